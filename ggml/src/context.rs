@@ -1,0 +1,269 @@
+//! Evaluation of one window of tokens, tapped or for its logits.
+
+use std::any::Any;
+use std::ffi::c_void;
+use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::ptr::NonNull;
+
+use llama_cpp_sys_2 as sys;
+
+use crate::{Error, Model, Node, Token, log};
+
+/// Whether an evaluation goes on after a node was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// Evaluate the rest of the graph.
+    Continue,
+    /// Nothing later is needed: stop the evaluation.
+    Stop,
+}
+
+/// Looks at the nodes of a graph while it is evaluated.
+pub trait Tap {
+    /// Whether `node` is to be read. Asked once for every node in order of evaluation, before it is computed.
+    fn wants(&mut self, node: Node<'_>) -> bool;
+
+    /// Reads a node that was asked for: it and its living operands are computed.
+    fn read(&mut self, node: Node<'_>) -> Flow;
+}
+
+/// How a context evaluates.
+#[derive(Clone, Copy, Debug)]
+pub struct ContextOptions {
+    /// The longest window, in tokens. A whole window is one batch.
+    pub window: usize,
+    /// CPU threads.
+    pub threads: usize,
+}
+
+/// What the C callbacks see. It has one fixed place in memory as long as its context lives.
+struct EvalState {
+    /// The tap of the evaluation that is running.
+    tap: Option<NonNull<dyn Tap>>,
+    /// The tap has seen all it needs.
+    stopped: bool,
+    /// A panic that a callback caught, to be raised again outside of C.
+    panic: Option<Box<dyn Any + Send>>,
+}
+
+/// Evaluates windows of one model, each on its own from position 0.
+pub struct Context<'model> {
+    raw: NonNull<sys::llama_context>,
+    state: NonNull<EvalState>,
+    window: usize,
+    n_vocab: usize,
+    model: PhantomData<&'model Model>,
+}
+
+impl<'model> Context<'model> {
+    /// Makes a context for windows of at most `options.window` tokens.
+    ///
+    /// # Errors
+    /// [`Error::Context`] with llama.cpp's reason, such as not enough memory.
+    pub fn new(model: &'model Model, options: ContextOptions) -> Result<Self, Error> {
+        let too_large = |what: &str| Error::Context {
+            reason: format!("{what} is too large"),
+        };
+        let window = u32::try_from(options.window).map_err(|_| too_large("the window"))?;
+        let threads = i32::try_from(options.threads).map_err(|_| too_large("the thread count"))?;
+        let state = NonNull::from(Box::leak(Box::new(EvalState {
+            tap: None,
+            stopped: false,
+            panic: None,
+        })));
+        // SAFETY: no arguments.
+        let mut params = unsafe { sys::llama_context_default_params() };
+        params.n_ctx = window;
+        // One window is one batch, so that every block is evaluated once for it and an evaluation that stops early
+        // leaves nothing half done.
+        params.n_batch = window;
+        params.n_ubatch = window;
+        params.n_seq_max = 1;
+        params.n_threads = threads;
+        params.n_threads_batch = threads;
+        params.pooling_type = sys::LLAMA_POOLING_TYPE_NONE;
+        params.no_perf = true;
+        params.cb_eval = Some(on_node);
+        params.cb_eval_user_data = state.as_ptr().cast();
+        params.abort_callback = Some(on_abort_query);
+        params.abort_callback_data = state.as_ptr().cast();
+        log::clear();
+        // SAFETY: the model outlives the context by the lifetime `'model`; the callbacks' state is freed after the
+        // context. A failure is a null pointer, checked below.
+        let raw = unsafe { sys::llama_init_from_model(model.as_ptr(), params) };
+        let Some(raw) = NonNull::new(raw) else {
+            // SAFETY: leaked above, and no context was made that could still use it.
+            drop(unsafe { Box::from_raw(state.as_ptr()) });
+            return Err(Error::Context {
+                reason: log::last_error().unwrap_or_else(|| "no reason given".to_owned()),
+            });
+        };
+        Ok(Self {
+            raw,
+            state,
+            window: options.window,
+            n_vocab: model.n_vocab(),
+            model: PhantomData,
+        })
+    }
+
+    /// Evaluates one window as a sequence of its own and shows its graph to `tap`. All rows are requested as outputs,
+    /// so that the last block computes them all; a tap that stops after it saves the output head.
+    ///
+    /// # Errors
+    /// [`Error::Evaluate`] if llama.cpp fails.
+    ///
+    /// # Panics
+    /// With the tap's panic, if it had one; if `tokens` is empty or longer than the context's window.
+    pub fn evaluate(&mut self, tokens: &[Token], tap: &mut dyn Tap) -> Result<(), Error> {
+        // SAFETY: only the lifetime changes. The pointer is used by callbacks during `decode` alone and taken away
+        // below before `tap` goes out of scope.
+        let tap: NonNull<dyn Tap + 'static> =
+            unsafe { std::mem::transmute::<NonNull<dyn Tap + '_>, _>(NonNull::from(tap)) };
+        self.with_state(|state| {
+            state.tap = Some(tap);
+            state.stopped = false;
+        });
+        let status = self.decode(tokens);
+        let (panic, stopped) = self.with_state(|state| {
+            state.tap = None;
+            (state.panic.take(), std::mem::take(&mut state.stopped))
+        });
+        if let Some(panic) = panic {
+            resume_unwind(panic);
+        }
+        match status {
+            0 => Ok(()),
+            // The evaluation was stopped, as the tap asked.
+            2 if stopped => Ok(()),
+            status => Err(evaluate_error(status)),
+        }
+    }
+
+    /// Evaluates one window as a sequence of its own. Returns the logits of every token, `[n_tokens, n_vocab]`.
+    ///
+    /// # Errors
+    /// [`Error::Evaluate`] if llama.cpp fails or the model has no output head.
+    ///
+    /// # Panics
+    /// If `tokens` is empty or longer than the context's window.
+    pub fn logits(&mut self, tokens: &[Token]) -> Result<&[f32], Error> {
+        let status = self.decode(tokens);
+        if status != 0 {
+            return Err(evaluate_error(status));
+        }
+        // SAFETY: the context is alive; the call waits for the evaluation to end.
+        let logits = unsafe { sys::llama_get_logits(self.raw.as_ptr()) };
+        if logits.is_null() {
+            return Err(Error::Evaluate {
+                status,
+                reason: "the model gives no logits".to_owned(),
+            });
+        }
+        // SAFETY: every token was requested as an output, so the buffer holds a row of `n_vocab` floats for each; it
+        // is next written by an evaluation, which borrows the context mutably.
+        Ok(unsafe { std::slice::from_raw_parts(logits, tokens.len() * self.n_vocab) })
+    }
+
+    /// Calls `llama_decode` on the window, from an empty memory, all tokens marked as outputs. Returns its status.
+    fn decode(&mut self, tokens: &[Token]) -> i32 {
+        assert!(
+            !tokens.is_empty() && tokens.len() <= self.window,
+            "a window of {} tokens, but the context holds 1 to {}",
+            tokens.len(),
+            self.window
+        );
+        let n_tokens = i32::try_from(tokens.len()).unwrap_or(i32::MAX);
+        let mut token = tokens.to_vec();
+        let mut pos: Vec<sys::llama_pos> = (0..n_tokens).collect();
+        let mut n_seq_id = vec![1; tokens.len()];
+        let mut seq: [sys::llama_seq_id; 1] = [0];
+        let mut seq_id = vec![seq.as_mut_ptr(); tokens.len()];
+        let mut outputs = vec![1; tokens.len()];
+        let batch = sys::llama_batch {
+            n_tokens,
+            token: token.as_mut_ptr(),
+            embd: std::ptr::null_mut(),
+            pos: pos.as_mut_ptr(),
+            n_seq_id: n_seq_id.as_mut_ptr(),
+            seq_id: seq_id.as_mut_ptr(),
+            logits: outputs.as_mut_ptr(),
+        };
+        log::clear();
+        // SAFETY: the context is alive. A model without a memory (an encoder) returns null.
+        let memory = unsafe { sys::llama_get_memory(self.raw.as_ptr()) };
+        if !memory.is_null() {
+            // SAFETY: belongs to the living context.
+            unsafe { sys::llama_memory_clear(memory, true) };
+        }
+        // SAFETY: every array of the batch has `n_tokens` entries and outlives the call, which copies them.
+        unsafe { sys::llama_decode(self.raw.as_ptr(), batch) }
+    }
+
+    fn with_state<R>(&mut self, f: impl FnOnce(&mut EvalState) -> R) -> R {
+        // SAFETY: the state lives as long as the context; callbacks use it only inside `decode`, which does not run
+        // now because it borrows the context mutably too.
+        f(unsafe { self.state.as_mut() })
+    }
+}
+
+impl Drop for Context<'_> {
+    fn drop(&mut self) {
+        // SAFETY: made by `llama_init_from_model`, freed once.
+        unsafe { sys::llama_free(self.raw.as_ptr()) };
+        // SAFETY: leaked in `new`; the context that used it is gone.
+        drop(unsafe { Box::from_raw(self.state.as_ptr()) });
+    }
+}
+
+fn evaluate_error(status: i32) -> Error {
+    let reason = match status {
+        1 => "no room in the cache".to_owned(),
+        _ => log::last_error().unwrap_or_else(|| "no reason given".to_owned()),
+    };
+    Error::Evaluate { status, reason }
+}
+
+/// The evaluation callback: asked for every node, then called with those that are wanted. Returning false to a node
+/// that was computed would end only a part of the graph, so the way to stop is [`on_abort_query`].
+unsafe extern "C" fn on_node(tensor: *mut sys::ggml_tensor, ask: bool, state: *mut c_void) -> bool {
+    // SAFETY: `state` is what `Context::new` passed; nothing else borrows it while C runs the evaluation.
+    let state = unsafe { &mut *state.cast::<EvalState>() };
+    if state.stopped || state.panic.is_some() {
+        return !ask;
+    }
+    let Some(mut tap) = state.tap else {
+        return !ask;
+    };
+    // SAFETY: ggml passes a living node of the graph that it evaluates.
+    let Some(node) = (unsafe { Node::from_raw(tensor) }) else {
+        return !ask;
+    };
+    // SAFETY: the tap outlives the evaluation that calls back, and is used by this callback alone.
+    let tap = unsafe { tap.as_mut() };
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        if ask {
+            return (tap.wants(node), Flow::Continue);
+        }
+        (true, tap.read(node))
+    }));
+    match result {
+        Ok((answer, flow)) => {
+            state.stopped = flow == Flow::Stop;
+            answer
+        }
+        Err(panic) => {
+            state.panic = Some(panic);
+            !ask
+        }
+    }
+}
+
+/// The abort callback: true stops the evaluation before the next node.
+unsafe extern "C" fn on_abort_query(state: *mut c_void) -> bool {
+    // SAFETY: `state` is what `Context::new` passed. Worker threads of ggml read these two fields while the thread
+    // that may write them computes nothing but waits at a barrier or runs `on_node` between two graph parts.
+    let state = unsafe { &*state.cast::<EvalState>() };
+    state.stopped || state.panic.is_some()
+}

@@ -1,0 +1,65 @@
+//! What can go wrong on the C side.
+
+use std::fmt;
+
+/// A failure of llama.cpp, with its own words where it gave any.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The model could not be loaded.
+    Load {
+        /// llama.cpp's reason.
+        reason: String,
+    },
+    /// No context could be made for the model.
+    Context {
+        /// llama.cpp's reason.
+        reason: String,
+    },
+    /// The text could not be turned into tokens.
+    Tokenize {
+        /// What was wrong.
+        reason: String,
+    },
+    /// A window could not be evaluated.
+    Evaluate {
+        /// What `llama_decode` returned.
+        status: i32,
+        /// llama.cpp's reason.
+        reason: String,
+    },
+    /// A path that cannot be passed to C.
+    Path,
+    /// A graph node whose values cannot be read as numbers.
+    Node {
+        /// The node's name.
+        name: String,
+        /// Its ggml type.
+        tensor_type: String,
+    },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Load { reason } => write!(f, "llama.cpp could not load the model: {reason}"),
+            Self::Context { reason } => {
+                write!(f, "llama.cpp could not set up the evaluation: {reason}")
+            }
+            Self::Tokenize { reason } => write!(f, "llama.cpp could not tokenize: {reason}"),
+            Self::Evaluate { status, reason } => {
+                write!(
+                    f,
+                    "llama.cpp could not evaluate a window (status {status}): {reason}"
+                )
+            }
+            Self::Path => f.write_str("the path has a NUL byte or is not valid text"),
+            Self::Node { name, tensor_type } => write!(
+                f,
+                "graph node '{name}' has type {tensor_type}, expected f32, f16 or bf16"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Error {}

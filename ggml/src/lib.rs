@@ -1,0 +1,38 @@
+//! The safe layer over llama.cpp and ggml: the only crate of the project that calls C.
+//!
+//! One wrapper per C object, one `Drop` each, lifetimes for "must not outlive". Nothing here knows of blocks,
+//! calibration or the GGUF format; no type of the bindings leaves this crate.
+//!
+//! In reading order:
+//! - [`mapping`]: a read-only memory-mapped file.
+//! - [`log`]: what llama.cpp says, captured.
+//! - [`backend`]: the library, initialised once.
+//! - [`model`]: a loaded model and its tokenizer.
+//! - [`node`]: one node of a compute graph while it is evaluated.
+//! - [`context`]: evaluation of one window of tokens, tapped or for its logits.
+//! - [`tensor_type`]: ggml's own table of tensor types.
+
+pub mod mapping;
+
+pub mod log;
+
+pub mod backend;
+
+pub mod model;
+
+pub mod node;
+
+pub mod context;
+
+pub mod tensor_type;
+
+mod error;
+#[cfg(feature = "test-support")]
+pub mod testing;
+
+pub use backend::Backend;
+pub use context::{Context, ContextOptions, Flow, Tap};
+pub use error::Error;
+pub use mapping::Mapping;
+pub use model::{Model, ModelOptions, Token};
+pub use node::Node;

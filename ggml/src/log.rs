@@ -1,0 +1,122 @@
+//! What llama.cpp and ggml print, captured line by line instead of written to stderr.
+
+use std::collections::VecDeque;
+use std::ffi::{CStr, c_char, c_void};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use llama_cpp_sys_2 as sys;
+
+/// How many lines of warnings and errors are kept.
+const KEPT_LINES: usize = 32;
+
+/// The kept lines, and the text of a line whose end has not come yet.
+struct Lines {
+    complete: VecDeque<String>,
+    open: String,
+}
+
+static LINES: Mutex<Lines> = Mutex::new(Lines {
+    complete: VecDeque::new(),
+    open: String::new(),
+});
+static ECHO: AtomicBool = AtomicBool::new(false);
+
+/// Also writes every line, whatever its level, to stderr.
+pub fn echo(on: bool) {
+    ECHO.store(on, Ordering::Relaxed);
+}
+
+/// Forgets the lines kept so far, so that the next [`last_error`] is about what follows.
+pub fn clear() {
+    let mut lines = lines();
+    lines.complete.clear();
+    lines.open.clear();
+}
+
+/// The last warning or error that llama.cpp printed, on one line, without the C function's name before it.
+///
+/// `None` if nothing was printed since [`clear`].
+#[must_use]
+pub fn last_error() -> Option<String> {
+    let lines = lines();
+    // llama.cpp reports a failed load twice: first the cause, then only that it failed.
+    let line = lines
+        .complete
+        .iter()
+        .rev()
+        .find(|line| !line.ends_with("failed to load model"))
+        .or_else(|| lines.complete.back())?;
+    Some(
+        line.split_once("error loading model: ")
+            .map_or_else(|| without_function_name(line), |(_, cause)| cause)
+            .to_owned(),
+    )
+}
+
+/// `some_function: text` -> `text`; a line of another form stays as it is.
+fn without_function_name(line: &str) -> &str {
+    match line.split_once(": ") {
+        Some((name, text))
+            if name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') =>
+        {
+            text
+        }
+        _ => line,
+    }
+}
+
+fn lines() -> MutexGuard<'static, Lines> {
+    // A panic while the lock was held cannot leave the lines half changed in a way that matters here.
+    LINES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The callback given to `llama_log_set`. Called from any thread.
+pub(crate) unsafe extern "C" fn capture(
+    level: sys::ggml_log_level,
+    text: *const c_char,
+    _user_data: *mut c_void,
+) {
+    if text.is_null() {
+        return;
+    }
+    // SAFETY: llama.cpp passes a NUL-terminated string that lives until this callback returns, and it is not null.
+    let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
+    if ECHO.load(Ordering::Relaxed) {
+        eprint!("{text}");
+    }
+    let is_problem = level == sys::GGML_LOG_LEVEL_WARN || level == sys::GGML_LOG_LEVEL_ERROR;
+    let mut lines = lines();
+    let continues = level == sys::GGML_LOG_LEVEL_CONT && !lines.open.is_empty();
+    if !is_problem && !continues {
+        return;
+    }
+    lines.open.push_str(&text);
+    while let Some(end) = lines.open.find('\n') {
+        let line: String = lines.open.drain(..=end).collect();
+        if lines.complete.len() == KEPT_LINES {
+            lines.complete.pop_front();
+        }
+        lines.complete.push_back(line.trim().to_owned());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_function_name;
+
+    #[test]
+    fn c_function_names_are_cut_and_nothing_else() {
+        assert_eq!(
+            without_function_name("llama_model_load: cannot read"),
+            "cannot read"
+        );
+        assert_eq!(
+            without_function_name("key not found: llama.x"),
+            "key not found: llama.x"
+        );
+        assert_eq!(without_function_name("plain"), "plain");
+    }
+}

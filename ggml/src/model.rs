@@ -1,0 +1,210 @@
+//! A loaded model and its tokenizer.
+
+use std::ffi::CString;
+use std::path::Path;
+use std::ptr::NonNull;
+
+use llama_cpp_sys_2 as sys;
+
+use crate::{Backend, Error, log};
+
+/// A token id of a model's vocabulary.
+pub type Token = i32;
+
+/// How a model is loaded.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ModelOptions {
+    /// Blocks whose weights go to a GPU, as `--n-gpu-layers` of llama.cpp: `None` is llama.cpp's own default.
+    pub gpu_layers: Option<i32>,
+    /// Load the vocabulary only.
+    pub vocab_only: bool,
+}
+
+/// A model loaded by llama.cpp. Weights stay in the mapped file where its kernels can use them as they are.
+pub struct Model {
+    raw: NonNull<sys::llama_model>,
+}
+
+// SAFETY: llama.cpp documents no thread affinity of a model, and this wrapper gives only shared, read-only access
+// to it.
+unsafe impl Send for Model {}
+// SAFETY: as above; every method that takes `&self` calls a C function that takes a pointer to const, or the
+// tokenizer, which llama.cpp's own server calls from several threads.
+unsafe impl Sync for Model {}
+
+impl Model {
+    /// Loads the model at `path`; of a split model, its first part.
+    ///
+    /// # Errors
+    /// [`Error::Path`] or [`Error::Load`] with llama.cpp's reason.
+    pub fn load(_backend: &Backend, path: &Path, options: ModelOptions) -> Result<Self, Error> {
+        let path = path
+            .to_str()
+            .and_then(|path| CString::new(path).ok())
+            .ok_or(Error::Path)?;
+        // SAFETY: no arguments.
+        let mut params = unsafe { sys::llama_model_default_params() };
+        if let Some(layers) = options.gpu_layers {
+            params.n_gpu_layers = layers;
+        }
+        params.vocab_only = options.vocab_only;
+        log::clear();
+        // SAFETY: the path is NUL-terminated and outlives the call; `params` is the library's default with two plain
+        // values changed. A failure is a null pointer, checked below.
+        let raw = unsafe { sys::llama_model_load_from_file(path.as_ptr(), params) };
+        Self::from_raw(raw)
+    }
+
+    /// Takes ownership of what a loading function returned.
+    pub(crate) fn from_raw(raw: *mut sys::llama_model) -> Result<Self, Error> {
+        NonNull::new(raw)
+            .map(|raw| Self { raw })
+            .ok_or_else(|| Error::Load {
+                reason: log::last_error().unwrap_or_else(|| "no reason given".to_owned()),
+            })
+    }
+
+    pub(crate) fn as_ptr(&self) -> *mut sys::llama_model {
+        self.raw.as_ptr()
+    }
+
+    fn vocab(&self) -> *const sys::llama_vocab {
+        // SAFETY: the model is alive; the vocabulary lives as long as the model.
+        unsafe { sys::llama_model_get_vocab(self.as_ptr()) }
+    }
+
+    /// Width of the hidden state, in elements.
+    #[must_use]
+    pub fn n_embd(&self) -> usize {
+        // SAFETY: the model is alive.
+        count(unsafe { sys::llama_model_n_embd(self.as_ptr()) })
+    }
+
+    /// Context length that the model was trained for, in tokens.
+    #[must_use]
+    pub fn n_ctx_train(&self) -> usize {
+        // SAFETY: the model is alive.
+        count(unsafe { sys::llama_model_n_ctx_train(self.as_ptr()) })
+    }
+
+    /// Number of blocks that an evaluation runs, without trailing prediction blocks.
+    #[must_use]
+    pub fn n_layer(&self) -> usize {
+        // SAFETY: the model is alive.
+        count(unsafe { sys::llama_model_n_layer(self.as_ptr()) })
+    }
+
+    /// Number of entries of the vocabulary.
+    #[must_use]
+    pub fn n_vocab(&self) -> usize {
+        // SAFETY: the vocabulary belongs to this living model.
+        count(unsafe { sys::llama_vocab_n_tokens(self.vocab()) })
+    }
+
+    /// Whether the file carries a tokenizer.
+    #[must_use]
+    pub fn has_tokenizer(&self) -> bool {
+        // SAFETY: the vocabulary belongs to this living model.
+        (unsafe { sys::llama_vocab_type(self.vocab()) }) != sys::LLAMA_VOCAB_TYPE_NONE
+    }
+
+    /// The token that begins every text, if the model uses one (`tokenizer.ggml.add_bos_token`).
+    #[must_use]
+    pub fn bos(&self) -> Option<Token> {
+        // SAFETY: the vocabulary belongs to this living model.
+        let adds_bos = unsafe { sys::llama_vocab_get_add_bos(self.vocab()) };
+        // SAFETY: as above.
+        let bos = unsafe { sys::llama_vocab_bos(self.vocab()) };
+        (adds_bos && bos >= 0).then_some(bos)
+    }
+
+    /// The tokens of `text`, with the special tokens that the model puts around a text (as llama-perplexity and
+    /// llama-imatrix do); special tokens written out in the text are plain text.
+    ///
+    /// # Errors
+    /// [`Error::Tokenize`] if the model has no tokenizer or the text is 2 GiB or longer.
+    pub fn tokenize(&self, text: &str) -> Result<Vec<Token>, Error> {
+        if !self.has_tokenizer() {
+            return Err(Error::Tokenize {
+                reason: "the model has no tokenizer".to_owned(),
+            });
+        }
+        let n_bytes = i32::try_from(text.len()).map_err(|_| Error::Tokenize {
+            reason: format!(
+                "the text has {} bytes, at most 2147483647 are possible",
+                text.len()
+            ),
+        })?;
+        // At most one token a byte, and the special tokens around them; most texts need a third of that.
+        let mut tokens: Vec<Token> = vec![0; text.len() / 2 + 16];
+        loop {
+            let capacity = i32::try_from(tokens.len()).unwrap_or(i32::MAX);
+            // SAFETY: pointer and length describe `text`, then `tokens`; both outlive the call, and the function
+            // writes at most `capacity` tokens.
+            let n = unsafe {
+                sys::llama_tokenize(
+                    self.vocab(),
+                    text.as_ptr().cast(),
+                    n_bytes,
+                    tokens.as_mut_ptr(),
+                    capacity,
+                    true,
+                    false,
+                )
+            };
+            if let Ok(n) = usize::try_from(n) {
+                tokens.truncate(n);
+                return Ok(tokens);
+            }
+            // A negative count is the number of tokens that were needed; the most negative one means overflow.
+            let needed = n.checked_neg().and_then(|n| usize::try_from(n).ok());
+            match needed {
+                Some(needed) if needed > tokens.len() => tokens.resize(needed, 0),
+                _ => {
+                    return Err(Error::Tokenize {
+                        reason: "the text has too many tokens".to_owned(),
+                    });
+                }
+            }
+        }
+    }
+
+    /// The text of one token, with special tokens written out. Bytes that are not UTF-8 are replaced.
+    #[must_use]
+    pub fn token_text(&self, token: Token) -> String {
+        let mut buffer = vec![0u8; 64];
+        loop {
+            let capacity = i32::try_from(buffer.len()).unwrap_or(i32::MAX);
+            // SAFETY: the vocabulary is alive; the function writes at most `capacity` bytes into `buffer`.
+            let n = unsafe {
+                sys::llama_token_to_piece(
+                    self.vocab(),
+                    token,
+                    buffer.as_mut_ptr().cast(),
+                    capacity,
+                    0,
+                    true,
+                )
+            };
+            match usize::try_from(n) {
+                Ok(n) => {
+                    buffer.truncate(n);
+                    return String::from_utf8_lossy(&buffer).into_owned();
+                }
+                Err(_) => buffer.resize(count(n.saturating_neg()), 0),
+            }
+        }
+    }
+}
+
+impl Drop for Model {
+    fn drop(&mut self) {
+        // SAFETY: made by a loading function, freed once; contexts borrow the model, so none is left.
+        unsafe { sys::llama_model_free(self.as_ptr()) };
+    }
+}
+
+/// A C count that is never negative.
+fn count(n: i32) -> usize {
+    usize::try_from(n).unwrap_or(0)
+}

@@ -1,0 +1,187 @@
+//! The command line: clap definitions and nothing else.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::options::{BlockList, HealArg};
+use crate::plan::{Budget, Method};
+
+/// Make a GGUF model shorter
+///
+/// Measures how much every block of a quantized model changes the hidden state, removes those that change it least, and
+/// writes a shorter GGUF for llama.cpp and Ollama. Kept tensors stay byte-identical.
+#[derive(Debug, Parser)]
+#[command(
+    name = "gguf-shorten",
+    disable_version_flag = true,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// What to do; without a command: shorten
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// The main job.
+    #[command(flatten)]
+    pub shorten: ShortenArgs,
+
+    /// Print version, and that of the bundled llama.cpp
+    #[arg(short = 'V', long, exclusive = true)]
+    pub version: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Remove blocks and write a shorter model (what no command means)
+    Shorten(ShortenArgs),
+    /// Measure the importance of every block
+    Score(ScoreArgs),
+    /// Show header, metadata, blocks, sizes, and what may be removed
+    Show(ShowArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+/// Arguments of the main job.
+#[derive(Debug, Args)]
+pub struct ShortenArgs {
+    /// The model; of a split model, any of its parts
+    #[arg(required = true)]
+    pub model: Option<PathBuf>,
+
+    /// How many blocks to remove: a number, or a share such as 25%
+    #[arg(
+        long,
+        value_name = "N|P%",
+        required_unless_present = "blocks",
+        conflicts_with = "blocks"
+    )]
+    pub drop: Option<Budget>,
+
+    /// Remove exactly these blocks, 0-based, such as 21-29,31 (no calibration)
+    #[arg(long, value_name = "LIST", conflicts_with_all = ["keep", "method"])]
+    pub blocks: Option<BlockList>,
+
+    /// Never remove these blocks
+    #[arg(long, value_name = "LIST")]
+    pub keep: Option<BlockList>,
+
+    /// How to choose the blocks
+    #[arg(long, value_enum, default_value_t = Method::Bi)]
+    pub method: Method,
+
+    /// What makes up for the removed blocks
+    #[arg(long, value_enum, default_value_t = HealArg::None)]
+    pub heal: HealArg,
+
+    /// Where to write the shorter model
+    #[arg(short, long, value_name = "FILE", required_unless_present = "dry_run")]
+    pub output: Option<PathBuf>,
+
+    /// Overwrite the output if it exists
+    #[arg(long)]
+    pub force: bool,
+
+    /// Say what would be done, and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Calibration.
+    #[command(flatten)]
+    pub calibration: CalibrationArgs,
+
+    /// Output.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// Arguments of `score`.
+#[derive(Debug, Args)]
+pub struct ScoreArgs {
+    /// The model; of a split model, any of its parts
+    pub model: PathBuf,
+
+    /// Calibration.
+    #[command(flatten)]
+    pub calibration: CalibrationArgs,
+
+    /// Output.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// Arguments of `show`.
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// The file; of a split model, any of its parts
+    pub model: PathBuf,
+
+    /// List every tensor
+    #[arg(long)]
+    pub tensors: bool,
+
+    /// List everything but offsets and sizes, so that two files can be compared with diff
+    #[arg(long)]
+    pub diffable: bool,
+
+    /// Output.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// How a model is calibrated.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Calibration")]
+pub struct CalibrationArgs {
+    /// Text to calibrate on, repeatable [default: the text built into the program]
+    #[arg(long, value_name = "FILE")]
+    pub calibration: Vec<PathBuf>,
+
+    /// How much of it to use, in tokens from its start [default: 8192]
+    #[arg(long, value_name = "N")]
+    pub tokens: Option<usize>,
+
+    /// Length of the windows it is cut into, in tokens [default: 512, or the model's context if shorter]
+    #[arg(long, value_name = "N")]
+    pub window: Option<usize>,
+
+    /// CPU threads [default: the number of physical cores]
+    #[arg(short, long, value_name = "N")]
+    pub threads: Option<usize>,
+
+    /// Blocks whose weights go to the GPU, as in llama.cpp
+    #[arg(
+        long,
+        visible_alias = "ngl",
+        value_name = "N",
+        allow_negative_numbers = true
+    )]
+    pub gpu_layers: Option<i32>,
+}
+
+/// What every command prints.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub struct CommonArgs {
+    /// Write the result as JSON; - is stdout
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+
+    /// No progress and no notes
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+
+    /// Show what llama.cpp says
+    #[arg(short, long)]
+    pub verbose: bool,
+}

@@ -1,0 +1,35 @@
+//! `completions` and `man`: made from the definitions of the command line.
+
+use anyhow::Result;
+use clap::CommandFactory;
+
+use super::to_stdout;
+use crate::cli::Cli;
+
+/// Prints a completion script.
+///
+/// # Errors
+/// Those of stdout.
+pub fn completions(shell: clap_complete::Shell) -> Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "gguf-shorten", &mut script);
+    to_stdout(&String::from_utf8(script)?)
+}
+
+/// Prints the manual page.
+///
+/// # Errors
+/// Those of stdout.
+pub fn man() -> Result<()> {
+    let mut page = Vec::new();
+    clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+    to_stdout(&String::from_utf8(page)?)
+}
+
+/// Prints this program's version and that of the bundled llama.cpp.
+///
+/// # Errors
+/// Those of stdout.
+pub fn version() -> Result<()> {
+    to_stdout(&format!("gguf-shorten {}\n", env!("GGUF_SHORTEN_VERSION")))
+}

@@ -1,0 +1,174 @@
+//! One file per command: each loads, computes, prints. The only modules, with `llama`, `input` and `save`, that do I/O.
+
+pub mod generate;
+
+pub mod score;
+
+pub mod shorten;
+
+pub mod show;
+
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use ggml::{Backend, ContextOptions, ModelOptions};
+
+use crate::arch::Stream;
+use crate::calibration::{CalibrationSet, Cut, Texts};
+use crate::error::Hint;
+use crate::importance::Importance;
+use crate::llama::LlamaHiddenStates;
+use crate::model::Model;
+use crate::options::{Calibration, Printing};
+use crate::progress::{self, Unit};
+use crate::report::{CalibrationReport, Report, table};
+use crate::save;
+
+/// Measures the importance of every block of the model at `path`.
+fn calibrate(
+    model: &Model<'_>,
+    path: &Path,
+    options: &Calibration,
+    printing: &Printing,
+) -> Result<(Importance, CalibrationReport)> {
+    let texts = Texts::read(options.source.clone())?;
+    let at_path = || path.display().to_string();
+    let backend = Backend::init();
+    backend.on_abort(
+        format!("gguf-shorten: {}: ", path.display()),
+        save::remove_unfinished,
+    );
+    ggml::log::echo(printing.verbose);
+    let engine = ggml::Model::load(
+        backend,
+        path,
+        ModelOptions {
+            gpu_layers: options.gpu_layers,
+            ..ModelOptions::default()
+        },
+    )
+    .with_context(at_path)?;
+    ensure!(
+        engine.has_tokenizer(),
+        anyhow::anyhow!(
+            "{}: the model has no tokenizer, so it cannot be calibrated on text",
+            path.display()
+        )
+        .context(Hint(
+            "--blocks, and --method sequential or reverse, need no calibration".to_owned()
+        ))
+    );
+    let set = cut(&texts, &engine, options).with_context(at_path)?;
+    let (importance, seconds) =
+        measure(model, &engine, &set, options, printing).with_context(at_path)?;
+    warn_of_zero_rows(&importance, printing);
+    Ok((importance, CalibrationReport::new(&set, seconds)))
+}
+
+/// Cuts the text into windows that the model can take.
+fn cut(texts: &Texts, engine: &ggml::Model, options: &Calibration) -> Result<CalibrationSet> {
+    let mut window = options.window;
+    let n_ctx = engine.n_ctx_train();
+    if window > n_ctx && n_ctx > 0 {
+        ensure!(
+            options.window_is_default,
+            "a window of {window} tokens is longer than the model's context of {n_ctx}"
+        );
+        window = n_ctx;
+    }
+    CalibrationSet::new(
+        texts,
+        Cut {
+            window,
+            tokens: options.tokens,
+            bos: engine.bos(),
+        },
+        &|text| Ok(engine.tokenize(text)?),
+    )
+}
+
+fn measure(
+    model: &Model<'_>,
+    engine: &ggml::Model,
+    set: &CalibrationSet,
+    options: &Calibration,
+    printing: &Printing,
+) -> Result<(Importance, f64)> {
+    let rules = model.rules().context("the architecture is not known")?;
+    let n_loops = match rules.stream {
+        Stream::Looped { loops_key, .. } => model.count(loops_key)?.unwrap_or(1),
+        _ => 1,
+    };
+    let mut states = LlamaHiddenStates::new(
+        engine,
+        ContextOptions {
+            window: set.window,
+            threads: options.threads,
+        },
+        rules.stream,
+        model.n_trunk_blocks(),
+        n_loops,
+    )?;
+    let bar = progress::bar(
+        "calibrating",
+        Unit::Tokens,
+        set.n_tokens() as u64,
+        printing.quiet,
+    );
+    let start = Instant::now();
+    let importance = Importance::measure(&mut states, set.windows(), &mut |n_tokens| {
+        bar.inc(n_tokens as u64);
+    });
+    bar.finish_and_clear();
+    Ok((importance?, start.elapsed().as_secs_f64()))
+}
+
+fn warn_of_zero_rows(importance: &Importance, printing: &Printing) {
+    let rows: u64 = importance
+        .blocks
+        .iter()
+        .map(|block| block.n_zero_rows)
+        .sum();
+    if rows > 0 && !printing.quiet {
+        eprintln!(
+            "gguf-shorten: note: {rows} hidden states of a token are all zeros and take no part in the scores"
+        );
+    }
+}
+
+/// Prints a result: as a table, as JSON, or both.
+fn print(report: &Report, printing: &Printing) -> Result<()> {
+    if printing.tables() {
+        let stdout = std::io::stdout();
+        let colour =
+            stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+        to_stdout(&table::report(report, colour))?;
+    }
+    print_json(report, printing)
+}
+
+/// Writes a result to where `--json` says, if it says so.
+fn print_json(result: &impl serde::Serialize, printing: &Printing) -> Result<()> {
+    let Some(path) = &printing.json else {
+        return Ok(());
+    };
+    let json = serde_json::to_string_pretty(result)? + "\n";
+    if !printing.tables() {
+        return to_stdout(&json);
+    }
+    save::text(path, &json).with_context(|| path.display().to_string())
+}
+
+/// Writes to stdout. A closed pipe is no error: who read it has seen enough.
+fn to_stdout(text: &str) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("stdout"),
+    }
+}

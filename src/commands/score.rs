@@ -1,0 +1,39 @@
+//! `score`: the importance of every block.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result};
+
+use super::{calibrate, print};
+use crate::cli::ScoreArgs;
+use crate::input::Input;
+use crate::model::Model;
+use crate::options::{Calibration, Printing};
+use crate::plan::{Constraints, Method};
+use crate::report::{ModelReport, Report, block_rows};
+
+/// Runs the command.
+///
+/// # Errors
+/// Whatever keeps the model from being scored.
+pub fn run(args: &ScoreArgs) -> Result<()> {
+    let options = Calibration::new(&args.calibration)?;
+    let printing = Printing::new(&args.common);
+    let input = Input::open(&args.model)?;
+    let at_path = || args.model.display().to_string();
+    let model = Model::new(input.parse()?).with_context(at_path)?;
+    Constraints::of(&model).with_context(at_path)?;
+    let (importance, calibration) = calibrate(&model, input.path(), &options, &printing)?;
+    let blake3 = printing.json.is_some().then(|| input.blake3());
+    let report = Report {
+        gguf_shorten: env!("CARGO_PKG_VERSION"),
+        llama_cpp: ggml::backend::llama_cpp_version(),
+        model: ModelReport::new(&model, input.path(), blake3),
+        calibration: Some(calibration),
+        method: Method::Bi.to_string(),
+        blocks: block_rows(model.n_blocks(), Some(&importance), &BTreeSet::new()),
+        removed: Vec::new(),
+        output: None,
+    };
+    print(&report, &printing)
+}

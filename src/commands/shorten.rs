@@ -1,0 +1,156 @@
+//! The main job: one model -> one shorter model.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use super::{calibrate, print};
+use crate::importance::Importance;
+use crate::input::Input;
+use crate::model::{BlockId, Model};
+use crate::options::{Choice, Printing, Shorten};
+use crate::plan::{Constraints, Plan, Provenance, removal};
+use crate::progress::{self, Unit};
+use crate::report::{CalibrationReport, ModelReport, OutputReport, Report, block_rows};
+use crate::save::Target;
+
+/// Runs the command.
+///
+/// # Errors
+/// Whatever keeps the model from being shortened; nothing is written then.
+pub fn run(options: &Shorten) -> Result<()> {
+    let input = Input::open(&options.model)?;
+    let at_path = || options.model.display().to_string();
+    let model = Model::new(input.parse()?).with_context(at_path)?;
+    let constraints = Constraints::of(&model).with_context(at_path)?;
+    let target = match &options.output {
+        Some(path) if !options.dry_run => Some(Target::new(path, &input, options.force)?),
+        _ => None,
+    };
+    let selection = select(&model, &constraints, &input, options)?;
+    let parent_blake3 = input.blake3();
+    let provenance = Provenance {
+        parent_blake3,
+        method: selection.method.clone(),
+        heal: "none".to_owned(),
+    };
+    let plan =
+        Plan::new(&model, &constraints, selection.removed, &provenance).with_context(at_path)?;
+    let seconds = match &target {
+        Some(target) => Some(write(target, &input, &model, &plan, &options.printing)?),
+        None => None,
+    };
+    let blake3 = match &target {
+        // Read again only for those who ask.
+        Some(target) if options.printing.json.is_some() => {
+            Some(Input::open(target.path())?.blake3().to_hex().to_string())
+        }
+        _ => None,
+    };
+    let report = Report {
+        gguf_shorten: env!("CARGO_PKG_VERSION"),
+        llama_cpp: ggml::backend::llama_cpp_version(),
+        model: ModelReport::new(&model, input.path(), Some(parent_blake3)),
+        calibration: selection.calibration,
+        method: selection.method,
+        blocks: block_rows(
+            model.n_blocks(),
+            selection.importance.as_ref(),
+            &plan.removed,
+        ),
+        removed: plan.removed.iter().map(|block| block.index()).collect(),
+        output: Some(OutputReport {
+            path: options
+                .output
+                .as_ref()
+                .map(|path| path.display().to_string()),
+            block_count: plan.renumbering.kept().len(),
+            bytes: plan.layout.file_len(),
+            parameters: plan.n_parameters,
+            blake3,
+            seconds,
+        }),
+    };
+    print(&report, &options.printing)
+}
+
+/// What goes, and why.
+struct Selection {
+    removed: BTreeSet<BlockId>,
+    method: String,
+    importance: Option<Importance>,
+    calibration: Option<CalibrationReport>,
+}
+
+fn select(
+    model: &Model<'_>,
+    constraints: &Constraints,
+    input: &Input,
+    options: &Shorten,
+) -> Result<Selection> {
+    let at_path = || options.model.display().to_string();
+    let (budget, method, keep) = match &options.choice {
+        Choice::Blocks(list) => {
+            let removed = list
+                .blocks(model.n_blocks(), "remove")
+                .and_then(|removed| constraints.check(&removed).map(|()| removed))
+                .with_context(at_path)?;
+            return Ok(Selection {
+                removed,
+                method: "blocks".to_owned(),
+                importance: None,
+                calibration: None,
+            });
+        }
+        Choice::Best {
+            budget,
+            method,
+            keep,
+        } => (budget, *method, keep),
+    };
+    let keep = match keep {
+        Some(list) => list
+            .blocks(model.n_blocks(), "keep")
+            .with_context(at_path)?,
+        None => BTreeSet::new(),
+    };
+    let n = budget.n_removed(model.n_trunk_blocks());
+    removal::check(constraints, &keep, n).with_context(at_path)?;
+    let (importance, calibration) = if method.needs_scores() {
+        let (importance, calibration) =
+            calibrate(model, input.path(), &options.calibration, &options.printing)?;
+        (Some(importance), Some(calibration))
+    } else {
+        (None, None)
+    };
+    let removed = removal::choose(constraints, method, importance.as_ref(), &keep, n)
+        .with_context(at_path)?;
+    Ok(Selection {
+        removed,
+        method: method.to_string(),
+        importance,
+        calibration,
+    })
+}
+
+/// Writes the planned file. Returns the seconds that it took.
+fn write(
+    target: &Target,
+    input: &Input,
+    model: &Model<'_>,
+    plan: &Plan<'_>,
+    printing: &Printing,
+) -> Result<f64> {
+    let bar = progress::bar(
+        "writing",
+        Unit::Bytes,
+        plan.layout.file_len(),
+        printing.quiet,
+    );
+    let start = Instant::now();
+    let result = target.save(input, model, plan, &mut |n_bytes| bar.inc(n_bytes));
+    bar.finish_and_clear();
+    result?;
+    Ok(start.elapsed().as_secs_f64())
+}

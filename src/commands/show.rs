@@ -1,0 +1,345 @@
+//! `show`: header, metadata, blocks, sizes, and what may be removed.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use anyhow::{Context, Result};
+use indicatif::{DecimalBytes, HumanCount};
+use serde::Serialize;
+
+use super::{print_json, to_stdout};
+use crate::cli::ShowArgs;
+use crate::gguf::{self, Entry, TensorInfo, ValueType};
+use crate::input::Input;
+use crate::model::{BlockId, Model};
+use crate::options::Printing;
+use crate::plan::Constraints;
+use crate::report::ModelReport;
+
+/// Characters of a metadata string that are shown.
+const SHOWN_CHARACTERS: usize = 60;
+
+/// Entries of a metadata array that are shown.
+const SHOWN_ENTRIES: usize = 8;
+
+/// Runs the command.
+///
+/// # Errors
+/// A file that is not well-formed GGUF.
+pub fn run(args: &ShowArgs) -> Result<()> {
+    let printing = Printing::new(&args.common);
+    let input = Input::open(&args.model)?;
+    let files = input.parse()?;
+    let model = Model::new(files.clone());
+    if printing.tables() {
+        let text = if args.diffable {
+            diffable(&files)
+        } else {
+            shown(&input, &files, &model, args.tensors)
+        };
+        to_stdout(&text)?;
+    }
+    if printing.json.is_some() {
+        let model = model.with_context(|| args.model.display().to_string())?;
+        print_json(&ShowReport::new(&model, &input), &printing)?;
+    }
+    Ok(())
+}
+
+fn shown(
+    input: &Input,
+    files: &[gguf::File<'_>],
+    model: &Result<Model<'_>>,
+    all_tensors: bool,
+) -> String {
+    let mut text = String::new();
+    for (part, file) in input.parts().iter().zip(files) {
+        let header = file.header();
+        let _ = writeln!(
+            text,
+            "{}: GGUF v{}, {} metadata entries, {} tensors, alignment {}, data from byte {}, {}",
+            part.path.display(),
+            header.version,
+            header.n_metadata,
+            header.n_tensors,
+            file.alignment(),
+            file.data_start(),
+            DecimalBytes(file.bytes().len() as u64)
+        );
+        if !file.trailing_bytes().is_empty() {
+            let _ = writeln!(
+                text,
+                "note: {} bytes behind the last tensor belong to nothing and are not carried over",
+                file.trailing_bytes().len()
+            );
+        }
+    }
+    text.push_str("\nmetadata\n");
+    text.push_str(&metadata(&files[0]));
+    match model {
+        Ok(model) => text.push_str(&blocks(model)),
+        Err(error) => {
+            let _ = writeln!(text, "\nno model: {}", crate::error::message(error));
+        }
+    }
+    if all_tensors {
+        text.push_str("\ntensors\n");
+        for tensor in files.iter().flat_map(|file| file.tensors().iter()) {
+            let _ = writeln!(
+                text,
+                "  {} at byte {}, {}",
+                tensor_line(tensor),
+                tensor.position(),
+                DecimalBytes(tensor.n_bytes())
+            );
+        }
+    }
+    text
+}
+
+/// Everything but offsets and sizes.
+fn diffable(files: &[gguf::File<'_>]) -> String {
+    let mut text = String::new();
+    for file in files {
+        let _ = writeln!(text, "GGUF v{}", file.header().version);
+        text.push_str(&metadata(file));
+        for tensor in file.tensors() {
+            let _ = writeln!(text, "  {}", tensor_line(tensor));
+        }
+    }
+    text
+}
+
+fn metadata(file: &gguf::File<'_>) -> String {
+    let mut text = String::new();
+    for entry in file.metadata() {
+        let _ = writeln!(text, "  {} = {}", Escaped(entry.key()), value(entry));
+    }
+    text
+}
+
+fn value(entry: &Entry<'_>) -> String {
+    let value = entry.value();
+    let kind = value.value_type();
+    if kind != ValueType::Array {
+        return format!("{kind} {}", element(&value));
+    }
+    let Ok(array) = value.as_array() else {
+        return kind.to_string();
+    };
+    let mut shown: Vec<_> = array
+        .elements()
+        .take(SHOWN_ENTRIES)
+        .map(|e| element(&e))
+        .collect();
+    if array.len() > SHOWN_ENTRIES {
+        // Per-block arrays are what one looks for here; vocabularies are not.
+        if array.len() <= crate::model::MAX_BLOCKS && array.element_type() != ValueType::String {
+            shown = array.elements().map(|e| element(&e)).collect();
+        } else {
+            shown.push("...".to_owned());
+        }
+    }
+    format!(
+        "{}[{}] {}",
+        array.element_type(),
+        array.len(),
+        shown.join(" ")
+    )
+}
+
+fn element(value: &gguf::Value<'_>) -> String {
+    let kind = value.value_type();
+    let text = match kind {
+        ValueType::String => value.as_str().map(|text| {
+            let mut shown: String = text.chars().take(SHOWN_CHARACTERS).collect();
+            if shown.len() < text.len() {
+                shown.push_str("...");
+            }
+            format!("\"{}\"", Escaped(&shown))
+        }),
+        ValueType::Bool => value.as_bool().map(|flag| flag.to_string()),
+        ValueType::F32 => value.as_f32().map(|number| number.to_string()),
+        ValueType::F64 => value.as_f64().map(|number| number.to_string()),
+        ValueType::U64 => value.as_u64().map(|number| number.to_string()),
+        ValueType::Array => value
+            .as_array()
+            .map(|array| format!("{}[{}]", array.element_type(), array.len())),
+        _ => value.as_i64().map(|number| number.to_string()),
+    };
+    // Only a string that is not UTF-8 has no text.
+    text.unwrap_or_else(|_| format!("({} bytes that are not text)", value.raw().len()))
+}
+
+/// Text with its control characters written out, so that it stays on its line.
+struct Escaped<'a>(&'a str);
+
+impl std::fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for c in self.0.chars() {
+            if c.is_control() {
+                c.escape_default().fmt(f)?;
+            } else {
+                f.write_char(c)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn tensor_line(tensor: &TensorInfo<'_>) -> String {
+    let dims = tensor.dims();
+    let dims: Vec<_> = dims
+        .iter()
+        .take(tensor.n_dims())
+        .map(ToString::to_string)
+        .collect();
+    format!(
+        "{} {} [{}]",
+        Escaped(tensor.name()),
+        tensor.tensor_type(),
+        dims.join(", ")
+    )
+}
+
+fn blocks(model: &Model<'_>) -> String {
+    let mut text = format!(
+        "\nmodel    {}, {} blocks, {} parameters, {}\n\nblocks\n",
+        model.architecture(),
+        model.n_blocks(),
+        HumanCount(model.n_parameters()),
+        DecimalBytes(model.n_bytes())
+    );
+    let constraints = Constraints::of(model);
+    for row in rows(model, constraints.as_ref().ok()) {
+        let _ = writeln!(
+            text,
+            "  {:>4}  {:>3} tensors  {:>10}  {}{}",
+            row.block,
+            row.tensors,
+            DecimalBytes(row.bytes).to_string(),
+            row.types.join(" "),
+            row.notes()
+        );
+    }
+    let outside: u64 = model
+        .tensors()
+        .iter()
+        .filter(|tensor| tensor.block.is_none())
+        .map(|tensor| tensor.info.n_bytes())
+        .sum();
+    let _ = writeln!(text, "  outside blocks: {}", DecimalBytes(outside));
+    text.push_str("\nremoval\n");
+    match constraints {
+        Err(error) => {
+            let _ = writeln!(text, "  none: {}", crate::error::message(&error));
+        }
+        Ok(constraints) => {
+            let stay = &constraints.must_stay;
+            let _ = writeln!(
+                text,
+                "  {} of {} blocks may be removed",
+                constraints.n_trunk_blocks
+                    - stay
+                        .keys()
+                        .filter(|b| b.index() < constraints.n_trunk_blocks)
+                        .count(),
+                constraints.n_blocks
+            );
+            for group in &constraints.groups {
+                let _ = writeln!(
+                    text,
+                    "  of the {} {} at least one must stay",
+                    group.blocks.len(),
+                    group.what
+                );
+            }
+            for rule in constraints.counts {
+                let _ = writeln!(text, "  {rule}");
+            }
+        }
+    }
+    text
+}
+
+/// One block.
+#[derive(Serialize)]
+struct BlockRow {
+    block: usize,
+    tensors: usize,
+    bytes: u64,
+    types: Vec<&'static str>,
+    sliding_window: Option<bool>,
+    must_stay: Option<String>,
+}
+
+impl BlockRow {
+    fn notes(&self) -> String {
+        let mut notes = String::new();
+        match self.sliding_window {
+            Some(true) => notes.push_str("  sliding window"),
+            Some(false) => notes.push_str("  full attention"),
+            None => {}
+        }
+        if let Some(reason) = &self.must_stay {
+            let _ = write!(notes, "  stays: {reason}");
+        }
+        notes
+    }
+}
+
+fn rows(model: &Model<'_>, constraints: Option<&Constraints>) -> Vec<BlockRow> {
+    let mut by_block: BTreeMap<BlockId, Vec<&TensorInfo<'_>>> = BTreeMap::new();
+    for tensor in model.tensors() {
+        if let Some((block, _)) = tensor.block {
+            by_block.entry(block).or_default().push(&tensor.info);
+        }
+    }
+    (0..model.n_blocks())
+        .map(|block| {
+            let id = BlockId::new(block);
+            let tensors = by_block.remove(&id).unwrap_or_default();
+            let mut types: Vec<_> = tensors.iter().map(|t| t.tensor_type().name()).collect();
+            types.sort_unstable();
+            types.dedup();
+            BlockRow {
+                block,
+                tensors: tensors.len(),
+                bytes: tensors.iter().map(|tensor| tensor.n_bytes()).sum(),
+                types,
+                sliding_window: constraints
+                    .and_then(|c| c.windows.as_ref())
+                    .and_then(|windows| windows.get(block).copied()),
+                must_stay: constraints.and_then(|c| c.must_stay.get(&id).cloned()),
+            }
+        })
+        .collect()
+}
+
+/// What `show --json` writes.
+#[derive(Serialize)]
+struct ShowReport {
+    gguf_shorten: &'static str,
+    model: ModelReport,
+    metadata: BTreeMap<String, String>,
+    blocks: Vec<BlockRow>,
+    /// Why nothing may be removed; null if something may.
+    refused: Option<String>,
+}
+
+impl ShowReport {
+    fn new(model: &Model<'_>, input: &Input) -> Self {
+        let constraints = Constraints::of(model);
+        Self {
+            gguf_shorten: env!("CARGO_PKG_VERSION"),
+            model: ModelReport::new(model, input.path(), Some(input.blake3())),
+            metadata: model
+                .metadata()
+                .iter()
+                .map(|entry| (entry.key().to_owned(), value(entry)))
+                .collect(),
+            blocks: rows(model, constraints.as_ref().ok()),
+            refused: constraints.err().map(|error| crate::error::message(&error)),
+        }
+    }
+}

@@ -1,0 +1,408 @@
+//! How much each block changes the hidden state: formulas and accumulators only.
+//!
+//! Block Influence is `BI_i = 1 - E_{X,t}[cos(X_{i,t}, X_{i+1,t})]`, equation 2 of Men et al. 2024, arXiv:2403.03853, over
+//! every token of every window, with `X_i` the residual stream before block `i` and `X_{i+1}` after it, before any final
+//! norm. Relative Magnitude is `E[|f(x)| / |x + f(x)|]`, norms per token, `f(x) = X_{i+1} - X_i` (Samragh et al. 2023,
+//! arXiv:2309.14381).
+//!
+//! The authors' code of ShortGPT adds up in the model's precision, has no padding mask and turns a similarity that is not
+//! a number into 0.5. Here sums are f64, no padding exists, and a row of zeros is counted and reported: its
+//! direction is undefined, so it takes no part in the means.
+
+use anyhow::{Result, bail, ensure};
+
+use crate::hidden_state::{HiddenStates, Position, Token};
+use crate::model::BlockId;
+
+/// The scores of one block.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BlockImportance {
+    /// The block, in the input's numbering.
+    pub block: BlockId,
+    /// Block Influence, 0 (changes nothing) to 2.
+    pub bi: f64,
+    /// Standard error of `bi` over windows; `None` for a single window.
+    pub bi_stderr: Option<f64>,
+    /// Relative Magnitude, 0 (changes nothing) upwards.
+    pub relative_magnitude: f64,
+    /// Standard error of `relative_magnitude` over windows; `None` for a single window.
+    pub relative_magnitude_stderr: Option<f64>,
+    /// Tokens whose hidden state before or after the block was all zeros, left out of the means.
+    pub n_zero_rows: u64,
+}
+
+/// The scores of all evaluated blocks, first to last.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Importance {
+    /// One entry for each evaluated block, in order.
+    pub blocks: Vec<BlockImportance>,
+    /// Windows evaluated.
+    pub n_windows: usize,
+    /// Tokens evaluated, over all windows.
+    pub n_tokens: usize,
+}
+
+impl Importance {
+    /// Evaluates every window and scores every block; `progress` is called with the tokens of each finished window.
+    ///
+    /// Memory is two hidden states of one window, whatever the number of windows.
+    ///
+    /// # Errors
+    /// Those of `states`; a hidden state that is not finite, or not of the promised shape.
+    pub fn measure<'w>(
+        states: &mut dyn HiddenStates,
+        windows: impl Iterator<Item = &'w [Token]>,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Self> {
+        let n_embd = states.n_embd();
+        let mut blocks = vec![BlockSums::default(); states.n_blocks()];
+        let mut n_tokens = 0;
+        let mut n_windows = 0;
+        let mut before: Vec<f32> = Vec::new();
+        for window in windows {
+            let expected = window.len() * n_embd;
+            states.visit(window, &mut |position, state| {
+                ensure!(
+                    state.len() == expected,
+                    "a hidden state has {} numbers, expected {} tokens of {n_embd}",
+                    state.len(),
+                    window.len()
+                );
+                if let Position::Output(block) = position {
+                    ensure!(before.len() == expected, "block {block} has no input");
+                    let Some(sums) = blocks.get_mut(block.index()) else {
+                        bail!("block {block} was evaluated, but is not in the model");
+                    };
+                    sums.add_state(&before, state, n_embd);
+                    if !sums.is_finite() {
+                        bail!(
+                            "the hidden state after block {block} is not finite in window {n_windows}: the model's own \
+                             weights overflow"
+                        );
+                    }
+                }
+                before.clear();
+                before.extend_from_slice(state);
+                Ok(())
+            })?;
+            before.clear();
+            for sums in &mut blocks {
+                sums.end_window();
+            }
+            n_windows += 1;
+            n_tokens += window.len();
+            progress(window.len());
+        }
+        ensure!(n_windows > 0, "the calibration set has no window");
+        let blocks = blocks
+            .iter()
+            .enumerate()
+            .map(|(i, sums)| sums.importance(BlockId::new(i)))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            blocks,
+            n_windows,
+            n_tokens,
+        })
+    }
+}
+
+/// Running sums of one block.
+#[derive(Clone, Copy, Debug, Default)]
+struct BlockSums {
+    /// Of the window that is being evaluated.
+    window: TokenSums,
+    /// Over all tokens of finished windows.
+    total: TokenSums,
+    bi: WindowMeans,
+    relative_magnitude: WindowMeans,
+}
+
+impl BlockSums {
+    /// Adds every token of one window. A block that runs several times on a window (a looped model) is the mean of
+    /// its runs.
+    fn add_state(&mut self, before: &[f32], after: &[f32], n_embd: usize) {
+        for (x, y) in before.chunks_exact(n_embd).zip(after.chunks_exact(n_embd)) {
+            self.window.add_token(x, y);
+        }
+    }
+
+    fn is_finite(&self) -> bool {
+        self.window.distance.is_finite() && self.window.relative_magnitude.is_finite()
+    }
+
+    fn end_window(&mut self) {
+        let window = std::mem::take(&mut self.window);
+        if window.n > 0 {
+            self.bi.add(window.mean(window.distance));
+            self.relative_magnitude
+                .add(window.mean(window.relative_magnitude));
+        }
+        self.total.n += window.n;
+        self.total.n_zero_rows += window.n_zero_rows;
+        self.total.distance += window.distance;
+        self.total.relative_magnitude += window.relative_magnitude;
+    }
+
+    fn importance(&self, block: BlockId) -> Result<BlockImportance> {
+        let total = &self.total;
+        ensure!(
+            total.n + total.n_zero_rows > 0,
+            "block {block} was never evaluated"
+        );
+        ensure!(
+            total.n > 0,
+            "the hidden state around block {block} is zero for every token, so its influence is undefined"
+        );
+        Ok(BlockImportance {
+            block,
+            bi: total.mean(total.distance),
+            bi_stderr: self.bi.standard_error(),
+            relative_magnitude: total.mean(total.relative_magnitude),
+            relative_magnitude_stderr: self.relative_magnitude.standard_error(),
+            n_zero_rows: total.n_zero_rows,
+        })
+    }
+}
+
+/// Sums over tokens.
+#[derive(Clone, Copy, Debug, Default)]
+struct TokenSums {
+    n: u64,
+    n_zero_rows: u64,
+    /// Of `1 - cos(x, y)`.
+    distance: f64,
+    /// Of `|y - x| / |y|`.
+    relative_magnitude: f64,
+}
+
+impl TokenSums {
+    fn add_token(&mut self, x: &[f32], y: &[f32]) {
+        let products = products(x, y);
+        if products.xx == 0.0 || products.yy == 0.0 {
+            self.n_zero_rows += 1;
+            return;
+        }
+        self.n += 1;
+        self.distance += products.cosine_distance();
+        self.relative_magnitude += (products.dd / products.yy).sqrt();
+    }
+
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "token counts stay far below 2^53"
+    )]
+    fn mean(&self, sum: f64) -> f64 {
+        sum / self.n as f64
+    }
+}
+
+/// `|x|^2`, `|y|^2` and `|y - x|^2` of two rows.
+struct Products {
+    xx: f64,
+    yy: f64,
+    dd: f64,
+}
+
+impl Products {
+    /// `1 - cos(x, y)`.
+    ///
+    /// With `|y - x|^2 = |x|^2 + |y|^2 - 2 x.y`, this is `(|y - x|^2 - (|x| - |y|)^2) / (2 |x| |y|)`: a block that changes
+    /// next to nothing keeps its digits, which `1 - x.y / (|x| |y|)` would lose to cancellation.
+    fn cosine_distance(&self) -> f64 {
+        let (x, y) = (self.xx.sqrt(), self.yy.sqrt());
+        let distance = (self.dd - (x - y) * (x - y)) / (2.0 * x * y);
+        distance.clamp(0.0, 2.0)
+    }
+}
+
+/// Adds up in f64 over eight lanes, which the compiler turns into vector instructions.
+fn products(x: &[f32], y: &[f32]) -> Products {
+    const LANES: usize = 8;
+    let mut xx = [0.0f64; LANES];
+    let mut yy = [0.0f64; LANES];
+    let mut dd = [0.0f64; LANES];
+    let mut add = |lane: usize, x: f32, y: f32| {
+        let (x, y) = (f64::from(x), f64::from(y));
+        let d = y - x;
+        xx[lane] += x * x;
+        yy[lane] += y * y;
+        dd[lane] += d * d;
+    };
+    let (x_chunks, x_rest) = x.as_chunks::<LANES>();
+    let (y_chunks, y_rest) = y.as_chunks::<LANES>();
+    for (x, y) in x_chunks.iter().zip(y_chunks) {
+        for lane in 0..LANES {
+            add(lane, x[lane], y[lane]);
+        }
+    }
+    for (lane, (x, y)) in x_rest.iter().zip(y_rest).enumerate() {
+        add(lane, *x, *y);
+    }
+    Products {
+        xx: xx.iter().sum(),
+        yy: yy.iter().sum(),
+        dd: dd.iter().sum(),
+    }
+}
+
+/// Mean and spread of the windows' means (Welford's recurrence).
+#[derive(Clone, Copy, Debug, Default)]
+struct WindowMeans {
+    n: f64,
+    mean: f64,
+    /// Sum of squared differences from the mean.
+    m2: f64,
+}
+
+impl WindowMeans {
+    fn add(&mut self, value: f64) {
+        self.n += 1.0;
+        let delta = value - self.mean;
+        self.mean += delta / self.n;
+        self.m2 += delta * (value - self.mean);
+    }
+
+    /// Standard error of the mean over windows, `sqrt(s^2 / n)` with the unbiased variance `s^2`.
+    fn standard_error(&self) -> Option<f64> {
+        (self.n > 1.0).then(|| (self.m2 / (self.n - 1.0) / self.n).sqrt())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hidden_state::Recorded;
+
+    /// A small generator of numbers for tests, the same on every machine.
+    fn noise(seed: u64) -> impl FnMut() -> f32 {
+        let mut state = seed;
+        move || {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        }
+    }
+
+    fn recorded(n_windows: usize, n_blocks: usize, n_tokens: usize, n_embd: usize) -> Recorded {
+        let mut next = noise(7);
+        let mut recorded = Recorded::default();
+        recorded.n_blocks = n_blocks;
+        recorded.n_embd = n_embd;
+        for _ in 0..n_windows {
+            let mut state = |scale: f32| (0..n_tokens * n_embd).map(|_| next() * scale).collect();
+            let mut window = vec![(Position::Input, state(1.0))];
+            for block in 0..n_blocks {
+                window.push((Position::Output(BlockId::new(block)), state(2.0)));
+            }
+            recorded.windows.push(window);
+        }
+        recorded
+    }
+
+    fn measure(recorded: &Recorded, n_tokens: usize) -> Result<Importance> {
+        let window = vec![0; n_tokens];
+        let windows = recorded.windows.iter().map(|_| &window[..]);
+        Importance::measure(&mut recorded.clone(), windows, &mut |_| {})
+    }
+
+    /// Equation 2 written out for all tokens at once, by the textbook cosine.
+    fn naive(recorded: &Recorded, block: usize) -> (f64, f64) {
+        let n_embd = recorded.n_embd;
+        let (mut distance, mut magnitude, mut n) = (0.0, 0.0, 0.0);
+        for window in &recorded.windows {
+            let (x, y) = (&window[block].1, &window[block + 1].1);
+            for t in 0..x.len() / n_embd {
+                let at = |v: &[f32], j: usize| f64::from(v[t * n_embd + j]);
+                let dot = |f: &dyn Fn(usize) -> f64| (0..n_embd).map(f).sum::<f64>();
+                let xy = dot(&|j| at(x, j) * at(y, j));
+                let xx = dot(&|j| at(x, j) * at(x, j));
+                let yy = dot(&|j| at(y, j) * at(y, j));
+                let ff = dot(&|j| (at(y, j) - at(x, j)).powi(2));
+                distance += 1.0 - xy / (xx.sqrt() * yy.sqrt());
+                magnitude += ff.sqrt() / yy.sqrt();
+                n += 1.0;
+            }
+        }
+        (distance / n, magnitude / n)
+    }
+
+    #[test]
+    fn scores_equal_the_naive_twin() {
+        let recorded = recorded(3, 4, 5, 37);
+        let importance = measure(&recorded, 5).unwrap();
+        assert_eq!((importance.n_windows, importance.n_tokens), (3, 15));
+        for (i, block) in importance.blocks.iter().enumerate() {
+            let (bi, magnitude) = naive(&recorded, i);
+            assert!((block.bi - bi).abs() < 1e-12, "{} {bi}", block.bi);
+            assert!((block.relative_magnitude - magnitude).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn standard_error_is_that_of_the_window_means() {
+        let recorded = recorded(4, 1, 3, 8);
+        let means: Vec<f64> = (0..4)
+            .map(|w| {
+                let mut one = recorded.clone();
+                one.windows = vec![recorded.windows[w].clone()];
+                naive(&one, 0).0
+            })
+            .collect();
+        let mean = means.iter().sum::<f64>() / 4.0;
+        let variance = means.iter().map(|m| (m - mean).powi(2)).sum::<f64>() / 3.0;
+        let block = measure(&recorded, 3).unwrap().blocks[0];
+        assert!((block.bi_stderr.unwrap() - (variance / 4.0).sqrt()).abs() < 1e-12);
+        let mut single = recorded;
+        single.windows.truncate(1);
+        assert_eq!(measure(&single, 3).unwrap().blocks[0].bi_stderr, None);
+    }
+
+    #[test]
+    fn closed_forms_hold() {
+        let of = |x: &[f32], y: &[f32]| {
+            let p = products(x, y);
+            (p.cosine_distance(), (p.dd / p.yy).sqrt())
+        };
+        assert_eq!(of(&[1.0, 2.0], &[1.0, 2.0]), (0.0, 0.0));
+        // Twice as long, same direction.
+        assert_eq!(of(&[1.0, 2.0], &[2.0, 4.0]), (0.0, 0.5));
+        // Opposite, and at a right angle.
+        assert_eq!(of(&[1.0, 0.0], &[-1.0, 0.0]), (2.0, 2.0));
+        assert!((of(&[1.0, 0.0], &[0.0, 1.0]).0 - 1.0).abs() < 1e-15);
+        // A tiny turn: 1 - cos(a) = a^2 / 2 up to a^4, where the textbook form has lost all digits.
+        let turn = 1e-6_f32;
+        let expected = f64::from(turn).powi(2) / 2.0;
+        assert!((of(&[1.0, 0.0], &[1.0, turn]).0 / expected - 1.0).abs() < 1e-3);
+    }
+
+    #[test]
+    fn zero_rows_are_counted_and_left_out() {
+        let mut recorded = recorded(1, 1, 2, 4);
+        recorded.windows[0][0].1[..4].fill(0.0);
+        let block = measure(&recorded, 2).unwrap().blocks[0];
+        assert_eq!(block.n_zero_rows, 1);
+        assert!(block.bi.is_finite());
+    }
+
+    #[test]
+    fn a_state_that_is_not_finite_is_an_error() {
+        let mut recorded = recorded(2, 3, 2, 4);
+        recorded.windows[1][2].1[5] = f32::NAN;
+        let error = measure(&recorded, 2).unwrap_err().to_string();
+        assert!(
+            error.starts_with("the hidden state after block 1 is not finite in window 1"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_state_of_another_shape_is_an_error() {
+        let error = measure(&recorded(1, 1, 2, 4), 3).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "a hidden state has 8 numbers, expected 3 tokens of 4"
+        );
+    }
+}

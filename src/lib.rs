@@ -1,0 +1,53 @@
+//! gguf-shorten: removes the least influential blocks of a quantized GGUF model, byte-exactly.
+//!
+//! # Data flow
+//!
+//! ```text
+//! path -> Input (ggml::Mapping) -> &[u8] -> gguf::File { Header, Metadata, TensorTable } -> Model -> Constraints --+
+//!                                                                                                                  +-> Plan -> save
+//! text -> CalibrationSet -> HiddenStates -> Importance ------------------------------------------------------------+
+//! Importance, Plan -> Report -> table, JSON
+//! ```
+//!
+//! Each type is made once, by a function of the types before it, and not changed afterwards. Only `commands`, `input`,
+//! `llama`, `calibration::Texts` and `save` do I/O; planning is pure.
+//!
+//! # Invariants
+//!
+//! - A kept tensor is byte-identical to the input's, and a metadata entry that is not edited is copied, not encoded again.
+//! - What the output computes is the input without the removed blocks; a removal for which that is not known is refused.
+//! - [`model::BlockId`] is a block's number in the input. Numbers of the output exist only in [`plan::Renumbering`].
+//! - Hostile input gets an error: every length, count and offset of a file is checked before it is used.
+//! - On failure nothing is left behind and nothing existing is touched.
+
+pub mod cli;
+
+pub mod options;
+
+pub mod commands;
+
+pub mod input;
+
+pub mod gguf;
+
+pub mod model;
+
+pub mod arch;
+
+pub mod calibration;
+
+pub mod hidden_state;
+
+pub mod llama;
+
+pub mod importance;
+
+pub mod plan;
+
+pub mod save;
+
+pub mod report;
+
+pub mod progress;
+
+pub mod error;

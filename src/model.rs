@@ -1,0 +1,260 @@
+//! A transformer's view of a GGUF file: architecture, blocks, the tensors of each.
+//!
+//! Knows nothing of scores or of what will be removed, and does no I/O.
+
+use std::fmt;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::arch::Architecture;
+use crate::gguf::{self, Metadata, TensorInfo};
+
+/// The most blocks that llama.cpp takes (`llama-hparams.h: LLAMA_MAX_LAYERS`).
+pub const MAX_BLOCKS: usize = 512;
+
+/// A block's number in the input, counted from 0. It never changes; numbers in the output exist only in
+/// [`crate::plan::Renumbering`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BlockId(usize);
+
+impl BlockId {
+    /// The block with this number.
+    #[must_use]
+    pub fn new(number: usize) -> Self {
+        Self(number)
+    }
+
+    /// The number, for indexing.
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
+impl fmt::Display for BlockId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A tensor and where it belongs.
+#[derive(Clone, Copy, Debug)]
+pub struct ModelTensor<'a> {
+    /// Its entry in the tensor table.
+    pub info: TensorInfo<'a>,
+    /// Which part of a split model holds it, counted from 0.
+    pub part: usize,
+    /// The block in its name `blk.<i>.<rest>`, with the rest; `None` for tensors of no block.
+    pub block: Option<(BlockId, &'a str)>,
+}
+
+/// A model: its metadata and all its tensors, of all parts, in file order.
+#[derive(Debug)]
+pub struct Model<'a> {
+    parts: Vec<gguf::File<'a>>,
+    architecture: &'a str,
+    n_blocks: usize,
+    n_prediction_blocks: usize,
+    tensors: Vec<ModelTensor<'a>>,
+}
+
+impl<'a> Model<'a> {
+    /// Looks at the files as a model. `parts` are the parts of a split model in order, or the one file.
+    ///
+    /// # Errors
+    /// No part; no architecture or number of blocks, or one that llama.cpp does not take; a tensor of a block that does
+    /// not exist; a tensor in two parts.
+    pub fn new(parts: Vec<gguf::File<'a>>) -> Result<Self> {
+        let first = parts.first().context("a model has at least one file")?;
+        let architecture = first.metadata().require("general.architecture")?.as_str()?;
+        if let Some(entry) = first.metadata().get("general.type") {
+            let kind = entry.value().as_str()?;
+            ensure!(
+                kind == "model",
+                "metadata 'general.type' is {}, expected 'model'",
+                gguf::Quoted(kind)
+            );
+        }
+        let n_blocks = count(first.metadata(), architecture, "block_count")?
+            .with_context(|| format!("metadata '{architecture}.block_count' is missing"))?;
+        ensure!(
+            (1..=MAX_BLOCKS).contains(&n_blocks),
+            "metadata '{architecture}.block_count' is {n_blocks}, expected 1 to {MAX_BLOCKS}"
+        );
+        let n_prediction_blocks =
+            count(first.metadata(), architecture, "nextn_predict_layers")?.unwrap_or(0);
+        ensure!(
+            n_prediction_blocks < n_blocks,
+            "metadata '{architecture}.nextn_predict_layers' is {n_prediction_blocks}, expected less than the \
+             {n_blocks} blocks"
+        );
+        let tensors = tensors_of(&parts, n_blocks)?;
+        Ok(Self {
+            architecture,
+            n_blocks,
+            n_prediction_blocks,
+            tensors,
+            parts,
+        })
+    }
+
+    /// The files, one for each part.
+    #[must_use]
+    pub fn parts(&self) -> &[gguf::File<'a>] {
+        &self.parts
+    }
+
+    /// The first part, whose metadata is the model's.
+    #[must_use]
+    pub fn first(&self) -> &gguf::File<'a> {
+        &self.parts[0]
+    }
+
+    /// The model's metadata.
+    #[must_use]
+    pub fn metadata(&self) -> &Metadata<'a> {
+        self.first().metadata()
+    }
+
+    /// `general.architecture`.
+    #[must_use]
+    pub fn architecture(&self) -> &'a str {
+        self.architecture
+    }
+
+    /// The rules of the architecture, if they are known.
+    #[must_use]
+    pub fn rules(&self) -> Option<&'static Architecture> {
+        Architecture::find(self.architecture)
+    }
+
+    /// Number of blocks, as `<arch>.block_count` says: trailing prediction blocks included.
+    #[must_use]
+    pub fn n_blocks(&self) -> usize {
+        self.n_blocks
+    }
+
+    /// Number of blocks that an evaluation runs: without trailing next-token prediction blocks (MTP).
+    #[must_use]
+    pub fn n_trunk_blocks(&self) -> usize {
+        self.n_blocks - self.n_prediction_blocks
+    }
+
+    /// `general.name`, if it is there and is text.
+    #[must_use]
+    pub fn name(&self) -> Option<&'a str> {
+        self.metadata().get("general.name")?.value().as_str().ok()
+    }
+
+    /// All tensors, part after part, in file order.
+    #[must_use]
+    pub fn tensors(&self) -> &[ModelTensor<'a>] {
+        &self.tensors
+    }
+
+    /// Number of weights of all tensors.
+    #[must_use]
+    pub fn n_parameters(&self) -> u64 {
+        self.tensors
+            .iter()
+            .map(|tensor| tensor.info.n_elements())
+            .sum()
+    }
+
+    /// Bytes of all files.
+    #[must_use]
+    pub fn n_bytes(&self) -> u64 {
+        self.parts
+            .iter()
+            .map(|part| part.bytes().len() as u64)
+            .sum()
+    }
+
+    /// The number under `<arch>.<key>`, if the key is there.
+    ///
+    /// # Errors
+    /// A value that is not a number that fits.
+    pub fn count(&self, key: &str) -> Result<Option<usize>> {
+        count(self.metadata(), self.architecture, key)
+    }
+}
+
+fn count(metadata: &Metadata<'_>, architecture: &str, key: &str) -> Result<Option<usize>> {
+    let Some(entry) = metadata.get(&format!("{architecture}.{key}")) else {
+        return Ok(None);
+    };
+    let value = entry.value().as_u64()?;
+    let count = usize::try_from(value).with_context(|| {
+        format!("metadata '{architecture}.{key}' is {value}, which is too large")
+    })?;
+    Ok(Some(count))
+}
+
+fn tensors_of<'a>(parts: &[gguf::File<'a>], n_blocks: usize) -> Result<Vec<ModelTensor<'a>>> {
+    let mut tensors = Vec::new();
+    let mut names = std::collections::HashSet::new();
+    for (part, file) in parts.iter().enumerate() {
+        for info in file.tensors().iter() {
+            let name = info.name();
+            if parts.len() > 1 && !names.insert(name) {
+                bail!("tensor {} is in two parts of the model", gguf::Quoted(name));
+            }
+            let block = block_of(name);
+            if let Some((block, _)) = block {
+                ensure!(
+                    block.index() < n_blocks,
+                    "tensor {} belongs to block {block}, but the model has {n_blocks} blocks, 0 to {}",
+                    gguf::Quoted(name),
+                    n_blocks - 1
+                );
+            }
+            tensors.push(ModelTensor {
+                info: *info,
+                part,
+                block,
+            });
+        }
+    }
+    Ok(tensors)
+}
+
+/// The block of a tensor named `blk.<i>.<rest>`. Anchored at the start: `v.blk.0.` belongs to a vision tower, and of
+/// `blk.3.ffn_gate.7.weight` only the first number is the block's.
+fn block_of(name: &str) -> Option<(BlockId, &str)> {
+    let (number, rest) = name.strip_prefix("blk.")?.split_once('.')?;
+    let canonical = !number.is_empty()
+        && number.bytes().all(|byte| byte.is_ascii_digit())
+        && (number == "0" || !number.starts_with('0'));
+    if !canonical {
+        return None;
+    }
+    // A number that does not fit is larger than any number of blocks.
+    Some((BlockId(number.parse().unwrap_or(usize::MAX)), rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn block_numbers_are_anchored_and_canonical() {
+        assert_eq!(
+            block_of("blk.3.ffn_gate.7.weight"),
+            Some((BlockId(3), "ffn_gate.7.weight"))
+        );
+        assert_eq!(block_of("blk.10.ssm_a"), Some((BlockId(10), "ssm_a")));
+        for name in [
+            "v.blk.0.attn_q.weight",
+            "blk.x.attn_q.weight",
+            "blk.01.attn_q.weight",
+            "blk.+1.attn_q.weight",
+            "blk..weight",
+            "blk.3",
+            "token_embd.weight",
+        ] {
+            assert_eq!(block_of(name), None, "{name}");
+        }
+        let huge = block_of("blk.99999999999999999999999.x").unwrap();
+        assert_eq!(huge.0.index(), usize::MAX);
+    }
+}

@@ -1,0 +1,291 @@
+//! Checked settings made from the arguments: values of flags, and every cross-check between flags.
+
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use anyhow::{Result, bail};
+
+use crate::calibration::{DEFAULT_TOKENS, DEFAULT_WINDOW, Source};
+use crate::cli::{CalibrationArgs, CommonArgs, ShortenArgs};
+use crate::error::Usage;
+use crate::model::{BlockId, MAX_BLOCKS};
+use crate::plan::{Budget, Method};
+
+/// A list of block numbers such as `21-29,31`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockList(Vec<RangeInclusive<usize>>);
+
+impl BlockList {
+    /// The blocks of the list, of a model with `n_blocks`.
+    ///
+    /// # Errors
+    /// A number that is not a block's; `verb` says what cannot be done with it.
+    pub fn blocks(&self, n_blocks: usize, verb: &str) -> Result<BTreeSet<BlockId>> {
+        let mut blocks = BTreeSet::new();
+        for range in &self.0 {
+            if let Some(outside) = [*range.start(), *range.end()]
+                .into_iter()
+                .find(|&number| number >= n_blocks)
+            {
+                bail!(
+                    "cannot {verb} block {outside}: the model has {n_blocks} blocks, 0 to {}",
+                    n_blocks.saturating_sub(1)
+                );
+            }
+            blocks.extend(range.clone().map(BlockId::new));
+        }
+        Ok(blocks)
+    }
+}
+
+impl FromStr for BlockList {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |text: &str| -> Result<usize, String> {
+            let text = text.trim();
+            if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+                return Err(format!(
+                    "'{text}' is not a block number; expected numbers and ranges such as 21-29,31"
+                ));
+            }
+            // Too large for the type is too large for any model.
+            Ok(text.parse().unwrap_or(usize::MAX))
+        };
+        let range = |item: &str| -> Result<RangeInclusive<usize>, String> {
+            let (start, end) = match item.split_once('-') {
+                Some((start, end)) => (number(start)?, number(end)?),
+                None => (number(item)?, number(item)?),
+            };
+            if start > end {
+                return Err(format!("the range {start}-{end} runs backwards"));
+            }
+            Ok(start..=end)
+        };
+        Ok(Self(text.split(',').map(range).collect::<Result<_, _>>()?))
+    }
+}
+
+impl FromStr for Budget {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = "expected a number of blocks such as 9, or a share such as 25%";
+        if let Some(share) = text.strip_suffix('%') {
+            return match share.trim().parse::<f64>() {
+                Ok(share) if share > 0.0 && share < 100.0 => Ok(Self::Percent(share)),
+                Ok(_) => Err("a share lies between 0% and 100%".to_owned()),
+                Err(_) => Err(expected.to_owned()),
+            };
+        }
+        match text.parse::<usize>() {
+            Ok(0) => Err("at least one block has to go".to_owned()),
+            Ok(n) if n < MAX_BLOCKS => Ok(Self::Blocks(n)),
+            Ok(_) => Err(format!("no model has more than {MAX_BLOCKS} blocks")),
+            Err(_) => Err(expected.to_owned()),
+        }
+    }
+}
+
+/// What makes up for the removed blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum HealArg {
+    /// Nothing: the output computes exactly the input without the removed blocks
+    None,
+}
+
+/// Which blocks go.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Choice {
+    /// Exactly these.
+    Blocks(BlockList),
+    /// The best of this many.
+    Best {
+        /// How many.
+        budget: Budget,
+        /// By which importance.
+        method: Method,
+        /// Blocks that stay in any case.
+        keep: Option<BlockList>,
+    },
+}
+
+/// How a model is calibrated, before the model is known.
+#[derive(Clone, Debug)]
+pub struct Calibration {
+    /// The text.
+    pub source: Source,
+    /// At most this many tokens.
+    pub tokens: usize,
+    /// Tokens of a window.
+    pub window: usize,
+    /// Whether a model with a shorter context may have shorter windows.
+    pub window_is_default: bool,
+    /// CPU threads.
+    pub threads: usize,
+    /// As in llama.cpp; `None` is its default.
+    pub gpu_layers: Option<i32>,
+}
+
+impl Calibration {
+    /// Checks the arguments.
+    ///
+    /// # Errors
+    /// [`Usage`] for numbers that do not fit together.
+    pub fn new(args: &CalibrationArgs) -> Result<Self> {
+        // What was not asked for gives way to what was.
+        let window = args
+            .window
+            .unwrap_or(DEFAULT_WINDOW.min(args.tokens.unwrap_or(usize::MAX)));
+        let tokens = args.tokens.unwrap_or(DEFAULT_TOKENS.max(window));
+        if window == 0 || args.threads == Some(0) {
+            bail!(Usage(
+                "--tokens, --window and --threads are at least 1".to_owned()
+            ));
+        }
+        if tokens < window {
+            bail!(Usage(format!(
+                "--tokens {tokens} is less than one window of {window}"
+            )));
+        }
+        Ok(Self {
+            source: match &args.calibration[..] {
+                [] => Source::BuiltIn,
+                files => Source::Files(files.to_vec()),
+            },
+            tokens,
+            window,
+            window_is_default: args.window.is_none(),
+            threads: args.threads.unwrap_or_else(num_cpus::get_physical),
+            gpu_layers: args.gpu_layers,
+        })
+    }
+}
+
+/// What a command prints.
+#[derive(Clone, Debug)]
+pub struct Printing {
+    /// Where the result goes as JSON.
+    pub json: Option<PathBuf>,
+    /// No progress and no notes.
+    pub quiet: bool,
+    /// What llama.cpp says.
+    pub verbose: bool,
+}
+
+impl Printing {
+    /// Takes over the arguments.
+    #[must_use]
+    pub fn new(args: &CommonArgs) -> Self {
+        Self {
+            json: args.json.clone(),
+            quiet: args.quiet,
+            verbose: args.verbose,
+        }
+    }
+
+    /// Whether tables go to stdout: not where JSON does.
+    #[must_use]
+    pub fn tables(&self) -> bool {
+        self.json.as_deref() != Some("-".as_ref())
+    }
+}
+
+/// The main job, checked.
+#[derive(Clone, Debug)]
+pub struct Shorten {
+    /// The input.
+    pub model: PathBuf,
+    /// Which blocks go.
+    pub choice: Choice,
+    /// The output; `None` for a dry run.
+    pub output: Option<PathBuf>,
+    /// Overwrite the output.
+    pub force: bool,
+    /// Write nothing.
+    pub dry_run: bool,
+    /// How to calibrate.
+    pub calibration: Calibration,
+    /// What to print.
+    pub printing: Printing,
+}
+
+impl Shorten {
+    /// Checks the arguments.
+    ///
+    /// # Errors
+    /// [`Usage`] for arguments that do not fit together.
+    pub fn new(args: &ShortenArgs) -> Result<Self> {
+        let HealArg::None = args.heal;
+        let Some(model) = args.model.clone() else {
+            bail!(Usage("a model is needed".to_owned()));
+        };
+        let choice = match (&args.blocks, args.drop) {
+            (Some(blocks), _) => Choice::Blocks(blocks.clone()),
+            (None, Some(budget)) => Choice::Best {
+                budget,
+                method: args.method,
+                keep: args.keep.clone(),
+            },
+            (None, None) => bail!(Usage("--drop or --blocks is needed".to_owned())),
+        };
+        if args.output.is_none() && !args.dry_run {
+            bail!(Usage("--output is needed".to_owned()));
+        }
+        Ok(Self {
+            model,
+            choice,
+            output: args.output.clone(),
+            force: args.force,
+            dry_run: args.dry_run,
+            calibration: Calibration::new(&args.calibration)?,
+            printing: Printing::new(&args.common),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(text: &str) -> Result<Vec<usize>, String> {
+        let list: BlockList = text.parse()?;
+        let blocks = list
+            .blocks(40, "remove")
+            .map_err(|error| error.to_string())?;
+        Ok(blocks.iter().map(|block| block.index()).collect())
+    }
+
+    #[test]
+    fn block_lists_are_numbers_and_ranges() {
+        assert_eq!(list("21-23,31").unwrap(), [21, 22, 23, 31]);
+        assert_eq!(list("3, 1,3").unwrap(), [1, 3]);
+        assert_eq!(list("7-7").unwrap(), [7]);
+        for wrong in ["", "a", "1,", "-1", "1-", "5-3", "1.5", "0x3", "+1"] {
+            assert!(list(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn huge_numbers_are_blocks_that_do_not_exist() {
+        assert_eq!(
+            list("0-99999999999999999999999").unwrap_err(),
+            format!(
+                "cannot remove block {}: the model has 40 blocks, 0 to 39",
+                usize::MAX
+            )
+        );
+    }
+
+    #[test]
+    fn budgets_are_counts_and_shares() {
+        assert_eq!("9".parse(), Ok(Budget::Blocks(9)));
+        assert_eq!("25%".parse(), Ok(Budget::Percent(25.0)));
+        assert_eq!("12.5%".parse(), Ok(Budget::Percent(12.5)));
+        for wrong in ["0", "-1", "x", "", "%", "0%", "100%", "nan%", "1e3", "600"] {
+            assert!(wrong.parse::<Budget>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! The choice of blocks to remove.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use anyhow::{Result, bail, ensure};
+
+use super::Constraints;
+use crate::importance::Importance;
+use crate::model::BlockId;
+
+/// How many blocks go.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Budget {
+    /// This many.
+    Blocks(usize),
+    /// This share of the blocks, in percent, rounded down, at least one.
+    Percent(f64),
+}
+
+impl Budget {
+    /// The number of blocks, of a model with `n_blocks` that an evaluation runs.
+    #[must_use]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "rounded down, between 0 and the number of blocks"
+    )]
+    pub fn n_removed(self, n_blocks: usize) -> usize {
+        match self {
+            Self::Blocks(n) => n,
+            // The product of a share such as 29 % with 100 blocks must not fall just below a whole number.
+            Self::Percent(share) => ((n_blocks as f64 * share / 100.0 + 1e-9) as usize).max(1),
+        }
+    }
+}
+
+/// How blocks are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Method {
+    /// Lowest Block Influence (ShortGPT)
+    Bi,
+    /// Lowest Relative Magnitude
+    RelativeMagnitude,
+    /// The last blocks, whatever they do (no calibration)
+    Sequential,
+    /// The first blocks, whatever they do (no calibration)
+    Reverse,
+}
+
+impl Method {
+    /// Whether the choice needs scores.
+    #[must_use]
+    pub fn needs_scores(self) -> bool {
+        matches!(self, Self::Bi | Self::RelativeMagnitude)
+    }
+
+    /// The importance of each of `n_blocks` blocks: the lowest go first. The orders by number are those that ShortGPT
+    /// compares with: `sequential` takes the blocks in front for the most important, `reverse` those behind.
+    fn scores(self, importance: Option<&Importance>, n_blocks: usize) -> Result<Vec<f64>> {
+        let measured = |score: fn(&crate::importance::BlockImportance) -> f64| match importance {
+            Some(importance) => Ok(importance.blocks.iter().map(score).collect()),
+            None => bail!("method '{self}' needs calibration"),
+        };
+        #[expect(clippy::cast_precision_loss, reason = "at most 512 blocks")]
+        let numbers = || (0..n_blocks).map(|i| i as f64);
+        match self {
+            Self::Bi => measured(|block| block.bi),
+            Self::RelativeMagnitude => measured(|block| block.relative_magnitude),
+            Self::Sequential => Ok(numbers().map(|i| -i).collect()),
+            Self::Reverse => Ok(numbers().collect()),
+        }
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bi => "bi",
+            Self::RelativeMagnitude => "relative-magnitude",
+            Self::Sequential => "sequential",
+            Self::Reverse => "reverse",
+        })
+    }
+}
+
+/// Checks a request before anything is measured for it: whether there is an allowed set of `n` blocks without those of
+/// `keep`.
+///
+/// # Errors
+/// No allowed set of that size; a block of `keep` that does not exist.
+pub fn check(constraints: &Constraints, keep: &BTreeSet<BlockId>, n: usize) -> Result<()> {
+    // Which set is the best has no part in whether there is one.
+    let scores = vec![0.0; constraints.n_trunk_blocks];
+    lowest(constraints, &scores, keep, n).map(|_| ())
+}
+
+/// Chooses the `n` blocks with the lowest total score among all allowed sets without blocks of `keep`. Of equal scores
+/// the later block goes.
+///
+/// # Errors
+/// As [`check`]; a method that needs scores without any.
+pub fn choose(
+    constraints: &Constraints,
+    method: Method,
+    importance: Option<&Importance>,
+    keep: &BTreeSet<BlockId>,
+    n: usize,
+) -> Result<BTreeSet<BlockId>> {
+    let scores = method.scores(importance, constraints.n_trunk_blocks)?;
+    lowest(constraints, &scores, keep, n)
+}
+
+fn lowest(
+    constraints: &Constraints,
+    scores: &[f64],
+    keep: &BTreeSet<BlockId>,
+    n: usize,
+) -> Result<BTreeSet<BlockId>> {
+    let n_blocks = constraints.n_trunk_blocks;
+    ensure!(
+        scores.len() == n_blocks,
+        "bug: {} scores for {n_blocks} blocks",
+        scores.len()
+    );
+    ensure!(n > 0, "nothing to remove: 0 blocks were asked for");
+    ensure!(
+        n < n_blocks,
+        "cannot remove {n} blocks: the model has {n_blocks}, and at least one must stay"
+    );
+    constraints.check_count(n)?;
+    let mut candidates: Vec<(f64, BlockId)> = scores
+        .iter()
+        .enumerate()
+        .map(|(i, &score)| (score, BlockId::new(i)))
+        .filter(|(_, block)| !keep.contains(block) && !constraints.must_stay.contains_key(block))
+        .collect();
+    candidates.sort_by(|(a_score, a), (b_score, b)| a_score.total_cmp(b_score).then(b.cmp(a)));
+    // A group can lose all its blocks only if all are candidates. Then one must stay, and the total is lowest if it is
+    // the one with the highest score, which comes last. Groups do not overlap.
+    for group in &constraints.groups {
+        let in_group = |(_, block): &(f64, BlockId)| group.blocks.contains(block);
+        if candidates.iter().filter(|c| in_group(c)).count() == group.blocks.len()
+            && let Some(last) = candidates.iter().rposition(in_group)
+        {
+            candidates.remove(last);
+        }
+    }
+    ensure!(
+        candidates.len() >= n,
+        "cannot remove {n} blocks: {} of {n_blocks} must stay",
+        n_blocks - candidates.len()
+    );
+    Ok(candidates
+        .into_iter()
+        .take(n)
+        .map(|(_, block)| block)
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::importance::BlockImportance;
+    use crate::plan::constraints::Group;
+    use std::collections::BTreeMap;
+
+    fn blocks(numbers: &[usize]) -> BTreeSet<BlockId> {
+        numbers.iter().copied().map(BlockId::new).collect()
+    }
+
+    fn constraints(n_blocks: usize) -> Constraints {
+        Constraints {
+            n_blocks,
+            n_trunk_blocks: n_blocks,
+            must_stay: BTreeMap::new(),
+            groups: Vec::new(),
+            counts: &[],
+            windows: None,
+        }
+    }
+
+    fn importance(bi: &[f64]) -> Importance {
+        let block = |(i, bi): (usize, &f64)| BlockImportance {
+            block: BlockId::new(i),
+            bi: *bi,
+            bi_stderr: None,
+            relative_magnitude: -bi,
+            relative_magnitude_stderr: None,
+            n_zero_rows: 0,
+        };
+        Importance {
+            blocks: bi.iter().enumerate().map(block).collect(),
+            n_windows: 1,
+            n_tokens: 1,
+        }
+    }
+
+    const SCORES: [f64; 5] = [0.9, 0.1, 0.4, 0.1, 0.3];
+
+    #[test]
+    fn lowest_scores_go_and_the_later_of_equals() {
+        let of = |method, n| {
+            choose(
+                &constraints(5),
+                method,
+                Some(&importance(&SCORES)),
+                &blocks(&[]),
+                n,
+            )
+            .unwrap()
+        };
+        assert_eq!(of(Method::Bi, 1), blocks(&[3]));
+        assert_eq!(of(Method::Bi, 3), blocks(&[1, 3, 4]));
+        assert_eq!(of(Method::RelativeMagnitude, 2), blocks(&[0, 2]));
+        assert_eq!(of(Method::Sequential, 2), blocks(&[3, 4]));
+        assert_eq!(of(Method::Reverse, 2), blocks(&[0, 1]));
+    }
+
+    #[test]
+    fn blocks_that_must_stay_stay() {
+        let mut constraints = constraints(5);
+        constraints
+            .must_stay
+            .insert(BlockId::new(3), "x".to_owned());
+        let importance = importance(&SCORES);
+        let of = |n| {
+            choose(
+                &constraints,
+                Method::Bi,
+                Some(&importance),
+                &blocks(&[1]),
+                n,
+            )
+        };
+        assert_eq!(of(2).unwrap(), blocks(&[2, 4]));
+        assert_eq!(
+            of(4).unwrap_err().to_string(),
+            "cannot remove 4 blocks: 2 of 5 must stay"
+        );
+    }
+
+    #[test]
+    fn one_of_a_group_stays_and_the_choice_is_the_best_of_all_allowed() {
+        let mut constraints = constraints(5);
+        constraints.groups.push(Group {
+            blocks: blocks(&[1, 3, 4]),
+            what: "x",
+        });
+        let importance = importance(&SCORES);
+        for n in 1..=3 {
+            let chosen =
+                choose(&constraints, Method::Bi, Some(&importance), &blocks(&[]), n).unwrap();
+            let total =
+                |set: &BTreeSet<BlockId>| set.iter().map(|b| SCORES[b.index()]).sum::<f64>();
+            // Every subset of that size, tried.
+            let best = (0u32..32)
+                .map(|bits| {
+                    let on: Vec<_> = (0..5).filter(|i| bits & (1 << i) != 0).collect();
+                    blocks(&on)
+                })
+                .filter(|set| set.len() == n && constraints.check(set).is_ok())
+                .map(|set| total(&set))
+                .min_by(f64::total_cmp)
+                .unwrap();
+            assert!((total(&chosen) - best).abs() < 1e-12);
+            assert!(constraints.check(&chosen).is_ok());
+        }
+    }
+
+    #[test]
+    fn shares_are_rounded_down_and_at_least_one() {
+        assert_eq!(Budget::Percent(25.0).n_removed(30), 7);
+        assert_eq!(Budget::Percent(29.0).n_removed(100), 29);
+        assert_eq!(Budget::Percent(1.0).n_removed(30), 1);
+        assert_eq!(Budget::Blocks(9).n_removed(30), 9);
+    }
+
+    #[test]
+    fn impossible_counts_are_refused() {
+        let error = |n| {
+            choose(&constraints(5), Method::Sequential, None, &blocks(&[]), n)
+                .unwrap_err()
+                .to_string()
+        };
+        assert_eq!(
+            error(5),
+            "cannot remove 5 blocks: the model has 5, and at least one must stay"
+        );
+        assert_eq!(error(0), "nothing to remove: 0 blocks were asked for");
+    }
+}

@@ -1,0 +1,199 @@
+//! What a run found and did, as rows ready to print. Pure: from results to text.
+
+pub mod table;
+
+use serde::Serialize;
+
+use crate::calibration::{CalibrationSet, Source};
+use crate::importance::Importance;
+use crate::model::{BlockId, Model};
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// The result of one model. Its fields are the JSON contract: unknown values are null, never left out.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Version of this program.
+    pub gguf_shorten: &'static str,
+    /// Version of the bundled llama.cpp.
+    pub llama_cpp: &'static str,
+    /// The input.
+    pub model: ModelReport,
+    /// How scores were measured; null if they were not.
+    pub calibration: Option<CalibrationReport>,
+    /// How blocks were chosen.
+    pub method: String,
+    /// Every block of the input, first to last.
+    pub blocks: Vec<BlockReport>,
+    /// The blocks that go, in the input's numbering.
+    pub removed: Vec<usize>,
+    /// What was written; of a command that writes nothing, not there at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output: Option<OutputReport>,
+}
+
+/// The input.
+#[derive(Clone, Debug, Serialize)]
+pub struct ModelReport {
+    /// Where it is; of a split model, its first part.
+    pub path: String,
+    /// `general.architecture`.
+    pub architecture: String,
+    /// Number of blocks.
+    pub block_count: usize,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// Number of weights.
+    pub parameters: u64,
+    /// Hash of all bytes; null where no command needed it.
+    pub blake3: Option<String>,
+}
+
+/// How scores were measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct CalibrationReport {
+    /// `built-in`, or the files.
+    pub source: String,
+    /// Hash of the text.
+    pub blake3: String,
+    /// Number of windows.
+    pub windows: usize,
+    /// Tokens of a window.
+    pub window: usize,
+    /// Tokens of all windows.
+    pub tokens: usize,
+    /// Whether every window begins with the model's BOS token.
+    pub bos: bool,
+    /// Time of the evaluation, without loading the model.
+    pub seconds: f64,
+}
+
+/// One block of the input.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct BlockReport {
+    /// Its number.
+    pub block: usize,
+    /// Block Influence.
+    pub bi: Option<f64>,
+    /// Its standard error over windows.
+    pub bi_stderr: Option<f64>,
+    /// Relative Magnitude.
+    pub relative_magnitude: Option<f64>,
+    /// Its standard error over windows.
+    pub relative_magnitude_stderr: Option<f64>,
+    /// Whether it goes.
+    pub removed: bool,
+}
+
+/// The output.
+#[derive(Clone, Debug, Serialize)]
+pub struct OutputReport {
+    /// Where it is; null in a dry run without a place.
+    pub path: Option<String>,
+    /// Number of blocks.
+    pub block_count: usize,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// Number of weights.
+    pub parameters: u64,
+    /// Hash of the file; null in a dry run.
+    pub blake3: Option<String>,
+    /// Time of writing; null in a dry run.
+    pub seconds: Option<f64>,
+}
+
+impl ModelReport {
+    /// Of `model`, at `path`.
+    #[must_use]
+    pub fn new(model: &Model<'_>, path: &Path, blake3: Option<blake3::Hash>) -> Self {
+        Self {
+            path: path.display().to_string(),
+            architecture: model.architecture().to_owned(),
+            block_count: model.n_blocks(),
+            bytes: model.n_bytes(),
+            parameters: model.n_parameters(),
+            blake3: blake3.map(|hash| hash.to_hex().to_string()),
+        }
+    }
+}
+
+impl CalibrationReport {
+    /// Of a calibration with `set` that took `seconds`.
+    #[must_use]
+    pub fn new(set: &CalibrationSet, seconds: f64) -> Self {
+        let source = match &set.source {
+            Source::BuiltIn => "built-in".to_owned(),
+            Source::Files(paths) => {
+                let paths: Vec<_> = paths.iter().map(|p| p.display().to_string()).collect();
+                paths.join(", ")
+            }
+        };
+        Self {
+            source,
+            blake3: set.blake3.to_hex().to_string(),
+            windows: set.windows().len(),
+            window: set.window,
+            tokens: set.n_tokens(),
+            bos: set.bos,
+            seconds,
+        }
+    }
+}
+
+/// One row for each of `n_blocks` blocks.
+#[must_use]
+pub fn block_rows(
+    n_blocks: usize,
+    importance: Option<&Importance>,
+    removed: &BTreeSet<BlockId>,
+) -> Vec<BlockReport> {
+    (0..n_blocks)
+        .map(|block| {
+            // Blocks behind the evaluated ones (prediction blocks) have no score.
+            let scores = importance.and_then(|importance| importance.blocks.get(block));
+            BlockReport {
+                block,
+                bi: scores.map(|scores| scores.bi),
+                bi_stderr: scores.and_then(|scores| scores.bi_stderr),
+                relative_magnitude: scores.map(|scores| scores.relative_magnitude),
+                relative_magnitude_stderr: scores.and_then(|s| s.relative_magnitude_stderr),
+                removed: removed.contains(&BlockId::new(block)),
+            }
+        })
+        .collect()
+}
+
+/// `12-15,17` for blocks 12, 13, 14, 15, 17; `none` for no block.
+#[must_use]
+pub fn block_list(blocks: &[usize]) -> String {
+    let mut ranges: Vec<(usize, usize)> = Vec::new();
+    for &block in blocks {
+        match ranges.last_mut() {
+            Some((_, end)) if *end + 1 == block => *end = block,
+            _ => ranges.push((block, block)),
+        }
+    }
+    if ranges.is_empty() {
+        return "none".to_owned();
+    }
+    let ranges: Vec<_> = ranges
+        .into_iter()
+        .map(|(start, end)| match end - start {
+            0 => start.to_string(),
+            _ => format!("{start}-{end}"),
+        })
+        .collect();
+    ranges.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::block_list;
+
+    #[test]
+    fn block_lists_use_ranges() {
+        assert_eq!(block_list(&[12, 13, 14, 15, 17, 25, 26]), "12-15,17,25-26");
+        assert_eq!(block_list(&[0]), "0");
+        assert_eq!(block_list(&[]), "none");
+    }
+}

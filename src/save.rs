@@ -1,0 +1,283 @@
+//! Writing the output: beside its place, checked against the plan, synced, then renamed. On failure nothing is left
+//! behind and nothing existing is touched.
+
+use std::fs::{File, Permissions};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::gguf;
+use crate::input::Input;
+use crate::model::Model;
+use crate::plan::Plan;
+
+/// The temporary file of the save that is running, for [`remove_unfinished`].
+static UNFINISHED: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+fn unfinished() -> MutexGuard<'static, Option<PathBuf>> {
+    // A path is whole whenever the lock is free, also after a panic.
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes what an interrupted save would leave behind. Called once, before the process ends.
+pub fn remove_unfinished() {
+    if let Some(path) = unfinished().take() {
+        // The process ends in any case; there is nobody left to tell.
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+/// A place for the output, checked before any work is done.
+#[derive(Debug)]
+pub struct Target {
+    path: PathBuf,
+    folder: PathBuf,
+    overwrite: bool,
+}
+
+impl Target {
+    /// Checks that a file can be written at `path`: the folder is there and writable, nothing is overwritten without
+    /// `force`, and never the input.
+    ///
+    /// # Errors
+    /// What is wrong with the place.
+    pub fn new(path: &Path, input: &Input, force: bool) -> Result<Self> {
+        let fail = || path.display().to_string();
+        ensure!(
+            path.file_name().is_some(),
+            "{}: is not the name of a file",
+            fail()
+        );
+        let folder = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let metadata = std::fs::metadata(folder)
+            .with_context(|| format!("{}: folder '{}'", fail(), folder.display()))?;
+        ensure!(
+            metadata.is_dir(),
+            "{}: '{}' is not a folder",
+            fail(),
+            folder.display()
+        );
+        // Also a dangling link counts as something that is there.
+        if let Ok(link) = std::fs::symlink_metadata(path) {
+            for part in input.parts() {
+                // Differing names can be one file, through links of either kind. A dangling link is not the input.
+                let is_input = same_file::is_same_file(path, &part.path).unwrap_or(false);
+                ensure!(!is_input, "{}: is the input itself", fail());
+            }
+            let kind = std::fs::metadata(path).unwrap_or(link);
+            ensure!(
+                !kind.is_dir(),
+                "{}: is a folder, expected the name of a file",
+                fail()
+            );
+            ensure!(
+                kind.is_file() || kind.is_symlink(),
+                "{}: is not a regular file",
+                fail()
+            );
+            if !force {
+                bail!(
+                    anyhow::anyhow!("{}: exists already", fail())
+                        .context(crate::error::Hint("--force overwrites it".to_owned()))
+                );
+            }
+        }
+        // Shows now what would else fail after calibration: a folder in which no file can be made.
+        tempfile::tempfile_in(folder).with_context(|| {
+            format!("{}: cannot write in folder '{}'", fail(), folder.display())
+        })?;
+        Ok(Self {
+            path: path.to_owned(),
+            folder: folder.to_owned(),
+            overwrite: force,
+        })
+    }
+
+    /// Where the output goes.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes the planned output. `progress` is called with bytes written.
+    ///
+    /// # Errors
+    /// The system's, such as a full disk; a position that is not the planned one. The target is then as it was.
+    pub fn save(
+        &self,
+        input: &Input,
+        model: &Model<'_>,
+        plan: &Plan<'_>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<()> {
+        self.try_save(input, model, plan, progress)
+            .with_context(|| format!("{}: nothing was written", self.path.display()))
+    }
+
+    fn try_save(
+        &self,
+        input: &Input,
+        model: &Model<'_>,
+        plan: &Plan<'_>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<()> {
+        let temporary = {
+            let mut unfinished = unfinished();
+            let temporary = tempfile::Builder::new()
+                .prefix(".gguf-shorten-")
+                .suffix(".tmp")
+                .permissions(permissions(&input.parts()[0].mapping)?)
+                .tempfile_in(&self.folder)?;
+            *unfinished = Some(temporary.path().to_owned());
+            temporary
+        };
+        let _forget = ForgetUnfinished;
+        write(temporary.as_file(), input, model, plan, progress)?;
+        temporary.as_file().sync_all()?;
+        let mut unfinished = unfinished();
+        if self.overwrite {
+            temporary.persist(&self.path)?;
+        } else {
+            temporary.persist_noclobber(&self.path)?;
+        }
+        *unfinished = None;
+        drop(unfinished);
+        // So that the new name is on disk too. Folders cannot be opened everywhere.
+        if let Ok(folder) = File::open(&self.folder) {
+            folder.sync_all().or_else(ignore_unsupported)?;
+        }
+        Ok(())
+    }
+}
+
+/// Takes the temporary file off the list when the save ends; dropped before the file itself is removed.
+struct ForgetUnfinished;
+
+impl Drop for ForgetUnfinished {
+    fn drop(&mut self) {
+        if let Some(path) = unfinished().take() {
+            // Also removed by its own guard; here so that an interrupt between the two finds nothing to do.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn ignore_unsupported(error: io::Error) -> io::Result<()> {
+    match error.kind() {
+        io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput => Ok(()),
+        _ => Err(error),
+    }
+}
+
+/// The input's permissions, but for those that the user's mask takes away.
+fn permissions(mapping: &ggml::Mapping) -> io::Result<Permissions> {
+    let permissions = mapping.file().metadata()?.permissions();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        // The owner can always write: this is their new file.
+        return Ok(Permissions::from_mode((permissions.mode() & 0o666) | 0o600));
+    }
+    #[cfg(not(unix))]
+    Ok(permissions)
+}
+
+fn write(
+    mut file: &File,
+    input: &Input,
+    model: &Model<'_>,
+    plan: &Plan<'_>,
+    progress: &mut dyn FnMut(u64),
+) -> Result<()> {
+    let layout = &plan.layout;
+    reserve(file, layout.file_len())?;
+    let mut head = BufWriter::with_capacity(1 << 16, file);
+    let mut position = gguf::write_head(layout, &mut head)?.0;
+    head.flush()?;
+    drop(head);
+    progress(position);
+    let sources: Vec<File> = input
+        .parts()
+        .iter()
+        .map(|part| part.mapping.file().try_clone())
+        .collect::<io::Result<_>>()?;
+    for (planned, &source) in layout.tensors().iter().zip(&plan.sources) {
+        let tensor = model
+            .tensors()
+            .get(source)
+            .context("bug: a planned tensor that the model does not have")?;
+        let name = planned.tensor().name();
+        ensure!(
+            position == planned.position().0,
+            "bug: tensor '{name}' planned at byte {}, writer is at {position}; the output was not kept",
+            planned.position().0
+        );
+        let n_bytes = planned.tensor().n_bytes();
+        let mut source = &sources[tensor.part];
+        source.seek(SeekFrom::Start(tensor.info.position().0))?;
+        // Between two files of one system this moves the bytes inside the kernel (`copy_file_range` on Linux), else
+        // through a small buffer.
+        let copied = io::copy(&mut source.take(n_bytes), &mut file)?;
+        ensure!(
+            copied == n_bytes,
+            "tensor '{name}' has {n_bytes} bytes, but the input ended after {copied}: it was changed meanwhile"
+        );
+        let padding = planned.n_padding();
+        io::copy(&mut io::repeat(0).take(padding), &mut file)?;
+        position += n_bytes + padding;
+        progress(n_bytes + padding);
+    }
+    let end = file.stream_position()?;
+    ensure!(
+        position == layout.file_len() && end == position,
+        "bug: the output ends at byte {end}, planned {}; it was not kept",
+        layout.file_len()
+    );
+    Ok(())
+}
+
+/// Asks the file system for the whole length at once, so that a full disk shows before anything is written.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn reserve(file: &File, len: u64) -> Result<()> {
+    use rustix::fs::{FallocateFlags, fallocate};
+    use rustix::io::Errno;
+    match fallocate(file, FallocateFlags::empty(), 0, len) {
+        // Some file systems cannot; the disk then shows that it is full while the file is written.
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(()),
+        Err(error) => {
+            Err(io::Error::from(error)).with_context(|| format!("{len} bytes are needed"))
+        }
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn reserve(file: &File, len: u64) -> Result<()> {
+    Ok(file.set_len(len)?)
+}
+
+/// Writes a small result beside its place, then renames it over what is there. A pipe or device is written to as it is.
+///
+/// # Errors
+/// The system's.
+pub fn text(path: &Path, text: &str) -> Result<()> {
+    if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
+        return Ok(std::fs::write(path, text)?);
+    }
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".gguf-shorten-").suffix(".tmp");
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut temporary = builder.tempfile_in(folder)?;
+    temporary.write_all(text.as_bytes())?;
+    temporary.persist(path)?;
+    Ok(())
+}
