@@ -1,1 +1,127 @@
-//! x
+//! Test support: which tensors an architecture has, and llama.cpp's own removal of layers for comparison.
+
+use std::ffi::{CStr, CString, c_void};
+use std::path::Path;
+
+use llama_cpp_sys_2 as sys;
+
+use crate::{Backend, Error, Model, log};
+
+/// A tensor that llama.cpp would read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorShape {
+    /// Its name.
+    pub name: String,
+    /// Elements of each dimension, fastest first.
+    pub ne: [u64; 4],
+}
+
+/// The tensors of a model with the metadata of the GGUF file at `path`, which has none itself: all that llama.cpp knows
+/// for the architecture, optional ones too, in the order in which it makes them.
+///
+/// # Errors
+/// [`Error::Load`] with llama.cpp's reason.
+pub fn tensor_shapes(_backend: &Backend, path: &Path) -> Result<Vec<TensorShape>, Error> {
+    let path = c_path(path)?;
+    let init = sys::gguf_init_params {
+        no_alloc: true,
+        ctx: std::ptr::null_mut(),
+    };
+    log::clear();
+    // SAFETY: the path is NUL-terminated and outlives the call; a failure is a null pointer, checked.
+    let metadata = unsafe { sys::gguf_init_from_file(path.as_ptr(), init) };
+    if metadata.is_null() {
+        return Err(Error::Load {
+            reason: log::last_error().unwrap_or_default(),
+        });
+    }
+    let mut shapes: Vec<TensorShape> = Vec::new();
+    // SAFETY: no arguments.
+    let params = unsafe { sys::llama_model_default_params() };
+    // SAFETY: the callback is given the vector that `shapes` is, which outlives the call.
+    let model = unsafe {
+        sys::llama_model_init_from_user(
+            metadata,
+            Some(record_tensor),
+            std::ptr::from_mut(&mut shapes).cast(),
+            params,
+        )
+    };
+    let model = Model::from_raw(model);
+    // SAFETY: made above, freed once; the model has copied what it needs.
+    unsafe { sys::gguf_free(metadata) };
+    model.map(|_| shapes)
+}
+
+unsafe extern "C" fn record_tensor(tensor: *mut sys::ggml_tensor, shapes: *mut c_void) {
+    // SAFETY: `shapes` is what `tensor_shapes` passed, and only this callback uses it meanwhile.
+    let shapes = unsafe { &mut *shapes.cast::<Vec<TensorShape>>() };
+    // SAFETY: llama.cpp passes a living tensor.
+    let tensor = unsafe { &*tensor };
+    // SAFETY: a name is always terminated and lives as long as the tensor.
+    let name = unsafe { CStr::from_ptr(tensor.name.as_ptr()) };
+    shapes.push(TensorShape {
+        name: name.to_string_lossy().into_owned(),
+        ne: tensor.ne.map(|n| u64::try_from(n).unwrap_or(0)),
+    });
+}
+
+/// Quantizes the model at `input` with llama.cpp's own routine; `ftype` is its number of the file type.
+///
+/// # Errors
+/// [`Error::Load`] with llama.cpp's reason.
+pub fn quantize(_backend: &Backend, input: &Path, output: &Path, ftype: u32) -> Result<(), Error> {
+    // SAFETY: no arguments.
+    let mut params = unsafe { sys::llama_model_quantize_default_params() };
+    params.nthread = 1;
+    params.ftype = ftype;
+    params.allow_requantize = true;
+    run_quantize(input, output, &params)
+}
+
+/// Removes layers with llama.cpp's own `prune_layers`, without quantizing anything: what `llama-quantize
+/// --prune-layers ... copy` does.
+///
+/// # Errors
+/// [`Error::Load`] with llama.cpp's reason.
+pub fn prune_layers(
+    _backend: &Backend,
+    input: &Path,
+    output: &Path,
+    layers: &[i32],
+) -> Result<(), Error> {
+    let mut layers = layers.to_vec();
+    layers.sort_unstable();
+    // The list ends with -1.
+    layers.push(-1);
+    // SAFETY: no arguments.
+    let mut params = unsafe { sys::llama_model_quantize_default_params() };
+    params.nthread = 1;
+    params.only_copy = true;
+    params.prune_layers = layers.as_ptr();
+    run_quantize(input, output, &params)
+}
+
+fn run_quantize(
+    input: &Path,
+    output: &Path,
+    params: &sys::llama_model_quantize_params,
+) -> Result<(), Error> {
+    let input = c_path(input)?;
+    let output = c_path(output)?;
+    log::clear();
+    // SAFETY: both paths are NUL-terminated and, as all that `params` points to, outlive the call.
+    let status = unsafe { sys::llama_model_quantize(input.as_ptr(), output.as_ptr(), params) };
+    if status != 0 {
+        return Err(Error::Load {
+            reason: log::last_error().unwrap_or_default(),
+        });
+    }
+    Ok(())
+}
+
+fn c_path(path: &Path) -> Result<CString, Error> {
+    path.to_str()
+        .and_then(|path| CString::new(path).ok())
+        .ok_or(Error::Path)
+}

@@ -31,5 +31,9 @@ pub fn man() -> Result<()> {
 /// # Errors
 /// Those of stdout.
 pub fn version() -> Result<()> {
-    to_stdout(&format!("gguf-shorten {}\n", env!("GGUF_SHORTEN_VERSION")))
+    to_stdout(&format!(
+        "gguf-shorten {}, with llama.cpp {}\n",
+        env!("GGUF_SHORTEN_VERSION"),
+        ggml::backend::llama_cpp_version()
+    ))
 }
