@@ -225,7 +225,12 @@ mod tests {
 
     fn windows(set: &CalibrationSet) -> Vec<String> {
         set.windows()
-            .map(|window| window.iter().map(|&t| char::from(t as u8)).collect())
+            .map(|window| {
+                window
+                    .iter()
+                    .map(|&t| char::from(u8::try_from(t).unwrap()))
+                    .collect()
+            })
             .collect()
     }
 

@@ -35,7 +35,8 @@ pub fn message(error: &anyhow::Error) -> String {
     for link in error.chain() {
         let text = link.to_string();
         if Some(&text) != hint.as_ref() {
-            links.push(text.replace(['\n', '\r'], " "));
+            // A path may hold any character.
+            links.push(text.replace(char::is_control, " "));
         }
     }
     links.join(": ")

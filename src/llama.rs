@@ -1,6 +1,6 @@
 //! [`HiddenStates`] by llama.cpp: finds the residual stream among the nodes of its graph.
 
-use anyhow::{Context as _, Error, Result, anyhow, bail};
+use anyhow::{Error, Result, anyhow, bail};
 use ggml::{Context, ContextOptions, Flow, Node, Tap};
 
 use crate::arch::Stream;
@@ -79,13 +79,6 @@ impl HiddenStates for LlamaHiddenStates<'_> {
     }
 }
 
-/// What a node of the graph tells about the stream.
-struct Sighting {
-    position: Position,
-    /// The state is the node's first operand, not its result.
-    is_operand: bool,
-}
-
 struct StreamTap<'t, 'v> {
     stream: Stream,
     n_blocks: usize,
@@ -102,64 +95,49 @@ struct StreamTap<'t, 'v> {
 }
 
 impl StreamTap<'_, '_> {
-    fn sight(&self, node: Node<'_>) -> Option<Sighting> {
-        let sighting = |position, is_operand| {
-            Some(Sighting {
-                position,
-                is_operand,
-            })
-        };
+    /// The point of the stream that `node` is, if it is one that has not been seen.
+    fn sight(&self, node: Node<'_>) -> Option<Position> {
         let next = self.n_outputs;
         let output = |run: usize| Position::Output(BlockId::new(run % self.n_blocks));
         let name = node.name();
         match self.stream {
             Stream::Named { input } | Stream::Looped { input, .. } => {
                 if !self.seen_input && name == input {
-                    return sighting(Position::Input, false);
+                    return Some(Position::Input);
                 }
                 if numbered(name, "l_out") == Some(next) {
-                    return sighting(output(next), false);
+                    return Some(output(next));
                 }
                 if matches!(self.stream, Stream::Looped { .. })
                     && next > 0
                     && numbered(name, "loop_norm") == Some(next - 1)
                 {
-                    return sighting(Position::Input, false);
+                    return Some(Position::Input);
                 }
                 None
             }
-            Stream::NormOperand => {
+            Stream::ResidualSum => {
                 if !self.seen_input {
-                    return (numbered(name, "norm") == Some(0))
-                        .then(|| sighting(Position::Input, true))?;
+                    return (name == "inp_embd").then_some(Position::Input);
                 }
-                // The last block's output is what the final norm, which has no number, reads.
-                let is_next = if next + 1 == self.n_runs {
-                    name == "norm"
-                } else {
-                    numbered(name, "norm") == Some(next + 1)
-                };
-                is_next.then(|| sighting(output(next), true))?
+                let is_next = numbered(node.operand(1)?.name(), "ffn_inp") == Some(next);
+                is_next.then(|| output(next))
             }
             Stream::LayerOutputNorm => {
                 if !self.seen_input {
-                    return (name == "inp_norm-0").then(|| sighting(Position::Input, false))?;
+                    return (name == "inp_norm-0").then_some(Position::Input);
                 }
                 let bias = node.operand(1)?.name();
                 let of_next = bias
                     .strip_prefix("blk.")
                     .and_then(|rest| rest.strip_suffix(".layer_output_norm.bias"))
                     .is_some_and(|number| number.parse() == Ok(next));
-                of_next.then(|| sighting(output(next), false))?
+                of_next.then(|| output(next))
             }
         }
     }
 
-    fn show(&mut self, node: Node<'_>, sighting: &Sighting) -> Result<Flow> {
-        let node = match sighting.is_operand {
-            true => node.operand(0).context("a norm without an operand")?,
-            false => node,
-        };
+    fn show(&mut self, node: Node<'_>, position: Position) -> Result<Flow> {
         let [n_embd, n_rows, ..] = node.ne();
         if [n_embd, n_rows] != self.shape || node.ne().iter().product::<usize>() != n_embd * n_rows
         {
@@ -171,8 +149,8 @@ impl StreamTap<'_, '_> {
             ));
         }
         node.read(self.state)?;
-        (self.visit)(sighting.position, self.state)?;
-        match sighting.position {
+        (self.visit)(position, self.state)?;
+        match position {
             Position::Input => self.seen_input = true,
             Position::Output(_) => self.n_outputs += 1,
         }
@@ -190,10 +168,10 @@ impl Tap for StreamTap<'_, '_> {
     }
 
     fn read(&mut self, node: Node<'_>) -> Flow {
-        let Some(sighting) = self.sight(node) else {
+        let Some(position) = self.sight(node) else {
             return Flow::Continue;
         };
-        self.show(node, &sighting).unwrap_or_else(|error| {
+        self.show(node, position).unwrap_or_else(|error| {
             self.error = Some(error);
             Flow::Stop
         })

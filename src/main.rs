@@ -1,8 +1,10 @@
 //! Parses arguments, runs one command, prints one error, chooses the exit status.
 
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 use gguf_shorten::cli::{Cli, Command};
 use gguf_shorten::options::Shorten;
 use gguf_shorten::{commands, error, save};
@@ -12,18 +14,25 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
+    ggml::limits::report_file_size_limit();
     // An interrupt ends the process; all that there is to undo is a file that is half written.
     let handler = ctrlc::set_handler(|| {
-        save::remove_unfinished();
-        eprintln!("\ngguf-shorten: interrupted; nothing was written");
+        let output = save::interrupt();
+        // Off the line of a progress bar.
+        let line = if std::io::stderr().is_terminal() {
+            "\n"
+        } else {
+            ""
+        };
+        say(&format!("{line}gguf-shorten: interrupted; {output}"));
         std::process::exit(130);
     });
     match handler.map_err(Into::into).and_then(|()| run(&cli)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("gguf-shorten: {}", error::message(&failure));
+            say(&format!("gguf-shorten: {}", error::message(&failure)));
             if let Some(hint) = error::hint(&failure) {
-                eprintln!("hint: {hint}");
+                say(&format!("hint: {hint}"));
             }
             ExitCode::from(if failure.is::<error::Usage>() { 2 } else { 1 })
         }
@@ -51,6 +60,11 @@ fn usage(error: &clap::Error) -> ExitCode {
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        // Nothing was asked for: here the help is the message.
+        let _ = error.print();
+        return ExitCode::from(2);
+    }
     let text = error.render().to_string();
     let message: Vec<&str> = text
         .lines()
@@ -58,10 +72,13 @@ fn usage(error: &clap::Error) -> ExitCode {
         .map(str::trim)
         .collect();
     let message = message.join(" ");
-    eprintln!(
-        "gguf-shorten: {}",
-        message.strip_prefix("error: ").unwrap_or(&message)
-    );
-    eprintln!("hint: gguf-shorten --help lists the arguments");
+    let message = message.strip_prefix("error: ").unwrap_or(&message);
+    say(&format!("gguf-shorten: {message}"));
+    say("hint: gguf-shorten --help lists the arguments");
     ExitCode::from(2)
+}
+
+/// Says a line on stderr. That nobody may read it any more changes nothing of what is done.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }

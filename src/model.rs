@@ -75,18 +75,20 @@ impl<'a> Model<'a> {
                 gguf::Quoted(kind)
             );
         }
+        let key = key(architecture, "block_count");
         let n_blocks = count(first.metadata(), architecture, "block_count")?
-            .with_context(|| format!("metadata '{architecture}.block_count' is missing"))?;
+            .with_context(|| format!("metadata {} is missing", gguf::Quoted(&key)))?;
         ensure!(
             (1..=MAX_BLOCKS).contains(&n_blocks),
-            "metadata '{architecture}.block_count' is {n_blocks}, expected 1 to {MAX_BLOCKS}"
+            "metadata {} is {n_blocks}, expected 1 to {MAX_BLOCKS}",
+            gguf::Quoted(&key)
         );
         let n_prediction_blocks =
             count(first.metadata(), architecture, "nextn_predict_layers")?.unwrap_or(0);
         ensure!(
             n_prediction_blocks < n_blocks,
-            "metadata '{architecture}.nextn_predict_layers' is {n_prediction_blocks}, expected less than the \
-             {n_blocks} blocks"
+            "metadata {} is {n_prediction_blocks}, expected less than the {n_blocks} blocks",
+            gguf::Quoted(&self::key(architecture, "nextn_predict_layers"))
         );
         let tensors = tensors_of(&parts, n_blocks)?;
         Ok(Self {
@@ -179,13 +181,22 @@ impl<'a> Model<'a> {
     }
 }
 
-fn count(metadata: &Metadata<'_>, architecture: &str, key: &str) -> Result<Option<usize>> {
-    let Some(entry) = metadata.get(&format!("{architecture}.{key}")) else {
+/// The key of that name under the architecture's prefix. The architecture is the file's word: quote it in messages.
+fn key(architecture: &str, name: &str) -> String {
+    format!("{architecture}.{name}")
+}
+
+fn count(metadata: &Metadata<'_>, architecture: &str, name: &str) -> Result<Option<usize>> {
+    let key = key(architecture, name);
+    let Some(entry) = metadata.get(&key) else {
         return Ok(None);
     };
     let value = entry.value().as_u64()?;
     let count = usize::try_from(value).with_context(|| {
-        format!("metadata '{architecture}.{key}' is {value}, which is too large")
+        format!(
+            "metadata {} is {value}, which is too large",
+            gguf::Quoted(&key)
+        )
     })?;
     Ok(Some(count))
 }

@@ -4,6 +4,7 @@
 use std::fs::{File, Permissions};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -21,11 +22,28 @@ fn unfinished() -> MutexGuard<'static, Option<PathBuf>> {
     UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Removes what an interrupted save would leave behind. Called once, before the process ends.
+/// Whether the output is in its place. Changes only under the lock of [`UNFINISHED`].
+static SAVED: AtomicBool = AtomicBool::new(false);
+
+/// Removes what an interrupted save would leave behind. Called before the process ends; no save begins or ends after it.
 pub fn remove_unfinished() {
-    if let Some(path) = unfinished().take() {
+    let mut unfinished = unfinished();
+    if let Some(path) = unfinished.take() {
         // The process ends in any case; there is nobody left to tell.
         let _ = std::fs::remove_file(path);
+    }
+    // Not given back: another thread may be about to make its temporary file, or to move it into its place.
+    std::mem::forget(unfinished);
+}
+
+/// As [`remove_unfinished`], on an interrupt. Returns what became of the output.
+#[must_use]
+pub fn interrupt() -> &'static str {
+    remove_unfinished();
+    if SAVED.load(Ordering::SeqCst) {
+        "the output is complete"
+    } else {
+        "nothing was written"
     }
 }
 
@@ -50,25 +68,8 @@ impl Target {
             "{}: is not the name of a file",
             fail()
         );
-        let folder = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        let metadata = std::fs::metadata(folder)
-            .with_context(|| format!("{}: folder '{}'", fail(), folder.display()))?;
-        ensure!(
-            metadata.is_dir(),
-            "{}: '{}' is not a folder",
-            fail(),
-            folder.display()
-        );
         // Also a dangling link counts as something that is there.
         if let Ok(link) = std::fs::symlink_metadata(path) {
-            for part in input.parts() {
-                // Differing names can be one file, through links of either kind. A dangling link is not the input.
-                let is_input = same_file::is_same_file(path, &part.path).unwrap_or(false);
-                ensure!(!is_input, "{}: is the input itself", fail());
-            }
             let kind = std::fs::metadata(path).unwrap_or(link);
             ensure!(
                 !kind.is_dir(),
@@ -80,6 +81,8 @@ impl Target {
                 "{}: is not a regular file",
                 fail()
             );
+            // Only now: the comparison opens what is there, and opening a pipe would wait for its other end.
+            ensure!(!is_input(path, input), "{}: is the input itself", fail());
             if !force {
                 bail!(
                     anyhow::anyhow!("{}: exists already", fail())
@@ -88,12 +91,10 @@ impl Target {
             }
         }
         // Shows now what would else fail after calibration: a folder in which no file can be made.
-        tempfile::tempfile_in(folder).with_context(|| {
-            format!("{}: cannot write in folder '{}'", fail(), folder.display())
-        })?;
+        check_folder(path)?;
         Ok(Self {
             path: path.to_owned(),
-            folder: folder.to_owned(),
+            folder: folder_of(path).to_owned(),
             overwrite: force,
         })
     }
@@ -146,6 +147,7 @@ impl Target {
             temporary.persist_noclobber(&self.path)?;
         }
         *unfinished = None;
+        SAVED.store(true, Ordering::SeqCst);
         drop(unfinished);
         // So that the new name is on disk too. Folders cannot be opened everywhere.
         if let Ok(folder) = File::open(&self.folder) {
@@ -181,7 +183,7 @@ fn permissions(mapping: &ggml::Mapping) -> io::Result<Permissions> {
     {
         use std::os::unix::fs::PermissionsExt;
         // The owner can always write: this is their new file.
-        return Ok(Permissions::from_mode((permissions.mode() & 0o666) | 0o600));
+        Ok(Permissions::from_mode((permissions.mode() & 0o666) | 0o600))
     }
     #[cfg(not(unix))]
     Ok(permissions)
@@ -260,6 +262,61 @@ fn reserve(file: &File, len: u64) -> Result<()> {
     Ok(file.set_len(len)?)
 }
 
+/// Whether the file at `path` is one of the input's. Differing names can be one file, through links of either kind; a
+/// dangling link is not the input.
+fn is_input(path: &Path, input: &Input) -> bool {
+    input
+        .parts()
+        .iter()
+        .any(|part| same_file::is_same_file(path, &part.path).unwrap_or(false))
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Checks that [`text`] can write at `path`, and that it takes the place of neither the input nor the output.
+///
+/// # Errors
+/// What is wrong with the place.
+pub fn check_text(path: &Path, input: &Input, output: Option<&Path>) -> Result<()> {
+    let fail = || path.display().to_string();
+    match std::fs::metadata(path) {
+        Ok(kind) if kind.is_dir() => bail!("{}: is a folder, expected the name of a file", fail()),
+        // A pipe or device.
+        Ok(kind) if !kind.is_file() => return Ok(()),
+        _ => {}
+    }
+    ensure!(!is_input(path, input), "{}: is the input itself", fail());
+    let folder = folder_of(path);
+    let is_output = output.is_some_and(|output| {
+        path.file_name() == output.file_name()
+            && same_file::is_same_file(folder, folder_of(output)).unwrap_or(false)
+    });
+    ensure!(!is_output, "{}: is the output itself", fail());
+    check_folder(path)
+}
+
+/// Checks that a file can be made in the folder of `path`.
+fn check_folder(path: &Path) -> Result<()> {
+    let fail = || path.display().to_string();
+    let folder = folder_of(path);
+    let metadata = std::fs::metadata(folder)
+        .with_context(|| format!("{}: folder '{}'", fail(), folder.display()))?;
+    ensure!(
+        metadata.is_dir(),
+        "{}: '{}' is not a folder",
+        fail(),
+        folder.display()
+    );
+    tempfile::tempfile_in(folder)
+        .with_context(|| format!("{}: cannot write in folder '{}'", fail(), folder.display()))?;
+    Ok(())
+}
+
 /// Writes a small result beside its place, then renames it over what is there. A pipe or device is written to as it is.
 ///
 /// # Errors
@@ -268,10 +325,7 @@ pub fn text(path: &Path, text: &str) -> Result<()> {
     if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
         return Ok(std::fs::write(path, text)?);
     }
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let folder = folder_of(path);
     let mut builder = tempfile::Builder::new();
     builder.prefix(".gguf-shorten-").suffix(".tmp");
     #[cfg(unix)]

@@ -5,14 +5,24 @@
 //!
 //! In reading order:
 //! - [`mapping`]: a read-only memory-mapped file.
+//! - [`limits`]: limits that the system sets on this process.
 //! - [`log`]: what llama.cpp says, captured.
 //! - [`backend`]: the library, initialised once.
 //! - [`model`]: a loaded model and its tokenizer.
 //! - [`node`]: one node of a compute graph while it is evaluated.
 //! - [`context`]: evaluation of one window of tokens, tapped or for its logits.
 //! - [`tensor_type`]: ggml's own table of tensor types.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        reason = "a test that panics fails with the reason"
+    )
+)]
 
 pub mod mapping;
+
+pub mod limits;
 
 pub mod log;
 

@@ -36,9 +36,9 @@ pub enum Stream {
         /// The key that says how often, below the architecture's prefix.
         loops_key: &'static str,
     },
-    /// No names: what enters block i is the operand of the first node `norm-<i>`, and what leaves the last block that of
-    /// `norm` (`eurobert.cpp`, `neo-bert.cpp`).
-    NormOperand,
+    /// No name for outputs: what leaves block i is the sum whose second operand is `ffn_inp-<i>`; what enters block 0 is
+    /// `inp_embd` (`eurobert.cpp`, `neo-bert.cpp`).
+    ResidualSum,
     /// No names: what leaves block i is what its last norm, `blk.<i>.layer_output_norm`, gives; what enters block 0 is
     /// `inp_norm-0` (post-norm encoders, `bert.cpp`).
     LayerOutputNorm,

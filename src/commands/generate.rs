@@ -13,7 +13,12 @@ use crate::cli::Cli;
 pub fn completions(shell: clap_complete::Shell) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "gguf-shorten", &mut script);
-    to_stdout(&String::from_utf8(script)?)
+    let mut script = String::from_utf8(script)?;
+    if shell == clap_complete::Shell::Bash {
+        // Else nothing is completed behind a command (https://github.com/clap-rs/clap/issues/6421).
+        script = script.replace("gguf__subcmd__shorten", "gguf__shorten");
+    }
+    to_stdout(&script)
 }
 
 /// Prints the manual page.

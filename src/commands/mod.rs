@@ -19,6 +19,7 @@ use crate::arch::Stream;
 use crate::calibration::{CalibrationSet, Cut, Texts};
 use crate::error::Hint;
 use crate::importance::Importance;
+use crate::input::Input;
 use crate::llama::LlamaHiddenStates;
 use crate::model::Model;
 use crate::options::{Calibration, Printing};
@@ -147,6 +148,14 @@ fn print(report: &Report, printing: &Printing) -> Result<()> {
         to_stdout(&table::report(report, colour))?;
     }
     print_json(report, printing)
+}
+
+/// Checks before any work where `--json` says that the result goes.
+fn check_json(printing: &Printing, input: &Input, output: Option<&Path>) -> Result<()> {
+    match &printing.json {
+        Some(path) if printing.tables() => save::check_text(path, input, output),
+        _ => Ok(()),
+    }
 }
 
 /// Writes a result to where `--json` says, if it says so.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
 
-use super::{calibrate, print};
+use super::{calibrate, check_json, print};
 use crate::cli::ScoreArgs;
 use crate::input::Input;
 use crate::model::Model;
@@ -20,6 +20,7 @@ pub fn run(args: &ScoreArgs) -> Result<()> {
     let options = Calibration::new(&args.calibration)?;
     let printing = Printing::new(&args.common);
     let input = Input::open(&args.model)?;
+    check_json(&printing, &input, None)?;
     let at_path = || args.model.display().to_string();
     let model = Model::new(input.parse()?).with_context(at_path)?;
     Constraints::of(&model).with_context(at_path)?;

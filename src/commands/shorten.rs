@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use super::{calibrate, print};
+use super::{calibrate, check_json, print};
 use crate::importance::Importance;
 use crate::input::Input;
 use crate::model::{BlockId, Model};
@@ -28,6 +28,7 @@ pub fn run(options: &Shorten) -> Result<()> {
         Some(path) if !options.dry_run => Some(Target::new(path, &input, options.force)?),
         _ => None,
     };
+    check_json(&options.printing, &input, target.as_ref().map(Target::path))?;
     let selection = select(&model, &constraints, &input, options)?;
     let parent_blake3 = input.blake3();
     let provenance = Provenance {

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use indicatif::{DecimalBytes, HumanCount};
 use serde::Serialize;
 
-use super::{print_json, to_stdout};
+use super::{check_json, print_json, to_stdout};
 use crate::cli::ShowArgs;
 use crate::gguf::{self, Entry, TensorInfo, ValueType};
 use crate::input::Input;
@@ -30,7 +30,12 @@ pub fn run(args: &ShowArgs) -> Result<()> {
     let printing = Printing::new(&args.common);
     let input = Input::open(&args.model)?;
     let files = input.parse()?;
-    let model = Model::new(files.clone());
+    check_json(&printing, &input, None)?;
+    let mut model = Model::new(files.clone());
+    if printing.json.is_some() {
+        // Said before anything is shown.
+        model = Ok(model.with_context(|| args.model.display().to_string())?);
+    }
     if printing.tables() {
         let text = if args.diffable {
             diffable(&files)
@@ -39,11 +44,10 @@ pub fn run(args: &ShowArgs) -> Result<()> {
         };
         to_stdout(&text)?;
     }
-    if printing.json.is_some() {
-        let model = model.with_context(|| args.model.display().to_string())?;
-        print_json(&ShowReport::new(&model, &input), &printing)?;
+    match &model {
+        Ok(model) => print_json(&ShowReport::new(model, &input), &printing),
+        Err(_) => Ok(()),
     }
-    Ok(())
 }
 
 fn shown(
@@ -168,7 +172,8 @@ fn element(value: &gguf::Value<'_>) -> String {
         _ => value.as_i64().map(|number| number.to_string()),
     };
     // Only a string that is not UTF-8 has no text.
-    text.unwrap_or_else(|_| format!("({} bytes that are not text)", value.raw().len()))
+    let n_bytes = || value.as_bytes().map_or(0, <[u8]>::len);
+    text.unwrap_or_else(|_| format!("({} bytes that are not text)", n_bytes()))
 }
 
 /// Text with its control characters written out, so that it stays on its line.
@@ -205,7 +210,7 @@ fn tensor_line(tensor: &TensorInfo<'_>) -> String {
 fn blocks(model: &Model<'_>) -> String {
     let mut text = format!(
         "\nmodel    {}, {} blocks, {} parameters, {}\n\nblocks\n",
-        model.architecture(),
+        Escaped(model.architecture()),
         model.n_blocks(),
         HumanCount(model.n_parameters()),
         DecimalBytes(model.n_bytes())

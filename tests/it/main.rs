@@ -1,3 +1,31 @@
-//! Integration tests.
-#[test]
-fn a() {}
+//! Tests of the whole program, as a user runs it, on tiny models built in code.
+//!
+//! No llama.cpp run is needed here: blocks are chosen by hand or by their number. In reading order: what a test stands on,
+//! then one module for each thing that is promised.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test that cannot go on fails, and its numbers are small"
+)]
+
+mod make;
+mod util;
+
+mod show;
+
+mod shorten;
+
+mod rules;
+
+mod split;
+
+mod report;
+
+mod save;
+
+mod hostile;
+
+mod second_reader;
+
+mod type_table;

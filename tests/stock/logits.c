@@ -9,6 +9,8 @@
  *
  * Exit status: 0 done (and the same, if compared), 1 failed, 2 wrong arguments, 3 the logits differ.
  */
+#define _POSIX_C_SOURCE 200809L /* clock_gettime */
+
 #include <math.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -16,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "ggml-backend.h"
 #include "llama.h"
@@ -27,11 +30,12 @@ static const char usage[] =
     "       logits [options] --generate MODEL TEXT N    go on with TEXT for N tokens, always the likeliest\n"
     "       logits [options] --tokens MODEL FILE N      print the first N token ids of a text (0: all), or as many\n"
     "                                                   whole windows as they make\n"
+    "       logits [options] --speed MODEL WINDOW N     evaluate N windows, print tokens/s over all of them\n"
     "options: --threads N   threads to compute with (1)\n"
     "         --text FILE   evaluate the first tokens of this text, not pseudo-random ones\n"
     "         --window N    for --tokens: one window of N a line, each led by BOS where the model wants one\n";
 
-enum mode { WRITE, COMPARE, GENERATE, TOKENS };
+enum mode { WRITE, COMPARE, GENERATE, TOKENS, SPEED };
 
 struct options {
     enum mode   mode;
@@ -268,6 +272,31 @@ static int print_tokens(const char *path, const char *text, int n, const struct 
     return 0;
 }
 
+static double seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double) now.tv_sec + (double) now.tv_nsec * 1e-9;
+}
+
+/* Prompt processing as stock programs do it: every window a sequence of its own, logits of its last token only. The
+ * first window pays for what is set up on first use, as it does in the program that this is compared with. */
+static int speed(const char *path, int window, int n_windows, const struct options *options) {
+    struct llama_model   *model = load_model(path, false);
+    struct tokens         tokens = input_tokens(llama_model_get_vocab(model), window, options->text);
+    struct llama_context *context = new_context(model, window, options->n_threads);
+    double                start = seconds();
+    for (int i = 0; i < n_windows; i++) {
+        llama_memory_clear(llama_get_memory(context), true);
+        decode(context, tokens.ids, window, 0, false);
+    }
+    llama_synchronize(context);
+    printf("%.2f\n", (double) window * n_windows / (seconds() - start));
+    free(tokens.ids);
+    llama_free(context);
+    llama_model_free(model);
+    return 0;
+}
+
 static void wrong_arguments(void) {
     fputs(usage, stderr);
     exit(2);
@@ -288,6 +317,7 @@ static struct options parse(int argc, char **argv) {
         if (!strcmp(arg, "--compare")) options.mode = COMPARE;
         else if (!strcmp(arg, "--generate")) options.mode = GENERATE;
         else if (!strcmp(arg, "--tokens")) options.mode = TOKENS;
+        else if (!strcmp(arg, "--speed")) options.mode = SPEED;
         else if (!strcmp(arg, "--threads") && i + 1 < argc) options.n_threads = number(argv[++i], 1);
         else if (!strcmp(arg, "--window") && i + 1 < argc) options.window = number(argv[++i], 1);
         else if (!strcmp(arg, "--text") && i + 1 < argc) options.text = argv[++i];
@@ -306,6 +336,7 @@ int main(int argc, char **argv) {
         case WRITE: return write_logits(args[0], number(args[1], 1), args[2], &options);
         case COMPARE: return compare(args[0], args[1], number(args[2], 1), &options);
         case GENERATE: return generate(args[0], args[1], number(args[2], 1), &options);
+        case SPEED: return speed(args[0], number(args[1], 1), number(args[2], 1), &options);
         case TOKENS: return print_tokens(args[0], args[1], number(args[2], 0), &options);
     }
     return 1;

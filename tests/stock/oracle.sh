@@ -24,17 +24,8 @@ work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
 
-# File names carry a version in some packages: libllama.so, libllama.so.0, libllama.v0.5.0.so.
-library() {
-    for file in "$STOCK_LIB/lib$1".so* "$STOCK_LIB/lib$1".v*.so "$STOCK_LIB/lib$1".dylib; do
-        [ -e "$file" ] && echo "$file" && return
-    done
-    echo "oracle.sh: no lib$1 in $STOCK_LIB" >&2
-    return 1
-}
-llama=$(library llama) && ggml=$(library ggml) && base=$(library ggml-base) || exit 1
-"${CC:-cc}" -std=c99 -O2 -I"$LLAMA_INCLUDE" -I"$LLAMA_INCLUDE/../ggml/include" "$here/logits.c" -o "$work/logits" \
-    "$llama" "$ggml" "$base" -Wl,-rpath,"$STOCK_LIB" -lm || exit 1
+. "$here/build.sh"
+build_logits "$work/logits" || exit 1
 
 # Prints 'floats F differ D max_abs M' for one set. The two models lie in $work only as long as they are compared.
 compare() {

@@ -1,0 +1,10 @@
+//! Tests that run llama.cpp on tiny models: hidden states, scores, and what a shortened file computes.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test that panics fails with the reason; sizes of tiny models fit any type"
+)]
+
+mod architectures;
+mod random_model;
+mod support;

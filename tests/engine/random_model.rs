@@ -1,0 +1,267 @@
+//! Tiny models with random weights, of any architecture: llama.cpp says which tensors it would read, the project's
+//! writer writes them.
+
+use std::path::Path;
+
+use ggml::Backend;
+use ggml::testing::{TensorShape, tensor_shapes};
+use gguf_shorten::gguf::{EntryOut, Layout, TensorOut, TensorType, ValueOut, write};
+
+/// Tokens of the usual vocabulary.
+pub const N_VOCAB: usize = 256;
+
+/// qwen3tts has an output head of this many entries, whatever the vocabulary (`qwen3vl.cpp`).
+const N_CODEC_VOCAB: usize = 3072;
+
+/// Width of the stream. A multiple of 256, so that every quantization fits.
+pub const N_EMBD: u32 = 256;
+
+/// Heads.
+const N_HEAD: u32 = 4;
+
+/// Architectures whose blocks have experts.
+const MIXTURES: &[&str] = &[
+    "arctic",
+    "bailingmoe",
+    "dbrx",
+    "grok",
+    "grovemoe",
+    "hunyuan-moe",
+    "hy_v3",
+    "llada-moe",
+    "minimax-m2",
+    "olmoe",
+    "phimoe",
+    "qwen2moe",
+    "qwen3moe",
+    "qwen3vlmoe",
+    "rnd1",
+    "granitemoe",
+];
+
+/// A model to be made.
+pub struct Spec<'s> {
+    /// `general.architecture`.
+    pub architecture: &'s str,
+    /// Number of blocks.
+    pub n_blocks: u32,
+    /// Entries that take the place of the usual ones, or come on top of them; a key without the architecture's prefix
+    /// where it begins with a dot.
+    pub extra: Vec<(&'static str, ValueOut)>,
+    /// Keys of the usual entries that are left out, below the prefix.
+    pub without: &'s [&'s str],
+}
+
+impl<'s> Spec<'s> {
+    /// The usual model of an architecture.
+    pub fn new(architecture: &'s str, n_blocks: u32) -> Self {
+        let extra = match architecture {
+            name if MIXTURES.contains(&name) => experts(),
+            "graniteswitch" => adapters(),
+            "plm" => vec![
+                (".attention.key_length", ValueOut::u32(96)),
+                (".attention.value_length", ValueOut::u32(64)),
+                (".rope.dimension_count", ValueOut::u32(32)),
+            ],
+            "nanbeige" => vec![(".num_loops", ValueOut::u32(2))],
+            _ => Vec::new(),
+        };
+        Self {
+            architecture,
+            n_blocks,
+            extra,
+            without: &[],
+        }
+    }
+
+    fn n_vocab(&self) -> usize {
+        match self.architecture {
+            "qwen3tts" => N_CODEC_VOCAB + N_VOCAB,
+            // Its graph silences the image tokens 4 to 8195 (`chameleon.cpp`).
+            "chameleon" => 8196 + N_VOCAB,
+            _ => N_VOCAB,
+        }
+    }
+
+    fn entries(&self) -> Vec<EntryOut<'static>> {
+        let mut entries: Vec<(String, ValueOut)> = vec![
+            (
+                "general.architecture".into(),
+                ValueOut::string(self.architecture),
+            ),
+            ("general.name".into(), ValueOut::string("Random")),
+        ];
+        for (key, value) in common(self.n_blocks, self.n_vocab()) {
+            if !self.without.contains(&key) {
+                entries.push((format!("{}.{key}", self.architecture), value));
+            }
+        }
+        let tokens: Vec<String> = (0..self.n_vocab()).map(|i| format!("t{i}")).collect();
+        entries.extend([
+            ("tokenizer.ggml.model".into(), ValueOut::string("test")),
+            ("tokenizer.ggml.tokens".into(), ValueOut::strings(&tokens)),
+            ("tokenizer.ggml.token_type_count".into(), ValueOut::u32(2)),
+            ("tokenizer.ggml.add_bos_token".into(), ValueOut::bool(false)),
+        ]);
+        for (key, value) in &self.extra {
+            let key = match key.strip_prefix('.') {
+                Some(key) => format!("{}.{key}", self.architecture),
+                None => (*key).to_owned(),
+            };
+            entries.retain(|(other, _)| *other != key);
+            entries.push((key, value.clone()));
+        }
+        entries
+            .into_iter()
+            .map(|(key, value)| EntryOut::new(key, value))
+            .collect()
+    }
+
+    /// Writes the model to `path`, all weights F32.
+    pub fn save(&self, backend: &Backend, path: &Path) -> Result<(), String> {
+        let entries = self.entries();
+        let head = Layout::new(3, 32, entries.clone(), Vec::new(), true).unwrap();
+        let mut file = std::fs::File::create(path).unwrap();
+        write(&head, &mut file, |_, _| Ok(())).unwrap();
+        let shapes = tensor_shapes(backend, path).map_err(|error| error.to_string())?;
+        // A tensor that several blocks share is made once and asked for again.
+        let mut tensors: Vec<TensorShape> = Vec::new();
+        for shape in shapes {
+            // A looped model asks for more blocks than are stored.
+            if block_number(&shape.name).is_some_and(|block| block >= self.n_blocks) {
+                continue;
+            }
+            let is_new = tensors.iter().all(|other| other.name != shape.name);
+            if is_new && !excluded(self.architecture, &shape.name) {
+                tensors.push(shape);
+            }
+        }
+        let outs = tensors
+            .iter()
+            .map(|tensor| {
+                let n_dims = (1..=4).rev().find(|&n| tensor.ne[n - 1] != 1).unwrap_or(1);
+                TensorOut::new(tensor.name.clone(), &tensor.ne[..n_dims], TensorType::F32).unwrap()
+            })
+            .collect();
+        let layout = Layout::new(3, 32, entries, outs, true).unwrap();
+        let mut file = std::io::BufWriter::new(std::fs::File::create(path).unwrap());
+        write(&layout, &mut file, |i, writer| {
+            writer.write_all(&weights(&tensors[i]))
+        })
+        .unwrap();
+        Ok(())
+    }
+}
+
+/// Keys of all architectures at once: each reads those that it knows.
+fn common(n_blocks: u32, n_vocab: usize) -> Vec<(&'static str, ValueOut)> {
+    let u32 = ValueOut::u32;
+    let f32 = ValueOut::f32;
+    vec![
+        ("block_count", u32(n_blocks)),
+        ("vocab_size", u32(n_vocab as u32)),
+        ("context_length", u32(1024)),
+        ("embedding_length", u32(N_EMBD)),
+        ("feed_forward_length", u32(512)),
+        ("attention.head_count", u32(N_HEAD)),
+        ("attention.head_count_kv", u32(N_HEAD)),
+        ("attention.layer_norm_epsilon", f32(1e-5)),
+        ("attention.layer_norm_rms_epsilon", f32(1e-5)),
+        ("attention.group_norm_epsilon", f32(1e-5)),
+        ("attention.group_norm_groups", u32(8)),
+        ("attention.max_alibi_bias", f32(8.0)),
+        ("attention.clamp_kqv", f32(0.0)),
+        ("attention.q_lora_rank", u32(64)),
+        ("attention.kv_lora_rank", u32(64)),
+        ("attention.sliding_window", u32(24)),
+        ("rope.dimension_count", u32(N_EMBD / N_HEAD)),
+        ("rope.freq_base", f32(10000.0)),
+        ("rope.dimension_sections", ValueOut::i32s(&[8, 12, 12, 0])),
+        ("use_parallel_residual", ValueOut::bool(true)),
+        ("logit_scale", f32(0.5)),
+        ("residual_scale", f32(0.8)),
+        ("embedding_scale", f32(2.0)),
+        ("attention.scale", f32(0.125)),
+        ("ssm.conv_kernel", u32(4)),
+        ("ssm.inner_size", u32(2 * N_EMBD)),
+        ("ssm.state_size", u32(16)),
+        ("ssm.time_step_rank", u32(8)),
+        ("ssm.group_count", u32(2)),
+        ("wkv.head_size", u32(64)),
+        ("time_mix_extra_dim", u32(32)),
+        ("time_decay_extra_dim", u32(32)),
+        ("token_shift_count", u32(1)),
+    ]
+}
+
+/// Entries of a mixture of experts.
+fn experts() -> Vec<(&'static str, ValueOut)> {
+    let u32 = ValueOut::u32;
+    vec![
+        (".expert_count", u32(4)),
+        (".expert_used_count", u32(2)),
+        (".expert_shared_count", u32(1)),
+        (".expert_feed_forward_length", u32(256)),
+        (".expert_shared_feed_forward_length", u32(256)),
+        (".expert_chunk_feed_forward_length", u32(256)),
+        (".expert_group_scale", ValueOut::f32(0.5)),
+        (".experts_per_group", u32(2)),
+        (".expert_gating_func", u32(2)),
+    ]
+}
+
+/// Entries of a model that switches between adapters.
+fn adapters() -> Vec<(&'static str, ValueOut)> {
+    vec![
+        (".adapters.count", ValueOut::u32(1)),
+        (".adapters.lora_rank", ValueOut::u32(4)),
+        (".adapters.token_ids_activate", ValueOut::i32s(&[7])),
+        (".adapters.token_ids_substitute", ValueOut::i32s(&[8])),
+    ]
+}
+
+/// The number in `blk.<number>.`.
+fn block_number(name: &str) -> Option<u32> {
+    name.strip_prefix("blk.")?.split_once('.')?.0.parse().ok()
+}
+
+/// Optional tensors that exclude others: llama.cpp knows them for the architecture, but a real model does not have them.
+fn excluded(architecture: &str, tensor: &str) -> bool {
+    architecture == "rwkv6qwen2" && tensor.contains("time_mix_first")
+}
+
+/// Weights that keep the stream in a sane range, and differ from tensor to tensor.
+fn weights(tensor: &TensorShape) -> Vec<u8> {
+    let n: u64 = tensor.ne.iter().product();
+    let seed = tensor
+        .name
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+        });
+    let is_norm = tensor.name.contains("norm") && tensor.name.ends_with(".weight");
+    // Decays of a recurrent state are negative.
+    let is_decay = tensor.name.ends_with("ssm_a");
+    let scale = match tensor.name.as_str() {
+        "token_embd.weight" => 1.0,
+        _ if tensor.ne[1] > 1 => 1.0 / (tensor.ne[0] as f32).sqrt(),
+        _ => 0.1,
+    };
+    let mut state = seed;
+    let mut bytes = Vec::with_capacity(n as usize * 4);
+    for _ in 0..n {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        let uniform = (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0;
+        let value = if is_norm {
+            1.0 + 0.2 * uniform
+        } else if is_decay {
+            -1.0 - 0.5 * uniform
+        } else {
+            scale * uniform
+        };
+        bytes.extend_from_slice(&value.to_le_bytes());
+    }
+    bytes
+}

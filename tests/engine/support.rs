@@ -1,0 +1,136 @@
+//! Evaluation and surgery for tests: logits, hidden states, shortening, and zeroed parents.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use ggml::{Backend, Context, ContextOptions, ModelOptions, Token};
+use gguf_shorten::arch::Stream;
+use gguf_shorten::gguf::File;
+use gguf_shorten::hidden_state::{HiddenStates, Recorded};
+use gguf_shorten::input::Input;
+use gguf_shorten::llama::LlamaHiddenStates;
+use gguf_shorten::model::{BlockId, Model};
+use gguf_shorten::plan::{Constraints, Plan, Provenance};
+use gguf_shorten::save::Target;
+
+use crate::random_model::N_VOCAB;
+
+/// Tokens that a test evaluates: more than the tiny models' sliding window.
+pub const N_TOKENS: usize = 72;
+
+/// One thread: the threads of ggml spin at barriers, and tests run side by side.
+const OPTIONS: ContextOptions = ContextOptions {
+    window: N_TOKENS,
+    threads: 1,
+};
+
+/// Some tokens, the same for every model.
+pub fn tokens() -> Vec<Token> {
+    (0..N_TOKENS)
+        .map(|i| ((i * i * 31 + i * 7 + 3) % N_VOCAB) as Token)
+        .collect()
+}
+
+/// Loads the model at `path`.
+pub fn load(path: &Path) -> Result<ggml::Model, String> {
+    ggml::Model::load(Backend::init(), path, ModelOptions::default())
+        .map_err(|error| error.to_string())
+}
+
+/// What the model at `path` computes for [`tokens`]: its logits, or of a model that has none the last hidden state.
+pub fn outputs(path: &Path) -> Result<Vec<f32>, String> {
+    let model = load(path)?;
+    let mut context = Context::new(&model, OPTIONS).map_err(|error| error.to_string())?;
+    if let Ok(logits) = context.logits(&tokens())
+        && logits.iter().any(|&logit| logit != 0.0)
+    {
+        return Ok(logits.to_vec());
+    }
+    drop(context);
+    let states = hidden_states(path)?;
+    states.windows[0]
+        .last()
+        .map(|(_, state)| state.clone())
+        .ok_or("no hidden state".to_owned())
+}
+
+/// The hidden states of the model at `path` for [`tokens`].
+pub fn hidden_states(path: &Path) -> Result<Recorded, String> {
+    let input = Input::open(path).map_err(|error| format!("{error:#}"))?;
+    let engine = load(path)?;
+    let model = Model::new(input.parse().unwrap()).map_err(|error| format!("{error:#}"))?;
+    let stream = model.rules().unwrap().stream;
+    let n_loops = match stream {
+        Stream::Looped { loops_key, .. } => model.count(loops_key).unwrap().unwrap_or(1),
+        _ => 1,
+    };
+    let mut states =
+        LlamaHiddenStates::new(&engine, OPTIONS, stream, model.n_trunk_blocks(), n_loops)
+            .map_err(|error| format!("{error:#}"))?;
+    let window = tokens();
+    assert_eq!(states.n_embd(), engine.n_embd());
+    Recorded::record(&mut states, std::iter::once(&window[..]))
+        .map_err(|error| format!("{error:#}"))
+}
+
+/// Removes `blocks` from the model at `path`.
+pub fn shorten(path: &Path, blocks: &[usize], out: &Path) -> Result<(), String> {
+    let removed: BTreeSet<BlockId> = blocks.iter().copied().map(BlockId::new).collect();
+    let run = || -> anyhow::Result<()> {
+        let input = Input::open(path)?;
+        let model = Model::new(input.parse()?)?;
+        let constraints = Constraints::of(&model)?;
+        let target = Target::new(out, &input, true)?;
+        let provenance = Provenance {
+            parent_blake3: input.blake3(),
+            method: "blocks".to_owned(),
+            heal: "none".to_owned(),
+        };
+        let plan = Plan::new(&model, &constraints, removed.clone(), &provenance)?;
+        target.save(&input, &model, &plan, &mut |_| {})
+    };
+    run().map_err(|error| format!("{error:#}"))
+}
+
+/// Copies the model at `path`, with the output projections of `blocks` zeroed: in a pre-norm model such a block is
+/// exactly the identity.
+pub fn zero(path: &Path, blocks: &[usize], out: &Path) {
+    const WRITERS: &[&str] = &[
+        "attn_output.",
+        "ffn_down.",
+        "ffn_down_exps.",
+        "ffn_down_shexp.",
+        "ffn_down_chexps.",
+        "ssm_out.",
+        "time_mix_output.",
+        "channel_mix_value.",
+        // The scale of the embedding that each block of talkie adds.
+        "layer_output_scale.",
+    ];
+    let mut bytes = std::fs::read(path).unwrap();
+    let file = File::parse(&bytes).unwrap();
+    let mut ranges = Vec::new();
+    for tensor in file.tensors() {
+        let in_block = blocks.iter().any(|block| {
+            let rest = tensor.name().strip_prefix(&format!("blk.{block}."));
+            rest.is_some_and(|rest| WRITERS.iter().any(|writer| rest.starts_with(writer)))
+        });
+        if in_block {
+            ranges.push(tensor.position().0 as usize..tensor.end().0 as usize);
+        }
+    }
+    assert!(!ranges.is_empty(), "nothing to zero");
+    for range in ranges {
+        bytes[range].fill(0);
+    }
+    std::fs::write(out, bytes).unwrap();
+}
+
+/// How many numbers of `a` and `b` differ in any bit, but for the sign of a zero. (An output may be minus infinity where
+/// a head is padded.)
+pub fn n_different(a: &[f32], b: &[f32]) -> usize {
+    assert_eq!(a.len(), b.len());
+    assert!(a.iter().all(|x| !x.is_nan()), "not a number");
+    assert!(a.iter().any(|x| x.is_finite()), "nothing is finite");
+    a.iter().zip(b).filter(|(a, b)| a != b).count()
+}

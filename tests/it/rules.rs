@@ -1,0 +1,328 @@
+//! What an architecture asks for: sliding windows, numbers of blocks that llama.cpp treats in a special way, prediction
+//! blocks, blocks that receive images.
+
+use gguf_shorten::gguf::ValueOut;
+
+use crate::make::{F32, I8, Make};
+use crate::shorten::{removes, value};
+use crate::util::Dir;
+
+const PATTERN: &str = "gemma3.attention.sliding_window_pattern";
+const WINDOW: &str = "gemma3.attention.sliding_window";
+
+fn gemma3(n_blocks: u32) -> Make {
+    Make::new("gemma3", n_blocks).set(WINDOW, ValueOut::u32(512))
+}
+
+/// `1` for each block with a window, `0` for each without.
+fn flags(out: &[u8], key: &str) -> String {
+    let text = value(out, key);
+    text.strip_prefix("bool[] ")
+        .unwrap_or_else(|| panic!("{text}"))
+        .replace("true", "1")
+        .replace("false", "0")
+        .replace(' ', "")
+}
+
+#[test]
+fn the_built_in_period_of_gemma3_becomes_flags() {
+    // 11111011 before.
+    let flags = |blocks: &[usize]| flags(&removes(&gemma3(8), blocks, &[PATTERN]), PATTERN);
+    assert_eq!(flags(&[0]), "1111011");
+    assert_eq!(flags(&[5]), "1111111");
+    assert_eq!(flags(&[0, 1, 2, 6]), "1101");
+    assert_eq!(flags(&[0, 1, 2, 3, 4]), "011");
+}
+
+#[test]
+fn a_period_of_gemma3_becomes_flags() {
+    let removed = |period: ValueOut, blocks: &[usize]| {
+        let make = gemma3(7).set(PATTERN, period);
+        flags(&removes(&make, blocks, &[PATTERN]), PATTERN)
+    };
+    assert_eq!(removed(ValueOut::u32(3), &[1, 3]), "10101");
+    assert_eq!(removed(ValueOut::i32(2), &[0]), "010101");
+    // llama.cpp: 0 is a window everywhere, 1 nowhere.
+    assert_eq!(removed(ValueOut::u32(0), &[6]), "111111");
+    assert_eq!(removed(ValueOut::u32(1), &[6]), "000000");
+}
+
+#[test]
+fn flags_of_gemma3_lose_those_of_removed_blocks() {
+    let bools = ValueOut::bools(&[true, false, false, true, true]);
+    let numbers = ValueOut::u32s(&[1, 0, 0, 1, 1]);
+    let signed = ValueOut::i32s(&[1, 0, 0, 1, 1]);
+    for array in [bools, numbers, signed] {
+        let make = gemma3(5).set(PATTERN, array);
+        let out = removes(&make, &[0, 2], &[PATTERN]);
+        assert_eq!(flags(&out, PATTERN), "011");
+    }
+}
+
+#[test]
+fn flags_of_gemma3_that_are_too_many_or_too_few_are_refused() {
+    for n in [0, 4, 6] {
+        let dir = Dir::new();
+        gemma3(5)
+            .set(PATTERN, ValueOut::bools(&vec![true; n]))
+            .write(&dir, "m.gguf");
+        dir.run("m.gguf --blocks 0 -o out.gguf").fails(
+            1,
+            &format!(
+                "m.gguf: metadata '{PATTERN}' has {n} entries, expected one for each of the 5 blocks"
+            ),
+        );
+    }
+}
+
+#[test]
+fn gemma3_without_a_window_gets_no_flags() {
+    let without = Make::new("gemma3", 8);
+    let zero = without.clone().set(WINDOW, ValueOut::u32(0));
+    for make in [without, zero] {
+        // All blocks are alike, so all but one may go.
+        let out = removes(&make, &[0, 1, 2, 3, 4, 6, 7], &[]);
+        assert_eq!(value(&out, PATTERN), "none");
+    }
+}
+
+#[test]
+fn gemma2_always_has_windows() {
+    let pattern = "gemma2.attention.sliding_window_pattern";
+    let flags = |blocks: &[usize]| {
+        let make = Make::new("gemma2", 6);
+        flags(&removes(&make, blocks, &[pattern]), pattern)
+    };
+    // 101010 before.
+    assert_eq!(flags(&[0]), "01010");
+    assert_eq!(flags(&[1, 2, 5]), "101");
+}
+
+#[test]
+fn the_last_block_with_a_window_stays() {
+    let dir = Dir::new();
+    gemma3(5)
+        .set(PATTERN, ValueOut::u32(2))
+        .write(&dir, "m.gguf");
+    dir.run("m.gguf --blocks 0,2,4 -o out.gguf").fails(
+        1,
+        "m.gguf: cannot remove all 3 blocks with a sliding window: llama.cpp needs at least one",
+    );
+    // Of 0, 2 and 4 one stays: with reverse the last.
+    dir.run("m.gguf --drop 4 --method reverse -o out.gguf")
+        .succeeds();
+    let out = dir.read("out.gguf");
+    assert_eq!(value(&out, "gguf_shorten.blocks"), "i32[] 4");
+    assert_eq!(flags(&out, PATTERN), "1");
+}
+
+#[track_caller]
+fn refuses(make: &Make, blocks: &str, message: &str) {
+    let dir = Dir::new();
+    make.write(&dir, "m.gguf");
+    dir.run(&format!("m.gguf --blocks {blocks} -o out.gguf"))
+        .fails(1, &format!("m.gguf: {message}"));
+    // The same by number, before anything is measured for it.
+    let n = match blocks.split_once('-') {
+        Some((start, end)) => end.parse::<u32>().unwrap() - start.parse::<u32>().unwrap() + 1,
+        None => 1,
+    };
+    dir.run(&format!("m.gguf --drop {n} -o out.gguf"))
+        .fails(1, &format!("m.gguf: {message}"));
+}
+
+#[test]
+fn leaving_and_landing_on_the_count_that_scales_gemma_is_refused() {
+    for (architecture, count) in [("gemma2", 46), ("gemma3", 62)] {
+        let rule = format!(
+            "llama.cpp scales queries by the width per head instead of the head size ({architecture}.cpp) if there are \
+             exactly {count} blocks"
+        );
+        refuses(
+            &Make::new(architecture, count),
+            "0",
+            &format!("cannot shorten {count} blocks to {}: {rule}", count - 1),
+        );
+        refuses(
+            &Make::new(architecture, count + 2),
+            "3-4",
+            &format!("cannot shorten {} blocks to {count}: {rule}", count + 2),
+        );
+    }
+    removes(&Make::new("gemma3", 64), &[0, 1, 2], &[]);
+    removes(&Make::new("gemma3", 61), &[0], &[]);
+}
+
+#[test]
+fn crossing_the_count_at_which_command_r_loads_norms_is_refused() {
+    let rule =
+        "llama.cpp loads norms of queries and keys (command-r.cpp) if there are 64 blocks or more";
+    refuses(
+        &Make::new("command-r", 64),
+        "9",
+        &format!("cannot shorten 64 blocks to 63: {rule}"),
+    );
+    refuses(
+        &Make::new("command-r", 66),
+        "9-11",
+        &format!("cannot shorten 66 blocks to 63: {rule}"),
+    );
+    removes(&Make::new("command-r", 66), &[0, 1], &[]);
+    removes(&Make::new("command-r", 63), &[0], &[]);
+}
+
+#[test]
+fn the_count_that_gives_exaone4_a_window_is_refused() {
+    let rule = "llama.cpp gives exaone4 a sliding window and full blocks without rotary embedding (exaone4.cpp) if there are \
+                exactly 64 blocks";
+    refuses(
+        &Make::new("exaone4", 64),
+        "0",
+        &format!("cannot shorten 64 blocks to 63: {rule}"),
+    );
+    refuses(
+        &Make::new("exaone4", 65),
+        "0",
+        &format!("cannot shorten 65 blocks to 64: {rule}"),
+    );
+    removes(&Make::new("exaone4", 30), &[0], &[]);
+}
+
+fn glm4() -> Make {
+    Make::new("glm4", 5)
+        .set("glm4.nextn_predict_layers", ValueOut::u32(1))
+        .set("glm4.feed_forward_length", ValueOut::u32s(&[1, 2, 3, 4, 5]))
+        .tensor("blk.4.nextn.eh_proj.weight", &[3, 2], F32)
+}
+
+#[test]
+fn prediction_blocks_stay_last() {
+    let out = removes(&glm4(), &[0, 2], &["glm4.feed_forward_length"]);
+    assert_eq!(value(&out, "glm4.block_count"), "u32 3");
+    assert_eq!(value(&out, "glm4.nextn_predict_layers"), "u32 1");
+    assert_eq!(value(&out, "glm4.feed_forward_length"), "u32[] 2 4 5");
+    let out = gguf_shorten::gguf::File::parse(&out).unwrap();
+    assert!(out.tensors().get("blk.2.nextn.eh_proj.weight").is_some());
+}
+
+#[test]
+fn prediction_blocks_are_neither_chosen_nor_counted() {
+    let dir = Dir::new();
+    glm4().write(&dir, "m.gguf");
+    dir.run("m.gguf --blocks 4 -o out.gguf").fails(
+        1,
+        "m.gguf: cannot remove block 4: it is a next-token prediction block behind the model's own",
+    );
+    dir.run("m.gguf --drop 4 --method sequential -o out.gguf")
+        .fails(
+            1,
+            "m.gguf: cannot remove 4 blocks: the model has 4, and at least one must stay",
+        );
+    dir.run("m.gguf --blocks 0-3 -o out.gguf").fails(
+        1,
+        "m.gguf: cannot remove 4 blocks: the model has 4, and at least one must stay",
+    );
+    // A quarter of four, not of five.
+    dir.run("m.gguf --drop 49% --method sequential -o out.gguf")
+        .succeeds();
+    assert_eq!(
+        value(&dir.read("out.gguf"), "gguf_shorten.blocks"),
+        "i32[] 0 1 2 4"
+    );
+}
+
+#[test]
+fn more_prediction_blocks_than_blocks_are_refused() {
+    let dir = Dir::new();
+    glm4()
+        .set("glm4.nextn_predict_layers", ValueOut::u32(5))
+        .write(&dir, "m.gguf");
+    dir.run("m.gguf --blocks 0 -o out.gguf").fails(
+        1,
+        "m.gguf: metadata 'glm4.nextn_predict_layers' is 5, expected less than the 5 blocks",
+    );
+}
+
+#[test]
+fn flags_are_written_for_prediction_blocks_too() {
+    let make = gemma3(7).set("gemma3.nextn_predict_layers", ValueOut::u32(1));
+    // Six blocks of the model's own: 111110; a prediction block has no window.
+    let out = removes(&make, &[0, 1], &[PATTERN]);
+    assert_eq!(flags(&out, PATTERN), "11100");
+}
+
+#[test]
+fn blocks_that_receive_images_stay() {
+    let dir = Dir::new();
+    Make::new("qwen3vl", 4)
+        .set("qwen3vl.n_deepstack_layers", ValueOut::u32(2))
+        .write(&dir, "m.gguf");
+    dir.run("m.gguf --blocks 1 -o out.gguf").fails(
+        1,
+        "m.gguf: cannot remove block 1: it receives features of images",
+    );
+    dir.run("m.gguf --drop 2 --method reverse -o out.gguf")
+        .succeeds();
+    assert_eq!(
+        value(&dir.read("out.gguf"), "gguf_shorten.blocks"),
+        "i32[] 0 1"
+    );
+
+    let mapping = "granite.deepstack_mapping";
+    let granite = Make::new("granite", 4).set(mapping, ValueOut::i32s(&[0, -1, 1, -1]));
+    let out = removes(&granite, &[0, 1], &[mapping]);
+    assert_eq!(value(&out, mapping), "i32[] 1 -1");
+    granite.write(&dir, "g.gguf");
+    dir.run("g.gguf --blocks 2 -o g-out.gguf").fails(
+        1,
+        "g.gguf: cannot remove block 2: it receives features of images",
+    );
+}
+
+#[test]
+fn an_architecture_that_is_not_known_is_refused_by_name() {
+    for architecture in ["deepseek2", "clip", "x'y"] {
+        let dir = Dir::new();
+        Make::new(architecture, 3).write(&dir, "m.gguf");
+        let name = architecture.replace('\'', r"\'");
+        dir.run("m.gguf --blocks 0 -o out.gguf").fails(
+            1,
+            &format!(
+                "m.gguf: what llama.cpp derives from a block's number is not known for architecture '{name}', so its blocks \
+                 cannot be removed"
+            ),
+        );
+    }
+}
+
+#[test]
+fn what_is_not_a_model_is_refused() {
+    let dir = Dir::new();
+    Make::new("llama", 3)
+        .set("general.type", ValueOut::string("adapter"))
+        .write(&dir, "m.gguf");
+    dir.run("m.gguf --blocks 0 -o out.gguf").fails(
+        1,
+        "m.gguf: metadata 'general.type' is 'adapter', expected 'model'",
+    );
+}
+
+#[test]
+fn a_tensor_of_a_block_that_does_not_exist_is_refused() {
+    let dir = Dir::new();
+    for (name, number) in [("blk.3.x", "3"), ("blk.99999999999999999999.x", "")] {
+        Make::new("llama", 3)
+            .tensor(name, &[1], I8)
+            .write(&dir, "m.gguf");
+        let number = match number {
+            "" => usize::MAX.to_string(),
+            number => number.to_owned(),
+        };
+        dir.run("m.gguf --blocks 0 -o out.gguf").fails(
+            1,
+            &format!(
+                "m.gguf: tensor '{name}' belongs to block {number}, but the model has 3 blocks, 0 to 2"
+            ),
+        );
+    }
+}

@@ -1,0 +1,326 @@
+//! A folder of one test, and running the program in it.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// The program under test.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_gguf-shorten");
+
+/// Longer than any run here takes: a program that waits for something, such as the other end of a pipe, does not end.
+const TIMEOUT: Duration = Duration::from_secs(120);
+
+/// The temporary folder of one test; removed with all it holds.
+pub struct Dir(tempfile::TempDir);
+
+impl Dir {
+    pub fn new() -> Self {
+        Self(
+            tempfile::Builder::new()
+                .prefix("gguf-shorten-test-")
+                .tempdir()
+                .unwrap(),
+        )
+    }
+
+    pub fn root(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root().join(name)
+    }
+
+    pub fn write(&self, name: &str, bytes: &[u8]) {
+        fs::write(self.path(name), bytes).unwrap();
+    }
+
+    pub fn read(&self, name: &str) -> Vec<u8> {
+        fs::read(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    pub fn exists(&self, name: &str) -> bool {
+        fs::symlink_metadata(self.path(name)).is_ok()
+    }
+
+    /// The names in the folder, hidden ones too, sorted.
+    pub fn names(&self) -> Vec<String> {
+        self.snapshot().into_keys().collect()
+    }
+
+    /// The program with these arguments, separated by blanks. Paths count from this folder.
+    pub fn run(&self, arguments: &str) -> TestCommand<'_> {
+        self.run_with(arguments.split_whitespace())
+    }
+
+    /// The program with these arguments.
+    pub fn run_with<S: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> TestCommand<'_> {
+        let mut command = Command::new(PROGRAM);
+        command.args(arguments);
+        TestCommand::new(self, command)
+    }
+
+    /// A line of shell; the program is `$PROGRAM`.
+    pub fn sh(&self, line: &str) -> TestCommand<'_> {
+        let mut command = Command::new("sh");
+        command.args(["-c", line]);
+        TestCommand::new(self, command)
+    }
+
+    /// What every file is, so that any change shows. Large files stand for themselves by length and time.
+    fn snapshot(&self) -> BTreeMap<String, String> {
+        let mut all = BTreeMap::new();
+        let mut folders = vec![self.root().to_owned()];
+        while let Some(folder) = folders.pop() {
+            // A folder that may not be read is not one that may be written.
+            let Ok(entries) = fs::read_dir(&folder) else {
+                continue;
+            };
+            for entry in entries {
+                let path = entry.unwrap().path();
+                let name = path.strip_prefix(self.root()).unwrap();
+                let name = name.display().to_string();
+                // A file may go between listing and looking, where another process still runs.
+                let Ok(metadata) = fs::symlink_metadata(&path) else {
+                    continue;
+                };
+                let is = if metadata.is_dir() {
+                    folders.push(path);
+                    "folder".to_owned()
+                } else if metadata.is_symlink() {
+                    format!("link to {}", fs::read_link(&path).unwrap().display())
+                } else if !metadata.is_file() {
+                    "special".to_owned()
+                } else if metadata.len() > 1 << 20 {
+                    format!("{} bytes of {:?}", metadata.len(), metadata.modified())
+                } else {
+                    let bytes = fs::read(&path).unwrap_or_default();
+                    format!("{} bytes, {}", metadata.len(), blake3::hash(&bytes))
+                };
+                all.insert(name, is);
+            }
+        }
+        all
+    }
+}
+
+/// The program, about to run in a folder.
+pub struct TestCommand<'d> {
+    dir: &'d Dir,
+    command: Command,
+}
+
+impl<'d> TestCommand<'d> {
+    fn new(dir: &'d Dir, mut command: Command) -> Self {
+        command
+            .current_dir(dir.root())
+            .env("PROGRAM", PROGRAM)
+            .env_remove("NO_COLOR")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        Self { dir, command }
+    }
+
+    /// Starts the program without waiting for it.
+    pub fn spawn(mut self) -> Child {
+        self.command.spawn().unwrap()
+    }
+
+    /// Runs to the end, whatever that is.
+    pub fn output(self) -> Output<'d> {
+        let before = self.dir.snapshot();
+        let shown = format!("{:?}", self.command);
+        let dir = self.dir;
+        let child = self.spawn();
+        finish(dir, before, shown, child)
+    }
+
+    /// Runs, and wants status 0 and nothing on stderr.
+    pub fn succeeds(self) -> Output<'d> {
+        let output = self.output();
+        output.check(
+            output.status.code() == Some(0) && output.stderr.is_empty(),
+            "success without a word on stderr",
+        );
+        output
+    }
+
+    /// Runs, and wants this status, one error line that is `message`, and a folder that is as it was.
+    pub fn fails(self, code: i32, message: &str) -> Output<'d> {
+        let output = self.refused();
+        output.check(
+            output.status.code() == Some(code),
+            &format!("status {code}"),
+        );
+        output.check(output.error() == message, &format!("the error: {message}"));
+        output
+    }
+
+    /// Runs, and wants an error of the form that all errors have, and a folder that is as it was.
+    pub fn refused(self) -> Output<'d> {
+        let output = self.output();
+        output.check_refused();
+        output
+    }
+}
+
+/// Waits for a child that runs in `dir`.
+pub fn finish(
+    dir: &Dir,
+    before: BTreeMap<String, String>,
+    command: String,
+    child: Child,
+) -> Output<'_> {
+    let id = child.id();
+    let (send, receive) = mpsc::channel();
+    std::thread::spawn(move || send.send(child.wait_with_output()));
+    let Ok(result) = receive.recv_timeout(TIMEOUT) else {
+        signal(id, "KILL");
+        panic!("{command}\ndid not end within {TIMEOUT:?}");
+    };
+    let result = result.unwrap();
+    Output {
+        dir,
+        before,
+        command,
+        status: result.status,
+        stdout: String::from_utf8(result.stdout).unwrap(),
+        stderr: String::from_utf8(result.stderr).unwrap(),
+    }
+}
+
+/// Sends a signal to a process that the test has started.
+pub fn signal(id: u32, name: &str) {
+    // May have ended already.
+    let _ = Command::new("kill")
+        .args([format!("-{name}"), id.to_string()])
+        .stderr(Stdio::null())
+        .status();
+}
+
+/// What a run left.
+pub struct Output<'d> {
+    dir: &'d Dir,
+    before: BTreeMap<String, String>,
+    command: String,
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Output<'_> {
+    /// The error, without the program's name and without the hint.
+    pub fn error(&self) -> &str {
+        let line = self.stderr.lines().next().unwrap_or_default();
+        line.strip_prefix("gguf-shorten: ").unwrap_or(line)
+    }
+
+    /// The hint, if there is one.
+    pub fn hint(&self) -> Option<&str> {
+        self.stderr.lines().nth(1)?.strip_prefix("hint: ")
+    }
+
+    /// Fails with all that is known if `holds` does not.
+    #[track_caller]
+    pub fn check(&self, holds: bool, expected: &str) {
+        if holds {
+            return;
+        }
+        let mut text = format!(
+            "expected {expected}\ncommand: {}\n{}",
+            self.command, self.status
+        );
+        let _ = write!(text, "\nfolder:");
+        for (name, is) in self.dir.snapshot() {
+            let _ = write!(text, "\n  {name}: {is}");
+        }
+        let _ = write!(
+            text,
+            "\nstdout:\n{}\nstderr:\n{}",
+            start(&self.stdout),
+            start(&self.stderr)
+        );
+        panic!("{text}");
+    }
+
+    /// An error as all errors are: status 1 or 2, one line, perhaps a hint, nothing on stdout, nothing written.
+    #[track_caller]
+    pub fn check_refused(&self) {
+        self.check(matches!(self.status.code(), Some(1 | 2)), "status 1 or 2");
+        self.check(self.stdout.is_empty(), "nothing on stdout");
+        self.check_error_lines();
+        self.check_untouched();
+    }
+
+    /// One error line, perhaps a hint.
+    #[track_caller]
+    pub fn check_error_lines(&self) {
+        let lines: Vec<_> = self.stderr.lines().collect();
+        self.check(
+            matches!(lines.len(), 1 | 2) && self.stderr.ends_with('\n'),
+            "one line, and perhaps a hint",
+        );
+        self.check(
+            lines[0].starts_with("gguf-shorten: "),
+            "a line that begins with the program's name",
+        );
+        self.check(
+            lines.iter().skip(1).all(|line| line.starts_with("hint: ")),
+            "a second line that is a hint",
+        );
+        for line in lines {
+            self.check(is_message(line), "short lines of text without a final stop");
+        }
+    }
+
+    /// A folder as it was before the run.
+    #[track_caller]
+    pub fn check_untouched(&self) {
+        self.check(self.dir.snapshot() == self.before, "nothing written");
+    }
+}
+
+/// As much of a text as one looks at.
+fn start(text: &str) -> String {
+    let mut shown: String = text.chars().take(4000).collect();
+    if shown.len() < text.len() {
+        shown.push_str("\n...");
+    }
+    shown
+}
+
+/// Whether this is fit to be shown as one line of an error.
+pub fn is_message(line: &str) -> bool {
+    let rust = ["Some(", "Err(", "Os {", "\"", "unwrap", "panicked"];
+    line.len() < 400
+        && !line.ends_with('.')
+        && !line.chars().any(char::is_control)
+        && !rust.iter().any(|syntax| line.contains(syntax))
+}
+
+/// Words in front of a command that take away the rights of root, where the tests have them. `None` if that cannot be done.
+#[cfg(unix)]
+pub fn unprivileged(dir: &Dir) -> Option<&'static str> {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    if fs::metadata(dir.root()).unwrap().uid() != 0 {
+        return Some("");
+    }
+    // Nobody's user has to get in.
+    fs::set_permissions(dir.root(), fs::Permissions::from_mode(0o777)).unwrap();
+    let wrapper = "setpriv --reuid=65534 --regid=65534 --clear-groups --";
+    let works = dir
+        .sh(&format!("{wrapper} $PROGRAM --version"))
+        .output()
+        .status
+        .success();
+    works.then_some(wrapper)
+}
