@@ -84,6 +84,10 @@ pub struct ShortenArgs {
     #[arg(long, value_enum, default_value_t = HealArg::None)]
     pub heal: HealArg,
 
+    /// Take any cut, and an architecture or per-block metadata that is not known, on your word
+    #[arg(long)]
+    pub trust_any_cut: bool,
+
     /// Where to write the shorter model
     #[arg(short, long, value_name = "FILE", required_unless_present = "dry_run")]
     pub output: Option<PathBuf>,

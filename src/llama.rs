@@ -102,7 +102,9 @@ impl StreamTap<'_, '_> {
         let name = node.name();
         match self.stream {
             Stream::Named { input } | Stream::Looped { input, .. } => {
-                if !self.seen_input && name == input {
+                let is_input =
+                    || name == input || node.operand(1).is_some_and(|o| o.name() == input);
+                if !self.seen_input && is_input() {
                     return Some(Position::Input);
                 }
                 if numbered(name, "l_out") == Some(next) {
@@ -115,6 +117,17 @@ impl StreamTap<'_, '_> {
                     return Some(Position::Input);
                 }
                 None
+            }
+            Stream::NamedByReader { reader, last } => {
+                if !self.seen_input {
+                    return (numbered(name, reader) == Some(0)).then_some(Position::Input);
+                }
+                let is_next = if next + 1 == self.n_runs {
+                    name == last
+                } else {
+                    numbered(name, reader) == Some(next + 1)
+                };
+                is_next.then(|| output(next))
             }
             Stream::ResidualSum => {
                 if !self.seen_input {

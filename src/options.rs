@@ -200,6 +200,8 @@ pub struct Shorten {
     pub model: PathBuf,
     /// Which blocks go.
     pub choice: Choice,
+    /// The user answers for the cut.
+    pub trust_any_cut: bool,
     /// The output; `None` for a dry run.
     pub output: Option<PathBuf>,
     /// Overwrite the output.
@@ -237,6 +239,7 @@ impl Shorten {
         Ok(Self {
             model,
             choice,
+            trust_any_cut: args.trust_any_cut,
             output: args.output.clone(),
             force: args.force,
             dry_run: args.dry_run,

@@ -1,6 +1,7 @@
 //! Writing the output: beside its place, checked against the plan, synced, then renamed. On failure nothing is left
 //! behind and nothing existing is touched.
 
+use std::collections::BTreeSet;
 use std::fs::{File, Permissions};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -14,11 +15,11 @@ use crate::input::Input;
 use crate::model::Model;
 use crate::plan::Plan;
 
-/// The temporary file of the save that is running, for [`remove_unfinished`].
-static UNFINISHED: Mutex<Option<PathBuf>> = Mutex::new(None);
+/// The temporary files of the saves that are running, for [`remove_unfinished`].
+static UNFINISHED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
-fn unfinished() -> MutexGuard<'static, Option<PathBuf>> {
-    // A path is whole whenever the lock is free, also after a panic.
+fn unfinished() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    // The set is whole whenever the lock is free, also after a panic.
     UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -27,8 +28,8 @@ static SAVED: AtomicBool = AtomicBool::new(false);
 
 /// Removes what an interrupted save would leave behind. Called before the process ends; no save begins or ends after it.
 pub fn remove_unfinished() {
-    let mut unfinished = unfinished();
-    if let Some(path) = unfinished.take() {
+    let unfinished = unfinished();
+    for path in unfinished.iter() {
         // The process ends in any case; there is nobody left to tell.
         let _ = std::fs::remove_file(path);
     }
@@ -64,7 +65,7 @@ impl Target {
     pub fn new(path: &Path, input: &Input, force: bool) -> Result<Self> {
         let fail = || path.display().to_string();
         ensure!(
-            path.file_name().is_some(),
+            path.file_name().is_some() && (path.is_dir() || !ends_in_separator(path)),
             "{}: is not the name of a file",
             fail()
         );
@@ -134,45 +135,38 @@ impl Target {
                 .suffix(".tmp")
                 .permissions(permissions(&input.parts()[0].mapping)?)
                 .tempfile_in(&self.folder)?;
-            *unfinished = Some(temporary.path().to_owned());
+            unfinished.insert(temporary.path().to_owned());
             temporary
         };
-        let _forget = ForgetUnfinished;
+        let listed = Listed(temporary.path().to_owned());
         write(temporary.as_file(), input, model, plan, progress)?;
         temporary.as_file().sync_all()?;
         let mut unfinished = unfinished();
         if self.overwrite {
-            temporary.persist(&self.path)?;
+            temporary.persist(&self.path).map_err(|error| error.error)?;
         } else {
-            temporary.persist_noclobber(&self.path)?;
+            temporary
+                .persist_noclobber(&self.path)
+                .map_err(|error| error.error)?;
         }
-        *unfinished = None;
+        unfinished.remove(&listed.0);
         SAVED.store(true, Ordering::SeqCst);
         drop(unfinished);
-        // So that the new name is on disk too. Folders cannot be opened everywhere.
-        if let Ok(folder) = File::open(&self.folder) {
-            folder.sync_all().or_else(ignore_unsupported)?;
-        }
+        // So that the new name is on disk too. Not every system can; the output is in its place either way.
+        let _ = File::open(&self.folder).and_then(|folder| folder.sync_all());
         Ok(())
     }
 }
 
-/// Takes the temporary file off the list when the save ends; dropped before the file itself is removed.
-struct ForgetUnfinished;
+/// A temporary file's place on the list of [`UNFINISHED`]; dropped before the file itself is removed.
+struct Listed(PathBuf);
 
-impl Drop for ForgetUnfinished {
+impl Drop for Listed {
     fn drop(&mut self) {
-        if let Some(path) = unfinished().take() {
+        if unfinished().remove(&self.0) {
             // Also removed by its own guard; here so that an interrupt between the two finds nothing to do.
-            let _ = std::fs::remove_file(path);
+            let _ = std::fs::remove_file(&self.0);
         }
-    }
-}
-
-fn ignore_unsupported(error: io::Error) -> io::Result<()> {
-    match error.kind() {
-        io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput => Ok(()),
-        _ => Err(error),
     }
 }
 
@@ -271,6 +265,12 @@ fn is_input(path: &Path, input: &Input) -> bool {
         .any(|part| same_file::is_same_file(path, &part.path).unwrap_or(false))
 }
 
+/// `new/` is no file's name, though [`Path::file_name`] of it is `new`.
+fn ends_in_separator(path: &Path) -> bool {
+    let last = path.as_os_str().as_encoded_bytes().last();
+    last.is_some_and(|&byte| std::path::is_separator(byte.into()))
+}
+
 fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -332,6 +332,6 @@ pub fn text(path: &Path, text: &str) -> Result<()> {
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let mut temporary = builder.tempfile_in(folder)?;
     temporary.write_all(text.as_bytes())?;
-    temporary.persist(path)?;
+    temporary.persist(path).map_err(|error| error.error)?;
     Ok(())
 }

@@ -16,8 +16,23 @@ pub struct Architecture {
     pub stream: Stream,
     /// How sliding-window blocks alternate with full ones, if they do.
     pub window: Option<WindowPattern>,
+    /// How recurrent blocks alternate with attention, if they do.
+    pub recurrent: Option<Recurrent>,
+    /// Keys that count leading blocks of another kind.
+    pub leading: &'static [&'static str],
+    /// Arrays with an entry for each block, beside those of [`PER_BLOCK_ARRAYS`]; below the architecture's prefix, or
+    /// with a leading dot where they have none.
+    pub arrays: &'static [&'static str],
+    /// Kinds of blocks that the program text ties to a block's number.
+    pub positions: &'static [PositionRule],
+    /// What the first block must be.
+    pub first: Option<FirstRule>,
+    /// What the last block must be.
+    pub last: Option<LastRule>,
     /// Numbers of blocks at which llama.cpp computes something else.
     pub counts: &'static [CountRule],
+    /// Values that llama.cpp derives from the number of blocks unless a key says them.
+    pub derived: &'static [Derived],
 }
 
 /// Where the residual stream appears in llama.cpp's graph. `-<i>` stands for a block's number.
@@ -25,7 +40,7 @@ pub struct Architecture {
 pub enum Stream {
     /// Nodes with names: `input` before block 0, `l_out-<i>` after block i.
     Named {
-        /// The node that enters block 0.
+        /// The node that enters block 0; where it has no name, its second operand.
         input: &'static str,
     },
     /// As `Named`, but the blocks run several times: `l_out-<j>` of the j-th run, and `loop_norm-<j>` where the stream is
@@ -35,6 +50,13 @@ pub enum Stream {
         input: &'static str,
         /// The key that says how often, below the architecture's prefix.
         loops_key: &'static str,
+    },
+    /// The name that its reader gives it: `<reader>-<i>` enters block i, `last` leaves the last one (`step35.cpp`).
+    NamedByReader {
+        /// What a block calls what it reads.
+        reader: &'static str,
+        /// What the output head calls what it reads.
+        last: &'static str,
     },
     /// No name for outputs: what leaves block i is the sum whose second operand is `ffn_inp-<i>`; what enters block 0 is
     /// `inp_embd` (`eurobert.cpp`, `neo-bert.cpp`).
@@ -47,18 +69,121 @@ pub enum Stream {
 /// Sliding-window attention by block number (`llama-hparams.cpp: set_swa_pattern`, `llama-model.cpp: load_swa_pattern`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WindowPattern {
-    /// In each period of blocks all but the last have a window. 0: every block has one; 1: none.
-    pub default_period: u64,
-    /// Whether there is a window only if `<arch>.attention.sliding_window` is present and positive.
-    pub only_with_key: bool,
+    /// The period of the built-in pattern; `None` where the file must say it block by block.
+    pub period: Option<u64>,
+    /// Which block of a period has no window.
+    pub full: FullBlock,
+    /// When blocks have a window at all.
+    pub present: WindowPresence,
+    /// Whether at least one block without a window must stay, too: where its input is made whether or not a block uses
+    /// it, an unused one has no memory, and a check fails (`llama-graph.cpp: set_input`).
+    pub needs_full: bool,
+}
+
+/// Which block of a period attends to everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FullBlock {
+    /// The last one.
+    Last,
+    /// The first one.
+    First,
+}
+
+/// When blocks have a sliding window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WindowPresence {
+    /// Always.
+    Always,
+    /// If `attention.sliding_window` is there and positive.
+    IfPositive,
+    /// Unless `attention.sliding_window` is there and zero.
+    UnlessZero,
 }
 
 impl WindowPattern {
-    /// Whether block `i` has a sliding window under `period`.
+    /// Whether block `i` has a sliding window under `period`. 0: every block; 1: none.
     #[must_use]
-    pub fn has_window(period: u64, i: usize) -> bool {
-        period == 0 || (i as u64) % period < period - 1
+    pub fn has_window(self, period: u64, i: usize) -> bool {
+        let i = i as u64;
+        match self.full {
+            FullBlock::Last => period == 0 || i % period < period - 1,
+            FullBlock::First => period == 0 || i % period != 0,
+        }
     }
+}
+
+/// How recurrent blocks alternate with attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recurrent {
+    /// A block without KV heads is recurrent (`attention.head_count_kv`).
+    WithoutKvHeads,
+    /// All but the last of each period, unless `attention.recurrent_layers` says it block by block, which is where it is
+    /// then written (`qwen3next.cpp`).
+    Interval {
+        /// The key of the period.
+        key: &'static str,
+        /// The period without that key.
+        default: u64,
+    },
+}
+
+/// A kind that the program text ties to a block's number: block `i` has it if `i % period == phase`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PositionRule {
+    /// The period.
+    pub period: Period,
+    /// Which block of a period has the kind; counted from the end of the period if negative.
+    pub phase: i64,
+    /// Whether the rule holds only where blocks have a sliding window.
+    pub only_with_window: bool,
+    /// What the blocks have, such as `no rotary embedding`.
+    pub what: &'static str,
+}
+
+/// The period of a [`PositionRule`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Period {
+    /// A constant of the program text.
+    Fixed(usize),
+    /// The value of a key below the architecture's prefix; 0 or no key: no block has the kind.
+    Key(&'static str),
+}
+
+/// What the first block must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FirstRule {
+    /// The input's own first block.
+    Itself {
+        /// Why.
+        why: &'static str,
+    },
+    /// A block without a sliding window.
+    FullAttention {
+        /// Why.
+        why: &'static str,
+    },
+}
+
+/// What the last block must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LastRule {
+    /// The input's own last block, where blocks have no sliding window.
+    ItselfWithoutWindow {
+        /// Why.
+        why: &'static str,
+    },
+    /// A block with a feed-forward network.
+    WithFeedForward {
+        /// Why.
+        why: &'static str,
+    },
+}
+
+/// A value that llama.cpp derives from the number of blocks, and the key that can say it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Derived {
+    /// `residual_scale` is `1.4 / sqrt(n)` (`minicpm.cpp`).
+    ResidualScale,
 }
 
 /// A number of blocks at which llama.cpp computes something else, and no metadata says so.
@@ -115,6 +240,21 @@ impl Architecture {
         table::ARCHITECTURES.iter().find(|arch| arch.name == name)
     }
 
+    /// Why models of that architecture are refused, if that is known.
+    #[must_use]
+    pub fn refusal(name: &str) -> Option<&'static str> {
+        table::REFUSED
+            .iter()
+            .find(|(refused, _)| *refused == name)
+            .map(|(_, why)| *why)
+    }
+
+    /// The rules of an architecture that is not known, for a user who says that nothing depends on a block's number.
+    #[must_use]
+    pub fn trusted() -> &'static Self {
+        &table::TRUSTED
+    }
+
     /// All known architectures.
     #[must_use]
     pub fn all() -> &'static [Self] {
@@ -132,6 +272,9 @@ pub const PER_BLOCK_ARRAYS: &[&str] = &[
     // In an architecture that reads no pattern of windows; see [`Architecture::window`].
     "attention.sliding_window_pattern",
     "deepstack_mapping",
+    "swiglu_clamp_exp",
+    "swiglu_clamp_shexp",
+    "attention.recurrent_layers",
 ];
 
 /// Arrays under `<arch>.` that are not per block, whatever their length.
@@ -155,19 +298,32 @@ mod tests {
         assert_eq!(names.len(), n);
         assert!(Architecture::find("llama").is_some());
         assert!(Architecture::find("clip").is_none());
+        assert!(
+            names
+                .iter()
+                .all(|name| Architecture::refusal(name).is_none())
+        );
     }
 
     #[test]
-    fn window_pattern_is_that_of_set_swa_pattern() {
-        let flags = |period| -> Vec<bool> {
-            (0..7)
-                .map(|i| WindowPattern::has_window(period, i))
-                .collect()
+    fn window_patterns_are_those_of_set_swa_pattern() {
+        let flags = |full, period| -> Vec<bool> {
+            let pattern = WindowPattern {
+                period: None,
+                full,
+                present: WindowPresence::Always,
+                needs_full: false,
+            };
+            (0..7).map(|i| pattern.has_window(period, i)).collect()
         };
-        assert_eq!(flags(6), [true, true, true, true, true, false, true]);
-        assert_eq!(flags(2), [true, false, true, false, true, false, true]);
-        assert_eq!(flags(1), [false; 7]);
-        assert_eq!(flags(0), [true; 7]);
+        let (t, f) = (true, false);
+        assert_eq!(flags(FullBlock::Last, 6), [t, t, t, t, t, f, t]);
+        assert_eq!(flags(FullBlock::Last, 2), [t, f, t, f, t, f, t]);
+        assert_eq!(flags(FullBlock::Last, 1), [f; 7]);
+        assert_eq!(flags(FullBlock::Last, 0), [t; 7]);
+        assert_eq!(flags(FullBlock::First, 3), [f, t, t, f, t, t, f]);
+        assert_eq!(flags(FullBlock::First, 1), [f; 7]);
+        assert_eq!(flags(FullBlock::First, 0), [t; 7]);
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! The table of architectures: one line each where nothing depends on a block's number.
 
-use super::{Architecture, CountRule, Stream, WindowPattern};
+use super::{
+    Architecture, CountRule, Derived, FirstRule, FullBlock, LastRule, Period, PositionRule,
+    Recurrent, Stream, WindowPattern, WindowPresence,
+};
 
 /// Nothing depends on a block's number or on how many there are.
 const fn plain(name: &'static str) -> Architecture {
@@ -18,7 +21,14 @@ const fn of_stream(name: &'static str, stream: Stream) -> Architecture {
         name,
         stream,
         window: None,
+        recurrent: None,
+        leading: &[],
+        arrays: &[],
+        positions: &[],
+        first: None,
+        last: None,
         counts: &[],
+        derived: &[],
     }
 }
 
@@ -131,25 +141,371 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         }],
     ),
     Architecture {
-        window: Some(WindowPattern {
-            default_period: 2,
-            only_with_key: false,
-        }),
         counts: &[CountRule::Exactly {
             n_blocks: 46,
             what: "scales queries by the width per head instead of the head size (gemma2.cpp)",
         }],
-        ..with_input("gemma2", "inp_scaled")
+        stream: GEMMA,
+        ..windowed("gemma2", 2, FullBlock::Last, WindowPresence::Always)
     },
     Architecture {
-        window: Some(WindowPattern {
-            default_period: 6,
-            only_with_key: true,
-        }),
         counts: &[CountRule::Exactly {
             n_blocks: 62,
             what: "scales queries by the width per head instead of the head size (gemma3.cpp)",
         }],
-        ..with_input("gemma3", "inp_scaled")
+        stream: GEMMA,
+        ..windowed("gemma3", 6, FullBlock::Last, WindowPresence::IfPositive)
     },
+    Architecture {
+        stream: GEMMA,
+        ..with_full(windowed(
+            "gemma-embedding",
+            6,
+            FullBlock::Last,
+            WindowPresence::Always,
+        ))
+    },
+    windowed("cohere2", 4, FullBlock::Last, WindowPresence::Always),
+    Architecture {
+        leading: DENSE,
+        ..windowed("cohere2moe", 4, FullBlock::First, WindowPresence::Always)
+    },
+    windowed("olmo2", 4, FullBlock::Last, WindowPresence::IfPositive),
+    windowed("plamo3", 8, FullBlock::Last, WindowPresence::IfPositive),
+    windowed("mellum", 4, FullBlock::Last, WindowPresence::IfPositive),
+    Architecture {
+        stream: Stream::Named { input: "embd_norm" },
+        ..windowed("muse-glimmer", 4, FullBlock::Last, WindowPresence::Always)
+    },
+    windowed("gpt-oss", 2, FullBlock::Last, WindowPresence::Always),
+    Architecture {
+        leading: DENSE,
+        ..windowed("exaone-moe", 4, FullBlock::Last, WindowPresence::Always)
+    },
+    Architecture {
+        leading: DENSE,
+        first: Some(FirstRule::FullAttention {
+            why: "full blocks rotate as many dimensions as the first block does (laguna.cpp)",
+        }),
+        ..windowed("laguna", 4, FullBlock::First, WindowPresence::Always)
+    },
+    flagged("mimo2"),
+    Architecture {
+        stream: Stream::NamedByReader {
+            reader: "attn_norm_in",
+            last: "h_nextn",
+        },
+        ..flagged("step35")
+    },
+    flagged("spark2_5"),
+    flagged("maple"),
+    Architecture {
+        arrays: &["attention.rope_pattern"],
+        ..flagged("granite_swa")
+    },
+    dense_lead("deepseek"),
+    dense_lead("deepseek2-ocr"),
+    dense_lead("dots1"),
+    dense_lead("deepseek32"),
+    dense_lead("glm4moe"),
+    dense_lead("bailingmoe2"),
+    dense_lead("minimax-m3"),
+    Architecture {
+        counts: DEEPSEEK2,
+        ..dense_lead("deepseek2")
+    },
+    Architecture {
+        counts: DEEPSEEK2,
+        ..dense_lead("mistral4")
+    },
+    Architecture {
+        positions: &[EXPERTS_BY_STEP],
+        ..dense_lead("ernie4_5-moe")
+    },
+    hybrid("jamba"),
+    hybrid("granitehybrid"),
+    Architecture {
+        stream: TOKENS,
+        ..hybrid("lfm2")
+    },
+    Architecture {
+        stream: TOKENS,
+        leading: DENSE,
+        ..hybrid("lfm2moe")
+    },
+    Architecture {
+        stream: TOKENS,
+        leading: DENSE,
+        ..hybrid("kimi-linear")
+    },
+    Architecture {
+        stream: Stream::Named {
+            input: "model.input_embed",
+        },
+        leading: DENSE,
+        ..hybrid("bailingmoe3")
+    },
+    Architecture {
+        stream: TOKENS,
+        ..intervals("qwen3next")
+    },
+    Architecture {
+        stream: Stream::Named {
+            input: "model.input_embed",
+        },
+        ..intervals("qwen35")
+    },
+    Architecture {
+        stream: Stream::Named {
+            input: "model.input_embed",
+        },
+        ..intervals("qwen35moe")
+    },
+    plain("openelm"),
+    Architecture {
+        arrays: &[
+            ".xielu.alpha_n",
+            ".xielu.alpha_p",
+            ".xielu.beta",
+            ".xielu.eps",
+        ],
+        ..plain("apertus")
+    },
+    Architecture {
+        last: Some(LastRule::WithFeedForward {
+            why: "the rows of the last block are chosen before its feed-forward network (deci.cpp)",
+        }),
+        ..plain("deci")
+    },
+    Architecture {
+        derived: &[Derived::ResidualScale],
+        ..plain("minicpm")
+    },
+    Architecture {
+        positions: &[NO_ROPE_EVERY_FOURTH],
+        ..plain("smollm3")
+    },
+    Architecture {
+        stream: Stream::Named {
+            input: "inp_embd_scaled",
+        },
+        leading: DENSE,
+        positions: &[NO_ROPE_EVERY_FOURTH],
+        ..windowed("afmoe", 4, FullBlock::Last, WindowPresence::IfPositive)
+    },
+    Architecture {
+        positions: &[
+            PositionRule {
+                only_with_window: true,
+                ..NO_ROPE_EVERY_FOURTH
+            },
+            PositionRule {
+                period: Period::Key("interleave_moe_layer_step"),
+                phase: -1,
+                only_with_window: false,
+                what: "experts",
+            },
+        ],
+        last: Some(LastRule::ItselfWithoutWindow {
+            why: "without a sliding window the last block, and no other, has no rotary embedding (llama4.cpp)",
+        }),
+        // The scale of its full blocks' queries is an input of its own.
+        ..with_full(windowed(
+            "llama4",
+            4,
+            FullBlock::Last,
+            WindowPresence::UnlessZero,
+        ))
+    },
+    Architecture {
+        counts: &[CountRule::Exactly {
+            n_blocks: 4,
+            what: "gives every block of smallthinker a rotary embedding (smallthinker.cpp)",
+        }],
+        positions: &[PositionRule {
+            period: Period::Fixed(4),
+            phase: 0,
+            only_with_window: true,
+            what: "no rotary embedding",
+        }],
+        ..windowed(
+            "smallthinker",
+            4,
+            FullBlock::First,
+            WindowPresence::IfPositive,
+        )
+    },
+    Architecture {
+        positions: &[PositionRule {
+            period: Period::Key("moe_every_n_layers"),
+            phase: 1,
+            only_with_window: false,
+            what: "experts",
+        }],
+        ..of_stream("nomic-bert-moe", Stream::LayerOutputNorm)
+    },
+    Architecture {
+        first: Some(FIRST_VALUES),
+        ..with_input("rwkv7", "token_embd_norm.bias")
+    },
+    Architecture {
+        first: Some(FIRST_VALUES),
+        ..plain("arwkv7")
+    },
+];
+
+const GEMMA: Stream = Stream::Named {
+    input: "inp_scaled",
+};
+
+const TOKENS: Stream = Stream::Named {
+    input: "model.embed_tokens",
+};
+
+const DENSE: &[&str] = &["leading_dense_block_count"];
+
+const NO_ROPE_EVERY_FOURTH: PositionRule = PositionRule {
+    period: Period::Fixed(4),
+    phase: -1,
+    only_with_window: false,
+    what: "no rotary embedding",
+};
+
+const EXPERTS_BY_STEP: PositionRule = PositionRule {
+    period: Period::Key("interleave_moe_layer_step"),
+    phase: -1,
+    only_with_window: false,
+    what: "experts",
+};
+
+const FIRST_VALUES: FirstRule = FirstRule::Itself {
+    why: "it makes the values that all later blocks mix in (rwkv7-base.cpp)",
+};
+
+/// `deepseek2.cpp`: what is read, and what is assumed, at these numbers of blocks.
+const DEEPSEEK2: &[CountRule] = &[
+    CountRule::Exactly {
+        n_blocks: 26,
+        what: "reads no query rank",
+    },
+    CountRule::Exactly {
+        n_blocks: 27,
+        what: "reads no query rank",
+    },
+    CountRule::Exactly {
+        n_blocks: 47,
+        what: "may assume another gating function",
+    },
+    CountRule::Exactly {
+        n_blocks: 48,
+        what: "may read no query rank, or assume another gating function",
+    },
+];
+
+/// A pattern of sliding windows with a built-in period.
+const fn windowed(
+    name: &'static str,
+    period: u64,
+    full: FullBlock,
+    present: WindowPresence,
+) -> Architecture {
+    Architecture {
+        window: Some(WindowPattern {
+            period: Some(period),
+            full,
+            present,
+            needs_full: false,
+        }),
+        ..plain(name)
+    }
+}
+
+/// As `rules`, where at least one block without a window must stay, too.
+const fn with_full(rules: Architecture) -> Architecture {
+    let window = match rules.window {
+        Some(window) => Some(WindowPattern {
+            needs_full: true,
+            ..window
+        }),
+        None => None,
+    };
+    Architecture { window, ..rules }
+}
+
+/// A pattern of sliding windows that the file says block by block.
+const fn flagged(name: &'static str) -> Architecture {
+    Architecture {
+        window: Some(WindowPattern {
+            period: None,
+            full: FullBlock::Last,
+            present: WindowPresence::Always,
+            needs_full: false,
+        }),
+        ..plain(name)
+    }
+}
+
+/// Leading blocks without experts.
+const fn dense_lead(name: &'static str) -> Architecture {
+    Architecture {
+        leading: DENSE,
+        ..plain(name)
+    }
+}
+
+/// Blocks without KV heads are recurrent.
+const fn hybrid(name: &'static str) -> Architecture {
+    Architecture {
+        recurrent: Some(Recurrent::WithoutKvHeads),
+        ..plain(name)
+    }
+}
+
+/// Recurrent blocks with attention at intervals.
+const fn intervals(name: &'static str) -> Architecture {
+    Architecture {
+        recurrent: Some(Recurrent::Interval {
+            key: "full_attention_interval",
+            default: 4,
+        }),
+        ..plain(name)
+    }
+}
+
+/// An architecture that is not in the table, taken for a plain one on the user's word.
+pub(super) const TRUSTED: Architecture = plain("");
+
+/// Architectures that cannot be shortened, each with the reason.
+pub(super) const REFUSED: &[(&str, &str)] = &[
+    (
+        "clip",
+        "it is a projector for images or sound, not a text model",
+    ),
+    ("gptj", "llama.cpp names it but cannot evaluate it"),
+    ("wavtokenizer-dec", "it is no stack of residual blocks"),
+    (
+        "eagle3",
+        "it is a draft head, bound to blocks of the model that it drafts for",
+    ),
+    (
+        "dflash",
+        "it is a draft head, bound to blocks of the model that it drafts for",
+    ),
+    (
+        "gemma4-assistant",
+        "it is a draft head, bound to blocks of the model that it drafts for",
+    ),
+    ("clef", "its blocks feed a decision head"),
+    (
+        "baichuan",
+        "llama.cpp chooses its position embedding by the number of blocks (baichuan.cpp)",
+    ),
+    (
+        "minimax-01",
+        "the decay of its blocks depends on their numbers and on how many there are (minimax-01.cpp)",
+    ),
+    (
+        "minicpm3",
+        "llama.cpp scales its blocks by their number (minicpm3.cpp)",
+    ),
 ];

@@ -15,7 +15,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use ggml::{Backend, ContextOptions, ModelOptions};
 
-use crate::arch::Stream;
+use crate::arch::{Architecture, Stream};
 use crate::calibration::{CalibrationSet, Cut, Texts};
 use crate::error::Hint;
 use crate::importance::Importance;
@@ -23,6 +23,7 @@ use crate::input::Input;
 use crate::llama::LlamaHiddenStates;
 use crate::model::Model;
 use crate::options::{Calibration, Printing};
+use crate::plan::Constraints;
 use crate::progress::{self, Unit};
 use crate::report::{CalibrationReport, Report, table};
 use crate::save;
@@ -30,6 +31,7 @@ use crate::save;
 /// Measures the importance of every block of the model at `path`.
 fn calibrate(
     model: &Model<'_>,
+    constraints: &Constraints,
     path: &Path,
     options: &Calibration,
     printing: &Printing,
@@ -62,8 +64,8 @@ fn calibrate(
         ))
     );
     let set = cut(&texts, &engine, options).with_context(at_path)?;
-    let (importance, seconds) =
-        measure(model, &engine, &set, options, printing).with_context(at_path)?;
+    let (importance, seconds) = measure(model, constraints.rules, &engine, &set, options, printing)
+        .with_context(at_path)?;
     warn_of_zero_rows(&importance, printing);
     Ok((importance, CalibrationReport::new(&set, seconds)))
 }
@@ -92,12 +94,12 @@ fn cut(texts: &Texts, engine: &ggml::Model, options: &Calibration) -> Result<Cal
 
 fn measure(
     model: &Model<'_>,
+    rules: &Architecture,
     engine: &ggml::Model,
     set: &CalibrationSet,
     options: &Calibration,
     printing: &Printing,
 ) -> Result<(Importance, f64)> {
-    let rules = model.rules().context("the architecture is not known")?;
     let n_loops = match rules.stream {
         Stream::Looped { loops_key, .. } => model.count(loops_key)?.unwrap_or(1),
         _ => 1,

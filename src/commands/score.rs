@@ -23,8 +23,9 @@ pub fn run(args: &ScoreArgs) -> Result<()> {
     check_json(&printing, &input, None)?;
     let at_path = || args.model.display().to_string();
     let model = Model::new(input.parse()?).with_context(at_path)?;
-    Constraints::of(&model).with_context(at_path)?;
-    let (importance, calibration) = calibrate(&model, input.path(), &options, &printing)?;
+    let constraints = Constraints::of(&model).with_context(at_path)?;
+    let (importance, calibration) =
+        calibrate(&model, &constraints, input.path(), &options, &printing)?;
     let blake3 = printing.json.is_some().then(|| input.blake3());
     let report = Report {
         gguf_shorten: env!("CARGO_PKG_VERSION"),

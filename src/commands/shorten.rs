@@ -6,13 +6,14 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use super::{calibrate, check_json, print};
+use crate::error::Hint;
 use crate::importance::Importance;
 use crate::input::Input;
 use crate::model::{BlockId, Model};
 use crate::options::{Choice, Printing, Shorten};
 use crate::plan::{Constraints, Plan, Provenance, removal};
 use crate::progress::{self, Unit};
-use crate::report::{CalibrationReport, ModelReport, OutputReport, Report, block_rows};
+use crate::report::{CalibrationReport, ModelReport, OutputReport, Report, block_list, block_rows};
 use crate::save::Target;
 
 /// Runs the command.
@@ -23,7 +24,7 @@ pub fn run(options: &Shorten) -> Result<()> {
     let input = Input::open(&options.model)?;
     let at_path = || options.model.display().to_string();
     let model = Model::new(input.parse()?).with_context(at_path)?;
-    let constraints = Constraints::of(&model).with_context(at_path)?;
+    let constraints = Constraints::new(&model, options.trust_any_cut).with_context(at_path)?;
     let target = match &options.output {
         Some(path) if !options.dry_run => Some(Target::new(path, &input, options.force)?),
         _ => None,
@@ -95,7 +96,10 @@ fn select(
         Choice::Blocks(list) => {
             let removed = list
                 .blocks(model.n_blocks(), "remove")
-                .and_then(|removed| constraints.check(&removed).map(|()| removed))
+                .with_context(at_path)?;
+            constraints
+                .check(&removed)
+                .map_err(|error| with_nearest(error, constraints, &removed))
                 .with_context(at_path)?;
             return Ok(Selection {
                 removed,
@@ -119,8 +123,13 @@ fn select(
     let n = budget.n_removed(model.n_trunk_blocks());
     removal::check(constraints, &keep, n).with_context(at_path)?;
     let (importance, calibration) = if method.needs_scores() {
-        let (importance, calibration) =
-            calibrate(model, input.path(), &options.calibration, &options.printing)?;
+        let (importance, calibration) = calibrate(
+            model,
+            constraints,
+            input.path(),
+            &options.calibration,
+            &options.printing,
+        )?;
         (Some(importance), Some(calibration))
     } else {
         (None, None)
@@ -133,6 +142,24 @@ fn select(
         importance,
         calibration,
     })
+}
+
+/// Names the nearest set that is allowed, where there is one.
+fn with_nearest(
+    error: anyhow::Error,
+    constraints: &Constraints,
+    removed: &BTreeSet<BlockId>,
+) -> anyhow::Error {
+    match removal::nearest(constraints, removed) {
+        Some(nearest) => {
+            let nearest: Vec<usize> = nearest.iter().map(|block| block.index()).collect();
+            error.context(Hint(format!(
+                "the nearest allowed set is --blocks {}",
+                block_list(&nearest)
+            )))
+        }
+        None => error,
+    }
 }
 
 /// Writes the planned file. Returns the seconds that it took.

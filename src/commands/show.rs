@@ -274,17 +274,16 @@ struct BlockRow {
     tensors: usize,
     bytes: u64,
     types: Vec<&'static str>,
-    sliding_window: Option<bool>,
+    /// What it is, where blocks differ.
+    kinds: Vec<&'static str>,
     must_stay: Option<String>,
 }
 
 impl BlockRow {
     fn notes(&self) -> String {
         let mut notes = String::new();
-        match self.sliding_window {
-            Some(true) => notes.push_str("  sliding window"),
-            Some(false) => notes.push_str("  full attention"),
-            None => {}
+        for kind in &self.kinds {
+            let _ = write!(notes, "  {kind}");
         }
         if let Some(reason) = &self.must_stay {
             let _ = write!(notes, "  stays: {reason}");
@@ -312,9 +311,7 @@ fn rows(model: &Model<'_>, constraints: Option<&Constraints>) -> Vec<BlockRow> {
                 tensors: tensors.len(),
                 bytes: tensors.iter().map(|tensor| tensor.n_bytes()).sum(),
                 types,
-                sliding_window: constraints
-                    .and_then(|c| c.windows.as_ref())
-                    .and_then(|windows| windows.get(block).copied()),
+                kinds: constraints.map_or_else(Vec::new, |c| c.kinds.words(block)),
                 must_stay: constraints.and_then(|c| c.must_stay.get(&id).cloned()),
             }
         })

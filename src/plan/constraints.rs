@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 
-use crate::arch::{CountRule, WindowPattern};
-use crate::gguf::ValueType;
+use super::kinds::{ByPosition, Kinds};
+use crate::arch::{Architecture, CountRule, FirstRule, LastRule};
+use crate::error::Hint;
+use crate::gguf::Quoted;
 use crate::model::{BlockId, Model};
 
 /// What a removal must respect so that the output computes the input without the removed blocks.
@@ -19,10 +21,16 @@ pub struct Constraints {
     pub must_stay: BTreeMap<BlockId, String>,
     /// Of each of these groups at least one block must stay.
     pub groups: Vec<Group>,
+    /// What a block must be at its new place.
+    pub places: Vec<Place>,
     /// Numbers of blocks that llama.cpp treats in a special way.
     pub counts: &'static [CountRule],
-    /// Whether each block has a sliding window, where blocks differ in that.
-    pub windows: Option<Vec<bool>>,
+    /// What each block is.
+    pub kinds: Kinds,
+    /// The rules of the architecture.
+    pub rules: &'static Architecture,
+    /// The user answers for the cut: only what would be no model at all is refused.
+    pub trusted: bool,
 }
 
 /// Blocks of which at least one must stay.
@@ -34,6 +42,59 @@ pub struct Group {
     pub what: &'static str,
 }
 
+/// What a block must be at its new place.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// A block has the kind at its new number if and only if it has it at its old one.
+    SameKind(ByPosition),
+    /// The first block must be one of these.
+    First {
+        /// For each trunk block whether it may be the first.
+        may: Vec<bool>,
+        /// Why.
+        why: &'static str,
+    },
+    /// The last trunk block must be one of these.
+    Last {
+        /// For each trunk block whether it may be the last.
+        may: Vec<bool>,
+        /// Why.
+        why: &'static str,
+    },
+}
+
+impl Place {
+    /// Whether `block` may become block `number` of `n_kept` trunk blocks.
+    #[must_use]
+    pub fn allows(&self, block: BlockId, number: usize, n_kept: usize) -> bool {
+        let may = |may: &[bool]| may.get(block.index()).copied().unwrap_or(false);
+        match self {
+            Self::SameKind(kind) => kind.holds(block.index()) == kind.holds(number),
+            Self::First { may: list, .. } => number != 0 || may(list),
+            Self::Last { may: list, .. } => number + 1 != n_kept || may(list),
+        }
+    }
+
+    /// Why `block` may not become block `number`.
+    fn refusal(&self, block: BlockId, number: usize) -> String {
+        match self {
+            Self::SameKind(kind) => {
+                let (old, new) = (kind.holds(block.index()), kind.holds(number));
+                let has = |holds| if holds { "has" } else { "does not have" };
+                format!(
+                    "block {block}, which {} {}, would become block {number}, which {} it: llama.cpp decides that by \
+                     the block's number",
+                    has(old),
+                    kind.what,
+                    has(new)
+                )
+            }
+            Self::First { why, .. } => format!("block {block} cannot be the first: {why}"),
+            Self::Last { why, .. } => format!("block {block} cannot be the last: {why}"),
+        }
+    }
+}
+
 impl Constraints {
     /// The constraints of `model`.
     ///
@@ -41,55 +102,35 @@ impl Constraints {
     /// A model that cannot be shortened at all: its architecture or a per-block metadata entry is not known, or it has no
     /// tensors.
     pub fn of(model: &Model<'_>) -> Result<Self> {
+        Self::new(model, false)
+    }
+
+    /// As [`Constraints::of`]; with `trusted` the user answers for the cut, and what is not known is taken for harmless.
+    ///
+    /// # Errors
+    /// As [`Constraints::of`].
+    pub fn new(model: &Model<'_>, trusted: bool) -> Result<Self> {
         ensure!(
             !model.tensors().is_empty(),
             "has no tensors: a vocabulary, not a model"
         );
-        let Some(rules) = model.rules() else {
-            bail!(
-                "what llama.cpp derives from a block's number is not known for architecture {}, so its blocks cannot \
-                 be removed",
-                crate::gguf::Quoted(model.architecture())
-            );
-        };
-        super::metadata::check(model)?;
-        let n_blocks = model.n_blocks();
-        let n_trunk_blocks = model.n_trunk_blocks();
-        let mut must_stay = BTreeMap::new();
-        for block in (n_trunk_blocks..n_blocks).map(BlockId::new) {
-            must_stay.insert(
-                block,
-                "is a next-token prediction block behind the model's own".to_owned(),
-            );
-        }
-        for block in deepstack_blocks(model)? {
-            must_stay.insert(block, "receives features of images".to_owned());
-        }
-        let mut groups = Vec::new();
-        let windows = match rules.window {
-            Some(pattern) => windows(model, pattern)?,
-            None => None,
-        };
-        if let Some(windows) = &windows {
-            let blocks: BTreeSet<_> = (0..n_trunk_blocks)
-                .filter(|&i| windows[i])
-                .map(BlockId::new)
-                .collect();
-            if !blocks.is_empty() {
-                // Without one llama.cpp cannot make its cache (llama-model.cpp: create_memory).
-                groups.push(Group {
-                    blocks,
-                    what: "blocks with a sliding window",
-                });
-            }
-        }
+        let rules = rules(model, trusted)?;
+        super::metadata::check(model, rules, trusted)?;
+        let (n_blocks, n_trunk_blocks) = (model.n_blocks(), model.n_trunk_blocks());
+        let kinds = Kinds::of(model, rules)?;
+        let must_stay = must_stay(model, rules, &kinds)?;
+        let groups = groups(rules, &kinds);
+        let places = places(model, rules, &kinds)?;
         Ok(Self {
             n_blocks,
             n_trunk_blocks,
             must_stay,
             groups,
+            places,
             counts: rules.counts,
-            windows,
+            kinds,
+            rules,
+            trusted,
         })
     }
 
@@ -98,23 +139,30 @@ impl Constraints {
     /// # Errors
     /// The first rule that the set breaks.
     pub fn check(&self, removed: &BTreeSet<BlockId>) -> Result<()> {
-        for &block in removed {
-            ensure!(
-                block.index() < self.n_blocks,
+        if let Some(block) = removed.iter().find(|b| b.index() >= self.n_blocks) {
+            bail!(
                 "cannot remove block {block}: the model has {} blocks, 0 to {}",
                 self.n_blocks,
                 self.n_blocks - 1
             );
-            if let Some(reason) = self.must_stay.get(&block) {
+        }
+        let n_removed = removed
+            .iter()
+            .filter(|block| block.index() < self.n_trunk_blocks)
+            .count();
+        ensure!(
+            n_removed < self.n_trunk_blocks,
+            "cannot remove {n_removed} blocks: the model has {}, and at least one must stay",
+            self.n_trunk_blocks
+        );
+        if self.trusted {
+            return Ok(());
+        }
+        for block in removed {
+            if let Some(reason) = self.must_stay.get(block) {
                 bail!("cannot remove block {block}: it {reason}");
             }
         }
-        ensure!(
-            removed.len() < self.n_trunk_blocks,
-            "cannot remove {} blocks: the model has {}, and at least one must stay",
-            removed.len(),
-            self.n_trunk_blocks
-        );
         for group in &self.groups {
             ensure!(
                 !group.blocks.is_subset(removed),
@@ -123,7 +171,24 @@ impl Constraints {
                 group.what
             );
         }
-        self.check_count(removed.len())
+        self.check_count(n_removed)?;
+        let kept: Vec<BlockId> = (0..self.n_trunk_blocks)
+            .map(BlockId::new)
+            .filter(|block| !removed.contains(block))
+            .collect();
+        for (number, &block) in kept.iter().enumerate() {
+            if let Some(place) = self
+                .places
+                .iter()
+                .find(|place| !place.allows(block, number, kept.len()))
+            {
+                bail!(
+                    "cannot remove these blocks: {}",
+                    place.refusal(block, number)
+                );
+            }
+        }
+        Ok(())
     }
 
     /// Checks the number of blocks that are to go.
@@ -134,7 +199,7 @@ impl Constraints {
         let after = self.n_trunk_blocks - n_removed;
         for rule in self.counts {
             ensure!(
-                n_removed == 0 || rule.allows(self.n_trunk_blocks, after),
+                self.trusted || n_removed == 0 || rule.allows(self.n_trunk_blocks, after),
                 "cannot shorten {} blocks to {after}: {rule}",
                 self.n_trunk_blocks
             );
@@ -143,40 +208,125 @@ impl Constraints {
     }
 }
 
-/// Whether each trunk block has a sliding window, as llama.cpp's loader decides; `None` if no block has.
-fn windows(model: &Model<'_>, pattern: WindowPattern) -> Result<Option<Vec<bool>>> {
-    if pattern.only_with_key && model.count("attention.sliding_window")?.unwrap_or(0) == 0 {
-        return Ok(None);
+fn rules(model: &Model<'_>, trusted: bool) -> Result<&'static Architecture> {
+    let name = model.architecture();
+    if let Some(rules) = model.rules() {
+        return Ok(rules);
     }
-    let n = model.n_trunk_blocks();
-    let key = format!("{}.attention.sliding_window_pattern", model.architecture());
-    let Some(entry) = model.metadata().get(&key) else {
-        let has_window = |i| WindowPattern::has_window(pattern.default_period, i);
-        return Ok(Some((0..n).map(has_window).collect()));
+    if let Some(why) = Architecture::refusal(name) {
+        bail!(
+            "blocks of architecture {} cannot be removed: {why}",
+            Quoted(name)
+        );
+    }
+    if trusted {
+        return Ok(Architecture::trusted());
+    }
+    Err(anyhow!(
+        "what llama.cpp derives from a block's number is not known for architecture {}, so its blocks cannot be removed",
+        Quoted(name)
+    )
+    .context(Hint(
+        "--trust-any-cut takes any cut of it on your word".to_owned(),
+    )))
+}
+
+fn must_stay(
+    model: &Model<'_>,
+    rules: &Architecture,
+    kinds: &Kinds,
+) -> Result<BTreeMap<BlockId, String>> {
+    let n_trunk = model.n_trunk_blocks();
+    let mut must_stay = BTreeMap::new();
+    for block in (n_trunk..model.n_blocks()).map(BlockId::new) {
+        must_stay.insert(
+            block,
+            "is a next-token prediction block behind the model's own".to_owned(),
+        );
+    }
+    for block in deepstack_blocks(model)? {
+        must_stay.insert(block, "receives features of images".to_owned());
+    }
+    if let Some(FirstRule::Itself { why }) = rules.first {
+        must_stay.insert(BlockId::new(0), format!("must be the first: {why}"));
+    }
+    if let Some(LastRule::ItselfWithoutWindow { why }) = rules.last
+        && kinds.windows.is_none()
+    {
+        must_stay.insert(
+            BlockId::new(n_trunk - 1),
+            format!("must be the last: {why}"),
+        );
+    }
+    Ok(must_stay)
+}
+
+fn groups(rules: &Architecture, kinds: &Kinds) -> Vec<Group> {
+    let mut groups = Vec::new();
+    let mut add = |flags: &Option<Vec<bool>>, which: bool, what| {
+        let blocks: BTreeSet<BlockId> = flags
+            .iter()
+            .flatten()
+            .enumerate()
+            .filter(|&(_, &flag)| flag == which)
+            .map(|(i, _)| BlockId::new(i))
+            .collect();
+        if !blocks.is_empty() {
+            groups.push(Group { blocks, what });
+        }
     };
-    if entry.value().value_type() != ValueType::Array {
-        let period = entry.value().as_u64()?;
-        return Ok(Some(
-            (0..n)
-                .map(|i| WindowPattern::has_window(period, i))
-                .collect(),
-        ));
+    // Without one llama.cpp cannot make its cache (llama-model.cpp: create_memory).
+    add(&kinds.windows, true, "blocks with a sliding window");
+    if rules.window.is_some_and(|pattern| pattern.needs_full) {
+        add(&kinds.windows, false, "blocks without a sliding window");
     }
-    let array = entry.value().as_array()?;
-    // llama.cpp does not check the length of this array: a shorter one leaves blocks without a window.
-    ensure!(
-        array.len() == n || array.len() == model.n_blocks(),
-        "metadata '{key}' has {} entries, expected one for each of the {n} blocks",
-        array.len()
-    );
-    let mut flags = Vec::new();
-    for value in array.elements().take(n) {
-        flags.push(match value.value_type() {
-            ValueType::Bool => value.as_bool()?,
-            _ => value.as_i64()? != 0,
+    // Without one of each the inputs of the other are never allocated (llama-graph.cpp: set_input).
+    add(&kinds.recurrent, true, "recurrent blocks");
+    add(&kinds.recurrent, false, "attention blocks");
+    groups
+}
+
+fn places(model: &Model<'_>, rules: &Architecture, kinds: &Kinds) -> Result<Vec<Place>> {
+    let mut places: Vec<_> = kinds
+        .by_position
+        .iter()
+        .copied()
+        .map(Place::SameKind)
+        .collect();
+    if let (Some(FirstRule::FullAttention { why }), Some(windows)) = (rules.first, &kinds.windows) {
+        places.push(Place::First {
+            may: windows.iter().map(|window| !window).collect(),
+            why,
         });
     }
-    Ok(Some(flags))
+    let numbers = |name: &str| -> Result<Option<Vec<bool>>> {
+        let key = format!("{}.{name}", model.architecture());
+        match model
+            .metadata()
+            .get(&key)
+            .map(|entry| entry.value().as_array())
+        {
+            Some(Ok(array)) => Ok(Some(
+                array.i64s().map(|n| Ok(n? != 0)).collect::<Result<_>>()?,
+            )),
+            // One number for all blocks, or none.
+            _ => Ok(None),
+        }
+    };
+    // llama.cpp derives head sizes and rotated dimensions from block 0, unless it has no heads (llama-model.cpp).
+    if let Some(has_heads) = numbers("attention.head_count")? {
+        let first = has_heads.first().copied().unwrap_or(false);
+        places.push(Place::First {
+            may: has_heads.iter().map(|&has| has == first).collect(),
+            why: "llama.cpp takes the head size from the first block, and only one of the two has heads",
+        });
+    }
+    if let (Some(LastRule::WithFeedForward { why }), Some(may)) =
+        (rules.last, numbers("feed_forward_length")?)
+    {
+        places.push(Place::Last { may, why });
+    }
+    Ok(places)
 }
 
 /// Blocks to which llama.cpp adds features of images (`qwen3vl.cpp`, `granite.cpp`). Text does not need them, but a

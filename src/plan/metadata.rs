@@ -1,10 +1,11 @@
 //! The decision on every metadata entry of the output: kept byte for byte, a count set, a per-block array shortened,
 //! left out, or added. An entry that none of these is known to be right for stops the plan.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use super::{Constraints, Renumbering};
-use crate::arch::{OTHER_ARRAYS, PER_BLOCK_ARRAYS};
+use crate::arch::{Architecture, Derived, OTHER_ARRAYS, PER_BLOCK_ARRAYS, Recurrent};
+use crate::error::Hint;
 use crate::gguf::{Array, Entry, EntryOut, Quoted, ValueOut, ValueType};
 use crate::model::Model;
 
@@ -23,10 +24,10 @@ pub struct Provenance {
 const OWN_PREFIX: &str = "gguf_shorten.";
 
 /// Checks that what to do with every entry is known, whatever is removed.
-pub(super) fn check(model: &Model<'_>) -> Result<()> {
-    let arch = Keys::of(model);
+pub(super) fn check(model: &Model<'_>, rules: &Architecture, trusted: bool) -> Result<()> {
+    let keys = Keys::new(model, rules, trusted);
     for entry in model.metadata().iter() {
-        arch.role(entry)?;
+        keys.role(entry)?;
     }
     Ok(())
 }
@@ -37,97 +38,173 @@ pub(super) fn decide<'a>(
     renumbering: &Renumbering,
     provenance: &Provenance,
 ) -> Result<Vec<EntryOut<'a>>> {
-    let arch = Keys::of(model);
-    let n_kept = renumbering.kept().len();
-    // Written out even where the built-in period would give the same: what is explicit cannot shift.
-    let mut windows = constraints
-        .windows
-        .as_deref()
-        .map(|windows| kept_windows(windows, renumbering));
+    let keys = Keys::new(model, constraints.rules, constraints.trusted);
+    let mut written = written_out(model, constraints, renumbering)?;
     let mut entries = Vec::new();
     for entry in model.metadata().iter() {
         let key = entry.key();
-        let value = match arch.role(entry)? {
+        if let Some(at) = written.iter().position(|(other, _)| other == key) {
+            let (key, value) = written.swap_remove(at);
+            entries.push(EntryOut::new(key, value));
+            continue;
+        }
+        let count = |count: usize| {
+            ValueOut::integer(entry.value().value_type(), count as u64)
+                .with_context(|| format!("metadata '{key}' has a type that cannot hold {count}"))
+        };
+        let kept = renumbering.kept();
+        let value = match keys.role(entry)? {
             Role::Keep => {
                 entries.push(EntryOut::keep(entry));
                 continue;
             }
             Role::LeaveOut => continue,
-            Role::BlockCount => ValueOut::integer(entry.value().value_type(), n_kept as u64)
-                .with_context(|| {
-                    format!("metadata '{key}' has a type that cannot hold {n_kept}")
-                })?,
+            Role::BlockCount => count(kept.len())?,
+            Role::Leading => {
+                let leading = usize::try_from(entry.value().as_u64()?).unwrap_or(usize::MAX);
+                count(kept.iter().filter(|block| block.index() < leading).count())?
+            }
             Role::Name => ValueOut::string(&format!(
-                "{} ({n_kept} of {} blocks)",
+                "{} ({} of {} blocks)",
                 entry.value().as_str()?,
+                kept.len(),
                 model.n_blocks()
             )),
-            Role::Windows => match windows.take() {
-                Some(windows) => ValueOut::bools(&windows),
-                // Without a window the pattern is not read.
-                None => {
-                    entries.push(EntryOut::keep(entry));
-                    continue;
-                }
-            },
-            Role::PerBlock(array) => array.select(
-                renumbering
-                    .kept()
-                    .iter()
-                    .map(|block| block.index())
-                    .filter(|&i| i < array.len()),
-            )?,
+            Role::PerBlock(array) => {
+                let places = kept.iter().map(|block| block.index());
+                array.select(places.filter(|&i| i < array.len()))?
+            }
         };
         entries.push(EntryOut::new(key, value));
     }
-    if let Some(windows) = windows {
-        entries.push(EntryOut::new(arch.window_key(), ValueOut::bools(&windows)));
-    }
+    written.sort_by(|(a, _), (b, _)| a.cmp(b));
+    entries.extend(
+        written
+            .into_iter()
+            .map(|(key, value)| EntryOut::new(key, value)),
+    );
     entries.extend(parent_entries(model)?);
     entries.extend(own_entries(model, renumbering, provenance)?);
     Ok(entries)
 }
 
-/// For each kept block whether it has a sliding window. Prediction blocks never have (`llama-hparams.cpp`).
-fn kept_windows(windows: &[bool], renumbering: &Renumbering) -> Vec<bool> {
-    renumbering
+/// Entries that say what llama.cpp would else derive from the number of blocks, or from a block's: they are written even
+/// where the derived value would be the same, for what is explicit cannot shift.
+fn written_out(
+    model: &Model<'_>,
+    constraints: &Constraints,
+    renumbering: &Renumbering,
+) -> Result<Vec<(String, ValueOut)>> {
+    let key = |name: &str| format!("{}.{name}", model.architecture());
+    let array = |name: &str| {
+        model
+            .metadata()
+            .get(&key(name))
+            .and_then(|entry| entry.value().as_array().ok())
+    };
+    let mut written = Vec::new();
+    // An array of the input is shortened in its own type instead.
+    if let Some(windows) = &constraints.kinds.windows
+        && array(WINDOWS).is_none()
+    {
+        written.push((key(WINDOWS), kept_flags(windows, renumbering)));
+    }
+    if let (Some(recurrent), Some(Recurrent::Interval { .. })) =
+        (&constraints.kinds.recurrent, constraints.rules.recurrent)
+        && array(RECURRENT).is_none()
+    {
+        written.push((key(RECURRENT), kept_flags(recurrent, renumbering)));
+    }
+    for derived in constraints.rules.derived {
+        match derived {
+            Derived::ResidualScale if model.metadata().get(&key("residual_scale")).is_none() => {
+                #[expect(clippy::cast_precision_loss, reason = "at most 512 blocks")]
+                let n_blocks = model.n_trunk_blocks() as f32;
+                // As minicpm.cpp does it, in single precision.
+                written.push((key("residual_scale"), ValueOut::f32(1.4 / n_blocks.sqrt())));
+            }
+            Derived::ResidualScale => {}
+        }
+    }
+    if let Some(heads) = array("attention.head_count") {
+        written.extend(head_sizes(model, heads)?);
+    }
+    Ok(written)
+}
+
+/// The sizes that llama.cpp derives from the heads of block 0 (`llama-model.cpp: load_hparams`), where heads differ from
+/// block to block.
+fn head_sizes(model: &Model<'_>, heads: Array<'_>) -> Result<Vec<(String, ValueOut)>> {
+    let Some(n_heads) = heads.i64s().next().transpose()?.filter(|&n| n > 0) else {
+        return Ok(Vec::new());
+    };
+    let n_heads = usize::try_from(n_heads)?;
+    let Some(n_embd) = model.count("embedding_length")? else {
+        return Ok(Vec::new());
+    };
+    let key_length = model.count("attention.key_length")?;
+    let mut sizes = Vec::new();
+    let mut add = |name: &str, value: usize| -> Result<()> {
+        if model.count(name)?.is_none() {
+            let key = format!("{}.{name}", model.architecture());
+            sizes.push((key, ValueOut::u32(u32::try_from(value)?)));
+        }
+        Ok(())
+    };
+    add("attention.key_length", n_embd / n_heads)?;
+    add("attention.value_length", n_embd / n_heads)?;
+    add(
+        "rope.dimension_count",
+        key_length.unwrap_or(n_embd / n_heads),
+    )?;
+    Ok(sizes)
+}
+
+/// The flags of the kept blocks. Prediction blocks never have one (`llama-hparams.cpp`).
+fn kept_flags(flags: &[bool], renumbering: &Renumbering) -> ValueOut {
+    let kept: Vec<bool> = renumbering
         .kept()
         .iter()
-        .map(|block| windows.get(block.index()).copied().unwrap_or(false))
-        .collect()
+        .map(|block| flags.get(block.index()).copied().unwrap_or(false))
+        .collect();
+    ValueOut::bools(&kept)
 }
+
+const WINDOWS: &str = "attention.sliding_window_pattern";
+
+const RECURRENT: &str = "attention.recurrent_layers";
 
 /// What an entry is to the plan.
 enum Role<'a> {
     Keep,
     LeaveOut,
     BlockCount,
+    /// A count of leading blocks.
+    Leading,
     Name,
-    Windows,
     PerBlock(Array<'a>),
 }
 
-struct Keys {
+struct Keys<'r> {
     /// `<arch>.`.
     prefix: String,
-    /// Whether the architecture knows a pattern of sliding windows.
-    has_window_pattern: bool,
+    rules: &'r Architecture,
+    trusted: bool,
+    has_name: bool,
     n_blocks: usize,
     n_trunk_blocks: usize,
 }
 
-impl Keys {
-    fn of(model: &Model<'_>) -> Self {
+impl<'r> Keys<'r> {
+    fn new(model: &Model<'_>, rules: &'r Architecture, trusted: bool) -> Self {
         Self {
             prefix: format!("{}.", model.architecture()),
-            has_window_pattern: model.rules().is_some_and(|rules| rules.window.is_some()),
+            rules,
+            trusted,
+            has_name: model.name().is_some(),
             n_blocks: model.n_blocks(),
             n_trunk_blocks: model.n_trunk_blocks(),
         }
-    }
-
-    fn window_key(&self) -> String {
-        format!("{}attention.sliding_window_pattern", self.prefix)
     }
 
     fn role<'a>(&self, entry: &Entry<'a>) -> Result<Role<'a>> {
@@ -135,42 +212,64 @@ impl Keys {
         // The parts become one file; older provenance is that of the parent; the parent takes the place of its own.
         if key.starts_with("split.")
             || key.starts_with(OWN_PREFIX)
-            || key.starts_with("general.base_model.")
+            || (self.has_name && key.starts_with("general.base_model."))
         {
             return Ok(Role::LeaveOut);
         }
         if key == "general.name" && entry.value().value_type() == ValueType::String {
             return Ok(Role::Name);
         }
-        let Some(name) = key.strip_prefix(&self.prefix) else {
-            return Ok(Role::Keep);
-        };
-        if name == "block_count" {
+        let name = key.strip_prefix(&self.prefix);
+        if name == Some("block_count") {
             return Ok(Role::BlockCount);
         }
-        if self.has_window_pattern && key == self.window_key() {
-            return Ok(Role::Windows);
-        }
-        if entry.value().value_type() != ValueType::Array || OTHER_ARRAYS.contains(&name) {
-            return Ok(Role::Keep);
+        if entry.value().value_type() != ValueType::Array {
+            let is_leading = name.is_some_and(|name| self.rules.leading.contains(&name));
+            return Ok(if is_leading {
+                Role::Leading
+            } else {
+                Role::Keep
+            });
         }
         let array = entry.value().as_array()?;
-        if PER_BLOCK_ARRAYS.contains(&name) {
+        if self.is_per_block(key, name) {
             ensure!(
-                array.len() == self.n_blocks,
+                self.has_length_of_blocks(&array),
                 "metadata '{key}' has {} entries, expected one for each of the {} blocks",
                 array.len(),
                 self.n_blocks
             );
             return Ok(Role::PerBlock(array));
         }
-        if array.len() == self.n_blocks || array.len() == self.n_trunk_blocks {
-            bail!(
-                "metadata {} has as many entries as the model has blocks, and how to shorten it is not known",
-                Quoted(key)
-            );
+        match name {
+            Some(name) if !OTHER_ARRAYS.contains(&name) && self.has_length_of_blocks(&array) => {
+                if self.trusted {
+                    return Ok(Role::PerBlock(array));
+                }
+                Err(anyhow!(
+                    "metadata {} has as many entries as the model has blocks, and how to shorten it is not known",
+                    Quoted(key)
+                )
+                .context(Hint(
+                    "--trust-any-cut takes it for one entry per block, on your word".to_owned(),
+                )))
+            }
+            _ => Ok(Role::Keep),
         }
-        Ok(Role::Keep)
+    }
+
+    fn is_per_block(&self, key: &str, name: Option<&str>) -> bool {
+        name.is_some_and(|name| {
+            PER_BLOCK_ARRAYS.contains(&name) || self.rules.arrays.contains(&name)
+        }) || self
+            .rules
+            .arrays
+            .iter()
+            .any(|array| array.strip_prefix('.') == Some(key))
+    }
+
+    fn has_length_of_blocks(&self, array: &Array<'_>) -> bool {
+        array.len() == self.n_blocks || array.len() == self.n_trunk_blocks
     }
 }
 

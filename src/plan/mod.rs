@@ -1,6 +1,9 @@
 //! Plan: which blocks go, and what every entry and tensor of the output will be. Pure: no I/O.
 //!
-//! In reading order: [`constraints`] says what may be removed, [`removal`] chooses, [`metadata`] decides every entry.
+//! In reading order: [`kinds`] says what each block is, [`constraints`] what may be removed, [`removal`] chooses,
+//! [`metadata`] decides every entry.
+
+pub mod kinds;
 
 pub mod constraints;
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::Constraints;
 use crate::importance::Importance;
@@ -130,33 +130,167 @@ fn lowest(
         "cannot remove {n} blocks: the model has {n_blocks}, and at least one must stay"
     );
     constraints.check_count(n)?;
-    let mut candidates: Vec<(f64, BlockId)> = scores
-        .iter()
-        .enumerate()
-        .map(|(i, &score)| (score, BlockId::new(i)))
-        .filter(|(_, block)| !keep.contains(block) && !constraints.must_stay.contains_key(block))
-        .collect();
-    candidates.sort_by(|(a_score, a), (b_score, b)| a_score.total_cmp(b_score).then(b.cmp(a)));
-    // A group can lose all its blocks only if all are candidates. Then one must stay, and the total is lowest if it is
-    // the one with the highest score, which comes last. Groups do not overlap.
-    for group in &constraints.groups {
-        let in_group = |(_, block): &(f64, BlockId)| group.blocks.contains(block);
-        if candidates.iter().filter(|c| in_group(c)).count() == group.blocks.len()
-            && let Some(last) = candidates.iter().rposition(in_group)
-        {
-            candidates.remove(last);
+    let stays = |block: BlockId| {
+        keep.contains(&block)
+            || (!constraints.trusted && constraints.must_stay.contains_key(&block))
+    };
+    let n_staying = (0..n_blocks).filter(|&i| stays(BlockId::new(i))).count();
+    ensure!(
+        n_blocks - n_staying >= n,
+        "cannot remove {n} blocks: {n_staying} of {n_blocks} must stay"
+    );
+    let found = Search::new(constraints, scores, &stays, n_blocks - n).best();
+    found.with_context(|| {
+        let rules = (1..n_blocks)
+            .filter(|&other| other != n && constraints.check_count(other).is_ok())
+            .filter(|&other| {
+                Search::new(constraints, scores, &stays, n_blocks - other)
+                    .best()
+                    .is_some()
+            })
+            .min_by_key(|other| other.abs_diff(n));
+        match rules {
+            Some(other) => format!(
+                "no set of {n} blocks may be removed from this model; the nearest number that may is {other}"
+            ),
+            None => "no set of blocks may be removed from this model".to_owned(),
+        }
+    })
+}
+
+/// The allowed set of the same size that differs from `wanted` in the fewest blocks; `None` if there is none.
+#[must_use]
+pub fn nearest(constraints: &Constraints, wanted: &BTreeSet<BlockId>) -> Option<BTreeSet<BlockId>> {
+    let n_blocks = constraints.n_trunk_blocks;
+    let n = wanted.len();
+    if n == 0 || n >= n_blocks || constraints.check_count(n).is_err() {
+        return None;
+    }
+    // A block that was not asked for costs one, and a little by how far it lies from those that were.
+    let cost = |i: usize| match wanted.contains(&BlockId::new(i)) {
+        true => 0.0,
+        #[expect(clippy::cast_precision_loss, reason = "at most 512 blocks")]
+        false => {
+            let distance = wanted.iter().map(|block| block.index().abs_diff(i)).min();
+            1.0 + distance.unwrap_or(0) as f64 / 1e6
+        }
+    };
+    let costs: Vec<f64> = (0..n_blocks).map(cost).collect();
+    let stays = |block: BlockId| constraints.must_stay.contains_key(&block);
+    Search::new(constraints, &costs, &stays, n_blocks - n).best()
+}
+
+/// The search for the allowed set with the lowest total score, exact: over blocks in order, how many were kept so far,
+/// and of which groups one was kept (a dynamic programme with `n_blocks * n_kept * 2^groups` states).
+struct Search<'s> {
+    constraints: &'s Constraints,
+    scores: &'s [f64],
+    stays: Vec<bool>,
+    n_kept: usize,
+    groups: &'s [super::constraints::Group],
+    /// For each state the lowest total of what is still to come; infinite where nothing allowed comes.
+    lowest: Vec<f64>,
+}
+
+impl<'s> Search<'s> {
+    fn new(
+        constraints: &'s Constraints,
+        scores: &'s [f64],
+        stays: &dyn Fn(BlockId) -> bool,
+        n_kept: usize,
+    ) -> Self {
+        let groups: &[_] = if constraints.trusted {
+            &[]
+        } else {
+            &constraints.groups
+        };
+        let n = constraints.n_trunk_blocks;
+        let n_states = (n + 1) * (n_kept + 1) << groups.len();
+        let mut search = Self {
+            constraints,
+            scores,
+            stays: (0..n).map(|i| stays(BlockId::new(i))).collect(),
+            n_kept,
+            groups,
+            lowest: vec![f64::INFINITY; n_states],
+        };
+        search.fill();
+        search
+    }
+
+    fn all_groups(&self) -> usize {
+        (1 << self.groups.len()) - 1
+    }
+
+    /// `block` blocks are decided, `kept` of them kept, and one was kept of every group in the set `groups`.
+    fn state(&self, block: usize, kept: usize, groups: usize) -> usize {
+        ((block * (self.n_kept + 1) + kept) << self.groups.len()) + groups
+    }
+
+    fn fill(&mut self) {
+        let n = self.constraints.n_trunk_blocks;
+        let end = self.state(n, self.n_kept, self.all_groups());
+        self.lowest[end] = 0.0;
+        for block in (0..n).rev() {
+            for kept in 0..=self.n_kept.min(block) {
+                for groups in 0..=self.all_groups() {
+                    let keep = self.if_kept(block, kept, groups);
+                    let remove = self.if_removed(block, kept, groups);
+                    let state = self.state(block, kept, groups);
+                    self.lowest[state] = keep.min(remove);
+                }
+            }
         }
     }
-    ensure!(
-        candidates.len() >= n,
-        "cannot remove {n} blocks: {} of {n_blocks} must stay",
-        n_blocks - candidates.len()
-    );
-    Ok(candidates
-        .into_iter()
-        .take(n)
-        .map(|(_, block)| block)
-        .collect())
+
+    fn if_kept(&self, block: usize, kept: usize, groups: usize) -> f64 {
+        let id = BlockId::new(block);
+        let fits = kept < self.n_kept
+            && (self.constraints.trusted
+                || self
+                    .constraints
+                    .places
+                    .iter()
+                    .all(|place| place.allows(id, kept, self.n_kept)));
+        if !fits {
+            return f64::INFINITY;
+        }
+        self.lowest[self.state(block + 1, kept + 1, self.with_groups_of(id, groups))]
+    }
+
+    fn if_removed(&self, block: usize, kept: usize, groups: usize) -> f64 {
+        if self.stays[block] {
+            return f64::INFINITY;
+        }
+        self.scores[block] + self.lowest[self.state(block + 1, kept, groups)]
+    }
+
+    fn with_groups_of(&self, block: BlockId, groups: usize) -> usize {
+        self.groups
+            .iter()
+            .enumerate()
+            .filter(|(_, group)| group.blocks.contains(&block))
+            .fold(groups, |groups, (at, _)| groups | 1 << at)
+    }
+
+    /// The best set; of equal totals the one whose blocks come later.
+    fn best(&self) -> Option<BTreeSet<BlockId>> {
+        if self.lowest[self.state(0, 0, 0)].is_infinite() {
+            return None;
+        }
+        let mut removed = BTreeSet::new();
+        let (mut kept, mut groups) = (0, 0);
+        for block in 0..self.constraints.n_trunk_blocks {
+            let id = BlockId::new(block);
+            if self.if_kept(block, kept, groups) <= self.if_removed(block, kept, groups) {
+                groups = self.with_groups_of(id, groups);
+                kept += 1;
+            } else {
+                removed.insert(id);
+            }
+        }
+        Some(removed)
+    }
 }
 
 #[cfg(test)]
@@ -176,8 +310,11 @@ mod tests {
             n_trunk_blocks: n_blocks,
             must_stay: BTreeMap::new(),
             groups: Vec::new(),
+            places: Vec::new(),
             counts: &[],
-            windows: None,
+            kinds: crate::plan::kinds::Kinds::default(),
+            rules: crate::arch::Architecture::trusted(),
+            trusted: false,
         }
     }
 

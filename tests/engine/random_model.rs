@@ -13,7 +13,7 @@ pub const N_VOCAB: usize = 256;
 /// qwen3tts has an output head of this many entries, whatever the vocabulary (`qwen3vl.cpp`).
 const N_CODEC_VOCAB: usize = 3072;
 
-/// Width of the stream. A multiple of 256, so that every quantization fits.
+/// Width of the stream.
 pub const N_EMBD: u32 = 256;
 
 /// Heads.
@@ -37,6 +37,48 @@ const MIXTURES: &[&str] = &[
     "qwen3vlmoe",
     "rnd1",
     "granitemoe",
+    "gpt-oss",
+    "cohere2moe",
+    "exaone-moe",
+    "laguna",
+    "mellum",
+    "mimo2",
+    "step35",
+    "maple",
+    "deepseek",
+    "deepseek2",
+    "deepseek2-ocr",
+    "deepseek32",
+    "mistral4",
+    "dots1",
+    "glm4moe",
+    "bailingmoe2",
+    "bailingmoe3",
+    "minimax-m3",
+    "ernie4_5-moe",
+    "jamba",
+    "lfm2moe",
+    "kimi-linear",
+    "qwen3next",
+    "qwen35moe",
+    "afmoe",
+    "llama4",
+    "smallthinker",
+    "nomic-bert-moe",
+    "granitehybrid",
+];
+
+/// Architectures whose sliding windows the file says block by block.
+const FLAGGED: &[&str] = &["mimo2", "step35", "spark2_5", "maple", "granite_swa"];
+
+/// Architectures whose blocks without KV heads are recurrent.
+const HYBRIDS: &[&str] = &[
+    "jamba",
+    "granitehybrid",
+    "lfm2",
+    "lfm2moe",
+    "kimi-linear",
+    "bailingmoe3",
 ];
 
 /// A model to be made.
@@ -55,17 +97,57 @@ pub struct Spec<'s> {
 impl<'s> Spec<'s> {
     /// The usual model of an architecture.
     pub fn new(architecture: &'s str, n_blocks: u32) -> Self {
-        let extra = match architecture {
-            name if MIXTURES.contains(&name) => experts(),
+        let n = n_blocks as usize;
+        let mut extra = Vec::new();
+        if MIXTURES.contains(&architecture) {
+            extra.extend(experts());
+        }
+        if FLAGGED.contains(&architecture) {
+            let flags: Vec<bool> = (0..n).map(|i| i % 3 != 1).collect();
+            extra.push((".attention.sliding_window_pattern", ValueOut::bools(&flags)));
+        }
+        if HYBRIDS.contains(&architecture) {
+            let heads: Vec<u32> = (0..n)
+                .map(|i| if i % 3 == 1 { N_HEAD } else { 0 })
+                .collect();
+            extra.push((".attention.head_count_kv", ValueOut::u32s(&heads)));
+        }
+        extra.extend(match architecture {
             "graniteswitch" => adapters(),
             "plm" => vec![
                 (".attention.key_length", ValueOut::u32(96)),
                 (".attention.value_length", ValueOut::u32(64)),
                 (".rope.dimension_count", ValueOut::u32(32)),
             ],
+            "deepseek2" | "mistral4" | "deepseek32" => {
+                let mut entries = latent_attention();
+                entries.push((".attention.head_count_kv", ValueOut::u32(1)));
+                entries
+            }
+            "kimi-linear" | "bailingmoe3" => {
+                let heads: Vec<u32> = (0..n).map(|i| u32::from(i % 3 == 1)).collect();
+                let mut entries = latent_attention();
+                entries.push((".attention.head_count_kv", ValueOut::u32s(&heads)));
+                entries
+            }
+            "qwen3next" | "qwen35" | "qwen35moe" => vec![(".ssm.inner_size", ValueOut::u32(128))],
+            "rwkv7" => vec![(".token_shift_count", ValueOut::u32(2))],
+            "maple" => vec![(".swiglu_clamp_exp", ValueOut::f32s(&vec![7.0; n]))],
             "nanbeige" => vec![(".num_loops", ValueOut::u32(2))],
+            "granite_swa" => {
+                let flags: Vec<bool> = (0..n).map(|i| i % 5 != 2).collect();
+                vec![(".attention.rope_pattern", ValueOut::bools(&flags))]
+            }
+            "apertus" => ["xielu.alpha_n", "xielu.alpha_p", "xielu.beta", "xielu.eps"]
+                .into_iter()
+                .enumerate()
+                .map(|(k, key)| {
+                    let values: Vec<f32> = (0..n).map(|i| 0.3 + 0.1 * (i + k) as f32).collect();
+                    (key, ValueOut::f32s(&values))
+                })
+                .collect(),
             _ => Vec::new(),
-        };
+        });
         Self {
             architecture,
             n_blocks,
@@ -191,6 +273,18 @@ fn common(n_blocks: u32, n_vocab: usize) -> Vec<(&'static str, ValueOut)> {
         ("time_mix_extra_dim", u32(32)),
         ("time_decay_extra_dim", u32(32)),
         ("token_shift_count", u32(1)),
+        ("attention.decay_lora_rank", u32(32)),
+        ("attention.iclr_lora_rank", u32(32)),
+        ("attention.value_residual_mix_lora_rank", u32(32)),
+        ("attention.gate_lora_rank", u32(32)),
+        ("attention.indexer.head_count", u32(N_HEAD)),
+        ("attention.indexer.key_length", u32(64)),
+        ("attention.indexer.top_k", u32(16)),
+        ("attention.indexer.block_size", u32(16)),
+        ("attention.indexer.local_blocks", u32(1)),
+        ("shortconv.l_cache", u32(3)),
+        ("kda.head_dim", u32(64)),
+        ("kda.gate_lower_bound", f32(-5.0)),
     ]
 }
 
@@ -207,6 +301,22 @@ fn experts() -> Vec<(&'static str, ValueOut)> {
         (".expert_group_scale", ValueOut::f32(0.5)),
         (".experts_per_group", u32(2)),
         (".expert_gating_func", u32(2)),
+        (".expert_weights_scale", ValueOut::f32(1.5)),
+        (".leading_dense_block_count", u32(3)),
+        (".interleave_moe_layer_step", u32(1)),
+        (".moe_every_n_layers", u32(2)),
+    ]
+}
+
+/// Entries of latent attention: one KV head of the compressed size, and the sizes that it stands for.
+fn latent_attention() -> Vec<(&'static str, ValueOut)> {
+    let u32 = ValueOut::u32;
+    vec![
+        (".attention.key_length", u32(96)),
+        (".attention.value_length", u32(64)),
+        (".attention.key_length_mla", u32(96)),
+        (".attention.value_length_mla", u32(64)),
+        (".rope.dimension_count", u32(32)),
     ]
 }
 

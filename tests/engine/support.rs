@@ -102,6 +102,7 @@ pub fn zero(path: &Path, blocks: &[usize], out: &Path) {
         "ffn_down_shexp.",
         "ffn_down_chexps.",
         "ssm_out.",
+        "shortconv.out_proj.",
         "time_mix_output.",
         "channel_mix_value.",
         // The scale of the embedding that each block of talkie adds.

@@ -17,8 +17,8 @@ fn gemma3(n_blocks: u32) -> Make {
 /// `1` for each block with a window, `0` for each without.
 fn flags(out: &[u8], key: &str) -> String {
     let text = value(out, key);
-    text.strip_prefix("bool[] ")
-        .unwrap_or_else(|| panic!("{text}"))
+    let (_, flags) = text.split_once("[] ").unwrap_or_else(|| panic!("{text}"));
+    flags
         .replace("true", "1")
         .replace("false", "0")
         .replace(' ', "")
@@ -280,8 +280,47 @@ fn blocks_that_receive_images_stay() {
 }
 
 #[test]
+fn an_architecture_that_cannot_be_shortened_is_refused_with_the_reason() {
+    let dir = Dir::new();
+    Make::new("baichuan", 3).write(&dir, "m.gguf");
+    for flag in ["", " --trust-any-cut"] {
+        dir.run(&format!("m.gguf --blocks 0 -o out.gguf{flag}")).fails(
+            1,
+            "m.gguf: blocks of architecture 'baichuan' cannot be removed: llama.cpp chooses its position embedding by the \
+             number of blocks (baichuan.cpp)",
+        );
+    }
+}
+
+#[test]
+fn an_architecture_that_is_not_known_is_taken_on_the_users_word() {
+    let dir = Dir::new();
+    Make::new("llama-next", 3)
+        .set("llama-next.some_list", ValueOut::u32s(&[7, 8, 9]))
+        .write(&dir, "m.gguf");
+    dir.run("m.gguf --blocks 1 -o out.gguf --trust-any-cut")
+        .succeeds();
+    assert_eq!(
+        value(&dir.read("out.gguf"), "llama-next.some_list"),
+        "u32[] 7 9"
+    );
+}
+
+#[test]
+fn kinds_that_a_number_decides_are_kept_and_the_nearest_set_is_named() {
+    let dir = Dir::new();
+    Make::new("smollm3", 12).write(&dir, "m.gguf");
+    dir.run("m.gguf --blocks 5,6 -o out.gguf").fails(
+        1,
+        "m.gguf: cannot remove these blocks: block 7, which has no rotary embedding, would become block 5, which does not \
+         have it: llama.cpp decides that by the block's number",
+    );
+    dir.run("m.gguf --blocks 4-7 -o out.gguf").succeeds();
+}
+
+#[test]
 fn an_architecture_that_is_not_known_is_refused_by_name() {
-    for architecture in ["deepseek2", "clip", "x'y"] {
+    for architecture in ["llama-next", "x'y"] {
         let dir = Dir::new();
         Make::new(architecture, 3).write(&dir, "m.gguf");
         let name = architecture.replace('\'', r"\'");

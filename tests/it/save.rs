@@ -97,8 +97,10 @@ fn a_place_that_is_no_file_is_refused() {
                 .fails(1, message);
         }
     }
-    dir.run("m.gguf --blocks 1 -o folder/").refused();
-    dir.run("m.gguf --blocks 1 -o new/").refused();
+    dir.run("m.gguf --blocks 1 -o folder/")
+        .fails(1, "folder/: is a folder, expected the name of a file");
+    dir.run("m.gguf --blocks 1 -o new/")
+        .fails(1, "new/: is not the name of a file");
 }
 
 #[test]
@@ -355,6 +357,9 @@ fn a_second_run_to_the_same_place_does_not_overwrite_the_first() {
     assert_eq!(n, 1, "exactly one run writes");
     for output in outputs.iter().filter(|o| !o.status.success()) {
         output.check_error_lines();
+        let early = "out.gguf: exists already";
+        let late = "out.gguf: nothing was written: File exists (os error 17)";
+        output.check([early, late].contains(&output.error()), "the reason, once");
     }
     assert_eq!(dir.names(), ["m.gguf", "out.gguf"]);
     check_tensors(&dir.read("m.gguf"), &dir.read("out.gguf"), &[1]);

@@ -305,6 +305,10 @@ fn per_block_arrays_lose_the_entries_of_removed_blocks() {
         "llama.attention.head_count",
         "llama.attention.head_count_kv",
         "llama.feed_forward_length",
+        // What llama.cpp would else derive from the heads of block 0.
+        "llama.attention.key_length",
+        "llama.attention.value_length",
+        "llama.rope.dimension_count",
     ];
     let out = removes(&make, &[1], &keys);
     assert_eq!(value(&out, keys[0]), "u32[] 4 4 16");

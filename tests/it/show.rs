@@ -199,8 +199,8 @@ fn the_json_has_metadata_and_blocks() {
     assert_eq!(json["metadata"]["gemma3.block_count"], "u32 7");
     assert_eq!(json["blocks"].as_array().unwrap().len(), 7);
     assert_eq!(json["blocks"][5]["block"], 5);
-    assert_eq!(json["blocks"][5]["sliding_window"], false);
-    assert_eq!(json["blocks"][6]["sliding_window"], true);
+    assert_eq!(json["blocks"][5]["kinds"][0], "full attention");
+    assert_eq!(json["blocks"][6]["kinds"][0], "sliding window");
     assert_eq!(json["refused"], serde_json::Value::Null);
 }
 
