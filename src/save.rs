@@ -6,7 +6,8 @@ use std::fs::{File, Permissions};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -106,28 +107,31 @@ impl Target {
         &self.path
     }
 
-    /// Writes the planned output. `progress` is called with bytes written.
+    /// Writes the planned output and returns its plan. `plan` makes it from the hash of the input, which is computed while
+    /// tensors are copied; positions do not depend on it. `progress` is called with bytes written.
     ///
     /// # Errors
-    /// The system's, such as a full disk; a position that is not the planned one. The target is then as it was.
-    pub fn save(
+    /// Those of `plan`; the system's, such as a full disk; a position that is not the planned one. The target is then as
+    /// it was.
+    pub fn save<'a>(
         &self,
         input: &Input,
-        model: &Model<'_>,
-        plan: &Plan<'_>,
+        model: &Model<'a>,
+        plan: &dyn Fn(blake3::Hash) -> Result<Plan<'a>>,
         progress: &mut dyn FnMut(u64),
-    ) -> Result<()> {
+    ) -> Result<Plan<'a>> {
         self.try_save(input, model, plan, progress)
             .with_context(|| format!("{}: nothing was written", self.path.display()))
     }
 
-    fn try_save(
+    fn try_save<'a>(
         &self,
         input: &Input,
-        model: &Model<'_>,
-        plan: &Plan<'_>,
+        model: &Model<'a>,
+        plan: &dyn Fn(blake3::Hash) -> Result<Plan<'a>>,
         progress: &mut dyn FnMut(u64),
-    ) -> Result<()> {
+    ) -> Result<Plan<'a>> {
+        let draft = plan(blake3::Hash::from_bytes([0; blake3::OUT_LEN]))?;
         let temporary = {
             let mut unfinished = unfinished();
             let temporary = tempfile::Builder::new()
@@ -139,8 +143,27 @@ impl Target {
             temporary
         };
         let listed = Listed(temporary.path().to_owned());
-        write(temporary.as_file(), input, model, plan, progress)?;
-        temporary.as_file().sync_all()?;
+        let file = temporary.as_file();
+        reserve(file, draft.layout.file_len())?;
+        // The disk, the copying and the hashing do not wait for one another.
+        let (to_disk, written) = mpsc::channel();
+        let hash = thread::scope(|scope| -> Result<blake3::Hash> {
+            let hash = scope.spawn(|| input.blake3());
+            let on_disk = scope.spawn(move || keep_on_disk(file, &written));
+            let copied = copy_tensors(file, input, model, &draft, &mut |n_bytes| {
+                progress(n_bytes);
+                // The other side is gone only if the disk failed, which it reports itself.
+                let _ = to_disk.send(n_bytes);
+            });
+            drop(to_disk);
+            joined(on_disk)??;
+            copied?;
+            joined(hash)
+        })?;
+        let plan = plan(hash)?;
+        write_head(file, &plan, &draft)?;
+        progress(plan.layout.data_start().0);
+        file.sync_all()?;
         let mut unfinished = unfinished();
         if self.overwrite {
             temporary.persist(&self.path).map_err(|error| error.error)?;
@@ -154,8 +177,29 @@ impl Target {
         drop(unfinished);
         // So that the new name is on disk too. Not every system can; the output is in its place either way.
         let _ = File::open(&self.folder).and_then(|folder| folder.sync_all());
-        Ok(())
+        Ok(plan)
     }
+}
+
+/// What a thread returned; its panic becomes this one's.
+fn joined<T>(thread: thread::ScopedJoinHandle<'_, T>) -> Result<T> {
+    thread
+        .join()
+        .map_err(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Has the disk keep up with what is written, so that the sync at the end finds little left to do.
+fn keep_on_disk(file: &File, written: &mpsc::Receiver<u64>) -> io::Result<()> {
+    const STEP: u64 = 32 << 20;
+    let mut pending = 0;
+    while let Ok(n_bytes) = written.recv() {
+        pending += n_bytes + written.try_iter().sum::<u64>();
+        if pending >= STEP {
+            file.sync_data()?;
+            pending = 0;
+        }
+    }
+    Ok(())
 }
 
 /// A temporary file's place on the list of [`UNFINISHED`]; dropped before the file itself is removed.
@@ -183,7 +227,24 @@ fn permissions(mapping: &ggml::Mapping) -> io::Result<Permissions> {
     Ok(permissions)
 }
 
-fn write(
+/// Writes everything before the data of the tensors, which lie where `draft` has them.
+fn write_head(mut file: &File, plan: &Plan<'_>, draft: &Plan<'_>) -> Result<()> {
+    let positions = |plan: &Plan<'_>| (plan.layout.data_start(), plan.layout.file_len());
+    ensure!(
+        positions(plan) == positions(draft),
+        "bug: the plan's data is at {:?}, but was written at {:?}; the output was not kept",
+        positions(plan),
+        positions(draft)
+    );
+    file.rewind()?;
+    let mut head = BufWriter::with_capacity(1 << 16, file);
+    gguf::write_head(&plan.layout, &mut head)?;
+    head.flush()?;
+    Ok(())
+}
+
+/// Copies the data of every planned tensor to its position, and writes the padding between them.
+fn copy_tensors(
     mut file: &File,
     input: &Input,
     model: &Model<'_>,
@@ -191,17 +252,13 @@ fn write(
     progress: &mut dyn FnMut(u64),
 ) -> Result<()> {
     let layout = &plan.layout;
-    reserve(file, layout.file_len())?;
-    let mut head = BufWriter::with_capacity(1 << 16, file);
-    let mut position = gguf::write_head(layout, &mut head)?.0;
-    head.flush()?;
-    drop(head);
-    progress(position);
     let sources: Vec<File> = input
         .parts()
         .iter()
         .map(|part| part.mapping.file().try_clone())
         .collect::<io::Result<_>>()?;
+    let mut position = layout.data_start().0;
+    file.seek(SeekFrom::Start(position))?;
     for (planned, &source) in layout.tensors().iter().zip(&plan.sources) {
         let tensor = model
             .tensors()

@@ -55,7 +55,8 @@ sys.exit(version(name) != wanted)
 END
     say "installing $1 into $tools"
     if [ "$site" = "$tools/site" ]; then
-        "$PYTHON" -m pip install --quiet --disable-pip-version-check --upgrade --target "$site" "$1" >&2
+        "$PYTHON" -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --upgrade \
+            --target "$site" "$1" >&2
     else
         "$PYTHON" -m pip install --quiet --disable-pip-version-check "$1" >&2
     fi || { say "pip could not install $1"; return 1; }

@@ -31,17 +31,21 @@ pub fn run(options: &Shorten) -> Result<()> {
     };
     check_json(&options.printing, &input, target.as_ref().map(Target::path))?;
     let selection = select(&model, &constraints, &input, options)?;
-    let parent_blake3 = input.blake3();
-    let provenance = Provenance {
-        parent_blake3,
-        method: selection.method.clone(),
-        heal: "none".to_owned(),
+    let plan = |parent_blake3| {
+        let provenance = Provenance {
+            parent_blake3,
+            method: selection.method.clone(),
+            heal: "none".to_owned(),
+        };
+        Plan::new(&model, &constraints, selection.removed.clone(), &provenance)
+            .with_context(at_path)
     };
-    let plan =
-        Plan::new(&model, &constraints, selection.removed, &provenance).with_context(at_path)?;
-    let seconds = match &target {
-        Some(target) => Some(write(target, &input, &model, &plan, &options.printing)?),
-        None => None,
+    let (plan, seconds) = match &target {
+        Some(target) => {
+            let (plan, seconds) = write(target, &input, &model, &plan, &options.printing)?;
+            (plan, Some(seconds))
+        }
+        None => (plan(input.blake3())?, None),
     };
     let blake3 = match &target {
         // Read again only for those who ask.
@@ -53,7 +57,7 @@ pub fn run(options: &Shorten) -> Result<()> {
     let report = Report {
         gguf_shorten: env!("CARGO_PKG_VERSION"),
         llama_cpp: ggml::backend::llama_cpp_version(),
-        model: ModelReport::new(&model, input.path(), Some(parent_blake3)),
+        model: ModelReport::new(&model, input.path(), Some(plan.provenance.parent_blake3)),
         calibration: selection.calibration,
         method: selection.method,
         blocks: block_rows(
@@ -162,23 +166,17 @@ fn with_nearest(
     }
 }
 
-/// Writes the planned file. Returns the seconds that it took.
-fn write(
+/// Writes the planned file. Returns its plan and the seconds that it took.
+fn write<'a>(
     target: &Target,
     input: &Input,
-    model: &Model<'_>,
-    plan: &Plan<'_>,
+    model: &Model<'a>,
+    plan: &dyn Fn(blake3::Hash) -> Result<Plan<'a>>,
     printing: &Printing,
-) -> Result<f64> {
-    let bar = progress::bar(
-        "writing",
-        Unit::Bytes,
-        plan.layout.file_len(),
-        printing.quiet,
-    );
+) -> Result<(Plan<'a>, f64)> {
+    let bar = progress::bar("writing", Unit::Bytes, model.n_bytes(), printing.quiet);
     let start = Instant::now();
     let result = target.save(input, model, plan, &mut |n_bytes| bar.inc(n_bytes));
     bar.finish_and_clear();
-    result?;
-    Ok(start.elapsed().as_secs_f64())
+    Ok((result?, start.elapsed().as_secs_f64()))
 }

@@ -70,6 +70,8 @@ pub struct Plan<'a> {
     pub sources: Vec<usize>,
     /// Number of weights of the output.
     pub n_parameters: u64,
+    /// What the output says about where it comes from.
+    pub provenance: Provenance,
 }
 
 impl<'a> Plan<'a> {
@@ -116,6 +118,7 @@ impl<'a> Plan<'a> {
             layout,
             sources,
             n_parameters,
+            provenance: provenance.clone(),
         })
     }
 }

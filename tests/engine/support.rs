@@ -81,13 +81,16 @@ pub fn shorten(path: &Path, blocks: &[usize], out: &Path) -> Result<(), String> 
         let model = Model::new(input.parse()?)?;
         let constraints = Constraints::of(&model)?;
         let target = Target::new(out, &input, true)?;
-        let provenance = Provenance {
-            parent_blake3: input.blake3(),
-            method: "blocks".to_owned(),
-            heal: "none".to_owned(),
+        let plan = |parent_blake3| {
+            let provenance = Provenance {
+                parent_blake3,
+                method: "blocks".to_owned(),
+                heal: "none".to_owned(),
+            };
+            Plan::new(&model, &constraints, removed.clone(), &provenance)
         };
-        let plan = Plan::new(&model, &constraints, removed.clone(), &provenance)?;
-        target.save(&input, &model, &plan, &mut |_| {})
+        target.save(&input, &model, &plan, &mut |_| {})?;
+        Ok(())
     };
     run().map_err(|error| format!("{error:#}"))
 }

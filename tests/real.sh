@@ -1,0 +1,103 @@
+#!/bin/sh
+# Checks on a real model, SmolLM2, what the program promises, with tools that share no code with it (tests/stock).
+#
+#     sh tests/real.sh
+#
+# Prints a line for each check. The last one is 'real: N passed, N failed, N skipped'; the exit status is 0 if none failed.
+# Skipped is only what needs a stock llama.cpp, where npm, which brings it, is missing.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+. tests/setup.sh
+
+passed=0 failed=0 skipped=0
+mkdir -p "$target" && work=$(mktemp -d "$target/real.XXXXXX") || exit 1
+trap 'rm -rf "$work"' EXIT
+trap 'exit 1' HUP INT TERM
+
+# check NAME COMMAND...: what the command prints is shown, indented.
+check() {
+    name=$1
+    shift
+    echo "check: $name"
+    if "$@" >"$work/log" 2>&1; then
+        passed=$((passed + 1)) result=ok
+    else
+        failed=$((failed + 1)) result=FAILED
+    fi
+    sed 's/^/    /' "$work/log"
+    echo "$result: $name"
+}
+
+skip() {
+    skipped=$((skipped + 1))
+    echo "skipped: $1: $2"
+}
+
+# Ends it where going on makes no sense: one more failure.
+give_up() {
+    echo "FAILED: $1"
+    echo "real: $passed passed, $((failed + 1)) failed, $skipped skipped"
+    exit 1
+}
+
+need_build_tools && need_python_packages && need_smollm2 || give_up "set-up"
+cargo build --release && cargo build --release --example windows || give_up "build"
+program=$target/release/gguf-shorten
+examples=$target/release/examples
+text=testdata/calibration.txt
+
+shorten() {
+    "$program" "$SMOLLM2" --drop 7 -o "$work/short.gguf" --json "$work/short.json"
+}
+
+# The blocks that stay, from the JSON.
+kept() {
+    "$PYTHON" -c '
+import json, sys
+result = json.load(open(sys.argv[1]))
+removed = set(result["removed"])
+assert len(removed) == 7 and result["output"]["block_count"] == 23, result
+print(",".join(str(i) for i in range(result["model"]["block_count"]) if i not in removed))' "$work/short.json"
+}
+
+# The stock reader finds the parent's tensors under new numbers, byte for byte.
+same_bytes() {
+    kept=$(kept) && "$PYTHON" tests/stock/gguf_read.py --compare "$SMOLLM2" "$work/short.gguf" "$kept"
+}
+
+# Block Influence of 8 windows of 512, against numpy on dequantized weights.
+same_scores() {
+    "$program" score "$SMOLLM2" --calibration $text --tokens 4096 --window 512 --json "$work/scores.json" >/dev/null &&
+        "$examples/windows" "$SMOLLM2" $text 4096 512 >"$work/windows.txt" &&
+        "$PYTHON" tests/stock/block_influence.py "$SMOLLM2" "$work/windows.txt" --check "$work/scores.json" --tolerance 0.01
+}
+
+# The windows are those that a stock llama.cpp cuts.
+same_windows() {
+    "${CC:-cc}" -std=c99 -O2 -I"$LLAMA_INCLUDE" -I"$LLAMA_INCLUDE/../ggml/include" tests/stock/logits.c -o "$work/logits" \
+        "$STOCK_LIB"/libllama.* "$STOCK_LIB"/libggml.* "$STOCK_LIB"/libggml-base.* -Wl,-rpath,"$STOCK_LIB" -lm &&
+        "$work/logits" --tokens --window 512 "$SMOLLM2" $text 4096 >"$work/stock.txt" &&
+        cmp "$work/windows.txt" "$work/stock.txt" && echo "$(wc -w <"$work/stock.txt") tokens are the same"
+}
+
+# Removed is the same as zeroed, bit for bit: ends, middle, and a scattered set.
+oracle() {
+    TMPDIR=$work sh tests/stock/oracle.sh "$program" "$SMOLLM2" 0,29 12-18 3,7,11,25
+}
+
+check "seven blocks of SmolLM2 are removed" shorten
+check "kept tensors are the parent's, byte for byte" same_bytes
+check "Block Influence agrees with numpy within 1 %" same_scores
+if can_have_stock; then
+    if need_stock; then
+        check "windows are those of a stock llama.cpp" same_windows
+        check "a stock llama.cpp computes the parent without those blocks, bit for bit" oracle
+    else
+        give_up "set-up of a stock llama.cpp"
+    fi
+else
+    skip "windows are those of a stock llama.cpp" "$no_stock"
+    skip "a stock llama.cpp computes the parent without those blocks, bit for bit" "$no_stock"
+fi
+echo "real: $passed passed, $failed failed, $skipped skipped"
+[ $failed -eq 0 ]

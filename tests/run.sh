@@ -1,0 +1,46 @@
+#!/bin/sh
+# All tests: those of cargo, then the checks on a real model (real.sh).
+#
+#     sh tests/run.sh
+#
+# Needs Rust, a C and C++ compiler and python3 with pip; what else is missing goes into the target folder (setup.sh).
+# The last line is 'N passed, N failed', with ', N skipped' where something was; the exit status is 0 if nothing failed.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+. tests/setup.sh
+need_build_tools || { echo "0 passed, 1 failed"; exit 1; }
+
+mkdir -p "$target" && work=$(mktemp -d "$target/run.XXXXXX") || exit 1
+trap 'rm -rf "$work"' EXIT
+trap 'exit 1' HUP INT TERM
+
+# logged NAME COMMAND...: shows what the command prints, and keeps that and its status.
+logged() {
+    name=$1
+    shift
+    { "$@" 2>&1; echo $? >"$work/$name.status"; } | tee "$work/$name.log"
+}
+
+# count NAME WORD: adds up the numbers before a word in the closing lines of a log.
+count() {
+    sed -nE "s/^(test result|real): (.* )?([0-9]+) $2.*/\3/p" "$work/$1.log" |
+        { n=0; while read -r m; do n=$((n + m)); done; echo $n; }
+}
+
+logged cargo cargo test --release --workspace --no-fail-fast
+logged real sh tests/real.sh
+
+passed=0 failed=0 skipped=0
+for name in cargo real; do
+    n=$(count $name failed)
+    # Also what ends without a count has failed: a compiler's error, a crash.
+    [ "$(cat "$work/$name.status" 2>/dev/null)" = 0 ] || [ "$n" -gt 0 ] || n=1
+    failed=$((failed + n))
+    passed=$((passed + $(count $name passed)))
+    skipped=$((skipped + $(count $name ignored) + $(count $name skipped)))
+done
+echo
+line="$passed passed, $failed failed"
+[ $skipped -eq 0 ] || line="$line, $skipped skipped"
+echo "$line"
+[ $failed -eq 0 ] && [ $passed -gt 0 ]
