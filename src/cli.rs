@@ -43,6 +43,8 @@ pub enum Command {
     Score(ScoreArgs),
     /// Show header, metadata, blocks, sizes, and what may be removed
     Show(ShowArgs),
+    /// Prove that a shortened model is its parent without the removed blocks
+    Verify(VerifyArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -137,6 +139,30 @@ pub struct ShowArgs {
     /// List everything but offsets and sizes, so that two files can be compared with diff
     #[arg(long)]
     pub diffable: bool,
+
+    /// Output.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// Arguments of `verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// The shortened model
+    #[arg(value_name = "OUT")]
+    pub output: PathBuf,
+
+    /// The model that it was made from; of a split model, any of its parts
+    #[arg(long, value_name = "MODEL")]
+    pub parent: PathBuf,
+
+    /// Also run both with llama.cpp, the parent with the removed blocks zeroed, and compare the logits bit for bit
+    #[arg(long)]
+    pub run: bool,
+
+    /// CPU threads [default: the number of physical cores]
+    #[arg(short, long, value_name = "N")]
+    pub threads: Option<usize>,
 
     /// Output.
     #[command(flatten)]

@@ -7,10 +7,11 @@
 //!                                                                                                                  +-> Plan -> save
 //! text -> CalibrationSet -> HiddenStates -> Importance ------------------------------------------------------------+
 //! Importance, Plan -> Report -> table, JSON
+//! output, parent -> verify (bytes), oracle (logits) -> Report
 //! ```
 //!
 //! Each type is made once, by a function of the types before it, and not changed afterwards. Only `commands`, `input`,
-//! `llama`, `calibration::Texts` and `save` do I/O; planning is pure.
+//! `llama`, `calibration::Texts`, `save` and `oracle` do I/O; planning and verifying are pure.
 //!
 //! # Invariants
 //!
@@ -52,6 +53,10 @@ pub mod importance;
 pub mod plan;
 
 pub mod save;
+
+pub mod verify;
+
+pub mod oracle;
 
 pub mod report;
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 use gguf_shorten::cli::{Cli, Command};
-use gguf_shorten::options::Shorten;
+use gguf_shorten::options::{Shorten, Verify};
 use gguf_shorten::{commands, error, save};
 
 fn main() -> ExitCode {
@@ -48,6 +48,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Some(Command::Shorten(args)) => commands::shorten::run(&Shorten::new(args)?),
         Some(Command::Score(args)) => commands::score::run(args),
         Some(Command::Show(args)) => commands::show::run(args),
+        Some(Command::Verify(args)) => commands::verify::run(&Verify::new(args)?),
         Some(Command::Completions { shell }) => commands::generate::completions(*shell),
         Some(Command::Man) => commands::generate::man(),
     }

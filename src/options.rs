@@ -8,7 +8,7 @@ use std::str::FromStr;
 use anyhow::{Result, bail};
 
 use crate::calibration::{DEFAULT_TOKENS, DEFAULT_WINDOW, Source};
-use crate::cli::{CalibrationArgs, CommonArgs, ShortenArgs};
+use crate::cli::{CalibrationArgs, CommonArgs, ShortenArgs, VerifyArgs};
 use crate::error::Usage;
 use crate::model::{BlockId, MAX_BLOCKS};
 use crate::plan::{Budget, Method};
@@ -244,6 +244,40 @@ impl Shorten {
             force: args.force,
             dry_run: args.dry_run,
             calibration: Calibration::new(&args.calibration)?,
+            printing: Printing::new(&args.common),
+        })
+    }
+}
+
+/// A verification, checked.
+#[derive(Clone, Debug)]
+pub struct Verify {
+    /// The shortened model.
+    pub output: PathBuf,
+    /// The model that it was made from.
+    pub parent: PathBuf,
+    /// Compare logits too.
+    pub run: bool,
+    /// CPU threads.
+    pub threads: usize,
+    /// What to print.
+    pub printing: Printing,
+}
+
+impl Verify {
+    /// Checks the arguments.
+    ///
+    /// # Errors
+    /// [`Usage`] for no threads.
+    pub fn new(args: &VerifyArgs) -> Result<Self> {
+        if args.threads == Some(0) {
+            bail!(Usage("--threads is at least 1".to_owned()));
+        }
+        Ok(Self {
+            output: args.output.clone(),
+            parent: args.parent.clone(),
+            run: args.run,
+            threads: args.threads.unwrap_or_else(num_cpus::get_physical),
             printing: Printing::new(&args.common),
         })
     }

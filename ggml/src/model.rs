@@ -55,6 +55,28 @@ impl Model {
         Self::from_raw(raw)
     }
 
+    /// Loads the model whose files are at `paths`: one, or all parts of a split model in order, under any names.
+    ///
+    /// # Errors
+    /// [`Error::Path`] or [`Error::Load`] with llama.cpp's reason.
+    pub fn load_parts(_backend: &Backend, paths: &[&Path]) -> Result<Self, Error> {
+        let paths: Vec<CString> = paths
+            .iter()
+            .map(|path| path.to_str().and_then(|path| CString::new(path).ok()))
+            .collect::<Option<_>>()
+            .ok_or(Error::Path)?;
+        let mut pointers: Vec<_> = paths.iter().map(|path| path.as_ptr()).collect();
+        // SAFETY: no arguments.
+        let params = unsafe { sys::llama_model_default_params() };
+        log::clear();
+        // SAFETY: pointer and length describe `pointers`; each points to a NUL-terminated path. All outlive the call, which
+        // copies them. A failure is a null pointer, checked below.
+        let raw = unsafe {
+            sys::llama_model_load_from_splits(pointers.as_mut_ptr(), pointers.len(), params)
+        };
+        Self::from_raw(raw)
+    }
+
     /// Takes ownership of what a loading function returned.
     pub(crate) fn from_raw(raw: *mut sys::llama_model) -> Result<Self, Error> {
         NonNull::new(raw)

@@ -107,7 +107,7 @@ impl WindowPattern {
         let i = i as u64;
         match self.full {
             FullBlock::Last => period == 0 || i % period < period - 1,
-            FullBlock::First => period == 0 || i % period != 0,
+            FullBlock::First => period == 0 || !i.is_multiple_of(period),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One file per command: each loads, computes, prints. The only modules, with `llama`, `input` and `save`, that do I/O.
+//! One file per command: each loads, computes, prints. The only modules, with `llama`, `input`, `save` and `oracle`, that do I/O.
 
 pub mod generate;
 
@@ -7,6 +7,8 @@ pub mod score;
 pub mod shorten;
 
 pub mod show;
+
+pub mod verify;
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;

@@ -205,7 +205,7 @@ impl<'s> Search<'s> {
             &constraints.groups
         };
         let n = constraints.n_trunk_blocks;
-        let n_states = (n + 1) * (n_kept + 1) << groups.len();
+        let n_states = ((n + 1) * (n_kept + 1)) << groups.len();
         let mut search = Self {
             constraints,
             scores,

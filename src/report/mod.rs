@@ -2,6 +2,8 @@
 
 pub mod table;
 
+pub mod verification;
+
 use serde::Serialize;
 
 use crate::calibration::{CalibrationSet, Source};

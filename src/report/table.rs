@@ -24,11 +24,14 @@ pub fn report(report: &Report, colour: Colour) -> String {
     if let Some(output) = &report.output {
         let _ = writeln!(
             text,
-            "removed  {} ({} of {} blocks, by {})",
+            "removed  {} ({} of {} blocks, {})",
             block_list(&report.removed),
             report.removed.len(),
             report.model.block_count,
-            report.method
+            match report.method.as_str() {
+                "blocks" => "as listed".to_owned(),
+                method => format!("by {method}"),
+            }
         );
         let _ = writeln!(text, "output   {}", written(output, report.model.bytes));
     }

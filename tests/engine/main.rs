@@ -8,3 +8,4 @@
 mod architectures;
 mod random_model;
 mod support;
+mod verify_run;

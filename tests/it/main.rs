@@ -24,6 +24,8 @@ mod report;
 
 mod save;
 
+mod verify;
+
 mod hostile;
 
 mod second_reader;

@@ -125,7 +125,7 @@ fn json_goes_to_a_file_beside_the_table() {
     assert!(
         output
             .stdout
-            .contains("removed  1 (1 of 4 blocks, by blocks)")
+            .contains("removed  1 (1 of 4 blocks, as listed)")
     );
     assert_eq!(dir.names(), ["m.gguf", "out.gguf", "result.json"]);
     let json: Value = serde_json::from_slice(&dir.read("result.json")).unwrap();
@@ -182,7 +182,7 @@ fn the_table_names_input_removed_blocks_and_output() {
     let lines: Vec<&str> = output.stdout.lines().collect();
     assert_eq!(lines.len(), 3, "{}", output.stdout);
     assert!(lines[0].starts_with("model    m.gguf: llama, 9 blocks, 2,343 parameters, "));
-    assert_eq!(lines[1], "removed  1-3,5,7-8 (6 of 9 blocks, by blocks)");
+    assert_eq!(lines[1], "removed  1-3,5,7-8 (6 of 9 blocks, as listed)");
     assert!(lines[2].starts_with("output   out.gguf: 3 blocks, 1,485 parameters, "));
 }
 

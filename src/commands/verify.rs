@@ -1,0 +1,135 @@
+//! `verify`: whether a shortened model is its parent without the removed blocks.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow, bail};
+use ggml::log;
+
+use super::{check_json, print_json, to_stdout};
+use crate::gguf::{self, Quoted};
+use crate::input::Input;
+use crate::model::Model;
+use crate::options::{Printing, Verify};
+use crate::oracle::{self, Run, Silence};
+use crate::plan::Constraints;
+use crate::progress::{self, Unit};
+use crate::report::verification::{VerifyReport, screen};
+use crate::verify::{Verification, verify};
+
+/// Runs the command.
+///
+/// # Errors
+/// Anything that differs, after the result is shown; whatever keeps the two from being compared.
+pub fn run(options: &Verify) -> Result<()> {
+    let at_output = || options.output.display().to_string();
+    let at_parent = || options.parent.display().to_string();
+    let output = Input::open(&options.output)?;
+    let files = output.parse()?;
+    let [out] = &files[..] else {
+        return Err(anyhow!(
+            "is one of {} parts of a model, expected a single file",
+            files.len()
+        ))
+        .with_context(at_output);
+    };
+    let input = Input::open(&options.parent)?;
+    check_json(&options.printing, &input, None)?;
+    check_json(&options.printing, &output, None)?;
+    let parent = Model::new(input.parse()?).with_context(at_parent)?;
+    let constraints = Constraints::of(&parent).with_context(at_parent)?;
+    if options.run {
+        oracle::check(&parent).with_context(at_parent)?;
+    }
+
+    let start = Instant::now();
+    let verification = compare(&parent, &constraints, out, options).with_context(at_output)?;
+    let seconds = start.elapsed().as_secs_f64();
+    note_release(&verification, options);
+    let run = match &verification.differences {
+        differences if options.run && differences.is_empty() => {
+            Some(evaluate(&parent, &input, &verification, options)?)
+        }
+        // What llama.cpp makes of a file that is not as planned proves nothing.
+        _ => None,
+    };
+    let report = VerifyReport::new(
+        &verification,
+        (out, &options.output),
+        (&parent, input.path()),
+        run,
+        seconds,
+    );
+    print(&report, &options.printing)?;
+    if !report.verified {
+        bail!("{}: {}", at_output(), verdict(&report));
+    }
+    Ok(())
+}
+
+/// Compares the bytes, on the threads that were asked for.
+fn compare(
+    parent: &Model<'_>,
+    constraints: &Constraints,
+    out: &gguf::File<'_>,
+    options: &Verify,
+) -> Result<Verification> {
+    let threads = rayon::ThreadPoolBuilder::new()
+        .num_threads(options.threads)
+        .build()?;
+    let bar = progress::bar(
+        "comparing",
+        Unit::Bytes,
+        parent.n_bytes(),
+        options.printing.quiet,
+    );
+    let result = threads.install(|| verify(parent, constraints, out, &|n_bytes| bar.inc(n_bytes)));
+    bar.finish_and_clear();
+    result
+}
+
+/// Compares the logits.
+fn evaluate(
+    parent: &Model<'_>,
+    input: &Input,
+    verification: &Verification,
+    options: &Verify,
+) -> Result<Run> {
+    log::echo(options.printing.verbose);
+    let silence = Silence::of(parent, &verification.removed)
+        .with_context(|| input.path().display().to_string())?;
+    oracle::run(&silence, input, &options.output, options.threads)
+}
+
+fn note_release(verification: &Verification, options: &Verify) {
+    if let Some(version) = verification.claim.other_release()
+        && !options.printing.quiet
+    {
+        eprintln!(
+            "gguf-shorten: note: {} was written by version {}, this is {}",
+            options.output.display(),
+            Quoted(version),
+            env!("CARGO_PKG_VERSION")
+        );
+    }
+}
+
+fn print(report: &VerifyReport, printing: &Printing) -> Result<()> {
+    if printing.tables() {
+        to_stdout(&screen(report))?;
+    }
+    print_json(report, printing)
+}
+
+/// Why a model is not verified.
+fn verdict(report: &VerifyReport) -> String {
+    let parent = &report.parent.path;
+    if let Some(first) = report.differences.first() {
+        let others = match report.difference_count {
+            1 => String::new(),
+            n => format!(" (and {} more)", n - 1),
+        };
+        return format!("is not what gguf-shorten makes of {parent}: {first}{others}");
+    }
+    let different = report.run.map_or(0, |run| run.floats_different);
+    format!("computes something else than {parent} without those blocks: {different} logits differ")
+}

@@ -1,0 +1,345 @@
+//! The zero oracle: what a shortened model computes, compared with the parent in which the removed blocks are silenced.
+//!
+//! In a pre-norm model a block adds to the stream what its output projections give. With zeros in their place it adds
+//! nothing, and zero bytes decode to zero in every block format; so the parent with those tensors zeroed is the parent
+//! without those blocks, and llama.cpp runs it as it is. Both must give the same logits, bit for bit, on the same machine
+//! with the same settings. The sequence is longer than a sliding window where the context allows it, so that a block with
+//! the wrong window shows.
+//!
+//! In memory are the logits of one model, `[n_tokens, n_vocab]`, beside those that llama.cpp is computing.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use ggml::{Backend, Context, ContextOptions, ModelOptions, Token};
+
+use crate::arch::Stream;
+use crate::gguf::{Quoted, TensorType};
+use crate::input::{Input, Part};
+use crate::model::{BlockId, Model};
+use crate::save;
+
+/// Tokens of the sequence, where neither window nor context wants another number.
+pub const DEFAULT_TOKENS: usize = 700;
+
+/// By how much the sequence is longer than a sliding window.
+const PAST_WINDOW: usize = 128;
+
+/// What the names of a block's output projections begin with, behind `blk.<i>.`: weights, scales and biases.
+const WRITERS: &[&str] = &[
+    "attn_output.",
+    "ffn_down.",
+    "ffn_down_exps.",
+    "ffn_down_shexp.",
+    "ffn_down_chexps.",
+    "ssm_out.",
+    "shortconv.out_proj.",
+    "time_mix_output.",
+    "channel_mix_value.",
+    // What a block adds of its own per-layer embedding (`gemma4.cpp`).
+    "proj.",
+];
+
+/// A factor on what a block gives: in talkie on the embedding that a block adds, else on the whole stream.
+const SCALE: &str = "layer_output_scale.";
+
+/// Architectures whose stream passes more than sums, so that a zeroed block is not the identity: hyper-connections,
+/// alternating updates, and a lightning attention that scales the stream.
+const NOT_SUMS: &[&str] = &[
+    "deepseek4",
+    "hy_v4",
+    "glm5-next",
+    "qwen4exp",
+    "gemma3n",
+    "minimax-01",
+];
+
+/// What was evaluated, and how it compares.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub struct Run {
+    /// Tokens of the sequence.
+    pub tokens: usize,
+    /// The model's sliding window, in tokens.
+    pub sliding_window: Option<usize>,
+    /// Logits compared.
+    pub floats: u64,
+    /// How many of them differ in any bit but the sign of a zero.
+    pub floats_different: u64,
+    /// Time of all of it.
+    pub seconds: f64,
+}
+
+/// What takes the place of a tensor's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fill {
+    Zeros,
+    /// F32 ones.
+    Ones,
+}
+
+/// The bytes of the parent that silence the removed blocks.
+#[derive(Debug)]
+pub struct Silence {
+    /// In each part, what to overwrite.
+    parts: Vec<Vec<(Range<u64>, Fill)>>,
+    sliding_window: Option<usize>,
+}
+
+/// Checks that a block of `model` whose output projections are zeros is the identity.
+///
+/// # Errors
+/// An architecture in which it is not, or is not known to be.
+pub fn check(model: &Model<'_>) -> Result<()> {
+    let name = model.architecture();
+    let Some(rules) = model.rules() else {
+        bail!(
+            "cannot be compared by a run: where blocks of {} write to the stream is not known",
+            Quoted(name)
+        );
+    };
+    ensure!(
+        rules.stream != Stream::LayerOutputNorm && !NOT_SUMS.contains(&name),
+        "cannot be compared by a run: in {} the stream passes more than what blocks add to it, so a zeroed block is not \
+         the same as none",
+        Quoted(name)
+    );
+    Ok(())
+}
+
+impl Silence {
+    /// Finds the output projections of the `removed` blocks.
+    ///
+    /// # Errors
+    /// Those of [`check`]; a block without a projection that is known.
+    pub fn of(model: &Model<'_>, removed: &BTreeSet<BlockId>) -> Result<Self> {
+        check(model)?;
+        let mut parts = vec![Vec::new(); model.parts().len()];
+        let mut silent = BTreeSet::new();
+        for tensor in model.tensors() {
+            let Some((block, rest)) = tensor.block.filter(|(block, _)| removed.contains(block))
+            else {
+                continue;
+            };
+            let fill = if WRITERS.iter().any(|writer| rest.starts_with(writer)) {
+                silent.insert(block);
+                Fill::Zeros
+            } else if rest.starts_with(SCALE) && model.architecture() == "talkie" {
+                Fill::Zeros
+            } else if rest.starts_with(SCALE) {
+                ensure!(
+                    tensor.info.tensor_type() == TensorType::F32,
+                    "cannot be compared by a run: tensor {} is not F32",
+                    Quoted(tensor.info.name())
+                );
+                Fill::Ones
+            } else {
+                continue;
+            };
+            parts[tensor.part].push((tensor.info.position().0..tensor.info.end().0, fill));
+        }
+        if let Some(block) = removed.iter().find(|block| !silent.contains(block)) {
+            bail!(
+                "cannot be compared by a run: block {block} has no output projection that is known"
+            );
+        }
+        Ok(Self {
+            parts,
+            sliding_window: model.count("attention.sliding_window")?.filter(|&n| n > 0),
+        })
+    }
+}
+
+/// Evaluates the silenced parent and the model at `out`, on `threads` CPU threads, and compares their logits.
+///
+/// # Errors
+/// No room for a copy of the parent in the system's folder for temporary files; llama.cpp's; logits that prove nothing.
+pub fn run(silence: &Silence, parent: &Input, out: &Path, threads: usize) -> Result<Run> {
+    let start = Instant::now();
+    let backend = Backend::init();
+    let announce = |path: &Path| {
+        backend.on_abort(
+            format!("gguf-shorten: {}: ", path.display()),
+            save::remove_unfinished,
+        );
+    };
+    announce(parent.path());
+    let (tokens, expected) = {
+        let copies = parent
+            .parts()
+            .iter()
+            .zip(&silence.parts)
+            .map(|(part, fills)| Temporary::copy(part, fills))
+            .collect::<io::Result<Vec<_>>>()
+            .context("the zeroed copy of the parent")?;
+        let paths: Vec<&Path> = copies.iter().map(|copy| copy.path.as_path()).collect();
+        let at_path = || format!("{}: with zeroed blocks", parent.path().display());
+        let model = ggml::Model::load_parts(backend, &paths).with_context(at_path)?;
+        let tokens = sequence(&model, silence.sliding_window);
+        let expected = logits(&model, &tokens, threads, <[f32]>::to_vec).with_context(at_path)?;
+        check_meaning(&expected).with_context(at_path)?;
+        (tokens, expected)
+    };
+    announce(out);
+    let at_path = || out.display().to_string();
+    let model = ggml::Model::load(backend, out, ModelOptions::default()).with_context(at_path)?;
+    let compare = |found: &[f32]| -> Result<u64> {
+        ensure!(
+            found.len() == expected.len(),
+            "gives {} logits for {} tokens, but the parent {}",
+            found.len(),
+            tokens.len(),
+            expected.len()
+        );
+        Ok(n_different(&expected, found))
+    };
+    let floats_different = logits(&model, &tokens, threads, compare)
+        .and_then(|result| result)
+        .with_context(at_path)?;
+    Ok(Run {
+        tokens: tokens.len(),
+        sliding_window: silence.sliding_window,
+        floats: expected.len() as u64,
+        floats_different,
+        seconds: start.elapsed().as_secs_f64(),
+    })
+}
+
+/// The model's BOS, if it uses one, then tokens from all of the vocabulary: some that look random and are always the same.
+fn sequence(model: &ggml::Model, sliding_window: Option<usize>) -> Vec<Token> {
+    let past_window = sliding_window.map_or(0, |window| window.saturating_add(PAST_WINDOW));
+    let n_tokens = DEFAULT_TOKENS.max(past_window);
+    let n_tokens = match model.n_ctx_train() {
+        0 => DEFAULT_TOKENS,
+        n_ctx => n_tokens.min(n_ctx),
+    };
+    let n_vocab = model.n_vocab().max(1) as u64;
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let random = std::iter::repeat_with(move || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        // A token id fits: the vocabulary was counted in the same type.
+        Token::try_from((state >> 32) % n_vocab).unwrap_or(0)
+    });
+    model
+        .bos()
+        .into_iter()
+        .chain(random)
+        .take(n_tokens)
+        .collect()
+}
+
+/// Calls `look` with the logits of every token of the sequence.
+fn logits<R>(
+    model: &ggml::Model,
+    tokens: &[Token],
+    threads: usize,
+    look: impl FnOnce(&[f32]) -> R,
+) -> Result<R> {
+    let options = ContextOptions {
+        window: tokens.len(),
+        threads,
+    };
+    let mut context = Context::new(model, options)?;
+    Ok(look(context.logits(tokens)?))
+}
+
+/// Logits may be minus infinity where a head is padded, but a model that gives nothing else proves nothing.
+fn check_meaning(logits: &[f32]) -> Result<()> {
+    ensure!(
+        !logits.iter().any(|logit| logit.is_nan()),
+        "some logits are not numbers, so they prove nothing"
+    );
+    ensure!(
+        logits
+            .iter()
+            .any(|&logit| logit.is_finite() && logit != 0.0),
+        "gives no logits, so there is nothing to compare"
+    );
+    Ok(())
+}
+
+/// How many floats differ in any bit but the sign of a zero: the sum of a stream and nothing may change that.
+fn n_different(expected: &[f32], found: &[f32]) -> u64 {
+    let differs = |(a, b): &(&f32, &f32)| a.to_bits() != b.to_bits() && !(**a == 0.0 && **b == 0.0);
+    expected.iter().zip(found).filter(differs).count() as u64
+}
+
+/// A temporary file. On Linux it has no name, so that nothing is left however the process ends.
+struct Temporary {
+    /// What llama.cpp opens.
+    path: PathBuf,
+    /// Keeps the file open, or its name in place.
+    _keep: Keep,
+}
+
+#[cfg(target_os = "linux")]
+type Keep = File;
+
+#[cfg(not(target_os = "linux"))]
+type Keep = tempfile::TempPath;
+
+impl Temporary {
+    /// Copies a part of the parent, with some bytes overwritten.
+    fn copy(part: &Part, fills: &[(Range<u64>, Fill)]) -> io::Result<Self> {
+        #[cfg(target_os = "linux")]
+        let mut file = tempfile::tempfile()?;
+        #[cfg(not(target_os = "linux"))]
+        let (mut file, keep) = tempfile::NamedTempFile::new()?.into_parts();
+        let mut source = part.mapping.file().try_clone()?;
+        source.seek(SeekFrom::Start(0))?;
+        io::copy(&mut source.take(part.mapping.len() as u64), &mut file)?;
+        for (range, fill) in fills {
+            file.seek(SeekFrom::Start(range.start))?;
+            let n_bytes = range.end - range.start;
+            match fill {
+                Fill::Zeros => io::copy(&mut io::repeat(0).take(n_bytes), &mut file)?,
+                Fill::Ones => {
+                    let ones = (0..n_bytes / 4).flat_map(|_| 1f32.to_le_bytes());
+                    file.write_all(&ones.collect::<Vec<u8>>())?;
+                    n_bytes
+                }
+            };
+        }
+        file.flush()?;
+        #[cfg(target_os = "linux")]
+        {
+            use std::os::fd::AsRawFd;
+            Ok(Self {
+                path: format!("/proc/self/fd/{}", file.as_raw_fd()).into(),
+                _keep: file,
+            })
+        }
+        #[cfg(not(target_os = "linux"))]
+        Ok(Self {
+            path: keep.to_path_buf(),
+            _keep: keep,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn floats_differ_in_any_bit_but_the_sign_of_zero() {
+        let a = [0.0, 1.0, f32::NEG_INFINITY, 2.0];
+        assert_eq!(n_different(&a, &a), 0);
+        assert_eq!(n_different(&a, &[-0.0, 1.0, f32::NEG_INFINITY, 2.0]), 0);
+        let next = f32::from_bits(2f32.to_bits() + 1);
+        assert_eq!(n_different(&a, &[0.0, 1.0, f32::NAN, next]), 2);
+    }
+
+    #[test]
+    fn logits_that_prove_nothing_are_refused() {
+        assert!(check_meaning(&[0.0, f32::NEG_INFINITY, 1.0]).is_ok());
+        assert!(check_meaning(&[0.0, f32::NEG_INFINITY]).is_err());
+        assert!(check_meaning(&[1.0, f32::NAN]).is_err());
+    }
+}

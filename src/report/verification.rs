@@ -1,0 +1,207 @@
+//! What a verification found, as JSON and as a screen for a person.
+
+use std::fmt::Write as _;
+
+use indicatif::{DecimalBytes, HumanCount};
+use serde::Serialize;
+
+use super::{ModelReport, block_list, table};
+use crate::gguf;
+use crate::model::Model;
+use crate::oracle::Run;
+use crate::verify::{MetadataCounts, Verification};
+use std::path::Path;
+
+/// The result of `verify`. Its fields are the JSON contract: unknown values are null, never left out.
+#[derive(Clone, Debug, Serialize)]
+pub struct VerifyReport {
+    /// Version of this program.
+    pub gguf_shorten: &'static str,
+    /// Version of the bundled llama.cpp.
+    pub llama_cpp: &'static str,
+    /// Whether nothing differs.
+    pub verified: bool,
+    /// The shortened model.
+    pub output: VerifiedReport,
+    /// The model that it was made from.
+    pub parent: ModelReport,
+    /// Hash of the parent, as the shortened model says.
+    pub recorded_blake3: Option<String>,
+    /// The blocks that were left out, in the parent's numbering.
+    pub removed: Vec<usize>,
+    /// Metadata entries.
+    pub metadata: MetadataCounts,
+    /// Tensors whose data was compared.
+    pub tensors: usize,
+    /// Bytes of that data.
+    pub tensor_bytes: u64,
+    /// How many things differ.
+    pub difference_count: usize,
+    /// The first few of them.
+    pub differences: Vec<String>,
+    /// The run with llama.cpp; null if there was none.
+    pub run: Option<Run>,
+    /// Bytes of both models.
+    pub bytes: u64,
+    /// Time of the comparison, without the run.
+    pub seconds: f64,
+}
+
+/// The shortened model.
+#[derive(Clone, Debug, Serialize)]
+pub struct VerifiedReport {
+    /// Where it is.
+    pub path: String,
+    /// The release that wrote it.
+    pub version: Option<String>,
+    /// How the blocks were chosen.
+    pub method: Option<String>,
+    /// What made up for the removed blocks.
+    pub heal: Option<String>,
+    /// Number of blocks.
+    pub block_count: usize,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// Number of weights.
+    pub parameters: u64,
+}
+
+impl VerifyReport {
+    /// Of a comparison of `out`, at `path`, with `parent` that took `seconds`.
+    #[must_use]
+    pub fn new(
+        verification: &Verification,
+        (out, path): (&gguf::File<'_>, &Path),
+        (parent, parent_path): (&Model<'_>, &Path),
+        run: Option<Run>,
+        seconds: f64,
+    ) -> Self {
+        let claim = &verification.claim;
+        let bytes = out.bytes().len() as u64;
+        let same_floats = run.is_none_or(|run| run.floats_different == 0);
+        Self {
+            gguf_shorten: env!("CARGO_PKG_VERSION"),
+            llama_cpp: ggml::backend::llama_cpp_version(),
+            verified: verification.differences.is_empty() && same_floats,
+            output: VerifiedReport {
+                path: path.display().to_string(),
+                version: claim.version.clone(),
+                method: claim.method.clone(),
+                heal: claim.heal.clone(),
+                block_count: claim.kept.len(),
+                bytes,
+                parameters: out.tensors().iter().map(|tensor| tensor.n_elements()).sum(),
+            },
+            parent: ModelReport::new(parent, parent_path, Some(verification.parent_blake3)),
+            recorded_blake3: claim.parent_blake3.map(|hash| hash.to_hex().to_string()),
+            removed: verification
+                .removed
+                .iter()
+                .map(|block| block.index())
+                .collect(),
+            metadata: verification.metadata,
+            tensors: verification.n_tensors,
+            tensor_bytes: verification.n_tensor_bytes,
+            difference_count: verification.differences.len(),
+            differences: verification
+                .differences
+                .first()
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            run,
+            bytes: bytes + parent.n_bytes(),
+            seconds,
+        }
+    }
+}
+
+/// The result on one screen.
+#[must_use]
+pub fn screen(report: &VerifyReport) -> String {
+    let mut text = String::new();
+    let output = &report.output;
+    let _ = writeln!(
+        text,
+        "output   {}: {} blocks, {} parameters, {}, written by version {}",
+        output.path,
+        output.block_count,
+        HumanCount(output.parameters),
+        DecimalBytes(output.bytes),
+        gguf::Quoted(output.version.as_deref().unwrap_or("unknown"))
+    );
+    let _ = writeln!(text, "parent   {}", table::model(&report.parent));
+    let hash = report.parent.blake3.as_deref().unwrap_or_default();
+    let recorded = report.recorded_blake3.as_deref() == Some(hash);
+    let _ = writeln!(
+        text,
+        "         blake3 {hash}, {}",
+        if recorded {
+            "as recorded"
+        } else {
+            "not as recorded"
+        }
+    );
+    let _ = writeln!(
+        text,
+        "removed  {} ({} of {} blocks, by {})",
+        block_list(&report.removed),
+        report.removed.len(),
+        report.parent.block_count,
+        gguf::Quoted(output.method.as_deref().unwrap_or("unknown"))
+    );
+    let metadata = report.metadata;
+    let _ = writeln!(
+        text,
+        "metadata {} kept, {} changed, {} added, {} left out",
+        metadata.kept, metadata.changed, metadata.added, metadata.left_out
+    );
+    let _ = writeln!(
+        text,
+        "tensors  {} compared, {}",
+        HumanCount(report.tensors as u64),
+        DecimalBytes(report.tensor_bytes)
+    );
+    if let Some(run) = &report.run {
+        let _ = writeln!(text, "run      {}", evaluated(run));
+    }
+    let verdict = if report.verified {
+        "verified"
+    } else {
+        "DIFFERS "
+    };
+    let _ = writeln!(text, "{verdict} {}", took(report));
+    for difference in &report.differences {
+        let _ = writeln!(text, "  {difference}");
+    }
+    let n_more = report.difference_count - report.differences.len();
+    if n_more > 0 {
+        let _ = writeln!(text, "  and {} more", HumanCount(n_more as u64));
+    }
+    text
+}
+
+fn took(report: &VerifyReport) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "shown with two digits")]
+    let rate = report.bytes as f64 / report.seconds / 1e9;
+    format!(
+        "{} of both files in {:.3} s ({rate:.2} GB/s)",
+        DecimalBytes(report.bytes),
+        report.seconds
+    )
+}
+
+fn evaluated(run: &Run) -> String {
+    let past = match run.sliding_window {
+        Some(window) if window < run.tokens => format!(", past a sliding window of {window}"),
+        Some(window) => format!(", not past the sliding window of {window}"),
+        None => String::new(),
+    };
+    format!(
+        "{} tokens{past}: {} floats, {} differ, {:.1} s",
+        HumanCount(run.tokens as u64),
+        HumanCount(run.floats),
+        HumanCount(run.floats_different),
+        run.seconds
+    )
+}

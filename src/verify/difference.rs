@@ -1,0 +1,277 @@
+//! What is not as planned, as values that say it in one line.
+
+use std::fmt;
+
+use crate::gguf::{Place, Quoted};
+
+/// How many differences are told apart; of the others only the number is kept.
+const HANDFUL: usize = 8;
+
+/// One thing in a file that is not as planned. Positions count from 0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Difference {
+    /// The parent is another file than the recorded one.
+    Parent {
+        /// What the file says.
+        recorded: blake3::Hash,
+        /// What the parent has.
+        found: blake3::Hash,
+    },
+    /// A word that this release never writes.
+    Word {
+        /// The entry.
+        entry: Place,
+        /// Its value.
+        word: String,
+    },
+    /// A number of the header.
+    Header {
+        /// Which.
+        what: &'static str,
+        /// What the file has.
+        found: u64,
+        /// What is planned.
+        expected: u64,
+    },
+    /// A planned entry or tensor that is not there.
+    Missing(Place),
+    /// An entry or tensor that is not planned.
+    Extra(Place),
+    /// An entry or tensor that stands elsewhere.
+    Order {
+        /// What it is.
+        place: Place,
+        /// Its number in the file, from 0.
+        found: usize,
+        /// Its planned number.
+        expected: usize,
+    },
+    /// Another type or value of a metadata entry.
+    Entry {
+        /// The entry.
+        entry: Place,
+        /// Whether it should be the parent's, as it is.
+        is_kept: bool,
+        /// The first byte that differs, from the start of the entry.
+        byte: usize,
+        /// Planned bytes of the entry.
+        n_bytes: usize,
+    },
+    /// Another shape, type or offset of a tensor.
+    Info {
+        /// The tensor.
+        tensor: Place,
+        /// Which.
+        what: &'static str,
+        /// What the file has.
+        found: String,
+        /// What is planned.
+        expected: String,
+    },
+    /// The data of a tensor.
+    Data {
+        /// The tensor.
+        tensor: Place,
+        /// The parent's tensor that it should be.
+        parent: String,
+        /// The first byte that differs, from the start of the tensor.
+        byte: u64,
+        /// Bytes of the tensor.
+        n_bytes: u64,
+    },
+    /// Padding that is not zero.
+    Padding {
+        /// What it follows; [`Place::HeadPadding`] stands for itself.
+        behind: Place,
+        /// The first byte that is not zero, from the start of the padding.
+        byte: usize,
+        /// Its value.
+        found: u8,
+        /// Bytes of the padding.
+        n_bytes: usize,
+    },
+    /// Something else before the tensor data.
+    Head {
+        /// The first byte that differs, from the start of the file.
+        byte: usize,
+        /// Planned bytes before the tensor data.
+        n_bytes: usize,
+    },
+    /// The length of the file.
+    Length {
+        /// What the file has.
+        found: u64,
+        /// What is planned.
+        expected: u64,
+    },
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Parent { recorded, found } => write!(
+                f,
+                "the recorded parent has blake3 {recorded}, but this one has {found}"
+            ),
+            Self::Word { entry, word } => {
+                write!(f, "{entry} is {}, which is not known", Quoted(word))
+            }
+            Self::Header {
+                what,
+                found,
+                expected,
+            } => write!(f, "the header's {what} is {found}, expected {expected}"),
+            Self::Missing(place) => write!(f, "{place} is missing"),
+            Self::Extra(place) => write!(f, "{place} is one too many"),
+            Self::Order {
+                place,
+                found,
+                expected,
+            } => write!(
+                f,
+                "{place} is number {}, expected number {}",
+                found + 1,
+                expected + 1
+            ),
+            Self::Entry {
+                entry,
+                is_kept,
+                byte,
+                n_bytes,
+            } => {
+                let whose = if *is_kept { "parent" } else { "plan" };
+                write!(
+                    f,
+                    "{entry} differs from the {whose}'s at byte {byte} of {n_bytes}"
+                )
+            }
+            Self::Info {
+                tensor,
+                what,
+                found,
+                expected,
+            } => write!(f, "{tensor} has {what} {found}, expected {expected}"),
+            Self::Data {
+                tensor,
+                parent,
+                byte,
+                n_bytes,
+            } => {
+                write!(f, "{tensor} differs from the parent's ")?;
+                if *tensor != Place::Tensor(parent.clone()) {
+                    write!(f, "{} ", Quoted(parent))?;
+                }
+                write!(f, "at byte {byte} of {n_bytes}")
+            }
+            Self::Padding {
+                behind,
+                byte,
+                found,
+                n_bytes,
+            } => {
+                match behind {
+                    Place::HeadPadding => behind.fmt(f)?,
+                    place => write!(f, "the padding behind {place}")?,
+                }
+                write!(
+                    f,
+                    " has {found} at byte {byte} of {n_bytes}, expected zeros"
+                )
+            }
+            Self::Head { byte, n_bytes } => write!(
+                f,
+                "what stands before the tensor data differs from the plan at byte {byte} of {n_bytes}"
+            ),
+            Self::Length { found, expected } => {
+                write!(f, "the file has {found} bytes, expected {expected}")
+            }
+        }
+    }
+}
+
+/// The first few differences, and how many there are.
+#[derive(Clone, Debug, Default)]
+pub struct Differences {
+    first: Vec<Difference>,
+    n: usize,
+}
+
+impl Differences {
+    pub(super) fn push(&mut self, difference: Difference) {
+        self.n += 1;
+        if self.first.len() < HANDFUL {
+            self.first.push(difference);
+        }
+    }
+
+    /// Adds one that explains the others.
+    pub(super) fn push_first(&mut self, difference: Difference) {
+        self.n += 1;
+        self.first.insert(0, difference);
+        self.first.truncate(HANDFUL);
+    }
+
+    /// The first few.
+    #[must_use]
+    pub fn first(&self) -> &[Difference] {
+        &self.first
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.n
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.n == 0
+    }
+}
+
+/// The first position at which two sequences of bytes differ; the length of the shorter one if it begins the other.
+pub(super) fn first_different(a: &[u8], b: &[u8]) -> Option<usize> {
+    // Most are the same, and that is known at the speed of memory.
+    if a == b {
+        return None;
+    }
+    let common = a.len().min(b.len());
+    Some(a.iter().zip(b).position(|(a, b)| a != b).unwrap_or(common))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handful_is_told_apart_and_the_rest_is_counted() {
+        let mut differences = Differences::default();
+        assert!(differences.is_empty());
+        for byte in 0..20 {
+            differences.push(Difference::Head { byte, n_bytes: 24 });
+        }
+        assert_eq!(
+            (differences.first().len(), differences.len()),
+            (HANDFUL, 20)
+        );
+        let length = Difference::Length {
+            found: 1,
+            expected: 2,
+        };
+        differences.push_first(length.clone());
+        assert_eq!(differences.first()[0], length);
+        assert_eq!(
+            (differences.first().len(), differences.len()),
+            (HANDFUL, 21)
+        );
+    }
+
+    #[test]
+    fn the_first_different_byte_is_found() {
+        assert_eq!(first_different(b"abc", b"abc"), None);
+        assert_eq!(first_different(b"abc", b"abd"), Some(2));
+        assert_eq!(first_different(b"ab", b"abd"), Some(2));
+        assert_eq!(first_different(b"xbc", b"abd"), Some(0));
+    }
+}
