@@ -158,10 +158,16 @@ impl Calibration {
             tokens,
             window,
             window_is_default: args.window.is_none(),
-            threads: args.threads.unwrap_or_else(num_cpus::get_physical),
+            threads: args.threads.unwrap_or_else(default_threads),
             gpu_layers: args.gpu_layers,
         })
     }
+}
+
+/// One thread for each physical core that this process may use: two threads of a core slow each other down, and more
+/// threads than cores wait at every barrier of ggml.
+fn default_threads() -> usize {
+    num_cpus::get_physical().min(num_cpus::get()).max(1)
 }
 
 /// What a command prints.
@@ -277,7 +283,7 @@ impl Verify {
             output: args.output.clone(),
             parent: args.parent.clone(),
             run: args.run,
-            threads: args.threads.unwrap_or_else(num_cpus::get_physical),
+            threads: args.threads.unwrap_or_else(default_threads),
             printing: Printing::new(&args.common),
         })
     }

@@ -1,6 +1,6 @@
 //! What llama.cpp derives from a block's number or from the number of blocks, for each architecture: the rules as data.
 //!
-//! A maintainer adds an architecture by a line in [`table`]. Every rule names the llama.cpp source it was read from
+//! A maintainer adds an architecture by a line in `table.rs`. Every rule names the llama.cpp source it was read from
 //! (paths below `src/models/` of the bundled version).
 
 mod table;

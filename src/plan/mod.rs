@@ -1,7 +1,7 @@
 //! Plan: which blocks go, and what every entry and tensor of the output will be. Pure: no I/O.
 //!
 //! In reading order: [`kinds`] says what each block is, [`constraints`] what may be removed, [`removal`] chooses,
-//! [`metadata`] decides every entry.
+//! `metadata` decides every entry.
 
 pub mod kinds;
 

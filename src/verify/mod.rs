@@ -1,7 +1,7 @@
 //! Verify: whether a shortened model is its parent without the removed blocks, byte for byte. Pure: no I/O.
 //!
-//! What the file says of itself ([`claim`]) is planned again from the parent. The file must be that plan and nothing else:
-//! the head ([`head`]), every tensor's data, the same as the parent's tensor, zeros between ([`data`]), the length, and the
+//! What the file says of itself (`claim`) is planned again from the parent. The file must be that plan and nothing else:
+//! the head (`head`), every tensor's data, the same as the parent's tensor, zeros between (`data`), the length, and the
 //! parent's hash. What is not so is a [`Difference`].
 
 mod claim;
