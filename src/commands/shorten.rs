@@ -47,6 +47,16 @@ pub fn run(options: &Shorten) -> Result<()> {
         }
         None => (plan(input.blake3())?, None),
     };
+    if !options.printing.quiet {
+        for key in constraints.lists_needed(&plan.renumbering) {
+            eprintln!(
+                "gguf-shorten: note: the output needs a llama.cpp that reads '{}.{key}' block by block, as the bundled \
+                 {} does; an older one may compute something else without a word",
+                model.architecture(),
+                ggml::backend::llama_cpp_version()
+            );
+        }
+    }
     let blake3 = match &target {
         // Read again only for those who ask.
         Some(target) if options.printing.json.is_some() => {

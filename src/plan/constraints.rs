@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, anyhow, bail, ensure};
 
+use super::Renumbering;
 use super::kinds::{ByPosition, Kinds};
-use crate::arch::{Architecture, CountRule, FirstRule, LastRule};
+use super::metadata::{RECURRENT, WINDOWS};
+use crate::arch::{Architecture, CountRule, FirstRule, LastRule, Recurrent};
 use crate::error::Hint;
 use crate::gguf::Quoted;
 use crate::model::{BlockId, Model};
@@ -132,6 +134,33 @@ impl Constraints {
             rules,
             trusted,
         })
+    }
+
+    /// The keys, below the architecture's prefix, without whose block-by-block lists a llama.cpp would take kept blocks
+    /// for another kind than they are: it would go by its built-in period and the new numbers.
+    #[must_use]
+    pub fn lists_needed(&self, renumbering: &Renumbering) -> Vec<&'static str> {
+        let shifted = |flags: &Option<Vec<bool>>, built_in: &dyn Fn(usize) -> bool| {
+            flags.as_ref().is_some_and(|flags| {
+                let kept = renumbering.kept().iter().enumerate();
+                kept.filter_map(|(number, block)| Some((number, *flags.get(block.index())?)))
+                    .any(|(number, flag)| flag != built_in(number))
+            })
+        };
+        let mut keys = Vec::new();
+        if let Some(pattern) = self.rules.window
+            && let Some(period) = pattern.period
+            && shifted(&self.kinds.windows, &|i| pattern.has_window(period, i))
+        {
+            keys.push(WINDOWS);
+        }
+        if let Some(Recurrent::Interval { default, .. }) = self.rules.recurrent
+            && let Ok(period) = usize::try_from(default)
+            && shifted(&self.kinds.recurrent, &|i| !(i + 1).is_multiple_of(period))
+        {
+            keys.push(RECURRENT);
+        }
+        keys
     }
 
     /// Checks a set of blocks that are to go.

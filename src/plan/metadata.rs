@@ -170,9 +170,11 @@ fn kept_flags(flags: &[bool], renumbering: &Renumbering) -> ValueOut {
     ValueOut::bools(&kept)
 }
 
-const WINDOWS: &str = "attention.sliding_window_pattern";
+/// Whether each block has a sliding window, or the period in which blocks have one.
+pub(super) const WINDOWS: &str = "attention.sliding_window_pattern";
 
-const RECURRENT: &str = "attention.recurrent_layers";
+/// Whether each block is recurrent.
+pub(super) const RECURRENT: &str = "attention.recurrent_layers";
 
 /// What an entry is to the plan.
 enum Role<'a> {

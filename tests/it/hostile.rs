@@ -765,7 +765,7 @@ fn the_program_needs_little_memory_for_a_mutant() {
             let limit = (mutant.len() >> 10) + (256 << 10);
             let output = dir
                 .sh(&format!(
-                    "ulimit -v {limit}; exec $PROGRAM m.gguf --blocks 0 --dry-run"
+                    "ulimit -v {limit}; exec $PROGRAM m.gguf --blocks 0 --dry-run -q"
                 ))
                 .output();
             if output.status.success() {

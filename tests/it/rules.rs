@@ -365,3 +365,21 @@ fn a_tensor_of_a_block_that_does_not_exist_is_refused() {
         );
     }
 }
+
+#[test]
+fn a_list_that_the_output_needs_is_noted() {
+    let dir = Dir::new();
+    gemma3(12).write(&dir, "m.gguf");
+    let note =
+        "needs a llama.cpp that reads 'gemma3.attention.sliding_window_pattern' block by block";
+    let run = |blocks: &str| {
+        dir.run(&format!("m.gguf --blocks {blocks} -o out.gguf --force"))
+            .succeeds()
+            .stderr
+            .contains(note)
+    };
+    assert!(run("3"));
+    // A whole period, and the end: the built-in period gives the same.
+    assert!(!run("0-5"));
+    assert!(!run("10,11"));
+}
