@@ -299,12 +299,7 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
                 only_with_window: true,
                 ..NO_ROPE_EVERY_FOURTH
             },
-            PositionRule {
-                period: Period::Key("interleave_moe_layer_step"),
-                phase: -1,
-                only_with_window: false,
-                what: "experts",
-            },
+            EXPERTS_BY_STEP,
         ],
         last: Some(LastRule::ItselfWithoutWindow {
             why: "without a sliding window the last block, and no other, has no rotary embedding (llama4.cpp)",
