@@ -8,6 +8,7 @@ use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
 
+use crate::threadpool::ThreadPool;
 use crate::{Error, Model, Node, Token, log};
 
 /// Whether an evaluation goes on after a node was read.
@@ -53,6 +54,8 @@ pub struct Context<'model> {
     state: NonNull<EvalState>,
     window: usize,
     n_vocab: usize,
+    /// Used by `raw`, so it goes after it.
+    _threads: ThreadPool,
     model: PhantomData<&'model Model>,
 }
 
@@ -66,7 +69,9 @@ impl<'model> Context<'model> {
             reason: format!("{what} is too large"),
         };
         let window = u32::try_from(options.window).map_err(|_| too_large("the window"))?;
-        let threads = i32::try_from(options.threads).map_err(|_| too_large("the thread count"))?;
+        let n_threads =
+            i32::try_from(options.threads).map_err(|_| too_large("the thread count"))?;
+        let threads = ThreadPool::new(n_threads)?;
         let state = NonNull::from(Box::leak(Box::new(EvalState {
             tap: None,
             stopped: false,
@@ -80,8 +85,8 @@ impl<'model> Context<'model> {
         params.n_batch = window;
         params.n_ubatch = window;
         params.n_seq_max = 1;
-        params.n_threads = threads;
-        params.n_threads_batch = threads;
+        params.n_threads = n_threads;
+        params.n_threads_batch = n_threads;
         params.pooling_type = sys::LLAMA_POOLING_TYPE_NONE;
         params.no_perf = true;
         params.cb_eval = Some(on_node);
@@ -99,13 +104,36 @@ impl<'model> Context<'model> {
                 reason: log::last_error().unwrap_or_else(|| "no reason given".to_owned()),
             });
         };
-        Ok(Self {
+        // SAFETY: both are alive; the pool is freed after the context.
+        unsafe {
+            sys::llama_attach_threadpool(raw.as_ptr(), threads.as_ptr(), std::ptr::null_mut());
+        }
+        let mut context = Self {
             raw,
             state,
             window: options.window,
             n_vocab: model.n_vocab(),
+            _threads: threads,
             model: PhantomData,
-        })
+        };
+        context.allocate_outputs()?;
+        Ok(context)
+    }
+
+    /// Lets llama.cpp allocate and clear its buffer for the outputs of a whole window now: it does so in the first
+    /// evaluation that needs it, and the buffer is large (`n_tokens * n_vocab` floats). That evaluation stops at once.
+    fn allocate_outputs(&mut self) -> Result<(), Error> {
+        struct Nothing;
+        impl Tap for Nothing {
+            fn wants(&mut self, _node: Node<'_>) -> bool {
+                false
+            }
+            fn read(&mut self, _node: Node<'_>) -> Flow {
+                Flow::Stop
+            }
+        }
+        let tokens = vec![0; self.window];
+        self.run(&tokens, &mut Nothing, true)
     }
 
     /// Evaluates one window as a sequence of its own and shows its graph to `tap`. All rows are requested as outputs,
@@ -117,13 +145,18 @@ impl<'model> Context<'model> {
     /// # Panics
     /// With the tap's panic, if it had one; if `tokens` is empty or longer than the context's window.
     pub fn evaluate(&mut self, tokens: &[Token], tap: &mut dyn Tap) -> Result<(), Error> {
+        self.run(tokens, tap, false)
+    }
+
+    /// As [`Context::evaluate`]; `stopped` from the start computes nothing.
+    fn run(&mut self, tokens: &[Token], tap: &mut dyn Tap, stopped: bool) -> Result<(), Error> {
         // SAFETY: only the lifetime changes. The pointer is used by callbacks during `decode` alone and taken away
         // below before `tap` goes out of scope.
         let tap: NonNull<dyn Tap + 'static> =
             unsafe { std::mem::transmute::<NonNull<dyn Tap + '_>, _>(NonNull::from(tap)) };
         self.with_state(|state| {
             state.tap = Some(tap);
-            state.stopped = false;
+            state.stopped = stopped;
         });
         let status = self.decode(tokens);
         let (panic, stopped) = self.with_state(|state| {

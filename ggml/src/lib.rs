@@ -32,6 +32,8 @@ pub mod model;
 
 pub mod node;
 
+mod threadpool;
+
 pub mod context;
 
 pub mod tensor_type;

@@ -1,19 +1,21 @@
 #!/bin/sh
-# Calibration speed over stock llama.cpp's prompt processing: same file, threads and window, runs taking turns.
+# Calibration speed over stock llama.cpp's prompt processing: same file, threads and windows, the two taking turns window
+# by window, so that a machine that is busy with other things is as busy for both.
 #
-#     speed.sh GGUF_SHORTEN MODEL [RUNS]         speed.sh target/release/gguf-shorten model.gguf 5
+#     speed.sh PACED MODEL [WINDOWS]         speed.sh target/release/examples/paced model.gguf 16
 #
 # Environment: STOCK_LIB, LLAMA_INCLUDE, PYTHON, CC as for tests/stock/oracle.sh
-#              THREADS (2), WINDOW (512), WINDOWS (8)
+#              THREADS (2), WINDOW (512)
 #
-# Both evaluate the same number of windows and time them from the first to the last, without loading the model. Prints
-# tokens/s of each run and the median of the paired ratios. A measurement, not a test: always exits 0 if all ran.
+# PACED is the example of that name. Prints the tokens/s of each window and the ratios: of the sums of all windows, the first
+# (which pays for what is set up on first use) included, and the median of the pairs. A measurement, not a test: always
+# exits 0 if all ran.
 set -eu
 
-[ $# -ge 2 ] && [ -n "${STOCK_LIB:-}" ] && [ -n "${LLAMA_INCLUDE:-}" ] || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -ge 2 ] && [ -n "${STOCK_LIB:-}" ] && [ -n "${LLAMA_INCLUDE:-}" ] || { sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 here=$(dirname "$0")/../stock
-shorten=$1 model=$2 runs=${3:-5}
-threads=${THREADS:-2} window=${WINDOW:-512} windows=${WINDOWS:-8} python=${PYTHON:-python3}
+paced=$1 model=$2 windows=${3:-16}
+threads=${THREADS:-2} window=${WINDOW:-512} python=${PYTHON:-python3}
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -21,18 +23,37 @@ trap 'exit 1' HUP INT TERM
 . "$here/build.sh"
 build_logits "$work/logits"
 
-run=0
-while [ $run -lt "$runs" ]; do
-    run=$((run + 1))
-    "$shorten" score "$model" -q --threads "$threads" --window "$window" --tokens $((window * windows)) --json "$work/score.json" >/dev/null
-    ours=$("$python" -c 'import json, sys; c = json.load(open(sys.argv[1]))["calibration"]; print(c["tokens"] / c["seconds"])' "$work/score.json")
-    stock=$("$work/logits" --threads "$threads" --speed "$model" "$window" "$windows")
-    echo "$ours $stock" >>"$work/pairs"
-done
-"$python" - "$work/pairs" <<'END'
-import statistics, sys
-pairs = [tuple(map(float, line.split())) for line in open(sys.argv[1])]
-for ours, stock in pairs:
-    print(f"calibration {ours:7.1f} tokens/s   stock prompt {stock:7.1f} tokens/s   ratio {ours / stock:.3f}")
-print(f"median of {len(pairs)} paired ratios: {statistics.median(ours / stock for ours, stock in pairs):.3f}")
+"$python" - "$windows" "$window" "$paced" "$model" "$window" "$threads" -- \
+    "$work/logits" --threads "$threads" --text "$here/../../testdata/calibration.txt" --speed "$model" "$window" "$windows" <<'END'
+import statistics, subprocess, sys, time
+
+n_windows, window = int(sys.argv[1]), int(sys.argv[2])
+split = sys.argv.index("--")
+ours, stock = (
+    subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+    for command in (sys.argv[3:split], sys.argv[split + 1 :])
+)
+
+
+def turn(program):
+    # ggml's threads look for work for a while after the last: they must not do so in the other's turn.
+    time.sleep(1.5)
+    program.stdin.write("\n")
+    program.stdin.flush()
+    return float(program.stdout.readline())
+
+
+pairs = []
+for i in range(n_windows):
+    # Who goes first changes, so that neither always follows the other.
+    first, second = (ours, stock) if i % 2 == 0 else (stock, ours)
+    seconds = {first: turn(first), second: turn(second)}
+    pairs.append((seconds[ours], seconds[stock]))
+    a, b = window / seconds[ours], window / seconds[stock]
+    print(f"window {i}: calibration {a:7.1f} tokens/s   stock prompt {b:7.1f} tokens/s   ratio {a / b:.3f}")
+total = sum(b for _, b in pairs) / sum(a for a, _ in pairs)
+median = statistics.median(b / a for a, b in pairs)
+print(f"{n_windows} windows: ratio of all {total:.3f}, median of the pairs {median:.3f}")
+for program in (ours, stock):
+    program.stdin.close()
 END

@@ -30,7 +30,8 @@ static const char usage[] =
     "       logits [options] --generate MODEL TEXT N    go on with TEXT for N tokens, always the likeliest\n"
     "       logits [options] --tokens MODEL FILE N      print the first N token ids of a text (0: all), or as many\n"
     "                                                   whole windows as they make\n"
-    "       logits [options] --speed MODEL WINDOW N     evaluate N windows, print tokens/s over all of them\n"
+    "       logits [options] --speed MODEL WINDOW N     evaluate up to N windows, one for each line of standard\n"
+    "                                                   input; print the seconds of each\n"
     "options: --threads N   threads to compute with (1)\n"
     "         --text FILE   evaluate the first tokens of this text, not pseudo-random ones\n"
     "         --window N    for --tokens: one window of N a line, each led by BOS where the model wants one\n";
@@ -278,19 +279,21 @@ static double seconds(void) {
     return (double) now.tv_sec + (double) now.tv_nsec * 1e-9;
 }
 
-/* Prompt processing as stock programs do it: every window a sequence of its own, logits of its last token only. The
- * first window pays for what is set up on first use, as it does in the program that this is compared with. */
+/* Prompt processing as stock programs do it: every window a sequence of its own, logits of its last token only. A line
+ * of standard input starts a window, a line of output says how many seconds it took. */
 static int speed(const char *path, int window, int n_windows, const struct options *options) {
     struct llama_model   *model = load_model(path, false);
     struct tokens         tokens = input_tokens(llama_model_get_vocab(model), window, options->text);
     struct llama_context *context = new_context(model, window, options->n_threads);
-    double                start = seconds();
-    for (int i = 0; i < n_windows; i++) {
+    char                  line[8];
+    for (int i = 0; i < n_windows && fgets(line, sizeof line, stdin); i++) {
+        double start = seconds();
         llama_memory_clear(llama_get_memory(context), true);
         decode(context, tokens.ids, window, 0, false);
+        llama_synchronize(context);
+        printf("%.6f\n", seconds() - start);
+        fflush(stdout);
     }
-    llama_synchronize(context);
-    printf("%.2f\n", (double) window * n_windows / (seconds() - start));
     free(tokens.ids);
     llama_free(context);
     llama_model_free(model);
