@@ -18,6 +18,8 @@ mod shorten;
 
 mod rules;
 
+mod prediction;
+
 mod split;
 
 mod report;
