@@ -37,7 +37,9 @@ pub fn tensor_shapes(_backend: &Backend, path: &Path) -> Result<Vec<TensorShape>
     }
     let mut shapes: Vec<TensorShape> = Vec::new();
     // SAFETY: no arguments.
-    let params = unsafe { sys::llama_model_default_params() };
+    let mut params = unsafe { sys::llama_model_default_params() };
+    // Tensors of prediction blocks are asked for only where they are loaded.
+    params.load_mtp = true;
     // SAFETY: the callback is given the vector that `shapes` is, which outlives the call.
     let model = unsafe {
         sys::llama_model_init_from_user(

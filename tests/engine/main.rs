@@ -6,6 +6,7 @@
 )]
 
 mod architectures;
+mod prediction;
 mod random_model;
 mod support;
 mod verify_run;

@@ -81,6 +81,9 @@ const HYBRIDS: &[&str] = &[
     "bailingmoe3",
 ];
 
+/// Architectures whose prediction blocks llama.cpp never loads.
+const NEVER_LOADED: &[&str] = &["bailingmoe2", "exaone4", "exaone-moe", "glm4"];
+
 /// A model to be made.
 pub struct Spec<'s> {
     /// `general.architecture`.
@@ -92,6 +95,8 @@ pub struct Spec<'s> {
     pub extra: Vec<(&'static str, ValueOut)>,
     /// Keys of the usual entries that are left out, below the prefix.
     pub without: &'s [&'s str],
+    /// How many of the blocks, the last, are for multi-token prediction.
+    pub n_prediction: u32,
 }
 
 impl<'s> Spec<'s> {
@@ -153,7 +158,61 @@ impl<'s> Spec<'s> {
             n_blocks,
             extra,
             without: &[],
+            n_prediction: 0,
         }
+    }
+
+    /// The usual model, with `n_prediction` of its blocks for multi-token prediction.
+    pub fn with_prediction(architecture: &'s str, n_blocks: u32, n_prediction: u32) -> Self {
+        let mut spec = Self::new(architecture, n_blocks);
+        let count = ValueOut::u32(n_prediction);
+        spec.extra.push((".nextn_predict_layers", count));
+        spec.n_prediction = n_prediction;
+        spec
+    }
+
+    /// The tensors that llama.cpp asks for.
+    fn shapes(&self, backend: &Backend, path: &Path) -> Result<Vec<TensorShape>, String> {
+        let ask = |entries: Vec<EntryOut<'static>>| {
+            let head = Layout::new(3, 32, entries, Vec::new(), true).unwrap();
+            let mut file = std::fs::File::create(path).unwrap();
+            write(&head, &mut file, |_, _| Ok(())).unwrap();
+            tensor_shapes(backend, path).map_err(|error| error.to_string())
+        };
+        if self.n_prediction == 0 || !NEVER_LOADED.contains(&self.architecture) {
+            return ask(self.entries());
+        }
+        // What is never loaded is not asked for: the blocks are made like others, and get what makes them predict.
+        let mut entries = self.entries();
+        entries.retain(|entry| !entry.key().ends_with(".nextn_predict_layers"));
+        let mut shapes = ask(entries)?;
+        for block in self.n_blocks - self.n_prediction..self.n_blocks {
+            let prefix = format!("blk.{block}.");
+            if self.architecture == "exaone-moe" {
+                // Its prediction blocks are dense, as its first is.
+                let mut dense: Vec<_> = shapes.clone();
+                dense.retain(|shape| shape.name.starts_with("blk.0."));
+                for shape in &mut dense {
+                    shape.name = shape.name.replacen("blk.0.", &prefix, 1);
+                }
+                shapes.retain(|shape| !shape.name.starts_with(&prefix));
+                shapes.extend(dense);
+            }
+            let n = u64::from(N_EMBD);
+            let mut more = vec![
+                ("nextn.eh_proj", [2 * n, n, 1, 1]),
+                ("nextn.enorm", [n, 1, 1, 1]),
+                ("nextn.hnorm", [n, 1, 1, 1]),
+            ];
+            if self.architecture == "bailingmoe2" {
+                more.push(("layer_output_norm", [n, 1, 1, 1]));
+            }
+            shapes.extend(more.into_iter().map(|(name, ne)| TensorShape {
+                name: format!("{prefix}{name}.weight"),
+                ne,
+            }));
+        }
+        Ok(shapes)
     }
 
     fn n_vocab(&self) -> usize {
@@ -202,10 +261,7 @@ impl<'s> Spec<'s> {
     /// Writes the model to `path`, all weights F32.
     pub fn save(&self, backend: &Backend, path: &Path) -> Result<(), String> {
         let entries = self.entries();
-        let head = Layout::new(3, 32, entries.clone(), Vec::new(), true).unwrap();
-        let mut file = std::fs::File::create(path).unwrap();
-        write(&head, &mut file, |_, _| Ok(())).unwrap();
-        let shapes = tensor_shapes(backend, path).map_err(|error| error.to_string())?;
+        let shapes = self.shapes(backend, path)?;
         // A tensor that several blocks share is made once and asked for again.
         let mut tensors: Vec<TensorShape> = Vec::new();
         for shape in shapes {
@@ -213,8 +269,19 @@ impl<'s> Spec<'s> {
             if block_number(&shape.name).is_some_and(|block| block >= self.n_blocks) {
                 continue;
             }
+            // Counted once more for each prediction block, the factors keep the file from being loaded.
+            if self.architecture == "exaone-moe"
+                && self.n_prediction > 0
+                && shape.name == "rope_freqs.weight"
+            {
+                continue;
+            }
             let is_new = tensors.iter().all(|other| other.name != shape.name);
-            if is_new && !excluded(self.architecture, &shape.name) {
+            // Of what is not loaded no scales are asked for.
+            let is_read = block_number(&shape.name)
+                .is_none_or(|number| number < self.n_blocks - self.n_prediction)
+                || !shape.name.ends_with("scale");
+            if is_new && is_read && !excluded(self.architecture, &shape.name) {
                 tensors.push(shape);
             }
         }
@@ -335,9 +402,15 @@ fn block_number(name: &str) -> Option<u32> {
     name.strip_prefix("blk.")?.split_once('.')?.0.parse().ok()
 }
 
-/// Optional tensors that exclude others: llama.cpp knows them for the architecture, but a real model does not have them.
+/// Optional tensors that llama.cpp knows for the architecture, but a real model does not have, some because they exclude
+/// others.
 fn excluded(architecture: &str, tensor: &str) -> bool {
-    architecture == "rwkv6qwen2" && tensor.contains("time_mix_first")
+    match architecture {
+        "rwkv6qwen2" => tensor.contains("time_mix_first"),
+        // A head for classes, which older releases do not know.
+        "qwen35" => tensor.starts_with("cls."),
+        _ => false,
+    }
 }
 
 /// Weights that keep the stream in a sane range, and differ from tensor to tensor.

@@ -75,11 +75,21 @@ pub fn hidden_states(path: &Path) -> Result<Recorded, String> {
 
 /// Removes `blocks` from the model at `path`.
 pub fn shorten(path: &Path, blocks: &[usize], out: &Path) -> Result<(), String> {
+    shorten_under(path, blocks, out, Ok)
+}
+
+/// The same, under constraints that are changed first.
+pub fn shorten_under(
+    path: &Path,
+    blocks: &[usize],
+    out: &Path,
+    change: fn(Constraints) -> anyhow::Result<Constraints>,
+) -> Result<(), String> {
     let removed: BTreeSet<BlockId> = blocks.iter().copied().map(BlockId::new).collect();
     let run = || -> anyhow::Result<()> {
         let input = Input::open(path)?;
         let model = Model::new(input.parse()?)?;
-        let constraints = Constraints::of(&model)?;
+        let constraints = change(Constraints::of(&model)?)?;
         let target = Target::new(out, &input, true)?;
         let plan = |parent_blake3| {
             let provenance = Provenance {
