@@ -90,6 +90,11 @@ pub struct ShortenArgs {
     #[arg(long, value_enum, default_value_t = HealArg::None)]
     pub heal: HealArg,
 
+    /// Only sets that keep a pattern of sliding windows or recurrent blocks as older llama.cpp has it built in, so that no
+    /// list is written that such a one ignores
+    #[arg(long, conflicts_with = "trust_any_cut")]
+    pub portable: bool,
+
     /// Take any cut, and an architecture or per-block metadata that is not known, on your word
     #[arg(long)]
     pub trust_any_cut: bool,

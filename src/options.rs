@@ -213,6 +213,8 @@ pub struct Shorten {
     pub choice: Choice,
     /// Prediction blocks go too.
     pub drop_mtp: bool,
+    /// No list takes the place of a built-in pattern.
+    pub portable: bool,
     /// The user answers for the cut.
     pub trust_any_cut: bool,
     /// The output; `None` for a dry run.
@@ -256,6 +258,7 @@ impl Shorten {
             model,
             choice,
             drop_mtp: args.drop_mtp,
+            portable: args.portable,
             trust_any_cut: args.trust_any_cut,
             output: args.output.clone(),
             force: args.force,

@@ -92,9 +92,12 @@ pub fn run(options: &Shorten) -> Result<()> {
 }
 
 fn constraints(model: &Model<'_>, options: &Shorten) -> Result<Constraints> {
-    let constraints = Constraints::new(model, options.trust_any_cut)?;
+    let mut constraints = Constraints::new(model, options.trust_any_cut)?;
     if options.drop_mtp {
-        return constraints.dropping_prediction_blocks();
+        constraints = constraints.dropping_prediction_blocks()?;
+    }
+    if options.portable {
+        constraints = constraints.portable();
     }
     Ok(constraints)
 }

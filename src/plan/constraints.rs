@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Result, anyhow, bail, ensure};
 
 use super::Renumbering;
-use super::kinds::{ByPosition, Kinds};
-use super::metadata::{RECURRENT, WINDOWS};
-use crate::arch::{Architecture, CountRule, FirstRule, LastRule, Recurrent};
+use super::kinds::{ByPosition, Kinds, Pattern};
+use super::metadata::WINDOWS;
+use crate::arch::{Architecture, CountRule, FirstRule, LastRule};
 use crate::error::Hint;
 use crate::gguf::Quoted;
 use crate::model::{BlockId, Model};
@@ -35,6 +35,8 @@ pub struct Constraints {
     pub rules: &'static Architecture,
     /// The user answers for the cut: only what would be no model at all is refused.
     pub trusted: bool,
+    /// No list may say block by block what goes by a period.
+    pub portable: bool,
 }
 
 /// Blocks of which at least one must stay.
@@ -51,6 +53,8 @@ pub struct Group {
 pub enum Place {
     /// A block has the kind at its new number if and only if it has it at its old one.
     SameKind(ByPosition),
+    /// A block has the kind at its new number, by the period and without a list, if and only if it has it in the input.
+    InPattern(Pattern),
     /// The first block must be one of these.
     First {
         /// For each trunk block whether it may be the first.
@@ -74,6 +78,7 @@ impl Place {
         let may = |may: &[bool]| may.get(block.index()).copied().unwrap_or(false);
         match self {
             Self::SameKind(kind) => kind.holds(block.index()) == kind.holds(number),
+            Self::InPattern(kind) => kind.has(block.index()) == kind.without_list(number),
             Self::First { may: list, .. } => number != 0 || may(list),
             Self::Last { may: list, .. } => number + 1 != n_kept || may(list),
         }
@@ -91,6 +96,16 @@ impl Place {
                     has(old),
                     kind.what,
                     has(new)
+                )
+            }
+            Self::InPattern(kind) => {
+                let has = |holds| if holds { "has" } else { "does not have" };
+                format!(
+                    "block {block}, which {} {}, would become block {number}, which {} it in the built-in pattern, and a \
+                     portable output has no list that says so",
+                    has(kind.has(block.index())),
+                    kind.what,
+                    has(kind.without_list(number))
                 )
             }
             Self::First { why, .. } => format!("block {block} cannot be the first: {why}"),
@@ -148,6 +163,7 @@ impl Constraints {
             kinds,
             rules,
             trusted,
+            portable: false,
         })
     }
 
@@ -168,31 +184,38 @@ impl Constraints {
         Ok(self)
     }
 
+    /// The same, for an output without lists that older releases of llama.cpp may ignore: what goes by a period unless a
+    /// list says it block by block must go by the period at the new numbers too. Lists that llama.cpp cannot do without,
+    /// such as those of KV heads, stay.
+    #[must_use]
+    pub fn portable(mut self) -> Self {
+        let patterns = self.kinds.patterns.iter().cloned();
+        self.places.extend(patterns.map(Place::InPattern));
+        self.portable = true;
+        self
+    }
+
     /// The keys, below the architecture's prefix, without whose block-by-block lists a llama.cpp would take kept blocks
     /// for another kind than they are: it would go by its built-in period and the new numbers.
     #[must_use]
     pub fn lists_needed(&self, renumbering: &Renumbering) -> Vec<&'static str> {
-        let shifted = |flags: &Option<Vec<bool>>, built_in: &dyn Fn(usize) -> bool| {
-            flags.as_ref().is_some_and(|flags| {
-                let kept = renumbering.kept().iter().enumerate();
-                kept.filter_map(|(number, block)| Some((number, *flags.get(block.index())?)))
-                    .any(|(number, flag)| flag != built_in(number))
-            })
+        if self.portable {
+            return Vec::new();
+        }
+        let shifted = |pattern: &&Pattern| {
+            // The list takes the place of a period of the input's own.
+            let built_in = self.rules.window.filter(|_| pattern.key == WINDOWS);
+            let without_list = |number| match built_in.and_then(|rule| Some((rule, rule.period?))) {
+                Some((rule, period)) => rule.has_window(period, number),
+                None => pattern.without_list(number),
+            };
+            let kept = renumbering.kept().iter().map(|block| block.index());
+            kept.take_while(|&block| block < self.n_trunk_blocks)
+                .enumerate()
+                .any(|(number, block)| pattern.has(block) != without_list(number))
         };
-        let mut keys = Vec::new();
-        if let Some(pattern) = self.rules.window
-            && let Some(period) = pattern.period
-            && shifted(&self.kinds.windows, &|i| pattern.has_window(period, i))
-        {
-            keys.push(WINDOWS);
-        }
-        if let Some(Recurrent::Interval { default, .. }) = self.rules.recurrent
-            && let Ok(period) = usize::try_from(default)
-            && shifted(&self.kinds.recurrent, &|i| !(i + 1).is_multiple_of(period))
-        {
-            keys.push(RECURRENT);
-        }
-        keys
+        let patterns = self.kinds.patterns.iter().filter(shifted);
+        patterns.map(|pattern| pattern.key).collect()
     }
 
     /// Checks a set of blocks that are to go.

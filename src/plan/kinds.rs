@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 
+use super::metadata::{RECURRENT, WINDOWS};
 use crate::arch::{
     Architecture, FullBlock, Period, PositionRule, Recurrent, WindowPattern, WindowPresence,
 };
@@ -19,6 +20,35 @@ pub struct Kinds {
     pub n_leading_dense: Option<usize>,
     /// Kinds that the program text ties to a block's number.
     pub by_position: Vec<ByPosition>,
+    /// Kinds that go by a period unless a list says them block by block.
+    pub patterns: Vec<Pattern>,
+}
+
+/// A kind that goes by a period unless a list says it block by block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern {
+    /// The key of the list, below the architecture's prefix.
+    pub key: &'static str,
+    /// What the blocks have or are.
+    pub what: &'static str,
+    rule: WindowPattern,
+    period: u64,
+    flags: Vec<bool>,
+}
+
+impl Pattern {
+    /// Whether `block` of the input has the kind.
+    #[must_use]
+    pub fn has(&self, block: usize) -> bool {
+        self.flags.get(block).copied().unwrap_or(false)
+    }
+
+    /// Whether a block with this number has the kind where no list says so: by the input's own period, where it has a key
+    /// for that, else by the architecture's.
+    #[must_use]
+    pub fn without_list(&self, number: usize) -> bool {
+        self.rule.has_window(self.period, number)
+    }
 }
 
 /// A [`PositionRule`] with its period looked up.
@@ -63,11 +93,13 @@ impl Kinds {
                 by_position.extend(look_up(model, rule)?);
             }
         }
+        let patterns = patterns(model, rules, windows.as_deref(), recurrent.as_deref())?;
         Ok(Self {
             windows,
             recurrent,
             n_leading_dense,
             by_position,
+            patterns,
         })
     }
 
@@ -122,6 +154,57 @@ fn look_up(model: &Model<'_>, rule: &PositionRule) -> Result<Option<ByPosition>>
         what: rule.what,
     }))
 }
+
+/// The kinds that go by a period.
+fn patterns(
+    model: &Model<'_>,
+    rules: &Architecture,
+    windows: Option<&[bool]>,
+    recurrent: Option<&[bool]>,
+) -> Result<Vec<Pattern>> {
+    let mut patterns = Vec::new();
+    if let (Some(rule), Some(flags)) = (rules.window, windows)
+        && let Some(built_in) = rule.period
+    {
+        let entry = model
+            .metadata()
+            .get(&format!("{}.{WINDOWS}", model.architecture()));
+        let period = match entry.filter(|entry| entry.value().value_type() != ValueType::Array) {
+            Some(entry) => entry.value().as_u64()?,
+            None => built_in,
+        };
+        patterns.push(Pattern {
+            key: WINDOWS,
+            what: "a sliding window",
+            rule,
+            period,
+            flags: flags.to_vec(),
+        });
+    }
+    if let (Some(Recurrent::Interval { key, default }), Some(flags)) = (rules.recurrent, recurrent)
+    {
+        // Beside a list a period of 0 is not read; without one, no block could be recurrent.
+        let period = model
+            .count(key)?
+            .map_or(default, |period| period.max(1) as u64);
+        patterns.push(Pattern {
+            key: RECURRENT,
+            what: "a recurrent state",
+            rule: INTERVALS,
+            period,
+            flags: flags.to_vec(),
+        });
+    }
+    Ok(patterns)
+}
+
+/// Attention in the last block of each period; what the others have stands for a window.
+const INTERVALS: WindowPattern = WindowPattern {
+    period: None,
+    full: FullBlock::Last,
+    present: WindowPresence::Always,
+    needs_full: false,
+};
 
 /// Whether each trunk block has a sliding window, as llama.cpp's loader decides; `None` if none has by design.
 fn windows(model: &Model<'_>, pattern: WindowPattern) -> Result<Option<Vec<bool>>> {
@@ -209,13 +292,7 @@ fn recurrent_blocks(model: &Model<'_>, recurrent: Recurrent) -> Result<Vec<bool>
                 "metadata '{}.{key}' is 0, expected at least 1",
                 model.architecture()
             );
-            let pattern = WindowPattern {
-                period: Some(period),
-                full: FullBlock::Last,
-                present: WindowPresence::Always,
-                needs_full: false,
-            };
-            Ok((0..n).map(|i| pattern.has_window(period, i)).collect())
+            Ok((0..n).map(|i| INTERVALS.has_window(period, i)).collect())
         }
     }
 }

@@ -48,6 +48,9 @@ pub(super) fn decide<'a>(
             entries.push(EntryOut::new(key, value));
             continue;
         }
+        if constraints.portable && is_pattern_list(entry, model, constraints) {
+            continue;
+        }
         let count = |count: usize| {
             ValueOut::integer(entry.value().value_type(), count as u64)
                 .with_context(|| format!("metadata '{key}' has a type that cannot hold {count}"))
@@ -100,6 +103,15 @@ pub(super) fn decide<'a>(
     Ok(entries)
 }
 
+/// Whether an entry says block by block what else goes by a period.
+fn is_pattern_list(entry: &Entry<'_>, model: &Model<'_>, constraints: &Constraints) -> bool {
+    let name = entry.key().strip_prefix(model.architecture());
+    let name = name.and_then(|name| name.strip_prefix('.'));
+    let mut patterns = constraints.kinds.patterns.iter();
+    entry.value().value_type() == ValueType::Array
+        && patterns.any(|pattern| Some(pattern.key) == name)
+}
+
 /// Entries that say what llama.cpp would else derive from the number of blocks, or from a block's: they are written even
 /// where the derived value would be the same, for what is explicit cannot shift.
 fn written_out(
@@ -118,12 +130,14 @@ fn written_out(
     // An array of the input is shortened in its own type instead.
     if let Some(windows) = &constraints.kinds.windows
         && array(WINDOWS).is_none()
+        && !constraints.portable
     {
         written.push((key(WINDOWS), kept_flags(windows, renumbering)));
     }
     if let (Some(recurrent), Some(Recurrent::Interval { .. })) =
         (&constraints.kinds.recurrent, constraints.rules.recurrent)
         && array(RECURRENT).is_none()
+        && !constraints.portable
     {
         written.push((key(RECURRENT), kept_flags(recurrent, renumbering)));
     }

@@ -6,6 +6,7 @@ use std::fmt;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::Constraints;
+use crate::error::Hint;
 use crate::importance::Importance;
 use crate::model::BlockId;
 
@@ -140,7 +141,8 @@ fn lowest(
         "cannot remove {n} blocks: {n_staying} of {n_blocks} must stay"
     );
     let found = Search::new(constraints, scores, &stays, n_blocks - n).best();
-    found.with_context(|| {
+    found
+        .with_context(|| {
         let rules = (1..n_blocks)
             .filter(|&other| other != n && constraints.check_count(other).is_ok())
             .filter(|&other| {
@@ -155,7 +157,13 @@ fn lowest(
             ),
             None => "no set of blocks may be removed from this model".to_owned(),
         }
-    })
+        })
+        .map_err(|error| match constraints.portable {
+            true => error.context(Hint(
+                "without --portable a list keeps what the pattern would change".to_owned(),
+            )),
+            false => error,
+        })
 }
 
 /// The allowed set of the same size that differs from `wanted` in the fewest blocks; `None` if there is none. Blocks that
@@ -317,6 +325,7 @@ mod tests {
             kinds: crate::plan::kinds::Kinds::default(),
             rules: crate::arch::Architecture::trusted(),
             trusted: false,
+            portable: false,
         }
     }
 

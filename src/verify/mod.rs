@@ -16,8 +16,9 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::gguf::{self, EntryOut, Layout, Place, TensorInfo};
+use crate::gguf::{self, EntryOut, Layout, Place, TensorInfo, ValueType};
 use crate::model::{BlockId, Model, ModelTensor};
+use crate::plan::kinds::Pattern;
 use crate::plan::{Constraints, Plan, Provenance};
 
 pub use claim::Claim;
@@ -31,6 +32,8 @@ const VERSION_KEY: &str = "gguf_shorten.version";
 pub struct Verification {
     /// What the file says of itself.
     pub claim: Claim,
+    /// Why the rules refuse the cut, where the user answers for it.
+    pub on_trust: Option<String>,
     /// The blocks that it leaves out.
     pub removed: BTreeSet<BlockId>,
     /// Hash of the parent's bytes.
@@ -61,6 +64,9 @@ pub struct MetadataCounts {
 /// Compares `out` with what it should be: `parent` without some blocks. Reads every byte of both once, in order, on the
 /// threads of rayon's current pool. `progress` is called with bytes of the parent.
 ///
+/// Of `constraints` only whether the user answers for any cut matters: the rest follows from what the file says. Then the
+/// rules are tried first all the same, and [`Verification::on_trust`] says what they found.
+///
 /// # Errors
 /// A file that does not say which blocks it holds, or says what cannot be. What merely differs is no error.
 pub fn verify(
@@ -79,13 +85,7 @@ pub fn verify(
         method: claim.method.clone().unwrap_or_default(),
         heal: claim.heal.clone().unwrap_or_default(),
     };
-    let mut constraints = constraints.clone();
-    if parent
-        .prediction_blocks()
-        .any(|block| removed.contains(&block))
-    {
-        constraints = constraints.dropping_prediction_blocks()?;
-    }
+    let (constraints, on_trust) = planned_under(parent, constraints, &removed, out)?;
     let plan = Plan::new(parent, &constraints, removed, &provenance)
         .context("names a cut that is refused")?;
     let layout = with_version(&plan.layout, &claim)?;
@@ -134,9 +134,61 @@ pub fn verify(
         n_tensor_bytes,
         parent_blake3: outcome.parent_blake3,
         claim,
+        on_trust,
         removed: plan.removed,
         differences,
     })
+}
+
+/// The constraints that the file was planned under, as far as they can be seen from it; and why the rules refuse the cut,
+/// where `given` leaves it to the user.
+fn planned_under(
+    parent: &Model<'_>,
+    given: &Constraints,
+    removed: &BTreeSet<BlockId>,
+    out: &gguf::File<'_>,
+) -> Result<(Constraints, Option<String>)> {
+    if !given.trusted {
+        return Ok((as_written(parent, given.clone(), removed, out)?, None));
+    }
+    let strict = || -> Result<Constraints> {
+        let strict = as_written(parent, Constraints::of(parent)?, removed, out)?;
+        strict.check(removed)?;
+        Ok(strict)
+    };
+    Ok(match strict() {
+        Ok(strict) => (strict, None),
+        Err(error) => (given.clone(), Some(crate::error::message(&error))),
+    })
+}
+
+/// The constraints with which the program was asked for such a file: whether prediction blocks go, and whether there may be
+/// lists.
+fn as_written(
+    parent: &Model<'_>,
+    mut constraints: Constraints,
+    removed: &BTreeSet<BlockId>,
+    out: &gguf::File<'_>,
+) -> Result<Constraints> {
+    let prediction: BTreeSet<BlockId> = parent.prediction_blocks().collect();
+    // A part of them goes only on trust.
+    if !prediction.is_empty() && prediction.is_subset(removed) {
+        constraints = constraints.dropping_prediction_blocks()?;
+    }
+    let has_list = |pattern: &Pattern| {
+        let key = format!("{}.{}", parent.architecture(), pattern.key);
+        let entry = out.metadata().get(&key);
+        entry.is_some_and(|entry| entry.value().value_type() == ValueType::Array)
+    };
+    let patterns = &constraints.kinds.patterns;
+    if !patterns.is_empty() && !patterns.iter().any(has_list) {
+        let portable = constraints.clone().portable();
+        // Else the list is missing, which the comparison will find.
+        if portable.check(removed).is_ok() {
+            return Ok(portable);
+        }
+    }
+    Ok(constraints)
 }
 
 /// The planned layout, with the version of the release that wrote the file. All else that it wrote is compared with what

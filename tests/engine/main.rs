@@ -6,6 +6,7 @@
 )]
 
 mod architectures;
+mod portable;
 mod prediction;
 mod random_model;
 mod support;

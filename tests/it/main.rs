@@ -20,6 +20,8 @@ mod rules;
 
 mod prediction;
 
+mod portable;
+
 mod split;
 
 mod report;
