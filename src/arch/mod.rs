@@ -33,6 +33,9 @@ pub struct Architecture {
     pub counts: &'static [CountRule],
     /// Values that llama.cpp derives from the number of blocks unless a key says them.
     pub derived: &'static [Derived],
+    /// The oldest release of llama.cpp that was seen to read the list of what else goes by a period, windows or recurrent
+    /// blocks (`tests/stock/lists.sh`); `None` where none but the bundled one was.
+    pub lists_since: Option<&'static str>,
 }
 
 /// Where the residual stream appears in llama.cpp's graph. `-<i>` stands for a block's number.

@@ -49,11 +49,14 @@ pub fn run(options: &Shorten) -> Result<()> {
     };
     if !options.printing.quiet {
         for key in constraints.lists_needed(&plan.renumbering) {
+            let seen = match constraints.rules.lists_since {
+                Some(release) => format!("release {release} does"),
+                None => format!("the bundled {} does", ggml::backend::llama_cpp_version()),
+            };
             eprintln!(
-                "gguf-shorten: note: the output needs a llama.cpp that reads '{}.{key}' block by block, as the bundled \
-                 {} does; an older one may compute something else without a word",
+                "gguf-shorten: note: the output needs a llama.cpp that reads '{}.{key}' block by block, as {seen}; an older \
+                 one may compute something else without a word; --portable needs no such list",
                 model.architecture(),
-                ggml::backend::llama_cpp_version()
             );
         }
     }

@@ -371,8 +371,7 @@ fn a_tensor_of_a_block_that_does_not_exist_is_refused() {
 fn a_list_that_the_output_needs_is_noted() {
     let dir = Dir::new();
     gemma3(12).write(&dir, "m.gguf");
-    let note =
-        "needs a llama.cpp that reads 'gemma3.attention.sliding_window_pattern' block by block";
+    let note = "needs a llama.cpp that reads 'gemma3.attention.sliding_window_pattern' block by block, as release 0.5.0 does;";
     let run = |blocks: &str| {
         dir.run(&format!("m.gguf --blocks {blocks} -o out.gguf --force"))
             .succeeds()
