@@ -165,6 +165,10 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "MODEL")]
     pub parent: PathBuf,
 
+    /// Compare a file that was written with --trust-any-cut too, whatever the rules say to its cut
+    #[arg(long)]
+    pub trust_any_cut: bool,
+
     /// Also run both with llama.cpp, the parent with the removed blocks zeroed, and compare the logits bit for bit
     #[arg(long)]
     pub run: bool,

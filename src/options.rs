@@ -276,6 +276,8 @@ pub struct Verify {
     pub output: PathBuf,
     /// The model that it was made from.
     pub parent: PathBuf,
+    /// The user answers for the cut.
+    pub trust_any_cut: bool,
     /// Compare logits too.
     pub run: bool,
     /// CPU threads.
@@ -296,6 +298,7 @@ impl Verify {
         Ok(Self {
             output: args.output.clone(),
             parent: args.parent.clone(),
+            trust_any_cut: args.trust_any_cut,
             run: args.run,
             threads: args.threads.unwrap_or_else(default_threads),
             printing: Printing::new(&args.common),

@@ -29,6 +29,8 @@ pub struct VerifyReport {
     pub recorded_blake3: Option<String>,
     /// The blocks that were left out, in the parent's numbering.
     pub removed: Vec<usize>,
+    /// Why the rules refuse this cut, where it was taken on trust; null if they allow it.
+    pub on_trust: Option<String>,
     /// Metadata entries.
     pub metadata: MetadataCounts,
     /// Tensors whose data was compared.
@@ -99,6 +101,7 @@ impl VerifyReport {
                 .iter()
                 .map(|block| block.index())
                 .collect(),
+            on_trust: verification.on_trust.clone(),
             metadata: verification.metadata,
             tensors: verification.n_tensors,
             tensor_bytes: verification.n_tensor_bytes,
@@ -169,6 +172,9 @@ pub fn screen(report: &VerifyReport) -> String {
     if let Some(run) = &report.run {
         let _ = writeln!(text, "run      {}", evaluated(run));
     }
+    if let Some(why) = &report.on_trust {
+        let _ = writeln!(text, "on trust {}", trusted(report, why));
+    }
     let verdict = if report.verified {
         "verified"
     } else {
@@ -183,6 +189,18 @@ pub fn screen(report: &VerifyReport) -> String {
         let _ = writeln!(text, "  and {} more", HumanCount(n_more as u64));
     }
     text
+}
+
+/// What is known of a cut that the rules refuse.
+fn trusted(report: &VerifyReport, why: &str) -> String {
+    let proof = match &report.run {
+        Some(run) if run.floats_different == 0 => {
+            "that the model computes the parent without those blocks is shown for the run's tokens alone"
+        }
+        Some(_) => "the model computes something else than the parent without those blocks",
+        None => "that the model computes the parent without those blocks was not checked",
+    };
+    format!("{proof}; the rules refuse this cut: {why}")
 }
 
 fn took(report: &VerifyReport) -> String {

@@ -16,6 +16,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::error::Hint;
 use crate::gguf::{self, EntryOut, Layout, Place, TensorInfo, ValueType};
 use crate::model::{BlockId, Model, ModelTensor};
 use crate::plan::kinds::Pattern;
@@ -26,6 +27,9 @@ pub use difference::{Difference, Differences};
 
 /// The key whose value may be that of another release.
 const VERSION_KEY: &str = "gguf_shorten.version";
+
+/// What may be done about a cut that the rules refuse.
+const TRUST: &str = "--trust-any-cut compares the two all the same";
 
 /// What was compared, and what differs.
 #[derive(Clone, Debug)]
@@ -87,6 +91,10 @@ pub fn verify(
     };
     let (constraints, on_trust) = planned_under(parent, constraints, &removed, out)?;
     let plan = Plan::new(parent, &constraints, removed, &provenance)
+        .map_err(|error| match error.downcast_ref::<Hint>() {
+            None => error.context(Hint(TRUST.to_owned())),
+            Some(_) => error,
+        })
         .context("names a cut that is refused")?;
     let layout = with_version(&plan.layout, &claim)?;
 

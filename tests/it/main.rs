@@ -22,6 +22,8 @@ mod prediction;
 
 mod portable;
 
+mod trust;
+
 mod split;
 
 mod report;

@@ -219,6 +219,13 @@ fn a_portable_file_without_the_pattern_is_not_verified() {
             .succeeds();
         let has_list = value(&dir.read("out.gguf"), PATTERN) != "none";
         assert_eq!(has_list, flag.is_empty());
-        dir.run("verify out.gguf --parent m.gguf").succeeds();
+        for trust in ["", "--trust-any-cut"] {
+            let output = dir
+                .run(&format!("verify out.gguf --parent m.gguf {trust} --json -"))
+                .succeeds();
+            let json: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
+            assert_eq!(json["verified"], true);
+            assert_eq!(json["on_trust"], serde_json::Value::Null);
+        }
     }
 }
