@@ -255,7 +255,6 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         stream: Stream::Named {
             input: "model.input_embed",
         },
-        lists_since: None,
         ..intervals("qwen35")
     },
     Architecture {
