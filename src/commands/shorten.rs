@@ -86,6 +86,7 @@ pub fn run(options: &Shorten) -> Result<()> {
             parameters: plan.n_parameters,
             blake3,
             seconds,
+            changes: plan.changes,
         }),
     };
     print(&report, &options.printing)

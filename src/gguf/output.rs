@@ -214,6 +214,12 @@ impl<'a> TensorOut<'a> {
         self.tensor_type
     }
 
+    /// Number of elements.
+    pub fn n_elements(&self) -> u64 {
+        // Cannot overflow: checked when the tensor was made.
+        self.dims.iter().fold(1, |n, dim| n.saturating_mul(*dim))
+    }
+
     /// Bytes of data, without padding.
     pub fn n_bytes(&self) -> u64 {
         self.n_bytes

@@ -1,7 +1,7 @@
 //! Plan: which blocks go, and what every entry and tensor of the output will be. Pure: no I/O.
 //!
 //! In reading order: [`kinds`] says what each block is, [`constraints`] what may be removed, [`removal`] chooses,
-//! `metadata` decides every entry.
+//! `metadata` decides every entry, `tensors` every tensor, whose data is a [`data::TensorData`].
 
 pub mod kinds;
 
@@ -9,16 +9,21 @@ pub mod constraints;
 
 pub mod removal;
 
+pub mod data;
+
 mod metadata;
+
+mod tensors;
 
 use std::collections::BTreeSet;
 
 use anyhow::Result;
 
-use crate::gguf::{Layout, TensorOut};
+use crate::gguf::{EntryOut, Layout, TensorOut};
 use crate::model::{BlockId, Model};
 
 pub use constraints::Constraints;
+pub use data::{ChangeKind, Runs, TensorChange, TensorData, Tensors};
 pub use metadata::Provenance;
 pub use removal::{Budget, Method};
 
@@ -66,8 +71,11 @@ pub struct Plan<'a> {
     pub renumbering: Renumbering,
     /// Every position of the output.
     pub layout: Layout<'a>,
-    /// For each tensor of the layout, its index among the model's tensors.
-    pub sources: Vec<usize>,
+    /// For each tensor of the layout, what its data is.
+    pub data: Vec<TensorData<'a>>,
+    /// Every tensor that is not a tensor of the model with all its bytes, in the order of the layout, and those that are
+    /// left out though they belong to no removed block.
+    pub changes: Vec<TensorChange>,
     /// Number of weights of the output.
     pub n_parameters: u64,
     /// What the output says about where it comes from.
@@ -78,7 +86,7 @@ impl<'a> Plan<'a> {
     /// Plans the removal of `removed`, which `constraints` must allow.
     ///
     /// # Errors
-    /// A set that is not allowed; a metadata entry that cannot be shortened.
+    /// A set that is not allowed; a metadata entry or a tensor that cannot be shortened.
     pub fn new(
         model: &Model<'a>,
         constraints: &Constraints,
@@ -88,23 +96,26 @@ impl<'a> Plan<'a> {
         constraints.check(&removed)?;
         let renumbering = Renumbering::new(model.n_blocks(), &removed);
         let entries = metadata::decide(model, constraints, &renumbering, provenance)?;
-        let mut sources = Vec::new();
-        let mut tensors = Vec::new();
-        let mut n_parameters = 0;
-        for (i, tensor) in model.tensors().iter().enumerate() {
-            let out = match tensor.block {
-                None => TensorOut::keep(&tensor.info),
-                Some((block, rest)) => match renumbering.number(block) {
-                    Some(number) => TensorOut::rename(&tensor.info, format!("blk.{number}.{rest}")),
-                    None => continue,
-                },
-            };
-            sources.push(i);
-            tensors.push(out);
-            n_parameters += tensor.info.n_elements();
-        }
+        let tensors = tensors::decide(model, &renumbering)?;
+        Self::of(model, removed, entries, tensors, provenance)
+    }
+
+    /// The plan of these entries and tensors for `model` without `removed`.
+    ///
+    /// # Errors
+    /// Entries or tensors that cannot stand in one file; data that is not as long as its tensor, which is a bug.
+    pub fn of(
+        model: &Model<'a>,
+        removed: BTreeSet<BlockId>,
+        entries: Vec<EntryOut<'a>>,
+        tensors: Tensors<'a>,
+        provenance: &Provenance,
+    ) -> Result<Self> {
+        let changes = tensors.changes(model)?;
         let first = model.first();
         let last = model.parts().last().unwrap_or(first);
+        let (tensors, data): (Vec<_>, Vec<_>) = tensors.planned.into_iter().unzip();
+        let n_parameters = tensors.iter().map(TensorOut::n_elements).sum();
         let layout = Layout::new(
             first.header().version,
             first.alignment(),
@@ -113,10 +124,11 @@ impl<'a> Plan<'a> {
             last.ends_padded(),
         )?;
         Ok(Self {
+            renumbering: Renumbering::new(model.n_blocks(), &removed),
             removed,
-            renumbering,
             layout,
-            sources,
+            data,
+            changes,
             n_parameters,
             provenance: provenance.clone(),
         })

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::calibration::{CalibrationSet, Source};
 use crate::importance::Importance;
 use crate::model::{BlockId, Model};
+use crate::plan::TensorChange;
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -102,6 +103,8 @@ pub struct OutputReport {
     pub blake3: Option<String>,
     /// Time of writing; null in a dry run.
     pub seconds: Option<f64>,
+    /// Tensors that are not the input's with all their bytes.
+    pub changes: Vec<TensorChange>,
 }
 
 impl ModelReport {

@@ -6,6 +6,8 @@ use comfy_table::{Cell, CellAlignment, Color, Table, presets};
 use indicatif::{DecimalBytes, HumanCount};
 
 use super::{CalibrationReport, ModelReport, OutputReport, Report, block_list};
+use crate::gguf;
+use crate::plan::{ChangeKind, TensorChange};
 
 /// Whether a table may use colour.
 pub type Colour = bool;
@@ -34,6 +36,7 @@ pub fn report(report: &Report, colour: Colour) -> String {
             }
         );
         let _ = writeln!(text, "output   {}", written(output, report.model.bytes));
+        text.push_str(&changes(&output.changes));
     }
     text
 }
@@ -83,6 +86,38 @@ fn blocks(report: &Report, colour: Colour) -> Table {
         table.enforce_styling();
     }
     table
+}
+
+/// Tensors that are not the input's with all their bytes: a line for each reason.
+#[must_use]
+pub fn changes(changes: &[TensorChange]) -> String {
+    let mut text = String::new();
+    let mut groups: Vec<(&TensorChange, usize)> = Vec::new();
+    for change in changes {
+        let is_alike = |(first, _): &&mut (&TensorChange, usize)| {
+            first.change == change.change && first.why == change.why
+        };
+        match groups.iter_mut().find(is_alike) {
+            Some((_, n)) => *n += 1,
+            None => groups.push((change, 1)),
+        }
+    }
+    for (first, n) in groups {
+        let word = match first.change {
+            ChangeKind::Sliced => "sliced  ",
+            ChangeKind::Changed => "changed ",
+            ChangeKind::New => "new     ",
+            ChangeKind::LeftOut => "left out",
+        };
+        let name = first.tensor.as_ref().or(first.parent.as_ref());
+        let name = gguf::Quoted(name.map_or("", String::as_str));
+        let others = match n {
+            1 => String::new(),
+            n => format!(" and {} more", n - 1),
+        };
+        let _ = writeln!(text, "{word} {name}{others}: {}", first.why);
+    }
+    text
 }
 
 /// The input on one line.

@@ -9,6 +9,7 @@ use super::{ModelReport, block_list, table};
 use crate::gguf;
 use crate::model::Model;
 use crate::oracle::Run;
+use crate::plan::{ChangeKind, TensorChange};
 use crate::verify::{MetadataCounts, Verification};
 use std::path::Path;
 
@@ -35,6 +36,8 @@ pub struct VerifyReport {
     pub tensors: usize,
     /// Bytes of that data.
     pub tensor_bytes: u64,
+    /// Planned tensors that are not the parent's with all their bytes, and those that are left out.
+    pub changes: Vec<TensorChange>,
     /// How many things differ.
     pub difference_count: usize,
     /// The first few of them.
@@ -102,6 +105,7 @@ impl VerifyReport {
             metadata: verification.metadata,
             tensors: verification.n_tensors,
             tensor_bytes: verification.n_tensor_bytes,
+            changes: verification.changes.clone(),
             difference_count: verification.differences.len(),
             differences: verification
                 .differences
@@ -158,10 +162,12 @@ pub fn screen(report: &VerifyReport) -> String {
     );
     let _ = writeln!(
         text,
-        "tensors  {} compared, {}",
+        "tensors  {} compared, {}{}",
         HumanCount(report.tensors as u64),
-        DecimalBytes(report.tensor_bytes)
+        DecimalBytes(report.tensor_bytes),
+        planned_as(report)
     );
+    text.push_str(&table::changes(&report.changes));
     if let Some(run) = &report.run {
         let _ = writeln!(text, "run      {}", evaluated(run));
     }
@@ -179,6 +185,23 @@ pub fn screen(report: &VerifyReport) -> String {
         let _ = writeln!(text, "  and {} more", HumanCount(n_more as u64));
     }
     text
+}
+
+/// How many tensors are planned in which way, where not all are the parent's with all their bytes.
+fn planned_as(report: &VerifyReport) -> String {
+    let count = |kind| {
+        let changes = report.changes.iter();
+        changes.filter(|change| change.change == kind).count()
+    };
+    let (sliced, new) = (count(ChangeKind::Sliced), count(ChangeKind::New));
+    let (changed, left_out) = (count(ChangeKind::Changed), count(ChangeKind::LeftOut));
+    if report.changes.is_empty() {
+        return String::new();
+    }
+    let kept = report.tensors.saturating_sub(sliced + changed + new);
+    format!(
+        ": {kept} identical, {sliced} sliced, {changed} changed, {new} new, {left_out} left out"
+    )
 }
 
 fn took(report: &VerifyReport) -> String {

@@ -47,7 +47,7 @@ impl Claim {
     ///
     /// # Errors
     /// No list of blocks, or one that is not in rising order.
-    pub(super) fn of(metadata: &Metadata<'_>) -> Result<Self> {
+    pub fn of(metadata: &Metadata<'_>) -> Result<Self> {
         let text = |key| {
             let value = metadata.get(key)?.value();
             value.as_str().ok().map(str::to_owned)

@@ -26,6 +26,8 @@ mod save;
 
 mod verify;
 
+mod data;
+
 mod hostile;
 
 mod second_reader;
