@@ -99,6 +99,8 @@ pub enum HealArg {
 /// Which blocks go.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Choice {
+    /// None.
+    Nothing,
     /// Exactly these.
     Blocks(BlockList),
     /// The best of this many.
@@ -206,6 +208,8 @@ pub struct Shorten {
     pub model: PathBuf,
     /// Which blocks go.
     pub choice: Choice,
+    /// Which of those that stay lose their attention.
+    pub attention: Choice,
     /// The user answers for the cut.
     pub trust_any_cut: bool,
     /// The output; `None` for a dry run.
@@ -237,14 +241,27 @@ impl Shorten {
                 method: args.method,
                 keep: args.keep.clone(),
             },
-            (None, None) => bail!(Usage("--drop or --blocks is needed".to_owned())),
+            (None, None) => Choice::Nothing,
         };
+        let attention = match (&args.attention_blocks, args.drop_attention) {
+            (Some(blocks), _) => Choice::Blocks(blocks.clone()),
+            (None, Some(budget)) => Choice::Best {
+                budget,
+                method: args.method,
+                keep: args.keep.clone(),
+            },
+            (None, None) => Choice::Nothing,
+        };
+        if choice == Choice::Nothing && attention == Choice::Nothing {
+            bail!(Usage("--drop or --blocks is needed".to_owned()));
+        }
         if args.output.is_none() && !args.dry_run {
             bail!(Usage("--output is needed".to_owned()));
         }
         Ok(Self {
             model,
             choice,
+            attention,
             trust_any_cut: args.trust_any_cut,
             output: args.output.clone(),
             force: args.force,

@@ -1,7 +1,8 @@
 //! Plan: which blocks go, and what every entry and tensor of the output will be. Pure: no I/O.
 //!
 //! In reading order: [`kinds`] says what each block is, [`constraints`] what may be removed, [`removal`] chooses,
-//! `metadata` decides every entry, `tensors` every tensor, whose data is a [`data::TensorData`].
+//! `metadata` decides every entry, `tensors` every tensor, whose data is a [`data::TensorData`]. [`attention`] leaves out
+//! the attention of blocks that stay.
 
 pub mod kinds;
 
@@ -15,6 +16,8 @@ mod metadata;
 
 mod tensors;
 
+pub mod attention;
+
 use std::collections::BTreeSet;
 
 use anyhow::Result;
@@ -22,6 +25,7 @@ use anyhow::Result;
 use crate::gguf::{EntryOut, Layout, TensorOut};
 use crate::model::{BlockId, Model};
 
+pub use attention::AttentionCut;
 pub use constraints::Constraints;
 pub use data::{ChangeKind, Runs, TensorChange, TensorData, Tensors};
 pub use metadata::Provenance;
@@ -67,6 +71,8 @@ impl Renumbering {
 pub struct Plan<'a> {
     /// The blocks that go.
     pub removed: BTreeSet<BlockId>,
+    /// The blocks that stay without their attention.
+    pub attention_removed: BTreeSet<BlockId>,
     /// The blocks that stay, and their new numbers.
     pub renumbering: Renumbering,
     /// Every position of the output.
@@ -93,11 +99,34 @@ impl<'a> Plan<'a> {
         removed: BTreeSet<BlockId>,
         provenance: &Provenance,
     ) -> Result<Self> {
+        Self::with_attention_cut(model, constraints, removed, None, provenance)
+    }
+
+    /// As [`Plan::new`]; the blocks of `attention` stay without their attention.
+    ///
+    /// # Errors
+    /// As [`Plan::new`]; blocks that may not lose it.
+    pub fn with_attention_cut(
+        model: &Model<'a>,
+        constraints: &Constraints,
+        removed: BTreeSet<BlockId>,
+        attention: Option<&AttentionCut>,
+        provenance: &Provenance,
+    ) -> Result<Self> {
         constraints.check(&removed)?;
         let renumbering = Renumbering::new(model.n_blocks(), &removed);
-        let entries = metadata::decide(model, constraints, &renumbering, provenance)?;
-        let tensors = tensors::decide(model, &renumbering)?;
-        Self::of(model, removed, entries, tensors, provenance)
+        let mut entries = metadata::decide(model, constraints, &renumbering, provenance)?;
+        let mut tensors = tensors::decide(model, &renumbering)?;
+        let Some(cut) = attention else {
+            return Self::of(model, removed, entries, tensors, provenance);
+        };
+        attention::check(model, &removed, &cut.blocks)?;
+        entries = attention::convert(model, entries, &renumbering, cut)?;
+        attention::leave_out(model, &mut tensors, cut);
+        Ok(Self {
+            attention_removed: cut.blocks.clone(),
+            ..Self::of(model, removed, entries, tensors, provenance)?
+        })
     }
 
     /// The plan of these entries and tensors for `model` without `removed`.
@@ -126,6 +155,7 @@ impl<'a> Plan<'a> {
         Ok(Self {
             renumbering: Renumbering::new(model.n_blocks(), &removed),
             removed,
+            attention_removed: BTreeSet::new(),
             layout,
             data,
             changes,

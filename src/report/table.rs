@@ -24,21 +24,43 @@ pub fn report(report: &Report, colour: Colour) -> String {
         let _ = writeln!(text, "measured {}", calibrated(calibration));
     }
     if let Some(output) = &report.output {
-        let _ = writeln!(
-            text,
-            "removed  {} ({} of {} blocks, {})",
-            block_list(&report.removed),
-            report.removed.len(),
-            report.model.block_count,
-            match report.method.as_str() {
-                "blocks" => "as listed".to_owned(),
-                method => format!("by {method}"),
-            }
-        );
+        let _ = writeln!(text, "removed  {}", removed(report));
+        if let Some(method) = &report.attention_method {
+            let _ = writeln!(
+                text,
+                "         attention of {} ({} of {} blocks, {}), as architecture {}",
+                block_list(&report.attention_removed),
+                report.attention_removed.len(),
+                report.model.block_count,
+                chosen(method),
+                output.architecture
+            );
+        }
         let _ = writeln!(text, "output   {}", written(output, report.model.bytes));
         text.push_str(&changes(&output.changes));
     }
     text
+}
+
+fn removed(report: &Report) -> String {
+    if report.removed.is_empty() {
+        return "no whole block".to_owned();
+    }
+    format!(
+        "{} ({} of {} blocks, {})",
+        block_list(&report.removed),
+        report.removed.len(),
+        report.model.block_count,
+        chosen(&report.method)
+    )
+}
+
+/// How blocks were chosen, in words.
+fn chosen(method: &str) -> String {
+    match method {
+        "blocks" => "as listed".to_owned(),
+        method => format!("by {method}"),
+    }
 }
 
 /// One row for each block.
@@ -59,6 +81,14 @@ fn blocks(report: &Report, colour: Colour) -> Table {
         "rel. magnitude",
         "\u{b1}",
     ];
+    let has_halves = report
+        .blocks
+        .iter()
+        .any(|block| block.attention_bi.is_some());
+    if has_halves {
+        head.extend(["attention", "\u{b1}", "rel. magnitude", "\u{b1}"]);
+        head.extend(["FFN", "\u{b1}", "rel. magnitude", "\u{b1}"]);
+    }
     if report.output.is_some() {
         head.push("");
     }
@@ -74,10 +104,27 @@ fn blocks(report: &Report, colour: Colour) -> Table {
             right(&number(block.relative_magnitude)),
             right(&number(block.relative_magnitude_stderr)),
         ];
-        if report.output.is_some() {
-            row.push(Cell::new(if block.removed { "removed" } else { "" }));
+        if has_halves {
+            let scores = [
+                block.attention_bi,
+                block.attention_bi_stderr,
+                block.attention_relative_magnitude,
+                block.attention_relative_magnitude_stderr,
+                block.ffn_bi,
+                block.ffn_bi_stderr,
+                block.ffn_relative_magnitude,
+                block.ffn_relative_magnitude_stderr,
+            ];
+            row.extend(scores.map(|score| right(&number(score))));
         }
-        if colour && block.removed {
+        if report.output.is_some() {
+            row.push(Cell::new(match (block.removed, block.attention_removed) {
+                (true, _) => "removed",
+                (false, true) => "attention removed",
+                (false, false) => "",
+            }));
+        }
+        if colour && (block.removed || block.attention_removed) {
             row = row.into_iter().map(|cell| cell.fg(Color::Red)).collect();
         }
         table.add_row(row);

@@ -30,6 +30,8 @@ pub struct VerifyReport {
     pub recorded_blake3: Option<String>,
     /// The blocks that were left out, in the parent's numbering.
     pub removed: Vec<usize>,
+    /// The blocks whose attention was left out, in the parent's numbering.
+    pub attention_removed: Vec<usize>,
     /// Metadata entries.
     pub metadata: MetadataCounts,
     /// Tensors whose data was compared.
@@ -102,6 +104,11 @@ impl VerifyReport {
                 .iter()
                 .map(|block| block.index())
                 .collect(),
+            attention_removed: verification
+                .attention_removed
+                .iter()
+                .map(|block| block.index())
+                .collect(),
             metadata: verification.metadata,
             tensors: verification.n_tensors,
             tensor_bytes: verification.n_tensor_bytes,
@@ -146,14 +153,26 @@ pub fn screen(report: &VerifyReport) -> String {
             "not as recorded"
         }
     );
-    let _ = writeln!(
-        text,
-        "removed  {} ({} of {} blocks, by {})",
-        block_list(&report.removed),
-        report.removed.len(),
-        report.parent.block_count,
-        gguf::Quoted(output.method.as_deref().unwrap_or("unknown"))
-    );
+    if report.removed.is_empty() {
+        let _ = writeln!(text, "removed  no whole block");
+    } else {
+        let _ = writeln!(
+            text,
+            "removed  {} ({} of {} blocks, by {})",
+            block_list(&report.removed),
+            report.removed.len(),
+            report.parent.block_count,
+            gguf::Quoted(output.method.as_deref().unwrap_or("unknown"))
+        );
+    }
+    if !report.attention_removed.is_empty() {
+        let _ = writeln!(
+            text,
+            "         attention of {} ({} blocks)",
+            block_list(&report.attention_removed),
+            report.attention_removed.len()
+        );
+    }
     let metadata = report.metadata;
     let _ = writeln!(
         text,

@@ -34,6 +34,8 @@ pub struct Verification {
     pub claim: Claim,
     /// The blocks that it leaves out.
     pub removed: BTreeSet<BlockId>,
+    /// The blocks whose attention it leaves out.
+    pub attention_removed: BTreeSet<BlockId>,
     /// Hash of the parent's bytes.
     pub parent_blake3: blake3::Hash,
     /// Tensors whose data was compared.
@@ -82,7 +84,8 @@ pub fn verify(
         method: claim.method.clone().unwrap_or_default(),
         heal: claim.heal.clone().unwrap_or_default(),
     };
-    let plan = Plan::new(parent, constraints, removed, &provenance)
+    let attention = claim.attention.as_ref();
+    let plan = Plan::with_attention_cut(parent, constraints, removed, attention, &provenance)
         .context("names a cut that is refused")?;
     compare(parent, &plan, claim, out, progress)
 }
@@ -146,6 +149,7 @@ pub fn compare(
         parent_blake3: outcome.parent_blake3,
         claim,
         removed: plan.removed.clone(),
+        attention_removed: plan.attention_removed.clone(),
         changes: plan.changes.clone(),
         differences,
     })

@@ -6,6 +6,8 @@
 )]
 
 mod architectures;
+mod attention;
+mod halves;
 mod random_model;
 mod support;
 mod verify_run;

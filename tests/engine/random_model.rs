@@ -92,6 +92,10 @@ pub struct Spec<'s> {
     pub extra: Vec<(&'static str, ValueOut)>,
     /// Keys of the usual entries that are left out, below the prefix.
     pub without: &'s [&'s str],
+    /// Which optional tensors are left out, by name.
+    pub omitted: fn(&str) -> bool,
+    /// Queries, keys and values in one tensor, where llama.cpp takes either.
+    pub fused_qkv: bool,
 }
 
 impl<'s> Spec<'s> {
@@ -153,6 +157,8 @@ impl<'s> Spec<'s> {
             n_blocks,
             extra,
             without: &[],
+            omitted: |_| false,
+            fused_qkv: false,
         }
     }
 
@@ -214,9 +220,12 @@ impl<'s> Spec<'s> {
                 continue;
             }
             let is_new = tensors.iter().all(|other| other.name != shape.name);
-            if is_new && !excluded(self.architecture, &shape.name) {
+            if is_new && !(self.omitted)(&shape.name) && !excluded(self.architecture, &shape.name) {
                 tensors.push(shape);
             }
+        }
+        if self.fused_qkv {
+            fuse_qkv(&mut tensors);
         }
         let outs = tensors
             .iter()
@@ -328,6 +337,24 @@ fn adapters() -> Vec<(&'static str, ValueOut)> {
         (".adapters.token_ids_activate", ValueOut::i32s(&[7])),
         (".adapters.token_ids_substitute", ValueOut::i32s(&[8])),
     ]
+}
+
+/// Puts the queries, keys and values of every block into one tensor.
+fn fuse_qkv(tensors: &mut Vec<TensorShape>) {
+    let all = tensors.clone();
+    tensors.retain(|tensor| !tensor.name.contains(".attn_k.") && !tensor.name.contains(".attn_v."));
+    for tensor in tensors {
+        if !tensor.name.contains(".attn_q.") {
+            continue;
+        }
+        let rows = usize::from(tensor.name.ends_with(".weight"));
+        for other in [".attn_k.", ".attn_v."] {
+            let name = tensor.name.replace(".attn_q.", other);
+            let other = all.iter().find(|tensor| tensor.name == name).unwrap();
+            tensor.ne[rows] += other.ne[rows];
+        }
+        tensor.name = tensor.name.replace(".attn_q.", ".attn_qkv.");
+    }
 }
 
 /// The number in `blk.<number>.`.

@@ -16,6 +16,8 @@ mod show;
 
 mod shorten;
 
+mod attention;
+
 mod rules;
 
 mod split;
