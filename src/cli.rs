@@ -65,7 +65,7 @@ pub struct ShortenArgs {
     #[arg(
         long,
         value_name = "N|P%",
-        required_unless_present_any = ["blocks", "drop_mtp"],
+        required_unless_present_any = ["blocks", "drop_mtp", "drop_attention", "attention_blocks"],
         conflicts_with = "blocks"
     )]
     pub drop: Option<Budget>,
@@ -78,7 +78,15 @@ pub struct ShortenArgs {
     #[arg(long)]
     pub drop_mtp: bool,
 
-    /// Never remove these blocks
+    /// Remove only the attention of this many of the blocks that stay; for dense llama models, written as deci
+    #[arg(long, value_name = "N|P%", conflicts_with = "attention_blocks")]
+    pub drop_attention: Option<Budget>,
+
+    /// Remove only the attention of exactly these blocks (no calibration)
+    #[arg(long, value_name = "LIST")]
+    pub attention_blocks: Option<BlockList>,
+
+    /// Never remove these blocks, nor their attention
     #[arg(long, value_name = "LIST")]
     pub keep: Option<BlockList>,
 
@@ -125,6 +133,10 @@ pub struct ShortenArgs {
 pub struct ScoreArgs {
     /// The model; of a split model, any of its parts
     pub model: PathBuf,
+
+    /// Score attention and feed-forward network of every block apart, too
+    #[arg(long)]
+    pub sub_blocks: bool,
 
     /// Calibration.
     #[command(flatten)]

@@ -16,6 +16,9 @@ pub enum Position {
     /// The stream as the next block receives it, where no block's output is the same tensor: before the first block,
     /// and after anything that llama.cpp does to the stream between two blocks.
     Input,
+    /// The stream inside of this block, behind its attention and before its feed-forward network. Shown only where the
+    /// source was made to.
+    Middle(BlockId),
     /// The stream as this block leaves it, before any final norm.
     Output(BlockId),
 }
@@ -32,7 +35,8 @@ pub trait HiddenStates {
     fn n_embd(&self) -> usize;
 
     /// Evaluates `window` as a sequence of its own from position 0 and shows every hidden state to `visit`: an
-    /// [`Position::Input`], then the [`Position::Output`] of every block in order of evaluation.
+    /// [`Position::Input`], then the [`Position::Output`] of every block in order of evaluation, with its
+    /// [`Position::Middle`] before it where the source was made to show that too.
     ///
     /// # Errors
     /// The visitor's, and whatever keeps the engine from evaluating the window.

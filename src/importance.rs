@@ -29,6 +29,30 @@ pub struct BlockImportance {
     pub relative_magnitude_stderr: Option<f64>,
     /// Tokens whose hidden state before or after the block was all zeros, left out of the means.
     pub n_zero_rows: u64,
+    /// The same for its two halves, where the hidden states between them were shown.
+    pub halves: Option<Halves>,
+}
+
+/// The scores of the two halves of a block.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Halves {
+    /// Attention, or what a block has in its place: from what enters the block to the stream behind it.
+    pub attention: HalfImportance,
+    /// The feed-forward network, or what a block has in its place: from there to what leaves the block.
+    pub ffn: HalfImportance,
+}
+
+/// The scores of one half of a block, by the same formulas.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HalfImportance {
+    /// Block Influence of the half.
+    pub bi: f64,
+    /// Standard error of `bi` over windows; `None` for a single window.
+    pub bi_stderr: Option<f64>,
+    /// Relative Magnitude of the half.
+    pub relative_magnitude: f64,
+    /// Standard error of `relative_magnitude` over windows; `None` for a single window.
+    pub relative_magnitude_stderr: Option<f64>,
 }
 
 /// The scores of all evaluated blocks, first to last.
@@ -45,7 +69,8 @@ pub struct Importance {
 impl Importance {
     /// Evaluates every window and scores every block; `progress` is called with the tokens of each finished window.
     ///
-    /// Memory is two hidden states of one window, whatever the number of windows.
+    /// Memory is two hidden states of one window, three where the middles of blocks are shown, whatever the number of
+    /// windows.
     ///
     /// # Errors
     /// Those of `states`; a hidden state that is not finite, or not of the promised shape.
@@ -56,9 +81,12 @@ impl Importance {
     ) -> Result<Self> {
         let n_embd = states.n_embd();
         let mut blocks = vec![BlockSums::default(); states.n_blocks()];
+        let mut attention = blocks.clone();
+        let mut ffn = blocks.clone();
         let mut n_tokens = 0;
         let mut n_windows = 0;
         let mut before: Vec<f32> = Vec::new();
+        let mut middle: Vec<f32> = Vec::new();
         for window in windows {
             let expected = window.len() * n_embd;
             states.visit(window, &mut |position, state| {
@@ -68,17 +96,34 @@ impl Importance {
                     state.len(),
                     window.len()
                 );
-                if let Position::Output(block) = position {
+                let add = |sums: &mut [BlockSums], block: BlockId, before: &[f32], place: &str| {
                     ensure!(before.len() == expected, "block {block} has no input");
-                    let Some(sums) = blocks.get_mut(block.index()) else {
+                    let Some(sums) = sums.get_mut(block.index()) else {
                         bail!("block {block} was evaluated, but is not in the model");
                     };
-                    sums.add_state(&before, state, n_embd);
+                    sums.add_state(before, state, n_embd);
                     if !sums.is_finite() {
                         bail!(
-                            "the hidden state after block {block} is not finite in window {n_windows}: the model's own \
+                            "the hidden state {place} block {block} is not finite in window {n_windows}: the model's own \
                              weights overflow"
                         );
+                    }
+                    Ok(())
+                };
+                match position {
+                    Position::Input => {}
+                    Position::Middle(block) => {
+                        add(&mut attention, block, &before, "inside of")?;
+                        middle.clear();
+                        middle.extend_from_slice(state);
+                        return Ok(());
+                    }
+                    Position::Output(block) => {
+                        add(&mut blocks, block, &before, "after")?;
+                        if !middle.is_empty() {
+                            add(&mut ffn, block, &middle, "after")?;
+                            middle.clear();
+                        }
                     }
                 }
                 before.clear();
@@ -86,7 +131,7 @@ impl Importance {
                 Ok(())
             })?;
             before.clear();
-            for sums in &mut blocks {
+            for sums in blocks.iter_mut().chain(&mut attention).chain(&mut ffn) {
                 sums.end_window();
             }
             n_windows += 1;
@@ -97,7 +142,20 @@ impl Importance {
         let blocks = blocks
             .iter()
             .enumerate()
-            .map(|(i, sums)| sums.importance(BlockId::new(i)))
+            .map(|(i, sums)| {
+                let block = BlockId::new(i);
+                let halves = match (&attention[i], &ffn[i]) {
+                    (attention, _) if !attention.was_added_to() => None,
+                    (attention, ffn) => Some(Halves {
+                        attention: attention.importance(block)?.into(),
+                        ffn: ffn.importance(block)?.into(),
+                    }),
+                };
+                Ok(BlockImportance {
+                    halves,
+                    ..sums.importance(block)?
+                })
+            })
             .collect::<Result<_>>()?;
         Ok(Self {
             blocks,
@@ -107,7 +165,18 @@ impl Importance {
     }
 }
 
-/// Running sums of one block.
+impl From<BlockImportance> for HalfImportance {
+    fn from(scores: BlockImportance) -> Self {
+        Self {
+            bi: scores.bi,
+            bi_stderr: scores.bi_stderr,
+            relative_magnitude: scores.relative_magnitude,
+            relative_magnitude_stderr: scores.relative_magnitude_stderr,
+        }
+    }
+}
+
+/// Running sums of one block, or of half a block.
 #[derive(Clone, Copy, Debug, Default)]
 struct BlockSums {
     /// Of the window that is being evaluated.
@@ -131,6 +200,10 @@ impl BlockSums {
         self.window.distance.is_finite() && self.window.relative_magnitude.is_finite()
     }
 
+    fn was_added_to(&self) -> bool {
+        self.total.n + self.total.n_zero_rows > 0
+    }
+
     fn end_window(&mut self) {
         let window = std::mem::take(&mut self.window);
         if window.n > 0 {
@@ -146,10 +219,7 @@ impl BlockSums {
 
     fn importance(&self, block: BlockId) -> Result<BlockImportance> {
         let total = &self.total;
-        ensure!(
-            total.n + total.n_zero_rows > 0,
-            "block {block} was never evaluated"
-        );
+        ensure!(self.was_added_to(), "block {block} was never evaluated");
         ensure!(
             total.n > 0,
             "the hidden state around block {block} is zero for every token, so its influence is undefined"
@@ -161,6 +231,7 @@ impl BlockSums {
             relative_magnitude: total.mean(total.relative_magnitude),
             relative_magnitude_stderr: self.relative_magnitude.standard_error(),
             n_zero_rows: total.n_zero_rows,
+            halves: None,
         })
     }
 }
@@ -337,6 +408,57 @@ mod tests {
             let (bi, magnitude) = naive(&recorded, i);
             assert!((block.bi - bi).abs() < 1e-12, "{} {bi}", block.bi);
             assert!((block.relative_magnitude - magnitude).abs() < 1e-12);
+        }
+    }
+
+    /// As [`recorded`], with the middle of every block.
+    fn with_middles(n_windows: usize, n_blocks: usize, n_tokens: usize, n_embd: usize) -> Recorded {
+        let mut halves = recorded(n_windows, 2 * n_blocks, n_tokens, n_embd);
+        halves.n_blocks = n_blocks;
+        for (position, _) in halves.windows.iter_mut().flatten() {
+            if let Position::Output(half) = *position {
+                let block = BlockId::new(half.index() / 2);
+                *position = match half.index() % 2 {
+                    0 => Position::Middle(block),
+                    _ => Position::Output(block),
+                };
+            }
+        }
+        halves
+    }
+
+    #[test]
+    fn halves_equal_the_naive_twin_and_leave_the_block_as_it_is() {
+        // The naive twin takes every half for a block of its own.
+        let halves = with_middles(3, 4, 5, 37);
+        let importance = measure(&halves, 5).unwrap();
+        let mut whole = halves.clone();
+        for window in &mut whole.windows {
+            window.retain(|(position, _)| !matches!(position, Position::Middle(_)));
+        }
+        let without = measure(&whole, 5).unwrap();
+        for (i, block) in importance.blocks.iter().enumerate() {
+            let scores = block.halves.unwrap();
+            for (half, scores) in [(2 * i, scores.attention), (2 * i + 1, scores.ffn)] {
+                let (bi, magnitude) = naive(&halves, half);
+                assert!((scores.bi - bi).abs() < 1e-12, "{} {bi}", scores.bi);
+                assert!((scores.relative_magnitude - magnitude).abs() < 1e-12);
+                let means: Vec<f64> = (0..3)
+                    .map(|w| {
+                        let mut one = halves.clone();
+                        one.windows = vec![halves.windows[w].clone()];
+                        naive(&one, half).0
+                    })
+                    .collect();
+                let mean = means.iter().sum::<f64>() / 3.0;
+                let variance = means.iter().map(|m| (m - mean).powi(2)).sum::<f64>() / 2.0;
+                assert!((scores.bi_stderr.unwrap() - (variance / 3.0).sqrt()).abs() < 1e-12);
+            }
+            let block = BlockImportance {
+                halves: None,
+                ..*block
+            };
+            assert_eq!(block, without.blocks[i]);
         }
     }
 

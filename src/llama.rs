@@ -1,11 +1,71 @@
 //! [`HiddenStates`] by llama.cpp: finds the residual stream among the nodes of its graph.
 
-use anyhow::{Error, Result, anyhow, bail};
+use anyhow::{Error, Result, anyhow, bail, ensure};
 use ggml::{Context, ContextOptions, Flow, Node, Tap};
 
-use crate::arch::Stream;
+use crate::arch::{Architecture, Middle, Stream};
+use crate::gguf::Quoted;
 use crate::hidden_state::{HiddenStates, Position, Token, Visitor};
-use crate::model::BlockId;
+use crate::model::{BlockId, Model};
+use crate::plan::kinds::Kinds;
+
+/// How the stream between the halves of a model's blocks is found.
+#[derive(Clone, Debug)]
+pub struct Halves {
+    node: MiddleNode,
+    /// For each block whether it has no attention, so that its middle is what enters it; empty where all have.
+    without_attention: Vec<bool>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum MiddleNode {
+    Named(&'static str),
+    ReadByNorm,
+}
+
+impl Halves {
+    /// Of the blocks of `model`, whose kinds and whose architecture's rules are these.
+    ///
+    /// # Errors
+    /// Blocks that have no such halves.
+    pub fn of(model: &Model<'_>, rules: &Architecture, kinds: &Kinds) -> Result<Self> {
+        let has_tensor = |name: &str| {
+            let of_block = |tensor: &crate::model::ModelTensor<'_>| {
+                tensor.block.is_some_and(|(_, rest)| rest == name)
+            };
+            model.tensors().iter().any(of_block)
+        };
+        let is_true = |key: &str| {
+            let key = format!("{}.{key}", model.architecture());
+            let entry = model.metadata().get(&key);
+            entry.map_or(Ok(false), |entry| entry.value().as_bool())
+        };
+        let node = match rules.middle() {
+            Middle::Named(name) => Some(MiddleNode::Named(name)),
+            Middle::ReadByNorm => Some(MiddleNode::ReadByNorm),
+            Middle::ParallelIf(key) => (!is_true(key)?).then_some(MiddleNode::Named("ffn_inp")),
+            Middle::ParallelWithout(name) => {
+                has_tensor(name).then_some(MiddleNode::Named("ffn_inp"))
+            }
+            Middle::Parallel => None,
+            Middle::Nowhere(why) => bail!(
+                "has no halves of blocks to score apart: a block of {} {why}",
+                Quoted(model.architecture())
+            ),
+        };
+        let Some(node) = node else {
+            bail!(
+                "has no halves of blocks to score apart: attention and feed-forward network of {} both read what enters \
+                 the block, so no hidden state lies between them",
+                Quoted(model.architecture())
+            );
+        };
+        Ok(Self {
+            node,
+            without_attention: kinds.no_attention.iter().flatten().copied().collect(),
+        })
+    }
+}
 
 /// Evaluates windows with llama.cpp and taps the residual stream.
 pub struct LlamaHiddenStates<'model> {
@@ -14,6 +74,7 @@ pub struct LlamaHiddenStates<'model> {
     n_blocks: usize,
     n_loops: usize,
     n_embd: usize,
+    halves: Option<Halves>,
     state: Vec<f32>,
 }
 
@@ -36,8 +97,15 @@ impl<'model> LlamaHiddenStates<'model> {
             n_blocks,
             n_loops,
             n_embd: model.n_embd(),
+            halves: None,
             state: Vec::new(),
         })
+    }
+
+    /// Shows the stream between the halves of every block, too.
+    #[must_use]
+    pub fn with_halves(self, halves: Option<Halves>) -> Self {
+        Self { halves, ..self }
     }
 }
 
@@ -56,9 +124,11 @@ impl HiddenStates for LlamaHiddenStates<'_> {
             n_blocks: self.n_blocks,
             n_runs: self.n_blocks * self.n_loops,
             shape: [self.n_embd, window.len()],
+            halves: self.halves.as_ref(),
             state: &mut self.state,
             visit,
             n_outputs: 0,
+            seen_middle: false,
             seen_input: false,
             error: None,
         };
@@ -86,20 +156,53 @@ struct StreamTap<'t, 'v> {
     n_runs: usize,
     /// `[n_embd, n_tokens]`, as ggml writes it.
     shape: [usize; 2],
+    halves: Option<&'t Halves>,
     state: &'t mut Vec<f32>,
     visit: &'t mut Visitor<'v>,
     /// Block outputs seen so far. They come in order, so this is also the run that comes next.
     n_outputs: usize,
+    /// Whether the middle of the block that comes next was seen.
+    seen_middle: bool,
     seen_input: bool,
     error: Option<Error>,
 }
 
 impl StreamTap<'_, '_> {
+    /// The block that comes next.
+    fn next_block(&self) -> BlockId {
+        BlockId::new(self.n_outputs % self.n_blocks)
+    }
+
+    /// The middle of the next block, if it shows at `node`: as that or as an operand that still lives.
+    fn middle<'n>(&self, node: Node<'n>) -> Option<Node<'n>> {
+        let halves = self.halves?;
+        if self.seen_middle || !self.seen_input {
+            return None;
+        }
+        match halves.node {
+            MiddleNode::Named(name) => {
+                (numbered(node.name(), name) == Some(self.n_outputs)).then_some(node)
+            }
+            MiddleNode::ReadByNorm => {
+                // The norm is two nodes: the middle is scaled to length one, then multiplied by the weights.
+                let weights = node.operand(1)?.name();
+                let number = weights
+                    .strip_prefix("blk.")?
+                    .strip_suffix(".ffn_norm.weight")?;
+                (number.parse() == Ok(self.next_block().index()))
+                    .then(|| node.operand(0)?.operand(0))?
+            }
+        }
+    }
+
     /// The point of the stream that `node` is, if it is one that has not been seen.
     fn sight(&self, node: Node<'_>) -> Option<Position> {
         let next = self.n_outputs;
         let output = |run: usize| Position::Output(BlockId::new(run % self.n_blocks));
         let name = node.name();
+        if self.middle(node).is_some() {
+            return Some(Position::Middle(self.next_block()));
+        }
         match self.stream {
             Stream::Named { input } | Stream::Looped { input, .. } => {
                 let is_input =
@@ -161,11 +264,26 @@ impl StreamTap<'_, '_> {
                 self.shape
             ));
         }
+        if let (Position::Output(block), Some(halves)) = (position, self.halves)
+            && !self.seen_middle
+        {
+            ensure!(
+                halves.without_attention.get(block.index()) == Some(&true),
+                "llama.cpp's graph does not show the hidden state between attention and feed-forward network of block \
+                 {block}; the names in this build are not those that are known for the architecture"
+            );
+            // What was read last entered the block.
+            (self.visit)(Position::Middle(block), self.state)?;
+        }
         node.read(self.state)?;
         (self.visit)(position, self.state)?;
         match position {
             Position::Input => self.seen_input = true,
-            Position::Output(_) => self.n_outputs += 1,
+            Position::Middle(_) => self.seen_middle = true,
+            Position::Output(_) => {
+                self.n_outputs += 1;
+                self.seen_middle = false;
+            }
         }
         Ok(if self.n_outputs == self.n_runs {
             Flow::Stop
@@ -183,6 +301,10 @@ impl Tap for StreamTap<'_, '_> {
     fn read(&mut self, node: Node<'_>) -> Flow {
         let Some(position) = self.sight(node) else {
             return Flow::Continue;
+        };
+        let node = match position {
+            Position::Middle(_) => self.middle(node).unwrap_or(node),
+            _ => node,
         };
         self.show(node, position).unwrap_or_else(|error| {
             self.error = Some(error);

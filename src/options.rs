@@ -99,8 +99,8 @@ pub enum HealArg {
 /// Which blocks go.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Choice {
-    /// None but the prediction blocks.
-    OnlyPrediction {
+    /// None, or none but prediction blocks.
+    Nothing {
         /// Blocks that stay in any case.
         keep: Option<BlockList>,
     },
@@ -215,6 +215,8 @@ pub struct Shorten {
     pub drop_mtp: bool,
     /// No list takes the place of a built-in pattern.
     pub portable: bool,
+    /// Which of those that stay lose their attention.
+    pub attention: Choice,
     /// The user answers for the cut.
     pub trust_any_cut: bool,
     /// The output; `None` for a dry run.
@@ -246,11 +248,23 @@ impl Shorten {
                 method: args.method,
                 keep: args.keep.clone(),
             },
-            (None, None) if args.drop_mtp => Choice::OnlyPrediction {
+            (None, None) => Choice::Nothing {
                 keep: args.keep.clone(),
             },
-            (None, None) => bail!(Usage("--drop or --blocks is needed".to_owned())),
         };
+        let attention = match (&args.attention_blocks, args.drop_attention) {
+            (Some(blocks), _) => Choice::Blocks(blocks.clone()),
+            (None, Some(budget)) => Choice::Best {
+                budget,
+                method: args.method,
+                keep: args.keep.clone(),
+            },
+            (None, None) => Choice::Nothing { keep: None },
+        };
+        let is_nothing = |choice: &Choice| matches!(choice, Choice::Nothing { .. });
+        if is_nothing(&choice) && is_nothing(&attention) && !args.drop_mtp {
+            bail!(Usage("--drop or --blocks is needed".to_owned()));
+        }
         if args.output.is_none() && !args.dry_run {
             bail!(Usage("--output is needed".to_owned()));
         }
@@ -259,6 +273,7 @@ impl Shorten {
             choice,
             drop_mtp: args.drop_mtp,
             portable: args.portable,
+            attention,
             trust_any_cut: args.trust_any_cut,
             output: args.output.clone(),
             force: args.force,

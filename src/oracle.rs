@@ -45,6 +45,9 @@ const WRITERS: &[&str] = &[
     "proj.",
 ];
 
+/// What the names of the output projection of a block's attention begin with.
+const ATTENTION_WRITER: &str = "attn_output.";
+
 /// A factor on what a block gives: in talkie on the embedding that a block adds, else on the whole stream.
 const SCALE: &str = "layer_output_scale.";
 
@@ -117,14 +120,29 @@ impl Silence {
     /// # Errors
     /// Those of [`check`]; a block without a projection that is known.
     pub fn of(model: &Model<'_>, removed: &BTreeSet<BlockId>) -> Result<Self> {
+        Self::with_attention(model, removed, &BTreeSet::new())
+    }
+
+    /// As [`Silence::of`]; of the blocks of `attention`, only that of their attention.
+    ///
+    /// # Errors
+    /// As [`Silence::of`].
+    pub fn with_attention(
+        model: &Model<'_>,
+        removed: &BTreeSet<BlockId>,
+        attention: &BTreeSet<BlockId>,
+    ) -> Result<Self> {
         check(model)?;
         let mut parts = vec![Vec::new(); model.parts().len()];
         let mut silent = BTreeSet::new();
         for tensor in model.tensors() {
-            let Some((block, rest)) = tensor.block.filter(|(block, _)| removed.contains(block))
-            else {
+            let Some((block, rest)) = tensor.block else {
                 continue;
             };
+            let is_of_attention = attention.contains(&block) && rest.starts_with(ATTENTION_WRITER);
+            if !removed.contains(&block) && !is_of_attention {
+                continue;
+            }
             let fill = if WRITERS.iter().any(|writer| rest.starts_with(writer)) {
                 silent.insert(block);
                 Fill::Zeros
@@ -142,10 +160,10 @@ impl Silence {
             };
             parts[tensor.part].push((tensor.info.position().0..tensor.info.end().0, fill));
         }
-        let mut trunk = removed
-            .iter()
+        let mut silenced = removed
+            .union(attention)
             .filter(|block| block.index() < model.n_trunk_blocks());
-        if let Some(block) = trunk.find(|block| !silent.contains(block)) {
+        if let Some(block) = silenced.find(|block| !silent.contains(block)) {
             bail!(
                 "cannot be compared by a run: block {block} has no output projection that is known"
             );

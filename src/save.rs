@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::gguf;
 use crate::input::Input;
 use crate::model::Model;
-use crate::plan::Plan;
+use crate::plan::{Plan, TensorData};
 
 /// The temporary files of the saves that are running, for [`remove_unfinished`].
 static UNFINISHED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
@@ -259,11 +259,7 @@ fn copy_tensors(
         .collect::<io::Result<_>>()?;
     let mut position = layout.data_start().0;
     file.seek(SeekFrom::Start(position))?;
-    for (planned, &source) in layout.tensors().iter().zip(&plan.sources) {
-        let tensor = model
-            .tensors()
-            .get(source)
-            .context("bug: a planned tensor that the model does not have")?;
+    for (planned, data) in layout.tensors().iter().zip(&plan.data) {
         let name = planned.tensor().name();
         ensure!(
             position == planned.position().0,
@@ -271,18 +267,32 @@ fn copy_tensors(
             planned.position().0
         );
         let n_bytes = planned.tensor().n_bytes();
-        let mut source = &sources[tensor.part];
-        source.seek(SeekFrom::Start(tensor.info.position().0))?;
-        // Between two files of one system this moves the bytes inside the kernel (`copy_file_range` on Linux), else
-        // through a small buffer.
-        let copied = io::copy(&mut source.take(n_bytes), &mut file)?;
-        ensure!(
-            copied == n_bytes,
-            "tensor '{name}' has {n_bytes} bytes, but the input ended after {copied}: it was changed meanwhile"
-        );
+        match (data, data.source_in(model)?) {
+            (TensorData::Whole { .. }, Some(tensor)) => {
+                let mut source = &sources[tensor.part];
+                source.seek(SeekFrom::Start(tensor.info.position().0))?;
+                // Between two files of one system this moves the bytes inside the kernel (`copy_file_range` on Linux),
+                // else through a small buffer.
+                let copied = io::copy(&mut source.take(n_bytes), &mut file)?;
+                ensure!(
+                    copied == n_bytes,
+                    "tensor '{name}' has {n_bytes} bytes, but the input ended after {copied}: it was changed meanwhile"
+                );
+            }
+            _ => {
+                // Large runs go past the buffer.
+                let mut buffered = BufWriter::with_capacity(1 << 20, file);
+                data.write(model, &mut buffered)?;
+                buffered.flush()?;
+            }
+        }
         let padding = planned.n_padding();
         io::copy(&mut io::repeat(0).take(padding), &mut file)?;
         position += n_bytes + padding;
+        ensure!(
+            file.stream_position()? == position,
+            "bug: tensor '{name}' planned to end at byte {position}, writer is elsewhere; the output was not kept"
+        );
         progress(n_bytes + padding);
     }
     let end = file.stream_position()?;

@@ -65,9 +65,9 @@ same_bytes() {
     kept=$(kept) && "$PYTHON" tests/stock/gguf_read.py --compare "$SMOLLM2" "$work/short.gguf" "$kept"
 }
 
-# Block Influence of 8 windows of 512, against numpy on dequantized weights.
+# Block Influence of 8 windows of 512, of blocks and of their halves, against numpy on dequantized weights.
 same_scores() {
-    "$program" score "$SMOLLM2" --calibration $text --tokens 4096 --window 512 --json "$work/scores.json" >/dev/null &&
+    "$program" score "$SMOLLM2" --sub-blocks --calibration $text --tokens 4096 --window 512 --json "$work/scores.json" >/dev/null &&
         "$examples/windows" "$SMOLLM2" $text 4096 512 >"$work/windows.txt" &&
         "$PYTHON" tests/stock/block_influence.py "$SMOLLM2" "$work/windows.txt" --check "$work/scores.json" --tolerance 0.01
 }
@@ -85,6 +85,11 @@ oracle() {
     TMPDIR=$work sh tests/stock/oracle.sh "$program" "$SMOLLM2" 0,29 12-18 3,7,11,25
 }
 
+# The same for blocks without their attention, alone and beside whole blocks.
+attention_oracle() {
+    TMPDIR=$work sh tests/stock/oracle.sh "$program" "$SMOLLM2" /29 /3,12-14 0,7-9/5,20,29
+}
+
 check "seven blocks of SmolLM2 are removed" shorten
 check "kept tensors are the parent's, byte for byte" same_bytes
 check "Block Influence agrees with numpy within 1 %" same_scores
@@ -92,12 +97,14 @@ if can_have_stock; then
     if need_stock; then
         check "windows are those of a stock llama.cpp" same_windows
         check "a stock llama.cpp computes the parent without those blocks, bit for bit" oracle
+        check "a stock llama.cpp computes the parent without some attention, bit for bit" attention_oracle
     else
         give_up "set-up of a stock llama.cpp"
     fi
 else
     skip "windows are those of a stock llama.cpp" "$no_stock"
     skip "a stock llama.cpp computes the parent without those blocks, bit for bit" "$no_stock"
+    skip "a stock llama.cpp computes the parent without some attention, bit for bit" "$no_stock"
 fi
 echo "real: $passed passed, $failed failed, $skipped skipped"
 [ $failed -eq 0 ]

@@ -5,7 +5,11 @@
 
 mod table;
 
+mod middle;
+
 use std::fmt;
+
+pub use middle::{Middle, WITHOUT_HEADS_WITHOUT_ATTENTION};
 
 /// The rules of one architecture.
 #[derive(Clone, Copy, Debug)]
@@ -256,6 +260,12 @@ impl Architecture {
     #[must_use]
     pub fn trusted() -> &'static Self {
         &table::TRUSTED
+    }
+
+    /// Where the stream between the two halves of a block appears.
+    #[must_use]
+    pub fn middle(&self) -> Middle {
+        middle::find(self.name)
     }
 
     /// All known architectures.

@@ -22,7 +22,7 @@ use crate::calibration::{CalibrationSet, Cut, Texts};
 use crate::error::Hint;
 use crate::importance::Importance;
 use crate::input::Input;
-use crate::llama::LlamaHiddenStates;
+use crate::llama::{Halves, LlamaHiddenStates};
 use crate::model::Model;
 use crate::options::{Calibration, Printing};
 use crate::plan::Constraints;
@@ -30,14 +30,22 @@ use crate::progress::{self, Unit};
 use crate::report::{CalibrationReport, Report, table};
 use crate::save;
 
-/// Measures the importance of every block of the model at `path`.
+/// Measures the importance of every block of the model at `path`, with `sub_blocks` also of its two halves.
 fn calibrate(
     model: &Model<'_>,
     constraints: &Constraints,
     path: &Path,
     options: &Calibration,
     printing: &Printing,
+    sub_blocks: bool,
 ) -> Result<(Importance, CalibrationReport)> {
+    let halves = match sub_blocks {
+        true => Some(
+            Halves::of(model, constraints.rules, &constraints.kinds)
+                .with_context(|| path.display().to_string())?,
+        ),
+        false => None,
+    };
     let texts = Texts::read(options.source.clone())?;
     let at_path = || path.display().to_string();
     let backend = Backend::init();
@@ -66,8 +74,16 @@ fn calibrate(
         ))
     );
     let set = cut(&texts, &engine, options).with_context(at_path)?;
-    let (importance, seconds) = measure(model, constraints.rules, &engine, &set, options, printing)
-        .with_context(at_path)?;
+    let (importance, seconds) = measure(
+        model,
+        constraints.rules,
+        halves,
+        &engine,
+        &set,
+        options,
+        printing,
+    )
+    .with_context(at_path)?;
     warn_of_zero_rows(&importance, printing);
     Ok((importance, CalibrationReport::new(&set, seconds)))
 }
@@ -97,6 +113,7 @@ fn cut(texts: &Texts, engine: &ggml::Model, options: &Calibration) -> Result<Cal
 fn measure(
     model: &Model<'_>,
     rules: &Architecture,
+    halves: Option<Halves>,
     engine: &ggml::Model,
     set: &CalibrationSet,
     options: &Calibration,
@@ -115,7 +132,8 @@ fn measure(
         rules.stream,
         model.n_trunk_blocks(),
         n_loops,
-    )?;
+    )?
+    .with_halves(halves);
     let bar = progress::bar(
         "calibrating",
         Unit::Tokens,

@@ -24,8 +24,14 @@ pub fn run(args: &ScoreArgs) -> Result<()> {
     let at_path = || args.model.display().to_string();
     let model = Model::new(input.parse()?).with_context(at_path)?;
     let constraints = Constraints::of(&model).with_context(at_path)?;
-    let (importance, calibration) =
-        calibrate(&model, &constraints, input.path(), &options, &printing)?;
+    let (importance, calibration) = calibrate(
+        &model,
+        &constraints,
+        input.path(),
+        &options,
+        &printing,
+        args.sub_blocks,
+    )?;
     let blake3 = printing.json.is_some().then(|| input.blake3());
     let report = Report {
         gguf_shorten: env!("CARGO_PKG_VERSION"),
@@ -33,8 +39,15 @@ pub fn run(args: &ScoreArgs) -> Result<()> {
         model: ModelReport::new(&model, input.path(), blake3),
         calibration: Some(calibration),
         method: Method::Bi.to_string(),
-        blocks: block_rows(model.n_blocks(), Some(&importance), &BTreeSet::new()),
+        blocks: block_rows(
+            model.n_blocks(),
+            Some(&importance),
+            &BTreeSet::new(),
+            &BTreeSet::new(),
+        ),
         removed: Vec::new(),
+        attention_removed: Vec::new(),
+        attention_method: None,
         output: None,
     };
     print(&report, &printing)

@@ -10,8 +10,8 @@ use crate::error::Hint;
 use crate::importance::Importance;
 use crate::input::Input;
 use crate::model::{BlockId, Model};
-use crate::options::{BlockList, Choice, Printing, Shorten};
-use crate::plan::{Constraints, Plan, Provenance, removal};
+use crate::options::{Choice, Printing, Shorten};
+use crate::plan::{AttentionCut, Constraints, Plan, Provenance, attention, removal};
 use crate::progress::{self, Unit};
 use crate::report::{CalibrationReport, ModelReport, OutputReport, Report, block_list, block_rows};
 use crate::save::Target;
@@ -37,8 +37,14 @@ pub fn run(options: &Shorten) -> Result<()> {
             method: selection.method.clone(),
             heal: "none".to_owned(),
         };
-        Plan::new(&model, &constraints, selection.removed.clone(), &provenance)
-            .with_context(at_path)
+        Plan::with_attention_cut(
+            &model,
+            &constraints,
+            selection.removed.clone(),
+            selection.attention.as_ref(),
+            &provenance,
+        )
+        .with_context(at_path)
     };
     let (plan, seconds) = match &target {
         Some(target) => {
@@ -60,6 +66,13 @@ pub fn run(options: &Shorten) -> Result<()> {
             );
         }
     }
+    if selection.attention.is_some() && !options.printing.quiet {
+        eprintln!(
+            "gguf-shorten: note: the output is of architecture '{}', for which llama.cpp takes no adapters made for '{}'",
+            attention::TO,
+            model.architecture()
+        );
+    }
     let blake3 = match &target {
         // Read again only for those who ask.
         Some(target) if options.printing.json.is_some() => {
@@ -77,18 +90,30 @@ pub fn run(options: &Shorten) -> Result<()> {
             model.n_blocks(),
             selection.importance.as_ref(),
             &plan.removed,
+            &plan.attention_removed,
         ),
         removed: plan.removed.iter().map(|block| block.index()).collect(),
+        attention_removed: plan
+            .attention_removed
+            .iter()
+            .map(|block| block.index())
+            .collect(),
+        attention_method: selection.attention.as_ref().map(|cut| cut.method.clone()),
         output: Some(OutputReport {
             path: options
                 .output
                 .as_ref()
                 .map(|path| path.display().to_string()),
             block_count: plan.renumbering.kept().len(),
+            architecture: match selection.attention {
+                Some(_) => attention::TO.to_owned(),
+                None => model.architecture().to_owned(),
+            },
             bytes: plan.layout.file_len(),
             parameters: plan.n_parameters,
             blake3,
             seconds,
+            changes: plan.changes,
         }),
     };
     print(&report, &options.printing)
@@ -109,6 +134,7 @@ fn constraints(model: &Model<'_>, options: &Shorten) -> Result<Constraints> {
 struct Selection {
     removed: BTreeSet<BlockId>,
     method: String,
+    attention: Option<AttentionCut>,
     importance: Option<Importance>,
     calibration: Option<CalibrationReport>,
 }
@@ -120,77 +146,128 @@ fn select(
     options: &Shorten,
 ) -> Result<Selection> {
     let at_path = || options.model.display().to_string();
-    let by_hand = |removed| Selection {
-        removed,
-        method: "blocks".to_owned(),
-        importance: None,
-        calibration: None,
-    };
-    let (budget, method, keep) = match &options.choice {
-        Choice::OnlyPrediction { keep } => {
-            kept(model, constraints, keep.as_ref(), options.drop_mtp).with_context(at_path)?;
-            return Ok(by_hand(BTreeSet::new()));
-        }
+    let n_trunk = model.n_trunk_blocks();
+    // All that can be refused is refused before anything is measured.
+    let listed = listed_attention(model, &options.attention).with_context(at_path)?;
+    let mut keep = kept_by_hand(model, constraints, options).with_context(at_path)?;
+    keep.extend(&listed);
+    let mut removed = BTreeSet::new();
+    let n_removed = match &options.choice {
+        Choice::Nothing { .. } => 0,
         Choice::Blocks(list) => {
-            let removed = list
+            removed = list
                 .blocks(model.n_blocks(), "remove")
                 .with_context(at_path)?;
             constraints
                 .check(&removed)
                 .map_err(|error| with_nearest(error, constraints, &removed))
                 .with_context(at_path)?;
-            return Ok(by_hand(removed));
+            removed.len()
         }
-        Choice::Best {
-            budget,
-            method,
-            keep,
-        } => (budget, *method, keep),
+        Choice::Best { budget, .. } => {
+            let n = budget.n_removed(n_trunk);
+            removal::check(constraints, &keep, n).with_context(at_path)?;
+            n
+        }
     };
-    let keep = kept(model, constraints, keep.as_ref(), options.drop_mtp).with_context(at_path)?;
-    let n = budget.n_removed(model.n_trunk_blocks());
-    removal::check(constraints, &keep, n).with_context(at_path)?;
-    let (importance, calibration) = if method.needs_scores() {
-        let (importance, calibration) = calibrate(
-            model,
-            constraints,
-            input.path(),
-            &options.calibration,
-            &options.printing,
-        )?;
-        (Some(importance), Some(calibration))
-    } else {
-        (None, None)
+    if !listed.is_empty() {
+        attention::check(model, &removed, &listed).with_context(at_path)?;
+    }
+    if let Choice::Best { budget, .. } = &options.attention {
+        let n_may = n_trunk.saturating_sub(n_removed + 1);
+        attention::check_number(budget.n_removed(n_trunk), n_may).with_context(at_path)?;
+    }
+    let needs_scores =
+        |choice: &Choice| matches!(choice, Choice::Best { method, .. } if method.needs_scores());
+    let (importance, calibration) =
+        if needs_scores(&options.choice) || needs_scores(&options.attention) {
+            let (importance, calibration) = calibrate(
+                model,
+                constraints,
+                input.path(),
+                &options.calibration,
+                &options.printing,
+                needs_scores(&options.attention),
+            )?;
+            (Some(importance), Some(calibration))
+        } else {
+            (None, None)
+        };
+    let method = match &options.choice {
+        Choice::Nothing { .. } if options.drop_mtp => "blocks".to_owned(),
+        Choice::Nothing { .. } => attention::NO_WHOLE_BLOCK.to_owned(),
+        Choice::Blocks(_) => "blocks".to_owned(),
+        Choice::Best { method, .. } => {
+            removed = removal::choose(constraints, *method, importance.as_ref(), &keep, n_removed)
+                .with_context(at_path)?;
+            method.to_string()
+        }
     };
-    let removed = removal::choose(constraints, method, importance.as_ref(), &keep, n)
-        .with_context(at_path)?;
+    let attention = match &options.attention {
+        Choice::Nothing { .. } => None,
+        Choice::Blocks(_) => Some(AttentionCut {
+            blocks: listed,
+            method: "blocks".to_owned(),
+        }),
+        Choice::Best { budget, method, .. } => {
+            let n = budget.n_removed(n_trunk);
+            let blocks = attention::choose(model, *method, importance.as_ref(), &removed, &keep, n)
+                .with_context(at_path)?;
+            Some(AttentionCut {
+                blocks,
+                method: method.to_string(),
+            })
+        }
+    };
+    if let Some(cut) = &attention {
+        // The blocks that were chosen to go as a whole may have made another one the first.
+        attention::check(model, &removed, &cut.blocks).with_context(at_path)?;
+    }
     Ok(Selection {
         removed,
-        method: method.to_string(),
+        method,
+        attention,
         importance,
         calibration,
     })
 }
 
-/// The blocks of `--keep`.
-fn kept(
+/// The blocks whose attention goes by a list; checks that the model can lose attention if any may be asked for.
+fn listed_attention(model: &Model<'_>, choice: &Choice) -> Result<BTreeSet<BlockId>> {
+    match choice {
+        Choice::Nothing { .. } => Ok(BTreeSet::new()),
+        Choice::Best { .. } => attention::check_model(model).map(|()| BTreeSet::new()),
+        Choice::Blocks(list) => {
+            attention::check_model(model)?;
+            list.blocks(model.n_blocks(), "remove the attention of")
+        }
+    }
+}
+
+/// The blocks that stay as they are, by a list.
+fn kept_by_hand(
     model: &Model<'_>,
     constraints: &Constraints,
-    list: Option<&BlockList>,
-    drop_mtp: bool,
+    options: &Shorten,
 ) -> Result<BTreeSet<BlockId>> {
-    let Some(list) = list else {
-        return Ok(BTreeSet::new());
-    };
-    let keep = list.blocks(model.n_blocks(), "keep")?;
-    if let Some(block) = keep.intersection(&constraints.dropped).next() {
-        let why = match drop_mtp {
+    let mut kept = BTreeSet::new();
+    for choice in [&options.choice, &options.attention] {
+        if let Choice::Best {
+            keep: Some(list), ..
+        }
+        | Choice::Nothing { keep: Some(list) } = choice
+        {
+            kept.extend(list.blocks(model.n_blocks(), "keep")?);
+        }
+    }
+    if let Some(block) = kept.intersection(&constraints.dropped).next() {
+        let why = match options.drop_mtp {
             true => "--drop-mtp removes it",
             false => "it has no tensors",
         };
         bail!("cannot keep block {block}: {why}");
     }
-    Ok(keep)
+    Ok(kept)
 }
 
 /// Names the nearest set that is allowed, where there is one.

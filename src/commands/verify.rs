@@ -95,8 +95,12 @@ fn evaluate(
     options: &Verify,
 ) -> Result<Run> {
     log::echo(options.printing.verbose);
-    let silence = Silence::of(parent, &verification.removed)
-        .with_context(|| input.path().display().to_string())?;
+    let silence = Silence::with_attention(
+        parent,
+        &verification.removed,
+        &verification.attention_removed,
+    )
+    .with_context(|| input.path().display().to_string())?;
     oracle::run(&silence, input, &options.output, options.threads)
 }
 

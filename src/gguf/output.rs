@@ -76,6 +76,17 @@ impl<'a> EntryOut<'a> {
         EntryOut::new(key, ValueOut::string(value))
     }
 
+    /// The entry under another key.
+    pub fn renamed(self, key: impl Into<Cow<'a, str>>) -> EntryOut<'a> {
+        let value = match self.0 {
+            Source::Kept(entry) => {
+                ValueOut::copied(entry.value().value_type(), entry.value().raw())
+            }
+            Source::New { value, .. } => value,
+        };
+        EntryOut::new(key, value)
+    }
+
     /// The key.
     pub fn key(&self) -> &str {
         match &self.0 {
@@ -212,6 +223,12 @@ impl<'a> TensorOut<'a> {
     /// The type of the elements.
     pub fn tensor_type(&self) -> TensorType {
         self.tensor_type
+    }
+
+    /// Number of elements.
+    pub fn n_elements(&self) -> u64 {
+        // Cannot overflow: checked when the tensor was made.
+        self.dims.iter().fold(1, |n, dim| n.saturating_mul(*dim))
     }
 
     /// Bytes of data, without padding.

@@ -142,6 +142,11 @@ impl ValueOut {
         &self.raw
     }
 
+    /// A value of the input, as it is stored.
+    pub(super) fn copied(value_type: ValueType, raw: &[u8]) -> ValueOut {
+        ValueOut::scalar(value_type, raw)
+    }
+
     /// An array whose elements the caller has checked.
     pub(super) fn array_of(element_type: ValueType, len: u64, elements: &[u8]) -> ValueOut {
         let mut raw = Vec::new();

@@ -4,7 +4,8 @@ use anyhow::{Context, Result, ensure};
 
 use super::metadata::{RECURRENT, WINDOWS};
 use crate::arch::{
-    Architecture, FullBlock, Period, PositionRule, Recurrent, WindowPattern, WindowPresence,
+    Architecture, FullBlock, Period, PositionRule, Recurrent, WITHOUT_HEADS_WITHOUT_ATTENTION,
+    WindowPattern, WindowPresence,
 };
 use crate::gguf::{Entry, ValueType};
 use crate::model::Model;
@@ -16,6 +17,8 @@ pub struct Kinds {
     pub windows: Option<Vec<bool>>,
     /// Whether the block is recurrent instead of attending.
     pub recurrent: Option<Vec<bool>>,
+    /// Whether the block has no attention, nor anything in its place.
+    pub no_attention: Option<Vec<bool>>,
     /// Blocks before the first with experts.
     pub n_leading_dense: Option<usize>,
     /// Kinds that the program text ties to a block's number.
@@ -97,6 +100,7 @@ impl Kinds {
         Ok(Self {
             windows,
             recurrent,
+            no_attention: no_attention(model)?,
             n_leading_dense,
             by_position,
             patterns,
@@ -118,6 +122,9 @@ impl Kinds {
             Some(false) => words.push("full attention"),
             None => {}
         }
+        if flag(&self.no_attention) == Some(true) {
+            words.push("no attention");
+        }
         if let Some(n) = self.n_leading_dense {
             words.push(if i < n { "dense" } else { "experts" });
         }
@@ -128,6 +135,21 @@ impl Kinds {
                 .map(|kind| kind.what),
         );
         words
+    }
+}
+
+/// Whether each trunk block has no attention; `None` where all have one, or something in its place.
+fn no_attention(model: &Model<'_>) -> Result<Option<Vec<bool>>> {
+    if !WITHOUT_HEADS_WITHOUT_ATTENTION.contains(&model.architecture()) {
+        return Ok(None);
+    }
+    let key = format!("{}.attention.head_count", model.architecture());
+    match model.metadata().get(&key) {
+        Some(entry) if entry.value().value_type() == ValueType::Array => {
+            let has_heads = flags(entry, model.n_trunk_blocks(), model.n_blocks())?;
+            Ok(Some(has_heads.into_iter().map(|has| !has).collect()))
+        }
+        _ => Ok(None),
     }
 }
 

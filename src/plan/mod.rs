@@ -1,7 +1,8 @@
 //! Plan: which blocks go, and what every entry and tensor of the output will be. Pure: no I/O.
 //!
 //! In reading order: [`kinds`] says what each block is, [`constraints`] what may be removed, [`removal`] chooses,
-//! `metadata` decides every entry.
+//! `metadata` decides every entry, `tensors` every tensor, whose data is a [`data::TensorData`]. [`attention`] leaves out
+//! the attention of blocks that stay.
 
 pub mod kinds;
 
@@ -9,16 +10,24 @@ pub mod constraints;
 
 pub mod removal;
 
+pub mod data;
+
 mod metadata;
+
+mod tensors;
+
+pub mod attention;
 
 use std::collections::BTreeSet;
 
 use anyhow::Result;
 
-use crate::gguf::{Layout, TensorOut};
+use crate::gguf::{EntryOut, Layout, TensorOut};
 use crate::model::{BlockId, Model};
 
+pub use attention::AttentionCut;
 pub use constraints::Constraints;
+pub use data::{ChangeKind, Runs, TensorChange, TensorData, Tensors};
 pub use metadata::Provenance;
 pub use removal::{Budget, Method};
 
@@ -62,12 +71,17 @@ impl Renumbering {
 pub struct Plan<'a> {
     /// The blocks that go.
     pub removed: BTreeSet<BlockId>,
+    /// The blocks that stay without their attention.
+    pub attention_removed: BTreeSet<BlockId>,
     /// The blocks that stay, and their new numbers.
     pub renumbering: Renumbering,
     /// Every position of the output.
     pub layout: Layout<'a>,
-    /// For each tensor of the layout, its index among the model's tensors.
-    pub sources: Vec<usize>,
+    /// For each tensor of the layout, what its data is.
+    pub data: Vec<TensorData<'a>>,
+    /// Every tensor that is not a tensor of the model with all its bytes, in the order of the layout, and those that are
+    /// left out though they belong to no removed block.
+    pub changes: Vec<TensorChange>,
     /// Number of weights of the output.
     pub n_parameters: u64,
     /// What the output says about where it comes from.
@@ -78,34 +92,60 @@ impl<'a> Plan<'a> {
     /// Plans the removal of `removed`, which `constraints` must allow, and of the blocks that go with any cut.
     ///
     /// # Errors
-    /// A set that is not allowed; a metadata entry that cannot be shortened.
+    /// A set that is not allowed; a metadata entry or a tensor that cannot be shortened.
     pub fn new(
         model: &Model<'a>,
         constraints: &Constraints,
+        removed: BTreeSet<BlockId>,
+        provenance: &Provenance,
+    ) -> Result<Self> {
+        Self::with_attention_cut(model, constraints, removed, None, provenance)
+    }
+
+    /// As [`Plan::new`]; the blocks of `attention` stay without their attention.
+    ///
+    /// # Errors
+    /// As [`Plan::new`]; blocks that may not lose it.
+    pub fn with_attention_cut(
+        model: &Model<'a>,
+        constraints: &Constraints,
         mut removed: BTreeSet<BlockId>,
+        attention: Option<&AttentionCut>,
         provenance: &Provenance,
     ) -> Result<Self> {
         removed.extend(&constraints.dropped);
         constraints.check(&removed)?;
         let renumbering = Renumbering::new(model.n_blocks(), &removed);
-        let entries = metadata::decide(model, constraints, &renumbering, provenance)?;
-        let mut sources = Vec::new();
-        let mut tensors = Vec::new();
-        let mut n_parameters = 0;
-        for (i, tensor) in model.tensors().iter().enumerate() {
-            let out = match tensor.block {
-                None => TensorOut::keep(&tensor.info),
-                Some((block, rest)) => match renumbering.number(block) {
-                    Some(number) => TensorOut::rename(&tensor.info, format!("blk.{number}.{rest}")),
-                    None => continue,
-                },
-            };
-            sources.push(i);
-            tensors.push(out);
-            n_parameters += tensor.info.n_elements();
-        }
+        let mut entries = metadata::decide(model, constraints, &renumbering, provenance)?;
+        let mut tensors = tensors::decide(model, &renumbering)?;
+        let Some(cut) = attention else {
+            return Self::of(model, removed, entries, tensors, provenance);
+        };
+        attention::check(model, &removed, &cut.blocks)?;
+        entries = attention::convert(model, entries, &renumbering, cut)?;
+        attention::leave_out(model, &mut tensors, cut);
+        Ok(Self {
+            attention_removed: cut.blocks.clone(),
+            ..Self::of(model, removed, entries, tensors, provenance)?
+        })
+    }
+
+    /// The plan of these entries and tensors for `model` without `removed`.
+    ///
+    /// # Errors
+    /// Entries or tensors that cannot stand in one file; data that is not as long as its tensor, which is a bug.
+    pub fn of(
+        model: &Model<'a>,
+        removed: BTreeSet<BlockId>,
+        entries: Vec<EntryOut<'a>>,
+        tensors: Tensors<'a>,
+        provenance: &Provenance,
+    ) -> Result<Self> {
+        let changes = tensors.changes(model)?;
         let first = model.first();
         let last = model.parts().last().unwrap_or(first);
+        let (tensors, data): (Vec<_>, Vec<_>) = tensors.planned.into_iter().unzip();
+        let n_parameters = tensors.iter().map(TensorOut::n_elements).sum();
         let layout = Layout::new(
             first.header().version,
             first.alignment(),
@@ -114,10 +154,12 @@ impl<'a> Plan<'a> {
             last.ends_padded(),
         )?;
         Ok(Self {
+            renumbering: Renumbering::new(model.n_blocks(), &removed),
             removed,
-            renumbering,
+            attention_removed: BTreeSet::new(),
             layout,
-            sources,
+            data,
+            changes,
             n_parameters,
             provenance: provenance.clone(),
         })

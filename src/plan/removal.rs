@@ -337,6 +337,7 @@ mod tests {
             relative_magnitude: -bi,
             relative_magnitude_stderr: None,
             n_zero_rows: 0,
+            halves: None,
         };
         Importance {
             blocks: bi.iter().enumerate().map(block).collect(),

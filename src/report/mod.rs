@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::calibration::{CalibrationSet, Source};
 use crate::importance::Importance;
 use crate::model::{BlockId, Model};
+use crate::plan::TensorChange;
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -29,6 +30,10 @@ pub struct Report {
     pub blocks: Vec<BlockReport>,
     /// The blocks that go, in the input's numbering.
     pub removed: Vec<usize>,
+    /// The blocks that stay but lose their attention, in the input's numbering.
+    pub attention_removed: Vec<usize>,
+    /// How those were chosen; null if there are none.
+    pub attention_method: Option<String>,
     /// What was written; of a command that writes nothing, not there at all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output: Option<OutputReport>,
@@ -85,8 +90,26 @@ pub struct BlockReport {
     pub relative_magnitude: Option<f64>,
     /// Its standard error over windows.
     pub relative_magnitude_stderr: Option<f64>,
+    /// Block Influence of its attention alone, or of what it has in its place; null unless the halves were scored.
+    pub attention_bi: Option<f64>,
+    /// Its standard error over windows.
+    pub attention_bi_stderr: Option<f64>,
+    /// Relative Magnitude of its attention alone.
+    pub attention_relative_magnitude: Option<f64>,
+    /// Its standard error over windows.
+    pub attention_relative_magnitude_stderr: Option<f64>,
+    /// Block Influence of its feed-forward network alone; null unless the halves were scored.
+    pub ffn_bi: Option<f64>,
+    /// Its standard error over windows.
+    pub ffn_bi_stderr: Option<f64>,
+    /// Relative Magnitude of its feed-forward network alone.
+    pub ffn_relative_magnitude: Option<f64>,
+    /// Its standard error over windows.
+    pub ffn_relative_magnitude_stderr: Option<f64>,
     /// Whether it goes.
     pub removed: bool,
+    /// Whether it stays without its attention.
+    pub attention_removed: bool,
 }
 
 /// The output.
@@ -96,6 +119,8 @@ pub struct OutputReport {
     pub path: Option<String>,
     /// Number of blocks.
     pub block_count: usize,
+    /// `general.architecture`: the input's, unless blocks lost their attention.
+    pub architecture: String,
     /// Bytes of the file.
     pub bytes: u64,
     /// Number of weights.
@@ -104,6 +129,8 @@ pub struct OutputReport {
     pub blake3: Option<String>,
     /// Time of writing; null in a dry run.
     pub seconds: Option<f64>,
+    /// Tensors that are not the input's with all their bytes.
+    pub changes: Vec<TensorChange>,
 }
 
 impl ModelReport {
@@ -151,18 +178,32 @@ pub fn block_rows(
     n_blocks: usize,
     importance: Option<&Importance>,
     removed: &BTreeSet<BlockId>,
+    attention_removed: &BTreeSet<BlockId>,
 ) -> Vec<BlockReport> {
     (0..n_blocks)
         .map(|block| {
             // Blocks behind the evaluated ones (prediction blocks) have no score.
             let scores = importance.and_then(|importance| importance.blocks.get(block));
+            let halves = scores.and_then(|scores| scores.halves);
+            let attention = halves.map(|halves| halves.attention);
+            let ffn = halves.map(|halves| halves.ffn);
             BlockReport {
                 block,
                 bi: scores.map(|scores| scores.bi),
                 bi_stderr: scores.and_then(|scores| scores.bi_stderr),
                 relative_magnitude: scores.map(|scores| scores.relative_magnitude),
                 relative_magnitude_stderr: scores.and_then(|s| s.relative_magnitude_stderr),
+                attention_bi: attention.map(|half| half.bi),
+                attention_bi_stderr: attention.and_then(|half| half.bi_stderr),
+                attention_relative_magnitude: attention.map(|half| half.relative_magnitude),
+                attention_relative_magnitude_stderr: attention
+                    .and_then(|half| half.relative_magnitude_stderr),
+                ffn_bi: ffn.map(|half| half.bi),
+                ffn_bi_stderr: ffn.and_then(|half| half.bi_stderr),
+                ffn_relative_magnitude: ffn.map(|half| half.relative_magnitude),
+                ffn_relative_magnitude_stderr: ffn.and_then(|half| half.relative_magnitude_stderr),
                 removed: removed.contains(&BlockId::new(block)),
+                attention_removed: attention_removed.contains(&BlockId::new(block)),
             }
         })
         .collect()

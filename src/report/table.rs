@@ -6,6 +6,8 @@ use comfy_table::{Cell, CellAlignment, Color, Table, presets};
 use indicatif::{DecimalBytes, HumanCount};
 
 use super::{CalibrationReport, ModelReport, OutputReport, Report, block_list};
+use crate::gguf;
+use crate::plan::{ChangeKind, TensorChange};
 
 /// Whether a table may use colour.
 pub type Colour = bool;
@@ -22,13 +24,24 @@ pub fn report(report: &Report, colour: Colour) -> String {
         let _ = writeln!(text, "measured {}", calibrated(calibration));
     }
     if let Some(output) = &report.output {
-        let how = match report.method.as_str() {
-            "blocks" => "as listed".to_owned(),
-            method => format!("by {method}"),
-        };
-        let removed = removed(&report.removed, &report.model, &how);
-        let _ = writeln!(text, "removed  {removed}");
+        let _ = writeln!(
+            text,
+            "removed  {}",
+            removed(&report.removed, &report.model, &chosen(&report.method))
+        );
+        if let Some(method) = &report.attention_method {
+            let _ = writeln!(
+                text,
+                "         attention of {} ({} of {} blocks, {}), as architecture {}",
+                block_list(&report.attention_removed),
+                report.attention_removed.len(),
+                report.model.block_count,
+                chosen(method),
+                output.architecture
+            );
+        }
         let _ = writeln!(text, "output   {}", written(output, report.model.bytes));
+        text.push_str(&changes(&output.changes));
     }
     text
 }
@@ -36,6 +49,9 @@ pub fn report(report: &Report, colour: Colour) -> String {
 /// The removed blocks of `model`, chosen as `how` says; prediction blocks apart, of which all go or none.
 #[must_use]
 pub fn removed(removed: &[usize], model: &ModelReport, how: &str) -> String {
+    if removed.is_empty() {
+        return "no whole block".to_owned();
+    }
     let n_trunk = model.block_count - model.prediction_block_count;
     let n = removed.iter().filter(|&&block| block < n_trunk).count();
     let (trunk, prediction) = removed.split_at(n);
@@ -48,6 +64,14 @@ pub fn removed(removed: &[usize], model: &ModelReport, how: &str) -> String {
         (_, 0) => trunk(),
         (0, _) => prediction(),
         _ => format!("{}, {}", trunk(), prediction()),
+    }
+}
+
+/// How blocks were chosen, in words.
+fn chosen(method: &str) -> String {
+    match method {
+        "blocks" => "as listed".to_owned(),
+        method => format!("by {method}"),
     }
 }
 
@@ -69,6 +93,14 @@ fn blocks(report: &Report, colour: Colour) -> Table {
         "rel. magnitude",
         "\u{b1}",
     ];
+    let has_halves = report
+        .blocks
+        .iter()
+        .any(|block| block.attention_bi.is_some());
+    if has_halves {
+        head.extend(["attention", "\u{b1}", "rel. magnitude", "\u{b1}"]);
+        head.extend(["FFN", "\u{b1}", "rel. magnitude", "\u{b1}"]);
+    }
     if report.output.is_some() {
         head.push("");
     }
@@ -84,10 +116,27 @@ fn blocks(report: &Report, colour: Colour) -> Table {
             right(&number(block.relative_magnitude)),
             right(&number(block.relative_magnitude_stderr)),
         ];
-        if report.output.is_some() {
-            row.push(Cell::new(if block.removed { "removed" } else { "" }));
+        if has_halves {
+            let scores = [
+                block.attention_bi,
+                block.attention_bi_stderr,
+                block.attention_relative_magnitude,
+                block.attention_relative_magnitude_stderr,
+                block.ffn_bi,
+                block.ffn_bi_stderr,
+                block.ffn_relative_magnitude,
+                block.ffn_relative_magnitude_stderr,
+            ];
+            row.extend(scores.map(|score| right(&number(score))));
         }
-        if colour && block.removed {
+        if report.output.is_some() {
+            row.push(Cell::new(match (block.removed, block.attention_removed) {
+                (true, _) => "removed",
+                (false, true) => "attention removed",
+                (false, false) => "",
+            }));
+        }
+        if colour && (block.removed || block.attention_removed) {
             row = row.into_iter().map(|cell| cell.fg(Color::Red)).collect();
         }
         table.add_row(row);
@@ -96,6 +145,38 @@ fn blocks(report: &Report, colour: Colour) -> Table {
         table.enforce_styling();
     }
     table
+}
+
+/// Tensors that are not the input's with all their bytes: a line for each reason.
+#[must_use]
+pub fn changes(changes: &[TensorChange]) -> String {
+    let mut text = String::new();
+    let mut groups: Vec<(&TensorChange, usize)> = Vec::new();
+    for change in changes {
+        let is_alike = |(first, _): &&mut (&TensorChange, usize)| {
+            first.change == change.change && first.why == change.why
+        };
+        match groups.iter_mut().find(is_alike) {
+            Some((_, n)) => *n += 1,
+            None => groups.push((change, 1)),
+        }
+    }
+    for (first, n) in groups {
+        let word = match first.change {
+            ChangeKind::Sliced => "sliced  ",
+            ChangeKind::Changed => "changed ",
+            ChangeKind::New => "new     ",
+            ChangeKind::LeftOut => "left out",
+        };
+        let name = first.tensor.as_ref().or(first.parent.as_ref());
+        let name = gguf::Quoted(name.map_or("", String::as_str));
+        let others = match n {
+            1 => String::new(),
+            n => format!(" and {} more", n - 1),
+        };
+        let _ = writeln!(text, "{word} {name}{others}: {}", first.why);
+    }
+    text
 }
 
 /// The input on one line.

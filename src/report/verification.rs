@@ -5,10 +5,11 @@ use std::fmt::Write as _;
 use indicatif::{DecimalBytes, HumanCount};
 use serde::Serialize;
 
-use super::{ModelReport, table};
+use super::{ModelReport, block_list, table};
 use crate::gguf;
 use crate::model::Model;
 use crate::oracle::Run;
+use crate::plan::{ChangeKind, TensorChange};
 use crate::verify::{MetadataCounts, Verification};
 use std::path::Path;
 
@@ -31,12 +32,16 @@ pub struct VerifyReport {
     pub removed: Vec<usize>,
     /// Why the rules refuse this cut, where it was taken on trust; null if they allow it.
     pub on_trust: Option<String>,
+    /// The blocks whose attention was left out, in the parent's numbering.
+    pub attention_removed: Vec<usize>,
     /// Metadata entries.
     pub metadata: MetadataCounts,
     /// Tensors whose data was compared.
     pub tensors: usize,
     /// Bytes of that data.
     pub tensor_bytes: u64,
+    /// Planned tensors that are not the parent's with all their bytes, and those that are left out.
+    pub changes: Vec<TensorChange>,
     /// How many things differ.
     pub difference_count: usize,
     /// The first few of them.
@@ -102,9 +107,15 @@ impl VerifyReport {
                 .map(|block| block.index())
                 .collect(),
             on_trust: verification.on_trust.clone(),
+            attention_removed: verification
+                .attention_removed
+                .iter()
+                .map(|block| block.index())
+                .collect(),
             metadata: verification.metadata,
             tensors: verification.n_tensors,
             tensor_bytes: verification.n_tensor_bytes,
+            changes: verification.changes.clone(),
             difference_count: verification.differences.len(),
             differences: verification
                 .differences
@@ -157,6 +168,14 @@ pub fn screen(report: &VerifyReport) -> String {
             )
         )
     );
+    if !report.attention_removed.is_empty() {
+        let _ = writeln!(
+            text,
+            "         attention of {} ({} blocks)",
+            block_list(&report.attention_removed),
+            report.attention_removed.len()
+        );
+    }
     let metadata = report.metadata;
     let _ = writeln!(
         text,
@@ -165,10 +184,12 @@ pub fn screen(report: &VerifyReport) -> String {
     );
     let _ = writeln!(
         text,
-        "tensors  {} compared, {}",
+        "tensors  {} compared, {}{}",
         HumanCount(report.tensors as u64),
-        DecimalBytes(report.tensor_bytes)
+        DecimalBytes(report.tensor_bytes),
+        planned_as(report)
     );
+    text.push_str(&table::changes(&report.changes));
     if let Some(run) = &report.run {
         let _ = writeln!(text, "run      {}", evaluated(run));
     }
@@ -201,6 +222,23 @@ fn trusted(report: &VerifyReport, why: &str) -> String {
         None => "that the model computes the parent without those blocks was not checked",
     };
     format!("{proof}; the rules refuse this cut: {why}")
+}
+
+/// How many tensors are planned in which way, where not all are the parent's with all their bytes.
+fn planned_as(report: &VerifyReport) -> String {
+    let count = |kind| {
+        let changes = report.changes.iter();
+        changes.filter(|change| change.change == kind).count()
+    };
+    let (sliced, new) = (count(ChangeKind::Sliced), count(ChangeKind::New));
+    let (changed, left_out) = (count(ChangeKind::Changed), count(ChangeKind::LeftOut));
+    if report.changes.is_empty() {
+        return String::new();
+    }
+    let kept = report.tensors.saturating_sub(sliced + changed + new);
+    format!(
+        ": {kept} identical, {sliced} sliced, {changed} changed, {new} new, {left_out} left out"
+    )
 }
 
 fn took(report: &VerifyReport) -> String {

@@ -7,10 +7,11 @@ use clap::ValueEnum;
 
 use super::{Difference, Differences, VERSION_KEY};
 use crate::error::Hint;
-use crate::gguf::{Metadata, Place};
+use crate::gguf::{Entry, Metadata, Place};
 use crate::model::BlockId;
 use crate::options::HealArg;
-use crate::plan::Method;
+use crate::plan::attention::{METHOD_KEY as ATTENTION_METHOD_KEY, NO_WHOLE_BLOCK, REMOVED_KEY};
+use crate::plan::{AttentionCut, Method};
 
 const BLOCKS_KEY: &str = "gguf_shorten.blocks";
 const PARENT_KEY: &str = "gguf_shorten.parent.blake3";
@@ -40,6 +41,8 @@ pub struct Claim {
     pub heal: Option<String>,
     /// The parent's numbers of the blocks that it holds.
     pub kept: Vec<BlockId>,
+    /// Those of them that it holds without their attention; `None` if it says nothing of that.
+    pub attention: Option<AttentionCut>,
 }
 
 impl Claim {
@@ -47,7 +50,7 @@ impl Claim {
     ///
     /// # Errors
     /// No list of blocks, or one that is not in rising order.
-    pub(super) fn of(metadata: &Metadata<'_>) -> Result<Self> {
+    pub fn of(metadata: &Metadata<'_>) -> Result<Self> {
         let text = |key| {
             let value = metadata.get(key)?.value();
             value.as_str().ok().map(str::to_owned)
@@ -58,6 +61,13 @@ impl Claim {
             method: text(METHOD_KEY),
             heal: text(HEAL_KEY),
             kept: kept(metadata)?,
+            attention: match metadata.get(REMOVED_KEY) {
+                Some(entry) => Some(AttentionCut {
+                    blocks: rising(entry)?.into_iter().collect(),
+                    method: text(ATTENTION_METHOD_KEY).unwrap_or_default(),
+                }),
+                None => None,
+            },
         })
     }
 
@@ -87,12 +97,20 @@ impl Claim {
 
     /// Checks the words that the plan takes over as they are, so that nothing else could find them wrong.
     pub(super) fn check(&self, differences: &mut Differences) {
+        let is_unknown = |word: &&str| *word != BY_HAND && Method::from_str(word, false).is_err();
         let method = self.method.as_deref();
-        let method =
-            method.filter(|word| *word != BY_HAND && Method::from_str(word, false).is_err());
+        let method = method
+            .filter(is_unknown)
+            .filter(|word| *word != NO_WHOLE_BLOCK || self.attention.is_none());
+        let attention = self.attention.as_ref().map(|cut| cut.method.as_str());
+        let attention = attention.filter(is_unknown);
         let heal = self.heal.as_deref();
         let heal = heal.filter(|word| HealArg::from_str(word, false).is_err());
-        for (key, word) in [(METHOD_KEY, method), (HEAL_KEY, heal)] {
+        for (key, word) in [
+            (METHOD_KEY, method),
+            (ATTENTION_METHOD_KEY, attention),
+            (HEAL_KEY, heal),
+        ] {
             if let Some(word) = word {
                 differences.push(Difference::Word {
                     entry: Place::Key(key.to_owned()),
@@ -112,20 +130,26 @@ fn kept(metadata: &Metadata<'_>) -> Result<Vec<BlockId>> {
             "only what gguf-shorten wrote can be verified".to_owned(),
         )));
     };
-    let mut kept: Vec<BlockId> = Vec::new();
+    rising(entry)
+}
+
+/// The block numbers of a list.
+fn rising(entry: &Entry<'_>) -> Result<Vec<BlockId>> {
+    let mut blocks: Vec<BlockId> = Vec::new();
     for number in entry.value().as_array()?.i64s() {
         let number = number?;
         let block = usize::try_from(number).ok().map(BlockId::new);
-        let rises = |block: &BlockId| kept.last().is_none_or(|last| last < block);
+        let rises = |block: &BlockId| blocks.last().is_none_or(|last| last < block);
         let Some(block) = block.filter(rises) else {
             return Err(anyhow!(
-                "metadata '{BLOCKS_KEY}' has {number} at position {}, expected block numbers in rising order",
-                kept.len()
+                "metadata '{}' has {number} at position {}, expected block numbers in rising order",
+                entry.key(),
+                blocks.len()
             ));
         };
-        kept.push(block);
+        blocks.push(block);
     }
-    Ok(kept)
+    Ok(blocks)
 }
 
 /// Whether a text has the form of a version: `1.2.3`, perhaps with a suffix such as `-rc.1`.

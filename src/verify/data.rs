@@ -1,10 +1,14 @@
-//! The data of tensors, at the speed of memory or disk: one pass over the parent that hashes it and compares what was kept.
+//! The data of tensors, at the speed of memory or disk: one pass over the parent that hashes it and compares what was kept
+//! of it.
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::difference::first_different;
-use super::{Difference, Differences, Pair};
+use super::{Difference, Differences, Expected, Pair};
 use crate::gguf::{self, Place, TensorInfo};
+use crate::plan::Runs;
 
 /// Bytes of the parent that are hashed and compared together, so that the second of the two finds them in the cache. A
 /// power of two, as BLAKE3's tree wants it.
@@ -25,13 +29,14 @@ pub(super) struct Outcome {
 struct Piece<'p> {
     /// The pair that they belong to.
     pair: usize,
-    /// Where in the tensor they start.
+    /// Where in the output's tensor they start.
     start: usize,
-    parent: &'p [u8],
+    expected: &'p [u8],
     out: &'p [u8],
 }
 
-/// Hashes the parent and compares every pair. Both files are read once, in order.
+/// Hashes the parent and compares every pair. Both files are read once, in order; bytes that the plan made are compared
+/// first.
 pub(super) fn compare(
     parts: &[gguf::File<'_>],
     pairs: &[Pair<'_>],
@@ -39,36 +44,32 @@ pub(super) fn compare(
 ) -> Outcome {
     let mut hasher = blake3::Hasher::new();
     let mut first: Vec<Option<u64>> = vec![None; pairs.len()];
+    let mut made = Vec::new();
+    for (index, pair) in pairs.iter().enumerate() {
+        if let Expected::Made(bytes) = &pair.expected {
+            push_pieces(index, 0, bytes, pair.out.bytes(), &mut made);
+        }
+    }
+    note(differing(&made), &mut first);
     for (part, file) in parts.iter().enumerate() {
-        let mut of_part: Vec<usize> = (0..pairs.len())
-            .filter(|&pair| pairs[pair].parent.part == part && !pairs[pair].out.bytes().is_empty())
+        let mut of_part: Vec<OfParent<'_>> = pairs
+            .iter()
+            .enumerate()
+            .filter_map(|(index, pair)| OfParent::of(index, pair, part))
             .collect();
-        of_part.sort_by_key(|&pair| pairs[pair].parent.info.position());
+        of_part.sort_by_key(|tensor| tensor.position);
         let mut left = &of_part[..];
         for (i, chunk) in file.bytes().chunks(CHUNK_BYTES).enumerate() {
             let start = i * CHUNK_BYTES;
             let end = start + chunk.len();
             let mut pieces = Vec::new();
-            while let Some((&pair, rest)) = left.split_first() {
-                // Positions lie in a slice, so they fit.
-                let position =
-                    usize::try_from(pairs[pair].parent.info.position().0).unwrap_or(usize::MAX);
-                let n_bytes = pairs[pair].out.bytes().len();
-                if position >= end {
-                    break;
-                }
-                let range = start.max(position) - position..end.min(position + n_bytes) - position;
-                push_pieces(&pairs[pair], pair, range, &mut pieces);
-                if position + n_bytes > end {
-                    break;
-                }
-                left = rest;
+            for tensor in left.iter().take_while(|tensor| tensor.position < end) {
+                tensor.push_pieces(start..end, &mut pieces);
             }
+            let is_done = |tensor: &&OfParent<'_>| tensor.position + tensor.bytes.len() <= end;
+            left = &left[left.iter().take_while(is_done).count()..];
             let (_, found) = rayon::join(|| hasher.update_rayon(chunk), || differing(&pieces));
-            for (pair, byte) in found {
-                let known = first[pair].unwrap_or(u64::MAX);
-                first[pair] = Some(known.min(byte));
-            }
+            note(found, &mut first);
             progress(chunk.len() as u64);
         }
     }
@@ -78,22 +79,70 @@ pub(super) fn compare(
     }
 }
 
+/// A pair that is compared with bytes of one part of the parent.
+struct OfParent<'p> {
+    /// The pair's index.
+    pair: usize,
+    /// Where the parent's tensor starts in its file.
+    position: usize,
+    /// All bytes of the parent's tensor.
+    bytes: &'p [u8],
+    /// Those that are expected.
+    runs: &'p Runs,
+    out: &'p [u8],
+}
+
+impl<'p> OfParent<'p> {
+    /// The pair of that index, if it is compared with bytes of that part.
+    fn of(index: usize, pair: &'p Pair<'p>, part: usize) -> Option<Self> {
+        let Expected::Parent { tensor, runs, .. } = &pair.expected else {
+            return None;
+        };
+        (tensor.part == part && !tensor.info.bytes().is_empty()).then(|| Self {
+            pair: index,
+            // Positions lie in a slice, so they fit.
+            position: usize::try_from(tensor.info.position().0).unwrap_or(usize::MAX),
+            bytes: tensor.info.bytes(),
+            runs,
+            out: pair.out.bytes(),
+        })
+    }
+
+    /// The pieces of it that lie in this range of the file.
+    fn push_pieces(&self, range: Range<usize>, pieces: &mut Vec<Piece<'p>>) {
+        let start = range.start.max(self.position) - self.position;
+        let end = (range.end - self.position).min(self.bytes.len());
+        for (run, out_start) in self.runs.within(start..end) {
+            let out = &self.out[out_start..out_start + run.len()];
+            push_pieces(self.pair, out_start, &self.bytes[run], out, pieces);
+        }
+    }
+}
+
+/// Cuts two ranges of bytes that should be the same into pieces.
 fn push_pieces<'p>(
-    pair: &'p Pair<'p>,
-    index: usize,
-    range: std::ops::Range<usize>,
+    pair: usize,
+    start: usize,
+    expected: &'p [u8],
+    out: &'p [u8],
     pieces: &mut Vec<Piece<'p>>,
 ) {
-    let parent = &pair.parent.info.bytes()[range.clone()];
-    let out = &pair.out.bytes()[range.clone()];
-    let both = parent.chunks(PIECE_BYTES).zip(out.chunks(PIECE_BYTES));
-    for (i, (parent, out)) in both.enumerate() {
+    let both = expected.chunks(PIECE_BYTES).zip(out.chunks(PIECE_BYTES));
+    for (i, (expected, out)) in both.enumerate() {
         pieces.push(Piece {
-            pair: index,
-            start: range.start + i * PIECE_BYTES,
-            parent,
+            pair,
+            start: start + i * PIECE_BYTES,
+            expected,
             out,
         });
+    }
+}
+
+/// Takes over the first differing byte of each pair.
+fn note(found: Vec<(usize, u64)>, first: &mut [Option<u64>]) {
+    for (pair, byte) in found {
+        let known = first[pair].unwrap_or(u64::MAX);
+        first[pair] = Some(known.min(byte));
     }
 }
 
@@ -102,7 +151,7 @@ fn differing(pieces: &[Piece<'_>]) -> Vec<(usize, u64)> {
     pieces
         .par_iter()
         .filter_map(|piece| {
-            let byte = first_different(piece.parent, piece.out)?;
+            let byte = first_different(piece.expected, piece.out)?;
             Some((piece.pair, (piece.start + byte) as u64))
         })
         .collect()

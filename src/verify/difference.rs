@@ -72,8 +72,8 @@ pub enum Difference {
     Data {
         /// The tensor.
         tensor: Place,
-        /// The parent's tensor that it should be.
-        parent: String,
+        /// What it should be.
+        expected: Whose,
         /// The first byte that differs, from the start of the tensor.
         byte: u64,
         /// Bytes of the tensor.
@@ -104,6 +104,17 @@ pub enum Difference {
         /// What is planned.
         expected: u64,
     },
+}
+
+/// What the data of a tensor should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// The parent's tensor of that name.
+    Parent(String),
+    /// Some bytes of the parent's tensor of that name.
+    PartOfParent(String),
+    /// What the plan makes.
+    Plan,
 }
 
 impl fmt::Display for Difference {
@@ -153,12 +164,19 @@ impl fmt::Display for Difference {
             } => write!(f, "{tensor} has {what} {found}, expected {expected}"),
             Self::Data {
                 tensor,
-                parent,
+                expected,
                 byte,
                 n_bytes,
             } => {
-                write!(f, "{tensor} differs from the parent's ")?;
-                if *tensor != Place::Tensor(parent.clone()) {
+                let (whose, parent) = match expected {
+                    Whose::Parent(parent) => ("the parent's", Some(parent)),
+                    Whose::PartOfParent(parent) => ("the kept parts of the parent's", Some(parent)),
+                    Whose::Plan => ("the plan's", None),
+                };
+                write!(f, "{tensor} differs from {whose} ")?;
+                if let Some(parent) = parent
+                    && *tensor != Place::Tensor(parent.clone())
+                {
                     write!(f, "{} ", Quoted(parent))?;
                 }
                 write!(f, "at byte {byte} of {n_bytes}")

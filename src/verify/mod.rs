@@ -1,8 +1,8 @@
 //! Verify: whether a shortened model is its parent without the removed blocks, byte for byte. Pure: no I/O.
 //!
 //! What the file says of itself (`claim`) is planned again from the parent. The file must be that plan and nothing else:
-//! the head (`head`), every tensor's data, the same as the parent's tensor, zeros between (`data`), the length, and the
-//! parent's hash. What is not so is a [`Difference`].
+//! the head (`head`), every tensor's data, as planned the same as the parent's tensor or as a part of it, or what the plan
+//! makes of it, zeros between (`data`), the length, and the parent's hash. What is not so is a [`Difference`].
 
 mod claim;
 
@@ -12,18 +12,19 @@ mod data;
 
 mod difference;
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::error::Hint;
 use crate::gguf::{self, EntryOut, Layout, Place, TensorInfo, ValueType};
 use crate::model::{BlockId, Model, ModelTensor};
 use crate::plan::kinds::Pattern;
-use crate::plan::{Constraints, Plan, Provenance};
+use crate::plan::{Constraints, Plan, Provenance, Runs, TensorChange, TensorData};
 
 pub use claim::Claim;
-pub use difference::{Difference, Differences};
+pub use difference::{Difference, Differences, Whose};
 
 /// The key whose value may be that of another release.
 const VERSION_KEY: &str = "gguf_shorten.version";
@@ -40,12 +41,16 @@ pub struct Verification {
     pub on_trust: Option<String>,
     /// The blocks that it leaves out.
     pub removed: BTreeSet<BlockId>,
+    /// The blocks whose attention it leaves out.
+    pub attention_removed: BTreeSet<BlockId>,
     /// Hash of the parent's bytes.
     pub parent_blake3: blake3::Hash,
     /// Tensors whose data was compared.
     pub n_tensors: usize,
     /// Bytes of their data.
     pub n_tensor_bytes: u64,
+    /// The planned tensors that are not the parent's with all their bytes, and those that are left out.
+    pub changes: Vec<TensorChange>,
     /// Metadata entries that the plan has.
     pub metadata: MetadataCounts,
     /// What is not as planned.
@@ -90,18 +95,37 @@ pub fn verify(
         heal: claim.heal.clone().unwrap_or_default(),
     };
     let (constraints, on_trust) = planned_under(parent, constraints, &removed, out)?;
-    let plan = Plan::new(parent, &constraints, removed, &provenance)
+    let attention = claim.attention.as_ref();
+    let plan = Plan::with_attention_cut(parent, &constraints, removed, attention, &provenance)
         .map_err(|error| match error.downcast_ref::<Hint>() {
             None => error.context(Hint(TRUST.to_owned())),
             Some(_) => error,
         })
         .context("names a cut that is refused")?;
+    Ok(Verification {
+        on_trust,
+        ..compare(parent, &plan, claim, out, progress)?
+    })
+}
+
+/// Compares `out` with `plan`, which was made for `parent` from what `out` says of itself, which is `claim`. As
+/// [`verify`] else.
+///
+/// # Errors
+/// A bug in the plan.
+pub fn compare(
+    parent: &Model<'_>,
+    plan: &Plan<'_>,
+    claim: Claim,
+    out: &gguf::File<'_>,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Verification> {
     let layout = with_version(&plan.layout, &claim)?;
 
     let mut differences = Differences::default();
     claim.check(&mut differences);
     let same_head = head::compare(&layout, out, &mut differences)?;
-    let pairs = pairs(parent, &plan, &layout, out)?;
+    let pairs = pairs(parent, plan, &layout, out)?;
     let outcome = data::compare(parent.parts(), &pairs, progress);
     if let Some(recorded) = claim.parent_blake3
         && recorded != outcome.parent_blake3
@@ -115,7 +139,7 @@ pub fn verify(
         if let Some(byte) = byte {
             differences.push(Difference::Data {
                 tensor: Place::Tensor(pair.out.name().to_owned()),
-                parent: pair.parent.info.name().to_owned(),
+                expected: pair.expected.whose(),
                 byte,
                 n_bytes: pair.out.n_bytes(),
             });
@@ -142,8 +166,10 @@ pub fn verify(
         n_tensor_bytes,
         parent_blake3: outcome.parent_blake3,
         claim,
-        on_trust,
-        removed: plan.removed,
+        on_trust: None,
+        removed: plan.removed.clone(),
+        attention_removed: plan.attention_removed.clone(),
+        changes: plan.changes.clone(),
         differences,
     })
 }
@@ -227,30 +253,63 @@ fn with_version<'a>(layout: &Layout<'a>, claim: &Claim) -> Result<Layout<'a>> {
     )?)
 }
 
-/// A tensor of the file, and the parent's that it should be.
+/// A tensor of the file, and what its data should be.
 pub(crate) struct Pair<'p> {
-    parent: &'p ModelTensor<'p>,
+    expected: Expected<'p>,
     out: &'p TensorInfo<'p>,
+}
+
+/// What the data of a tensor should be.
+enum Expected<'p> {
+    /// These bytes of the parent's tensor.
+    Parent {
+        tensor: &'p ModelTensor<'p>,
+        runs: Cow<'p, Runs>,
+    },
+    /// What the plan made.
+    Made(&'p [u8]),
+}
+
+impl Expected<'_> {
+    fn whose(&self) -> Whose {
+        match self {
+            Self::Parent { tensor, runs } => {
+                let name = tensor.info.name().to_owned();
+                match runs {
+                    Cow::Owned(_) => Whose::Parent(name),
+                    Cow::Borrowed(_) => Whose::PartOfParent(name),
+                }
+            }
+            Self::Made(_) => Whose::Plan,
+        }
+    }
 }
 
 /// The planned tensors that the file has, in the planned order. One of another length is left to [`head`].
 fn pairs<'p>(
     parent: &'p Model<'p>,
-    plan: &Plan<'p>,
-    layout: &Layout<'p>,
+    plan: &'p Plan<'_>,
+    layout: &Layout<'_>,
     out: &'p gguf::File<'p>,
 ) -> Result<Vec<Pair<'p>>> {
     let mut pairs = Vec::new();
-    for (planned, &source) in layout.tensors().iter().zip(&plan.sources) {
-        let source = parent
-            .tensors()
-            .get(source)
-            .context("bug: a planned tensor that the parent does not have")?;
+    for (planned, data) in layout.tensors().iter().zip(&plan.data) {
+        let expected = match (data, data.source_in(parent)?) {
+            (TensorData::Made { bytes, .. }, _) => Expected::Made(bytes),
+            (TensorData::Sliced { runs, .. }, Some(tensor)) => Expected::Parent {
+                tensor,
+                runs: Cow::Borrowed(runs),
+            },
+            (_, Some(tensor)) => Expected::Parent {
+                tensor,
+                runs: Cow::Owned(Runs::all(tensor.info.bytes().len())),
+            },
+            (_, None) => bail!("bug: a planned tensor without data"),
+        };
         match out.tensors().get(planned.tensor().name()) {
-            Some(out) if out.n_bytes() == source.info.n_bytes() => pairs.push(Pair {
-                parent: source,
-                out,
-            }),
+            Some(out) if out.n_bytes() == planned.tensor().n_bytes() => {
+                pairs.push(Pair { expected, out });
+            }
             _ => {}
         }
     }

@@ -119,7 +119,7 @@ fn check_states(
             .iter()
             .filter_map(|(position, _)| match position {
                 Position::Output(block) => Some(block.index()),
-                Position::Input => None,
+                Position::Input | Position::Middle(_) => None,
             })
             .collect();
         let expected: Vec<_> = (0..n_loops).flat_map(|_| 0..n_blocks).collect();

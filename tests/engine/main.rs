@@ -6,6 +6,8 @@
 )]
 
 mod architectures;
+mod attention;
+mod halves;
 mod portable;
 mod prediction;
 mod random_model;

@@ -97,6 +97,10 @@ pub struct Spec<'s> {
     pub without: &'s [&'s str],
     /// How many of the blocks, the last, are for multi-token prediction.
     pub n_prediction: u32,
+    /// Which optional tensors are left out, by name.
+    pub omitted: fn(&str) -> bool,
+    /// Queries, keys and values in one tensor, where llama.cpp takes either.
+    pub fused_qkv: bool,
 }
 
 impl<'s> Spec<'s> {
@@ -159,6 +163,8 @@ impl<'s> Spec<'s> {
             extra,
             without: &[],
             n_prediction: 0,
+            omitted: |_| false,
+            fused_qkv: false,
         }
     }
 
@@ -281,9 +287,14 @@ impl<'s> Spec<'s> {
             let is_read = block_number(&shape.name)
                 .is_none_or(|number| number < self.n_blocks - self.n_prediction)
                 || !shape.name.ends_with("scale");
-            if is_new && is_read && !excluded(self.architecture, &shape.name) {
+            let is_wanted =
+                !(self.omitted)(&shape.name) && !excluded(self.architecture, &shape.name);
+            if is_new && is_read && is_wanted {
                 tensors.push(shape);
             }
+        }
+        if self.fused_qkv {
+            fuse_qkv(&mut tensors);
         }
         let outs = tensors
             .iter()
@@ -395,6 +406,24 @@ fn adapters() -> Vec<(&'static str, ValueOut)> {
         (".adapters.token_ids_activate", ValueOut::i32s(&[7])),
         (".adapters.token_ids_substitute", ValueOut::i32s(&[8])),
     ]
+}
+
+/// Puts the queries, keys and values of every block into one tensor.
+fn fuse_qkv(tensors: &mut Vec<TensorShape>) {
+    let all = tensors.clone();
+    tensors.retain(|tensor| !tensor.name.contains(".attn_k.") && !tensor.name.contains(".attn_v."));
+    for tensor in tensors {
+        if !tensor.name.contains(".attn_q.") {
+            continue;
+        }
+        let rows = usize::from(tensor.name.ends_with(".weight"));
+        for other in [".attn_k.", ".attn_v."] {
+            let name = tensor.name.replace(".attn_q.", other);
+            let other = all.iter().find(|tensor| tensor.name == name).unwrap();
+            tensor.ne[rows] += other.ne[rows];
+        }
+        tensor.name = tensor.name.replace(".attn_q.", ".attn_qkv.");
+    }
 }
 
 /// The number in `blk.<number>.`.

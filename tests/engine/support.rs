@@ -8,9 +8,9 @@ use gguf_shorten::arch::Stream;
 use gguf_shorten::gguf::File;
 use gguf_shorten::hidden_state::{HiddenStates, Recorded};
 use gguf_shorten::input::Input;
-use gguf_shorten::llama::LlamaHiddenStates;
+use gguf_shorten::llama::{Halves, LlamaHiddenStates};
 use gguf_shorten::model::{BlockId, Model};
-use gguf_shorten::plan::{Constraints, Plan, Provenance};
+use gguf_shorten::plan::{AttentionCut, Constraints, Plan, Provenance};
 use gguf_shorten::save::Target;
 
 use crate::random_model::N_VOCAB;
@@ -56,6 +56,15 @@ pub fn outputs(path: &Path) -> Result<Vec<f32>, String> {
 
 /// The hidden states of the model at `path` for [`tokens`].
 pub fn hidden_states(path: &Path) -> Result<Recorded, String> {
+    states(path, false)
+}
+
+/// As [`hidden_states`], with the middle of every block.
+pub fn hidden_states_with_middles(path: &Path) -> Result<Recorded, String> {
+    states(path, true)
+}
+
+fn states(path: &Path, with_middles: bool) -> Result<Recorded, String> {
     let input = Input::open(path).map_err(|error| format!("{error:#}"))?;
     let engine = load(path)?;
     let model = Model::new(input.parse().unwrap()).map_err(|error| format!("{error:#}"))?;
@@ -67,6 +76,12 @@ pub fn hidden_states(path: &Path) -> Result<Recorded, String> {
     let mut states =
         LlamaHiddenStates::new(&engine, OPTIONS, stream, model.n_trunk_blocks(), n_loops)
             .map_err(|error| format!("{error:#}"))?;
+    if with_middles {
+        let constraints = Constraints::of(&model).map_err(|error| format!("{error:#}"))?;
+        let halves = Halves::of(&model, constraints.rules, &constraints.kinds)
+            .map_err(|error| format!("{error:#}"))?;
+        states = states.with_halves(Some(halves));
+    }
     let window = tokens();
     assert_eq!(states.n_embd(), engine.n_embd());
     Recorded::record(&mut states, std::iter::once(&window[..]))
@@ -85,7 +100,34 @@ pub fn shorten_under(
     out: &Path,
     change: fn(Constraints) -> anyhow::Result<Constraints>,
 ) -> Result<(), String> {
-    let removed: BTreeSet<BlockId> = blocks.iter().copied().map(BlockId::new).collect();
+    cut(path, blocks, &[], out, change)
+}
+
+/// Removes `blocks` from the model at `path`, and of the blocks of `attention` their attention.
+pub fn shorten_and_cut_attention(
+    path: &Path,
+    blocks: &[usize],
+    attention: &[usize],
+    out: &Path,
+) -> Result<(), String> {
+    cut(path, blocks, attention, out, Ok)
+}
+
+fn cut(
+    path: &Path,
+    blocks: &[usize],
+    attention: &[usize],
+    out: &Path,
+    change: fn(Constraints) -> anyhow::Result<Constraints>,
+) -> Result<(), String> {
+    let ids = |blocks: &[usize]| -> BTreeSet<BlockId> {
+        blocks.iter().copied().map(BlockId::new).collect()
+    };
+    let removed = ids(blocks);
+    let cut = (!attention.is_empty()).then(|| AttentionCut {
+        blocks: ids(attention),
+        method: "blocks".to_owned(),
+    });
     let run = || -> anyhow::Result<()> {
         let input = Input::open(path)?;
         let model = Model::new(input.parse()?)?;
@@ -97,7 +139,13 @@ pub fn shorten_under(
                 method: "blocks".to_owned(),
                 heal: "none".to_owned(),
             };
-            Plan::new(&model, &constraints, removed.clone(), &provenance)
+            Plan::with_attention_cut(
+                &model,
+                &constraints,
+                removed.clone(),
+                cut.as_ref(),
+                &provenance,
+            )
         };
         target.save(&input, &model, &plan, &mut |_| {})?;
         Ok(())
@@ -105,31 +153,43 @@ pub fn shorten_under(
     run().map_err(|error| format!("{error:#}"))
 }
 
+/// The output projections of what mixes tokens.
+pub const MIXER_WRITERS: &[&str] = &[
+    "attn_output.",
+    "ssm_out.",
+    "shortconv.out_proj.",
+    "time_mix_output.",
+];
+
+/// The output projections of feed-forward networks, and the scale of the embedding that each block of talkie adds.
+pub const FFN_WRITERS: &[&str] = &[
+    "ffn_down.",
+    "ffn_down_exps.",
+    "ffn_down_shexp.",
+    "ffn_down_chexps.",
+    "channel_mix_value.",
+    "layer_output_scale.",
+];
+
 /// Copies the model at `path`, with the output projections of `blocks` zeroed: in a pre-norm model such a block is
 /// exactly the identity.
 pub fn zero(path: &Path, blocks: &[usize], out: &Path) {
-    const WRITERS: &[&str] = &[
-        "attn_output.",
-        "ffn_down.",
-        "ffn_down_exps.",
-        "ffn_down_shexp.",
-        "ffn_down_chexps.",
-        "ssm_out.",
-        "shortconv.out_proj.",
-        "time_mix_output.",
-        "channel_mix_value.",
-        // The scale of the embedding that each block of talkie adds.
-        "layer_output_scale.",
-    ];
+    zero_halves(path, &[(blocks, MIXER_WRITERS), (blocks, FFN_WRITERS)], out);
+}
+
+/// Copies the model at `path`, with some tensors of some blocks zeroed: those whose names begin so.
+pub fn zero_halves(path: &Path, halves: &[(&[usize], &[&str])], out: &Path) {
     let mut bytes = std::fs::read(path).unwrap();
     let file = File::parse(&bytes).unwrap();
     let mut ranges = Vec::new();
     for tensor in file.tensors() {
-        let in_block = blocks.iter().any(|block| {
-            let rest = tensor.name().strip_prefix(&format!("blk.{block}."));
-            rest.is_some_and(|rest| WRITERS.iter().any(|writer| rest.starts_with(writer)))
+        let is_zeroed = halves.iter().any(|(blocks, writers)| {
+            blocks.iter().any(|block| {
+                let rest = tensor.name().strip_prefix(&format!("blk.{block}."));
+                rest.is_some_and(|rest| writers.iter().any(|writer| rest.starts_with(writer)))
+            })
         });
-        if in_block {
+        if is_zeroed {
             ranges.push(tensor.position().0 as usize..tensor.end().0 as usize);
         }
     }

@@ -579,7 +579,7 @@ fn examine(bytes: &[u8]) -> Result<(), String> {
             }
             let mut out = Vec::new();
             gguf::write(&plan.layout, &mut out, |i, out| {
-                out.write_all(model.tensors()[plan.sources[i]].info.bytes())
+                plan.data[i].write(&model, out)
             })
             .unwrap_or_else(|error| panic!("accepted and not written: {error}"));
             File::parse(&out).unwrap_or_else(|error| panic!("accepted and not readable: {error}"));

@@ -16,6 +16,8 @@ mod show;
 
 mod shorten;
 
+mod attention;
+
 mod rules;
 
 mod prediction;
@@ -31,6 +33,8 @@ mod report;
 mod save;
 
 mod verify;
+
+mod data;
 
 mod hostile;
 

@@ -3,6 +3,8 @@
 #
 #     oracle.sh GGUF_SHORTEN MODEL SET...        oracle.sh target/release/gguf-shorten model.gguf 3 7,12 20-24
 #
+# A set may name blocks that lose only their attention, behind a slash: 3/7,12 or /7,12.
+#
 # Environment: STOCK_LIB      folder of a libllama that this project did not build, with its ggml libraries
 #              LLAMA_INCLUDE  folder of a llama.h that fits it, with ggml.h beside it or in ../ggml/include
 #              TOKENS         tokens evaluated at once (700: longer than the usual sliding window of 512)
@@ -13,7 +15,7 @@
 set -u
 
 if [ $# -lt 3 ] || [ -z "${STOCK_LIB:-}" ] || [ -z "${LLAMA_INCLUDE:-}" ]; then
-    sed -n '2,12s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,14s/^# \{0,1\}//p' "$0" >&2
     exit 2
 fi
 here=$(dirname "$0")
@@ -29,8 +31,12 @@ build_logits "$work/logits" || exit 1
 
 # Prints 'floats F differ D max_abs M' for one set. The two models lie in $work only as long as they are compared.
 compare() {
-    "$shorten" "$model" --blocks "$1" -o "$work/short.gguf" >"$work/log" 2>&1 &&
-        "${PYTHON:-python3}" "$here/zero.py" "$model" "$work/zero.gguf" "$1" 2>"$work/log" ||
+    blocks=${1%%/*}
+    attention=${1#"$blocks"}
+    attention=${attention#/}
+    "$shorten" "$model" ${blocks:+--blocks "$blocks"} ${attention:+--attention-blocks "$attention"} \
+        -o "$work/short.gguf" >"$work/log" 2>&1 &&
+        "${PYTHON:-python3}" "$here/zero.py" "$model" "$work/zero.gguf" "$blocks" "$attention" 2>"$work/log" ||
         { cat "$work/log" >&2; return 1; }
     "$work/logits" --threads "${THREADS:-1}" --compare "$work/short.gguf" "$work/zero.gguf" "${TOKENS:-700}"
 }
