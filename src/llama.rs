@@ -101,13 +101,19 @@ impl StreamTap<'_, '_> {
         let output = |run: usize| Position::Output(BlockId::new(run % self.n_blocks));
         let name = node.name();
         match self.stream {
-            Stream::Named { input } | Stream::Looped { input, .. } => {
+            Stream::Named { input }
+            | Stream::Renamed { input, .. }
+            | Stream::Looped { input, .. } => {
                 let is_input =
                     || name == input || node.operand(1).is_some_and(|o| o.name() == input);
                 if !self.seen_input && is_input() {
                     return Some(Position::Input);
                 }
-                if numbered(name, "l_out") == Some(next) {
+                let of_block = match self.stream {
+                    Stream::Renamed { output, .. } => output,
+                    _ => "l_out",
+                };
+                if numbered(name, of_block) == Some(next) {
                     return Some(output(next));
                 }
                 if matches!(self.stream, Stream::Looped { .. })

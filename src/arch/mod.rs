@@ -43,6 +43,13 @@ pub enum Stream {
         /// The node that enters block 0; where it has no name, its second operand.
         input: &'static str,
     },
+    /// As `Named`, with another name for what leaves a block: `<output>-<i>`.
+    Renamed {
+        /// The node that enters block 0; where it has no name, its second operand.
+        input: &'static str,
+        /// What a block calls what it gives.
+        output: &'static str,
+    },
     /// As `Named`, but the blocks run several times: `l_out-<j>` of the j-th run, and `loop_norm-<j>` where the stream is
     /// normalised after the last block of a loop (`nanbeige.cpp`).
     Looped {
@@ -117,6 +124,9 @@ impl WindowPattern {
 pub enum Recurrent {
     /// A block without KV heads is recurrent (`attention.head_count_kv`).
     WithoutKvHeads,
+    /// A block is one of three: a feed-forward network where `feed_forward_length` says its width, else attention if it
+    /// has KV heads, else recurrent (`nemotron-h.cpp`).
+    WithoutKvHeadsAndFeedForward,
     /// All but the last of each period, unless `attention.recurrent_layers` says it block by block, which is where it is
     /// then written (`qwen3next.cpp`).
     Interval {

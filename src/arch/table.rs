@@ -261,6 +261,8 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         },
         ..intervals("qwen35moe")
     },
+    sub_blocks("nemotron_h"),
+    sub_blocks("nemotron_h_moe"),
     plain("openelm"),
     Architecture {
         arrays: &[
@@ -453,6 +455,20 @@ const fn hybrid(name: &'static str) -> Architecture {
     Architecture {
         recurrent: Some(Recurrent::WithoutKvHeads),
         ..plain(name)
+    }
+}
+
+/// Every block is attention, recurrent or a feed-forward network alone (`nemotron-h.cpp`).
+const fn sub_blocks(name: &'static str) -> Architecture {
+    Architecture {
+        recurrent: Some(Recurrent::WithoutKvHeadsAndFeedForward),
+        ..of_stream(
+            name,
+            Stream::Renamed {
+                input: "embd",
+                output: "nemotron_h_block_out",
+            },
+        )
     }
 }
 

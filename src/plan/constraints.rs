@@ -121,7 +121,7 @@ impl Constraints {
         let (n_blocks, n_trunk_blocks) = (model.n_blocks(), model.n_trunk_blocks());
         let kinds = Kinds::of(model, rules)?;
         let must_stay = must_stay(model, rules, &kinds)?;
-        let groups = groups(rules, &kinds);
+        let groups = groups(model, rules, &kinds)?;
         let places = places(model, rules, &kinds)?;
         Ok(Self {
             n_blocks,
@@ -290,29 +290,67 @@ fn must_stay(
     Ok(must_stay)
 }
 
-fn groups(rules: &Architecture, kinds: &Kinds) -> Vec<Group> {
+fn groups(model: &Model<'_>, rules: &Architecture, kinds: &Kinds) -> Result<Vec<Group>> {
     let mut groups = Vec::new();
-    let mut add = |flags: &Option<Vec<bool>>, which: bool, what| {
-        let blocks: BTreeSet<BlockId> = flags
-            .iter()
-            .flatten()
+    let mut add = |blocks: &mut dyn Iterator<Item = bool>, what| {
+        let blocks: BTreeSet<BlockId> = blocks
             .enumerate()
-            .filter(|&(_, &flag)| flag == which)
+            .filter(|&(_, is_in)| is_in)
             .map(|(i, _)| BlockId::new(i))
             .collect();
         if !blocks.is_empty() {
             groups.push(Group { blocks, what });
         }
     };
-    // Without one llama.cpp cannot make its cache (llama-model.cpp: create_memory).
-    add(&kinds.windows, true, "blocks with a sliding window");
-    if rules.window.is_some_and(|pattern| pattern.needs_full) {
-        add(&kinds.windows, false, "blocks without a sliding window");
+    if let Some(windows) = &kinds.windows {
+        // Without one llama.cpp cannot make its cache (llama-model.cpp: create_memory).
+        add(&mut windows.iter().copied(), "blocks with a sliding window");
+        if rules.window.is_some_and(|pattern| pattern.needs_full) {
+            add(
+                &mut windows.iter().map(|has_window| !has_window),
+                "blocks without a sliding window",
+            );
+        }
     }
-    // Without one of each the inputs of the other are never allocated (llama-graph.cpp: set_input).
-    add(&kinds.recurrent, true, "recurrent blocks");
-    add(&kinds.recurrent, false, "attention blocks");
-    groups
+    if let Some(recurrent) = &kinds.recurrent {
+        // Without one of each the inputs of the other are never allocated (llama-graph.cpp: set_input).
+        add(&mut recurrent.iter().copied(), "recurrent blocks");
+        let attends = |i: usize| !recurrent[i] && !kinds.is_feed_forward(i);
+        add(&mut (0..recurrent.len()).map(attends), "attention blocks");
+    }
+    if let Some(used) = experts_used(model)? {
+        // A model that has experts must use some (llama-model.cpp: load_hparams).
+        add(&mut used.into_iter(), "blocks that use experts");
+    }
+    Ok(groups)
+}
+
+/// Whether each trunk block uses experts, where a list says so.
+fn experts_used(model: &Model<'_>) -> Result<Option<Vec<bool>>> {
+    if model.count("expert_count")?.unwrap_or(0) == 0 {
+        return Ok(None);
+    }
+    let used = numbers(model, "expert_used_count")?;
+    Ok(used.map(|mut used| {
+        used.truncate(model.n_trunk_blocks());
+        used
+    }))
+}
+
+/// Whether each number of a list below the architecture's prefix is not zero; `None` if there is no such list.
+fn numbers(model: &Model<'_>, name: &str) -> Result<Option<Vec<bool>>> {
+    let key = format!("{}.{name}", model.architecture());
+    match model
+        .metadata()
+        .get(&key)
+        .map(|entry| entry.value().as_array())
+    {
+        Some(Ok(array)) => Ok(Some(
+            array.i64s().map(|n| Ok(n? != 0)).collect::<Result<_>>()?,
+        )),
+        // One number for all blocks, or none.
+        _ => Ok(None),
+    }
 }
 
 fn places(model: &Model<'_>, rules: &Architecture, kinds: &Kinds) -> Result<Vec<Place>> {
@@ -328,22 +366,8 @@ fn places(model: &Model<'_>, rules: &Architecture, kinds: &Kinds) -> Result<Vec<
             why,
         });
     }
-    let numbers = |name: &str| -> Result<Option<Vec<bool>>> {
-        let key = format!("{}.{name}", model.architecture());
-        match model
-            .metadata()
-            .get(&key)
-            .map(|entry| entry.value().as_array())
-        {
-            Some(Ok(array)) => Ok(Some(
-                array.i64s().map(|n| Ok(n? != 0)).collect::<Result<_>>()?,
-            )),
-            // One number for all blocks, or none.
-            _ => Ok(None),
-        }
-    };
     // llama.cpp derives head sizes and rotated dimensions from block 0, unless it has no heads (llama-model.cpp).
-    if let Some(has_heads) = numbers("attention.head_count")? {
+    if let Some(has_heads) = numbers(model, "attention.head_count")? {
         let first = has_heads.first().copied().unwrap_or(false);
         places.push(Place::First {
             may: has_heads.iter().map(|&has| has == first).collect(),
@@ -351,7 +375,7 @@ fn places(model: &Model<'_>, rules: &Architecture, kinds: &Kinds) -> Result<Vec<
         });
     }
     if let (Some(LastRule::WithFeedForward { why }), Some(may)) =
-        (rules.last, numbers("feed_forward_length")?)
+        (rules.last, numbers(model, "feed_forward_length")?)
     {
         places.push(Place::Last { may, why });
     }

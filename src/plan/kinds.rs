@@ -15,6 +15,8 @@ pub struct Kinds {
     pub windows: Option<Vec<bool>>,
     /// Whether the block is recurrent instead of attending.
     pub recurrent: Option<Vec<bool>>,
+    /// Whether the block is a feed-forward network alone: neither recurrent nor attending.
+    pub feed_forward: Option<Vec<bool>>,
     /// Blocks before the first with experts.
     pub n_leading_dense: Option<usize>,
     /// Kinds that the program text ties to a block's number.
@@ -52,6 +54,12 @@ impl Kinds {
             Some(recurrent) => Some(recurrent_blocks(model, recurrent)?),
             None => None,
         };
+        let feed_forward = match rules.recurrent {
+            Some(Recurrent::WithoutKvHeadsAndFeedForward) => {
+                Some(positive(model, "feed_forward_length")?)
+            }
+            _ => None,
+        };
         let n_leading_dense = if rules.leading.contains(&"leading_dense_block_count") {
             model.count("leading_dense_block_count")?.filter(|&n| n > 0)
         } else {
@@ -66,9 +74,17 @@ impl Kinds {
         Ok(Self {
             windows,
             recurrent,
+            feed_forward,
             n_leading_dense,
             by_position,
         })
+    }
+
+    /// Whether block `i` is a feed-forward network alone.
+    #[must_use]
+    pub fn is_feed_forward(&self, i: usize) -> bool {
+        let flags = self.feed_forward.as_ref();
+        flags.and_then(|flags| flags.get(i)).copied() == Some(true)
     }
 
     /// What block `i` is, in words.
@@ -77,6 +93,7 @@ impl Kinds {
         let mut words = Vec::new();
         let flag = |flags: &Option<Vec<bool>>| flags.as_ref().and_then(|f| f.get(i).copied());
         match flag(&self.recurrent) {
+            _ if self.is_feed_forward(i) => words.push("feed-forward"),
             Some(true) => words.push("recurrent"),
             Some(false) => words.push("attention"),
             None => {}
@@ -178,6 +195,23 @@ fn flags(entry: &Entry<'_>, n: usize, n_blocks: usize) -> Result<Vec<bool>> {
         .collect()
 }
 
+/// Whether the number that each trunk block has under a key is not zero. One number stands for all blocks.
+fn positive(model: &Model<'_>, name: &str) -> Result<Vec<bool>> {
+    let n = model.n_trunk_blocks();
+    let key = format!("{}.{name}", model.architecture());
+    match model.metadata().get(&key) {
+        Some(entry) if entry.value().value_type() == ValueType::Array => {
+            flags(entry, n, model.n_blocks())
+        }
+        Some(_) => Ok(vec![model.count(name)? != Some(0); n]),
+        // As many as heads (llama-model.cpp: load_hparams).
+        None if name == KV_HEADS => positive(model, "attention.head_count"),
+        None => Ok(vec![false; n]),
+    }
+}
+
+const KV_HEADS: &str = "attention.head_count_kv";
+
 fn recurrent_blocks(model: &Model<'_>, recurrent: Recurrent) -> Result<Vec<bool>> {
     let n = model.n_trunk_blocks();
     let entry = |name: &str| {
@@ -186,16 +220,20 @@ fn recurrent_blocks(model: &Model<'_>, recurrent: Recurrent) -> Result<Vec<bool>
             .get(&format!("{}.{name}", model.architecture()))
     };
     match recurrent {
-        Recurrent::WithoutKvHeads => match entry("attention.head_count_kv") {
-            Some(entry) if entry.value().value_type() == ValueType::Array => {
-                Ok(flags(entry, n, model.n_blocks())?
-                    .into_iter()
-                    .map(|has_heads| !has_heads)
-                    .collect())
-            }
-            // One number for all blocks: all attend, or without heads none does.
-            _ => Ok(vec![model.count("attention.head_count_kv")? == Some(0); n]),
-        },
+        Recurrent::WithoutKvHeads => Ok(positive(model, KV_HEADS)?
+            .into_iter()
+            .map(|has_heads| !has_heads)
+            .collect()),
+        Recurrent::WithoutKvHeadsAndFeedForward => {
+            let has_heads = positive(model, KV_HEADS)?;
+            let has_feed_forward = positive(model, "feed_forward_length")?;
+            let neither = |(heads, feed_forward): (bool, bool)| !heads && !feed_forward;
+            Ok(has_heads
+                .into_iter()
+                .zip(has_feed_forward)
+                .map(neither)
+                .collect())
+        }
         Recurrent::Interval { key, default } => {
             if let Some(entry) = entry("attention.recurrent_layers") {
                 return flags(entry, n, model.n_blocks());

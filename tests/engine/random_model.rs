@@ -130,6 +130,7 @@ impl<'s> Spec<'s> {
                 entries.push((".attention.head_count_kv", ValueOut::u32s(&heads)));
                 entries
             }
+            "nemotron_h" | "nemotron_h_moe" => sub_blocks(architecture, n),
             "qwen3next" | "qwen35" | "qwen35moe" => vec![(".ssm.inner_size", ValueOut::u32(128))],
             "rwkv7" => vec![(".token_shift_count", ValueOut::u32(2))],
             "maple" => vec![(".swiglu_clamp_exp", ValueOut::f32s(&vec![7.0; n]))],
@@ -318,6 +319,32 @@ fn latent_attention() -> Vec<(&'static str, ValueOut)> {
         (".attention.value_length_mla", u32(64)),
         (".rope.dimension_count", u32(32)),
     ]
+}
+
+/// Entries of a model each of whose blocks is attention, recurrent or a feed-forward network; the widths of the last
+/// differ.
+fn sub_blocks(architecture: &str, n: usize) -> Vec<(&'static str, ValueOut)> {
+    let list = |of: &dyn Fn(usize) -> u32| ValueOut::u32s(&(0..n).map(of).collect::<Vec<_>>());
+    let heads = list(&|i| if i % 4 == 2 { N_HEAD } else { 0 });
+    let width = |i: usize| {
+        if i % 2 == 1 {
+            256 * (1 + i as u32 % 3)
+        } else {
+            0
+        }
+    };
+    let mut entries = vec![
+        (".attention.head_count_kv", heads),
+        (".feed_forward_length", list(&width)),
+    ];
+    if architecture == "nemotron_h_moe" {
+        entries.extend(experts());
+        entries.retain(|(key, _)| *key != ".leading_dense_block_count");
+        let used = |i: usize| if i % 2 == 1 { 1 + i as u32 % 3 } else { 0 };
+        entries.push((".expert_used_count", list(&used)));
+        entries.push((".expert_feed_forward_length", list(&width)));
+    }
+    entries
 }
 
 /// Entries of a model that switches between adapters.
