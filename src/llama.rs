@@ -135,9 +135,9 @@ impl StreamTap<'_, '_> {
                 };
                 is_next.then(|| output(next))
             }
-            Stream::ResidualSum => {
+            Stream::ResidualSum { input } => {
                 if !self.seen_input {
-                    return (name == "inp_embd").then_some(Position::Input);
+                    return (name == input).then_some(Position::Input);
                 }
                 let is_next = numbered(node.operand(1)?.name(), "ffn_inp") == Some(next);
                 is_next.then(|| output(next))

@@ -54,7 +54,8 @@ pub struct Model<'a> {
     parts: Vec<gguf::File<'a>>,
     architecture: &'a str,
     n_blocks: usize,
-    n_prediction_blocks: usize,
+    /// Prediction blocks, and those of a head.
+    n_trailing_blocks: usize,
     tensors: Vec<ModelTensor<'a>>,
 }
 
@@ -83,18 +84,23 @@ impl<'a> Model<'a> {
             "metadata {} is {n_blocks}, expected 1 to {MAX_BLOCKS}",
             gguf::Quoted(&key)
         );
-        let n_prediction_blocks =
-            count(first.metadata(), architecture, "nextn_predict_layers")?.unwrap_or(0);
-        ensure!(
-            n_prediction_blocks < n_blocks,
-            "metadata {} is {n_prediction_blocks}, expected less than the {n_blocks} blocks",
-            gguf::Quoted(&self::key(architecture, "nextn_predict_layers"))
-        );
+        let head_blocks = Architecture::find(architecture).and_then(|rules| rules.head_blocks);
+        let mut n_trailing_blocks = 0;
+        for name in ["nextn_predict_layers"].into_iter().chain(head_blocks) {
+            let n = count(first.metadata(), architecture, name)?.unwrap_or(0);
+            ensure!(
+                n < n_blocks - n_trailing_blocks,
+                "metadata {} is {n}, expected less than the {} blocks",
+                gguf::Quoted(&self::key(architecture, name)),
+                n_blocks - n_trailing_blocks
+            );
+            n_trailing_blocks += n;
+        }
         let tensors = tensors_of(&parts, n_blocks)?;
         Ok(Self {
             architecture,
             n_blocks,
-            n_prediction_blocks,
+            n_trailing_blocks,
             tensors,
             parts,
         })
@@ -130,16 +136,17 @@ impl<'a> Model<'a> {
         Architecture::find(self.architecture)
     }
 
-    /// Number of blocks, as `<arch>.block_count` says: trailing prediction blocks included.
+    /// Number of blocks, as `<arch>.block_count` says: trailing blocks included.
     #[must_use]
     pub fn n_blocks(&self) -> usize {
         self.n_blocks
     }
 
-    /// Number of blocks that an evaluation runs: without trailing next-token prediction blocks (MTP).
+    /// Number of blocks that pass the stream on: without trailing next-token prediction blocks (MTP), and without those of
+    /// a head behind the final norm.
     #[must_use]
     pub fn n_trunk_blocks(&self) -> usize {
-        self.n_blocks - self.n_prediction_blocks
+        self.n_blocks - self.n_trailing_blocks
     }
 
     /// `general.name`, if it is there and is text.

@@ -18,6 +18,8 @@ pub struct Architecture {
     pub window: Option<WindowPattern>,
     /// How recurrent blocks alternate with attention, if they do.
     pub recurrent: Option<Recurrent>,
+    /// The key that counts blocks of a head behind the model's own, which always stay; below the architecture's prefix.
+    pub head_blocks: Option<&'static str>,
     /// Keys that count leading blocks of another kind.
     pub leading: &'static [&'static str],
     /// Arrays with an entry for each block, beside those of [`PER_BLOCK_ARRAYS`]; below the architecture's prefix, or
@@ -65,9 +67,12 @@ pub enum Stream {
         /// What the output head calls what it reads.
         last: &'static str,
     },
-    /// No name for outputs: what leaves block i is the sum whose second operand is `ffn_inp-<i>`; what enters block 0 is
-    /// `inp_embd` (`eurobert.cpp`, `neo-bert.cpp`).
-    ResidualSum,
+    /// No name for outputs: what leaves block i is the sum whose second operand is `ffn_inp-<i>` (`eurobert.cpp`,
+    /// `neo-bert.cpp`, `modern-bert.cpp`).
+    ResidualSum {
+        /// The node that enters block 0.
+        input: &'static str,
+    },
     /// No names: what leaves block i is what its last norm, `blk.<i>.layer_output_norm`, gives; what enters block 0 is
     /// `inp_norm-0` (post-norm encoders, `bert.cpp`).
     LayerOutputNorm,
@@ -146,6 +151,9 @@ pub struct PositionRule {
     pub phase: i64,
     /// Whether the rule holds only where blocks have a sliding window.
     pub only_with_window: bool,
+    /// Whether a block must also stay in its period, counted from the front: what blocks of the kind do to the stream
+    /// adds up, and the weights behind them are made for it.
+    pub in_period: bool,
     /// What the blocks have, such as `no rotary embedding`.
     pub what: &'static str,
 }

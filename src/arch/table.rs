@@ -22,6 +22,7 @@ const fn of_stream(name: &'static str, stream: Stream) -> Architecture {
         stream,
         window: None,
         recurrent: None,
+        head_blocks: None,
         leading: &[],
         arrays: &[],
         positions: &[],
@@ -58,8 +59,8 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
     of_stream("nomic-bert", Stream::LayerOutputNorm),
     of_stream("jina-bert-v2", Stream::LayerOutputNorm),
     of_stream("jina-bert-v3", Stream::LayerOutputNorm),
-    of_stream("neo-bert", Stream::ResidualSum),
-    of_stream("eurobert", Stream::ResidualSum),
+    of_stream("neo-bert", Stream::ResidualSum { input: "inp_embd" }),
+    of_stream("eurobert", Stream::ResidualSum { input: "inp_embd" }),
     with_input("bloom", "inp_norm-0"),
     plain("stablelm"),
     plain("qwen"),
@@ -165,6 +166,18 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
             WindowPresence::Always,
         ))
     },
+    Architecture {
+        stream: Stream::ResidualSum {
+            input: "inp_norm-0",
+        },
+        head_blocks: Some("decision.block_count"),
+        ..with_full(windowed(
+            "modern-bert",
+            3,
+            FullBlock::First,
+            WindowPresence::IfPositive,
+        ))
+    },
     windowed("cohere2", 4, FullBlock::Last, WindowPresence::Always),
     Architecture {
         leading: DENSE,
@@ -203,6 +216,11 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         arrays: &["attention.rope_pattern"],
         ..flagged("granite_swa")
     },
+    Architecture {
+        leading: DENSE,
+        arrays: &["attention.indexer.types"],
+        ..with_full(flagged("dots3note"))
+    },
     dense_lead("deepseek"),
     dense_lead("deepseek2-ocr"),
     dense_lead("dots1"),
@@ -239,6 +257,18 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         ..hybrid("kimi-linear")
     },
     Architecture {
+        stream: Stream::Named { input: "inp_embd" },
+        leading: DENSE,
+        positions: &[PositionRule {
+            period: Period::Key("attn_res.block_size"),
+            phase: 0,
+            only_with_window: false,
+            in_period: true,
+            what: "the stream banked before it",
+        }],
+        ..hybrid("kimi-k3")
+    },
+    Architecture {
         stream: Stream::Named {
             input: "model.input_embed",
         },
@@ -260,6 +290,13 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
             input: "model.input_embed",
         },
         ..intervals("qwen35moe")
+    },
+    Architecture {
+        stream: Stream::Renamed {
+            input: "embedding_output",
+            output: "ffn_residual",
+        },
+        ..hybrid("plamo2")
     },
     sub_blocks("nemotron_h"),
     sub_blocks("nemotron_h_moe"),
@@ -323,6 +360,7 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
             period: Period::Fixed(4),
             phase: 0,
             only_with_window: true,
+            in_period: false,
             what: "no rotary embedding",
         }],
         ..windowed(
@@ -337,9 +375,20 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
             period: Period::Key("moe_every_n_layers"),
             phase: 1,
             only_with_window: false,
+            in_period: false,
             what: "experts",
         }],
         ..of_stream("nomic-bert-moe", Stream::LayerOutputNorm)
+    },
+    Architecture {
+        positions: &[PositionRule {
+            period: Period::Key("rescale_every_n_layers"),
+            phase: -1,
+            only_with_window: false,
+            in_period: true,
+            what: "the stream halved behind it",
+        }],
+        ..with_input("rwkv6", "token_embd_norm.bias")
     },
     Architecture {
         first: Some(FIRST_VALUES),
@@ -365,6 +414,7 @@ const NO_ROPE_EVERY_FOURTH: PositionRule = PositionRule {
     period: Period::Fixed(4),
     phase: -1,
     only_with_window: false,
+    in_period: false,
     what: "no rotary embedding",
 };
 
@@ -372,6 +422,7 @@ const EXPERTS_BY_STEP: PositionRule = PositionRule {
     period: Period::Key("interleave_moe_layer_step"),
     phase: -1,
     only_with_window: false,
+    in_period: false,
     what: "experts",
 };
 

@@ -47,7 +47,8 @@ pub struct Group {
 /// What a block must be at its new place.
 #[derive(Clone, Debug)]
 pub enum Place {
-    /// A block has the kind at its new number if and only if it has it at its old one.
+    /// A block has the kind at its new number if and only if it has it at its old one, and where the kind asks for it
+    /// stays in its period.
     SameKind(ByPosition),
     /// The first block must be one of these.
     First {
@@ -71,7 +72,7 @@ impl Place {
     pub fn allows(&self, block: BlockId, number: usize, n_kept: usize) -> bool {
         let may = |may: &[bool]| may.get(block.index()).copied().unwrap_or(false);
         match self {
-            Self::SameKind(kind) => kind.holds(block.index()) == kind.holds(number),
+            Self::SameKind(kind) => kind.is_kept(block.index(), number),
             Self::First { may: list, .. } => number != 0 || may(list),
             Self::Last { may: list, .. } => number + 1 != n_kept || may(list),
         }
@@ -80,6 +81,11 @@ impl Place {
     /// Why `block` may not become block `number`.
     fn refusal(&self, block: BlockId, number: usize) -> String {
         match self {
+            Self::SameKind(kind) if kind.holds(block.index()) == kind.holds(number) => format!(
+                "block {block} would become block {number}, before which fewer blocks have {}: its weights are made for \
+                 all of them",
+                kind.what
+            ),
             Self::SameKind(kind) => {
                 let (old, new) = (kind.holds(block.index()), kind.holds(number));
                 let has = |holds| if holds { "has" } else { "does not have" };
@@ -267,11 +273,13 @@ fn must_stay(
 ) -> Result<BTreeMap<BlockId, String>> {
     let n_trunk = model.n_trunk_blocks();
     let mut must_stay = BTreeMap::new();
+    let behind = if rules.head_blocks.is_some() {
+        "belongs to the head behind the model's own blocks"
+    } else {
+        "is a next-token prediction block behind the model's own"
+    };
     for block in (n_trunk..model.n_blocks()).map(BlockId::new) {
-        must_stay.insert(
-            block,
-            "is a next-token prediction block behind the model's own".to_owned(),
-        );
+        must_stay.insert(block, behind.to_owned());
     }
     for block in deepstack_blocks(model)? {
         must_stay.insert(block, "receives features of images".to_owned());

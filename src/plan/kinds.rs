@@ -28,6 +28,8 @@ pub struct Kinds {
 pub struct ByPosition {
     period: usize,
     phase: usize,
+    /// Whether a block must also stay in its period.
+    pub in_period: bool,
     /// What the blocks have.
     pub what: &'static str,
 }
@@ -37,6 +39,13 @@ impl ByPosition {
     #[must_use]
     pub fn holds(self, number: usize) -> bool {
         number % self.period == self.phase
+    }
+
+    /// Whether block `old` is under its number `new` what it was.
+    #[must_use]
+    pub fn is_kept(self, old: usize, new: usize) -> bool {
+        self.holds(old) == self.holds(new)
+            && (!self.in_period || old / self.period == new / self.period)
     }
 }
 
@@ -133,9 +142,10 @@ fn look_up(model: &Model<'_>, rule: &PositionRule) -> Result<Option<ByPosition>>
         from_end
     };
     // With a period of one every block is alike, or none has the phase.
-    Ok((period > 1).then_some(ByPosition {
+    Ok((period > 1 || rule.in_period).then_some(ByPosition {
         period,
         phase,
+        in_period: rule.in_period,
         what: rule.what,
     }))
 }

@@ -66,10 +66,19 @@ const MIXTURES: &[&str] = &[
     "smallthinker",
     "nomic-bert-moe",
     "granitehybrid",
+    "kimi-k3",
+    "dots3note",
 ];
 
 /// Architectures whose sliding windows the file says block by block.
-const FLAGGED: &[&str] = &["mimo2", "step35", "spark2_5", "maple", "granite_swa"];
+const FLAGGED: &[&str] = &[
+    "mimo2",
+    "step35",
+    "spark2_5",
+    "maple",
+    "granite_swa",
+    "dots3note",
+];
 
 /// Architectures whose blocks without KV heads are recurrent.
 const HYBRIDS: &[&str] = &[
@@ -79,6 +88,7 @@ const HYBRIDS: &[&str] = &[
     "lfm2moe",
     "kimi-linear",
     "bailingmoe3",
+    "plamo2",
 ];
 
 /// A model to be made.
@@ -124,7 +134,7 @@ impl<'s> Spec<'s> {
                 entries.push((".attention.head_count_kv", ValueOut::u32(1)));
                 entries
             }
-            "kimi-linear" | "bailingmoe3" => {
+            "kimi-linear" | "bailingmoe3" | "kimi-k3" => {
                 let heads: Vec<u32> = (0..n).map(|i| u32::from(i % 3 == 1)).collect();
                 let mut entries = latent_attention();
                 entries.push((".attention.head_count_kv", ValueOut::u32s(&heads)));
@@ -132,6 +142,34 @@ impl<'s> Spec<'s> {
             }
             "nemotron_h" | "nemotron_h_moe" => sub_blocks(architecture, n),
             "qwen3next" | "qwen35" | "qwen35moe" => vec![(".ssm.inner_size", ValueOut::u32(128))],
+            "plamo2" => {
+                let heads: Vec<u32> = (0..n).map(|i| if i % 3 == 1 { 4 } else { 0 }).collect();
+                vec![
+                    (".attention.head_count", ValueOut::u32s(&heads)),
+                    (".attention.head_count_kv", ValueOut::u32s(&heads)),
+                    (".attention.key_length", ValueOut::u32(64)),
+                    (".attention.value_length", ValueOut::u32(64)),
+                    (".ssm.group_count", ValueOut::u32(0)),
+                ]
+            }
+            "dots3note" => {
+                let mut entries = latent_attention();
+                let types: Vec<bool> = (0..n).map(|i| i % 3 == 1).collect();
+                let heads: Vec<u32> = (0..n).map(|i| if i % 3 == 1 { 4 } else { 2 }).collect();
+                entries.extend([
+                    (".attention.head_count", ValueOut::u32s(&heads)),
+                    (".attention.head_count_kv", ValueOut::u32(1)),
+                    (".attention.indexer.types", ValueOut::bools(&types)),
+                    (".attention.kv_lora_rank_swa", ValueOut::u32(32)),
+                    (".attention.key_length_swa", ValueOut::u32(64)),
+                    (".attention.value_length_swa", ValueOut::u32(32)),
+                    (".attention.key_length_mla_swa", ValueOut::u32(64)),
+                    (".attention.value_length_mla_swa", ValueOut::u32(32)),
+                    (".rope.freq_base_swa", ValueOut::f32(5000.0)),
+                ]);
+                entries
+            }
+            "rwkv6" => vec![(".token_shift_count", ValueOut::u32(2))],
             "rwkv7" => vec![(".token_shift_count", ValueOut::u32(2))],
             "maple" => vec![(".swiglu_clamp_exp", ValueOut::f32s(&vec![7.0; n]))],
             "nanbeige" => vec![(".num_loops", ValueOut::u32(2))],
@@ -155,6 +193,23 @@ impl<'s> Spec<'s> {
             extra,
             without: &[],
         }
+    }
+
+    /// The models by which an architecture is tested: the usual one, and those that take other paths in llama.cpp.
+    pub fn variants(architecture: &'s str, n_blocks: u32) -> Vec<Self> {
+        let with = |extra: Vec<(&'static str, ValueOut)>| {
+            let mut spec = Self::new(architecture, n_blocks);
+            spec.extra.extend(extra);
+            spec
+        };
+        let mut variants = vec![Self::new(architecture, n_blocks)];
+        variants.extend(match architecture {
+            "modern-bert" => vec![with(decision_head(n_blocks))],
+            "rwkv6" => vec![with(vec![(".rescale_every_n_layers", ValueOut::u32(7))])],
+            "kimi-k3" => vec![with(vec![(".attn_res.block_size", ValueOut::u32(5))])],
+            _ => Vec::new(),
+        });
+        variants
     }
 
     fn n_vocab(&self) -> usize {
@@ -284,6 +339,9 @@ fn common(n_blocks: u32, n_vocab: usize) -> Vec<(&'static str, ValueOut)> {
         ("attention.indexer.block_size", u32(16)),
         ("attention.indexer.local_blocks", u32(1)),
         ("shortconv.l_cache", u32(3)),
+        ("attn_res.block_size", u32(0)),
+        ("activation.situ_beta", f32(4.0)),
+        ("activation.situ_linear_beta", f32(8.0)),
         ("kda.head_dim", u32(64)),
         ("kda.gate_lower_bound", f32(-5.0)),
     ]
@@ -303,6 +361,7 @@ fn experts() -> Vec<(&'static str, ValueOut)> {
         (".experts_per_group", u32(2)),
         (".expert_gating_func", u32(2)),
         (".expert_weights_scale", ValueOut::f32(1.5)),
+        (".expert_latent_length", u32(256)),
         (".leading_dense_block_count", u32(3)),
         (".interleave_moe_layer_step", u32(1)),
         (".moe_every_n_layers", u32(2)),
@@ -347,6 +406,17 @@ fn sub_blocks(architecture: &str, n: usize) -> Vec<(&'static str, ValueOut)> {
     entries
 }
 
+/// Entries of a model whose last two blocks are a head that decides, with a narrower feed-forward network.
+fn decision_head(n_blocks: u32) -> Vec<(&'static str, ValueOut)> {
+    let width = |i| if i + 2 < n_blocks { 512 } else { 256 };
+    let widths: Vec<u32> = (0..n_blocks).map(width).collect();
+    vec![
+        (".decision.block_count", ValueOut::u32(2)),
+        (".feed_forward_length", ValueOut::u32s(&widths)),
+        ("tokenizer.ggml.token_type_count", ValueOut::u32(3)),
+    ]
+}
+
 /// Entries of a model that switches between adapters.
 fn adapters() -> Vec<(&'static str, ValueOut)> {
     vec![
@@ -364,7 +434,12 @@ fn block_number(name: &str) -> Option<u32> {
 
 /// Optional tensors that exclude others: llama.cpp knows them for the architecture, but a real model does not have them.
 fn excluded(architecture: &str, tensor: &str) -> bool {
-    architecture == "rwkv6qwen2" && tensor.contains("time_mix_first")
+    match architecture {
+        "rwkv6qwen2" => tensor.contains("time_mix_first"),
+        // The norm of the embeddings is that of the first block.
+        "modern-bert" => tensor == "blk.0.attn_norm.weight",
+        _ => false,
+    }
 }
 
 /// Weights that keep the stream in a sane range, and differ from tensor to tensor.

@@ -6,7 +6,7 @@ use std::path::Path;
 use ggml::{Backend, Context, ContextOptions, ModelOptions, Token};
 use gguf_shorten::arch::Stream;
 use gguf_shorten::gguf::File;
-use gguf_shorten::hidden_state::{HiddenStates, Recorded};
+use gguf_shorten::hidden_state::{HiddenStates, Position, Recorded};
 use gguf_shorten::input::Input;
 use gguf_shorten::llama::LlamaHiddenStates;
 use gguf_shorten::model::{BlockId, Model};
@@ -71,6 +71,16 @@ pub fn hidden_states(path: &Path) -> Result<Recorded, String> {
     assert_eq!(states.n_embd(), engine.n_embd());
     Recorded::record(&mut states, std::iter::once(&window[..]))
         .map_err(|error| format!("{error:#}"))
+}
+
+/// The hidden state that `block` of the model at `path` leaves behind for [`tokens`].
+pub fn state_after(path: &Path, block: usize) -> Result<Vec<f32>, String> {
+    let states = hidden_states(path)?;
+    states.windows[0]
+        .iter()
+        .rfind(|(position, _)| *position == Position::Output(BlockId::new(block)))
+        .map(|(_, state)| state.clone())
+        .ok_or("no hidden state".to_owned())
 }
 
 /// Removes `blocks` from the model at `path`.
