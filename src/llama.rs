@@ -5,21 +5,51 @@ use ggml::{Context, ContextOptions, Flow, Node, Tap};
 
 use crate::arch::Stream;
 use crate::hidden_state::{HiddenStates, Position, Token, Visitor};
-use crate::model::BlockId;
+use crate::model::{BlockId, Model};
+
+/// How a model's blocks run, and what passes between them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Course {
+    /// Blocks that are evaluated.
+    pub n_blocks: usize,
+    /// How often: once, but for looped models.
+    pub n_loops: usize,
+    /// Streams of each token: one, but for hyper-connections.
+    pub n_streams: usize,
+}
+
+impl Course {
+    /// That of `model`, whose hidden states appear as `stream` says.
+    ///
+    /// # Errors
+    /// A count in the metadata that is not a number.
+    pub fn of(model: &Model<'_>, stream: Stream) -> Result<Self> {
+        let count = |key| Ok::<_, Error>(model.count(key)?.unwrap_or(1));
+        Ok(Self {
+            n_blocks: model.n_trunk_blocks(),
+            n_loops: match stream {
+                Stream::Looped { loops_key, .. } => count(loops_key)?,
+                _ => 1,
+            },
+            n_streams: match stream {
+                Stream::Parallel { streams_key, .. } => count(streams_key)?,
+                _ => 1,
+            },
+        })
+    }
+}
 
 /// Evaluates windows with llama.cpp and taps the residual stream.
 pub struct LlamaHiddenStates<'model> {
     context: Context<'model>,
     stream: Stream,
-    n_blocks: usize,
-    n_loops: usize,
+    course: Course,
     n_embd: usize,
     state: Vec<f32>,
 }
 
 impl<'model> LlamaHiddenStates<'model> {
-    /// Prepares evaluation of windows of at most `options.window` tokens. `n_blocks` blocks are evaluated `n_loops` times
-    /// (once, but for looped models).
+    /// Prepares evaluation of windows of at most `options.window` tokens.
     ///
     /// # Errors
     /// llama.cpp's, if it cannot set up the evaluation.
@@ -27,14 +57,12 @@ impl<'model> LlamaHiddenStates<'model> {
         model: &'model ggml::Model,
         options: ContextOptions,
         stream: Stream,
-        n_blocks: usize,
-        n_loops: usize,
+        course: Course,
     ) -> Result<Self> {
         Ok(Self {
             context: Context::new(model, options)?,
             stream,
-            n_blocks,
-            n_loops,
+            course,
             n_embd: model.n_embd(),
             state: Vec::new(),
         })
@@ -43,19 +71,22 @@ impl<'model> LlamaHiddenStates<'model> {
 
 impl HiddenStates for LlamaHiddenStates<'_> {
     fn n_blocks(&self) -> usize {
-        self.n_blocks
+        self.course.n_blocks
     }
 
     fn n_embd(&self) -> usize {
-        self.n_embd
+        self.n_embd * self.course.n_streams
     }
 
     fn visit(&mut self, window: &[Token], visit: &mut Visitor<'_>) -> Result<()> {
         let mut tap = StreamTap {
             stream: self.stream,
-            n_blocks: self.n_blocks,
-            n_runs: self.n_blocks * self.n_loops,
-            shape: [self.n_embd, window.len()],
+            n_blocks: self.course.n_blocks,
+            n_runs: self.course.n_blocks * self.course.n_loops,
+            shape: match self.stream {
+                Stream::Parallel { .. } => [self.n_embd, self.course.n_streams, window.len(), 1],
+                _ => [self.n_embd, window.len(), 1, 1],
+            },
             state: &mut self.state,
             visit,
             n_outputs: 0,
@@ -84,8 +115,8 @@ struct StreamTap<'t, 'v> {
     n_blocks: usize,
     /// Runs of a block on one window: the number of blocks times that of loops.
     n_runs: usize,
-    /// `[n_embd, n_tokens]`, as ggml writes it.
-    shape: [usize; 2],
+    /// `[n_embd, n_tokens]`, or with several streams `[n_embd, n_streams, n_tokens]`, as ggml writes it.
+    shape: [usize; 4],
     state: &'t mut Vec<f32>,
     visit: &'t mut Visitor<'v>,
     /// Block outputs seen so far. They come in order, so this is also the run that comes next.
@@ -103,6 +134,7 @@ impl StreamTap<'_, '_> {
         match self.stream {
             Stream::Named { input }
             | Stream::Renamed { input, .. }
+            | Stream::Parallel { input, .. }
             | Stream::Looped { input, .. } => {
                 let is_input =
                     || name == input || node.operand(1).is_some_and(|o| o.name() == input);
@@ -110,7 +142,7 @@ impl StreamTap<'_, '_> {
                     return Some(Position::Input);
                 }
                 let of_block = match self.stream {
-                    Stream::Renamed { output, .. } => output,
+                    Stream::Renamed { output, .. } | Stream::Parallel { output, .. } => output,
                     _ => "l_out",
                 };
                 if numbered(name, of_block) == Some(next) {
@@ -157,9 +189,7 @@ impl StreamTap<'_, '_> {
     }
 
     fn show(&mut self, node: Node<'_>, position: Position) -> Result<Flow> {
-        let [n_embd, n_rows, ..] = node.ne();
-        if [n_embd, n_rows] != self.shape || node.ne().iter().product::<usize>() != n_embd * n_rows
-        {
+        if node.ne() != self.shape {
             return Err(anyhow!(
                 "graph node '{}' has the shape {:?}, expected {:?} for a hidden state",
                 node.name(),

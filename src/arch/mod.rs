@@ -25,6 +25,9 @@ pub struct Architecture {
     /// Arrays with an entry for each block, beside those of [`PER_BLOCK_ARRAYS`]; below the architecture's prefix, or
     /// with a leading dot where they have none.
     pub arrays: &'static [&'static str],
+    /// Those of `arrays` that may go on behind the blocks' entries: llama.cpp checks that there are enough, and reads no
+    /// more.
+    pub long_arrays: &'static [&'static str],
     /// Kinds of blocks that the program text ties to a block's number.
     pub positions: &'static [PositionRule],
     /// What the first block must be.
@@ -51,6 +54,16 @@ pub enum Stream {
         input: &'static str,
         /// What a block calls what it gives.
         output: &'static str,
+    },
+    /// As `Renamed`, with several streams for each token, `[n_embd, n_streams, n_tokens]`, which hyper-connections mix
+    /// (`deepseek4.cpp`). The hidden state of a token is all of them, one after another.
+    Parallel {
+        /// The node that enters block 0.
+        input: &'static str,
+        /// What a block calls what it gives.
+        output: &'static str,
+        /// The key that says how many streams there are, below the architecture's prefix.
+        streams_key: &'static str,
     },
     /// As `Named`, but the blocks run several times: `l_out-<j>` of the j-th run, and `loop_norm-<j>` where the stream is
     /// normalised after the last block of a loop (`nanbeige.cpp`).

@@ -25,6 +25,7 @@ const fn of_stream(name: &'static str, stream: Stream) -> Architecture {
         head_blocks: None,
         leading: &[],
         arrays: &[],
+        long_arrays: &[],
         positions: &[],
         first: None,
         last: None,
@@ -239,6 +240,20 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
     Architecture {
         positions: &[EXPERTS_BY_STEP],
         ..dense_lead("ernie4_5-moe")
+    },
+    // Every block has a sliding window (deepseek4.cpp).
+    Architecture {
+        leading: &["hash_layer_count"],
+        arrays: &["attention.compress_ratios"],
+        long_arrays: &["attention.compress_ratios"],
+        ..of_stream(
+            "deepseek4",
+            Stream::Parallel {
+                input: "hc_init",
+                output: "l_last",
+                streams_key: "hyper_connection.count",
+            },
+        )
     },
     hybrid("jamba"),
     hybrid("granitehybrid"),

@@ -19,6 +19,10 @@ pub struct Kinds {
     pub feed_forward: Option<Vec<bool>>,
     /// Blocks before the first with experts.
     pub n_leading_dense: Option<usize>,
+    /// Blocks before the first that chooses experts by the stream instead of the token.
+    pub n_hash_routed: Option<usize>,
+    /// How many keys the block's attention compresses into one; 0: none.
+    pub compression: Option<Vec<usize>>,
     /// Kinds that the program text ties to a block's number.
     pub by_position: Vec<ByPosition>,
 }
@@ -69,10 +73,13 @@ impl Kinds {
             }
             _ => None,
         };
-        let n_leading_dense = if rules.leading.contains(&"leading_dense_block_count") {
-            model.count("leading_dense_block_count")?.filter(|&n| n > 0)
-        } else {
-            None
+        let leading = |key| match rules.leading.contains(&key) {
+            true => Ok::<_, anyhow::Error>(model.count(key)?.filter(|&n| n > 0)),
+            false => Ok(None),
+        };
+        let compression = match rules.arrays.contains(&COMPRESSION) {
+            true => Some(compression(model)?),
+            false => None,
         };
         let mut by_position = Vec::new();
         for rule in rules.positions {
@@ -84,7 +91,9 @@ impl Kinds {
             windows,
             recurrent,
             feed_forward,
-            n_leading_dense,
+            n_leading_dense: leading("leading_dense_block_count")?,
+            n_hash_routed: leading("hash_layer_count")?,
+            compression,
             by_position,
         })
     }
@@ -115,6 +124,17 @@ impl Kinds {
         if let Some(n) = self.n_leading_dense {
             words.push(if i < n { "dense" } else { "experts" });
         }
+        if let Some(n) = self.n_hash_routed {
+            words.push(if i < n { "experts by token" } else { "experts" });
+        }
+        match self.compression.as_ref().and_then(|ratios| ratios.get(i)) {
+            Some(0) => words.push("window only"),
+            // The ratios that llama.cpp takes (deepseek4.cpp).
+            Some(4) => words.push("keys compressed 4:1"),
+            Some(128) => words.push("keys compressed 128:1"),
+            Some(_) => words.push("keys compressed"),
+            None => {}
+        }
         words.extend(
             self.by_position
                 .iter()
@@ -123,6 +143,27 @@ impl Kinds {
         );
         words
     }
+}
+
+/// How many keys each block's attention compresses into one.
+const COMPRESSION: &str = "attention.compress_ratios";
+
+fn compression(model: &Model<'_>) -> Result<Vec<usize>> {
+    let key = format!("{}.{COMPRESSION}", model.architecture());
+    let entry = model
+        .metadata()
+        .get(&key)
+        .with_context(|| format!("metadata '{key}' is missing"))?;
+    let ratios = entry.value().as_array()?;
+    ratios
+        .i64s()
+        .map(|ratio| {
+            let ratio = ratio?;
+            usize::try_from(ratio).ok().with_context(|| {
+                format!("metadata '{key}' has the entry {ratio}, expected 0 or more")
+            })
+        })
+        .collect()
 }
 
 fn look_up(model: &Model<'_>, rule: &PositionRule) -> Result<Option<ByPosition>> {

@@ -76,11 +76,18 @@ const FILE_TYPES: [(&str, Option<u32>); 5] = [
     ("Q6_K", Some(18)),
 ];
 
+/// Architectures with weights of three dimensions by which llama.cpp multiplies a permuted operand: kernels for repacked
+/// weights (AMX) do not take that, and where a processor has them, it gives up on such weights if they are not F32.
+const NOT_QUANTIZED: &[&str] = &["bailingmoe3", "deepseek4", "dots3note", "kimi-k3"];
+
 /// The type of an architecture's `variant`-th model: chance, but always the same.
 fn file_type(name: &str, variant: usize) -> (&'static str, Option<u32>) {
     let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
     });
+    if NOT_QUANTIZED.contains(&name) {
+        return FILE_TYPES[0];
+    }
     FILE_TYPES[((hash >> 33) as usize + variant) % FILE_TYPES.len()]
 }
 

@@ -68,6 +68,7 @@ const MIXTURES: &[&str] = &[
     "granitehybrid",
     "kimi-k3",
     "dots3note",
+    "deepseek4",
 ];
 
 /// Architectures whose sliding windows the file says block by block.
@@ -142,14 +143,33 @@ impl<'s> Spec<'s> {
             }
             "nemotron_h" | "nemotron_h_moe" => sub_blocks(architecture, n),
             "qwen3next" | "qwen35" | "qwen35moe" => vec![(".ssm.inner_size", ValueOut::u32(128))],
-            "plamo2" => {
-                let heads: Vec<u32> = (0..n).map(|i| if i % 3 == 1 { 4 } else { 0 }).collect();
+            "plamo2" => vec![
+                (".attention.key_length", ValueOut::u32(64)),
+                (".attention.value_length", ValueOut::u32(64)),
+                (".ssm.group_count", ValueOut::u32(0)),
+            ],
+            "deepseek4" => {
+                // All three kinds, several of each.
+                let ratios: Vec<u32> = (0..n).map(|i| [0, 4, 128][i * 2 % 5 % 3]).collect();
+                let clamps: Vec<f32> = (0..n).map(|i| 5.0 + i as f32).collect();
                 vec![
-                    (".attention.head_count", ValueOut::u32s(&heads)),
-                    (".attention.head_count_kv", ValueOut::u32s(&heads)),
-                    (".attention.key_length", ValueOut::u32(64)),
-                    (".attention.value_length", ValueOut::u32(64)),
-                    (".ssm.group_count", ValueOut::u32(0)),
+                    (".attention.head_count_kv", ValueOut::u32(1)),
+                    // Other than the indexer's, else llama.cpp divides by zero for its cache without blocks.
+                    (".attention.key_length", ValueOut::u32(128)),
+                    (".attention.value_length", ValueOut::u32(128)),
+                    (".rope.dimension_count", ValueOut::u32(32)),
+                    (".attention.compress_ratios", ValueOut::u32s(&ratios)),
+                    (".swiglu_clamp_exp", ValueOut::f32s(&clamps)),
+                    (".expert_gating_func", ValueOut::u32(4)),
+                    (".expert_weights_norm", ValueOut::bool(true)),
+                    (".attention.output_group_count", ValueOut::u32(2)),
+                    (".attention.output_lora_rank", ValueOut::u32(64)),
+                    (".attention.compress_rope_freq_base", ValueOut::f32(20000.0)),
+                    (".hyper_connection.count", ValueOut::u32(4)),
+                    (".hyper_connection.sinkhorn_iterations", ValueOut::u32(5)),
+                    // With it a mixing of no streams would not be exact.
+                    (".hyper_connection.epsilon", ValueOut::f32(0.0)),
+                    (".hash_layer_count", ValueOut::u32(3)),
                 ]
             }
             "dots3note" => {
@@ -204,6 +224,15 @@ impl<'s> Spec<'s> {
         };
         let mut variants = vec![Self::new(architecture, n_blocks)];
         variants.extend(match architecture {
+            "plamo2" => {
+                // Without heads in block 0 nothing would be rotated, and there ggml_rope never ends (ops.cpp).
+                let heads = |i| if i % 3 == 0 { N_HEAD } else { 0 };
+                let heads = ValueOut::u32s(&(0..n_blocks).map(heads).collect::<Vec<_>>());
+                vec![with(vec![
+                    (".attention.head_count", heads.clone()),
+                    (".attention.head_count_kv", heads),
+                ])]
+            }
             "modern-bert" => vec![with(decision_head(n_blocks))],
             "rwkv6" => vec![with(vec![(".rescale_every_n_layers", ValueOut::u32(7))])],
             "kimi-k3" => vec![with(vec![(".attn_res.block_size", ValueOut::u32(5))])],
@@ -255,7 +284,7 @@ impl<'s> Spec<'s> {
             .collect()
     }
 
-    /// Writes the model to `path`, all weights F32.
+    /// Writes the model to `path`: all weights F32, all tables I32.
     pub fn save(&self, backend: &Backend, path: &Path) -> Result<(), String> {
         let entries = self.entries();
         let head = Layout::new(3, 32, entries.clone(), Vec::new(), true).unwrap();
@@ -278,13 +307,23 @@ impl<'s> Spec<'s> {
             .iter()
             .map(|tensor| {
                 let n_dims = (1..=4).rev().find(|&n| tensor.ne[n - 1] != 1).unwrap_or(1);
-                TensorOut::new(tensor.name.clone(), &tensor.ne[..n_dims], TensorType::F32).unwrap()
+                let kind = if is_table(&tensor.name) {
+                    TensorType::from_id(26).unwrap()
+                } else {
+                    TensorType::F32
+                };
+                TensorOut::new(tensor.name.clone(), &tensor.ne[..n_dims], kind).unwrap()
             })
             .collect();
         let layout = Layout::new(3, 32, entries, outs, true).unwrap();
         let mut file = std::io::BufWriter::new(std::fs::File::create(path).unwrap());
         write(&layout, &mut file, |i, writer| {
-            writer.write_all(&weights(&tensors[i]))
+            let tensor = &tensors[i];
+            writer.write_all(&if is_table(&tensor.name) {
+                table(tensor)
+            } else {
+                weights(tensor)
+            })
         })
         .unwrap();
         Ok(())
@@ -440,6 +479,20 @@ fn excluded(architecture: &str, tensor: &str) -> bool {
         "modern-bert" => tensor == "blk.0.attn_norm.weight",
         _ => false,
     }
+}
+
+/// Whether the tensor says for each token which experts it uses.
+fn is_table(tensor: &str) -> bool {
+    tensor.contains("tid2eid")
+}
+
+/// Experts of each token, `[n_used, n_tokens]`: of four, different ones, and other ones in other blocks.
+fn table(tensor: &TensorShape) -> Vec<u8> {
+    let block = block_number(&tensor.name).unwrap_or(0);
+    (0..tensor.ne[1] as u32)
+        .flat_map(|token| (0..tensor.ne[0] as u32).map(move |k| (token * 3 + block + k) % 4))
+        .flat_map(u32::to_le_bytes)
+        .collect()
 }
 
 /// Weights that keep the stream in a sane range, and differ from tensor to tensor.

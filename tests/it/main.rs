@@ -18,6 +18,8 @@ mod shorten;
 
 mod rules;
 
+mod kinds;
+
 mod split;
 
 mod report;
