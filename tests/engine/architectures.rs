@@ -78,7 +78,13 @@ const FILE_TYPES: [(&str, Option<u32>); 5] = [
 
 /// Architectures with weights of three dimensions by which llama.cpp multiplies a permuted operand: kernels for repacked
 /// weights (AMX) do not take that, and where a processor has them, it gives up on such weights if they are not F32.
-const NOT_QUANTIZED: &[&str] = &["bailingmoe3", "deepseek4", "dots3note", "kimi-k3"];
+const NOT_QUANTIZED: &[&str] = &[
+    "bailingmoe3",
+    "deepseek4",
+    "dots3note",
+    "kimi-k3",
+    "mistral4",
+];
 
 /// The type of an architecture's `variant`-th model: chance, but always the same.
 fn file_type(name: &str, variant: usize) -> (&'static str, Option<u32>) {
