@@ -67,20 +67,50 @@ impl Halves {
     }
 }
 
+/// How a model's blocks run, and what passes between them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Course {
+    /// Blocks that are evaluated.
+    pub n_blocks: usize,
+    /// How often: once, but for looped models.
+    pub n_loops: usize,
+    /// Streams of each token: one, but for hyper-connections.
+    pub n_streams: usize,
+}
+
+impl Course {
+    /// That of `model`, whose hidden states appear as `stream` says.
+    ///
+    /// # Errors
+    /// A count in the metadata that is not a number.
+    pub fn of(model: &Model<'_>, stream: Stream) -> Result<Self> {
+        let count = |key| Ok::<_, Error>(model.count(key)?.unwrap_or(1));
+        Ok(Self {
+            n_blocks: model.n_trunk_blocks(),
+            n_loops: match stream {
+                Stream::Looped { loops_key, .. } => count(loops_key)?,
+                _ => 1,
+            },
+            n_streams: match stream {
+                Stream::Parallel { streams_key, .. } => count(streams_key)?,
+                _ => 1,
+            },
+        })
+    }
+}
+
 /// Evaluates windows with llama.cpp and taps the residual stream.
 pub struct LlamaHiddenStates<'model> {
     context: Context<'model>,
     stream: Stream,
-    n_blocks: usize,
-    n_loops: usize,
+    course: Course,
     n_embd: usize,
     halves: Option<Halves>,
     state: Vec<f32>,
 }
 
 impl<'model> LlamaHiddenStates<'model> {
-    /// Prepares evaluation of windows of at most `options.window` tokens. `n_blocks` blocks are evaluated `n_loops` times
-    /// (once, but for looped models).
+    /// Prepares evaluation of windows of at most `options.window` tokens.
     ///
     /// # Errors
     /// llama.cpp's, if it cannot set up the evaluation.
@@ -88,14 +118,12 @@ impl<'model> LlamaHiddenStates<'model> {
         model: &'model ggml::Model,
         options: ContextOptions,
         stream: Stream,
-        n_blocks: usize,
-        n_loops: usize,
+        course: Course,
     ) -> Result<Self> {
         Ok(Self {
             context: Context::new(model, options)?,
             stream,
-            n_blocks,
-            n_loops,
+            course,
             n_embd: model.n_embd(),
             halves: None,
             state: Vec::new(),
@@ -111,19 +139,22 @@ impl<'model> LlamaHiddenStates<'model> {
 
 impl HiddenStates for LlamaHiddenStates<'_> {
     fn n_blocks(&self) -> usize {
-        self.n_blocks
+        self.course.n_blocks
     }
 
     fn n_embd(&self) -> usize {
-        self.n_embd
+        self.n_embd * self.course.n_streams
     }
 
     fn visit(&mut self, window: &[Token], visit: &mut Visitor<'_>) -> Result<()> {
         let mut tap = StreamTap {
             stream: self.stream,
-            n_blocks: self.n_blocks,
-            n_runs: self.n_blocks * self.n_loops,
-            shape: [self.n_embd, window.len()],
+            n_blocks: self.course.n_blocks,
+            n_runs: self.course.n_blocks * self.course.n_loops,
+            shape: match self.stream {
+                Stream::Parallel { .. } => [self.n_embd, self.course.n_streams, window.len(), 1],
+                _ => [self.n_embd, window.len(), 1, 1],
+            },
             halves: self.halves.as_ref(),
             state: &mut self.state,
             visit,
@@ -154,8 +185,8 @@ struct StreamTap<'t, 'v> {
     n_blocks: usize,
     /// Runs of a block on one window: the number of blocks times that of loops.
     n_runs: usize,
-    /// `[n_embd, n_tokens]`, as ggml writes it.
-    shape: [usize; 2],
+    /// `[n_embd, n_tokens]`, or with several streams `[n_embd, n_streams, n_tokens]`, as ggml writes it.
+    shape: [usize; 4],
     halves: Option<&'t Halves>,
     state: &'t mut Vec<f32>,
     visit: &'t mut Visitor<'v>,
@@ -204,13 +235,20 @@ impl StreamTap<'_, '_> {
             return Some(Position::Middle(self.next_block()));
         }
         match self.stream {
-            Stream::Named { input } | Stream::Looped { input, .. } => {
+            Stream::Named { input }
+            | Stream::Renamed { input, .. }
+            | Stream::Parallel { input, .. }
+            | Stream::Looped { input, .. } => {
                 let is_input =
                     || name == input || node.operand(1).is_some_and(|o| o.name() == input);
                 if !self.seen_input && is_input() {
                     return Some(Position::Input);
                 }
-                if numbered(name, "l_out") == Some(next) {
+                let of_block = match self.stream {
+                    Stream::Renamed { output, .. } | Stream::Parallel { output, .. } => output,
+                    _ => "l_out",
+                };
+                if numbered(name, of_block) == Some(next) {
                     return Some(output(next));
                 }
                 if matches!(self.stream, Stream::Looped { .. })
@@ -232,9 +270,9 @@ impl StreamTap<'_, '_> {
                 };
                 is_next.then(|| output(next))
             }
-            Stream::ResidualSum => {
+            Stream::ResidualSum { input } => {
                 if !self.seen_input {
-                    return (name == "inp_embd").then_some(Position::Input);
+                    return (name == input).then_some(Position::Input);
                 }
                 let is_next = numbered(node.operand(1)?.name(), "ffn_inp") == Some(next);
                 is_next.then(|| output(next))
@@ -254,9 +292,7 @@ impl StreamTap<'_, '_> {
     }
 
     fn show(&mut self, node: Node<'_>, position: Position) -> Result<Flow> {
-        let [n_embd, n_rows, ..] = node.ne();
-        if [n_embd, n_rows] != self.shape || node.ne().iter().product::<usize>() != n_embd * n_rows
-        {
+        if node.ne() != self.shape {
             return Err(anyhow!(
                 "graph node '{}' has the shape {:?}, expected {:?} for a hidden state",
                 node.name(),

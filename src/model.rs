@@ -54,7 +54,9 @@ pub struct Model<'a> {
     parts: Vec<gguf::File<'a>>,
     architecture: &'a str,
     n_blocks: usize,
+    /// Prediction blocks, and those of a head.
     n_prediction_blocks: usize,
+    n_head_blocks: usize,
     tensors: Vec<ModelTensor<'a>>,
 }
 
@@ -83,13 +85,19 @@ impl<'a> Model<'a> {
             "metadata {} is {n_blocks}, expected 1 to {MAX_BLOCKS}",
             gguf::Quoted(&key)
         );
-        let n_prediction_blocks =
-            count(first.metadata(), architecture, "nextn_predict_layers")?.unwrap_or(0);
-        ensure!(
-            n_prediction_blocks < n_blocks,
-            "metadata {} is {n_prediction_blocks}, expected less than the {n_blocks} blocks",
-            gguf::Quoted(&self::key(architecture, "nextn_predict_layers"))
-        );
+        let head_blocks = Architecture::find(architecture).and_then(|rules| rules.head_blocks);
+        let trailing = |name: Option<&str>, n_blocks: usize| -> Result<usize> {
+            let Some(name) = name else { return Ok(0) };
+            let n = count(first.metadata(), architecture, name)?.unwrap_or(0);
+            ensure!(
+                n < n_blocks,
+                "metadata {} is {n}, expected less than the {n_blocks} blocks",
+                gguf::Quoted(&self::key(architecture, name))
+            );
+            Ok(n)
+        };
+        let n_prediction_blocks = trailing(Some("nextn_predict_layers"), n_blocks)?;
+        let n_head_blocks = trailing(head_blocks, n_blocks - n_prediction_blocks)?;
         let tensors = tensors_of(&parts, n_blocks)?;
         let n_prediction_blocks = match architecture {
             // Takes the count for a trunk's where the first prediction block is not there (deepseek4.cpp).
@@ -100,6 +108,7 @@ impl<'a> Model<'a> {
             architecture,
             n_blocks,
             n_prediction_blocks,
+            n_head_blocks,
             tensors,
             parts,
         })
@@ -135,21 +144,28 @@ impl<'a> Model<'a> {
         Architecture::find(self.architecture)
     }
 
-    /// Number of blocks, as `<arch>.block_count` says: trailing prediction blocks included.
+    /// Number of blocks, as `<arch>.block_count` says: trailing blocks included.
     #[must_use]
     pub fn n_blocks(&self) -> usize {
         self.n_blocks
     }
 
-    /// Number of blocks that an evaluation runs: without trailing next-token prediction blocks (MTP).
+    /// Number of blocks that pass the stream on: without trailing next-token prediction blocks (MTP), and without those of
+    /// a head behind the final norm.
     #[must_use]
     pub fn n_trunk_blocks(&self) -> usize {
-        self.n_blocks - self.n_prediction_blocks
+        self.n_blocks - self.n_prediction_blocks - self.n_head_blocks
     }
 
     /// The trailing next-token prediction blocks (MTP), which an evaluation does not run.
     pub fn prediction_blocks(&self) -> impl Iterator<Item = BlockId> + use<> {
-        (self.n_trunk_blocks()..self.n_blocks).map(BlockId)
+        let first = self.n_trunk_blocks();
+        (first..first + self.n_prediction_blocks).map(BlockId)
+    }
+
+    /// The trailing blocks of a head behind the final norm, which an evaluation for the stream does not run.
+    pub fn head_blocks(&self) -> impl Iterator<Item = BlockId> + use<> {
+        (self.n_blocks - self.n_head_blocks..self.n_blocks).map(BlockId)
     }
 
     /// Whether a block has any tensor.

@@ -22,6 +22,7 @@ use crate::arch::Stream;
 use crate::gguf::{Quoted, TensorType};
 use crate::input::{Input, Part};
 use crate::model::{BlockId, Model};
+use crate::plan::kinds::Kinds;
 use crate::save;
 
 /// Tokens of the sequence, where neither window nor context wants another number.
@@ -133,6 +134,7 @@ impl Silence {
         attention: &BTreeSet<BlockId>,
     ) -> Result<Self> {
         check(model)?;
+        check_kinds(model, removed)?;
         let mut parts = vec![Vec::new(); model.parts().len()];
         let mut silent = BTreeSet::new();
         for tensor in model.tensors() {
@@ -173,6 +175,24 @@ impl Silence {
             sliding_window: model.count("attention.sliding_window")?.filter(|&n| n > 0),
         })
     }
+}
+
+/// Checks that what the removed blocks do to the stream beside adding to it, which zeros leave, is nothing.
+fn check_kinds(model: &Model<'_>, removed: &BTreeSet<BlockId>) -> Result<()> {
+    let Some(rules) = model.rules() else {
+        return Ok(());
+    };
+    let kinds = Kinds::of(model, rules)?;
+    let acts = kinds.by_position.iter().filter(|kind| kind.in_period);
+    for kind in acts {
+        if let Some(block) = removed.iter().find(|block| kind.holds(block.index())) {
+            bail!(
+                "cannot be compared by a run: block {block} has {}, and a zeroed block still has",
+                kind.what
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Evaluates the silenced parent and the model at `out`, on `threads` CPU threads, and compares their logits.

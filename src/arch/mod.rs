@@ -22,11 +22,16 @@ pub struct Architecture {
     pub window: Option<WindowPattern>,
     /// How recurrent blocks alternate with attention, if they do.
     pub recurrent: Option<Recurrent>,
+    /// The key that counts blocks of a head behind the model's own, which always stay; below the architecture's prefix.
+    pub head_blocks: Option<&'static str>,
     /// Keys that count leading blocks of another kind.
     pub leading: &'static [&'static str],
     /// Arrays with an entry for each block, beside those of [`PER_BLOCK_ARRAYS`]; below the architecture's prefix, or
     /// with a leading dot where they have none.
     pub arrays: &'static [&'static str],
+    /// Those of `arrays` that may go on behind the blocks' entries: llama.cpp checks that there are enough, and reads no
+    /// more.
+    pub long_arrays: &'static [&'static str],
     /// Kinds of blocks that the program text ties to a block's number.
     pub positions: &'static [PositionRule],
     /// What the first block must be.
@@ -50,6 +55,23 @@ pub enum Stream {
         /// The node that enters block 0; where it has no name, its second operand.
         input: &'static str,
     },
+    /// As `Named`, with another name for what leaves a block: `<output>-<i>`.
+    Renamed {
+        /// The node that enters block 0; where it has no name, its second operand.
+        input: &'static str,
+        /// What a block calls what it gives.
+        output: &'static str,
+    },
+    /// As `Renamed`, with several streams for each token, `[n_embd, n_streams, n_tokens]`, which hyper-connections mix
+    /// (`deepseek4.cpp`). The hidden state of a token is all of them, one after another.
+    Parallel {
+        /// The node that enters block 0.
+        input: &'static str,
+        /// What a block calls what it gives.
+        output: &'static str,
+        /// The key that says how many streams there are, below the architecture's prefix.
+        streams_key: &'static str,
+    },
     /// As `Named`, but the blocks run several times: `l_out-<j>` of the j-th run, and `loop_norm-<j>` where the stream is
     /// normalised after the last block of a loop (`nanbeige.cpp`).
     Looped {
@@ -65,9 +87,12 @@ pub enum Stream {
         /// What the output head calls what it reads.
         last: &'static str,
     },
-    /// No name for outputs: what leaves block i is the sum whose second operand is `ffn_inp-<i>`; what enters block 0 is
-    /// `inp_embd` (`eurobert.cpp`, `neo-bert.cpp`).
-    ResidualSum,
+    /// No name for outputs: what leaves block i is the sum whose second operand is `ffn_inp-<i>` (`eurobert.cpp`,
+    /// `neo-bert.cpp`, `modern-bert.cpp`).
+    ResidualSum {
+        /// The node that enters block 0.
+        input: &'static str,
+    },
     /// No names: what leaves block i is what its last norm, `blk.<i>.layer_output_norm`, gives; what enters block 0 is
     /// `inp_norm-0` (post-norm encoders, `bert.cpp`).
     LayerOutputNorm,
@@ -124,6 +149,9 @@ impl WindowPattern {
 pub enum Recurrent {
     /// A block without KV heads is recurrent (`attention.head_count_kv`).
     WithoutKvHeads,
+    /// A block is one of three: a feed-forward network where `feed_forward_length` says its width, else attention if it
+    /// has KV heads, else recurrent (`nemotron-h.cpp`).
+    WithoutKvHeadsAndFeedForward,
     /// All but the last of each period, unless `attention.recurrent_layers` says it block by block, which is where it is
     /// then written (`qwen3next.cpp`).
     Interval {
@@ -143,6 +171,9 @@ pub struct PositionRule {
     pub phase: i64,
     /// Whether the rule holds only where blocks have a sliding window.
     pub only_with_window: bool,
+    /// Whether a block must also stay in its period, counted from the front: what blocks of the kind do to the stream
+    /// adds up, and the weights behind them are made for it.
+    pub in_period: bool,
     /// What the blocks have, such as `no rotary embedding`.
     pub what: &'static str,
 }

@@ -22,8 +22,10 @@ const fn of_stream(name: &'static str, stream: Stream) -> Architecture {
         stream,
         window: None,
         recurrent: None,
+        head_blocks: None,
         leading: &[],
         arrays: &[],
+        long_arrays: &[],
         positions: &[],
         first: None,
         last: None,
@@ -59,8 +61,8 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
     of_stream("nomic-bert", Stream::LayerOutputNorm),
     of_stream("jina-bert-v2", Stream::LayerOutputNorm),
     of_stream("jina-bert-v3", Stream::LayerOutputNorm),
-    of_stream("neo-bert", Stream::ResidualSum),
-    of_stream("eurobert", Stream::ResidualSum),
+    of_stream("neo-bert", Stream::ResidualSum { input: "inp_embd" }),
+    of_stream("eurobert", Stream::ResidualSum { input: "inp_embd" }),
     with_input("bloom", "inp_norm-0"),
     plain("stablelm"),
     plain("qwen"),
@@ -167,6 +169,18 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
             WindowPresence::Always,
         ))
     },
+    Architecture {
+        stream: Stream::ResidualSum {
+            input: "inp_norm-0",
+        },
+        head_blocks: Some("decision.block_count"),
+        ..with_full(windowed(
+            "modern-bert",
+            3,
+            FullBlock::First,
+            WindowPresence::IfPositive,
+        ))
+    },
     windowed("cohere2", 4, FullBlock::Last, WindowPresence::Always),
     Architecture {
         leading: DENSE,
@@ -205,6 +219,11 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         arrays: &["attention.rope_pattern"],
         ..flagged("granite_swa")
     },
+    Architecture {
+        leading: DENSE,
+        arrays: &["attention.indexer.types"],
+        ..with_full(flagged("dots3note"))
+    },
     dense_lead("deepseek"),
     dense_lead("deepseek2-ocr"),
     dense_lead("dots1"),
@@ -224,6 +243,20 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         positions: &[EXPERTS_BY_STEP],
         ..dense_lead("ernie4_5-moe")
     },
+    // Every block has a sliding window (deepseek4.cpp).
+    Architecture {
+        leading: &["hash_layer_count"],
+        arrays: &["attention.compress_ratios"],
+        long_arrays: &["attention.compress_ratios"],
+        ..of_stream(
+            "deepseek4",
+            Stream::Parallel {
+                input: "hc_init",
+                output: "l_last",
+                streams_key: "hyper_connection.count",
+            },
+        )
+    },
     hybrid("jamba"),
     hybrid("granitehybrid"),
     Architecture {
@@ -239,6 +272,18 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         stream: TOKENS,
         leading: DENSE,
         ..hybrid("kimi-linear")
+    },
+    Architecture {
+        stream: Stream::Named { input: "inp_embd" },
+        leading: DENSE,
+        positions: &[PositionRule {
+            period: Period::Key("attn_res.block_size"),
+            phase: 0,
+            only_with_window: false,
+            in_period: true,
+            what: "the stream banked before it",
+        }],
+        ..hybrid("kimi-k3")
     },
     Architecture {
         stream: Stream::Named {
@@ -263,6 +308,15 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         },
         ..intervals("qwen35moe")
     },
+    Architecture {
+        stream: Stream::Renamed {
+            input: "embedding_output",
+            output: "ffn_residual",
+        },
+        ..hybrid("plamo2")
+    },
+    sub_blocks("nemotron_h"),
+    sub_blocks("nemotron_h_moe"),
     plain("openelm"),
     Architecture {
         arrays: &[
@@ -325,6 +379,7 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
             period: Period::Fixed(4),
             phase: 0,
             only_with_window: true,
+            in_period: false,
             what: "no rotary embedding",
         }],
         lists_since: None,
@@ -340,9 +395,20 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
             period: Period::Key("moe_every_n_layers"),
             phase: 1,
             only_with_window: false,
+            in_period: false,
             what: "experts",
         }],
         ..of_stream("nomic-bert-moe", Stream::LayerOutputNorm)
+    },
+    Architecture {
+        positions: &[PositionRule {
+            period: Period::Key("rescale_every_n_layers"),
+            phase: -1,
+            only_with_window: false,
+            in_period: true,
+            what: "the stream halved behind it",
+        }],
+        ..with_input("rwkv6", "token_embd_norm.bias")
     },
     Architecture {
         first: Some(FIRST_VALUES),
@@ -368,6 +434,7 @@ const NO_ROPE_EVERY_FOURTH: PositionRule = PositionRule {
     period: Period::Fixed(4),
     phase: -1,
     only_with_window: false,
+    in_period: false,
     what: "no rotary embedding",
 };
 
@@ -375,6 +442,7 @@ const EXPERTS_BY_STEP: PositionRule = PositionRule {
     period: Period::Key("interleave_moe_layer_step"),
     phase: -1,
     only_with_window: false,
+    in_period: false,
     what: "experts",
 };
 
@@ -464,6 +532,20 @@ const fn hybrid(name: &'static str) -> Architecture {
     Architecture {
         recurrent: Some(Recurrent::WithoutKvHeads),
         ..plain(name)
+    }
+}
+
+/// Every block is attention, recurrent or a feed-forward network alone (`nemotron-h.cpp`).
+const fn sub_blocks(name: &'static str) -> Architecture {
+    Architecture {
+        recurrent: Some(Recurrent::WithoutKvHeadsAndFeedForward),
+        ..of_stream(
+            name,
+            Stream::Renamed {
+                input: "embd",
+                output: "nemotron_h_block_out",
+            },
+        )
     }
 }
 

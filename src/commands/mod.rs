@@ -17,12 +17,12 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use ggml::{Backend, ContextOptions, ModelOptions};
 
-use crate::arch::{Architecture, Stream};
+use crate::arch::Architecture;
 use crate::calibration::{CalibrationSet, Cut, Texts};
 use crate::error::Hint;
 use crate::importance::Importance;
 use crate::input::Input;
-use crate::llama::{Halves, LlamaHiddenStates};
+use crate::llama::{Course, Halves, LlamaHiddenStates};
 use crate::model::Model;
 use crate::options::{Calibration, Printing};
 use crate::plan::Constraints;
@@ -119,10 +119,6 @@ fn measure(
     options: &Calibration,
     printing: &Printing,
 ) -> Result<(Importance, f64)> {
-    let n_loops = match rules.stream {
-        Stream::Looped { loops_key, .. } => model.count(loops_key)?.unwrap_or(1),
-        _ => 1,
-    };
     let mut states = LlamaHiddenStates::new(
         engine,
         ContextOptions {
@@ -130,8 +126,7 @@ fn measure(
             threads: options.threads,
         },
         rules.stream,
-        model.n_trunk_blocks(),
-        n_loops,
+        Course::of(model, rules.stream)?,
     )?
     .with_halves(halves);
     let bar = progress::bar(

@@ -51,7 +51,8 @@ pub struct Group {
 /// What a block must be at its new place.
 #[derive(Clone, Debug)]
 pub enum Place {
-    /// A block has the kind at its new number if and only if it has it at its old one.
+    /// A block has the kind at its new number if and only if it has it at its old one, and where the kind asks for it
+    /// stays in its period.
     SameKind(ByPosition),
     /// A block has the kind at its new number, by the period and without a list, if and only if it has it in the input.
     InPattern(Pattern),
@@ -77,7 +78,7 @@ impl Place {
     pub fn allows(&self, block: BlockId, number: usize, n_kept: usize) -> bool {
         let may = |may: &[bool]| may.get(block.index()).copied().unwrap_or(false);
         match self {
-            Self::SameKind(kind) => kind.holds(block.index()) == kind.holds(number),
+            Self::SameKind(kind) => kind.is_kept(block.index(), number),
             Self::InPattern(kind) => kind.has(block.index()) == kind.without_list(number),
             Self::First { may: list, .. } => number != 0 || may(list),
             Self::Last { may: list, .. } => number + 1 != n_kept || may(list),
@@ -87,6 +88,11 @@ impl Place {
     /// Why `block` may not become block `number`.
     fn refusal(&self, block: BlockId, number: usize) -> String {
         match self {
+            Self::SameKind(kind) if kind.holds(block.index()) == kind.holds(number) => format!(
+                "block {block} would become block {number}, before which fewer blocks have {}: its weights are made for \
+                 all of them",
+                kind.what
+            ),
             Self::SameKind(kind) => {
                 let (old, new) = (kind.holds(block.index()), kind.holds(number));
                 let has = |holds| if holds { "has" } else { "does not have" };
@@ -150,7 +156,7 @@ impl Constraints {
         let kinds = Kinds::of(model, rules)?;
         let mut must_stay = must_stay(model, rules, &kinds)?;
         must_stay.retain(|block, _| !dropped.contains(block));
-        let groups = groups(rules, &kinds);
+        let groups = groups(model, rules, &kinds)?;
         let places = places(model, rules, &kinds)?;
         Ok(Self {
             n_blocks,
@@ -173,7 +179,7 @@ impl Constraints {
     /// A model without such blocks.
     pub fn dropping_prediction_blocks(mut self) -> Result<Self> {
         ensure!(
-            self.n_trunk_blocks < self.n_blocks,
+            self.n_trunk_blocks < self.n_blocks && self.rules.head_blocks.is_none(),
             "has no next-token prediction blocks (MTP) to drop"
         );
         self.dropped = (self.n_trunk_blocks..self.n_blocks)
@@ -333,6 +339,12 @@ fn must_stay(
             "is a next-token prediction block behind the model's own".to_owned(),
         );
     }
+    for block in model.head_blocks() {
+        must_stay.insert(
+            block,
+            "belongs to the head behind the model's own blocks".to_owned(),
+        );
+    }
     for block in deepstack_blocks(model)? {
         must_stay.insert(block, "receives features of images".to_owned());
     }
@@ -350,29 +362,67 @@ fn must_stay(
     Ok(must_stay)
 }
 
-fn groups(rules: &Architecture, kinds: &Kinds) -> Vec<Group> {
+fn groups(model: &Model<'_>, rules: &Architecture, kinds: &Kinds) -> Result<Vec<Group>> {
     let mut groups = Vec::new();
-    let mut add = |flags: &Option<Vec<bool>>, which: bool, what| {
-        let blocks: BTreeSet<BlockId> = flags
-            .iter()
-            .flatten()
+    let mut add = |blocks: &mut dyn Iterator<Item = bool>, what| {
+        let blocks: BTreeSet<BlockId> = blocks
             .enumerate()
-            .filter(|&(_, &flag)| flag == which)
+            .filter(|&(_, is_in)| is_in)
             .map(|(i, _)| BlockId::new(i))
             .collect();
         if !blocks.is_empty() {
             groups.push(Group { blocks, what });
         }
     };
-    // Without one llama.cpp cannot make its cache (llama-model.cpp: create_memory).
-    add(&kinds.windows, true, "blocks with a sliding window");
-    if rules.window.is_some_and(|pattern| pattern.needs_full) {
-        add(&kinds.windows, false, "blocks without a sliding window");
+    if let Some(windows) = &kinds.windows {
+        // Without one llama.cpp cannot make its cache (llama-model.cpp: create_memory).
+        add(&mut windows.iter().copied(), "blocks with a sliding window");
+        if rules.window.is_some_and(|pattern| pattern.needs_full) {
+            add(
+                &mut windows.iter().map(|has_window| !has_window),
+                "blocks without a sliding window",
+            );
+        }
     }
-    // Without one of each the inputs of the other are never allocated (llama-graph.cpp: set_input).
-    add(&kinds.recurrent, true, "recurrent blocks");
-    add(&kinds.recurrent, false, "attention blocks");
-    groups
+    if let Some(recurrent) = &kinds.recurrent {
+        // Without one of each the inputs of the other are never allocated (llama-graph.cpp: set_input).
+        add(&mut recurrent.iter().copied(), "recurrent blocks");
+        let attends = |i: usize| !recurrent[i] && !kinds.is_feed_forward(i);
+        add(&mut (0..recurrent.len()).map(attends), "attention blocks");
+    }
+    if let Some(used) = experts_used(model)? {
+        // A model that has experts must use some (llama-model.cpp: load_hparams).
+        add(&mut used.into_iter(), "blocks that use experts");
+    }
+    Ok(groups)
+}
+
+/// Whether each trunk block uses experts, where a list says so.
+fn experts_used(model: &Model<'_>) -> Result<Option<Vec<bool>>> {
+    if model.count("expert_count")?.unwrap_or(0) == 0 {
+        return Ok(None);
+    }
+    let used = numbers(model, "expert_used_count")?;
+    Ok(used.map(|mut used| {
+        used.truncate(model.n_trunk_blocks());
+        used
+    }))
+}
+
+/// Whether each number of a list below the architecture's prefix is not zero; `None` if there is no such list.
+fn numbers(model: &Model<'_>, name: &str) -> Result<Option<Vec<bool>>> {
+    let key = format!("{}.{name}", model.architecture());
+    match model
+        .metadata()
+        .get(&key)
+        .map(|entry| entry.value().as_array())
+    {
+        Some(Ok(array)) => Ok(Some(
+            array.i64s().map(|n| Ok(n? != 0)).collect::<Result<_>>()?,
+        )),
+        // One number for all blocks, or none.
+        _ => Ok(None),
+    }
 }
 
 fn places(model: &Model<'_>, rules: &Architecture, kinds: &Kinds) -> Result<Vec<Place>> {
@@ -388,22 +438,8 @@ fn places(model: &Model<'_>, rules: &Architecture, kinds: &Kinds) -> Result<Vec<
             why,
         });
     }
-    let numbers = |name: &str| -> Result<Option<Vec<bool>>> {
-        let key = format!("{}.{name}", model.architecture());
-        match model
-            .metadata()
-            .get(&key)
-            .map(|entry| entry.value().as_array())
-        {
-            Some(Ok(array)) => Ok(Some(
-                array.i64s().map(|n| Ok(n? != 0)).collect::<Result<_>>()?,
-            )),
-            // One number for all blocks, or none.
-            _ => Ok(None),
-        }
-    };
     // llama.cpp derives head sizes and rotated dimensions from block 0, unless it has no heads (llama-model.cpp).
-    if let Some(has_heads) = numbers("attention.head_count")? {
+    if let Some(has_heads) = numbers(model, "attention.head_count")? {
         let first = has_heads.first().copied().unwrap_or(false);
         places.push(Place::First {
             may: has_heads.iter().map(|&has| has == first).collect(),
@@ -411,7 +447,7 @@ fn places(model: &Model<'_>, rules: &Architecture, kinds: &Kinds) -> Result<Vec<
         });
     }
     if let (Some(LastRule::WithFeedForward { why }), Some(may)) =
-        (rules.last, numbers("feed_forward_length")?)
+        (rules.last, numbers(model, "feed_forward_length")?)
     {
         places.push(Place::Last { may, why });
     }

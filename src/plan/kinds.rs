@@ -19,8 +19,14 @@ pub struct Kinds {
     pub recurrent: Option<Vec<bool>>,
     /// Whether the block has no attention, nor anything in its place.
     pub no_attention: Option<Vec<bool>>,
+    /// Whether the block is a feed-forward network alone: neither recurrent nor attending.
+    pub feed_forward: Option<Vec<bool>>,
     /// Blocks before the first with experts.
     pub n_leading_dense: Option<usize>,
+    /// Blocks before the first that chooses experts by the stream instead of the token.
+    pub n_hash_routed: Option<usize>,
+    /// How many keys the block's attention compresses into one; 0: none.
+    pub compression: Option<Vec<usize>>,
     /// Kinds that the program text ties to a block's number.
     pub by_position: Vec<ByPosition>,
     /// Kinds that go by a period unless a list says them block by block.
@@ -59,6 +65,8 @@ impl Pattern {
 pub struct ByPosition {
     period: usize,
     phase: usize,
+    /// Whether a block must also stay in its period.
+    pub in_period: bool,
     /// What the blocks have.
     pub what: &'static str,
 }
@@ -68,6 +76,13 @@ impl ByPosition {
     #[must_use]
     pub fn holds(self, number: usize) -> bool {
         number % self.period == self.phase
+    }
+
+    /// Whether block `old` is under its number `new` what it was.
+    #[must_use]
+    pub fn is_kept(self, old: usize, new: usize) -> bool {
+        self.holds(old) == self.holds(new)
+            && (!self.in_period || old / self.period == new / self.period)
     }
 }
 
@@ -85,10 +100,19 @@ impl Kinds {
             Some(recurrent) => Some(recurrent_blocks(model, recurrent)?),
             None => None,
         };
-        let n_leading_dense = if rules.leading.contains(&"leading_dense_block_count") {
-            model.count("leading_dense_block_count")?.filter(|&n| n > 0)
-        } else {
-            None
+        let feed_forward = match rules.recurrent {
+            Some(Recurrent::WithoutKvHeadsAndFeedForward) => {
+                Some(positive(model, "feed_forward_length")?)
+            }
+            _ => None,
+        };
+        let leading = |key| match rules.leading.contains(&key) {
+            true => Ok::<_, anyhow::Error>(model.count(key)?.filter(|&n| n > 0)),
+            false => Ok(None),
+        };
+        let compression = match rules.arrays.contains(&COMPRESSION) {
+            true => Some(compression(model)?),
+            false => None,
         };
         let mut by_position = Vec::new();
         for rule in rules.positions {
@@ -101,10 +125,20 @@ impl Kinds {
             windows,
             recurrent,
             no_attention: no_attention(model)?,
-            n_leading_dense,
+            feed_forward,
+            n_leading_dense: leading("leading_dense_block_count")?,
+            n_hash_routed: leading("hash_layer_count")?,
+            compression,
             by_position,
             patterns,
         })
+    }
+
+    /// Whether block `i` is a feed-forward network alone.
+    #[must_use]
+    pub fn is_feed_forward(&self, i: usize) -> bool {
+        let flags = self.feed_forward.as_ref();
+        flags.and_then(|flags| flags.get(i)).copied() == Some(true)
     }
 
     /// What block `i` is, in words.
@@ -113,6 +147,7 @@ impl Kinds {
         let mut words = Vec::new();
         let flag = |flags: &Option<Vec<bool>>| flags.as_ref().and_then(|f| f.get(i).copied());
         match flag(&self.recurrent) {
+            _ if self.is_feed_forward(i) => words.push("feed-forward"),
             Some(true) => words.push("recurrent"),
             Some(false) => words.push("attention"),
             None => {}
@@ -127,6 +162,17 @@ impl Kinds {
         }
         if let Some(n) = self.n_leading_dense {
             words.push(if i < n { "dense" } else { "experts" });
+        }
+        if let Some(n) = self.n_hash_routed {
+            words.push(if i < n { "experts by token" } else { "experts" });
+        }
+        match self.compression.as_ref().and_then(|ratios| ratios.get(i)) {
+            Some(0) => words.push("window only"),
+            // The ratios that llama.cpp takes (deepseek4.cpp).
+            Some(4) => words.push("keys compressed 4:1"),
+            Some(128) => words.push("keys compressed 128:1"),
+            Some(_) => words.push("keys compressed"),
+            None => {}
         }
         words.extend(
             self.by_position
@@ -153,6 +199,27 @@ fn no_attention(model: &Model<'_>) -> Result<Option<Vec<bool>>> {
     }
 }
 
+/// How many keys each block's attention compresses into one.
+const COMPRESSION: &str = "attention.compress_ratios";
+
+fn compression(model: &Model<'_>) -> Result<Vec<usize>> {
+    let key = format!("{}.{COMPRESSION}", model.architecture());
+    let entry = model
+        .metadata()
+        .get(&key)
+        .with_context(|| format!("metadata '{key}' is missing"))?;
+    let ratios = entry.value().as_array()?;
+    ratios
+        .i64s()
+        .map(|ratio| {
+            let ratio = ratio?;
+            usize::try_from(ratio).ok().with_context(|| {
+                format!("metadata '{key}' has the entry {ratio}, expected 0 or more")
+            })
+        })
+        .collect()
+}
+
 fn look_up(model: &Model<'_>, rule: &PositionRule) -> Result<Option<ByPosition>> {
     let period = match rule.period {
         Period::Fixed(period) => period,
@@ -170,9 +237,10 @@ fn look_up(model: &Model<'_>, rule: &PositionRule) -> Result<Option<ByPosition>>
         from_end
     };
     // With a period of one every block is alike, or none has the phase.
-    Ok((period > 1).then_some(ByPosition {
+    Ok((period > 1 || rule.in_period).then_some(ByPosition {
         period,
         phase,
+        in_period: rule.in_period,
         what: rule.what,
     }))
 }
@@ -283,6 +351,23 @@ fn flags(entry: &Entry<'_>, n: usize, n_blocks: usize) -> Result<Vec<bool>> {
         .collect()
 }
 
+/// Whether the number that each trunk block has under a key is not zero. One number stands for all blocks.
+fn positive(model: &Model<'_>, name: &str) -> Result<Vec<bool>> {
+    let n = model.n_trunk_blocks();
+    let key = format!("{}.{name}", model.architecture());
+    match model.metadata().get(&key) {
+        Some(entry) if entry.value().value_type() == ValueType::Array => {
+            flags(entry, n, model.n_blocks())
+        }
+        Some(_) => Ok(vec![model.count(name)? != Some(0); n]),
+        // As many as heads (llama-model.cpp: load_hparams).
+        None if name == KV_HEADS => positive(model, "attention.head_count"),
+        None => Ok(vec![false; n]),
+    }
+}
+
+const KV_HEADS: &str = "attention.head_count_kv";
+
 fn recurrent_blocks(model: &Model<'_>, recurrent: Recurrent) -> Result<Vec<bool>> {
     let n = model.n_trunk_blocks();
     let entry = |name: &str| {
@@ -291,16 +376,20 @@ fn recurrent_blocks(model: &Model<'_>, recurrent: Recurrent) -> Result<Vec<bool>
             .get(&format!("{}.{name}", model.architecture()))
     };
     match recurrent {
-        Recurrent::WithoutKvHeads => match entry("attention.head_count_kv") {
-            Some(entry) if entry.value().value_type() == ValueType::Array => {
-                Ok(flags(entry, n, model.n_blocks())?
-                    .into_iter()
-                    .map(|has_heads| !has_heads)
-                    .collect())
-            }
-            // One number for all blocks: all attend, or without heads none does.
-            _ => Ok(vec![model.count("attention.head_count_kv")? == Some(0); n]),
-        },
+        Recurrent::WithoutKvHeads => Ok(positive(model, KV_HEADS)?
+            .into_iter()
+            .map(|has_heads| !has_heads)
+            .collect()),
+        Recurrent::WithoutKvHeadsAndFeedForward => {
+            let has_heads = positive(model, KV_HEADS)?;
+            let has_feed_forward = positive(model, "feed_forward_length")?;
+            let neither = |(heads, feed_forward): (bool, bool)| !heads && !feed_forward;
+            Ok(has_heads
+                .into_iter()
+                .zip(has_feed_forward)
+                .map(neither)
+                .collect())
+        }
         Recurrent::Interval { key, default } => {
             if let Some(entry) = entry("attention.recurrent_layers") {
                 return flags(entry, n, model.n_blocks());

@@ -266,8 +266,9 @@ impl<'r> Keys<'r> {
         }
         let array = entry.value().as_array()?;
         if self.is_per_block(key, name) {
+            let may_be_longer = name.is_some_and(|name| self.rules.long_arrays.contains(&name));
             ensure!(
-                self.has_length_of_blocks(&array),
+                self.has_length_of_blocks(&array) || (may_be_longer && array.len() > self.n_blocks),
                 "metadata '{key}' has {} entries, expected one for each of the {} blocks",
                 array.len(),
                 self.n_blocks

@@ -66,10 +66,20 @@ const MIXTURES: &[&str] = &[
     "smallthinker",
     "nomic-bert-moe",
     "granitehybrid",
+    "kimi-k3",
+    "dots3note",
+    "deepseek4",
 ];
 
 /// Architectures whose sliding windows the file says block by block.
-const FLAGGED: &[&str] = &["mimo2", "step35", "spark2_5", "maple", "granite_swa"];
+const FLAGGED: &[&str] = &[
+    "mimo2",
+    "step35",
+    "spark2_5",
+    "maple",
+    "granite_swa",
+    "dots3note",
+];
 
 /// Architectures whose blocks without KV heads are recurrent.
 const HYBRIDS: &[&str] = &[
@@ -79,6 +89,7 @@ const HYBRIDS: &[&str] = &[
     "lfm2moe",
     "kimi-linear",
     "bailingmoe3",
+    "plamo2",
 ];
 
 /// Architectures whose prediction blocks llama.cpp never loads.
@@ -133,13 +144,61 @@ impl<'s> Spec<'s> {
                 entries.push((".attention.head_count_kv", ValueOut::u32(1)));
                 entries
             }
-            "kimi-linear" | "bailingmoe3" => {
+            "kimi-linear" | "bailingmoe3" | "kimi-k3" => {
                 let heads: Vec<u32> = (0..n).map(|i| u32::from(i % 3 == 1)).collect();
                 let mut entries = latent_attention();
                 entries.push((".attention.head_count_kv", ValueOut::u32s(&heads)));
                 entries
             }
+            "nemotron_h" | "nemotron_h_moe" => sub_blocks(architecture, n),
             "qwen3next" | "qwen35" | "qwen35moe" => vec![(".ssm.inner_size", ValueOut::u32(128))],
+            "plamo2" => vec![
+                (".attention.key_length", ValueOut::u32(64)),
+                (".attention.value_length", ValueOut::u32(64)),
+                (".ssm.group_count", ValueOut::u32(0)),
+            ],
+            "deepseek4" => {
+                // All three kinds, several of each.
+                let ratios: Vec<u32> = (0..n).map(|i| [0, 4, 128][i * 2 % 5 % 3]).collect();
+                let clamps: Vec<f32> = (0..n).map(|i| 5.0 + i as f32).collect();
+                vec![
+                    (".attention.head_count_kv", ValueOut::u32(1)),
+                    // Other than the indexer's, else llama.cpp divides by zero for its cache without blocks.
+                    (".attention.key_length", ValueOut::u32(128)),
+                    (".attention.value_length", ValueOut::u32(128)),
+                    (".rope.dimension_count", ValueOut::u32(32)),
+                    (".attention.compress_ratios", ValueOut::u32s(&ratios)),
+                    (".swiglu_clamp_exp", ValueOut::f32s(&clamps)),
+                    (".expert_gating_func", ValueOut::u32(4)),
+                    (".expert_weights_norm", ValueOut::bool(true)),
+                    (".attention.output_group_count", ValueOut::u32(2)),
+                    (".attention.output_lora_rank", ValueOut::u32(64)),
+                    (".attention.compress_rope_freq_base", ValueOut::f32(20000.0)),
+                    (".hyper_connection.count", ValueOut::u32(4)),
+                    (".hyper_connection.sinkhorn_iterations", ValueOut::u32(5)),
+                    // With it a mixing of no streams would not be exact.
+                    (".hyper_connection.epsilon", ValueOut::f32(0.0)),
+                    (".hash_layer_count", ValueOut::u32(3)),
+                ]
+            }
+            "dots3note" => {
+                let mut entries = latent_attention();
+                let types: Vec<bool> = (0..n).map(|i| i % 3 == 1).collect();
+                let heads: Vec<u32> = (0..n).map(|i| if i % 3 == 1 { 4 } else { 2 }).collect();
+                entries.extend([
+                    (".attention.head_count", ValueOut::u32s(&heads)),
+                    (".attention.head_count_kv", ValueOut::u32(1)),
+                    (".attention.indexer.types", ValueOut::bools(&types)),
+                    (".attention.kv_lora_rank_swa", ValueOut::u32(32)),
+                    (".attention.key_length_swa", ValueOut::u32(64)),
+                    (".attention.value_length_swa", ValueOut::u32(32)),
+                    (".attention.key_length_mla_swa", ValueOut::u32(64)),
+                    (".attention.value_length_mla_swa", ValueOut::u32(32)),
+                    (".rope.freq_base_swa", ValueOut::f32(5000.0)),
+                ]);
+                entries
+            }
+            "rwkv6" => vec![(".token_shift_count", ValueOut::u32(2))],
             "rwkv7" => vec![(".token_shift_count", ValueOut::u32(2))],
             "maple" => vec![(".swiglu_clamp_exp", ValueOut::f32s(&vec![7.0; n]))],
             "nanbeige" => vec![(".num_loops", ValueOut::u32(2))],
@@ -221,6 +280,32 @@ impl<'s> Spec<'s> {
         Ok(shapes)
     }
 
+    /// The models by which an architecture is tested: the usual one, and those that take other paths in llama.cpp.
+    pub fn variants(architecture: &'s str, n_blocks: u32) -> Vec<Self> {
+        let with = |extra: Vec<(&'static str, ValueOut)>| {
+            let mut spec = Self::new(architecture, n_blocks);
+            spec.extra.extend(extra);
+            spec
+        };
+        let mut variants = vec![Self::new(architecture, n_blocks)];
+        variants.extend(match architecture {
+            "plamo2" => {
+                // Without heads in block 0 nothing would be rotated, and there ggml_rope never ends (ops.cpp).
+                let heads = |i| if i % 3 == 0 { N_HEAD } else { 0 };
+                let heads = ValueOut::u32s(&(0..n_blocks).map(heads).collect::<Vec<_>>());
+                vec![with(vec![
+                    (".attention.head_count", heads.clone()),
+                    (".attention.head_count_kv", heads),
+                ])]
+            }
+            "modern-bert" => vec![with(decision_head(n_blocks))],
+            "rwkv6" => vec![with(vec![(".rescale_every_n_layers", ValueOut::u32(7))])],
+            "kimi-k3" => vec![with(vec![(".attn_res.block_size", ValueOut::u32(5))])],
+            _ => Vec::new(),
+        });
+        variants
+    }
+
     fn n_vocab(&self) -> usize {
         match self.architecture {
             "qwen3tts" => N_CODEC_VOCAB + N_VOCAB,
@@ -264,7 +349,7 @@ impl<'s> Spec<'s> {
             .collect()
     }
 
-    /// Writes the model to `path`, all weights F32.
+    /// Writes the model to `path`: all weights F32, all tables I32.
     pub fn save(&self, backend: &Backend, path: &Path) -> Result<(), String> {
         let entries = self.entries();
         let shapes = self.shapes(backend, path)?;
@@ -300,13 +385,23 @@ impl<'s> Spec<'s> {
             .iter()
             .map(|tensor| {
                 let n_dims = (1..=4).rev().find(|&n| tensor.ne[n - 1] != 1).unwrap_or(1);
-                TensorOut::new(tensor.name.clone(), &tensor.ne[..n_dims], TensorType::F32).unwrap()
+                let kind = if is_table(&tensor.name) {
+                    TensorType::from_id(26).unwrap()
+                } else {
+                    TensorType::F32
+                };
+                TensorOut::new(tensor.name.clone(), &tensor.ne[..n_dims], kind).unwrap()
             })
             .collect();
         let layout = Layout::new(3, 32, entries, outs, true).unwrap();
         let mut file = std::io::BufWriter::new(std::fs::File::create(path).unwrap());
         write(&layout, &mut file, |i, writer| {
-            writer.write_all(&weights(&tensors[i]))
+            let tensor = &tensors[i];
+            writer.write_all(&if is_table(&tensor.name) {
+                table(tensor)
+            } else {
+                weights(tensor)
+            })
         })
         .unwrap();
         Ok(())
@@ -361,6 +456,9 @@ fn common(n_blocks: u32, n_vocab: usize) -> Vec<(&'static str, ValueOut)> {
         ("attention.indexer.block_size", u32(16)),
         ("attention.indexer.local_blocks", u32(1)),
         ("shortconv.l_cache", u32(3)),
+        ("attn_res.block_size", u32(0)),
+        ("activation.situ_beta", f32(4.0)),
+        ("activation.situ_linear_beta", f32(8.0)),
         ("kda.head_dim", u32(64)),
         ("kda.gate_lower_bound", f32(-5.0)),
     ]
@@ -380,6 +478,7 @@ fn experts() -> Vec<(&'static str, ValueOut)> {
         (".experts_per_group", u32(2)),
         (".expert_gating_func", u32(2)),
         (".expert_weights_scale", ValueOut::f32(1.5)),
+        (".expert_latent_length", u32(256)),
         (".leading_dense_block_count", u32(3)),
         (".interleave_moe_layer_step", u32(1)),
         (".moe_every_n_layers", u32(2)),
@@ -395,6 +494,43 @@ fn latent_attention() -> Vec<(&'static str, ValueOut)> {
         (".attention.key_length_mla", u32(96)),
         (".attention.value_length_mla", u32(64)),
         (".rope.dimension_count", u32(32)),
+    ]
+}
+
+/// Entries of a model each of whose blocks is attention, recurrent or a feed-forward network; the widths of the last
+/// differ.
+fn sub_blocks(architecture: &str, n: usize) -> Vec<(&'static str, ValueOut)> {
+    let list = |of: &dyn Fn(usize) -> u32| ValueOut::u32s(&(0..n).map(of).collect::<Vec<_>>());
+    let heads = list(&|i| if i % 4 == 2 { N_HEAD } else { 0 });
+    let width = |i: usize| {
+        if i % 2 == 1 {
+            256 * (1 + i as u32 % 3)
+        } else {
+            0
+        }
+    };
+    let mut entries = vec![
+        (".attention.head_count_kv", heads),
+        (".feed_forward_length", list(&width)),
+    ];
+    if architecture == "nemotron_h_moe" {
+        entries.extend(experts());
+        entries.retain(|(key, _)| *key != ".leading_dense_block_count");
+        let used = |i: usize| if i % 2 == 1 { 1 + i as u32 % 3 } else { 0 };
+        entries.push((".expert_used_count", list(&used)));
+        entries.push((".expert_feed_forward_length", list(&width)));
+    }
+    entries
+}
+
+/// Entries of a model whose last two blocks are a head that decides, with a narrower feed-forward network.
+fn decision_head(n_blocks: u32) -> Vec<(&'static str, ValueOut)> {
+    let width = |i| if i + 2 < n_blocks { 512 } else { 256 };
+    let widths: Vec<u32> = (0..n_blocks).map(width).collect();
+    vec![
+        (".decision.block_count", ValueOut::u32(2)),
+        (".feed_forward_length", ValueOut::u32s(&widths)),
+        ("tokenizer.ggml.token_type_count", ValueOut::u32(3)),
     ]
 }
 
@@ -436,10 +572,26 @@ fn block_number(name: &str) -> Option<u32> {
 fn excluded(architecture: &str, tensor: &str) -> bool {
     match architecture {
         "rwkv6qwen2" => tensor.contains("time_mix_first"),
+        // The norm of the embeddings is that of the first block.
+        "modern-bert" => tensor == "blk.0.attn_norm.weight",
         // A head for classes, which older releases do not know.
         "qwen35" => tensor.starts_with("cls."),
         _ => false,
     }
+}
+
+/// Whether the tensor says for each token which experts it uses.
+fn is_table(tensor: &str) -> bool {
+    tensor.contains("tid2eid")
+}
+
+/// Experts of each token, `[n_used, n_tokens]`: of four, different ones, and other ones in other blocks.
+fn table(tensor: &TensorShape) -> Vec<u8> {
+    let block = block_number(&tensor.name).unwrap_or(0);
+    (0..tensor.ne[1] as u32)
+        .flat_map(|token| (0..tensor.ne[0] as u32).map(move |k| (token * 3 + block + k) % 4))
+        .flat_map(u32::to_le_bytes)
+        .collect()
 }
 
 /// Weights that keep the stream in a sane range, and differ from tensor to tensor.

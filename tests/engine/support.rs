@@ -4,31 +4,42 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use ggml::{Backend, Context, ContextOptions, ModelOptions, Token};
-use gguf_shorten::arch::Stream;
 use gguf_shorten::gguf::File;
-use gguf_shorten::hidden_state::{HiddenStates, Recorded};
+use gguf_shorten::hidden_state::{HiddenStates, Position, Recorded};
 use gguf_shorten::input::Input;
-use gguf_shorten::llama::{Halves, LlamaHiddenStates};
+use gguf_shorten::llama::{Course, Halves, LlamaHiddenStates};
 use gguf_shorten::model::{BlockId, Model};
 use gguf_shorten::plan::{AttentionCut, Constraints, Plan, Provenance};
 use gguf_shorten::save::Target;
 
 use crate::random_model::N_VOCAB;
 
-/// Tokens that a test evaluates: more than the tiny models' sliding window.
-pub const N_TOKENS: usize = 72;
+/// Tokens that a test evaluates: more than the tiny models' sliding window, and than keys that one block compresses into
+/// one.
+fn n_tokens(architecture: &str) -> usize {
+    match architecture {
+        "deepseek4" => 300,
+        _ => 72,
+    }
+}
 
 /// One thread: the threads of ggml spin at barriers, and tests run side by side.
-const OPTIONS: ContextOptions = ContextOptions {
-    window: N_TOKENS,
-    threads: 1,
-};
+fn options(window: usize) -> ContextOptions {
+    ContextOptions { window, threads: 1 }
+}
 
 /// Some tokens, the same for every model.
-pub fn tokens() -> Vec<Token> {
-    (0..N_TOKENS)
+fn tokens(n_tokens: usize) -> Vec<Token> {
+    (0..n_tokens)
         .map(|i| ((i * i * 31 + i * 7 + 3) % N_VOCAB) as Token)
         .collect()
+}
+
+/// The architecture of the model at `path`.
+fn architecture(path: &Path) -> Result<String, String> {
+    let input = Input::open(path).map_err(|error| format!("{error:#}"))?;
+    let model = Model::new(input.parse().unwrap()).map_err(|error| format!("{error:#}"))?;
+    Ok(model.architecture().to_owned())
 }
 
 /// Loads the model at `path`.
@@ -39,9 +50,10 @@ pub fn load(path: &Path) -> Result<ggml::Model, String> {
 
 /// What the model at `path` computes for [`tokens`]: its logits, or of a model that has none the last hidden state.
 pub fn outputs(path: &Path) -> Result<Vec<f32>, String> {
+    let n_tokens = n_tokens(&architecture(path)?);
     let model = load(path)?;
-    let mut context = Context::new(&model, OPTIONS).map_err(|error| error.to_string())?;
-    if let Ok(logits) = context.logits(&tokens())
+    let mut context = Context::new(&model, options(n_tokens)).map_err(|error| error.to_string())?;
+    if let Ok(logits) = context.logits(&tokens(n_tokens))
         && logits.iter().any(|&logit| logit != 0.0)
     {
         return Ok(logits.to_vec());
@@ -69,23 +81,30 @@ fn states(path: &Path, with_middles: bool) -> Result<Recorded, String> {
     let engine = load(path)?;
     let model = Model::new(input.parse().unwrap()).map_err(|error| format!("{error:#}"))?;
     let stream = model.rules().unwrap().stream;
-    let n_loops = match stream {
-        Stream::Looped { loops_key, .. } => model.count(loops_key).unwrap().unwrap_or(1),
-        _ => 1,
-    };
-    let mut states =
-        LlamaHiddenStates::new(&engine, OPTIONS, stream, model.n_trunk_blocks(), n_loops)
-            .map_err(|error| format!("{error:#}"))?;
+    let course = Course::of(&model, stream).unwrap();
+    let n_tokens = n_tokens(model.architecture());
+    let mut states = LlamaHiddenStates::new(&engine, options(n_tokens), stream, course)
+        .map_err(|error| format!("{error:#}"))?;
     if with_middles {
         let constraints = Constraints::of(&model).map_err(|error| format!("{error:#}"))?;
         let halves = Halves::of(&model, constraints.rules, &constraints.kinds)
             .map_err(|error| format!("{error:#}"))?;
         states = states.with_halves(Some(halves));
     }
-    let window = tokens();
-    assert_eq!(states.n_embd(), engine.n_embd());
+    let window = tokens(n_tokens);
+    assert_eq!(states.n_embd(), engine.n_embd() * course.n_streams);
     Recorded::record(&mut states, std::iter::once(&window[..]))
         .map_err(|error| format!("{error:#}"))
+}
+
+/// The hidden state that `block` of the model at `path` leaves behind for [`tokens`].
+pub fn state_after(path: &Path, block: usize) -> Result<Vec<f32>, String> {
+    let states = hidden_states(path)?;
+    states.windows[0]
+        .iter()
+        .rfind(|(position, _)| *position == Position::Output(BlockId::new(block)))
+        .map(|(_, state)| state.clone())
+        .ok_or("no hidden state".to_owned())
 }
 
 /// Removes `blocks` from the model at `path`.
@@ -156,9 +175,12 @@ fn cut(
 /// The output projections of what mixes tokens.
 pub const MIXER_WRITERS: &[&str] = &[
     "attn_output.",
+    "attn_output_b.",
     "ssm_out.",
     "shortconv.out_proj.",
     "time_mix_output.",
+    // What hyper-connections derive from the stream.
+    "hc_attn_scale.",
 ];
 
 /// The output projections of feed-forward networks, and the scale of the embedding that each block of talkie adds.
@@ -169,35 +191,57 @@ pub const FFN_WRITERS: &[&str] = &[
     "ffn_down_chexps.",
     "channel_mix_value.",
     "layer_output_scale.",
+    "hc_ffn_scale.",
 ];
 
 /// Copies the model at `path`, with the output projections of `blocks` zeroed: in a pre-norm model such a block is
-/// exactly the identity.
+/// exactly the identity. Of hyper-connections, too: their mixing becomes that of every stream with itself alone, exactly
+/// if the epsilon of its normalisation is zero.
 pub fn zero(path: &Path, blocks: &[usize], out: &Path) {
     zero_halves(path, &[(blocks, MIXER_WRITERS), (blocks, FFN_WRITERS)], out);
 }
+
+/// How hyper-connections mix streams, where the stream itself does not say it.
+const MIXERS: &[&str] = &["hc_attn_base.", "hc_ffn_base."];
 
 /// Copies the model at `path`, with some tensors of some blocks zeroed: those whose names begin so.
 pub fn zero_halves(path: &Path, halves: &[(&[usize], &[&str])], out: &Path) {
     let mut bytes = std::fs::read(path).unwrap();
     let file = File::parse(&bytes).unwrap();
-    let mut ranges = Vec::new();
+    let (mut ranges, mut mixers) = (Vec::new(), Vec::new());
     for tensor in file.tensors() {
-        let is_zeroed = halves.iter().any(|(blocks, writers)| {
+        let is_in = |blocks: &[usize], names: &[&str]| {
             blocks.iter().any(|block| {
                 let rest = tensor.name().strip_prefix(&format!("blk.{block}."));
-                rest.is_some_and(|rest| writers.iter().any(|writer| rest.starts_with(writer)))
+                rest.is_some_and(|rest| names.iter().any(|name| rest.starts_with(name)))
             })
-        });
-        if is_zeroed {
-            ranges.push(tensor.position().0 as usize..tensor.end().0 as usize);
+        };
+        let range = tensor.position().0 as usize..tensor.end().0 as usize;
+        if halves
+            .iter()
+            .any(|(blocks, writers)| is_in(blocks, writers))
+        {
+            ranges.push(range);
+        } else if halves.iter().any(|(blocks, _)| is_in(blocks, MIXERS)) {
+            mixers.push(range);
         }
     }
     assert!(!ranges.is_empty(), "nothing to zero");
     for range in ranges {
         bytes[range].fill(0);
     }
+    for range in mixers {
+        bytes[range].copy_from_slice(&streams_apart());
+    }
     std::fs::write(out, bytes).unwrap();
+}
+
+/// The base of hyper-connections of four streams that leaves them apart, F32 `[4 + 4 + 4 * 4]`: weights before and behind
+/// the block, and those of the mixing before their softmax (`deepseek4.cpp: build_hc_pre`).
+fn streams_apart() -> Vec<u8> {
+    let mixing = (0..16).map(|i| if i % 5 == 0 { 1000.0f32 } else { 0.0 });
+    let base = std::iter::repeat_n(0.0, 8).chain(mixing);
+    base.flat_map(f32::to_le_bytes).collect()
 }
 
 /// How many numbers of `a` and `b` differ in any bit, but for the sign of a zero. (An output may be minus infinity where

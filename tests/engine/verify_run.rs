@@ -98,3 +98,21 @@ fn what_zeros_cannot_silence_is_refused() {
     let error = format!("{:#}", run(&parent, &[1], &out).unwrap_err());
     assert!(error.contains("no logits"), "{error}");
 }
+
+#[test]
+fn a_zeroed_block_that_still_halves_the_stream_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let [parent, out] = ["parent", "out"].map(|name| dir.path().join(name));
+    let mut spec = Spec::new("rwkv6", 5);
+    spec.extra
+        .push((".rescale_every_n_layers", ValueOut::u32(2)));
+    spec.save(Backend::init(), &parent).unwrap();
+    shorten(&parent, &[3, 4], &out).unwrap();
+    let error = run(&parent, &[3, 4], &out).unwrap_err();
+    assert_eq!(
+        format!("{error:#}"),
+        "cannot be compared by a run: block 3 has the stream halved behind it, and a zeroed block still has"
+    );
+    shorten(&parent, &[4], &out).unwrap();
+    assert_eq!(run(&parent, &[4], &out).unwrap().floats_different, 0);
+}

@@ -16,7 +16,7 @@ use gguf_shorten::arch::Architecture;
 use gguf_shorten::calibration::{CalibrationSet, Cut, Source, Texts};
 use gguf_shorten::importance::Importance;
 use gguf_shorten::input::Input;
-use gguf_shorten::llama::LlamaHiddenStates;
+use gguf_shorten::llama::{Course, LlamaHiddenStates};
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -40,8 +40,12 @@ fn main() -> Result<()> {
     let set = CalibrationSet::new(&Texts::read(Source::BuiltIn)?, cut, &|text| {
         Ok(model.tokenize(text)?)
     })?;
-    let mut states =
-        LlamaHiddenStates::new(&model, options, rules.stream, parent.n_trunk_blocks(), 1)?;
+    let mut states = LlamaHiddenStates::new(
+        &model,
+        options,
+        rules.stream,
+        Course::of(&parent, rules.stream)?,
+    )?;
     let start = Cell::new(Instant::now());
     let windows: Vec<_> = set.windows().collect();
     let paced = windows.iter().copied().cycle().map_while(|window| {

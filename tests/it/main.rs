@@ -20,6 +20,8 @@ mod attention;
 
 mod rules;
 
+mod kinds;
+
 mod prediction;
 
 mod portable;
