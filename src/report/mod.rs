@@ -90,18 +90,29 @@ pub struct BlockReport {
 /// The output.
 #[derive(Clone, Debug, Serialize)]
 pub struct OutputReport {
-    /// Where it is; null in a dry run without a place.
+    /// Where it is; of a split model, its first part; null in a dry run without a place.
     pub path: Option<String>,
     /// Number of blocks.
     pub block_count: usize,
-    /// Bytes of the file.
+    /// Bytes of all files.
     pub bytes: u64,
     /// Number of weights.
     pub parameters: u64,
-    /// Hash of the file; null in a dry run.
+    /// Hash of all bytes, part after part; null in a dry run.
     pub blake3: Option<String>,
     /// Time of writing; null in a dry run.
     pub seconds: Option<f64>,
+    /// Its files in order: one, or all parts of a split model.
+    pub parts: Vec<PartReport>,
+}
+
+/// One file of the output.
+#[derive(Clone, Debug, Serialize)]
+pub struct PartReport {
+    /// Where it is; null in a dry run without a place.
+    pub path: Option<String>,
+    /// Its bytes.
+    pub bytes: u64,
 }
 
 impl ModelReport {

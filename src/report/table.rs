@@ -125,8 +125,12 @@ fn written(output: &OutputReport, parent_bytes: u64) -> String {
         .map_or("nothing written".to_owned(), |seconds| {
             format!("{seconds:.2} s")
         });
+    let parts = match output.parts.len() {
+        0 | 1 => String::new(),
+        n => format!("{n} parts, "),
+    };
     format!(
-        "{path}: {} blocks, {} parameters, {} ({share:.1} %), {seconds}",
+        "{path}: {parts}{} blocks, {} parameters, {} ({share:.1} %), {seconds}",
         output.block_count,
         HumanCount(output.parameters),
         DecimalBytes(output.bytes)

@@ -7,5 +7,6 @@
 
 mod architectures;
 mod random_model;
+mod split_output;
 mod support;
 mod verify_run;

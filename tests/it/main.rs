@@ -20,6 +20,8 @@ mod rules;
 
 mod split;
 
+mod split_output;
+
 mod report;
 
 mod save;
