@@ -102,6 +102,10 @@ pub struct ShortenArgs {
     #[arg(long)]
     pub keep_split: bool,
 
+    /// Also renumber the model's importance matrix, of either form, and write it to OUT
+    #[arg(long, num_args = 2, value_names = ["IN", "OUT"])]
+    pub imatrix: Option<Vec<PathBuf>>,
+
     /// Overwrite the output if it exists
     #[arg(long)]
     pub force: bool,

@@ -251,6 +251,8 @@ pub struct Shorten {
     pub output: Option<PathBuf>,
     /// How the output is cut into files.
     pub splitting: Splitting,
+    /// An importance matrix that is renumbered too, and where it goes.
+    pub imatrix: Option<(PathBuf, PathBuf)>,
     /// Overwrite the output.
     pub force: bool,
     /// Write nothing.
@@ -292,6 +294,10 @@ impl Shorten {
                 Some(ByteSize(max)) => Splitting::MaxBytes(max),
                 None if args.keep_split => Splitting::AsInput,
                 None => Splitting::Whole,
+            },
+            imatrix: match args.imatrix.as_deref() {
+                Some([from, to]) => Some((from.clone(), to.clone())),
+                _ => None,
             },
             force: args.force,
             dry_run: args.dry_run,

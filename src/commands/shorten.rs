@@ -7,6 +7,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 
 use super::{calibrate, check_json, print};
+use crate::beside::ImatrixFile;
+use crate::commit::Staged;
 use crate::error::Hint;
 use crate::gguf;
 use crate::importance::Importance;
@@ -14,10 +16,11 @@ use crate::input::Input;
 use crate::model::{BlockId, Model};
 use crate::options::{Choice, Printing, Shorten};
 use crate::plan::parts::{self, Part};
-use crate::plan::{Constraints, Plan, Provenance, removal};
+use crate::plan::{Constraints, Plan, Provenance, Renumbering, Splitting, removal};
 use crate::progress::{self, Unit};
 use crate::report::{
-    CalibrationReport, ModelReport, OutputReport, PartReport, Report, block_list, block_rows,
+    CalibrationReport, ImatrixReport, ModelReport, OutputReport, PartReport, Report, block_list,
+    block_rows,
 };
 use crate::save::{Naming, Target, Written};
 
@@ -41,6 +44,11 @@ pub fn run(options: &Shorten) -> Result<()> {
     if let (Some(target), Some(json)) = (&target, &options.printing.json) {
         check_apart(target, json)?;
     }
+    let imatrix_file = open_imatrix(&input, target.as_ref(), options)?;
+    let imatrix = imatrix_file
+        .as_ref()
+        .map(|file| file.parse(&model))
+        .transpose()?;
     let selection = select(&model, &constraints, &input, options)?;
     let plan = |parent_blake3| {
         let provenance = Provenance {
@@ -51,10 +59,26 @@ pub fn run(options: &Shorten) -> Result<()> {
         Plan::new(&model, &constraints, selection.removed.clone(), &provenance)
             .with_context(at_path)
     };
+    let mut beside = Vec::new();
+    let mut imatrix_report = None;
+    if let (Some(file), Some(imatrix)) = (&imatrix_file, &imatrix) {
+        let renumbering = Renumbering::new(model.n_blocks(), &selection.removed);
+        let planned = file.plan(imatrix, &renumbering)?;
+        imatrix_report = Some(ImatrixReport {
+            path: file.to().display().to_string(),
+            bytes: planned.n_bytes(),
+            entries: planned.n_entries,
+            removed: planned.n_removed,
+        });
+        if target.is_some() {
+            beside.push(file.stage(&planned, options.force)?);
+        }
+    }
     let mut blake3 = None;
     let (plan, files, seconds) = match &target {
         Some(target) => {
-            let (plan, files, seconds) = write(target, &input, &model, &plan, &options.printing)?;
+            let (plan, files, seconds) =
+                write(target, beside, &input, &model, &plan, &options.printing)?;
             // Read again only for those who ask.
             if options.printing.json.is_some() {
                 blake3 = Some(Input::open(&files[0].path)?.blake3().to_hex().to_string());
@@ -107,6 +131,7 @@ pub fn run(options: &Shorten) -> Result<()> {
             blake3,
             seconds,
             parts: files,
+            imatrix: imatrix_report,
         }),
     };
     print(&report, &options.printing)
@@ -197,6 +222,40 @@ fn with_nearest(
     }
 }
 
+/// The importance matrix that the user names, and a place for the new one.
+fn open_imatrix(
+    input: &Input,
+    target: Option<&Target>,
+    options: &Shorten,
+) -> Result<Option<ImatrixFile>> {
+    let Some((from, to)) = &options.imatrix else {
+        return Ok(None);
+    };
+    let output = target.map(Target::naming);
+    // A dry run writes nothing over anything.
+    let force = options.force || options.dry_run;
+    let file = ImatrixFile::open(from, to, input, output, force)?;
+    if let Some(json) = options
+        .printing
+        .json
+        .as_ref()
+        .filter(|_| options.printing.tables())
+    {
+        let json_naming = Naming::new(json, Splitting::Whole, input)?;
+        ensure!(
+            !json_naming.takes(to),
+            "{}: is named for two results",
+            to.display()
+        );
+        ensure!(
+            !same_file::is_same_file(from, json).unwrap_or(false),
+            "{}: is the importance matrix that is read",
+            json.display()
+        );
+    }
+    Ok(Some(file))
+}
+
 /// Checks that another result takes the place of no part of the output.
 fn check_apart(target: &Target, other: &Path) -> Result<()> {
     ensure!(
@@ -238,6 +297,7 @@ fn planned_files(
 /// Writes the planned files. Returns their plan, what they are, and the seconds that it took.
 fn write<'a>(
     target: &Target,
+    beside: Vec<Staged>,
     input: &Input,
     model: &Model<'a>,
     plan: &dyn Fn(blake3::Hash) -> Result<Plan<'a>>,
@@ -245,7 +305,6 @@ fn write<'a>(
 ) -> Result<(Plan<'a>, Vec<Written>, f64)> {
     let bar = progress::bar("writing", Unit::Bytes, model.n_bytes(), printing.quiet);
     let start = Instant::now();
-    let beside = Vec::new();
     let result = target.save_with(beside, input, model, plan, &mut |n_bytes| bar.inc(n_bytes));
     bar.finish_and_clear();
     let (plan, files) = result?;

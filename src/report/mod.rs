@@ -104,6 +104,21 @@ pub struct OutputReport {
     pub seconds: Option<f64>,
     /// Its files in order: one, or all parts of a split model.
     pub parts: Vec<PartReport>,
+    /// The importance matrix that was renumbered with it; null if none was asked for.
+    pub imatrix: Option<ImatrixReport>,
+}
+
+/// A renumbered importance matrix.
+#[derive(Clone, Debug, Serialize)]
+pub struct ImatrixReport {
+    /// Where it is.
+    pub path: String,
+    /// Its bytes.
+    pub bytes: u64,
+    /// Weights that it has values for.
+    pub entries: usize,
+    /// Weights of removed blocks, whose values are left out.
+    pub removed: usize,
 }
 
 /// One file of the output.

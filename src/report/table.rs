@@ -34,6 +34,16 @@ pub fn report(report: &Report, colour: Colour) -> String {
             }
         );
         let _ = writeln!(text, "output   {}", written(output, report.model.bytes));
+        if let Some(imatrix) = &output.imatrix {
+            let _ = writeln!(
+                text,
+                "imatrix  {}: {} entries, {} of removed blocks left out, {}",
+                imatrix.path,
+                imatrix.entries,
+                imatrix.removed,
+                DecimalBytes(imatrix.bytes)
+            );
+        }
     }
     text
 }

@@ -6,6 +6,7 @@
 )]
 
 mod architectures;
+mod imatrix;
 mod random_model;
 mod split_output;
 mod support;

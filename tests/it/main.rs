@@ -22,6 +22,8 @@ mod split;
 
 mod split_output;
 
+mod imatrix;
+
 mod report;
 
 mod save;
