@@ -2,7 +2,7 @@
 //!
 //! In reading order: [`kinds`] says what each block is, [`constraints`] what may be removed, [`removal`] chooses,
 //! `metadata` decides every entry, `tensors` every tensor, whose data is a [`data::TensorData`]. [`attention`] leaves out
-//! the attention of blocks that stay.
+//! the attention of blocks that stay. [`parts`] cuts the output into files.
 
 pub mod kinds;
 
@@ -18,6 +18,8 @@ mod tensors;
 
 pub mod attention;
 
+pub mod parts;
+
 use std::collections::BTreeSet;
 
 use anyhow::Result;
@@ -29,6 +31,7 @@ pub use attention::AttentionCut;
 pub use constraints::Constraints;
 pub use data::{ChangeKind, Runs, TensorChange, TensorData, Tensors};
 pub use metadata::Provenance;
+pub use parts::Splitting;
 pub use removal::{Budget, Method};
 
 /// The number that each kept block has in the output. Computed from the whole set of blocks before any name is touched.
@@ -51,6 +54,12 @@ impl Renumbering {
             new_number[block.index()] = Some(number);
         }
         Self { kept, new_number }
+    }
+
+    /// How many blocks there were.
+    #[must_use]
+    pub fn n_blocks(&self) -> usize {
+        self.new_number.len()
     }
 
     /// The kept blocks, in order: the block at position `i` becomes block `i`.

@@ -42,6 +42,16 @@ pub fn report(report: &Report, colour: Colour) -> String {
         }
         let _ = writeln!(text, "output   {}", written(output, report.model.bytes));
         text.push_str(&changes(&output.changes));
+        if let Some(imatrix) = &output.imatrix {
+            let _ = writeln!(
+                text,
+                "imatrix  {}: {} entries, {} of removed blocks left out, {}",
+                imatrix.path,
+                imatrix.entries,
+                imatrix.removed,
+                DecimalBytes(imatrix.bytes)
+            );
+        }
     }
     text
 }
@@ -219,8 +229,12 @@ fn written(output: &OutputReport, parent_bytes: u64) -> String {
         .map_or("nothing written".to_owned(), |seconds| {
             format!("{seconds:.2} s")
         });
+    let parts = match output.parts.len() {
+        0 | 1 => String::new(),
+        n => format!("{n} parts, "),
+    };
     format!(
-        "{path}: {} blocks, {} parameters, {} ({share:.1} %), {seconds}",
+        "{path}: {parts}{} blocks, {} parameters, {} ({share:.1} %), {seconds}",
         output.block_count,
         HumanCount(output.parameters),
         DecimalBytes(output.bytes)

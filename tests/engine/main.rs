@@ -8,8 +8,10 @@
 mod architectures;
 mod attention;
 mod halves;
+mod imatrix;
 mod portable;
 mod prediction;
 mod random_model;
+mod split_output;
 mod support;
 mod verify_run;

@@ -87,7 +87,7 @@ fn check(parent: &[u8], out: &[u8]) -> Verification {
     let out = File::parse(out).unwrap();
     let plan = plan(&parent, blake3::hash(b"")).unwrap();
     let claim = Claim::of(out.metadata()).unwrap();
-    compare(&parent, &plan, claim, &out, &|_| {}).unwrap()
+    compare(&parent, &plan, claim, std::slice::from_ref(&out), &|_| {}).unwrap()
 }
 
 /// The parent's bytes and what is written.

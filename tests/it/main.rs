@@ -30,6 +30,12 @@ mod trust;
 
 mod split;
 
+mod split_output;
+
+mod imatrix;
+
+mod companions;
+
 mod report;
 
 mod save;
