@@ -101,13 +101,22 @@ impl StreamTap<'_, '_> {
         let output = |run: usize| Position::Output(BlockId::new(run % self.n_blocks));
         let name = node.name();
         match self.stream {
-            Stream::Named { input } | Stream::Looped { input, .. } => {
+            Stream::Named { input }
+            | Stream::NamedTo { input, .. }
+            | Stream::Stacked { input }
+            | Stream::Looped { input, .. } => {
                 let is_input =
                     || name == input || node.operand(1).is_some_and(|o| o.name() == input);
                 if !self.seen_input && is_input() {
                     return Some(Position::Input);
                 }
                 if numbered(name, "l_out") == Some(next) {
+                    return Some(output(next));
+                }
+                if let Stream::NamedTo { last, .. } = self.stream
+                    && next + 1 == self.n_runs
+                    && name == last
+                {
                     return Some(output(next));
                 }
                 if matches!(self.stream, Stream::Looped { .. })
@@ -152,8 +161,10 @@ impl StreamTap<'_, '_> {
 
     fn show(&mut self, node: Node<'_>, position: Position) -> Result<Flow> {
         let [n_embd, n_rows, ..] = node.ne();
-        if [n_embd, n_rows] != self.shape || node.ne().iter().product::<usize>() != n_embd * n_rows
-        {
+        let n_floats = n_embd * n_rows;
+        let is_stacked = matches!(self.stream, Stream::Stacked { .. });
+        let n_states = node.ne()[2..].iter().product::<usize>();
+        if [n_embd, n_rows] != self.shape || (n_states != 1 && !is_stacked) {
             return Err(anyhow!(
                 "graph node '{}' has the shape {:?}, expected {:?} for a hidden state",
                 node.name(),
@@ -162,7 +173,10 @@ impl StreamTap<'_, '_> {
             ));
         }
         node.read(self.state)?;
-        (self.visit)(position, self.state)?;
+        // Of several states the first.
+        let state = self.state.get(..n_floats);
+        let state = state.ok_or_else(|| anyhow!("graph node '{}' is empty", node.name()))?;
+        (self.visit)(position, state)?;
         match position {
             Position::Input => self.seen_input = true,
             Position::Output(_) => self.n_outputs += 1,

@@ -6,7 +6,7 @@ use std::fmt;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::arch::Architecture;
+use crate::arch::{Architecture, BLOCK_PREFIX};
 use crate::gguf::{self, Metadata, TensorInfo};
 
 /// The most blocks that llama.cpp takes (`llama-hparams.h: LLAMA_MAX_LAYERS`).
@@ -44,7 +44,8 @@ pub struct ModelTensor<'a> {
     pub info: TensorInfo<'a>,
     /// Which part of a split model holds it, counted from 0.
     pub part: usize,
-    /// The block in its name `blk.<i>.<rest>`, with the rest; `None` for tensors of no block.
+    /// The block in its name `blk.<i>.<rest>`, with the rest; `None` for tensors of no block. (Some architectures have
+    /// another [`Architecture::block_prefix`].)
     pub block: Option<(BlockId, &'a str)>,
 }
 
@@ -90,7 +91,9 @@ impl<'a> Model<'a> {
             "metadata {} is {n_prediction_blocks}, expected less than the {n_blocks} blocks",
             gguf::Quoted(&self::key(architecture, "nextn_predict_layers"))
         );
-        let tensors = tensors_of(&parts, n_blocks)?;
+        let prefix =
+            Architecture::find(architecture).map_or(BLOCK_PREFIX, |rules| rules.block_prefix);
+        let tensors = tensors_of(&parts, n_blocks, prefix)?;
         Ok(Self {
             architecture,
             n_blocks,
@@ -128,6 +131,13 @@ impl<'a> Model<'a> {
     #[must_use]
     pub fn rules(&self) -> Option<&'static Architecture> {
         Architecture::find(self.architecture)
+    }
+
+    /// What the names of a block's tensors begin with, before its number.
+    #[must_use]
+    pub fn block_prefix(&self) -> &'static str {
+        self.rules()
+            .map_or(BLOCK_PREFIX, |rules| rules.block_prefix)
     }
 
     /// Number of blocks, as `<arch>.block_count` says: trailing prediction blocks included.
@@ -201,7 +211,11 @@ fn count(metadata: &Metadata<'_>, architecture: &str, name: &str) -> Result<Opti
     Ok(Some(count))
 }
 
-fn tensors_of<'a>(parts: &[gguf::File<'a>], n_blocks: usize) -> Result<Vec<ModelTensor<'a>>> {
+fn tensors_of<'a>(
+    parts: &[gguf::File<'a>],
+    n_blocks: usize,
+    prefix: &str,
+) -> Result<Vec<ModelTensor<'a>>> {
     let mut tensors = Vec::new();
     let mut names = std::collections::HashSet::new();
     for (part, file) in parts.iter().enumerate() {
@@ -210,7 +224,7 @@ fn tensors_of<'a>(parts: &[gguf::File<'a>], n_blocks: usize) -> Result<Vec<Model
             if parts.len() > 1 && !names.insert(name) {
                 bail!("tensor {} is in two parts of the model", gguf::Quoted(name));
             }
-            let block = block_of(name);
+            let block = block_of(name, prefix);
             if let Some((block, _)) = block {
                 ensure!(
                     block.index() < n_blocks,
@@ -229,10 +243,10 @@ fn tensors_of<'a>(parts: &[gguf::File<'a>], n_blocks: usize) -> Result<Vec<Model
     Ok(tensors)
 }
 
-/// The block of a tensor named `blk.<i>.<rest>`. Anchored at the start: `v.blk.0.` belongs to a vision tower, and of
+/// The block of a tensor named `<prefix><i>.<rest>`. Anchored at the start: `v.blk.0.` belongs to a vision tower, and of
 /// `blk.3.ffn_gate.7.weight` only the first number is the block's.
-fn block_of(name: &str) -> Option<(BlockId, &str)> {
-    let (number, rest) = name.strip_prefix("blk.")?.split_once('.')?;
+fn block_of<'n>(name: &'n str, prefix: &str) -> Option<(BlockId, &'n str)> {
+    let (number, rest) = name.strip_prefix(prefix)?.split_once('.')?;
     let canonical = !number.is_empty()
         && number.bytes().all(|byte| byte.is_ascii_digit())
         && (number == "0" || !number.starts_with('0'));
@@ -249,11 +263,12 @@ mod tests {
 
     #[test]
     fn block_numbers_are_anchored_and_canonical() {
+        let of = |name| block_of(name, BLOCK_PREFIX);
         assert_eq!(
-            block_of("blk.3.ffn_gate.7.weight"),
+            of("blk.3.ffn_gate.7.weight"),
             Some((BlockId(3), "ffn_gate.7.weight"))
         );
-        assert_eq!(block_of("blk.10.ssm_a"), Some((BlockId(10), "ssm_a")));
+        assert_eq!(of("blk.10.ssm_a"), Some((BlockId(10), "ssm_a")));
         for name in [
             "v.blk.0.attn_q.weight",
             "blk.x.attn_q.weight",
@@ -263,9 +278,9 @@ mod tests {
             "blk.3",
             "token_embd.weight",
         ] {
-            assert_eq!(block_of(name), None, "{name}");
+            assert_eq!(of(name), None, "{name}");
         }
-        let huge = block_of("blk.99999999999999999999999.x").unwrap();
+        let huge = of("blk.99999999999999999999999.x").unwrap();
         assert_eq!(huge.0.index(), usize::MAX);
     }
 }

@@ -259,7 +259,7 @@ fn blocks(model: &Model<'_>) -> String {
                     group.what
                 );
             }
-            for rule in constraints.counts {
+            for rule in constraints.counts.rules() {
                 let _ = writeln!(text, "  {rule}");
             }
         }

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Result, anyhow, bail, ensure};
 
 use super::Renumbering;
+use super::counts::Counts;
 use super::kinds::{ByPosition, Kinds};
 use super::metadata::{RECURRENT, WINDOWS};
-use crate::arch::{Architecture, CountRule, FirstRule, LastRule, Recurrent};
+use crate::arch::{Architecture, FirstRule, LastRule, Recurrent};
 use crate::error::Hint;
 use crate::gguf::Quoted;
 use crate::model::{BlockId, Model};
@@ -26,7 +27,7 @@ pub struct Constraints {
     /// What a block must be at its new place.
     pub places: Vec<Place>,
     /// Numbers of blocks that llama.cpp treats in a special way.
-    pub counts: &'static [CountRule],
+    pub counts: Counts,
     /// What each block is.
     pub kinds: Kinds,
     /// The rules of the architecture.
@@ -123,13 +124,15 @@ impl Constraints {
         let must_stay = must_stay(model, rules, &kinds)?;
         let groups = groups(rules, &kinds);
         let places = places(model, rules, &kinds)?;
+        let counts = Counts::of(model, rules)?;
+        super::tensors::check(model, rules)?;
         Ok(Self {
             n_blocks,
             n_trunk_blocks,
             must_stay,
             groups,
             places,
-            counts: rules.counts,
+            counts,
             kinds,
             rules,
             trusted,
@@ -226,14 +229,13 @@ impl Constraints {
     /// A number of blocks at which llama.cpp computes something else.
     pub fn check_count(&self, n_removed: usize) -> Result<()> {
         let after = self.n_trunk_blocks - n_removed;
-        for rule in self.counts {
-            ensure!(
-                self.trusted || n_removed == 0 || rule.allows(self.n_trunk_blocks, after),
-                "cannot shorten {} blocks to {after}: {rule}",
+        match self.counts.refusal(after) {
+            Some(why) if !self.trusted && n_removed > 0 => bail!(
+                "cannot shorten {} blocks to {after}: {why}",
                 self.n_trunk_blocks
-            );
+            ),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -278,6 +280,17 @@ fn must_stay(
     }
     if let Some(FirstRule::Itself { why }) = rules.first {
         must_stay.insert(BlockId::new(0), format!("must be the first: {why}"));
+    }
+    if let Some(FirstRule::These { n_blocks, why }) = rules.first {
+        for block in (0..n_blocks.min(n_trunk)).map(BlockId::new) {
+            must_stay.insert(block, format!("is one of the first {n_blocks}: {why}"));
+        }
+    }
+    if let Some(first) = kinds.first_sharing {
+        for block in [first - 2, first - 1].map(BlockId::new) {
+            let why = "holds the keys and values that blocks behind it read (llama-model.cpp)";
+            must_stay.insert(block, why.to_owned());
+        }
     }
     if let Some(LastRule::ItselfWithoutWindow { why }) = rules.last
         && kinds.windows.is_none()

@@ -17,6 +17,8 @@ pub struct Kinds {
     pub recurrent: Option<Vec<bool>>,
     /// Blocks before the first with experts.
     pub n_leading_dense: Option<usize>,
+    /// The first block that reads the keys and values of others.
+    pub first_sharing: Option<usize>,
     /// Kinds that the program text ties to a block's number.
     pub by_position: Vec<ByPosition>,
 }
@@ -67,6 +69,10 @@ impl Kinds {
             windows,
             recurrent,
             n_leading_dense,
+            first_sharing: match rules.shared_kv {
+                Some(key) => first_sharing(model, key)?,
+                None => None,
+            },
             by_position,
         })
     }
@@ -86,6 +92,9 @@ impl Kinds {
             Some(false) => words.push("full attention"),
             None => {}
         }
+        if self.first_sharing.is_some_and(|first| i >= first) {
+            words.push("shared keys and values");
+        }
         if let Some(n) = self.n_leading_dense {
             words.push(if i < n { "dense" } else { "experts" });
         }
@@ -97,6 +106,21 @@ impl Kinds {
         );
         words
     }
+}
+
+/// The first block that reads the keys and values of others, if `key` counts any.
+fn first_sharing(model: &Model<'_>, key: &str) -> Result<Option<usize>> {
+    let n_sharing = model.count(key)?.unwrap_or(0);
+    // Prediction blocks are counted, too (gemma4.cpp).
+    let first = model.n_blocks().checked_sub(n_sharing);
+    let first = first.filter(|&first| first >= 2).with_context(|| {
+        format!(
+            "metadata '{}.{key}' is {n_sharing}, but of {} blocks two need keys and values of their own",
+            model.architecture(),
+            model.n_blocks()
+        )
+    })?;
+    Ok((n_sharing > 0).then_some(first))
 }
 
 fn look_up(model: &Model<'_>, rule: &PositionRule) -> Result<Option<ByPosition>> {

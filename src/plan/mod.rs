@@ -1,9 +1,11 @@
 //! Plan: which blocks go, and what every entry and tensor of the output will be. Pure: no I/O.
 //!
-//! In reading order: [`kinds`] says what each block is, [`constraints`] what may be removed, [`removal`] chooses,
+//! In reading order: [`kinds`] says what each block is, [`counts`] how many may stay, [`constraints`] what may be removed, [`removal`] chooses,
 //! `metadata` decides every entry, `tensors` every tensor, whose data is a [`data::TensorData`].
 
 pub mod kinds;
+
+pub mod counts;
 
 pub mod constraints;
 
@@ -96,7 +98,7 @@ impl<'a> Plan<'a> {
         constraints.check(&removed)?;
         let renumbering = Renumbering::new(model.n_blocks(), &removed);
         let entries = metadata::decide(model, constraints, &renumbering, provenance)?;
-        let tensors = tensors::decide(model, &renumbering)?;
+        let tensors = tensors::decide(model, constraints, &renumbering)?;
         Self::of(model, removed, entries, tensors, provenance)
     }
 

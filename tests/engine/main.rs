@@ -6,6 +6,8 @@
 )]
 
 mod architectures;
+mod counts;
 mod random_model;
+mod shared;
 mod support;
 mod verify_run;

@@ -92,6 +92,8 @@ pub struct Spec<'s> {
     pub extra: Vec<(&'static str, ValueOut)>,
     /// Keys of the usual entries that are left out, below the prefix.
     pub without: &'s [&'s str],
+    /// Tensors of blocks that are left out, though llama.cpp would read them; behind `blk.<i>.`.
+    pub left_out: &'s [&'s str],
 }
 
 impl<'s> Spec<'s> {
@@ -114,6 +116,25 @@ impl<'s> Spec<'s> {
         }
         extra.extend(match architecture {
             "graniteswitch" => adapters(),
+            "gemma4" => {
+                let flags: Vec<bool> = (0..n).map(|i| i % 3 != 2).collect();
+                let heads: Vec<u32> = (0..n).map(|i| if i % 3 == 2 { 1 } else { 2 }).collect();
+                let widths: Vec<u32> = (0..n).map(|i| 256 + 64 * (i as u32 % 3)).collect();
+                vec![
+                    (".attention.sliding_window_pattern", ValueOut::bools(&flags)),
+                    (".attention.head_count_kv", ValueOut::u32s(&heads)),
+                    (".feed_forward_length", ValueOut::u32s(&widths)),
+                    // The two before them have a window and none.
+                    (".attention.shared_kv_layers", ValueOut::u32(n_blocks - 9)),
+                    (".embedding_length_per_layer_input", ValueOut::u32(64)),
+                    (".attention.key_length", ValueOut::u32(96)),
+                    (".attention.value_length", ValueOut::u32(96)),
+                    (".attention.key_length_swa", ValueOut::u32(64)),
+                    (".attention.value_length_swa", ValueOut::u32(64)),
+                    (".rope.dimension_count", ValueOut::u32(96)),
+                    (".rope.dimension_count_swa", ValueOut::u32(64)),
+                ]
+            }
             "plm" => vec![
                 (".attention.key_length", ValueOut::u32(96)),
                 (".attention.value_length", ValueOut::u32(64)),
@@ -153,6 +174,7 @@ impl<'s> Spec<'s> {
             n_blocks,
             extra,
             without: &[],
+            left_out: &[],
         }
     }
 
@@ -214,6 +236,10 @@ impl<'s> Spec<'s> {
                 continue;
             }
             let is_new = tensors.iter().all(|other| other.name != shape.name);
+            let rest = shape.name.splitn(3, '.').nth(2).unwrap_or_default();
+            if self.left_out.contains(&rest) {
+                continue;
+            }
             if is_new && !excluded(self.architecture, &shape.name) {
                 tensors.push(shape);
             }
@@ -228,7 +254,14 @@ impl<'s> Spec<'s> {
         let layout = Layout::new(3, 32, entries, outs, true).unwrap();
         let mut file = std::io::BufWriter::new(std::fs::File::create(path).unwrap());
         write(&layout, &mut file, |i, writer| {
-            writer.write_all(&weights(&tensors[i]))
+            let mut bytes = weights(&tensors[i]);
+            if self.architecture == "gemma3n" && tensors[i].name == "token_embd.weight" {
+                // Element 0 of every row is larger than what blocks add, and stays positive.
+                for row in bytes.chunks_exact_mut(4 * tensors[i].ne[0] as usize) {
+                    row[..4].copy_from_slice(&16f32.to_le_bytes());
+                }
+            }
+            writer.write_all(&bytes)
         })
         .unwrap();
         Ok(())
@@ -253,6 +286,7 @@ fn common(n_blocks: u32, n_vocab: usize) -> Vec<(&'static str, ValueOut)> {
         ("attention.group_norm_groups", u32(8)),
         ("attention.max_alibi_bias", f32(8.0)),
         ("attention.clamp_kqv", f32(0.0)),
+        ("attention.relative_buckets_count", u32(32)),
         ("attention.q_lora_rank", u32(64)),
         ("attention.kv_lora_rank", u32(64)),
         ("attention.sliding_window", u32(24)),
@@ -337,7 +371,18 @@ fn block_number(name: &str) -> Option<u32> {
 
 /// Optional tensors that exclude others: llama.cpp knows them for the architecture, but a real model does not have them.
 fn excluded(architecture: &str, tensor: &str) -> bool {
-    architecture == "rwkv6qwen2" && tensor.contains("time_mix_first")
+    let mixture = [
+        "ffn_gate_inp",
+        "_exps",
+        "norm_1",
+        "norm_2",
+        "pre_ffw_norm_2",
+    ];
+    (architecture == "rwkv6qwen2" && tensor.contains("time_mix_first"))
+        || (architecture == "t5encoder"
+            && tensor.contains("attn_rel_b")
+            && !tensor.starts_with("enc.blk.0."))
+        || (architecture == "gemma4" && mixture.iter().any(|part| tensor.contains(part)))
 }
 
 /// Weights that keep the stream in a sane range, and differ from tensor to tensor.
@@ -349,7 +394,8 @@ fn weights(tensor: &TensorShape) -> Vec<u8> {
         .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
         });
-    let is_norm = tensor.name.contains("norm") && tensor.name.ends_with(".weight");
+    let is_norm = (tensor.name.contains("norm") && tensor.name.ends_with(".weight"))
+        || tensor.name.starts_with("rope_freqs");
     // Decays of a recurrent state are negative.
     let is_decay = tensor.name.ends_with("ssm_a");
     let scale = match tensor.name.as_str() {

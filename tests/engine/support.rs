@@ -95,11 +95,27 @@ pub fn shorten(path: &Path, blocks: &[usize], out: &Path) -> Result<(), String> 
     run().map_err(|error| format!("{error:#}"))
 }
 
+/// What takes the place of a tensor so that its block is exactly the identity.
+#[derive(Clone, Copy)]
+enum Fill {
+    Zeros,
+    Ones,
+    /// Rows that begin with this number and are zero else.
+    First(f32),
+}
+
 /// Copies the model at `path`, with the output projections of `blocks` zeroed: in a pre-norm model such a block is
 /// exactly the identity.
+///
+/// A block of gemma3n predicts four streams and adds to each the difference between what it computes and its prediction,
+/// times one more than a combination of four numbers between -1 and 1, the tanh of a product with the normed active stream
+/// (`gemma3n.cpp: altup_correct`). Where element 0 of that stream is positive ([`Spec`](crate::random_model::Spec) sees to
+/// that), a large first weight makes those numbers 1, and the combination -1: nothing is added, and the block is the
+/// identity once it predicts no change and adds no embedding.
 pub fn zero(path: &Path, blocks: &[usize], out: &Path) {
     const WRITERS: &[&str] = &[
         "attn_output.",
+        "attn_o.",
         "ffn_down.",
         "ffn_down_exps.",
         "ffn_down_shexp.",
@@ -108,24 +124,52 @@ pub fn zero(path: &Path, blocks: &[usize], out: &Path) {
         "shortconv.out_proj.",
         "time_mix_output.",
         "channel_mix_value.",
-        // The scale of the embedding that each block of talkie adds.
-        "layer_output_scale.",
+        // What a block adds of an embedding of its own.
+        "proj.",
     ];
     let mut bytes = std::fs::read(path).unwrap();
     let file = File::parse(&bytes).unwrap();
-    let mut ranges = Vec::new();
+    let architecture = file.metadata().get("general.architecture").unwrap();
+    let architecture = architecture.value().as_str().unwrap();
+    let fill = |rest: &str| match (architecture, rest) {
+        // The scale of the embedding that each block adds.
+        ("talkie", "layer_output_scale.weight") => Some(Fill::Zeros),
+        // The scale of the whole stream.
+        (_, "layer_output_scale.weight") => Some(Fill::Ones),
+        ("gemma3n", "altup_predict_coef.weight" | "post_norm.weight") => Some(Fill::Zeros),
+        ("gemma3n", "altup_router.weight") => Some(Fill::First(1e9)),
+        ("gemma3n", "altup_router_norm.weight") => Some(Fill::Ones),
+        ("gemma3n", "altup_correct_coef.weight") => Some(Fill::First(-1.0)),
+        ("gemma3n", _) => None,
+        _ if WRITERS.iter().any(|writer| rest.starts_with(writer)) => Some(Fill::Zeros),
+        _ => None,
+    };
+    let mut fills = Vec::new();
     for tensor in file.tensors() {
-        let in_block = blocks.iter().any(|block| {
-            let rest = tensor.name().strip_prefix(&format!("blk.{block}."));
-            rest.is_some_and(|rest| WRITERS.iter().any(|writer| rest.starts_with(writer)))
+        let rest = blocks.iter().find_map(|block| {
+            let name = tensor.name();
+            let name = name.strip_prefix("enc.").unwrap_or(name);
+            name.strip_prefix(&format!("blk.{block}."))
         });
-        if in_block {
-            ranges.push(tensor.position().0 as usize..tensor.end().0 as usize);
+        if let Some(fill) = rest.and_then(fill) {
+            let row = tensor.dims()[0] as usize;
+            let range = tensor.position().0 as usize..tensor.end().0 as usize;
+            fills.push((range, fill, row));
         }
     }
-    assert!(!ranges.is_empty(), "nothing to zero");
-    for range in ranges {
-        bytes[range].fill(0);
+    assert!(!fills.is_empty(), "nothing to zero");
+    for (range, fill, row) in fills {
+        let bytes = &mut bytes[range];
+        bytes.fill(0);
+        let (first, step) = match fill {
+            Fill::Zeros => continue,
+            Fill::Ones => (1f32, 1),
+            Fill::First(first) => (first, row),
+        };
+        // All weights of such models are F32.
+        for element in bytes.chunks_exact_mut(4).step_by(step) {
+            element.copy_from_slice(&first.to_le_bytes());
+        }
     }
     std::fs::write(out, bytes).unwrap();
 }

@@ -18,6 +18,10 @@ mod shorten;
 
 mod rules;
 
+mod counts;
+
+mod parts;
+
 mod split;
 
 mod report;
