@@ -25,6 +25,7 @@ use std::io::Write;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use byteorder::{ByteOrder, LittleEndian};
 
+use crate::arch::BLOCK_PREFIX;
 use crate::gguf::{self, EntryOut, Layout, MAGIC, Quoted, TensorOut, ValueOut};
 use crate::model::{BlockId, Model, block_of};
 use crate::plan::Renumbering;
@@ -82,7 +83,8 @@ impl<'a> Imatrix<'a> {
         let mut cursor = Cursor { bytes, position: 0 };
         let n = cursor.i32("");
         let first = cursor.entry();
-        n.is_ok_and(|n| n > 0) && first.is_ok_and(|(entry, _)| block_of(entry.name).is_some())
+        n.is_ok_and(|n| n > 0)
+            && first.is_ok_and(|(entry, _)| block_of(entry.name, BLOCK_PREFIX).is_some())
     }
 
     /// What was measured, in file order.
@@ -111,7 +113,7 @@ impl<'a> Imatrix<'a> {
         let entries = self.entries();
         let blocks: BTreeSet<BlockId> = entries
             .iter()
-            .filter_map(|entry| Some(block_of(entry.name)?.0))
+            .filter_map(|entry| Some(block_of(entry.name, BLOCK_PREFIX)?.0))
             .collect();
         let Some(&last) = blocks.last() else {
             bail!("has {} entries, but none of a block", entries.len());
@@ -230,7 +232,7 @@ enum Name {
 
 impl Name {
     fn of(name: &str, renumbering: &Renumbering) -> Result<Self> {
-        let Some((block, rest)) = block_of(name) else {
+        let Some((block, rest)) = block_of(name, BLOCK_PREFIX) else {
             return Ok(Self::Same);
         };
         check_block(block, renumbering.n_blocks())?;

@@ -238,6 +238,8 @@ impl StreamTap<'_, '_> {
             Stream::Named { input }
             | Stream::Renamed { input, .. }
             | Stream::Parallel { input, .. }
+            | Stream::NamedTo { input, .. }
+            | Stream::Stacked { input }
             | Stream::Looped { input, .. } => {
                 let is_input =
                     || name == input || node.operand(1).is_some_and(|o| o.name() == input);
@@ -249,6 +251,12 @@ impl StreamTap<'_, '_> {
                     _ => "l_out",
                 };
                 if numbered(name, of_block) == Some(next) {
+                    return Some(output(next));
+                }
+                if let Stream::NamedTo { last, .. } = self.stream
+                    && next + 1 == self.n_runs
+                    && name == last
+                {
                     return Some(output(next));
                 }
                 if matches!(self.stream, Stream::Looped { .. })
@@ -292,7 +300,12 @@ impl StreamTap<'_, '_> {
     }
 
     fn show(&mut self, node: Node<'_>, position: Position) -> Result<Flow> {
-        if node.ne() != self.shape {
+        let n_floats = self.shape.iter().product();
+        let fits = match self.stream {
+            Stream::Stacked { .. } => node.ne()[..2] == self.shape[..2],
+            _ => node.ne() == self.shape,
+        };
+        if !fits {
             return Err(anyhow!(
                 "graph node '{}' has the shape {:?}, expected {:?} for a hidden state",
                 node.name(),
@@ -312,7 +325,10 @@ impl StreamTap<'_, '_> {
             (self.visit)(Position::Middle(block), self.state)?;
         }
         node.read(self.state)?;
-        (self.visit)(position, self.state)?;
+        // Of several states the first.
+        let state = self.state.get(..n_floats);
+        let state = state.ok_or_else(|| anyhow!("graph node '{}' is empty", node.name()))?;
+        (self.visit)(position, state)?;
         match position {
             Position::Input => self.seen_input = true,
             Position::Middle(_) => self.seen_middle = true,

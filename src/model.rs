@@ -6,7 +6,7 @@ use std::fmt;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
-use crate::arch::Architecture;
+use crate::arch::{Architecture, BLOCK_PREFIX};
 use crate::companion::Companion;
 use crate::error::Hint;
 use crate::gguf::{self, Metadata, TensorInfo};
@@ -46,7 +46,8 @@ pub struct ModelTensor<'a> {
     pub info: TensorInfo<'a>,
     /// Which part of a split model holds it, counted from 0.
     pub part: usize,
-    /// The block in its name `blk.<i>.<rest>`, with the rest; `None` for tensors of no block.
+    /// The block in its name `blk.<i>.<rest>`, with the rest; `None` for tensors of no block. (Some architectures have
+    /// another [`Architecture::block_prefix`].)
     pub block: Option<(BlockId, &'a str)>,
 }
 
@@ -101,7 +102,9 @@ impl<'a> Model<'a> {
         };
         let n_prediction_blocks = trailing(Some("nextn_predict_layers"), n_blocks)?;
         let n_head_blocks = trailing(head_blocks, n_blocks - n_prediction_blocks)?;
-        let tensors = tensors_of(&parts, n_blocks)?;
+        let prefix =
+            Architecture::find(architecture).map_or(BLOCK_PREFIX, |rules| rules.block_prefix);
+        let tensors = tensors_of(&parts, n_blocks, prefix)?;
         let n_prediction_blocks = match architecture {
             // Takes the count for a trunk's where the first prediction block is not there (deepseek4.cpp).
             "deepseek4" if !has_projection(&tensors, n_blocks - n_prediction_blocks) => 0,
@@ -145,6 +148,13 @@ impl<'a> Model<'a> {
     #[must_use]
     pub fn rules(&self) -> Option<&'static Architecture> {
         Architecture::find(self.architecture)
+    }
+
+    /// What the names of a block's tensors begin with, before its number.
+    #[must_use]
+    pub fn block_prefix(&self) -> &'static str {
+        self.rules()
+            .map_or(BLOCK_PREFIX, |rules| rules.block_prefix)
     }
 
     /// Number of blocks, as `<arch>.block_count` says: trailing blocks included.
@@ -262,7 +272,11 @@ fn has_projection(tensors: &[ModelTensor<'_>], block: usize) -> bool {
         .any(|tensor| tensor.block == Some(projection))
 }
 
-fn tensors_of<'a>(parts: &[gguf::File<'a>], n_blocks: usize) -> Result<Vec<ModelTensor<'a>>> {
+fn tensors_of<'a>(
+    parts: &[gguf::File<'a>],
+    n_blocks: usize,
+    prefix: &str,
+) -> Result<Vec<ModelTensor<'a>>> {
     let mut tensors = Vec::new();
     let mut names = std::collections::HashSet::new();
     for (part, file) in parts.iter().enumerate() {
@@ -271,7 +285,7 @@ fn tensors_of<'a>(parts: &[gguf::File<'a>], n_blocks: usize) -> Result<Vec<Model
             if parts.len() > 1 && !names.insert(name) {
                 bail!("tensor {} is in two parts of the model", gguf::Quoted(name));
             }
-            let block = block_of(name);
+            let block = block_of(name, prefix);
             if let Some((block, _)) = block {
                 ensure!(
                     block.index() < n_blocks,
@@ -290,10 +304,10 @@ fn tensors_of<'a>(parts: &[gguf::File<'a>], n_blocks: usize) -> Result<Vec<Model
     Ok(tensors)
 }
 
-/// The block of a tensor named `blk.<i>.<rest>`. Anchored at the start: `v.blk.0.` belongs to a vision tower, and of
+/// The block of a tensor named `<prefix><i>.<rest>`. Anchored at the start: `v.blk.0.` belongs to a vision tower, and of
 /// `blk.3.ffn_gate.7.weight` only the first number is the block's.
-pub(crate) fn block_of(name: &str) -> Option<(BlockId, &str)> {
-    let (number, rest) = name.strip_prefix("blk.")?.split_once('.')?;
+pub(crate) fn block_of<'n>(name: &'n str, prefix: &str) -> Option<(BlockId, &'n str)> {
+    let (number, rest) = name.strip_prefix(prefix)?.split_once('.')?;
     let canonical = !number.is_empty()
         && number.bytes().all(|byte| byte.is_ascii_digit())
         && (number == "0" || !number.starts_with('0'));
@@ -310,11 +324,12 @@ mod tests {
 
     #[test]
     fn block_numbers_are_anchored_and_canonical() {
+        let of = |name| block_of(name, BLOCK_PREFIX);
         assert_eq!(
-            block_of("blk.3.ffn_gate.7.weight"),
+            of("blk.3.ffn_gate.7.weight"),
             Some((BlockId(3), "ffn_gate.7.weight"))
         );
-        assert_eq!(block_of("blk.10.ssm_a"), Some((BlockId(10), "ssm_a")));
+        assert_eq!(of("blk.10.ssm_a"), Some((BlockId(10), "ssm_a")));
         for name in [
             "v.blk.0.attn_q.weight",
             "blk.x.attn_q.weight",
@@ -324,9 +339,9 @@ mod tests {
             "blk.3",
             "token_embd.weight",
         ] {
-            assert_eq!(block_of(name), None, "{name}");
+            assert_eq!(of(name), None, "{name}");
         }
-        let huge = block_of("blk.99999999999999999999999.x").unwrap();
+        let huge = of("blk.99999999999999999999999.x").unwrap();
         assert_eq!(huge.0.index(), usize::MAX);
     }
 }

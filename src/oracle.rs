@@ -34,6 +34,7 @@ const PAST_WINDOW: usize = 128;
 /// What the names of a block's output projections begin with, behind `blk.<i>.`: weights, scales and biases.
 const WRITERS: &[&str] = &[
     "attn_output.",
+    "attn_o.",
     "ffn_down.",
     "ffn_down_exps.",
     "ffn_down_shexp.",

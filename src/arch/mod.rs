@@ -16,6 +16,8 @@ pub use middle::{Middle, WITHOUT_HEADS_WITHOUT_ATTENTION};
 pub struct Architecture {
     /// `general.architecture`.
     pub name: &'static str,
+    /// What the names of a block's tensors begin with, before its number.
+    pub block_prefix: &'static str,
     /// Where its hidden states appear in the graph.
     pub stream: Stream,
     /// How sliding-window blocks alternate with full ones, if they do.
@@ -32,6 +34,15 @@ pub struct Architecture {
     /// Those of `arrays` that may go on behind the blocks' entries: llama.cpp checks that there are enough, and reads no
     /// more.
     pub long_arrays: &'static [&'static str],
+    /// A tensor of the first block that all blocks read which have none of their own.
+    pub inherited: Option<&'static str>,
+    /// Tensors outside of blocks that hold a part for each trunk block.
+    pub parts: &'static [PartsTensor],
+    /// Tensors outside of blocks that only blocks without a sliding window read.
+    pub full_only: &'static [&'static str],
+    /// The key that counts the blocks at the end that read the keys and values of the last two before them: with a window
+    /// those of the second to last, without those of the last (`llama-model.cpp: create_memory`).
+    pub shared_kv: Option<&'static str>,
     /// Kinds of blocks that the program text ties to a block's number.
     pub positions: &'static [PositionRule],
     /// What the first block must be.
@@ -71,6 +82,19 @@ pub enum Stream {
         output: &'static str,
         /// The key that says how many streams there are, below the architecture's prefix.
         streams_key: &'static str,
+    },
+    /// As `Named`, but what leaves the last block has a name of its own (`t5.cpp`).
+    NamedTo {
+        /// The node that enters block 0.
+        input: &'static str,
+        /// The node that leaves the last block.
+        last: &'static str,
+    },
+    /// As `Named`, but each node is several states one behind another, of which the first is the one that blocks compute
+    /// with (`gemma3n.cpp`).
+    Stacked {
+        /// The node that enters block 0.
+        input: &'static str,
     },
     /// As `Named`, but the blocks run several times: `l_out-<j>` of the j-th run, and `loop_norm-<j>` where the stream is
     /// normalised after the last block of a loop (`nanbeige.cpp`).
@@ -187,9 +211,25 @@ pub enum Period {
     Key(&'static str),
 }
 
+/// A tensor outside of blocks that holds a part for each trunk block, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartsTensor {
+    /// Its name.
+    pub name: &'static str,
+    /// The dimension that is divided into parts.
+    pub dim: usize,
+}
+
 /// What the first block must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FirstRule {
+    /// The input's own first blocks, in their places.
+    These {
+        /// How many.
+        n_blocks: usize,
+        /// Why.
+        why: &'static str,
+    },
     /// The input's own first block.
     Itself {
         /// Why.
@@ -222,6 +262,10 @@ pub enum LastRule {
 pub enum Derived {
     /// `residual_scale` is `1.4 / sqrt(n)` (`minicpm.cpp`).
     ResidualScale,
+    /// `attention.q_lora_rank` is 0 at some numbers of blocks (`deepseek2.cpp`).
+    QueryRank,
+    /// `expert_gating_func` is sigmoid at some numbers of blocks, else softmax (`deepseek2.cpp`).
+    Gating,
 }
 
 /// A number of blocks at which llama.cpp computes something else, and no metadata says so.
@@ -241,21 +285,37 @@ pub enum CountRule {
         /// What is selected.
         what: &'static str,
     },
+    /// Exactly this many blocks select another scale of queries, which tensors can hold where there are fewer
+    /// (`gemma2.cpp`, `gemma3.cpp`).
+    QueryScale {
+        /// The number of blocks.
+        n_blocks: usize,
+        /// Which tensors.
+        scale: QueryScale,
+    },
+    /// 26 or 27 blocks, or 48 and 128256 tokens, have queries that are not of low rank, whatever the key says; elsewhere
+    /// the key can say so (`deepseek2.cpp`).
+    QueryRank,
 }
 
-impl CountRule {
-    fn holds(self, n: usize) -> bool {
-        match self {
-            Self::Exactly { n_blocks, .. } => n == n_blocks,
-            Self::AtLeast { n_blocks, .. } => n >= n_blocks,
-        }
-    }
+/// Where the scale of queries is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueryScale {
+    /// In the norm of queries, [`QueryScale::NORM`].
+    Norm,
+    /// In a tensor of its own, [`QueryScale::SCALE`], and in [`QueryScale::BIAS`] (`llama-model.cpp: load_tensors`, `llama-graph.cpp: build_qkv`).
+    Tensor,
+}
 
-    /// Whether llama.cpp treats `before` and `after` blocks alike.
-    #[must_use]
-    pub fn allows(self, before: usize, after: usize) -> bool {
-        self.holds(before) == self.holds(after)
-    }
+impl QueryScale {
+    /// The norm of a block's queries.
+    pub const NORM: &'static str = "attn_q_norm.weight";
+    /// What makes a block's queries.
+    pub const QUERIES: &'static str = "attn_q.weight";
+    /// What is added to a block's queries, behind their scale.
+    pub const BIAS: &'static str = "attn_q.bias";
+    /// One number by which a block's queries are multiplied.
+    pub const SCALE: &'static str = "attn_q.scale";
 }
 
 impl fmt::Display for CountRule {
@@ -267,6 +327,15 @@ impl fmt::Display for CountRule {
             Self::AtLeast { n_blocks, what } => {
                 write!(f, "llama.cpp {what} if there are {n_blocks} blocks or more")
             }
+            Self::QueryScale { n_blocks, .. } => write!(
+                f,
+                "llama.cpp scales queries by the width per head instead of the head size if there are exactly {n_blocks} \
+                 blocks"
+            ),
+            Self::QueryRank => f.write_str(
+                "llama.cpp takes queries for one matrix if there are 26 or 27 blocks, or 48 and 128256 tokens \
+                 (deepseek2.cpp)",
+            ),
         }
     }
 }
@@ -305,6 +374,9 @@ impl Architecture {
         table::ARCHITECTURES
     }
 }
+
+/// What the names of a block's tensors begin with in most architectures.
+pub const BLOCK_PREFIX: &str = "blk.";
 
 /// Arrays under `<arch>.` that have one entry for each block, in any architecture (`llama-model.cpp: load_hparams`).
 pub const PER_BLOCK_ARRAYS: &[&str] = &[
@@ -368,21 +440,5 @@ mod tests {
         assert_eq!(flags(FullBlock::First, 3), [f, t, t, f, t, t, f]);
         assert_eq!(flags(FullBlock::First, 1), [f; 7]);
         assert_eq!(flags(FullBlock::First, 0), [t; 7]);
-    }
-
-    #[test]
-    fn count_rules_see_both_sides() {
-        let exactly = CountRule::Exactly {
-            n_blocks: 62,
-            what: "x",
-        };
-        assert!(exactly.allows(30, 20) && exactly.allows(62, 62));
-        assert!(!exactly.allows(62, 61) && !exactly.allows(70, 62));
-        let at_least = CountRule::AtLeast {
-            n_blocks: 64,
-            what: "x",
-        };
-        assert!(at_least.allows(80, 64) && at_least.allows(40, 30));
-        assert!(!at_least.allows(64, 63));
     }
 }

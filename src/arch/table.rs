@@ -1,8 +1,8 @@
 //! The table of architectures: one line each where nothing depends on a block's number.
 
 use super::{
-    Architecture, CountRule, Derived, FirstRule, FullBlock, LastRule, Period, PositionRule,
-    Recurrent, Stream, WindowPattern, WindowPresence,
+    Architecture, BLOCK_PREFIX, CountRule, Derived, FirstRule, FullBlock, LastRule, PartsTensor,
+    Period, PositionRule, QueryScale, Recurrent, Stream, WindowPattern, WindowPresence,
 };
 
 /// Nothing depends on a block's number or on how many there are.
@@ -19,6 +19,7 @@ const fn with_input(name: &'static str, input: &'static str) -> Architecture {
 const fn of_stream(name: &'static str, stream: Stream) -> Architecture {
     Architecture {
         name,
+        block_prefix: BLOCK_PREFIX,
         stream,
         window: None,
         recurrent: None,
@@ -26,6 +27,10 @@ const fn of_stream(name: &'static str, stream: Stream) -> Architecture {
         leading: &[],
         arrays: &[],
         long_arrays: &[],
+        inherited: None,
+        parts: &[],
+        full_only: &[],
+        shared_kv: None,
         positions: &[],
         first: None,
         last: None,
@@ -144,17 +149,17 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         }],
     ),
     Architecture {
-        counts: &[CountRule::Exactly {
+        counts: &[CountRule::QueryScale {
             n_blocks: 46,
-            what: "scales queries by the width per head instead of the head size (gemma2.cpp)",
+            scale: QueryScale::Tensor,
         }],
         stream: GEMMA,
         ..windowed("gemma2", 2, FullBlock::Last, WindowPresence::Always)
     },
     Architecture {
-        counts: &[CountRule::Exactly {
+        counts: &[CountRule::QueryScale {
             n_blocks: 62,
-            what: "scales queries by the width per head instead of the head size (gemma3.cpp)",
+            scale: QueryScale::Norm,
         }],
         stream: GEMMA,
         ..windowed("gemma3", 6, FullBlock::Last, WindowPresence::IfPositive)
@@ -180,6 +185,39 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
             FullBlock::First,
             WindowPresence::IfPositive,
         ))
+    },
+    Architecture {
+        stream: Stream::Stacked {
+            input: "inp_stacked",
+        },
+        parts: PER_LAYER,
+        first: Some(FirstRule::These {
+            n_blocks: 20,
+            why: "the first 10 have sparse activations and the first 20 keys and values of their own (gemma3n.cpp)",
+        }),
+        ..windowed("gemma3n", 5, FullBlock::Last, WindowPresence::Always)
+    },
+    Architecture {
+        stream: GEMMA,
+        parts: PER_LAYER,
+        full_only: &["rope_freqs.weight"],
+        shared_kv: Some("attention.shared_kv_layers"),
+        counts: &[CountRule::AtLeast {
+            n_blocks: 2,
+            what: "can make a cache of keys and values (llama-model.cpp)",
+        }],
+        ..flagged("gemma4")
+    },
+    Architecture {
+        block_prefix: "enc.blk.",
+        inherited: Some("attn_rel_b.weight"),
+        ..of_stream(
+            "t5encoder",
+            Stream::NamedTo {
+                input: "embd",
+                last: "result_embd",
+            },
+        )
     },
     windowed("cohere2", 4, FullBlock::Last, WindowPresence::Always),
     Architecture {
@@ -232,11 +270,13 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
     dense_lead("bailingmoe2"),
     dense_lead("minimax-m3"),
     Architecture {
-        counts: DEEPSEEK2,
+        counts: &[CountRule::QueryRank],
+        derived: &[Derived::QueryRank, Derived::Gating],
         ..dense_lead("deepseek2")
     },
     Architecture {
-        counts: DEEPSEEK2,
+        counts: &[CountRule::QueryRank],
+        derived: &[Derived::QueryRank, Derived::Gating],
         ..dense_lead("mistral4")
     },
     Architecture {
@@ -420,6 +460,18 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
     },
 ];
 
+/// What each block of gemma3n and gemma4 adds of an embedding of its own.
+const PER_LAYER: &[PartsTensor] = &[
+    PartsTensor {
+        name: "per_layer_token_embd.weight",
+        dim: 0,
+    },
+    PartsTensor {
+        name: "per_layer_model_proj.weight",
+        dim: 1,
+    },
+];
+
 const GEMMA: Stream = Stream::Named {
     input: "inp_scaled",
 };
@@ -449,26 +501,6 @@ const EXPERTS_BY_STEP: PositionRule = PositionRule {
 const FIRST_VALUES: FirstRule = FirstRule::Itself {
     why: "it makes the values that all later blocks mix in (rwkv7-base.cpp)",
 };
-
-/// `deepseek2.cpp`: what is read, and what is assumed, at these numbers of blocks.
-const DEEPSEEK2: &[CountRule] = &[
-    CountRule::Exactly {
-        n_blocks: 26,
-        what: "reads no query rank",
-    },
-    CountRule::Exactly {
-        n_blocks: 27,
-        what: "reads no query rank",
-    },
-    CountRule::Exactly {
-        n_blocks: 47,
-        what: "may assume another gating function",
-    },
-    CountRule::Exactly {
-        n_blocks: 48,
-        what: "may read no query rank, or assume another gating function",
-    },
-];
 
 /// The oldest release that `tests/stock/lists.sh` was run with, and saw to read lists. It sees nothing where the model has no
 /// logits (gemma-embedding), or where another kind is tied to the same period, so that no cut that is allowed shifts it
@@ -569,6 +601,10 @@ pub(super) const REFUSED: &[(&str, &str)] = &[
     (
         "clip",
         "it is a projector for images or sound, not a text model",
+    ),
+    (
+        "t5",
+        "it has blocks of an encoder and of a decoder, and one number does not say which",
     ),
     ("gptj", "llama.cpp names it but cannot evaluate it"),
     ("wavtokenizer-dec", "it is no stack of residual blocks"),

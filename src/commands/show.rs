@@ -265,7 +265,7 @@ fn blocks(model: &Model<'_>) -> String {
             if constraints.n_trunk_blocks < constraints.n_blocks {
                 text.push_str("  prediction blocks may go all together, with --drop-mtp\n");
             }
-            for rule in constraints.counts {
+            for rule in constraints.counts.rules() {
                 let _ = writeln!(text, "  {rule}");
             }
         }

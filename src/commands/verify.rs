@@ -11,7 +11,7 @@ use crate::input::Input;
 use crate::model::Model;
 use crate::options::{Printing, Verify};
 use crate::oracle::{self, Run, Silence};
-use crate::plan::Constraints;
+use crate::plan::{ChangeKind, Constraints, TensorChange};
 use crate::progress::{self, Unit};
 use crate::report::verification::{VerifyReport, screen};
 use crate::verify::{Verification, verify};
@@ -88,6 +88,16 @@ fn evaluate(
     output: &Input,
     options: &Verify,
 ) -> Result<Run> {
+    let is_rounded =
+        |change: &&TensorChange| matches!(change.change, ChangeKind::Changed | ChangeKind::New);
+    if let Some(change) = verification.changes.iter().find(is_rounded) {
+        bail!(
+            "{}: cannot be compared by a run, bit for bit: tensor {} is {}",
+            options.output.display(),
+            Quoted(change.tensor.as_deref().unwrap_or_default()),
+            change.why
+        );
+    }
     log::echo(options.printing.verbose);
     let silence = Silence::with_attention(
         parent,

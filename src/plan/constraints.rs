@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Result, anyhow, bail, ensure};
 
 use super::Renumbering;
+use super::counts::Counts;
 use super::kinds::{ByPosition, Kinds, Pattern};
 use super::metadata::WINDOWS;
-use crate::arch::{Architecture, CountRule, FirstRule, LastRule};
+use crate::arch::{Architecture, FirstRule, LastRule};
 use crate::error::Hint;
 use crate::gguf::Quoted;
 use crate::model::{BlockId, Model};
@@ -28,7 +29,7 @@ pub struct Constraints {
     /// What a block must be at its new place.
     pub places: Vec<Place>,
     /// Numbers of blocks that llama.cpp treats in a special way.
-    pub counts: &'static [CountRule],
+    pub counts: Counts,
     /// What each block is.
     pub kinds: Kinds,
     /// The rules of the architecture.
@@ -167,6 +168,8 @@ impl Constraints {
         must_stay.retain(|block, _| !dropped.contains(block));
         let groups = groups(model, rules, &kinds)?;
         let places = places(model, rules, &kinds)?;
+        let counts = Counts::of(model, rules)?;
+        super::tensors::check(model, rules)?;
         Ok(Self {
             n_blocks,
             n_trunk_blocks,
@@ -174,7 +177,7 @@ impl Constraints {
             must_stay,
             groups,
             places,
-            counts: rules.counts,
+            counts,
             kinds,
             rules,
             trusted,
@@ -301,14 +304,13 @@ impl Constraints {
     /// A number of blocks at which llama.cpp computes something else.
     pub fn check_count(&self, n_removed: usize) -> Result<()> {
         let after = self.n_trunk_blocks - n_removed;
-        for rule in self.counts {
-            ensure!(
-                self.trusted || n_removed == 0 || rule.allows(self.n_trunk_blocks, after),
-                "cannot shorten {} blocks to {after}: {rule}",
+        match self.counts.refusal(after) {
+            Some(why) if !self.trusted && n_removed > 0 => bail!(
+                "cannot shorten {} blocks to {after}: {why}",
                 self.n_trunk_blocks
-            );
+            ),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -359,6 +361,17 @@ fn must_stay(
     }
     if let Some(FirstRule::Itself { why }) = rules.first {
         must_stay.insert(BlockId::new(0), format!("must be the first: {why}"));
+    }
+    if let Some(FirstRule::These { n_blocks, why }) = rules.first {
+        for block in (0..n_blocks.min(n_trunk)).map(BlockId::new) {
+            must_stay.insert(block, format!("is one of the first {n_blocks}: {why}"));
+        }
+    }
+    if let Some(first) = kinds.first_sharing {
+        for block in [first - 2, first - 1].map(BlockId::new) {
+            let why = "holds the keys and values that blocks behind it read (llama-model.cpp)";
+            must_stay.insert(block, why.to_owned());
+        }
     }
     if let Some(LastRule::ItselfWithoutWindow { why }) = rules.last
         && kinds.windows.is_none()

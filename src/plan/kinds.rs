@@ -27,6 +27,8 @@ pub struct Kinds {
     pub n_hash_routed: Option<usize>,
     /// How many keys the block's attention compresses into one; 0: none.
     pub compression: Option<Vec<usize>>,
+    /// The first block that reads the keys and values of others.
+    pub first_sharing: Option<usize>,
     /// Kinds that the program text ties to a block's number.
     pub by_position: Vec<ByPosition>,
     /// Kinds that go by a period unless a list says them block by block.
@@ -129,6 +131,10 @@ impl Kinds {
             n_leading_dense: leading("leading_dense_block_count")?,
             n_hash_routed: leading("hash_layer_count")?,
             compression,
+            first_sharing: match rules.shared_kv {
+                Some(key) => first_sharing(model, key)?,
+                None => None,
+            },
             by_position,
             patterns,
         })
@@ -159,6 +165,9 @@ impl Kinds {
         }
         if flag(&self.no_attention) == Some(true) {
             words.push("no attention");
+        }
+        if self.first_sharing.is_some_and(|first| i >= first) {
+            words.push("shared keys and values");
         }
         if let Some(n) = self.n_leading_dense {
             words.push(if i < n { "dense" } else { "experts" });
@@ -218,6 +227,21 @@ fn compression(model: &Model<'_>) -> Result<Vec<usize>> {
             })
         })
         .collect()
+}
+
+/// The first block that reads the keys and values of others, if `key` counts any.
+fn first_sharing(model: &Model<'_>, key: &str) -> Result<Option<usize>> {
+    let n_sharing = model.count(key)?.unwrap_or(0);
+    // Prediction blocks are counted, too (gemma4.cpp).
+    let first = model.n_blocks().checked_sub(n_sharing);
+    let first = first.filter(|&first| first >= 2).with_context(|| {
+        format!(
+            "metadata '{}.{key}' is {n_sharing}, but of {} blocks two need keys and values of their own",
+            model.architecture(),
+            model.n_blocks()
+        )
+    })?;
+    Ok((n_sharing > 0).then_some(first))
 }
 
 fn look_up(model: &Model<'_>, rule: &PositionRule) -> Result<Option<ByPosition>> {

@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, anyhow, ensure};
 
-use super::{Constraints, Renumbering};
+use super::{Constraints, Renumbering, counts};
 use crate::arch::{Architecture, Derived, OTHER_ARRAYS, PER_BLOCK_ARRAYS, Recurrent};
 use crate::error::Hint;
 use crate::gguf::{Array, Entry, EntryOut, Quoted, ValueOut, ValueType};
@@ -79,6 +79,10 @@ pub(super) fn decide<'a>(
                 let leading = usize::try_from(entry.value().as_u64()?).unwrap_or(usize::MAX);
                 count(kept.iter().filter(|block| block.index() < leading).count())?
             }
+            Role::Sharing => {
+                let first = constraints.kinds.first_sharing.unwrap_or(usize::MAX);
+                count(kept.iter().filter(|block| block.index() >= first).count())?
+            }
             Role::Name => ValueOut::string(&format!(
                 "{} ({} of {} blocks)",
                 entry.value().as_str()?,
@@ -150,6 +154,16 @@ fn written_out(
                 written.push((key("residual_scale"), ValueOut::f32(1.4 / n_blocks.sqrt())));
             }
             Derived::ResidualScale => {}
+            Derived::QueryRank => {
+                let rank = u32::try_from(counts::query_rank(model)?)?;
+                written.push((key("attention.q_lora_rank"), ValueOut::u32(rank)));
+            }
+            // 0 stands for no function (llama-hparams.h).
+            Derived::Gating if model.count("expert_gating_func")?.unwrap_or(0) == 0 => {
+                let gating = counts::assumed_gating(model)?;
+                written.push((key("expert_gating_func"), ValueOut::u32(gating)));
+            }
+            Derived::Gating => {}
         }
     }
     if let Some(heads) = array("attention.head_count") {
@@ -211,6 +225,8 @@ enum Role<'a> {
     PredictionCount,
     /// A count of leading blocks.
     Leading,
+    /// The count of blocks at the end that read the keys and values of others.
+    Sharing,
     Name,
     PerBlock(Array<'a>),
 }
@@ -257,6 +273,9 @@ impl<'r> Keys<'r> {
             return Ok(Role::PredictionCount);
         }
         if entry.value().value_type() != ValueType::Array {
+            if name.is_some() && name == self.rules.shared_kv {
+                return Ok(Role::Sharing);
+            }
             let is_leading = name.is_some_and(|name| self.rules.leading.contains(&name));
             return Ok(if is_leading {
                 Role::Leading

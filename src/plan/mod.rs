@@ -1,10 +1,12 @@
 //! Plan: which blocks go, and what every entry and tensor of the output will be. Pure: no I/O.
 //!
-//! In reading order: [`kinds`] says what each block is, [`constraints`] what may be removed, [`removal`] chooses,
-//! `metadata` decides every entry, `tensors` every tensor, whose data is a [`data::TensorData`]. [`attention`] leaves out
-//! the attention of blocks that stay. [`parts`] cuts the output into files.
+//! In reading order: [`kinds`] says what each block is, [`counts`] how many may stay, [`constraints`] what may be removed,
+//! [`removal`] chooses, `metadata` decides every entry, `tensors` every tensor, whose data is a [`data::TensorData`].
+//! [`attention`] leaves out the attention of blocks that stay. [`parts`] cuts the output into files.
 
 pub mod kinds;
+
+pub mod counts;
 
 pub mod constraints;
 
@@ -126,7 +128,7 @@ impl<'a> Plan<'a> {
         constraints.check(&removed)?;
         let renumbering = Renumbering::new(model.n_blocks(), &removed);
         let mut entries = metadata::decide(model, constraints, &renumbering, provenance)?;
-        let mut tensors = tensors::decide(model, &renumbering)?;
+        let mut tensors = tensors::decide(model, constraints, &renumbering)?;
         let Some(cut) = attention else {
             return Self::of(model, removed, entries, tensors, provenance);
         };

@@ -321,7 +321,7 @@ mod tests {
             must_stay: BTreeMap::new(),
             groups: Vec::new(),
             places: Vec::new(),
-            counts: &[],
+            counts: crate::plan::counts::Counts::default(),
             kinds: crate::plan::kinds::Kinds::default(),
             rules: crate::arch::Architecture::trusted(),
             trusted: false,

@@ -1,23 +1,153 @@
 //! The decision on every tensor of the output: a name, a shape, and what its data is.
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
+use byteorder::{ByteOrder, LittleEndian};
 
-use super::{Renumbering, TensorData, Tensors};
-use crate::gguf::TensorOut;
-use crate::model::Model;
+use super::counts::Rescaling;
+use super::{Constraints, Renumbering, Runs, TensorData, Tensors};
+use crate::arch::{Architecture, PartsTensor, QueryScale};
+use crate::gguf::{Quoted, TensorInfo, TensorOut, TensorType};
+use crate::model::{BlockId, Model};
+
+/// Checks that tensors with a part for each block can be cut, whatever is removed.
+pub(super) fn check(model: &Model<'_>, rules: &Architecture) -> Result<()> {
+    for tensor in model.tensors() {
+        if let Some(parts) = parts_of(rules, tensor.info.name()) {
+            Runs::of_parts(&tensor.info, parts.dim, model.n_trunk_blocks(), [])?;
+        }
+    }
+    Ok(())
+}
+
+/// How the tensor of that name is divided into a part for each block, if it is.
+fn parts_of(rules: &Architecture, name: &str) -> Option<&'static PartsTensor> {
+    rules.parts.iter().find(|parts| parts.name == name)
+}
 
 /// The tensors of the output, in the order of the model's.
-pub(super) fn decide<'a>(model: &Model<'a>, renumbering: &Renumbering) -> Result<Tensors<'a>> {
+pub(super) fn decide<'a>(
+    model: &Model<'a>,
+    constraints: &Constraints,
+    renumbering: &Renumbering,
+) -> Result<Tensors<'a>> {
+    let kept = renumbering.kept().iter().copied();
+    let trunk: Vec<BlockId> = kept
+        .filter(|block| block.index() < constraints.n_trunk_blocks)
+        .collect();
+    let rescaling = Rescaling::needed(model, constraints.rules, trunk.len())?;
+    let windows = constraints.kinds.windows.as_ref();
+    let has_full = windows.is_none_or(|windows| trunk.iter().any(|block| !windows[block.index()]));
     let mut tensors = Tensors::default();
     for (source, tensor) in model.tensors().iter().enumerate() {
-        let out = match tensor.block {
-            None => TensorOut::keep(&tensor.info),
-            Some((block, rest)) => match renumbering.number(block) {
-                Some(number) => TensorOut::rename(&tensor.info, format!("blk.{number}.{rest}")),
-                None => continue,
-            },
+        let whole = TensorData::Whole { source };
+        let Some((block, rest)) = tensor.block else {
+            let name = tensor.info.name();
+            if let Some(parts) = parts_of(constraints.rules, name) {
+                let kept = trunk.iter().map(|block| block.index());
+                let n_parts = constraints.n_trunk_blocks;
+                let (runs, dims) = Runs::of_parts(&tensor.info, parts.dim, n_parts, kept)?;
+                let dims = &dims[..tensor.info.n_dims()];
+                let out = TensorOut::new(name, dims, tensor.info.tensor_type())?;
+                let why = "without the parts of removed blocks".to_owned();
+                let data = TensorData::Sliced { source, runs, why };
+                tensors.planned.push((out, data));
+            } else if !has_full && constraints.rules.full_only.contains(&name) {
+                let why = "only blocks without a sliding window read it, and none is left";
+                tensors.left_out.push((source, why.to_owned()));
+            } else {
+                tensors.planned.push((TensorOut::keep(&tensor.info), whole));
+            }
+            continue;
         };
-        tensors.planned.push((out, TensorData::Whole { source }));
+        let named = |number: usize, rest: &str| format!("{}{number}.{rest}", model.block_prefix());
+        if block == BlockId::new(0) && constraints.rules.inherited == Some(rest) {
+            for heir in heirs(model, rest, &trunk) {
+                let number = renumbering.number(heir);
+                let number = number.context("bug: a kept block without a number")?;
+                let out = TensorOut::rename(&tensor.info, named(number, rest));
+                tensors.planned.push((out, whole.clone()));
+            }
+            continue;
+        }
+        let Some(number) = renumbering.number(block) else {
+            continue;
+        };
+        let name = named(number, rest);
+        let out = TensorOut::rename(&tensor.info, name);
+        match &rescaling {
+            Some(rescaling) if holds_scale(rescaling.scale, rest) => {
+                let data = TensorData::Made {
+                    source: Some(source),
+                    bytes: scaled(&tensor.info, rescaling.factor.value())?.into(),
+                    why: rescaling.why(),
+                };
+                tensors.planned.push((out, data));
+            }
+            Some(rescaling) if needs_scale(model, rescaling.scale, tensor.block) => {
+                tensors.planned.push((out, whole));
+                #[expect(clippy::cast_possible_truncation, reason = "rounded to a float")]
+                let factor = rescaling.factor.value() as f32;
+                let name = named(number, QueryScale::SCALE);
+                let data = TensorData::Made {
+                    source: None,
+                    bytes: factor.to_le_bytes().to_vec().into(),
+                    why: rescaling.why(),
+                };
+                let out = TensorOut::new(name, &[1], TensorType::F32)?;
+                tensors.planned.push((out, data));
+            }
+            _ => tensors.planned.push((out, whole)),
+        }
     }
     Ok(tensors)
+}
+
+/// Which of the `kept` blocks get the tensor `rest` of block 0, which those without their own read: block 0 if it stays,
+/// else the new first block, or where that has its own every block that has not.
+fn heirs(model: &Model<'_>, rest: &str, kept: &[BlockId]) -> Vec<BlockId> {
+    let has_own = |block: &BlockId| {
+        let mut tensors = model.tensors().iter();
+        tensors.any(|tensor| tensor.block == Some((*block, rest)))
+    };
+    match kept.first() {
+        Some(first) if first.index() == 0 || !has_own(first) => vec![*first],
+        _ => {
+            let without = kept.iter().filter(|block| !has_own(block));
+            without.copied().collect()
+        }
+    }
+}
+
+/// Whether a tensor of this name is to be multiplied.
+fn holds_scale(scale: QueryScale, rest: &str) -> bool {
+    match scale {
+        QueryScale::Norm => rest == QueryScale::NORM,
+        QueryScale::Tensor => rest == QueryScale::SCALE || rest == QueryScale::BIAS,
+    }
+}
+
+/// Whether the queries that this tensor makes have no scale of their own yet.
+fn needs_scale(model: &Model<'_>, scale: QueryScale, tensor: Option<(BlockId, &str)>) -> bool {
+    let Some((block, QueryScale::QUERIES)) = tensor else {
+        return false;
+    };
+    let scales = Some((block, QueryScale::SCALE));
+    scale == QueryScale::Tensor && !model.tensors().iter().any(|other| other.block == scales)
+}
+
+/// The F32 elements of a tensor times `factor`, each rounded once.
+fn scaled(tensor: &TensorInfo<'_>, factor: f64) -> Result<Vec<u8>> {
+    ensure!(
+        tensor.tensor_type() == TensorType::F32,
+        "tensor {} is {}, expected F32",
+        Quoted(tensor.name()),
+        tensor.tensor_type()
+    );
+    let mut bytes = tensor.bytes().to_vec();
+    for element in bytes.chunks_exact_mut(4) {
+        let value = f64::from(LittleEndian::read_f32(element)) * factor;
+        #[expect(clippy::cast_possible_truncation, reason = "rounded to a float")]
+        LittleEndian::write_f32(element, value as f32);
+    }
+    Ok(bytes)
 }

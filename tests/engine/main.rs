@@ -7,11 +7,13 @@
 
 mod architectures;
 mod attention;
+mod counts;
 mod halves;
 mod imatrix;
 mod portable;
 mod prediction;
 mod random_model;
+mod shared;
 mod split_output;
 mod support;
 mod verify_run;

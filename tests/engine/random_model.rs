@@ -112,6 +112,8 @@ pub struct Spec<'s> {
     pub omitted: fn(&str) -> bool,
     /// Queries, keys and values in one tensor, where llama.cpp takes either.
     pub fused_qkv: bool,
+    /// Tensors of blocks that are left out, though llama.cpp would read them; behind `blk.<i>.`.
+    pub left_out: &'s [&'s str],
 }
 
 impl<'s> Spec<'s> {
@@ -134,6 +136,25 @@ impl<'s> Spec<'s> {
         }
         extra.extend(match architecture {
             "graniteswitch" => adapters(),
+            "gemma4" => {
+                let flags: Vec<bool> = (0..n).map(|i| i % 3 != 2).collect();
+                let heads: Vec<u32> = (0..n).map(|i| if i % 3 == 2 { 1 } else { 2 }).collect();
+                let widths: Vec<u32> = (0..n).map(|i| 256 + 64 * (i as u32 % 3)).collect();
+                vec![
+                    (".attention.sliding_window_pattern", ValueOut::bools(&flags)),
+                    (".attention.head_count_kv", ValueOut::u32s(&heads)),
+                    (".feed_forward_length", ValueOut::u32s(&widths)),
+                    // The two before them have a window and none.
+                    (".attention.shared_kv_layers", ValueOut::u32(n_blocks - 9)),
+                    (".embedding_length_per_layer_input", ValueOut::u32(64)),
+                    (".attention.key_length", ValueOut::u32(96)),
+                    (".attention.value_length", ValueOut::u32(96)),
+                    (".attention.key_length_swa", ValueOut::u32(64)),
+                    (".attention.value_length_swa", ValueOut::u32(64)),
+                    (".rope.dimension_count", ValueOut::u32(96)),
+                    (".rope.dimension_count_swa", ValueOut::u32(64)),
+                ]
+            }
             "plm" => vec![
                 (".attention.key_length", ValueOut::u32(96)),
                 (".attention.value_length", ValueOut::u32(64)),
@@ -224,6 +245,7 @@ impl<'s> Spec<'s> {
             n_prediction: 0,
             omitted: |_| false,
             fused_qkv: false,
+            left_out: &[],
         }
     }
 
@@ -368,6 +390,10 @@ impl<'s> Spec<'s> {
                 continue;
             }
             let is_new = tensors.iter().all(|other| other.name != shape.name);
+            let rest = shape.name.splitn(3, '.').nth(2).unwrap_or_default();
+            if self.left_out.contains(&rest) {
+                continue;
+            }
             // Of what is not loaded no scales are asked for.
             let is_read = block_number(&shape.name)
                 .is_none_or(|number| number < self.n_blocks - self.n_prediction)
@@ -397,11 +423,18 @@ impl<'s> Spec<'s> {
         let mut file = std::io::BufWriter::new(std::fs::File::create(path).unwrap());
         write(&layout, &mut file, |i, writer| {
             let tensor = &tensors[i];
-            writer.write_all(&if is_table(&tensor.name) {
+            let mut bytes = if is_table(&tensor.name) {
                 table(tensor)
             } else {
                 weights(tensor)
-            })
+            };
+            if self.architecture == "gemma3n" && tensor.name == "token_embd.weight" {
+                // Element 0 of every row is larger than what blocks add, and stays positive.
+                for row in bytes.chunks_exact_mut(4 * tensor.ne[0] as usize) {
+                    row[..4].copy_from_slice(&16f32.to_le_bytes());
+                }
+            }
+            writer.write_all(&bytes)
         })
         .unwrap();
         Ok(())
@@ -426,6 +459,7 @@ fn common(n_blocks: u32, n_vocab: usize) -> Vec<(&'static str, ValueOut)> {
         ("attention.group_norm_groups", u32(8)),
         ("attention.max_alibi_bias", f32(8.0)),
         ("attention.clamp_kqv", f32(0.0)),
+        ("attention.relative_buckets_count", u32(32)),
         ("attention.q_lora_rank", u32(64)),
         ("attention.kv_lora_rank", u32(64)),
         ("attention.sliding_window", u32(24)),
@@ -570,12 +604,21 @@ fn block_number(name: &str) -> Option<u32> {
 /// Optional tensors that llama.cpp knows for the architecture, but a real model does not have, some because they exclude
 /// others.
 fn excluded(architecture: &str, tensor: &str) -> bool {
+    let mixture = [
+        "ffn_gate_inp",
+        "_exps",
+        "norm_1",
+        "norm_2",
+        "pre_ffw_norm_2",
+    ];
     match architecture {
         "rwkv6qwen2" => tensor.contains("time_mix_first"),
         // The norm of the embeddings is that of the first block.
         "modern-bert" => tensor == "blk.0.attn_norm.weight",
         // A head for classes, which older releases do not know.
         "qwen35" => tensor.starts_with("cls."),
+        "t5encoder" => tensor.contains("attn_rel_b") && !tensor.starts_with("enc.blk.0."),
+        "gemma4" => mixture.iter().any(|part| tensor.contains(part)),
         _ => false,
     }
 }
@@ -603,7 +646,8 @@ fn weights(tensor: &TensorShape) -> Vec<u8> {
         .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
         });
-    let is_norm = tensor.name.contains("norm") && tensor.name.ends_with(".weight");
+    let is_norm = (tensor.name.contains("norm") && tensor.name.ends_with(".weight"))
+        || tensor.name.starts_with("rope_freqs");
     // Decays of a recurrent state are negative.
     let is_decay = tensor.name.ends_with("ssm_a");
     let scale = match tensor.name.as_str() {

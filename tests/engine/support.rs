@@ -176,6 +176,7 @@ fn cut(
 pub const MIXER_WRITERS: &[&str] = &[
     "attn_output.",
     "attn_output_b.",
+    "attn_o.",
     "ssm_out.",
     "shortconv.out_proj.",
     "time_mix_output.",
@@ -192,6 +193,8 @@ pub const FFN_WRITERS: &[&str] = &[
     "channel_mix_value.",
     "layer_output_scale.",
     "hc_ffn_scale.",
+    // What a block adds of an embedding of its own.
+    "proj.",
 ];
 
 /// Copies the model at `path`, with the output projections of `blocks` zeroed: in a pre-norm model such a block is
@@ -201,37 +204,77 @@ pub fn zero(path: &Path, blocks: &[usize], out: &Path) {
     zero_halves(path, &[(blocks, MIXER_WRITERS), (blocks, FFN_WRITERS)], out);
 }
 
-/// How hyper-connections mix streams, where the stream itself does not say it.
-const MIXERS: &[&str] = &["hc_attn_base.", "hc_ffn_base."];
+/// What takes the place of a tensor so that its block is exactly the identity.
+#[derive(Clone, Copy)]
+enum Fill {
+    Zeros,
+    Ones,
+    /// Rows that begin with this number and are zero else.
+    First(f32),
+    /// Each stream mixes with itself alone.
+    StreamsApart,
+}
 
-/// Copies the model at `path`, with some tensors of some blocks zeroed: those whose names begin so.
+/// Copies the model at `path`, with some tensors of some blocks made such that they add nothing: those whose names begin so.
+///
+/// A block of gemma3n predicts four streams and adds to each the difference between what it computes and its prediction,
+/// times one more than a combination of four numbers between -1 and 1, the tanh of a product with the normed active stream
+/// (`gemma3n.cpp: altup_correct`). Where element 0 of that stream is positive ([`Spec`](crate::random_model::Spec) sees to
+/// that), a large first weight makes those numbers 1, and the combination -1: nothing is added, and the block is the
+/// identity once it predicts no change and adds no embedding.
 pub fn zero_halves(path: &Path, halves: &[(&[usize], &[&str])], out: &Path) {
     let mut bytes = std::fs::read(path).unwrap();
     let file = File::parse(&bytes).unwrap();
-    let (mut ranges, mut mixers) = (Vec::new(), Vec::new());
+    let architecture = file.metadata().get("general.architecture").unwrap();
+    let architecture = architecture.value().as_str().unwrap();
+    let fill = |rest: &str, writers: &[&str]| match (architecture, rest) {
+        // The scale of the whole stream, but in talkie of the embedding that each block adds.
+        (name, "layer_output_scale.weight") if name != "talkie" => writers
+            .contains(&"layer_output_scale.")
+            .then_some(Fill::Ones),
+        ("gemma3n", "altup_predict_coef.weight" | "post_norm.weight") => Some(Fill::Zeros),
+        ("gemma3n", "altup_router.weight") => Some(Fill::First(1e9)),
+        ("gemma3n", "altup_router_norm.weight") => Some(Fill::Ones),
+        ("gemma3n", "altup_correct_coef.weight") => Some(Fill::First(-1.0)),
+        ("gemma3n", _) => None,
+        // How hyper-connections mix streams, where the stream itself does not say it.
+        (_, "hc_attn_base.weight" | "hc_ffn_base.weight") => Some(Fill::StreamsApart),
+        _ if writers.iter().any(|writer| rest.starts_with(writer)) => Some(Fill::Zeros),
+        _ => None,
+    };
+    let mut fills = Vec::new();
     for tensor in file.tensors() {
-        let is_in = |blocks: &[usize], names: &[&str]| {
-            blocks.iter().any(|block| {
-                let rest = tensor.name().strip_prefix(&format!("blk.{block}."));
-                rest.is_some_and(|rest| names.iter().any(|name| rest.starts_with(name)))
-            })
-        };
-        let range = tensor.position().0 as usize..tensor.end().0 as usize;
-        if halves
-            .iter()
-            .any(|(blocks, writers)| is_in(blocks, writers))
-        {
-            ranges.push(range);
-        } else if halves.iter().any(|(blocks, _)| is_in(blocks, MIXERS)) {
-            mixers.push(range);
+        let found = halves.iter().find_map(|(blocks, writers)| {
+            let name = tensor.name();
+            let name = name.strip_prefix("enc.").unwrap_or(name);
+            let rest = blocks
+                .iter()
+                .find_map(|block| name.strip_prefix(&format!("blk.{block}.")))?;
+            fill(rest, writers)
+        });
+        if let Some(fill) = found {
+            let row = tensor.dims()[0] as usize;
+            let range = tensor.position().0 as usize..tensor.end().0 as usize;
+            fills.push((range, fill, row));
         }
     }
-    assert!(!ranges.is_empty(), "nothing to zero");
-    for range in ranges {
-        bytes[range].fill(0);
-    }
-    for range in mixers {
-        bytes[range].copy_from_slice(&streams_apart());
+    assert!(!fills.is_empty(), "nothing to zero");
+    for (range, fill, row) in fills {
+        let bytes = &mut bytes[range];
+        bytes.fill(0);
+        let (first, step) = match fill {
+            Fill::Zeros => continue,
+            Fill::Ones => (1f32, 1),
+            Fill::First(first) => (first, row),
+            Fill::StreamsApart => {
+                bytes.copy_from_slice(&streams_apart());
+                continue;
+            }
+        };
+        // All weights of such models are F32.
+        for element in bytes.chunks_exact_mut(4).step_by(step) {
+            element.copy_from_slice(&first.to_le_bytes());
+        }
     }
     std::fs::write(out, bytes).unwrap();
 }

@@ -28,6 +28,10 @@ mod portable;
 
 mod trust;
 
+mod counts;
+
+mod parts;
+
 mod split;
 
 mod split_output;

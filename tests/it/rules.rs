@@ -1,5 +1,4 @@
-//! What an architecture asks for: sliding windows, numbers of blocks that llama.cpp treats in a special way, prediction
-//! blocks, blocks that receive images.
+//! What an architecture asks for: sliding windows, prediction blocks, blocks that receive images.
 
 use gguf_shorten::gguf::ValueOut;
 
@@ -15,7 +14,7 @@ fn gemma3(n_blocks: u32) -> Make {
 }
 
 /// `1` for each block with a window, `0` for each without.
-fn flags(out: &[u8], key: &str) -> String {
+pub fn flags(out: &[u8], key: &str) -> String {
     let text = value(out, key);
     let (_, flags) = text.split_once("[] ").unwrap_or_else(|| panic!("{text}"));
     flags
@@ -114,78 +113,6 @@ fn the_last_block_with_a_window_stays() {
     let out = dir.read("out.gguf");
     assert_eq!(value(&out, "gguf_shorten.blocks"), "i32[] 4");
     assert_eq!(flags(&out, PATTERN), "1");
-}
-
-#[track_caller]
-fn refuses(make: &Make, blocks: &str, message: &str) {
-    let dir = Dir::new();
-    make.write(&dir, "m.gguf");
-    dir.run(&format!("m.gguf --blocks {blocks} -o out.gguf"))
-        .fails(1, &format!("m.gguf: {message}"));
-    // The same by number, before anything is measured for it.
-    let n = match blocks.split_once('-') {
-        Some((start, end)) => end.parse::<u32>().unwrap() - start.parse::<u32>().unwrap() + 1,
-        None => 1,
-    };
-    dir.run(&format!("m.gguf --drop {n} -o out.gguf"))
-        .fails(1, &format!("m.gguf: {message}"));
-}
-
-#[test]
-fn leaving_and_landing_on_the_count_that_scales_gemma_is_refused() {
-    for (architecture, count) in [("gemma2", 46), ("gemma3", 62)] {
-        let rule = format!(
-            "llama.cpp scales queries by the width per head instead of the head size ({architecture}.cpp) if there are \
-             exactly {count} blocks"
-        );
-        refuses(
-            &Make::new(architecture, count),
-            "0",
-            &format!("cannot shorten {count} blocks to {}: {rule}", count - 1),
-        );
-        refuses(
-            &Make::new(architecture, count + 2),
-            "3-4",
-            &format!("cannot shorten {} blocks to {count}: {rule}", count + 2),
-        );
-    }
-    removes(&Make::new("gemma3", 64), &[0, 1, 2], &[]);
-    removes(&Make::new("gemma3", 61), &[0], &[]);
-}
-
-#[test]
-fn crossing_the_count_at_which_command_r_loads_norms_is_refused() {
-    let rule =
-        "llama.cpp loads norms of queries and keys (command-r.cpp) if there are 64 blocks or more";
-    refuses(
-        &Make::new("command-r", 64),
-        "9",
-        &format!("cannot shorten 64 blocks to 63: {rule}"),
-    );
-    refuses(
-        &Make::new("command-r", 66),
-        "9-11",
-        &format!("cannot shorten 66 blocks to 63: {rule}"),
-    );
-    removes(&Make::new("command-r", 66), &[0, 1], &[]);
-    removes(&Make::new("command-r", 63), &[0], &[]);
-}
-
-#[test]
-fn the_count_that_gives_exaone4_a_window_is_refused() {
-    let rule = "llama.cpp gives exaone4 a sliding window and full blocks without rotary embedding (exaone4.cpp) if there are \
-                exactly 64 blocks";
-    refuses(
-        &Make::new("exaone4", 64),
-        "0",
-        &format!("cannot shorten 64 blocks to 63: {rule}"),
-    );
-    refuses(
-        &Make::new("exaone4", 65),
-        "0",
-        &format!("cannot shorten 65 blocks to 64: {rule}"),
-    );
-    removes(&Make::new("exaone4", 30), &[0], &[]);
 }
 
 fn glm4() -> Make {
