@@ -6,6 +6,7 @@
 )]
 
 mod architectures;
+mod eval;
 mod random_model;
 mod support;
 mod verify_run;

@@ -26,6 +26,8 @@ mod save;
 
 mod verify;
 
+mod eval;
+
 mod hostile;
 
 mod second_reader;
