@@ -131,7 +131,7 @@ impl CalibrationSet {
         if taken == 0 {
             let longest = tokenized.iter().map(Vec::len).max().unwrap_or(0);
             bail!(
-                "the calibration text has {longest} tokens, less than one window of {}",
+                "the text has {longest} tokens, less than one window of {}",
                 cut.window
             );
         }
@@ -264,7 +264,7 @@ mod tests {
         let error = CalibrationSet::new(&texts(&["abc"]), cut(4, 100), &bytes).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "the calibration text has 3 tokens, less than one window of 4"
+            "the text has 3 tokens, less than one window of 4"
         );
     }
 

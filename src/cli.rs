@@ -45,6 +45,8 @@ pub enum Command {
     Show(ShowArgs),
     /// Prove that a shortened model is its parent without the removed blocks
     Verify(VerifyArgs),
+    /// Measure how well a model predicts text, how far it is from its parent, and how fast it is
+    Eval(EvalArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -204,6 +206,68 @@ pub struct VerifyArgs {
     /// Output.
     #[command(flatten)]
     pub common: CommonArgs,
+}
+
+/// Arguments of `eval`.
+#[derive(Debug, Args)]
+pub struct EvalArgs {
+    /// The model; of a split model, any of its parts
+    pub model: PathBuf,
+
+    /// Compare its predictions with those of this model, of the same vocabulary
+    #[arg(long, value_name = "MODEL")]
+    pub parent: Option<PathBuf>,
+
+    /// Also do the tasks of this HellaSwag file, in llama.cpp's text form of six lines each
+    #[arg(long, value_name = "FILE")]
+    pub hellaswag: Option<PathBuf>,
+
+    /// Also do the multiple-choice tasks of this file of JSON lines, in the shape of ARC or MMLU
+    #[arg(long, value_name = "FILE")]
+    pub multiple_choice: Option<PathBuf>,
+
+    /// How many tasks of a file to do, from its start [default: 400]
+    #[arg(long, value_name = "N")]
+    pub tasks: Option<usize>,
+
+    /// What is scored.
+    #[command(flatten)]
+    pub text: TextArgs,
+
+    /// Output.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// The text that is scored.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Scored text")]
+pub struct TextArgs {
+    /// Text to score, repeatable [default: the text built into the program]
+    #[arg(long, value_name = "FILE")]
+    pub calibration: Vec<PathBuf>,
+
+    /// How much of it to use, in tokens from its start [default: 8192]
+    #[arg(long, value_name = "N")]
+    pub tokens: Option<usize>,
+
+    /// Length of the windows it is cut into, in tokens; the second half of each is scored [default: 512, or the model's
+    /// context if shorter]
+    #[arg(long, value_name = "N")]
+    pub window: Option<usize>,
+
+    /// CPU threads [default: the number of physical cores]
+    #[arg(short, long, value_name = "N")]
+    pub threads: Option<usize>,
+
+    /// Blocks whose weights go to the GPU, as in llama.cpp
+    #[arg(
+        long,
+        visible_alias = "ngl",
+        value_name = "N",
+        allow_negative_numbers = true
+    )]
+    pub gpu_layers: Option<i32>,
 }
 
 /// How a model is calibrated.

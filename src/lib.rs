@@ -6,12 +6,14 @@
 //! path -> Input (ggml::Mapping) -> &[u8] -> gguf::File { Header, Metadata, TensorTable } -> Model -> Constraints --+
 //!                                                                                                                  +-> Plan -> save
 //! text -> CalibrationSet -> HiddenStates -> Importance ------------------------------------------------------------+
+//! text -> CalibrationSet -> ScoredLogits -> Quality ----------------------------------------------------> Report
+//! tasks -> Task -> Accuracy ----------------------------------------------------------------------------> Report
 //! Importance, Plan -> Report -> table, JSON
 //! output, parent -> verify (bytes), oracle (logits) -> Report
 //! ```
 //!
 //! Each type is made once, by a function of the types before it, and not changed afterwards. Only `commands`, `input`,
-//! `llama`, `calibration::Texts`, `commit`, `save`, `beside` and `oracle` do I/O; planning and verifying are pure.
+//! `llama`, `evaluator`, `calibration::Texts`, `commit`, `save`, `beside` and `oracle` do I/O; planning and verifying are pure.
 //!
 //! # Invariants
 //!
@@ -53,7 +55,13 @@ pub mod hidden_state;
 
 pub mod llama;
 
+pub mod evaluator;
+
 pub mod importance;
+
+pub mod quality;
+
+pub mod tasks;
 
 pub mod plan;
 

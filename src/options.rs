@@ -8,10 +8,11 @@ use std::str::FromStr;
 use anyhow::{Result, bail};
 
 use crate::calibration::{DEFAULT_TOKENS, DEFAULT_WINDOW, Source};
-use crate::cli::{CalibrationArgs, CommonArgs, ShortenArgs, VerifyArgs};
+use crate::cli::{CalibrationArgs, CommonArgs, EvalArgs, ShortenArgs, VerifyArgs};
 use crate::error::Usage;
 use crate::model::{BlockId, MAX_BLOCKS};
 use crate::plan::{Budget, Method, Splitting};
+use crate::quality::MIN_WINDOW;
 
 /// A list of block numbers such as `21-29,31`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -368,6 +369,67 @@ impl Verify {
             trust_any_cut: args.trust_any_cut,
             run: args.run,
             threads: args.threads.unwrap_or_else(default_threads),
+            printing: Printing::new(&args.common),
+        })
+    }
+}
+
+/// Tasks of a file that are done where the user does not say otherwise.
+const DEFAULT_TASKS: usize = 400;
+
+/// An evaluation, checked.
+#[derive(Clone, Debug)]
+pub struct Eval {
+    /// The model.
+    pub model: PathBuf,
+    /// What it is compared with.
+    pub parent: Option<PathBuf>,
+    /// The text that is scored, and how.
+    pub text: Calibration,
+    /// HellaSwag tasks.
+    pub hellaswag: Option<PathBuf>,
+    /// Multiple-choice tasks.
+    pub multiple_choice: Option<PathBuf>,
+    /// At most this many tasks of each file.
+    pub n_tasks: usize,
+    /// What to print.
+    pub printing: Printing,
+}
+
+impl Eval {
+    /// Checks the arguments.
+    ///
+    /// # Errors
+    /// [`Usage`] for numbers that do not fit together.
+    pub fn new(args: &EvalArgs) -> Result<Self> {
+        let text = Calibration::new(&CalibrationArgs {
+            calibration: args.text.calibration.clone(),
+            tokens: args.text.tokens,
+            window: args.text.window,
+            threads: args.text.threads,
+            gpu_layers: args.text.gpu_layers,
+        })?;
+        if text.window < MIN_WINDOW {
+            bail!(Usage(format!(
+                "--window {} leaves no token to score, expected {MIN_WINDOW} or more",
+                text.window
+            )));
+        }
+        if args.tasks.is_some() && args.hellaswag.is_none() && args.multiple_choice.is_none() {
+            bail!(Usage(
+                "--tasks needs --hellaswag or --multiple-choice".to_owned()
+            ));
+        }
+        if args.tasks == Some(0) {
+            bail!(Usage("--tasks is at least 1".to_owned()));
+        }
+        Ok(Self {
+            model: args.model.clone(),
+            parent: args.parent.clone(),
+            text,
+            hellaswag: args.hellaswag.clone(),
+            multiple_choice: args.multiple_choice.clone(),
+            n_tasks: args.tasks.unwrap_or(DEFAULT_TASKS),
             printing: Printing::new(&args.common),
         })
     }

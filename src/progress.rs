@@ -12,6 +12,8 @@ pub enum Unit {
     Tokens,
     /// Bytes written.
     Bytes,
+    /// Tasks done.
+    Tasks,
 }
 
 /// A bar of `total` units; hidden if `quiet` or where stderr is no terminal.
@@ -24,6 +26,7 @@ pub fn bar(what: &'static str, unit: Unit, total: u64, quiet: bool) -> ProgressB
     };
     let template = match unit {
         Unit::Tokens => "{msg} [{bar:30}] {human_pos}/{human_len} tokens, {per_sec:.0}, {eta} left",
+        Unit::Tasks => "{msg} [{bar:30}] {human_pos}/{human_len} tasks, {per_sec:.1}, {eta} left",
         Unit::Bytes => {
             "{msg} [{bar:30}] {decimal_bytes}/{decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left"
         }

@@ -250,7 +250,8 @@ impl Drop for Context<'_> {
     }
 }
 
-fn evaluate_error(status: i32) -> Error {
+/// The error of an evaluation that returned `status`, with what llama.cpp last said.
+pub(crate) fn evaluate_error(status: i32) -> Error {
     let reason = match status {
         1 => "no room in the cache".to_owned(),
         _ => log::last_error().unwrap_or_else(|| "no reason given".to_owned()),

@@ -9,8 +9,10 @@
 //! - [`log`]: what llama.cpp says, captured.
 //! - [`backend`]: the library, initialised once.
 //! - [`model`]: a loaded model and its tokenizer.
+//! - [`vocabulary`]: the entries of its vocabulary, and what kind of model it is.
 //! - [`node`]: one node of a compute graph while it is evaluated.
 //! - [`context`]: evaluation of one window of tokens, tapped or for its logits.
+//! - [`decoder`]: evaluation of several sequences, batch after batch, for the logits of chosen tokens.
 //! - [`tensor_type`]: ggml's own table of tensor types.
 #![cfg_attr(
     test,
@@ -30,11 +32,15 @@ pub mod backend;
 
 pub mod model;
 
+pub mod vocabulary;
+
 pub mod node;
 
 mod threadpool;
 
 pub mod context;
+
+pub mod decoder;
 
 pub mod tensor_type;
 
@@ -44,7 +50,9 @@ pub mod testing;
 
 pub use backend::Backend;
 pub use context::{Context, ContextOptions, Flow, Tap};
+pub use decoder::{Batch, Decoder, DecoderOptions};
 pub use error::Error;
 pub use mapping::Mapping;
 pub use model::{Model, ModelOptions, Token};
 pub use node::Node;
+pub use vocabulary::VocabularyEntry;

@@ -90,7 +90,7 @@ impl Model {
         self.raw.as_ptr()
     }
 
-    fn vocab(&self) -> *const sys::llama_vocab {
+    pub(crate) fn vocab(&self) -> *const sys::llama_vocab {
         // SAFETY: the model is alive; the vocabulary lives as long as the model.
         unsafe { sys::llama_model_get_vocab(self.as_ptr()) }
     }

@@ -36,6 +36,12 @@ impl ThreadPool {
     pub(crate) fn as_ptr(&self) -> *mut sys::ggml_threadpool {
         self.raw.as_ptr()
     }
+
+    /// Lets the threads sleep. The next graph wakes them (`ggml-cpu.c: ggml_graph_compute_kickoff`).
+    pub(crate) fn pause(&self) {
+        // SAFETY: the pool is alive; the call takes its lock.
+        unsafe { sys::ggml_threadpool_pause(self.as_ptr()) };
+    }
 }
 
 impl Drop for ThreadPool {

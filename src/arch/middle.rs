@@ -66,6 +66,18 @@ const OTHERS: &[(Middle, &[&str])] = &[
         Middle::Nowhere("is a mixer alone, without a feed-forward network"),
         &["mamba", "mamba2"],
     ),
+    (
+        Middle::Nowhere("is a mixer or a feed-forward network, never both"),
+        &["nemotron_h", "nemotron_h_moe"],
+    ),
+    (
+        Middle::Nowhere("mixes several streams of each token in each half"),
+        &["deepseek4", "gemma3n"],
+    ),
+    (
+        Middle::Nowhere("starts a new stream at some blocks"),
+        &["kimi-k3"],
+    ),
 ];
 
 /// Architectures in which a block without heads (`attention.head_count` as an array) has no attention at all: what enters

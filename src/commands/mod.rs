@@ -1,4 +1,7 @@
-//! One file per command: each loads, computes, prints. The only modules, with `llama`, `input`, `save` and `oracle`, that do I/O.
+//! One file per command: each loads, computes, prints. The only modules, with `llama`, `evaluator`, `input`, `save` and
+//! `oracle`, that do I/O.
+
+pub mod eval;
 
 pub mod generate;
 

@@ -4,6 +4,8 @@ pub mod table;
 
 pub mod verification;
 
+pub mod evaluation;
+
 use serde::Serialize;
 
 use crate::calibration::{CalibrationSet, Source};

@@ -202,7 +202,9 @@ pub fn model(model: &ModelReport) -> String {
     )
 }
 
-fn calibrated(calibration: &CalibrationReport) -> String {
+/// The text that was evaluated, on one line.
+#[must_use]
+pub fn calibrated(calibration: &CalibrationReport) -> String {
     #[expect(clippy::cast_precision_loss, reason = "shown with four digits")]
     let rate = calibration.tokens as f64 / calibration.seconds;
     format!(

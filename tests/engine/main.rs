@@ -8,6 +8,7 @@
 mod architectures;
 mod attention;
 mod counts;
+mod eval;
 mod halves;
 mod imatrix;
 mod portable;

@@ -48,6 +48,8 @@ mod verify;
 
 mod data;
 
+mod eval;
+
 mod hostile;
 
 mod second_reader;

@@ -1,0 +1,62 @@
+//! The entries of a model's vocabulary, and what kind of model it is.
+
+use std::ffi::CStr;
+
+use llama_cpp_sys_2 as sys;
+
+use crate::{Model, Token};
+
+/// One token of a vocabulary, as llama.cpp has read it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct VocabularyEntry<'model> {
+    /// Its text as stored, not decoded; up to its first NUL byte.
+    pub text: &'model [u8],
+    /// What a tokenizer of the SentencePiece kind goes by; 0 where the file has none.
+    pub score: f32,
+    /// Bits of `llama_token_attr`: whether it is a normal token, a control token, a byte and so on.
+    pub attributes: u32,
+}
+
+impl Model {
+    /// The entry of `token`; `None` for a number that is no token's, and of a model without a tokenizer.
+    #[must_use]
+    pub fn vocabulary_entry(&self, token: Token) -> Option<VocabularyEntry<'_>> {
+        let number = usize::try_from(token).ok()?;
+        if number >= self.n_vocab() || !self.has_tokenizer() {
+            return None;
+        }
+        // SAFETY: the vocabulary belongs to this living model, has a tokenizer, and the token was checked to be in it.
+        let text = unsafe { sys::llama_vocab_get_text(self.vocab(), token) };
+        if text.is_null() {
+            return None;
+        }
+        // SAFETY: NUL-terminated, and lives unchanged as long as the model.
+        let text = unsafe { CStr::from_ptr(text) };
+        // SAFETY: as for the text.
+        let score = unsafe { sys::llama_vocab_get_score(self.vocab(), token) };
+        // SAFETY: as for the text.
+        let attributes = unsafe { sys::llama_vocab_get_attr(self.vocab(), token) };
+        Some(VocabularyEntry {
+            text: text.to_bytes(),
+            score,
+            attributes,
+        })
+    }
+
+    /// Whether some block keeps a state instead of all earlier tokens, so that a token cannot belong to two sequences.
+    #[must_use]
+    pub fn is_recurrent(&self) -> bool {
+        // SAFETY: the model is alive.
+        let recurrent = unsafe { sys::llama_model_is_recurrent(self.as_ptr()) };
+        // SAFETY: the model is alive.
+        let hybrid = unsafe { sys::llama_model_is_hybrid(self.as_ptr()) };
+        recurrent || hybrid
+    }
+
+    /// Whether the model fills in masked tokens instead of predicting the next one.
+    #[must_use]
+    pub fn is_diffusion(&self) -> bool {
+        // SAFETY: the model is alive.
+        unsafe { sys::llama_model_is_diffusion(self.as_ptr()) }
+    }
+}

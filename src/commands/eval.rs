@@ -1,0 +1,246 @@
+//! `eval`: how well a model predicts a text, how far it is from its parent, tasks, and speed.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use ggml::{Backend, ModelOptions};
+
+use super::{check_json, cut, print_json, to_stdout};
+use crate::calibration::{CalibrationSet, Texts};
+use crate::commit;
+use crate::evaluator::{self, LlamaLogits, Speed, vocabulary_difference};
+use crate::input::Input;
+use crate::model::Model;
+use crate::options::{Eval, Printing};
+use crate::progress::{self, Unit};
+use crate::quality::measure::Quality;
+use crate::quality::{MIN_WINDOW, ScoredLogits};
+use crate::report::evaluation::{AccuracyReport, EvalReport, screen};
+use crate::report::{CalibrationReport, ModelReport};
+use crate::tasks::{self, Task};
+
+/// Runs the command.
+///
+/// # Errors
+/// Whatever keeps the model from being evaluated.
+pub fn run(options: &Eval) -> Result<()> {
+    let printing = &options.printing;
+    let input = Input::open(&options.model)?;
+    let parent_input = options.parent.as_deref().map(Input::open).transpose()?;
+    for input in std::iter::once(&input).chain(&parent_input) {
+        check_json(printing, input, None)?;
+    }
+    let model = parse(&input)?;
+    let parent = parent_input.as_ref().map(parse).transpose()?;
+    let hellaswag = options.hellaswag.as_deref();
+    let hellaswag = hellaswag.map(|path| read_tasks(path, options.n_tasks, tasks::hellaswag));
+    let hellaswag = hellaswag.transpose()?;
+    let multiple_choice = options.multiple_choice.as_deref();
+    let multiple_choice =
+        multiple_choice.map(|path| read_tasks(path, options.n_tasks, tasks::json_lines));
+    let multiple_choice = multiple_choice.transpose()?;
+    let texts = Texts::read(options.text.source.clone())?;
+
+    ggml::log::echo(printing.verbose);
+    let engine = load(&input, options)?;
+    let parent_engine = parent_input.as_ref().map(|input| load(input, options));
+    let parent_engine = parent_engine.transpose()?;
+    let at_model = || input.path().display().to_string();
+    if let (Some(parent_engine), Some(parent_input)) = (&parent_engine, &parent_input)
+        && let Some(difference) = vocabulary_difference(&engine, parent_engine)
+    {
+        bail!(
+            "{}: the vocabulary differs from that of {}: {difference}",
+            at_model(),
+            parent_input.path().display()
+        );
+    }
+    let set = cut(&texts, &engine, &options.text).with_context(at_model)?;
+    check_window(&set, &engine).with_context(at_model)?;
+    if let (Some(engine), Some(input)) = (&parent_engine, &parent_input) {
+        check_window(&set, engine).with_context(|| input.path().display().to_string())?;
+    }
+
+    // The threads of ggml rest while these work.
+    let threads = rayon::ThreadPoolBuilder::new()
+        .num_threads(options.text.threads)
+        .build()?;
+    let sides = (
+        (&engine, input.path()),
+        parent_engine.as_ref().zip(parent_input.as_ref()),
+    );
+    let (quality, speed, seconds) = threads.install(|| measure(sides, &set, options))?;
+    let hash = |input: &Input| printing.json.is_some().then(|| input.blake3());
+    let mut report = EvalReport::new(
+        ModelReport::new(&model, input.path(), hash(&input)),
+        parent
+            .zip(parent_input.as_ref())
+            .map(|(parent, input)| ModelReport::new(&parent, input.path(), hash(input))),
+        CalibrationReport::new(&set, seconds),
+        &quality,
+        speed,
+        options.text.threads,
+    );
+    // Not needed for what is left.
+    drop(parent_engine);
+    let accuracy = |name, tasks: Option<(&Path, Vec<Task>)>| {
+        let result = tasks.map(|(path, tasks)| {
+            threads.install(|| accuracy(name, path, &tasks, (&engine, &input), options))
+        });
+        result.transpose().with_context(at_model)
+    };
+    report.hellaswag = accuracy("HellaSwag", hellaswag)?;
+    report.multiple_choice = accuracy("multiple choice", multiple_choice)?;
+    print(&report, printing)
+}
+
+/// Looks at the files as a model whose predictions mean something.
+fn parse(input: &Input) -> Result<Model<'_>> {
+    let at_path = || input.path().display().to_string();
+    let model = Model::new(input.parse()?).with_context(at_path)?;
+    let key = format!("{}.attention.causal", model.architecture());
+    if let Some(entry) = model.metadata().get(&key) {
+        ensure!(
+            entry.value().as_bool().with_context(at_path)?,
+            "{}: metadata '{key}' is false: every token sees those behind it, so predictions cannot be scored",
+            at_path()
+        );
+    }
+    Ok(model)
+}
+
+/// Reads the first `n` tasks of the file at `path`; all of it has to be well-formed.
+fn read_tasks(
+    path: &Path,
+    n: usize,
+    parse: fn(&str) -> Result<Vec<Task>>,
+) -> Result<(&Path, Vec<Task>)> {
+    let at_path = || path.display().to_string();
+    let bytes = std::fs::read(path).with_context(at_path)?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let start = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = start.iter().filter(|&&byte| byte == b'\n').count() + 1;
+        anyhow::anyhow!("line {line} is not UTF-8 text")
+    });
+    let mut tasks = text.and_then(|text| parse(&text)).with_context(at_path)?;
+    tasks.truncate(n);
+    Ok((path, tasks))
+}
+
+fn load(input: &Input, options: &Eval) -> Result<ggml::Model> {
+    let at_path = || input.path().display().to_string();
+    let backend = Backend::init();
+    backend.on_abort(
+        format!("gguf-shorten: {}: ", at_path()),
+        commit::remove_unfinished,
+    );
+    let engine = ggml::Model::load(
+        backend,
+        input.path(),
+        ModelOptions {
+            gpu_layers: options.text.gpu_layers,
+            ..ModelOptions::default()
+        },
+    )
+    .with_context(at_path)?;
+    ensure!(
+        engine.has_tokenizer(),
+        "{}: the model has no tokenizer, so it cannot be evaluated on text",
+        at_path()
+    );
+    ensure!(
+        !engine.is_diffusion(),
+        "{}: the model fills in masked tokens instead of predicting the next one, so predictions cannot be scored",
+        at_path()
+    );
+    Ok(engine)
+}
+
+fn check_window(set: &CalibrationSet, engine: &ggml::Model) -> Result<()> {
+    let (window, n_ctx) = (set.window, engine.n_ctx_train());
+    ensure!(
+        window >= MIN_WINDOW,
+        "the model's context of {n_ctx} tokens leaves no token to score, expected {MIN_WINDOW} or more"
+    );
+    ensure!(
+        n_ctx == 0 || window <= n_ctx,
+        "a window of {window} tokens is longer than the model's context of {n_ctx}"
+    );
+    Ok(())
+}
+
+/// Evaluates all windows with the model and its parent, if there is one. Returns the time of that, too.
+fn measure(
+    ((engine, path), parent): ((&ggml::Model, &Path), Option<(&ggml::Model, &Input)>),
+    set: &CalibrationSet,
+    options: &Eval,
+) -> Result<(Quality, Speed, f64)> {
+    let logits = |engine, path: &Path| {
+        LlamaLogits::new(engine, path, set.window, options.text.threads)
+            .with_context(|| path.display().to_string())
+    };
+    let mut model = logits(engine, path)?;
+    let parent = parent.map(|(engine, input)| logits(engine, input.path()));
+    let mut parent = parent.transpose()?;
+    let bar = progress::bar(
+        "evaluating",
+        Unit::Tokens,
+        set.n_tokens() as u64,
+        options.printing.quiet,
+    );
+    let start = Instant::now();
+    let quality = Quality::measure(
+        &mut model,
+        parent
+            .as_mut()
+            .map(|parent| parent as &mut dyn ScoredLogits),
+        set.windows(),
+        &mut |n_tokens| bar.inc(n_tokens as u64),
+    );
+    bar.finish_and_clear();
+    let quality = quality?;
+    let seconds = start.elapsed().as_secs_f64();
+    drop(parent);
+    let speed = model
+        .speed(set.windows())
+        .with_context(|| path.display().to_string())?;
+    Ok((quality, speed, seconds))
+}
+
+/// Does the tasks of the file at `path` with the model of `input`.
+fn accuracy(
+    name: &'static str,
+    path: &Path,
+    tasks: &[Task],
+    (engine, input): (&ggml::Model, &Input),
+    options: &Eval,
+) -> Result<AccuracyReport> {
+    let bar = progress::bar(
+        name,
+        Unit::Tasks,
+        tasks.len() as u64,
+        options.printing.quiet,
+    );
+    let start = Instant::now();
+    let scores = evaluator::answer_scores(
+        engine,
+        input.path(),
+        tasks,
+        options.text.threads,
+        &mut || bar.inc(1),
+    );
+    bar.finish_and_clear();
+    let at_path = || path.display().to_string();
+    let found = evaluator::accuracy(tasks, &scores.with_context(at_path)?);
+    let found = found.context("has no task").with_context(at_path)?;
+    let seconds = start.elapsed().as_secs_f64();
+    Ok(AccuracyReport::new(path, &found, seconds))
+}
+
+fn print(report: &EvalReport, printing: &Printing) -> Result<()> {
+    if printing.tables() {
+        to_stdout(&screen(report))?;
+    }
+    print_json(report, printing)
+}
