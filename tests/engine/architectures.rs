@@ -16,7 +16,7 @@ use crate::support::{hidden_states, n_different, outputs, shorten, zero};
 
 /// Architectures that the bundled llama.cpp cannot evaluate: plm gives its cache values of two dimensions where it takes
 /// three, and a check fails (`plm.cpp`, `ggml_set_rows`).
-const NOT_EVALUATED: &[&str] = &["plm"];
+pub const NOT_EVALUATED: &[&str] = &["plm"];
 
 /// Blocks of a tiny model whose blocks differ: two periods of gemma3's six and more.
 const N_BLOCKS: u32 = 14;
@@ -34,7 +34,7 @@ fn sets(n: usize) -> [Vec<usize>; 6] {
 }
 
 /// Those sets for a model, each replaced by the nearest that is allowed where it is not.
-fn allowed_sets(path: &Path, n: usize) -> Result<BTreeSet<Vec<usize>>, String> {
+pub fn allowed_sets(path: &Path, n: usize) -> Result<BTreeSet<Vec<usize>>, String> {
     let input = Input::open(path).map_err(|error| format!("{error:#}"))?;
     let model = Model::new(input.parse().unwrap()).map_err(|error| format!("{error:#}"))?;
     let constraints = Constraints::of(&model).map_err(|error| format!("{error:#}"))?;
@@ -50,7 +50,7 @@ fn allowed_sets(path: &Path, n: usize) -> Result<BTreeSet<Vec<usize>>, String> {
     Ok(allowed)
 }
 
-fn n_blocks(architecture: &Architecture) -> u32 {
+pub fn n_blocks(architecture: &Architecture) -> u32 {
     let differ = architecture.window.is_some()
         || architecture.recurrent.is_some()
         || !architecture.positions.is_empty()
@@ -59,7 +59,7 @@ fn n_blocks(architecture: &Architecture) -> u32 {
 }
 
 /// Whether zeroing its output projections makes a block the identity: not where the stream itself passes a norm.
-fn zeroing_is_identity(architecture: &Architecture) -> bool {
+pub fn zeroing_is_identity(architecture: &Architecture) -> bool {
     architecture.stream != Stream::LayerOutputNorm
 }
 

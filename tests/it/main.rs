@@ -10,6 +10,7 @@
 )]
 
 mod make;
+mod random;
 mod util;
 
 mod show;
@@ -27,6 +28,10 @@ mod save;
 mod verify;
 
 mod hostile;
+
+mod fuzz;
+
+mod properties;
 
 mod second_reader;
 
