@@ -65,7 +65,7 @@ pub struct ShortenArgs {
     #[arg(
         long,
         value_name = "N|P%",
-        required_unless_present = "blocks",
+        required_unless_present_any = ["blocks", "drop_mtp"],
         conflicts_with = "blocks"
     )]
     pub drop: Option<Budget>,
@@ -73,6 +73,10 @@ pub struct ShortenArgs {
     /// Remove exactly these blocks, 0-based, such as 21-29,31 (no calibration)
     #[arg(long, value_name = "LIST", conflicts_with_all = ["keep", "method"])]
     pub blocks: Option<BlockList>,
+
+    /// Drop the blocks for multi-token prediction (MTP, NextN) at the end too, or with neither --drop nor --blocks only them
+    #[arg(long)]
+    pub drop_mtp: bool,
 
     /// Never remove these blocks
     #[arg(long, value_name = "LIST")]

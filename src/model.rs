@@ -91,6 +91,11 @@ impl<'a> Model<'a> {
             gguf::Quoted(&self::key(architecture, "nextn_predict_layers"))
         );
         let tensors = tensors_of(&parts, n_blocks)?;
+        let n_prediction_blocks = match architecture {
+            // Takes the count for a trunk's where the first prediction block is not there (deepseek4.cpp).
+            "deepseek4" if !has_projection(&tensors, n_blocks - n_prediction_blocks) => 0,
+            _ => n_prediction_blocks,
+        };
         Ok(Self {
             architecture,
             n_blocks,
@@ -140,6 +145,18 @@ impl<'a> Model<'a> {
     #[must_use]
     pub fn n_trunk_blocks(&self) -> usize {
         self.n_blocks - self.n_prediction_blocks
+    }
+
+    /// The trailing next-token prediction blocks (MTP), which an evaluation does not run.
+    pub fn prediction_blocks(&self) -> impl Iterator<Item = BlockId> + use<> {
+        (self.n_trunk_blocks()..self.n_blocks).map(BlockId)
+    }
+
+    /// Whether a block has any tensor.
+    #[must_use]
+    pub fn has_tensors(&self, block: BlockId) -> bool {
+        let mut tensors = self.tensors.iter();
+        tensors.any(|tensor| tensor.block.is_some_and(|(of, _)| of == block))
     }
 
     /// `general.name`, if it is there and is text.
@@ -199,6 +216,14 @@ fn count(metadata: &Metadata<'_>, architecture: &str, name: &str) -> Result<Opti
         )
     })?;
     Ok(Some(count))
+}
+
+/// Whether a block has the tensor by which llama.cpp knows a prediction block.
+fn has_projection(tensors: &[ModelTensor<'_>], block: usize) -> bool {
+    let projection = (BlockId(block), "nextn.eh_proj.weight");
+    tensors
+        .iter()
+        .any(|tensor| tensor.block == Some(projection))
 }
 
 fn tensors_of<'a>(parts: &[gguf::File<'a>], n_blocks: usize) -> Result<Vec<ModelTensor<'a>>> {

@@ -99,6 +99,11 @@ pub enum HealArg {
 /// Which blocks go.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Choice {
+    /// None but the prediction blocks.
+    OnlyPrediction {
+        /// Blocks that stay in any case.
+        keep: Option<BlockList>,
+    },
     /// Exactly these.
     Blocks(BlockList),
     /// The best of this many.
@@ -206,6 +211,8 @@ pub struct Shorten {
     pub model: PathBuf,
     /// Which blocks go.
     pub choice: Choice,
+    /// Prediction blocks go too.
+    pub drop_mtp: bool,
     /// The user answers for the cut.
     pub trust_any_cut: bool,
     /// The output; `None` for a dry run.
@@ -237,6 +244,9 @@ impl Shorten {
                 method: args.method,
                 keep: args.keep.clone(),
             },
+            (None, None) if args.drop_mtp => Choice::OnlyPrediction {
+                keep: args.keep.clone(),
+            },
             (None, None) => bail!(Usage("--drop or --blocks is needed".to_owned())),
         };
         if args.output.is_none() && !args.dry_run {
@@ -245,6 +255,7 @@ impl Shorten {
         Ok(Self {
             model,
             choice,
+            drop_mtp: args.drop_mtp,
             trust_any_cut: args.trust_any_cut,
             output: args.output.clone(),
             force: args.force,

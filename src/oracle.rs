@@ -112,7 +112,7 @@ pub fn check(model: &Model<'_>) -> Result<()> {
 }
 
 impl Silence {
-    /// Finds the output projections of the `removed` blocks.
+    /// Finds the output projections of the `removed` blocks. Prediction blocks need none: an evaluation does not run them.
     ///
     /// # Errors
     /// Those of [`check`]; a block without a projection that is known.
@@ -142,7 +142,10 @@ impl Silence {
             };
             parts[tensor.part].push((tensor.info.position().0..tensor.info.end().0, fill));
         }
-        if let Some(block) = removed.iter().find(|block| !silent.contains(block)) {
+        let mut trunk = removed
+            .iter()
+            .filter(|block| block.index() < model.n_trunk_blocks());
+        if let Some(block) = trunk.find(|block| !silent.contains(block)) {
             bail!(
                 "cannot be compared by a run: block {block} has no output projection that is known"
             );

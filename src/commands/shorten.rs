@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::{calibrate, check_json, print};
 use crate::error::Hint;
 use crate::importance::Importance;
 use crate::input::Input;
 use crate::model::{BlockId, Model};
-use crate::options::{Choice, Printing, Shorten};
+use crate::options::{BlockList, Choice, Printing, Shorten};
 use crate::plan::{Constraints, Plan, Provenance, removal};
 use crate::progress::{self, Unit};
 use crate::report::{CalibrationReport, ModelReport, OutputReport, Report, block_list, block_rows};
@@ -24,7 +24,7 @@ pub fn run(options: &Shorten) -> Result<()> {
     let input = Input::open(&options.model)?;
     let at_path = || options.model.display().to_string();
     let model = Model::new(input.parse()?).with_context(at_path)?;
-    let constraints = Constraints::new(&model, options.trust_any_cut).with_context(at_path)?;
+    let constraints = constraints(&model, options).with_context(at_path)?;
     let target = match &options.output {
         Some(path) if !options.dry_run => Some(Target::new(path, &input, options.force)?),
         _ => None,
@@ -91,6 +91,14 @@ pub fn run(options: &Shorten) -> Result<()> {
     print(&report, &options.printing)
 }
 
+fn constraints(model: &Model<'_>, options: &Shorten) -> Result<Constraints> {
+    let constraints = Constraints::new(model, options.trust_any_cut)?;
+    if options.drop_mtp {
+        return constraints.dropping_prediction_blocks();
+    }
+    Ok(constraints)
+}
+
 /// What goes, and why.
 struct Selection {
     removed: BTreeSet<BlockId>,
@@ -106,7 +114,17 @@ fn select(
     options: &Shorten,
 ) -> Result<Selection> {
     let at_path = || options.model.display().to_string();
+    let by_hand = |removed| Selection {
+        removed,
+        method: "blocks".to_owned(),
+        importance: None,
+        calibration: None,
+    };
     let (budget, method, keep) = match &options.choice {
+        Choice::OnlyPrediction { keep } => {
+            kept(model, constraints, keep.as_ref(), options.drop_mtp).with_context(at_path)?;
+            return Ok(by_hand(BTreeSet::new()));
+        }
         Choice::Blocks(list) => {
             let removed = list
                 .blocks(model.n_blocks(), "remove")
@@ -115,12 +133,7 @@ fn select(
                 .check(&removed)
                 .map_err(|error| with_nearest(error, constraints, &removed))
                 .with_context(at_path)?;
-            return Ok(Selection {
-                removed,
-                method: "blocks".to_owned(),
-                importance: None,
-                calibration: None,
-            });
+            return Ok(by_hand(removed));
         }
         Choice::Best {
             budget,
@@ -128,12 +141,7 @@ fn select(
             keep,
         } => (budget, *method, keep),
     };
-    let keep = match keep {
-        Some(list) => list
-            .blocks(model.n_blocks(), "keep")
-            .with_context(at_path)?,
-        None => BTreeSet::new(),
-    };
+    let keep = kept(model, constraints, keep.as_ref(), options.drop_mtp).with_context(at_path)?;
     let n = budget.n_removed(model.n_trunk_blocks());
     removal::check(constraints, &keep, n).with_context(at_path)?;
     let (importance, calibration) = if method.needs_scores() {
@@ -158,6 +166,27 @@ fn select(
     })
 }
 
+/// The blocks of `--keep`.
+fn kept(
+    model: &Model<'_>,
+    constraints: &Constraints,
+    list: Option<&BlockList>,
+    drop_mtp: bool,
+) -> Result<BTreeSet<BlockId>> {
+    let Some(list) = list else {
+        return Ok(BTreeSet::new());
+    };
+    let keep = list.blocks(model.n_blocks(), "keep")?;
+    if let Some(block) = keep.intersection(&constraints.dropped).next() {
+        let why = match drop_mtp {
+            true => "--drop-mtp removes it",
+            false => "it has no tensors",
+        };
+        bail!("cannot keep block {block}: {why}");
+    }
+    Ok(keep)
+}
+
 /// Names the nearest set that is allowed, where there is one.
 fn with_nearest(
     error: anyhow::Error,
@@ -165,14 +194,14 @@ fn with_nearest(
     removed: &BTreeSet<BlockId>,
 ) -> anyhow::Error {
     match removal::nearest(constraints, removed) {
-        Some(nearest) => {
+        Some(nearest) if error.downcast_ref::<Hint>().is_none() => {
             let nearest: Vec<usize> = nearest.iter().map(|block| block.index()).collect();
             error.context(Hint(format!(
                 "the nearest allowed set is --blocks {}",
                 block_list(&nearest)
             )))
         }
-        None => error,
+        _ => error,
     }
 }
 

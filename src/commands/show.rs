@@ -22,6 +22,9 @@ const SHOWN_CHARACTERS: usize = 60;
 /// Entries of a metadata array that are shown.
 const SHOWN_ENTRIES: usize = 8;
 
+/// What a trailing block is that an evaluation does not run.
+const PREDICTION: &str = "prediction (MTP)";
+
 /// Runs the command.
 ///
 /// # Errors
@@ -259,6 +262,9 @@ fn blocks(model: &Model<'_>) -> String {
                     group.what
                 );
             }
+            if constraints.n_trunk_blocks < constraints.n_blocks {
+                text.push_str("  prediction blocks may go all together, with --drop-mtp\n");
+            }
             for rule in constraints.counts {
                 let _ = writeln!(text, "  {rule}");
             }
@@ -311,7 +317,11 @@ fn rows(model: &Model<'_>, constraints: Option<&Constraints>) -> Vec<BlockRow> {
                 tensors: tensors.len(),
                 bytes: tensors.iter().map(|tensor| tensor.n_bytes()).sum(),
                 types,
-                kinds: constraints.map_or_else(Vec::new, |c| c.kinds.words(block)),
+                kinds: match block < model.n_trunk_blocks() {
+                    true => constraints.map_or_else(Vec::new, |c| c.kinds.words(block)),
+                    false if model.has_tensors(id) => vec![PREDICTION],
+                    false => vec![PREDICTION, "not in the file"],
+                },
                 must_stay: constraints.and_then(|c| c.must_stay.get(&id).cloned()),
             }
         })

@@ -19,6 +19,8 @@ pub struct Constraints {
     pub n_blocks: usize,
     /// Blocks that an evaluation runs.
     pub n_trunk_blocks: usize,
+    /// Prediction blocks that go with any cut: those that the file counts but does not hold, or all of them.
+    pub dropped: BTreeSet<BlockId>,
     /// Blocks that must stay, each with the reason.
     pub must_stay: BTreeMap<BlockId, String>,
     /// Of each of these groups at least one block must stay.
@@ -119,13 +121,26 @@ impl Constraints {
         let rules = rules(model, trusted)?;
         super::metadata::check(model, rules, trusted)?;
         let (n_blocks, n_trunk_blocks) = (model.n_blocks(), model.n_trunk_blocks());
+        let is_held = |block| model.has_tensors(block);
+        ensure!(
+            !model.prediction_blocks().any(is_held)
+                || (0..n_trunk_blocks).map(BlockId::new).any(is_held),
+            "holds nothing but next-token prediction blocks"
+        );
+        // A count without tensors is nothing to load, and many architectures do not even take it.
+        let dropped = match model.prediction_blocks().any(is_held) {
+            true => BTreeSet::new(),
+            false => model.prediction_blocks().collect(),
+        };
         let kinds = Kinds::of(model, rules)?;
-        let must_stay = must_stay(model, rules, &kinds)?;
+        let mut must_stay = must_stay(model, rules, &kinds)?;
+        must_stay.retain(|block, _| !dropped.contains(block));
         let groups = groups(rules, &kinds);
         let places = places(model, rules, &kinds)?;
         Ok(Self {
             n_blocks,
             n_trunk_blocks,
+            dropped,
             must_stay,
             groups,
             places,
@@ -134,6 +149,23 @@ impl Constraints {
             rules,
             trusted,
         })
+    }
+
+    /// The same, but the prediction blocks go with any cut.
+    ///
+    /// # Errors
+    /// A model without such blocks.
+    pub fn dropping_prediction_blocks(mut self) -> Result<Self> {
+        ensure!(
+            self.n_trunk_blocks < self.n_blocks,
+            "has no next-token prediction blocks (MTP) to drop"
+        );
+        self.dropped = (self.n_trunk_blocks..self.n_blocks)
+            .map(BlockId::new)
+            .collect();
+        self.must_stay
+            .retain(|block, _| !self.dropped.contains(block));
+        Ok(self)
     }
 
     /// The keys, below the architecture's prefix, without whose block-by-block lists a llama.cpp would take kept blocks
@@ -189,7 +221,12 @@ impl Constraints {
         }
         for block in removed {
             if let Some(reason) = self.must_stay.get(block) {
-                bail!("cannot remove block {block}: it {reason}");
+                let error = anyhow!("cannot remove block {block}: it {reason}");
+                return Err(if block.index() < self.n_trunk_blocks {
+                    error
+                } else {
+                    error.context(Hint("--drop-mtp removes all such blocks".to_owned()))
+                });
             }
         }
         for group in &self.groups {
@@ -267,7 +304,7 @@ fn must_stay(
 ) -> Result<BTreeMap<BlockId, String>> {
     let n_trunk = model.n_trunk_blocks();
     let mut must_stay = BTreeMap::new();
-    for block in (n_trunk..model.n_blocks()).map(BlockId::new) {
+    for block in model.prediction_blocks() {
         must_stay.insert(
             block,
             "is a next-token prediction block behind the model's own".to_owned(),

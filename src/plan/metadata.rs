@@ -60,6 +60,18 @@ pub(super) fn decide<'a>(
             }
             Role::LeaveOut => continue,
             Role::BlockCount => count(kept.len())?,
+            Role::PredictionCount => {
+                let n_trunk_blocks = model.n_trunk_blocks();
+                let n = kept
+                    .iter()
+                    .filter(|block| block.index() >= n_trunk_blocks)
+                    .count();
+                if entry.value().as_u64()? == n as u64 {
+                    entries.push(EntryOut::keep(entry));
+                    continue;
+                }
+                count(n)?
+            }
             Role::Leading => {
                 let leading = usize::try_from(entry.value().as_u64()?).unwrap_or(usize::MAX);
                 count(kept.iter().filter(|block| block.index() < leading).count())?
@@ -181,6 +193,8 @@ enum Role<'a> {
     Keep,
     LeaveOut,
     BlockCount,
+    /// How many of the last blocks predict tokens further on.
+    PredictionCount,
     /// A count of leading blocks.
     Leading,
     Name,
@@ -224,6 +238,9 @@ impl<'r> Keys<'r> {
         let name = key.strip_prefix(&self.prefix);
         if name == Some("block_count") {
             return Ok(Role::BlockCount);
+        }
+        if name == Some("nextn_predict_layers") {
+            return Ok(Role::PredictionCount);
         }
         if entry.value().value_type() != ValueType::Array {
             let is_leading = name.is_some_and(|name| self.rules.leading.contains(&name));

@@ -75,16 +75,17 @@ pub struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// Plans the removal of `removed`, which `constraints` must allow.
+    /// Plans the removal of `removed`, which `constraints` must allow, and of the blocks that go with any cut.
     ///
     /// # Errors
     /// A set that is not allowed; a metadata entry that cannot be shortened.
     pub fn new(
         model: &Model<'a>,
         constraints: &Constraints,
-        removed: BTreeSet<BlockId>,
+        mut removed: BTreeSet<BlockId>,
         provenance: &Provenance,
     ) -> Result<Self> {
+        removed.extend(&constraints.dropped);
         constraints.check(&removed)?;
         let renumbering = Renumbering::new(model.n_blocks(), &removed);
         let entries = metadata::decide(model, constraints, &renumbering, provenance)?;

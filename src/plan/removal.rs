@@ -166,11 +166,12 @@ fn lowest(
     })
 }
 
-/// The allowed set of the same size that differs from `wanted` in the fewest blocks; `None` if there is none.
+/// The allowed set of the same size that differs from `wanted` in the fewest blocks; `None` if there is none. Blocks that
+/// go with any cut are in neither.
 #[must_use]
 pub fn nearest(constraints: &Constraints, wanted: &BTreeSet<BlockId>) -> Option<BTreeSet<BlockId>> {
     let n_blocks = constraints.n_trunk_blocks;
-    let n = wanted.len();
+    let n = wanted.difference(&constraints.dropped).count();
     if n == 0 || n >= n_blocks || constraints.check_count(n).is_err() {
         return None;
     }
@@ -316,6 +317,7 @@ mod tests {
         Constraints {
             n_blocks,
             n_trunk_blocks: n_blocks,
+            dropped: BTreeSet::new(),
             must_stay: BTreeMap::new(),
             groups: Vec::new(),
             places: Vec::new(),

@@ -43,6 +43,8 @@ pub struct ModelReport {
     pub architecture: String,
     /// Number of blocks.
     pub block_count: usize,
+    /// How many of them, the last, are for multi-token prediction.
+    pub prediction_block_count: usize,
     /// Bytes of all files.
     pub bytes: u64,
     /// Number of weights.
@@ -112,6 +114,7 @@ impl ModelReport {
             path: path.display().to_string(),
             architecture: model.architecture().to_owned(),
             block_count: model.n_blocks(),
+            prediction_block_count: model.prediction_blocks().count(),
             bytes: model.n_bytes(),
             parameters: model.n_parameters(),
             blake3: blake3.map(|hash| hash.to_hex().to_string()),

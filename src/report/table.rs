@@ -22,20 +22,33 @@ pub fn report(report: &Report, colour: Colour) -> String {
         let _ = writeln!(text, "measured {}", calibrated(calibration));
     }
     if let Some(output) = &report.output {
-        let _ = writeln!(
-            text,
-            "removed  {} ({} of {} blocks, {})",
-            block_list(&report.removed),
-            report.removed.len(),
-            report.model.block_count,
-            match report.method.as_str() {
-                "blocks" => "as listed".to_owned(),
-                method => format!("by {method}"),
-            }
-        );
+        let how = match report.method.as_str() {
+            "blocks" => "as listed".to_owned(),
+            method => format!("by {method}"),
+        };
+        let removed = removed(&report.removed, &report.model, &how);
+        let _ = writeln!(text, "removed  {removed}");
         let _ = writeln!(text, "output   {}", written(output, report.model.bytes));
     }
     text
+}
+
+/// The removed blocks of `model`, chosen as `how` says; prediction blocks apart, of which all go or none.
+#[must_use]
+pub fn removed(removed: &[usize], model: &ModelReport, how: &str) -> String {
+    let n_trunk = model.block_count - model.prediction_block_count;
+    let n = removed.iter().filter(|&&block| block < n_trunk).count();
+    let (trunk, prediction) = removed.split_at(n);
+    let trunk = || format!("{} ({n} of {n_trunk} blocks, {how})", block_list(trunk));
+    let prediction = || match prediction {
+        [block] => format!("prediction block {block}"),
+        blocks => format!("prediction blocks {}", block_list(blocks)),
+    };
+    match (n, removed.len() - n) {
+        (_, 0) => trunk(),
+        (0, _) => prediction(),
+        _ => format!("{}, {}", trunk(), prediction()),
+    }
 }
 
 /// One row for each block.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use indicatif::{DecimalBytes, HumanCount};
 use serde::Serialize;
 
-use super::{ModelReport, block_list, table};
+use super::{ModelReport, table};
 use crate::gguf;
 use crate::model::Model;
 use crate::oracle::Run;
@@ -144,11 +144,15 @@ pub fn screen(report: &VerifyReport) -> String {
     );
     let _ = writeln!(
         text,
-        "removed  {} ({} of {} blocks, by {})",
-        block_list(&report.removed),
-        report.removed.len(),
-        report.parent.block_count,
-        gguf::Quoted(output.method.as_deref().unwrap_or("unknown"))
+        "removed  {}",
+        table::removed(
+            &report.removed,
+            &report.parent,
+            &format!(
+                "by {}",
+                gguf::Quoted(output.method.as_deref().unwrap_or("unknown"))
+            )
+        )
     );
     let metadata = report.metadata;
     let _ = writeln!(

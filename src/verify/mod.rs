@@ -79,7 +79,14 @@ pub fn verify(
         method: claim.method.clone().unwrap_or_default(),
         heal: claim.heal.clone().unwrap_or_default(),
     };
-    let plan = Plan::new(parent, constraints, removed.clone(), &provenance)
+    let mut constraints = constraints.clone();
+    if parent
+        .prediction_blocks()
+        .any(|block| removed.contains(&block))
+    {
+        constraints = constraints.dropping_prediction_blocks()?;
+    }
+    let plan = Plan::new(parent, &constraints, removed, &provenance)
         .context("names a cut that is refused")?;
     let layout = with_version(&plan.layout, &claim)?;
 
@@ -127,7 +134,7 @@ pub fn verify(
         n_tensor_bytes,
         parent_blake3: outcome.parent_blake3,
         claim,
-        removed,
+        removed: plan.removed,
         differences,
     })
 }

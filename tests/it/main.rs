@@ -19,6 +19,8 @@ mod shorten;
 
 mod rules;
 
+mod prediction;
+
 mod split;
 
 mod report;

@@ -62,7 +62,7 @@ const ALWAYS: [&str; 9] = [
 /// Checks that exactly `<arch>.block_count` and these keys differ, beside those that always do, and that the others are
 /// there byte for byte, in their order.
 #[track_caller]
-fn check_metadata(parent: &[u8], out: &[u8], changed: &[&str]) {
+pub fn check_metadata(parent: &[u8], out: &[u8], changed: &[&str]) {
     let (parent, out) = (File::parse(parent).unwrap(), File::parse(out).unwrap());
     let raw = |file: &File<'_>| -> BTreeMap<String, Vec<u8>> {
         file.metadata()
