@@ -113,19 +113,21 @@ fn worst(outcomes: &Outcomes) -> &'static str {
     }
 }
 
-/// The first bad outcome, as an example.
+/// The first changed and the first broken set, as examples.
 fn reason(outcomes: &Outcomes) -> String {
-    let bad = outcomes
-        .iter()
-        .find(|(_, outcome)| !matches!(outcome, Outcome::Exact));
-    match bad {
-        None => String::new(),
-        Some((set, Outcome::Broken(why))) => format!("; {set:?}: {why}"),
-        Some((set, Outcome::Changed { different, floats })) => {
-            format!("; {set:?}: {different} of {floats} floats differ")
-        }
-        Some((_, Outcome::Exact)) => String::new(),
-    }
+    let first = |word| outcomes.iter().find(|(_, outcome)| outcome.word() == word);
+    let bad = [first("changed"), first("broken")];
+    let said = bad
+        .into_iter()
+        .flatten()
+        .map(|(set, outcome)| match outcome {
+            Outcome::Exact => String::new(),
+            Outcome::Changed { different, floats } => {
+                format!("; {set:?}: {different} of {floats} floats differ")
+            }
+            Outcome::Broken(why) => format!("; {set:?}: {why}"),
+        });
+    said.collect()
 }
 
 fn compare(architecture: &Architecture) -> Result<Outcomes> {

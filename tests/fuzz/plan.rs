@@ -19,7 +19,7 @@ pub struct Request {
     pub blocks: u64,
     /// The first part of the model ends here, if that is inside the file.
     pub part_len: u32,
-    /// Bit 0: take any cut on the user's word.
+    /// Bit 0: take any cut on the user's word. Bit 1: drop the prediction blocks, if there are any.
     pub flags: u32,
 }
 
@@ -48,7 +48,7 @@ pub fn check(bytes: &[u8]) {
 #[track_caller]
 fn check_error(error: &anyhow::Error, bytes: &[u8]) {
     let text = message(error);
-    let one_line = !text.is_empty() && text.len() < 400 && !text.chars().any(char::is_control);
+    let one_line = !text.is_empty() && text.len() < 1000 && !text.chars().any(char::is_control);
     assert!(one_line, "{text:?}");
     // A name in the file may say anything.
     let is_bug = text.contains("bug: ") && !bytes.windows(4).any(|w| w == b"bug:");
@@ -65,7 +65,10 @@ fn shorten(bytes: &[u8], request: &Request) -> anyhow::Result<()> {
         files.push(File::parse(second)?);
     }
     let model = Model::new(files)?;
-    let constraints = Constraints::new(&model, request.flags & 1 != 0)?;
+    let mut constraints = Constraints::new(&model, request.flags & 1 != 0)?;
+    if request.flags & 2 != 0 {
+        constraints = constraints.dropping_prediction_blocks()?;
+    }
     (0..model.n_blocks()).for_each(|i| drop(constraints.kinds.words(i)));
     let wanted: BTreeSet<BlockId> = (0..model.n_blocks())
         .filter(|i| request.blocks >> (i % 64) & 1 != 0)
@@ -105,6 +108,8 @@ fn allowed(
     if constraints.n_trunk_blocks > MAX_SEARCHED {
         return None;
     }
+    // Those that go with any cut are not asked for.
+    let wanted = &(wanted - &constraints.dropped);
     let chosen = removal::choose(
         constraints,
         Method::Sequential,

@@ -20,7 +20,7 @@ fn check_error(error: &Error) {
     let text = error.to_string();
     assert!(!error.is_bug(), "{text}");
     assert!(
-        text.len() < 400 && !text.chars().any(char::is_control),
+        text.len() < 1000 && !text.chars().any(char::is_control),
         "{text:?}"
     );
     let _ = error.hint();
