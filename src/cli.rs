@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::options::{BlockList, HealArg};
+use crate::options::{BlockList, ByteSize, HealArg};
 use crate::plan::{Budget, Method};
 
 /// Make a GGUF model shorter
@@ -94,9 +94,21 @@ pub struct ShortenArgs {
     #[arg(long)]
     pub trust_any_cut: bool,
 
-    /// Where to write the shorter model
+    /// Where to write the shorter model; of a split one, what the names of its parts begin with
     #[arg(short, long, value_name = "FILE", required_unless_present = "dry_run")]
     pub output: Option<PathBuf>,
+
+    /// Write parts of at most this size, such as 4G, 500M or 2GiB, for llama.cpp's split models; metadata comes on top
+    #[arg(long, value_name = "SIZE", conflicts_with = "keep_split")]
+    pub split_max_size: Option<ByteSize>,
+
+    /// Write parts as the input has them, if it is a split model
+    #[arg(long)]
+    pub keep_split: bool,
+
+    /// Also renumber the model's importance matrix, of either form, and write it to OUT
+    #[arg(long, num_args = 2, value_names = ["IN", "OUT"])]
+    pub imatrix: Option<Vec<PathBuf>>,
 
     /// Overwrite the output if it exists
     #[arg(long)]
@@ -152,7 +164,7 @@ pub struct ShowArgs {
 /// Arguments of `verify`.
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// The shortened model
+    /// The shortened model; of a split model, any of its parts
     #[arg(value_name = "OUT")]
     pub output: PathBuf,
 

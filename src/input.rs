@@ -7,6 +7,7 @@ use ggml::Mapping;
 
 use crate::error::Hint;
 use crate::gguf;
+use crate::part_name::Prefix;
 
 /// One mapped file.
 pub struct Part {
@@ -35,10 +36,10 @@ impl Input {
         if n_parts <= 1 {
             return Ok(Self { parts: vec![given] });
         }
-        let name = PartName::of(path, n_parts).with_context(|| path.display().to_string())?;
+        let prefix = prefix(path, n_parts).with_context(|| path.display().to_string())?;
         let mut parts = Vec::new();
         for number in 1..=n_parts {
-            let path = name.part(number);
+            let path = prefix.part(number, n_parts);
             let part = open_part(&path).map_err(|error| {
                 error.context(Hint(format!("all {n_parts} parts must lie in one folder")))
             })?;
@@ -128,61 +129,13 @@ fn split_number(file: &gguf::File<'_>, key: &str) -> Result<Option<usize>> {
     Ok(Some(usize::try_from(entry.value().as_u64()?)?))
 }
 
-/// The name of a part, taken apart.
-struct PartName {
-    folder: PathBuf,
-    stem: String,
-    n_parts: usize,
-}
-
-impl PartName {
-    fn of(path: &Path, n_parts: usize) -> Result<Self> {
-        let file_name = path.file_name().and_then(|name| name.to_str());
-        let stem = file_name.and_then(|name| {
-            // `<stem>-00001-of-00003.gguf`
-            let (rest, count) = name.strip_suffix(".gguf")?.rsplit_once("-of-")?;
-            let (stem, number) = rest.rsplit_once('-')?;
-            let five_digits =
-                |text: &str| text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());
-            (five_digits(number) && five_digits(count) && count.parse() == Ok(n_parts))
-                .then(|| stem.to_owned())
-        });
-        let Some(stem) = stem else {
-            bail!(
-                "is one of {n_parts} parts of a model, but its name does not end in '-<number>-of-{n_parts:05}.gguf', so \
-                 the others cannot be found"
-            );
-        };
-        Ok(Self {
-            folder: path.parent().unwrap_or(Path::new("")).to_owned(),
-            stem,
-            n_parts,
-        })
-    }
-
-    fn part(&self, number: usize) -> PathBuf {
-        self.folder.join(format!(
-            "{}-{number:05}-of-{:05}.gguf",
-            self.stem, self.n_parts
-        ))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_parts_are_those_of_llama_cpp() {
-        let name = PartName::of(Path::new("dir/a-b-00002-of-00003.gguf"), 3).unwrap();
-        assert_eq!(name.part(1), Path::new("dir/a-b-00001-of-00003.gguf"));
-        for other in [
-            "a.gguf",
-            "a-2-of-3.gguf",
-            "a-00002-of-00004.gguf",
-            "a-00002-of-00003",
-        ] {
-            assert!(PartName::of(Path::new(other), 3).is_err(), "{other}");
-        }
+/// The prefix of the other parts' names.
+fn prefix(path: &Path, n_parts: usize) -> Result<Prefix> {
+    match Prefix::of_part(path) {
+        Some((prefix, numbers)) if numbers.n_parts == n_parts => Ok(prefix),
+        _ => bail!(
+            "is one of {n_parts} parts of a model, but its name does not end in '-<number>-of-{n_parts:05}.gguf', so \
+             the others cannot be found"
+        ),
     }
 }

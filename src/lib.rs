@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Each type is made once, by a function of the types before it, and not changed afterwards. Only `commands`, `input`,
-//! `llama`, `calibration::Texts`, `save` and `oracle` do I/O; planning and verifying are pure.
+//! `llama`, `calibration::Texts`, `commit`, `save`, `beside` and `oracle` do I/O; planning and verifying are pure.
 //!
 //! # Invariants
 //!
@@ -34,6 +34,8 @@ pub mod options;
 
 pub mod commands;
 
+pub mod part_name;
+
 pub mod input;
 
 pub mod gguf;
@@ -52,7 +54,13 @@ pub mod importance;
 
 pub mod plan;
 
+pub mod imatrix;
+
+pub mod commit;
+
 pub mod save;
+
+pub mod beside;
 
 pub mod verify;
 

@@ -7,7 +7,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use gguf_shorten::cli::{Cli, Command};
 use gguf_shorten::options::{Shorten, Verify};
-use gguf_shorten::{commands, error, save};
+use gguf_shorten::{commands, commit, error};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -17,7 +17,7 @@ fn main() -> ExitCode {
     ggml::limits::report_file_size_limit();
     // An interrupt ends the process; all that there is to undo is a file that is half written.
     let handler = ctrlc::set_handler(|| {
-        let output = save::interrupt();
+        let output = commit::interrupt();
         // Off the line of a progress bar.
         let line = if std::io::stderr().is_terminal() {
             "\n"

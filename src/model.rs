@@ -256,7 +256,7 @@ fn tensors_of<'a>(parts: &[gguf::File<'a>], n_blocks: usize) -> Result<Vec<Model
 
 /// The block of a tensor named `blk.<i>.<rest>`. Anchored at the start: `v.blk.0.` belongs to a vision tower, and of
 /// `blk.3.ffn_gate.7.weight` only the first number is the block's.
-fn block_of(name: &str) -> Option<(BlockId, &str)> {
+pub(crate) fn block_of(name: &str) -> Option<(BlockId, &str)> {
     let (number, rest) = name.strip_prefix("blk.")?.split_once('.')?;
     let canonical = !number.is_empty()
         && number.bytes().all(|byte| byte.is_ascii_digit())

@@ -11,7 +11,7 @@ use crate::calibration::{DEFAULT_TOKENS, DEFAULT_WINDOW, Source};
 use crate::cli::{CalibrationArgs, CommonArgs, ShortenArgs, VerifyArgs};
 use crate::error::Usage;
 use crate::model::{BlockId, MAX_BLOCKS};
-use crate::plan::{Budget, Method};
+use crate::plan::{Budget, Method, Splitting};
 
 /// A list of block numbers such as `21-29,31`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +86,45 @@ impl FromStr for Budget {
             Ok(_) => Err(format!("no model has more than {MAX_BLOCKS} blocks")),
             Err(_) => Err(expected.to_owned()),
         }
+    }
+}
+
+/// A number of bytes such as `4G`: decimal units with one letter, as for `llama-gguf-split`, or with a `B`, binary ones with
+/// `iB`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteSize(pub u64);
+
+impl FromStr for ByteSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = || format!("'{text}' is not a size; expected one such as 500M, 4G or 2GiB");
+        let end = text.find(|c: char| !c.is_ascii_digit());
+        let (number, unit) = text.split_at(end.unwrap_or(text.len()));
+        let number: u64 = match number.parse() {
+            Ok(0) => return Err("a size is at least 1 byte".to_owned()),
+            Ok(number) => number,
+            Err(_) if number.is_empty() => return Err(expected()),
+            Err(_) => return Err(format!("{text} is more than any file has")),
+        };
+        let unit = unit.trim_start().to_ascii_lowercase();
+        let unit = unit.strip_suffix('b').unwrap_or(&unit);
+        let (letter, base) = match unit.strip_suffix('i') {
+            Some(letter) if !letter.is_empty() => (letter, 1024u64),
+            _ => (unit, 1000),
+        };
+        let power = match letter {
+            "" => 0,
+            "k" => 1,
+            "m" => 2,
+            "g" => 3,
+            "t" => 4,
+            _ => return Err(expected()),
+        };
+        number
+            .checked_mul(base.pow(power))
+            .map(Self)
+            .ok_or_else(|| format!("{text} is more than any file has"))
     }
 }
 
@@ -217,6 +256,10 @@ pub struct Shorten {
     pub trust_any_cut: bool,
     /// The output; `None` for a dry run.
     pub output: Option<PathBuf>,
+    /// How the output is cut into files.
+    pub splitting: Splitting,
+    /// An importance matrix that is renumbered too, and where it goes.
+    pub imatrix: Option<(PathBuf, PathBuf)>,
     /// Overwrite the output.
     pub force: bool,
     /// Write nothing.
@@ -258,6 +301,15 @@ impl Shorten {
             drop_mtp: args.drop_mtp,
             trust_any_cut: args.trust_any_cut,
             output: args.output.clone(),
+            splitting: match args.split_max_size {
+                Some(ByteSize(max)) => Splitting::MaxBytes(max),
+                None if args.keep_split => Splitting::AsInput,
+                None => Splitting::Whole,
+            },
+            imatrix: match args.imatrix.as_deref() {
+                Some([from, to]) => Some((from.clone(), to.clone())),
+                _ => None,
+            },
             force: args.force,
             dry_run: args.dry_run,
             calibration: Calibration::new(&args.calibration)?,
@@ -340,6 +392,40 @@ mod tests {
         assert_eq!("12.5%".parse(), Ok(Budget::Percent(12.5)));
         for wrong in ["0", "-1", "x", "", "%", "0%", "100%", "nan%", "1e3", "600"] {
             assert!(wrong.parse::<Budget>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_units_of_1000_or_1024() {
+        let of = |text: &str| text.parse::<ByteSize>().map(|size| size.0);
+        for (text, n_bytes) in [
+            ("1", 1),
+            ("12B", 12),
+            ("30M", 30_000_000),
+            ("4G", 4_000_000_000),
+            ("4GB", 4_000_000_000),
+            ("2GiB", 2 << 30),
+            ("2 gib", 2 << 30),
+            ("1Ki", 1024),
+            ("7kB", 7000),
+            ("1T", 1_000_000_000_000),
+        ] {
+            assert_eq!(of(text), Ok(n_bytes), "{text}");
+        }
+        for wrong in [
+            "",
+            "G",
+            "0",
+            "0G",
+            "-1G",
+            "1.5G",
+            "1iB",
+            "1X",
+            "1GG",
+            "99999999999999999999",
+            "99999999T",
+        ] {
+            assert!(of(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -19,10 +19,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use ggml::{Backend, Context, ContextOptions, ModelOptions, Token};
 
 use crate::arch::Stream;
+use crate::commit;
 use crate::gguf::{Quoted, TensorType};
 use crate::input::{Input, Part};
 use crate::model::{BlockId, Model};
-use crate::save;
 
 /// Tokens of the sequence, where neither window nor context wants another number.
 pub const DEFAULT_TOKENS: usize = 700;
@@ -167,7 +167,7 @@ pub fn run(silence: &Silence, parent: &Input, out: &Path, threads: usize) -> Res
     let announce = |path: &Path| {
         backend.on_abort(
             format!("gguf-shorten: {}: ", path.display()),
-            save::remove_unfinished,
+            commit::remove_unfinished,
         );
     };
     announce(parent.path());

@@ -1,60 +1,102 @@
 //! Writing the output: beside its place, checked against the plan, synced, then renamed. On failure nothing is left
 //! behind and nothing existing is touched.
 
-use std::collections::BTreeSet;
-use std::fs::{File, Permissions};
+use std::ffi::OsStr;
+use std::fs::{DirEntry, File, Permissions};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::mpsc;
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::gguf;
+use crate::commit::{Staged, TEMPORARY, commit, folder_of};
+use crate::gguf::{self, Layout};
 use crate::input::Input;
 use crate::model::Model;
+use crate::part_name::Prefix;
 use crate::plan::Plan;
-
-/// The temporary files of the saves that are running, for [`remove_unfinished`].
-static UNFINISHED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
-
-fn unfinished() -> MutexGuard<'static, BTreeSet<PathBuf>> {
-    // The set is whole whenever the lock is free, also after a panic.
-    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Whether the output is in its place. Changes only under the lock of [`UNFINISHED`].
-static SAVED: AtomicBool = AtomicBool::new(false);
-
-/// Removes what an interrupted save would leave behind. Called before the process ends; no save begins or ends after it.
-pub fn remove_unfinished() {
-    let unfinished = unfinished();
-    for path in unfinished.iter() {
-        // The process ends in any case; there is nobody left to tell.
-        let _ = std::fs::remove_file(path);
-    }
-    // Not given back: another thread may be about to make its temporary file, or to move it into its place.
-    std::mem::forget(unfinished);
-}
-
-/// As [`remove_unfinished`], on an interrupt. Returns what became of the output.
-#[must_use]
-pub fn interrupt() -> &'static str {
-    remove_unfinished();
-    if SAVED.load(Ordering::SeqCst) {
-        "the output is complete"
-    } else {
-        "nothing was written"
-    }
-}
+use crate::plan::parts::{Part, Splitting, parts};
 
 /// A place for the output, checked before any work is done.
 #[derive(Debug)]
 pub struct Target {
-    path: PathBuf,
-    folder: PathBuf,
+    naming: Naming,
     overwrite: bool,
+}
+
+/// Which files an output has, and what they are called.
+#[derive(Clone, Debug)]
+pub struct Naming {
+    path: PathBuf,
+    splitting: Splitting,
+    /// What the names of the parts begin with; `None` for a single file.
+    prefix: Option<Prefix>,
+}
+
+/// One file that was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its length.
+    pub n_bytes: u64,
+}
+
+impl Naming {
+    /// Of an output that the user wants at `path`: of one that is cut into parts this is the prefix of their names, with
+    /// `.gguf` behind it or without, or the name of one of them.
+    ///
+    /// # Errors
+    /// A path that ends in no name.
+    pub fn new(path: &Path, splitting: Splitting, input: &Input) -> Result<Self> {
+        let is_cut = match splitting {
+            Splitting::Whole => false,
+            Splitting::MaxBytes(_) => true,
+            Splitting::AsInput => input.parts().len() > 1,
+        };
+        let prefix = if is_cut {
+            let prefix = Prefix::of_output(path).filter(|_| !ends_in_separator(path));
+            Some(prefix.with_context(|| format!("{}: is not the name of a file", path.display()))?)
+        } else {
+            None
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            splitting,
+            prefix,
+        })
+    }
+
+    /// Whether a file at `path` would take the place of the output, or of a part of it.
+    #[must_use]
+    pub fn takes(&self, path: &Path) -> bool {
+        let is_named = |name: &OsStr| match &self.prefix {
+            Some(prefix) => prefix.is_part(name),
+            None => self.path.file_name() == Some(name),
+        };
+        path.file_name().is_some_and(is_named)
+            && same_file::is_same_file(folder_of(path), folder_of(&self.path)).unwrap_or(false)
+    }
+
+    /// The planned files, in order, and where each goes.
+    ///
+    /// # Errors
+    /// An output that cannot be cut as it should be.
+    pub fn files<'a>(
+        &self,
+        model: &Model<'_>,
+        plan: &Plan<'a>,
+    ) -> Result<Vec<(PathBuf, Part<'a>)>> {
+        let parts = parts(model, plan, self.splitting)?;
+        let n_parts = parts.len();
+        let path = |i: usize| match &self.prefix {
+            Some(prefix) => prefix.part(i + 1, n_parts),
+            None => self.path.clone(),
+        };
+        let named = parts.into_iter().enumerate();
+        Ok(named.map(|(i, part)| (path(i), part)).collect())
+    }
 }
 
 impl Target {
@@ -64,47 +106,36 @@ impl Target {
     /// # Errors
     /// What is wrong with the place.
     pub fn new(path: &Path, input: &Input, force: bool) -> Result<Self> {
-        let fail = || path.display().to_string();
-        ensure!(
-            path.file_name().is_some() && (path.is_dir() || !ends_in_separator(path)),
-            "{}: is not the name of a file",
-            fail()
-        );
-        // Also a dangling link counts as something that is there.
-        if let Ok(link) = std::fs::symlink_metadata(path) {
-            let kind = std::fs::metadata(path).unwrap_or(link);
-            ensure!(
-                !kind.is_dir(),
-                "{}: is a folder, expected the name of a file",
-                fail()
-            );
-            ensure!(
-                kind.is_file() || kind.is_symlink(),
-                "{}: is not a regular file",
-                fail()
-            );
-            // Only now: the comparison opens what is there, and opening a pipe would wait for its other end.
-            ensure!(!is_input(path, input), "{}: is the input itself", fail());
-            if !force {
-                bail!(
-                    anyhow::anyhow!("{}: exists already", fail())
-                        .context(crate::error::Hint("--force overwrites it".to_owned()))
-                );
-            }
+        Self::split(path, Splitting::Whole, input, force)
+    }
+
+    /// As [`Target::new`], for an output that is cut into parts. How many there will be is not known yet, so no part of any
+    /// count may be there without `force`, and of the input none at all.
+    ///
+    /// # Errors
+    /// What is wrong with the place.
+    pub fn split(path: &Path, splitting: Splitting, input: &Input, force: bool) -> Result<Self> {
+        let naming = Naming::new(path, splitting, input)?;
+        match &naming.prefix {
+            None => check_place(path, input, force)?,
+            Some(prefix) => check_parts(prefix, input, force)?,
         }
-        // Shows now what would else fail after calibration: a folder in which no file can be made.
-        check_folder(path)?;
         Ok(Self {
-            path: path.to_owned(),
-            folder: folder_of(path).to_owned(),
+            naming,
             overwrite: force,
         })
     }
 
     /// Where the output goes.
     #[must_use]
+    pub fn naming(&self) -> &Naming {
+        &self.naming
+    }
+
+    /// Where the output goes, as the user said it.
+    #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.naming.path
     }
 
     /// Writes the planned output and returns its plan. `plan` makes it from the hash of the input, which is computed while
@@ -120,65 +151,142 @@ impl Target {
         plan: &dyn Fn(blake3::Hash) -> Result<Plan<'a>>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Plan<'a>> {
-        self.try_save(input, model, plan, progress)
-            .with_context(|| format!("{}: nothing was written", self.path.display()))
+        let (plan, _) = self.save_with(Vec::new(), input, model, plan, progress)?;
+        Ok(plan)
     }
 
-    fn try_save<'a>(
+    /// As [`Target::save`]; `beside` are finished files that get to their places together with the output, or not at all.
+    /// Returns also the files of the output, in order.
+    ///
+    /// # Errors
+    /// As [`Target::save`].
+    pub fn save_with<'a>(
         &self,
+        beside: Vec<Staged>,
         input: &Input,
         model: &Model<'a>,
         plan: &dyn Fn(blake3::Hash) -> Result<Plan<'a>>,
         progress: &mut dyn FnMut(u64),
-    ) -> Result<Plan<'a>> {
+    ) -> Result<(Plan<'a>, Vec<Written>)> {
+        self.try_save(beside, input, model, plan, progress)
+            .with_context(|| format!("{}: nothing was written", self.path().display()))
+    }
+
+    fn try_save<'a>(
+        &self,
+        beside: Vec<Staged>,
+        input: &Input,
+        model: &Model<'a>,
+        plan: &dyn Fn(blake3::Hash) -> Result<Plan<'a>>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(Plan<'a>, Vec<Written>)> {
         let draft = plan(blake3::Hash::from_bytes([0; blake3::OUT_LEN]))?;
-        let temporary = {
-            let mut unfinished = unfinished();
-            let temporary = tempfile::Builder::new()
-                .prefix(".gguf-shorten-")
-                .suffix(".tmp")
-                .permissions(permissions(&input.parts()[0].mapping)?)
-                .tempfile_in(&self.folder)?;
-            unfinished.insert(temporary.path().to_owned());
-            temporary
-        };
-        let listed = Listed(temporary.path().to_owned());
-        let file = temporary.as_file();
-        reserve(file, draft.layout.file_len())?;
+        let drafts = self.naming.files(model, &draft)?;
+        let permissions = permissions(&input.parts()[0].mapping)?;
+        let mut staged = Vec::new();
+        for (path, part) in &drafts {
+            if self.naming.prefix.is_some() {
+                // How many there are was not known before.
+                check_place(path, input, self.overwrite)?;
+            }
+            let file = Staged::new(path, self.overwrite, permissions.clone())?;
+            reserve(file.file(), part.layout.file_len())?;
+            staged.push(file);
+        }
         // The disk, the copying and the hashing do not wait for one another.
         let (to_disk, written) = mpsc::channel();
-        let hash = thread::scope(|scope| -> Result<blake3::Hash> {
-            let hash = scope.spawn(|| input.blake3());
-            let on_disk = scope.spawn(move || keep_on_disk(file, &written));
-            let copied = copy_tensors(file, input, model, &draft, &mut |n_bytes| {
-                progress(n_bytes);
-                // The other side is gone only if the disk failed, which it reports itself.
-                let _ = to_disk.send(n_bytes);
-            });
-            drop(to_disk);
-            joined(on_disk)??;
-            copied?;
-            joined(hash)
-        })?;
+        let hash =
+            thread::scope(|scope| -> Result<blake3::Hash> {
+                let hash = scope.spawn(|| input.blake3());
+                let files: Vec<&File> = staged.iter().map(Staged::file).collect();
+                let on_disk = scope.spawn(move || keep_on_disk(&files, &written));
+                let copied = staged.iter().zip(&drafts).enumerate().try_for_each(
+                    |(i, (staged, (_, part)))| {
+                        copy_tensors(staged.file(), input, model, &draft, part, &mut |n_bytes| {
+                            progress(n_bytes);
+                            // The other side is gone only if the disk failed, which it reports itself.
+                            let _ = to_disk.send((i, n_bytes));
+                        })
+                    },
+                );
+                drop(to_disk);
+                joined(on_disk)??;
+                copied?;
+                joined(hash)
+            })?;
         let plan = plan(hash)?;
-        write_head(file, &plan, &draft)?;
-        progress(plan.layout.data_start().0);
-        file.sync_all()?;
-        let mut unfinished = unfinished();
-        if self.overwrite {
-            temporary.persist(&self.path).map_err(|error| error.error)?;
-        } else {
-            temporary
-                .persist_noclobber(&self.path)
-                .map_err(|error| error.error)?;
+        let parts = self.naming.files(model, &plan)?;
+        ensure!(
+            parts.len() == drafts.len(),
+            "bug: the plan has {} files, but {} were written; the output was not kept",
+            parts.len(),
+            drafts.len()
+        );
+        for ((staged, (_, part)), (_, draft)) in staged.iter().zip(&parts).zip(&drafts) {
+            write_head(staged.file(), &part.layout, &draft.layout)?;
+            progress(part.layout.data_start().0);
+            staged.file().sync_all()?;
         }
-        unfinished.remove(&listed.0);
-        SAVED.store(true, Ordering::SeqCst);
-        drop(unfinished);
-        // So that the new name is on disk too. Not every system can; the output is in its place either way.
-        let _ = File::open(&self.folder).and_then(|folder| folder.sync_all());
-        Ok(plan)
+        staged.extend(beside);
+        commit(staged)?;
+        let written = parts.into_iter().map(|(path, part)| Written {
+            path,
+            n_bytes: part.layout.file_len(),
+        });
+        Ok((plan, written.collect()))
     }
+}
+
+/// Checks that parts of any number and count can be written.
+fn check_parts(prefix: &Prefix, input: &Input, force: bool) -> Result<()> {
+    let first = prefix.part(1, 1);
+    check_folder(&first)?;
+    let entries = std::fs::read_dir(folder_of(&first)).and_then(Iterator::collect);
+    let entries: Vec<DirEntry> = entries.with_context(|| first.display().to_string())?;
+    let names = entries.into_iter().map(|entry| entry.file_name());
+    let mut parts: Vec<PathBuf> = names
+        .filter(|name| prefix.is_part(name))
+        .map(|name| prefix.folder().join(name))
+        .collect();
+    parts.sort();
+    parts
+        .iter()
+        .try_for_each(|part| check_place(part, input, force))
+}
+
+/// Checks that a file can be written at `path`: the folder is there and writable, nothing is overwritten without `force`,
+/// and never the input.
+pub(crate) fn check_place(path: &Path, input: &Input, force: bool) -> Result<()> {
+    let fail = || path.display().to_string();
+    ensure!(
+        path.file_name().is_some() && (path.is_dir() || !ends_in_separator(path)),
+        "{}: is not the name of a file",
+        fail()
+    );
+    // Also a dangling link counts as something that is there.
+    if let Ok(link) = std::fs::symlink_metadata(path) {
+        let kind = std::fs::metadata(path).unwrap_or(link);
+        ensure!(
+            !kind.is_dir(),
+            "{}: is a folder, expected the name of a file",
+            fail()
+        );
+        ensure!(
+            kind.is_file() || kind.is_symlink(),
+            "{}: is not a regular file",
+            fail()
+        );
+        // Only now: the comparison opens what is there, and opening a pipe would wait for its other end.
+        ensure!(!is_input(path, input), "{}: is the input itself", fail());
+        if !force {
+            bail!(
+                anyhow::anyhow!("{}: exists already", fail())
+                    .context(crate::error::Hint("--force overwrites it".to_owned()))
+            );
+        }
+    }
+    // Shows now what would else fail after calibration: a folder in which no file can be made.
+    check_folder(path)
 }
 
 /// What a thread returned; its panic becomes this one's.
@@ -189,33 +297,25 @@ fn joined<T>(thread: thread::ScopedJoinHandle<'_, T>) -> Result<T> {
 }
 
 /// Has the disk keep up with what is written, so that the sync at the end finds little left to do.
-fn keep_on_disk(file: &File, written: &mpsc::Receiver<u64>) -> io::Result<()> {
+fn keep_on_disk(files: &[&File], written: &mpsc::Receiver<(usize, u64)>) -> io::Result<()> {
     const STEP: u64 = 32 << 20;
-    let mut pending = 0;
-    while let Ok(n_bytes) = written.recv() {
-        pending += n_bytes + written.try_iter().sum::<u64>();
-        if pending >= STEP {
-            file.sync_data()?;
-            pending = 0;
+    let mut pending = vec![0; files.len()];
+    while let Ok(first) = written.recv() {
+        for (file, n_bytes) in std::iter::once(first).chain(written.try_iter()) {
+            pending[file] += n_bytes;
+        }
+        for (file, pending) in files.iter().zip(&mut pending) {
+            if *pending >= STEP {
+                file.sync_data()?;
+                *pending = 0;
+            }
         }
     }
     Ok(())
 }
 
-/// A temporary file's place on the list of [`UNFINISHED`]; dropped before the file itself is removed.
-struct Listed(PathBuf);
-
-impl Drop for Listed {
-    fn drop(&mut self) {
-        if unfinished().remove(&self.0) {
-            // Also removed by its own guard; here so that an interrupt between the two finds nothing to do.
-            let _ = std::fs::remove_file(&self.0);
-        }
-    }
-}
-
 /// The input's permissions, but for those that the user's mask takes away.
-fn permissions(mapping: &ggml::Mapping) -> io::Result<Permissions> {
+pub(crate) fn permissions(mapping: &ggml::Mapping) -> io::Result<Permissions> {
     let permissions = mapping.file().metadata()?.permissions();
     #[cfg(unix)]
     {
@@ -228,30 +328,35 @@ fn permissions(mapping: &ggml::Mapping) -> io::Result<Permissions> {
 }
 
 /// Writes everything before the data of the tensors, which lie where `draft` has them.
-fn write_head(mut file: &File, plan: &Plan<'_>, draft: &Plan<'_>) -> Result<()> {
-    let positions = |plan: &Plan<'_>| (plan.layout.data_start(), plan.layout.file_len());
+fn write_head(mut file: &File, layout: &Layout<'_>, draft: &Layout<'_>) -> Result<()> {
+    let positions = |layout: &Layout<'_>| (layout.data_start(), layout.file_len());
     ensure!(
-        positions(plan) == positions(draft),
+        positions(layout) == positions(draft),
         "bug: the plan's data is at {:?}, but was written at {:?}; the output was not kept",
-        positions(plan),
+        positions(layout),
         positions(draft)
     );
     file.rewind()?;
     let mut head = BufWriter::with_capacity(1 << 16, file);
-    gguf::write_head(&plan.layout, &mut head)?;
+    gguf::write_head(layout, &mut head)?;
     head.flush()?;
     Ok(())
 }
 
-/// Copies the data of every planned tensor to its position, and writes the padding between them.
+/// Copies the data of every tensor of one part to its position, and writes the padding between them.
 fn copy_tensors(
     mut file: &File,
     input: &Input,
     model: &Model<'_>,
     plan: &Plan<'_>,
+    part: &Part<'_>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<()> {
-    let layout = &plan.layout;
+    let layout = &part.layout;
+    let planned_sources = plan
+        .sources
+        .get(part.tensors.clone())
+        .context("bug: a part of tensors that are not planned")?;
     let sources: Vec<File> = input
         .parts()
         .iter()
@@ -259,7 +364,7 @@ fn copy_tensors(
         .collect::<io::Result<_>>()?;
     let mut position = layout.data_start().0;
     file.seek(SeekFrom::Start(position))?;
-    for (planned, &source) in layout.tensors().iter().zip(&plan.sources) {
+    for (planned, &source) in layout.tensors().iter().zip(planned_sources) {
         let tensor = model
             .tensors()
             .get(source)
@@ -296,7 +401,7 @@ fn copy_tensors(
 
 /// Asks the file system for the whole length at once, so that a full disk shows before anything is written.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn reserve(file: &File, len: u64) -> Result<()> {
+pub(crate) fn reserve(file: &File, len: u64) -> Result<()> {
     use rustix::fs::{FallocateFlags, fallocate};
     use rustix::io::Errno;
     match fallocate(file, FallocateFlags::empty(), 0, len) {
@@ -309,7 +414,7 @@ fn reserve(file: &File, len: u64) -> Result<()> {
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn reserve(file: &File, len: u64) -> Result<()> {
+pub(crate) fn reserve(file: &File, len: u64) -> Result<()> {
     Ok(file.set_len(len)?)
 }
 
@@ -326,13 +431,6 @@ fn is_input(path: &Path, input: &Input) -> bool {
 fn ends_in_separator(path: &Path) -> bool {
     let last = path.as_os_str().as_encoded_bytes().last();
     last.is_some_and(|&byte| std::path::is_separator(byte.into()))
-}
-
-fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
 }
 
 /// Checks that [`text`] can write at `path`, and that it takes the place of neither the input nor the output.
@@ -384,7 +482,7 @@ pub fn text(path: &Path, text: &str) -> Result<()> {
     }
     let folder = folder_of(path);
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".gguf-shorten-").suffix(".tmp");
+    builder.prefix(TEMPORARY.0).suffix(TEMPORARY.1);
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let mut temporary = builder.tempfile_in(folder)?;

@@ -80,6 +80,31 @@ same_windows() {
         cmp "$work/windows.txt" "$work/stock.txt" && echo "$(wc -w <"$work/stock.txt") tokens are the same"
 }
 
+# An output in parts, and the same as one file. The stock reader finds the same tensors in both.
+split() {
+    "$program" "$SMOLLM2" --blocks 12-18 -o "$work/whole.gguf" >/dev/null &&
+        "$program" "$SMOLLM2" --blocks 12-18 --split-max-size 30M -o "$work/split.gguf" --json "$work/split.json" || return 1
+    parts=$("$PYTHON" -c '
+import json, sys
+parts = json.load(open(sys.argv[1]))["output"]["parts"]
+assert len(parts) > 2, parts
+print(" ".join(part["path"] for part in parts))' "$work/split.json") || return 1
+    tensors='^[^ ]*: [A-Z0-9_]* \[.*\] [0-9a-f]{32}$'
+    "$PYTHON" tests/stock/gguf_read.py "$work/whole.gguf" | grep -E "$tensors" >"$work/whole.txt"
+    for part in $parts; do
+        "$PYTHON" tests/stock/gguf_read.py "$part" | grep -E "$tensors"
+    done >"$work/parts.txt"
+    [ -s "$work/whole.txt" ] && cmp "$work/whole.txt" "$work/parts.txt" &&
+        echo "$(wc -l <"$work/parts.txt") tensors in $(echo "$parts" | wc -w) parts are those of the single file"
+}
+
+# The parts give the logits of the single file.
+split_logits() {
+    compared=$("$work/logits" --threads 1 --compare "$work"/split-00001-of-*.gguf "$work/whole.gguf" 100)
+    echo "$compared"
+    case $compared in "floats "*" differ 0 "*) ;; *) return 1 ;; esac
+}
+
 # Removed is the same as zeroed, bit for bit: ends, middle, and a scattered set.
 oracle() {
     TMPDIR=$work sh tests/stock/oracle.sh "$program" "$SMOLLM2" 0,29 12-18 3,7,11,25
@@ -87,16 +112,19 @@ oracle() {
 
 check "seven blocks of SmolLM2 are removed" shorten
 check "kept tensors are the parent's, byte for byte" same_bytes
+check "parts hold the tensors of the single file" split
 check "Block Influence agrees with numpy within 1 %" same_scores
 if can_have_stock; then
     if need_stock; then
         check "windows are those of a stock llama.cpp" same_windows
+        check "a stock llama.cpp computes the same from the parts" split_logits
         check "a stock llama.cpp computes the parent without those blocks, bit for bit" oracle
     else
         give_up "set-up of a stock llama.cpp"
     fi
 else
     skip "windows are those of a stock llama.cpp" "$no_stock"
+    skip "a stock llama.cpp computes the same from the parts" "$no_stock"
     skip "a stock llama.cpp computes the parent without those blocks, bit for bit" "$no_stock"
 fi
 echo "real: $passed passed, $failed failed, $skipped skipped"

@@ -79,6 +79,45 @@ pub fn quantize(_backend: &Backend, input: &Path, output: &Path, ftype: u32) -> 
     run_quantize(input, output, &params)
 }
 
+/// As [`quantize`], every tensor to the same type, with an importance matrix: for each weight its mean squared inputs.
+///
+/// # Errors
+/// [`Error::Path`] for a name with a NUL; [`Error::Load`] with llama.cpp's reason.
+pub fn quantize_with_imatrix(
+    _backend: &Backend,
+    input: &Path,
+    output: &Path,
+    ftype: u32,
+    imatrix: &[(String, Vec<f32>)],
+) -> Result<(), Error> {
+    let names: Vec<CString> = imatrix
+        .iter()
+        .map(|(name, _)| CString::new(name.as_str()).map_err(|_| Error::Path))
+        .collect::<Result<_, _>>()?;
+    let mut data: Vec<sys::llama_model_imatrix_data> = names
+        .iter()
+        .zip(imatrix)
+        .map(|(name, (_, values))| sys::llama_model_imatrix_data {
+            name: name.as_ptr(),
+            data: values.as_ptr(),
+            size: values.len(),
+        })
+        .collect();
+    // The list ends with a name that is null.
+    data.push(sys::llama_model_imatrix_data {
+        name: std::ptr::null(),
+        data: std::ptr::null(),
+        size: 0,
+    });
+    // SAFETY: no arguments.
+    let mut params = unsafe { sys::llama_model_quantize_default_params() };
+    params.nthread = 1;
+    params.ftype = ftype;
+    params.pure_ = true;
+    params.imatrix = data.as_ptr();
+    run_quantize(input, output, &params)
+}
+
 /// Removes layers with llama.cpp's own `prune_layers`, without quantizing anything: what `llama-quantize
 /// --prune-layers ... copy` does.
 ///

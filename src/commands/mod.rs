@@ -19,6 +19,7 @@ use ggml::{Backend, ContextOptions, ModelOptions};
 
 use crate::arch::{Architecture, Stream};
 use crate::calibration::{CalibrationSet, Cut, Texts};
+use crate::commit;
 use crate::error::Hint;
 use crate::importance::Importance;
 use crate::input::Input;
@@ -43,7 +44,7 @@ fn calibrate(
     let backend = Backend::init();
     backend.on_abort(
         format!("gguf-shorten: {}: ", path.display()),
-        save::remove_unfinished,
+        commit::remove_unfinished,
     );
     ggml::log::echo(printing.verbose);
     let engine = ggml::Model::load(

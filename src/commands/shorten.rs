@@ -1,20 +1,28 @@
 //! The main job: one model -> one shorter model.
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::{calibrate, check_json, print};
+use crate::beside::ImatrixFile;
+use crate::commit::Staged;
 use crate::error::Hint;
+use crate::gguf;
 use crate::importance::Importance;
 use crate::input::Input;
 use crate::model::{BlockId, Model};
 use crate::options::{BlockList, Choice, Printing, Shorten};
-use crate::plan::{Constraints, Plan, Provenance, removal};
+use crate::plan::parts::{self, Part};
+use crate::plan::{Constraints, Plan, Provenance, Renumbering, Splitting, removal};
 use crate::progress::{self, Unit};
-use crate::report::{CalibrationReport, ModelReport, OutputReport, Report, block_list, block_rows};
-use crate::save::Target;
+use crate::report::{
+    CalibrationReport, ImatrixReport, ModelReport, OutputReport, PartReport, Report, block_list,
+    block_rows,
+};
+use crate::save::{Naming, Target, Written};
 
 /// Runs the command.
 ///
@@ -26,10 +34,21 @@ pub fn run(options: &Shorten) -> Result<()> {
     let model = Model::new(input.parse()?).with_context(at_path)?;
     let constraints = constraints(&model, options).with_context(at_path)?;
     let target = match &options.output {
-        Some(path) if !options.dry_run => Some(Target::new(path, &input, options.force)?),
+        Some(path) if !options.dry_run => {
+            let splitting = options.splitting;
+            Some(Target::split(path, splitting, &input, options.force)?)
+        }
         _ => None,
     };
     check_json(&options.printing, &input, target.as_ref().map(Target::path))?;
+    if let (Some(target), Some(json)) = (&target, &options.printing.json) {
+        check_apart(target, json)?;
+    }
+    let imatrix_file = open_imatrix(&input, target.as_ref(), options)?;
+    let imatrix = imatrix_file
+        .as_ref()
+        .map(|file| file.parse(&model))
+        .transpose()?;
     let selection = select(&model, &constraints, &input, options)?;
     let plan = |parent_blake3| {
         let provenance = Provenance {
@@ -40,14 +59,49 @@ pub fn run(options: &Shorten) -> Result<()> {
         Plan::new(&model, &constraints, selection.removed.clone(), &provenance)
             .with_context(at_path)
     };
-    let (plan, seconds) = match &target {
-        Some(target) => {
-            let (plan, seconds) = write(target, &input, &model, &plan, &options.printing)?;
-            (plan, Some(seconds))
+    let mut beside = Vec::new();
+    let mut imatrix_report = None;
+    if let (Some(file), Some(imatrix)) = (&imatrix_file, &imatrix) {
+        let renumbering = Renumbering::new(model.n_blocks(), &selection.removed);
+        let planned = file.plan(imatrix, &renumbering)?;
+        imatrix_report = Some(ImatrixReport {
+            path: file.to().display().to_string(),
+            bytes: planned.n_bytes(),
+            entries: planned.n_entries,
+            removed: planned.n_removed,
+        });
+        if target.is_some() {
+            beside.push(file.stage(&planned, options.force)?);
         }
-        None => (plan(input.blake3())?, None),
+    }
+    let mut blake3 = None;
+    let (plan, files, seconds) = match &target {
+        Some(target) => {
+            let (plan, files, seconds) =
+                write(target, beside, &input, &model, &plan, &options.printing)?;
+            // Read again only for those who ask.
+            if options.printing.json.is_some() {
+                blake3 = Some(Input::open(&files[0].path)?.blake3().to_hex().to_string());
+            }
+            let report = |file: Written| PartReport {
+                path: Some(file.path.display().to_string()),
+                bytes: file.n_bytes,
+            };
+            (plan, files.into_iter().map(report).collect(), Some(seconds))
+        }
+        None => {
+            let plan = plan(input.blake3())?;
+            let files = planned_files(&model, &plan, &input, options).with_context(at_path)?;
+            (plan, files, None)
+        }
     };
     if !options.printing.quiet {
+        if let Some((name, n_bytes)) = parts::too_large(&plan.layout, options.splitting) {
+            eprintln!(
+                "gguf-shorten: note: tensor {} alone has {n_bytes} bytes, so its part is larger than --split-max-size",
+                gguf::Quoted(name)
+            );
+        }
         for key in constraints.lists_needed(&plan.renumbering) {
             eprintln!(
                 "gguf-shorten: note: the output needs a llama.cpp that reads '{}.{key}' block by block, as the bundled \
@@ -57,13 +111,6 @@ pub fn run(options: &Shorten) -> Result<()> {
             );
         }
     }
-    let blake3 = match &target {
-        // Read again only for those who ask.
-        Some(target) if options.printing.json.is_some() => {
-            Some(Input::open(target.path())?.blake3().to_hex().to_string())
-        }
-        _ => None,
-    };
     let report = Report {
         gguf_shorten: env!("CARGO_PKG_VERSION"),
         llama_cpp: ggml::backend::llama_cpp_version(),
@@ -77,15 +124,14 @@ pub fn run(options: &Shorten) -> Result<()> {
         ),
         removed: plan.removed.iter().map(|block| block.index()).collect(),
         output: Some(OutputReport {
-            path: options
-                .output
-                .as_ref()
-                .map(|path| path.display().to_string()),
+            path: files[0].path.clone(),
             block_count: plan.renumbering.kept().len(),
-            bytes: plan.layout.file_len(),
+            bytes: files.iter().map(|file| file.bytes).sum(),
             parameters: plan.n_parameters,
             blake3,
             seconds,
+            parts: files,
+            imatrix: imatrix_report,
         }),
     };
     print(&report, &options.printing)
@@ -205,17 +251,91 @@ fn with_nearest(
     }
 }
 
-/// Writes the planned file. Returns its plan and the seconds that it took.
+/// The importance matrix that the user names, and a place for the new one.
+fn open_imatrix(
+    input: &Input,
+    target: Option<&Target>,
+    options: &Shorten,
+) -> Result<Option<ImatrixFile>> {
+    let Some((from, to)) = &options.imatrix else {
+        return Ok(None);
+    };
+    let output = target.map(Target::naming);
+    // A dry run writes nothing over anything.
+    let force = options.force || options.dry_run;
+    let file = ImatrixFile::open(from, to, input, output, force)?;
+    if let Some(json) = options
+        .printing
+        .json
+        .as_ref()
+        .filter(|_| options.printing.tables())
+    {
+        let json_naming = Naming::new(json, Splitting::Whole, input)?;
+        ensure!(
+            !json_naming.takes(to),
+            "{}: is named for two results",
+            to.display()
+        );
+        ensure!(
+            !same_file::is_same_file(from, json).unwrap_or(false),
+            "{}: is the importance matrix that is read",
+            json.display()
+        );
+    }
+    Ok(Some(file))
+}
+
+/// Checks that another result takes the place of no part of the output.
+fn check_apart(target: &Target, other: &Path) -> Result<()> {
+    ensure!(
+        !target.naming().takes(other),
+        "{}: is the output itself",
+        other.display()
+    );
+    Ok(())
+}
+
+/// The files that would be written.
+fn planned_files(
+    model: &Model<'_>,
+    plan: &Plan<'_>,
+    input: &Input,
+    options: &Shorten,
+) -> Result<Vec<PartReport>> {
+    let place = |path: &PathBuf| Naming::new(path, options.splitting, input)?.files(model, plan);
+    let files = match options.output.as_ref().map(place).transpose()? {
+        Some(files) => files
+            .into_iter()
+            .map(|(path, part)| (Some(path), part))
+            .collect(),
+        None => {
+            let parts = parts::parts(model, plan, options.splitting)?;
+            parts
+                .into_iter()
+                .map(|part| (None, part))
+                .collect::<Vec<_>>()
+        }
+    };
+    let report = |(path, part): (Option<PathBuf>, Part<'_>)| PartReport {
+        path: path.map(|path| path.display().to_string()),
+        bytes: part.layout.file_len(),
+    };
+    Ok(files.into_iter().map(report).collect())
+}
+
+/// Writes the planned files. Returns their plan, what they are, and the seconds that it took.
 fn write<'a>(
     target: &Target,
+    beside: Vec<Staged>,
     input: &Input,
     model: &Model<'a>,
     plan: &dyn Fn(blake3::Hash) -> Result<Plan<'a>>,
     printing: &Printing,
-) -> Result<(Plan<'a>, f64)> {
+) -> Result<(Plan<'a>, Vec<Written>, f64)> {
     let bar = progress::bar("writing", Unit::Bytes, model.n_bytes(), printing.quiet);
     let start = Instant::now();
-    let result = target.save(input, model, plan, &mut |n_bytes| bar.inc(n_bytes));
+    let result = target.save_with(beside, input, model, plan, &mut |n_bytes| bar.inc(n_bytes));
     bar.finish_and_clear();
-    Ok((result?, start.elapsed().as_secs_f64()))
+    let (plan, files) = result?;
+    Ok((plan, files, start.elapsed().as_secs_f64()))
 }

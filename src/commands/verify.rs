@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use ggml::log;
 
 use super::{check_json, print_json, to_stdout};
@@ -25,13 +25,6 @@ pub fn run(options: &Verify) -> Result<()> {
     let at_parent = || options.parent.display().to_string();
     let output = Input::open(&options.output)?;
     let files = output.parse()?;
-    let [out] = &files[..] else {
-        return Err(anyhow!(
-            "is one of {} parts of a model, expected a single file",
-            files.len()
-        ))
-        .with_context(at_output);
-    };
     let input = Input::open(&options.parent)?;
     check_json(&options.printing, &input, None)?;
     check_json(&options.printing, &output, None)?;
@@ -42,19 +35,19 @@ pub fn run(options: &Verify) -> Result<()> {
     }
 
     let start = Instant::now();
-    let verification = compare(&parent, &constraints, out, options).with_context(at_output)?;
+    let verification = compare(&parent, &constraints, &files, options).with_context(at_output)?;
     let seconds = start.elapsed().as_secs_f64();
     note_release(&verification, options);
     let run = match &verification.differences {
         differences if options.run && differences.is_empty() => {
-            Some(evaluate(&parent, &input, &verification, options)?)
+            Some(evaluate(&parent, &input, &verification, &output, options)?)
         }
         // What llama.cpp makes of a file that is not as planned proves nothing.
         _ => None,
     };
     let report = VerifyReport::new(
         &verification,
-        (out, &options.output),
+        (&files, output.path()),
         (&parent, input.path()),
         run,
         seconds,
@@ -70,7 +63,7 @@ pub fn run(options: &Verify) -> Result<()> {
 fn compare(
     parent: &Model<'_>,
     constraints: &Constraints,
-    out: &gguf::File<'_>,
+    out: &[gguf::File<'_>],
     options: &Verify,
 ) -> Result<Verification> {
     let threads = rayon::ThreadPoolBuilder::new()
@@ -92,12 +85,13 @@ fn evaluate(
     parent: &Model<'_>,
     input: &Input,
     verification: &Verification,
+    output: &Input,
     options: &Verify,
 ) -> Result<Run> {
     log::echo(options.printing.verbose);
     let silence = Silence::of(parent, &verification.removed)
         .with_context(|| input.path().display().to_string())?;
-    oracle::run(&silence, input, &options.output, options.threads)
+    oracle::run(&silence, input, output.path(), options.threads)
 }
 
 fn note_release(verification: &Verification, options: &Verify) {

@@ -1,7 +1,7 @@
 //! Plan: which blocks go, and what every entry and tensor of the output will be. Pure: no I/O.
 //!
 //! In reading order: [`kinds`] says what each block is, [`constraints`] what may be removed, [`removal`] chooses,
-//! `metadata` decides every entry.
+//! `metadata` decides every entry, [`parts`] cuts the output into files.
 
 pub mod kinds;
 
@@ -10,6 +10,8 @@ pub mod constraints;
 pub mod removal;
 
 mod metadata;
+
+pub mod parts;
 
 use std::collections::BTreeSet;
 
@@ -20,6 +22,7 @@ use crate::model::{BlockId, Model};
 
 pub use constraints::Constraints;
 pub use metadata::Provenance;
+pub use parts::Splitting;
 pub use removal::{Budget, Method};
 
 /// The number that each kept block has in the output. Computed from the whole set of blocks before any name is touched.
@@ -42,6 +45,12 @@ impl Renumbering {
             new_number[block.index()] = Some(number);
         }
         Self { kept, new_number }
+    }
+
+    /// How many blocks there were.
+    #[must_use]
+    pub fn n_blocks(&self) -> usize {
+        self.new_number.len()
     }
 
     /// The kept blocks, in order: the block at position `i` becomes block `i`.

@@ -92,18 +92,44 @@ pub struct BlockReport {
 /// The output.
 #[derive(Clone, Debug, Serialize)]
 pub struct OutputReport {
-    /// Where it is; null in a dry run without a place.
+    /// Where it is; of a split model, its first part; null in a dry run without a place.
     pub path: Option<String>,
     /// Number of blocks.
     pub block_count: usize,
-    /// Bytes of the file.
+    /// Bytes of all files.
     pub bytes: u64,
     /// Number of weights.
     pub parameters: u64,
-    /// Hash of the file; null in a dry run.
+    /// Hash of all bytes, part after part; null in a dry run.
     pub blake3: Option<String>,
     /// Time of writing; null in a dry run.
     pub seconds: Option<f64>,
+    /// Its files in order: one, or all parts of a split model.
+    pub parts: Vec<PartReport>,
+    /// The importance matrix that was renumbered with it; null if none was asked for.
+    pub imatrix: Option<ImatrixReport>,
+}
+
+/// A renumbered importance matrix.
+#[derive(Clone, Debug, Serialize)]
+pub struct ImatrixReport {
+    /// Where it is.
+    pub path: String,
+    /// Its bytes.
+    pub bytes: u64,
+    /// Weights that it has values for.
+    pub entries: usize,
+    /// Weights of removed blocks, whose values are left out.
+    pub removed: usize,
+}
+
+/// One file of the output.
+#[derive(Clone, Debug, Serialize)]
+pub struct PartReport {
+    /// Where it is; null in a dry run without a place.
+    pub path: Option<String>,
+    /// Its bytes.
+    pub bytes: u64,
 }
 
 impl ModelReport {

@@ -29,6 +29,16 @@ pub fn report(report: &Report, colour: Colour) -> String {
         let removed = removed(&report.removed, &report.model, &how);
         let _ = writeln!(text, "removed  {removed}");
         let _ = writeln!(text, "output   {}", written(output, report.model.bytes));
+        if let Some(imatrix) = &output.imatrix {
+            let _ = writeln!(
+                text,
+                "imatrix  {}: {} entries, {} of removed blocks left out, {}",
+                imatrix.path,
+                imatrix.entries,
+                imatrix.removed,
+                DecimalBytes(imatrix.bytes)
+            );
+        }
     }
     text
 }
@@ -138,8 +148,12 @@ fn written(output: &OutputReport, parent_bytes: u64) -> String {
         .map_or("nothing written".to_owned(), |seconds| {
             format!("{seconds:.2} s")
         });
+    let parts = match output.parts.len() {
+        0 | 1 => String::new(),
+        n => format!("{n} parts, "),
+    };
     format!(
-        "{path}: {} blocks, {} parameters, {} ({share:.1} %), {seconds}",
+        "{path}: {parts}{} blocks, {} parameters, {} ({share:.1} %), {seconds}",
         output.block_count,
         HumanCount(output.parameters),
         DecimalBytes(output.bytes)

@@ -50,7 +50,7 @@ pub struct VerifyReport {
 /// The shortened model.
 #[derive(Clone, Debug, Serialize)]
 pub struct VerifiedReport {
-    /// Where it is.
+    /// Where it is; of a split model, its first part.
     pub path: String,
     /// The release that wrote it.
     pub version: Option<String>,
@@ -60,7 +60,7 @@ pub struct VerifiedReport {
     pub heal: Option<String>,
     /// Number of blocks.
     pub block_count: usize,
-    /// Bytes of the file.
+    /// Bytes of all files.
     pub bytes: u64,
     /// Number of weights.
     pub parameters: u64,
@@ -71,13 +71,13 @@ impl VerifyReport {
     #[must_use]
     pub fn new(
         verification: &Verification,
-        (out, path): (&gguf::File<'_>, &Path),
+        (out, path): (&[gguf::File<'_>], &Path),
         (parent, parent_path): (&Model<'_>, &Path),
         run: Option<Run>,
         seconds: f64,
     ) -> Self {
         let claim = &verification.claim;
-        let bytes = out.bytes().len() as u64;
+        let bytes = out.iter().map(|file| file.bytes().len() as u64).sum();
         let same_floats = run.is_none_or(|run| run.floats_different == 0);
         Self {
             gguf_shorten: env!("CARGO_PKG_VERSION"),
@@ -90,7 +90,11 @@ impl VerifyReport {
                 heal: claim.heal.clone(),
                 block_count: claim.kept.len(),
                 bytes,
-                parameters: out.tensors().iter().map(|tensor| tensor.n_elements()).sum(),
+                parameters: out
+                    .iter()
+                    .flat_map(|file| file.tensors())
+                    .map(gguf::TensorInfo::n_elements)
+                    .sum(),
             },
             parent: ModelReport::new(parent, parent_path, Some(verification.parent_blake3)),
             recorded_blake3: claim.parent_blake3.map(|hash| hash.to_hex().to_string()),

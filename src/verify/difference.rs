@@ -104,6 +104,15 @@ pub enum Difference {
         /// What is planned.
         expected: u64,
     },
+    /// Something in one part of a split model.
+    InPart {
+        /// Which part, counted from 1.
+        number: usize,
+        /// How many there are.
+        n_parts: usize,
+        /// What.
+        difference: Box<Difference>,
+    },
 }
 
 impl fmt::Display for Difference {
@@ -185,6 +194,11 @@ impl fmt::Display for Difference {
             Self::Length { found, expected } => {
                 write!(f, "the file has {found} bytes, expected {expected}")
             }
+            Self::InPart {
+                number,
+                n_parts,
+                difference,
+            } => write!(f, "part {number} of {n_parts}: {difference}"),
         }
     }
 }
@@ -202,6 +216,23 @@ impl Differences {
         if self.first.len() < HANDFUL {
             self.first.push(difference);
         }
+    }
+
+    /// Adds those of part `number`, counted from 0, of `n_parts`; of a single file as they are.
+    pub(super) fn append(&mut self, other: Self, number: usize, n_parts: usize) {
+        self.n += other.n;
+        let left = HANDFUL.saturating_sub(self.first.len());
+        self.first
+            .extend(other.first.into_iter().take(left).map(|difference| {
+                if n_parts == 1 {
+                    return difference;
+                }
+                Difference::InPart {
+                    number: number + 1,
+                    n_parts,
+                    difference: Box::new(difference),
+                }
+            }));
     }
 
     /// Adds one that explains the others.

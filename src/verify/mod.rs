@@ -18,6 +18,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::gguf::{self, EntryOut, Layout, Place, TensorInfo};
 use crate::model::{BlockId, Model, ModelTensor};
+use crate::plan::parts::{Part, cut};
 use crate::plan::{Constraints, Plan, Provenance};
 
 pub use claim::Claim;
@@ -58,18 +59,20 @@ pub struct MetadataCounts {
     pub left_out: usize,
 }
 
-/// Compares `out` with what it should be: `parent` without some blocks. Reads every byte of both once, in order, on the
-/// threads of rayon's current pool. `progress` is called with bytes of the parent.
+/// Compares `out`, the one file or all parts of a split model in order, with what it should be: `parent` without some blocks.
+/// Reads every byte of both once, in order, on the threads of rayon's current pool. `progress` is called with bytes of the
+/// parent.
 ///
 /// # Errors
 /// A file that does not say which blocks it holds, or says what cannot be. What merely differs is no error.
 pub fn verify(
     parent: &Model<'_>,
     constraints: &Constraints,
-    out: &gguf::File<'_>,
+    out: &[gguf::File<'_>],
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Verification> {
-    let claim = Claim::of(out.metadata())?;
+    let first = out.first().context("bug: a model without a file")?;
+    let claim = Claim::of(first.metadata())?;
     let removed = claim.removed(parent.n_blocks())?;
     let provenance = Provenance {
         // Without a hash that can be read, the entry differs whatever stands here.
@@ -89,11 +92,20 @@ pub fn verify(
     let plan = Plan::new(parent, &constraints, removed, &provenance)
         .context("names a cut that is refused")?;
     let layout = with_version(&plan.layout, &claim)?;
+    let parts = parts(&layout, out)?;
 
     let mut differences = Differences::default();
     claim.check(&mut differences);
-    let same_head = head::compare(&layout, out, &mut differences)?;
-    let pairs = pairs(parent, &plan, &layout, out)?;
+    let mut same_head = true;
+    let mut pairs = Vec::new();
+    for (number, (part, file)) in parts.iter().zip(out).enumerate() {
+        let mut of_part = Differences::default();
+        same_head &= head::compare(&part.layout, file, &mut of_part)?;
+        differences.append(of_part, number, out.len());
+        let sources = plan.sources.get(part.tensors.clone());
+        let sources = sources.context("bug: a part of tensors that are not planned")?;
+        pairs.extend(self::pairs(parent, sources, &part.layout, file)?);
+    }
     let outcome = data::compare(parent.parts(), &pairs, progress);
     if let Some(recorded) = claim.parent_blake3
         && recorded != outcome.parent_blake3
@@ -113,13 +125,17 @@ pub fn verify(
             });
         }
     }
-    data::check_padding(out, &mut differences);
-    let n_bytes = out.bytes().len() as u64;
-    if n_bytes != layout.file_len() {
-        differences.push(Difference::Length {
-            found: n_bytes,
-            expected: layout.file_len(),
-        });
+    for (number, (part, file)) in parts.iter().zip(out).enumerate() {
+        let mut of_part = Differences::default();
+        data::check_padding(file, &mut of_part);
+        let n_bytes = file.bytes().len() as u64;
+        if n_bytes != part.layout.file_len() {
+            of_part.push(Difference::Length {
+                found: n_bytes,
+                expected: part.layout.file_len(),
+            });
+        }
+        differences.append(of_part, number, out.len());
     }
     let n_tensor_bytes = pairs.iter().map(|pair| pair.out.n_bytes()).sum();
     // The proof that no byte was left out: with the planned head and length, all but the data is padding.
@@ -137,6 +153,32 @@ pub fn verify(
         removed: plan.removed,
         differences,
     })
+}
+
+/// The planned files, with as many tensors in each as `out` has: where a model is cut is not recorded, and is the same to
+/// llama.cpp. A single file that says nothing of splitting is planned without a word of it.
+fn parts<'a>(layout: &Layout<'a>, out: &[gguf::File<'_>]) -> Result<Vec<Part<'a>>> {
+    let n_tensors = layout.tensors().len();
+    let is_split = |file: &gguf::File<'_>| file.metadata().get("split.count").is_some();
+    if let [file] = out
+        && !is_split(file)
+    {
+        return Ok(vec![Part {
+            layout: layout.clone(),
+            tensors: 0..n_tensors,
+        }]);
+    }
+    let mut start = 0;
+    let mut ranges = Vec::new();
+    for (number, file) in out.iter().enumerate() {
+        let end = match file.tensors().len() {
+            _ if number + 1 == out.len() => n_tensors,
+            n => n_tensors.min(start + n),
+        };
+        ranges.push(start..end);
+        start = end;
+    }
+    cut(layout, &ranges)
 }
 
 /// The planned layout, with the version of the release that wrote the file. All else that it wrote is compared with what
@@ -173,15 +215,15 @@ pub(crate) struct Pair<'p> {
     out: &'p TensorInfo<'p>,
 }
 
-/// The planned tensors that the file has, in the planned order. One of another length is left to [`head`].
+/// The planned tensors of one file that it has, in the planned order. One of another length is left to [`head`].
 fn pairs<'p>(
     parent: &'p Model<'p>,
-    plan: &Plan<'p>,
+    sources: &[usize],
     layout: &Layout<'p>,
     out: &'p gguf::File<'p>,
 ) -> Result<Vec<Pair<'p>>> {
     let mut pairs = Vec::new();
-    for (planned, &source) in layout.tensors().iter().zip(&plan.sources) {
+    for (planned, &source) in layout.tensors().iter().zip(sources) {
         let source = parent
             .tensors()
             .get(source)

@@ -6,6 +6,8 @@
 )]
 
 mod architectures;
+mod imatrix;
 mod random_model;
+mod split_output;
 mod support;
 mod verify_run;

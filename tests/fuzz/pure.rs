@@ -20,6 +20,9 @@ pub mod importance;
 #[path = "../../src/plan/mod.rs"]
 pub mod plan;
 
+#[path = "../../src/imatrix.rs"]
+pub mod imatrix;
+
 #[path = "../../src/error.rs"]
 pub mod error;
 

@@ -23,6 +23,10 @@ mod prediction;
 
 mod split;
 
+mod split_output;
+
+mod imatrix;
+
 mod report;
 
 mod save;

@@ -94,6 +94,11 @@ impl Make {
         self
     }
 
+    pub fn without_tensors(mut self) -> Self {
+        self.tensors.clear();
+        self
+    }
+
     pub fn version(mut self, version: u32) -> Self {
         self.version = version;
         self

@@ -196,7 +196,7 @@ fn what_was_written_verifies() {
             let parent = Model::new(vec![File::parse(&bytes).unwrap()]).unwrap();
             let constraints = Constraints::of(&parent).unwrap();
             let out = File::parse(out).map_err(|error| error.to_string())?;
-            verify(&parent, &constraints, &out, &|_| {})
+            verify(&parent, &constraints, &[out], &|_| {})
                 .map(|verification| verification.differences.len())
                 .map_err(|error| error.to_string())
         };

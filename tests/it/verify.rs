@@ -24,7 +24,7 @@ fn check(parent: &[u8], out: &[u8]) -> Result<Verification, String> {
     let run = || -> anyhow::Result<Verification> {
         let out = File::parse(out)?;
         let parent = Model::new(vec![File::parse(parent)?])?;
-        verify(&parent, &Constraints::of(&parent)?, &out, &|_| {})
+        verify(&parent, &Constraints::of(&parent)?, &[out], &|_| {})
     };
     run().map_err(|error| format!("{error:#}"))
 }
@@ -544,7 +544,7 @@ fn what_cannot_be_verified_is_refused_by_the_command() {
         .fails(
             1,
             &format!(
-                "{}: is one of 2 parts of a model, expected a single file",
+                "{}: metadata 'gguf_shorten.blocks' is missing, so it is not known which blocks of a parent these are",
                 part_name(0, 2)
             ),
         );

@@ -1,0 +1,360 @@
+//! Putting finished files into their places: all of them or none.
+//!
+//! A file is written under a temporary name in the folder of its place ([`Staged`]). [`commit`] renames all files of one
+//! result, and takes back what it has done where one of them cannot be renamed. An interrupt finds either nothing done or
+//! all of it: it waits for a commit that has begun.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Result, anyhow};
+use tempfile::NamedTempFile;
+
+/// The temporary files that are being written, for [`remove_unfinished`].
+static UNFINISHED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+fn unfinished() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    // The set is whole whenever the lock is free, also after a panic.
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether the output is in its place. Changes only under the lock of [`UNFINISHED`].
+static SAVED: AtomicBool = AtomicBool::new(false);
+
+/// Removes what an interrupted save would leave behind. Called before the process ends; no save begins or ends after it.
+pub fn remove_unfinished() {
+    let unfinished = unfinished();
+    for path in unfinished.iter() {
+        // The process ends in any case; there is nobody left to tell.
+        let _ = fs::remove_file(path);
+    }
+    // Not given back: another thread may be about to make its temporary file, or to move it into its place.
+    std::mem::forget(unfinished);
+}
+
+/// As [`remove_unfinished`], on an interrupt. Returns what became of the output.
+#[must_use]
+pub fn interrupt() -> &'static str {
+    remove_unfinished();
+    if SAVED.load(Ordering::SeqCst) {
+        "the output is complete"
+    } else {
+        "nothing was written"
+    }
+}
+
+/// What the names of temporary files begin and end with.
+pub(crate) const TEMPORARY: (&str, &str) = (".gguf-shorten-", ".tmp");
+
+/// A file that is being written beside its place. Dropped, it is removed.
+#[derive(Debug)]
+pub struct Staged {
+    // Dropped before the file itself is removed.
+    listed: Listed,
+    temporary: NamedTempFile,
+    path: PathBuf,
+    overwrite: bool,
+}
+
+impl Staged {
+    /// Makes a temporary file in the folder of `path`, where it will go. `overwrite` lets it take the place of a file that
+    /// is there by then.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn new(path: &Path, overwrite: bool, permissions: Permissions) -> io::Result<Self> {
+        let mut unfinished = unfinished();
+        let temporary = tempfile::Builder::new()
+            .prefix(TEMPORARY.0)
+            .suffix(TEMPORARY.1)
+            .permissions(permissions)
+            .tempfile_in(folder_of(path))?;
+        unfinished.insert(temporary.path().to_owned());
+        Ok(Self {
+            listed: Listed(temporary.path().to_owned()),
+            temporary,
+            path: path.to_owned(),
+            overwrite,
+        })
+    }
+
+    /// The open file.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        self.temporary.as_file()
+    }
+
+    /// Where it will go.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// A temporary file's place on the list of [`UNFINISHED`].
+#[derive(Debug)]
+struct Listed(PathBuf);
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        if unfinished().remove(&self.0) {
+            // Also removed by its own guard; here so that an interrupt between the two finds nothing to do.
+            let _ = fs::remove_file(&self.0);
+        }
+    }
+}
+
+/// Renames all files to their places, from the last to the first. What is opened by name is first in `files`, so that it
+/// is never there without the others.
+///
+/// # Errors
+/// The system's, such as a file that has appeared meanwhile. Every place is then as it was.
+pub fn commit(files: Vec<Staged>) -> Result<()> {
+    let folders: BTreeSet<PathBuf> = files
+        .iter()
+        .map(|file| folder_of(&file.path).to_owned())
+        .collect();
+    // Given back after the lock, which their drop takes.
+    let mut listed = Vec::new();
+    let mut unfinished = unfinished();
+    let mut placed: Vec<Placed> = Vec::new();
+    let mut failure = None;
+    let n_files = files.len();
+    for (i, file) in files.into_iter().enumerate().rev() {
+        listed.push(file.listed);
+        if failure.is_some() {
+            continue;
+        }
+        // Nothing can fail behind the one that is renamed last, and a rename is done or not done.
+        let keeps_old = i > 0;
+        match Placed::put(file.temporary, &file.path, file.overwrite, keeps_old) {
+            Ok(done) => placed.push(done),
+            Err(error) if n_files == 1 => failure = Some(error.into()),
+            Err(error) => {
+                failure = Some(anyhow!(error).context(file.path.display().to_string()));
+            }
+        }
+    }
+    if let Some(error) = failure {
+        return Err(placed.into_iter().rev().fold(error, Placed::undo));
+    }
+    for file in &listed {
+        unfinished.remove(&file.0);
+    }
+    SAVED.store(true, Ordering::SeqCst);
+    placed.into_iter().for_each(Placed::settle);
+    drop(unfinished);
+    for folder in folders {
+        // So that the new names are on disk too. Not every system can; the output is in its place either way.
+        let _ = File::open(folder).and_then(|folder| folder.sync_all());
+    }
+    Ok(())
+}
+
+/// A file in its place, and what was there before.
+struct Placed {
+    path: PathBuf,
+    old: Option<PathBuf>,
+}
+
+impl Placed {
+    /// Renames a temporary file. With `keeps_old`, what it takes the place of stays under another name.
+    fn put(
+        temporary: NamedTempFile,
+        path: &Path,
+        overwrite: bool,
+        keeps_old: bool,
+    ) -> io::Result<Self> {
+        let mut old = None;
+        if overwrite {
+            // A folder is none that a file can take the place of, which the rename finds out.
+            if keeps_old && fs::symlink_metadata(path).is_ok_and(|kind| !kind.is_dir()) {
+                old = Some(set_aside(path)?);
+            }
+            if let Err(error) = temporary.persist(path) {
+                if let Some(old) = old {
+                    put_back(&old, path)?;
+                }
+                return Err(error.error);
+            }
+        } else {
+            temporary
+                .persist_noclobber(path)
+                .map_err(|error| error.error)?;
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            old,
+        })
+    }
+
+    /// Puts back what was there, because of `error`.
+    fn undo(error: anyhow::Error, placed: Self) -> anyhow::Error {
+        let (undone, left) = match &placed.old {
+            Some(old) => (
+                put_back(old, &placed.path),
+                format!("; what was there before is {}", old.display()),
+            ),
+            None => (fs::remove_file(&placed.path), String::new()),
+        };
+        match undone {
+            Ok(()) => error,
+            Err(second) => error.context(format!(
+                "{} could not be taken back ({second}{left})",
+                placed.path.display()
+            )),
+        }
+    }
+
+    /// Gives up what was there before.
+    fn settle(self) {
+        if let Some(old) = self.old {
+            // The output is complete; an old file that cannot be removed is no failure of it.
+            let _ = fs::remove_file(old);
+        }
+    }
+}
+
+/// Gives the file at `path` a second name beside it, so that it can be put back; where the file system knows no second
+/// names, another one.
+fn set_aside(path: &Path) -> io::Result<PathBuf> {
+    let aside = tempfile::Builder::new()
+        .prefix(TEMPORARY.0)
+        .suffix(".old")
+        .make_in(folder_of(path), |aside| {
+            match fs::hard_link(path, aside) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    // A name that is taken must not be lost by this rename.
+                    if fs::symlink_metadata(aside).is_ok() {
+                        return Err(io::ErrorKind::AlreadyExists.into());
+                    }
+                    fs::rename(path, aside)
+                }
+                result => result,
+            }
+        })?;
+    // Kept: it is removed when all files are in their places.
+    aside.into_temp_path().keep().map_err(|error| error.error)
+}
+
+/// Puts a file that was set aside back to `path`.
+fn put_back(old: &Path, path: &Path) -> io::Result<()> {
+    fs::rename(old, path)?;
+    // A rename between two names of one file leaves both.
+    match fs::remove_file(old) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The folder that a file at `path` lies in.
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    struct Folder(tempfile::TempDir);
+
+    impl Folder {
+        fn new(files: &[(&str, &str)]) -> Self {
+            let folder = Self(tempfile::tempdir().unwrap());
+            for (name, text) in files {
+                fs::write(folder.path(name), text).unwrap();
+            }
+            folder
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.0.path().join(name)
+        }
+
+        fn staged(&self, name: &str, overwrite: bool) -> Staged {
+            let permissions = fs::metadata(self.0.path()).unwrap().permissions();
+            let staged = Staged::new(&self.path(name), overwrite, permissions).unwrap();
+            staged
+                .file()
+                .write_all(format!("new {name}").as_bytes())
+                .unwrap();
+            staged
+        }
+
+        /// Every name, hidden ones too, with the text of files.
+        fn all(&self) -> Vec<(String, String)> {
+            let mut all: Vec<_> = fs::read_dir(self.0.path())
+                .unwrap()
+                .map(|entry| {
+                    let path = entry.unwrap().path();
+                    let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+                    (name, fs::read_to_string(&path).unwrap_or_default())
+                })
+                .collect();
+            all.sort();
+            all
+        }
+    }
+
+    fn pairs(all: &[(&str, &str)]) -> Vec<(String, String)> {
+        all.iter()
+            .map(|(a, b)| ((*a).to_owned(), (*b).to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn all_files_get_to_their_places() {
+        let folder = Folder::new(&[("b", "old b")]);
+        let files = vec![
+            folder.staged("a", false),
+            folder.staged("b", true),
+            folder.staged("c", true),
+        ];
+        commit(files).unwrap();
+        let expected = [("a", "new a"), ("b", "new b"), ("c", "new c")];
+        assert_eq!(folder.all(), pairs(&expected));
+    }
+
+    #[test]
+    fn one_that_fails_takes_back_the_others() {
+        // A file cannot take the place of a folder.
+        for (blocked, others) in [("a", ["b", "c"]), ("b", ["a", "c"]), ("c", ["a", "b"])] {
+            let folder = Folder::new(&[(others[0], "old")]);
+            fs::create_dir(folder.path(blocked)).unwrap();
+            let before = folder.all();
+            let files = ["a", "b", "c"].map(|name| folder.staged(name, true));
+            let error = commit(files.into()).unwrap_err();
+            assert!(
+                format!("{error:#}").starts_with(&folder.path(blocked).display().to_string()),
+                "{error:#}"
+            );
+            assert_eq!(folder.all(), before, "{blocked}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_appeared_meanwhile_stays() {
+        for taken in ["a", "b"] {
+            let folder = Folder::new(&[]);
+            let files = ["a", "b"].map(|name| folder.staged(name, false));
+            fs::write(folder.path(taken), "another's").unwrap();
+            commit(files.into()).unwrap_err();
+            assert_eq!(folder.all(), pairs(&[(taken, "another's")]));
+        }
+    }
+
+    #[test]
+    fn files_that_are_not_committed_are_removed() {
+        let folder = Folder::new(&[("a", "old")]);
+        drop(folder.staged("a", true));
+        assert_eq!(folder.all(), pairs(&[("a", "old")]));
+    }
+}
