@@ -22,7 +22,7 @@ const COMMANDS: &[&str] = &[
     "show m.gguf --tensors",
     "show m.gguf --json -",
     "m.gguf --blocks 0 -o out.gguf --json out.json",
-    "m.gguf --blocks 1-2 --dry-run --json -",
+    "m.gguf --blocks 1 --dry-run --json -",
     "m.gguf --drop 1 --method sequential --keep 0 -o out.gguf",
     "m.gguf --drop 40% --method reverse --trust-any-cut --dry-run",
     "verify s.gguf --parent m.gguf",
@@ -120,14 +120,15 @@ fn whole_mutant(bytes: &[u8], random: &mut Random) -> Vec<u8> {
     let fields = fields(bytes);
     let field = |random: &mut Random| fields[random.below(fields.len())].clone();
     let mut changed = bytes.to_vec();
-    match random.below(6) {
-        0 => {
+    match random.below(10) {
+        // Mostly in names and values, so that the file is still read.
+        0..=4 => {
             for _ in 0..1 + random.below(3) {
                 let at = random.below(bytes.len());
                 changed[at] ^= 1 << random.below(8);
             }
         }
-        1 => {
+        5 => {
             for _ in 0..1 + random.below(2) {
                 let extremes = [
                     0,
@@ -152,14 +153,14 @@ fn whole_mutant(bytes: &[u8], random: &mut Random) -> Vec<u8> {
                 changed[at].copy_from_slice(&number[..len]);
             }
         }
-        2 => {
+        6 => {
             let (from, to) = (field(random), field(random));
             let len = from.len().min(to.len());
             let value = bytes[from][..len].to_vec();
             changed[to][..len].copy_from_slice(&value);
         }
-        3 => changed.truncate(random.below(bytes.len())),
-        4 => {
+        7 => changed.truncate(random.below(bytes.len())),
+        8 => {
             let len = 1 + random.below(48);
             // Mostly of the head, where more depends on it.
             let end = [head_len(bytes), bytes.len()][usize::from(random.below(4) == 0)];
