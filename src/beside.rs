@@ -1,4 +1,5 @@
-//! What lies beside a model and goes by numbers of blocks: its importance matrix, which is renumbered with it.
+//! What lies beside a model and goes by numbers of blocks: its importance matrix, which is renumbered with it, and other
+//! files, which are told of.
 
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -6,7 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use ggml::Mapping;
 
-use crate::commit::Staged;
+use crate::commit::{Staged, folder_of};
+use crate::companion::Companion;
+use crate::gguf::File;
 use crate::imatrix::{Imatrix, Planned};
 use crate::input::Input;
 use crate::model::Model;
@@ -98,4 +101,60 @@ impl ImatrixFile {
         };
         write().with_context(|| format!("{}: nothing was written", self.to.display()))
     }
+}
+
+/// How many files of a folder are looked at, and how many names are.
+const MAX_FILES: usize = 48;
+const MAX_NAMES: usize = 4096;
+
+/// How many metadata entries tell what a file is: they stand in front.
+const MAX_ENTRIES: u64 = 64;
+
+/// Names of files in the folder of the model that no longer fit when blocks of it are removed, each with what it is. Only the
+/// first metadata entries are read; what cannot be read is passed over. Those at `known` paths are left out.
+#[must_use]
+pub fn stale(input: &Input, architecture: &str, known: &[&Path]) -> Vec<(String, String)> {
+    let Ok(entries) = std::fs::read_dir(folder_of(input.path())) else {
+        return Vec::new();
+    };
+    let is_known = |path: &Path| {
+        input
+            .parts()
+            .iter()
+            .any(|part| part.path.file_name() == path.file_name())
+            || known
+                .iter()
+                .any(|known| same_file::is_same_file(known, path).unwrap_or(false))
+    };
+    let mut paths: Vec<PathBuf> = entries
+        .take(MAX_NAMES)
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| {
+            let extension = path.extension().and_then(|extension| extension.to_str());
+            matches!(extension, Some("gguf" | "dat" | "imatrix")) && !is_known(path)
+        })
+        .collect();
+    paths.sort();
+    paths
+        .into_iter()
+        .take(MAX_FILES)
+        .filter_map(|path| {
+            let name = path.file_name()?.to_str()?.to_owned();
+            Some((name, stale_kind(&path, architecture)?))
+        })
+        .collect()
+}
+
+/// What the file at `path` is, if it goes by numbers of blocks.
+fn stale_kind(path: &Path, architecture: &str) -> Option<String> {
+    let mapping = Mapping::open(path).ok()?;
+    let entries = File::first_entries(&mapping, MAX_ENTRIES);
+    if entries.is_empty() {
+        let is_legacy = Imatrix::looks_like_legacy(&mapping);
+        return is_legacy.then(|| Companion::Imatrix.to_string());
+    }
+    let companion = Companion::of(&entries)?;
+    companion
+        .is_stale(architecture)
+        .then(|| companion.to_string())
 }

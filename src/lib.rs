@@ -40,6 +40,8 @@ pub mod input;
 
 pub mod gguf;
 
+pub mod companion;
+
 pub mod model;
 
 pub mod arch;

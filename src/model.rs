@@ -4,9 +4,11 @@
 
 use std::fmt;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use crate::arch::Architecture;
+use crate::companion::Companion;
+use crate::error::Hint;
 use crate::gguf::{self, Metadata, TensorInfo};
 
 /// The most blocks that llama.cpp takes (`llama-hparams.h: LLAMA_MAX_LAYERS`).
@@ -66,6 +68,7 @@ impl<'a> Model<'a> {
     /// not exist; a tensor in two parts.
     pub fn new(parts: Vec<gguf::File<'a>>) -> Result<Self> {
         let first = parts.first().context("a model has at least one file")?;
+        refuse_companion(first)?;
         let architecture = first.metadata().require("general.architecture")?.as_str()?;
         if let Some(entry) = first.metadata().get("general.type") {
             let kind = entry.value().as_str()?;
@@ -196,6 +199,23 @@ impl<'a> Model<'a> {
     pub fn count(&self, key: &str) -> Result<Option<usize>> {
         count(self.metadata(), self.architecture, key)
     }
+}
+
+/// Refuses by name what belongs to a model and is none.
+fn refuse_companion(file: &gguf::File<'_>) -> Result<()> {
+    let entries: Vec<_> = file.metadata().iter().copied().collect();
+    let Some(companion) = Companion::of(&entries) else {
+        return Ok(());
+    };
+    let article = match companion {
+        Companion::Imatrix => "an",
+        _ => "a",
+    };
+    let error = anyhow!("is {article} {companion}, not a model");
+    Err(match companion.remedy() {
+        Some(remedy) => error.context(Hint(remedy.to_owned())),
+        None => error,
+    })
 }
 
 /// The key of that name under the architecture's prefix. The architecture is the file's word: quote it in messages.

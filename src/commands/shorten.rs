@@ -7,8 +7,9 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{calibrate, check_json, print};
-use crate::beside::ImatrixFile;
+use crate::beside::{ImatrixFile, stale};
 use crate::commit::Staged;
+use crate::companion::Companion;
 use crate::error::Hint;
 use crate::gguf;
 use crate::importance::Importance;
@@ -59,6 +60,8 @@ pub fn run(options: &Shorten) -> Result<()> {
         Plan::new(&model, &constraints, selection.removed.clone(), &provenance)
             .with_context(at_path)
     };
+    // Before there is an output that would be found.
+    let stale = stale_note(&model, &input, options);
     let mut beside = Vec::new();
     let mut imatrix_report = None;
     if let (Some(file), Some(imatrix)) = (&imatrix_file, &imatrix) {
@@ -96,6 +99,9 @@ pub fn run(options: &Shorten) -> Result<()> {
         }
     };
     if !options.printing.quiet {
+        if let Some(stale) = stale {
+            eprintln!("gguf-shorten: note: {stale}");
+        }
         if let Some((name, n_bytes)) = parts::too_large(&plan.layout, options.splitting) {
             eprintln!(
                 "gguf-shorten: note: tensor {} alone has {n_bytes} bytes, so its part is larger than --split-max-size",
@@ -283,6 +289,35 @@ fn open_imatrix(
         );
     }
     Ok(Some(file))
+}
+
+/// Which files beside the model no longer fit what is left of it.
+fn stale_note(model: &Model<'_>, input: &Input, options: &Shorten) -> Option<String> {
+    if options.printing.quiet {
+        return None;
+    }
+    let named = options.imatrix.as_ref();
+    let known: Vec<&Path> = named.map_or_else(Vec::new, |(from, to)| vec![from.as_path(), to]);
+    let stale = stale(input, model.architecture(), &known);
+    if stale.is_empty() {
+        return None;
+    }
+    let files: Vec<_> = stale
+        .iter()
+        .map(|(name, kind)| format!("{} ({kind})", gguf::Quoted(name)))
+        .collect();
+    let has_imatrix = stale
+        .iter()
+        .any(|(_, kind)| *kind == Companion::Imatrix.to_string());
+    let remedy = if has_imatrix && options.imatrix.is_none() {
+        "; --imatrix IN OUT renumbers an importance matrix"
+    } else {
+        ""
+    };
+    Some(format!(
+        "what goes by block number beside the model does not fit the shortened one: {}{remedy}",
+        files.join(", ")
+    ))
 }
 
 /// Checks that another result takes the place of no part of the output.

@@ -67,6 +67,12 @@ impl<'a> Metadata<'a> {
         Ok(Metadata { entries, by_key })
     }
 
+    /// Reads the first entries, up to `n` of them or to the first that is not as it should be. Keys may appear twice.
+    pub(super) fn read_first(reader: &mut Reader<'a>, n: u64) -> Vec<Entry<'a>> {
+        let entry = |index| Entry::read(reader, Place::Entry { index, n }).ok();
+        (0..n).map_while(entry).collect()
+    }
+
     /// The entry with this key.
     pub fn get(&self, key: &str) -> Option<&Entry<'a>> {
         self.by_key

@@ -135,6 +135,16 @@ impl<'a> File<'a> {
         })
     }
 
+    /// The first metadata entries of a file, `n` at most, for a look at what it is: they are checked one by one, and nothing
+    /// behind them is read. None of what is no GGUF file.
+    pub fn first_entries(bytes: &'a [u8], n: u64) -> Vec<Entry<'a>> {
+        let mut reader = Reader::new(bytes, Place::Header);
+        match Header::read(&mut reader) {
+            Ok(header) => Metadata::read_first(&mut reader, header.n_metadata.min(n)),
+            Err(_) => Vec::new(),
+        }
+    }
+
     /// Magic, version and counts.
     pub fn header(&self) -> &Header {
         &self.header
@@ -257,6 +267,21 @@ mod tests {
             assert_eq!(tensor.bytes().len() as u64, tensor.n_bytes());
         }
         let _ = format!("{file:?}");
+    }
+
+    #[test]
+    fn the_first_entries_are_read_alone() {
+        let bytes = sample();
+        let keys = |bytes, n| -> Vec<&str> {
+            let entries = File::first_entries(bytes, n);
+            entries.iter().map(Entry::key).collect()
+        };
+        assert_eq!(keys(&bytes, 2), ["general.alignment", "name"]);
+        assert_eq!(keys(&bytes, 100).len(), 6);
+        assert_eq!(keys(b"Dear reader, this is a letter.", 100), [""; 0]);
+        for len in 0..bytes.len() {
+            assert!(keys(&bytes[..len], 100).len() <= 6);
+        }
     }
 
     #[test]

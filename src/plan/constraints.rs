@@ -118,6 +118,15 @@ impl Constraints {
             !model.tensors().is_empty(),
             "has no tensors: a vocabulary, not a model"
         );
+        let is_of_trunk = |block: BlockId| block.index() < model.n_trunk_blocks();
+        ensure!(
+            model.n_trunk_blocks() == model.n_blocks()
+                || model
+                    .tensors()
+                    .iter()
+                    .any(|tensor| tensor.block.is_some_and(|(block, _)| is_of_trunk(block))),
+            "has tensors of prediction blocks (MTP) alone: a draft head, not a model"
+        );
         let rules = rules(model, trusted)?;
         super::metadata::check(model, rules, trusted)?;
         let (n_blocks, n_trunk_blocks) = (model.n_blocks(), model.n_trunk_blocks());

@@ -27,6 +27,8 @@ mod split_output;
 
 mod imatrix;
 
+mod companions;
+
 mod report;
 
 mod save;

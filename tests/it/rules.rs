@@ -336,18 +336,6 @@ fn an_architecture_that_is_not_known_is_refused_by_name() {
 }
 
 #[test]
-fn what_is_not_a_model_is_refused() {
-    let dir = Dir::new();
-    Make::new("llama", 3)
-        .set("general.type", ValueOut::string("adapter"))
-        .write(&dir, "m.gguf");
-    dir.run("m.gguf --blocks 0 -o out.gguf").fails(
-        1,
-        "m.gguf: metadata 'general.type' is 'adapter', expected 'model'",
-    );
-}
-
-#[test]
 fn a_tensor_of_a_block_that_does_not_exist_is_refused() {
     let dir = Dir::new();
     for (name, number) in [("blk.3.x", "3"), ("blk.99999999999999999999.x", "")] {

@@ -1,0 +1,197 @@
+//! Files that belong to a model and are none: refused as a model by name, and told of where they no longer fit.
+
+use gguf_shorten::gguf::ValueOut;
+
+use crate::make::{F32, I8, Make};
+use crate::util::Dir;
+
+fn typed(kind: &str, architecture: &str) -> Make {
+    Make::empty()
+        .set("general.type", ValueOut::string(kind))
+        .set("general.architecture", ValueOut::string(architecture))
+}
+
+fn of_architecture(architecture: &str) -> Make {
+    Make::empty().set("general.architecture", ValueOut::string(architecture))
+}
+
+/// As `convert_lora_to_gguf.py` writes it.
+fn lora(architecture: &str) -> Make {
+    typed("adapter", architecture)
+        .set("adapter.type", ValueOut::string("lora"))
+        .set("adapter.lora.alpha", ValueOut::f32(16.0))
+        .tensor("blk.0.attn_q.weight.lora_a", &[32, 4], F32)
+        .tensor("blk.0.attn_q.weight.lora_b", &[4, 32], F32)
+}
+
+/// As `llama-cvector-generator` writes it.
+fn control_vector(model: &str) -> Make {
+    of_architecture("controlvector")
+        .set("controlvector.model_hint", ValueOut::string(model))
+        .set("controlvector.layer_count", ValueOut::i32(2))
+        .tensor("direction.1", &[32], F32)
+        .tensor("direction.2", &[32], F32)
+}
+
+/// As `convert_hf_to_gguf.py --mmproj` writes it.
+fn projector(deepstack: bool) -> Make {
+    typed("mmproj", "clip")
+        .set("clip.has_vision_encoder", ValueOut::bool(true))
+        .set("clip.vision.block_count", ValueOut::u32(2))
+        .set(
+            "clip.vision.is_deepstack_layers",
+            ValueOut::bools(&[false, deepstack]),
+        )
+        .tensor("v.blk.0.attn_q.weight", &[32, 3], F32)
+}
+
+fn imatrix() -> Make {
+    Make::empty()
+        .set("general.type", ValueOut::string("imatrix"))
+        .set("imatrix.chunk_count", ValueOut::u32(5))
+        .tensor("blk.2.attn_q.weight.in_sum2", &[32, 1], F32)
+        .tensor("blk.2.attn_q.weight.counts", &[1, 1], F32)
+}
+
+fn draft_head(architecture: &str) -> Make {
+    let make = Make::new(architecture, 1).set(
+        &format!("{architecture}.target_layers"),
+        ValueOut::u32s(&[1, 2, 3]),
+    );
+    // All of its blocks are for prediction.
+    make.set(
+        &format!("{architecture}.nextn_predict_layers"),
+        ValueOut::u32(1),
+    )
+}
+
+#[test]
+fn each_is_refused_as_a_model_by_name() {
+    let merge = "llama-export-lora merges an adapter into its model, which can then be shortened";
+    let renumber = "--imatrix IN OUT renumbers it together with its model";
+    for (make, error, hint) in [
+        (lora("llama"), "is a LoRA adapter, not a model", Some(merge)),
+        (
+            control_vector("llama"),
+            "is a control vector, not a model",
+            None,
+        ),
+        (
+            projector(false),
+            "is a projector for images or sound, not a model",
+            None,
+        ),
+        // Older converters.
+        (
+            typed("clip-vision", "clip"),
+            "is a projector for images or sound, not a model",
+            None,
+        ),
+        (
+            of_architecture("clip"),
+            "is a projector for images or sound, not a model",
+            None,
+        ),
+        (
+            imatrix(),
+            "is an importance matrix, not a model",
+            Some(renumber),
+        ),
+        (
+            draft_head("eagle3"),
+            "is a draft head (eagle3), not a model",
+            None,
+        ),
+        (
+            draft_head("dflash"),
+            "is a draft head (dflash), not a model",
+            None,
+        ),
+        (
+            draft_head("gemma4-assistant"),
+            "is a draft head (gemma4-assistant), not a model",
+            None,
+        ),
+        (
+            typed("other", "llama"),
+            "metadata 'general.type' is 'other', expected 'model'",
+            None,
+        ),
+    ] {
+        let dir = Dir::new();
+        make.write(&dir, "m.gguf");
+        for arguments in [
+            "m.gguf --blocks 0 -o out.gguf",
+            "m.gguf --blocks 0 -o out.gguf --trust-any-cut",
+            "score m.gguf",
+        ] {
+            let output = dir.run(arguments).fails(1, &format!("m.gguf: {error}"));
+            output.check(output.hint() == hint, "the hint");
+        }
+        let shown = dir.run("show m.gguf").succeeds().stdout;
+        assert!(shown.contains(&format!("no model: {error}")), "{shown}");
+    }
+}
+
+#[test]
+fn prediction_blocks_alone_are_no_model() {
+    let dir = Dir::new();
+    of_architecture("glm4moe")
+        .set("glm4moe.block_count", ValueOut::u32(3))
+        .set("glm4moe.nextn_predict_layers", ValueOut::u32(1))
+        .tensor("token_embd.weight", &[32, 4], F32)
+        .tensor("blk.2.nextn.eh_proj.weight", &[64, 4], I8)
+        .write(&dir, "m.gguf");
+    for arguments in ["m.gguf --blocks 0 -o out.gguf", "score m.gguf"] {
+        dir.run(arguments).fails(
+            1,
+            "m.gguf: has tensors of prediction blocks (MTP) alone: a draft head, not a model",
+        );
+    }
+}
+
+#[test]
+fn what_lies_beside_a_model_and_no_longer_fits_is_noted() {
+    let dir = Dir::new();
+    Make::new("llama", 4).write(&dir, "m.gguf");
+    let note = |arguments: &str| dir.run(arguments).succeeds().stderr;
+    let shorten = "m.gguf --blocks 1 -o out.gguf --force";
+    // None of these goes by the model's block numbers.
+    Make::new("llama", 9).write(&dir, "another.gguf");
+    projector(false).write(&dir, "mmproj-flat.gguf");
+    lora("qwen3").write(&dir, "lora-qwen3.gguf");
+    control_vector("qwen3").write(&dir, "vector-qwen3.gguf");
+    dir.write("broken.gguf", b"GGUF\x03\0\0\0");
+    dir.write("text.dat", b"Dear reader, this is a letter.");
+    dir.write("empty.gguf", b"");
+    std::fs::create_dir(dir.path("folder.gguf")).unwrap();
+    assert_eq!(note(shorten), "");
+
+    control_vector("llama").write(&dir, "calm.gguf");
+    draft_head("eagle3").write(&dir, "draft.gguf");
+    lora("llama").write(&dir, "lora.gguf");
+    projector(true).write(&dir, "mmproj.gguf");
+    let files = "'calm.gguf' (control vector), 'draft.gguf' (draft head (eagle3)), 'lora.gguf' (LoRA adapter), \
+                 'mmproj.gguf' (projector for images or sound)";
+    let text = "gguf-shorten: note: what goes by block number beside the model does not fit the shortened one: ";
+    assert_eq!(note(shorten), format!("{text}{files}\n"));
+    assert_eq!(note(&format!("{shorten} --quiet")), "");
+    assert_eq!(note("score --help"), "");
+
+    for name in ["calm.gguf", "draft.gguf", "lora.gguf", "mmproj.gguf"] {
+        std::fs::remove_file(dir.path(name)).unwrap();
+    }
+    let make = imatrix().tensor("blk.3.attn_q.weight.in_sum2", &[32, 1], F32);
+    make.write(&dir, "weights.gguf");
+    let mut old = 1i32.to_le_bytes().to_vec();
+    old.extend(19i32.to_le_bytes());
+    old.extend(b"blk.3.attn_q.weight");
+    old.extend([1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+    dir.write("imatrix.dat", &old);
+    let expected = "'imatrix.dat' (importance matrix), 'weights.gguf' (importance matrix); --imatrix IN OUT renumbers an \
+                    importance matrix\n";
+    assert_eq!(note(shorten), format!("{text}{expected}"));
+    // Of that which is renumbered nothing is said.
+    let stderr = note(&format!("{shorten} --imatrix weights.gguf new.dat"));
+    assert_eq!(stderr, format!("{text}'imatrix.dat' (importance matrix)\n"));
+}
