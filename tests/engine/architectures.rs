@@ -16,7 +16,7 @@ use crate::support::{hidden_states, n_different, outputs, shorten, state_after, 
 
 /// Architectures that the bundled llama.cpp cannot evaluate: plm gives its cache values of two dimensions where it takes
 /// three, and a check fails (`plm.cpp`, `ggml_set_rows`).
-const NOT_EVALUATED: &[&str] = &["plm"];
+pub const NOT_EVALUATED: &[&str] = &["plm"];
 
 /// Blocks of a tiny model whose blocks differ: two periods of gemma3's six and more.
 const N_BLOCKS: u32 = 14;
@@ -34,14 +34,14 @@ fn sets(n: usize) -> [Vec<usize>; 6] {
 }
 
 /// The rules of the model at `path`.
-fn constraints(path: &Path) -> Result<Constraints, String> {
+pub fn constraints(path: &Path) -> Result<Constraints, String> {
     let input = Input::open(path).map_err(|error| format!("{error:#}"))?;
     let model = Model::new(input.parse().unwrap()).map_err(|error| format!("{error:#}"))?;
     Constraints::of(&model).map_err(|error| format!("{error:#}"))
 }
 
 /// Those sets for a model, each replaced by the nearest that is allowed where it is not.
-fn allowed_sets(constraints: &Constraints) -> BTreeSet<Vec<usize>> {
+pub fn allowed_sets(constraints: &Constraints) -> BTreeSet<Vec<usize>> {
     let mut allowed = BTreeSet::new();
     for set in sets(constraints.n_trunk_blocks) {
         let blocks: BTreeSet<BlockId> = set.iter().copied().map(BlockId::new).collect();
@@ -54,7 +54,7 @@ fn allowed_sets(constraints: &Constraints) -> BTreeSet<Vec<usize>> {
     allowed
 }
 
-fn n_blocks(architecture: &Architecture) -> u32 {
+pub fn n_blocks(architecture: &Architecture) -> u32 {
     // Its first 20 stay.
     if architecture.name == "gemma3n" {
         return 27;
@@ -67,7 +67,7 @@ fn n_blocks(architecture: &Architecture) -> u32 {
 }
 
 /// Whether zeroing its output projections makes a block the identity: not where the stream itself passes a norm.
-fn zeroing_is_identity(architecture: &Architecture) -> bool {
+pub fn zeroing_is_identity(architecture: &Architecture) -> bool {
     architecture.stream != Stream::LayerOutputNorm
 }
 
@@ -178,7 +178,7 @@ fn check_parent(
 }
 
 /// Whether a block of `set` does more to the stream than to add to it, which zeros do not silence.
-fn has_more_than_sums(constraints: &Constraints, set: &[usize]) -> bool {
+pub fn has_more_than_sums(constraints: &Constraints, set: &[usize]) -> bool {
     let kinds = constraints.kinds.by_position.iter();
     kinds
         .filter(|kind| kind.in_period)

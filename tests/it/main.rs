@@ -10,6 +10,7 @@
 )]
 
 mod make;
+mod random;
 mod util;
 
 mod show;
@@ -51,6 +52,10 @@ mod data;
 mod eval;
 
 mod hostile;
+
+mod fuzz;
+
+mod properties;
 
 mod second_reader;
 
