@@ -153,11 +153,6 @@ impl Constraints {
         super::metadata::check(model, rules, trusted)?;
         let (n_blocks, n_trunk_blocks) = (model.n_blocks(), model.n_trunk_blocks());
         let is_held = |block| model.has_tensors(block);
-        ensure!(
-            !model.prediction_blocks().any(is_held)
-                || (0..n_trunk_blocks).map(BlockId::new).any(is_held),
-            "holds nothing but next-token prediction blocks"
-        );
         // A count without tensors is nothing to load, and many architectures do not even take it.
         let dropped = match model.prediction_blocks().any(is_held) {
             true => BTreeSet::new(),

@@ -113,6 +113,8 @@ fn removing_nothing_changes_nothing() {
                         | "attention.value_length"
                         | "rope.dimension_count"
                         | "residual_scale"
+                        | "attention.q_lora_rank"
+                        | "expert_gating_func"
                         | "leading_dense_block_count"
                 )
             )
