@@ -196,8 +196,10 @@ fn prediction_blocks_alone_are_no_model() {
         .set(COUNT, ValueOut::u32(1))
         .tensor("blk.2.nextn.eh_proj.weight", &[3, 2], F32)
         .write(&dir, "m.gguf");
-    dir.run("m.gguf --blocks 0 -o out.gguf")
-        .fails(1, "m.gguf: holds nothing but next-token prediction blocks");
+    dir.run("m.gguf --blocks 0 -o out.gguf").fails(
+        1,
+        "m.gguf: has tensors of prediction blocks (MTP) alone: a draft head, not a model",
+    );
 }
 
 #[test]
