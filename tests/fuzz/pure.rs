@@ -8,6 +8,9 @@ pub mod gguf;
 #[path = "../../src/model.rs"]
 pub mod model;
 
+#[path = "../../src/companion.rs"]
+pub mod companion;
+
 #[path = "../../src/arch/mod.rs"]
 pub mod arch;
 

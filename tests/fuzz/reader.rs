@@ -2,11 +2,20 @@
 
 use std::ops::Range;
 
+use gguf_shorten::companion::Companion;
 use gguf_shorten::gguf::{EntryOut, Error, File, Layout, TensorOut, Value, write_head};
 
 /// Reads `bytes`: an error on one line, or a file of which everything can be asked, and whose head is written back bit
 /// for bit.
 pub fn check(bytes: &[u8]) {
+    if let Some(companion) = Companion::of(&File::first_entries(bytes, 20)) {
+        let text = companion.to_string();
+        assert!(
+            !text.is_empty() && !text.chars().any(char::is_control),
+            "{text:?}"
+        );
+        let _ = (companion.is_stale("llama"), companion.remedy());
+    }
     match File::parse(bytes) {
         Ok(file) => {
             walk(&file);
