@@ -622,6 +622,29 @@ pub(super) const REFUSED: &[(&str, &str)] = &[
     ),
     ("clef", "its blocks feed a decision head"),
     (
+        "glm-dsa",
+        "some of its blocks attend to what an earlier block chose, and which sets keep them together is not worked out \
+         (glm-dsa.cpp)",
+    ),
+    (
+        "hy_v4",
+        "some of its blocks attend to what an earlier block chose, and which sets keep them together is not worked out \
+         (hy-v4.cpp)",
+    ),
+    (
+        "glm5-next",
+        "some of its blocks attend to what an earlier block chose, and which sets keep them together is not worked out \
+         (glm5-next.cpp)",
+    ),
+    (
+        "qwen4exp",
+        "an embedding of its own enters at one block by its number, and which sets keep that is not worked out (qwen4exp.cpp)",
+    ),
+    (
+        "hrm_text",
+        "two stacks of its blocks run in turns, and their numbers of blocks depend on each other (hrm-text.cpp)",
+    ),
+    (
         "baichuan",
         "llama.cpp chooses its position embedding by the number of blocks (baichuan.cpp)",
     ),

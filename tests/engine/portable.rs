@@ -32,7 +32,7 @@ fn period(architecture: &Architecture) -> Option<(usize, &'static str, &'static 
 /// Of gemma3n the first 20 stay.
 fn n_blocks(architecture: &str) -> usize {
     match architecture {
-        "gemma3n" => 32,
+        "gemma3n" => 27,
         _ => N_BLOCKS,
     }
 }
