@@ -135,7 +135,7 @@ fn allowed(
 fn check_output(model: &Model<'_>, plan: &Plan<'_>) {
     let mut bytes = Vec::new();
     let n_bytes = gguf::write(&plan.layout, &mut bytes, |i, out| {
-        plan.data[i].write(&model, out)
+        plan.data[i].write(model, out)
     })
     .expect("a plan can be written");
     assert_eq!(
