@@ -67,6 +67,27 @@ impl Halves {
     }
 }
 
+/// Checks that llama.cpp comes to an end with `model`: where block 0 of plamo2 has no heads, nothing is rotated, and its loop
+/// over rotated pairs never ends (`ops.cpp: ggml_compute_forward_rope_flt`).
+///
+/// # Errors
+/// A model with which it does not.
+pub fn check_ends(model: &Model<'_>) -> Result<()> {
+    const HEADS: &str = "plamo2.attention.head_count";
+    let Some(entry) = model.metadata().get(HEADS) else {
+        return Ok(());
+    };
+    let first = match entry.value().as_array() {
+        Ok(heads) => heads.i64s().next().transpose()?,
+        Err(_) => None,
+    };
+    ensure!(
+        model.architecture() != "plamo2" || first != Some(0),
+        "cannot be evaluated: metadata '{HEADS}' says no heads for block 0, and there llama.cpp never ends"
+    );
+    Ok(())
+}
+
 /// How a model's blocks run, and what passes between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Course {

@@ -22,6 +22,7 @@ use crate::arch::Stream;
 use crate::commit;
 use crate::gguf::{Quoted, TensorType};
 use crate::input::{Input, Part};
+use crate::llama;
 use crate::model::{BlockId, Model};
 use crate::plan::kinds::Kinds;
 
@@ -113,7 +114,7 @@ pub fn check(model: &Model<'_>) -> Result<()> {
          the same as none",
         Quoted(name)
     );
-    Ok(())
+    llama::check_ends(model)
 }
 
 impl Silence {

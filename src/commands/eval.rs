@@ -11,6 +11,7 @@ use crate::calibration::{CalibrationSet, Texts};
 use crate::commit;
 use crate::evaluator::{self, LlamaLogits, Speed, vocabulary_difference};
 use crate::input::Input;
+use crate::llama;
 use crate::model::Model;
 use crate::options::{Eval, Printing};
 use crate::progress::{self, Unit};
@@ -99,6 +100,7 @@ pub fn run(options: &Eval) -> Result<()> {
 fn parse(input: &Input) -> Result<Model<'_>> {
     let at_path = || input.path().display().to_string();
     let model = Model::new(input.parse()?).with_context(at_path)?;
+    llama::check_ends(&model).with_context(at_path)?;
     let key = format!("{}.attention.causal", model.architecture());
     if let Some(entry) = model.metadata().get(&key) {
         ensure!(

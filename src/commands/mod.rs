@@ -26,7 +26,7 @@ use crate::commit;
 use crate::error::Hint;
 use crate::importance::Importance;
 use crate::input::Input;
-use crate::llama::{Course, Halves, LlamaHiddenStates};
+use crate::llama::{self, Course, Halves, LlamaHiddenStates};
 use crate::model::Model;
 use crate::options::{Calibration, Printing};
 use crate::plan::Constraints;
@@ -43,6 +43,7 @@ fn calibrate(
     printing: &Printing,
     sub_blocks: bool,
 ) -> Result<(Importance, CalibrationReport)> {
+    llama::check_ends(model).with_context(|| path.display().to_string())?;
     let halves = match sub_blocks {
         true => Some(
             Halves::of(model, constraints.rules, &constraints.kinds)

@@ -219,4 +219,14 @@ fn plamo2_begins_with_a_block_that_has_heads_if_it_did() {
     );
     let out = removes(&make, &[0, 1], &[heads, kv]);
     assert_eq!(value(&out, heads), "u32[] 0 4");
+    // llama.cpp would not come back from it.
+    let dir = Dir::new();
+    make.write(&dir, "m.gguf");
+    for command in ["score m.gguf", "eval m.gguf", "m.gguf --drop 1 -o out.gguf"] {
+        dir.run(command).fails(
+            1,
+            "m.gguf: cannot be evaluated: metadata 'plamo2.attention.head_count' says no heads for block 0, and there \
+             llama.cpp never ends",
+        );
+    }
 }
