@@ -344,17 +344,7 @@ impl WindowMeans {
 mod tests {
     use super::*;
     use crate::hidden_state::Recorded;
-
-    /// A small generator of numbers for tests, the same on every machine.
-    fn noise(seed: u64) -> impl FnMut() -> f32 {
-        let mut state = seed;
-        move || {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-        }
-    }
+    use crate::quality::recorded::noise;
 
     fn recorded(n_windows: usize, n_blocks: usize, n_tokens: usize, n_embd: usize) -> Recorded {
         let mut next = noise(7);

@@ -65,13 +65,10 @@ impl<'model> Context<'model> {
     /// # Errors
     /// [`Error::Context`] with llama.cpp's reason, such as not enough memory.
     pub fn new(model: &'model Model, options: ContextOptions) -> Result<Self, Error> {
-        let too_large = |what: &str| Error::Context {
-            reason: format!("{what} is too large"),
-        };
-        let window = u32::try_from(options.window).map_err(|_| too_large("the window"))?;
-        let n_threads =
-            i32::try_from(options.threads).map_err(|_| too_large("the thread count"))?;
-        let threads = ThreadPool::new(n_threads)?;
+        let window = u32::try_from(options.window).map_err(|_| Error::Context {
+            reason: "the window is too large".to_owned(),
+        })?;
+        let threads = ThreadPool::new(options.threads)?;
         let state = NonNull::from(Box::leak(Box::new(EvalState {
             tap: None,
             stopped: false,
@@ -85,8 +82,8 @@ impl<'model> Context<'model> {
         params.n_batch = window;
         params.n_ubatch = window;
         params.n_seq_max = 1;
-        params.n_threads = n_threads;
-        params.n_threads_batch = n_threads;
+        params.n_threads = threads.n_threads();
+        params.n_threads_batch = threads.n_threads();
         params.pooling_type = sys::LLAMA_POOLING_TYPE_NONE;
         params.no_perf = true;
         params.cb_eval = Some(on_node);

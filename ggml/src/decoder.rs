@@ -79,10 +79,7 @@ impl<'model> Decoder<'model> {
             })
         };
         let n_tokens = number(options.tokens, "the number of tokens")?;
-        let n_threads = i32::try_from(options.threads).map_err(|_| Error::Context {
-            reason: "the thread count is too large".to_owned(),
-        })?;
-        let threads = ThreadPool::new(n_threads)?;
+        let threads = ThreadPool::new(options.threads)?;
         // SAFETY: no arguments.
         let mut params = unsafe { sys::llama_context_default_params() };
         params.n_ctx = n_tokens;
@@ -94,8 +91,8 @@ impl<'model> Decoder<'model> {
         // One for each sequence at least, which llama.cpp checks (`llama-context.cpp: output_reserve`).
         let n_outputs = options.outputs.max(options.sequences);
         params.n_outputs_max = number(n_outputs, "the number of outputs")?;
-        params.n_threads = n_threads;
-        params.n_threads_batch = n_threads;
+        params.n_threads = threads.n_threads();
+        params.n_threads_batch = threads.n_threads();
         params.pooling_type = sys::LLAMA_POOLING_TYPE_NONE;
         params.no_perf = true;
         log::clear();

@@ -13,6 +13,7 @@ const POLL: u32 = 100;
 /// CPU threads that live as long as a context. Without them ggml starts and ends a thread for each part of a graph.
 pub(crate) struct ThreadPool {
     raw: NonNull<sys::ggml_threadpool>,
+    n_threads: i32,
 }
 
 impl ThreadPool {
@@ -20,7 +21,10 @@ impl ThreadPool {
     ///
     /// # Errors
     /// [`Error::Context`] if they cannot be started.
-    pub(crate) fn new(n_threads: i32) -> Result<Self, Error> {
+    pub(crate) fn new(n_threads: usize) -> Result<Self, Error> {
+        let n_threads = i32::try_from(n_threads).map_err(|_| Error::Context {
+            reason: "the thread count is too large".to_owned(),
+        })?;
         // SAFETY: no pointers are passed.
         let mut params = unsafe { sys::ggml_threadpool_params_default(n_threads) };
         params.poll = POLL;
@@ -29,7 +33,12 @@ impl ThreadPool {
         let raw = NonNull::new(raw).ok_or_else(|| Error::Context {
             reason: format!("{n_threads} threads cannot be started"),
         })?;
-        Ok(Self { raw })
+        Ok(Self { raw, n_threads })
+    }
+
+    /// How many threads work together, the caller's included.
+    pub(crate) fn n_threads(&self) -> i32 {
+        self.n_threads
     }
 
     /// The C object, alive as long as `self`.
