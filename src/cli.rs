@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::options::{BlockList, ByteSize, HealArg};
 use crate::plan::{Budget, Method};
+use crate::search::Objective;
 
 /// Make a GGUF model shorter
 ///
@@ -95,6 +96,10 @@ pub struct ShortenArgs {
     /// How to choose the blocks
     #[arg(long, value_enum, default_value_t = Method::Bi)]
     pub method: Method,
+
+    /// What methods ablate and search make small
+    #[arg(long, value_enum, default_value_t = Objective::Kl)]
+    pub objective: Objective,
 
     /// What makes up for the removed blocks
     #[arg(long, value_enum, default_value_t = HealArg::None)]

@@ -287,6 +287,13 @@ impl Products {
     }
 }
 
+/// `1 - cos(x, y)` of two rows; `None` if one is all zeros.
+#[must_use]
+pub fn cosine_distance(x: &[f32], y: &[f32]) -> Option<f64> {
+    let products = products(x, y);
+    (products.xx != 0.0 && products.yy != 0.0).then(|| products.cosine_distance())
+}
+
 /// Adds up in f64 over eight lanes, which the compiler turns into vector instructions.
 fn products(x: &[f32], y: &[f32]) -> Products {
     const LANES: usize = 8;

@@ -63,6 +63,12 @@ pub mod quality;
 
 pub mod tasks;
 
+pub mod angular;
+
+pub mod segment;
+
+pub mod search;
+
 pub mod plan;
 
 pub mod imatrix;

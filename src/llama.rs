@@ -1,7 +1,9 @@
 //! [`HiddenStates`] by llama.cpp: finds the residual stream among the nodes of its graph.
 
+use std::rc::Rc;
+
 use anyhow::{Error, Result, anyhow, bail, ensure};
-use ggml::{Context, ContextOptions, Flow, Node, Tap};
+use ggml::{Context, ContextOptions, Flow, Node, Tap, ThreadPool, WindowInput};
 
 use crate::arch::{Architecture, Middle, Stream};
 use crate::gguf::Quoted;
@@ -141,14 +143,38 @@ impl<'model> LlamaHiddenStates<'model> {
         stream: Stream,
         course: Course,
     ) -> Result<Self> {
-        Ok(Self {
-            context: Context::new(model, options)?,
+        Ok(Self::of(
+            Context::new(model, options)?,
+            model,
+            stream,
+            course,
+        ))
+    }
+
+    /// As [`LlamaHiddenStates::new`], with threads that others use, too.
+    ///
+    /// # Errors
+    /// As [`LlamaHiddenStates::new`].
+    pub fn with_threads(
+        model: &'model ggml::Model,
+        window: usize,
+        threads: &Rc<ThreadPool>,
+        stream: Stream,
+        course: Course,
+    ) -> Result<Self> {
+        let context = Context::with_threads(model, window, threads)?;
+        Ok(Self::of(context, model, stream, course))
+    }
+
+    fn of(context: Context<'model>, model: &ggml::Model, stream: Stream, course: Course) -> Self {
+        Self {
+            context,
             stream,
             course,
             n_embd: model.n_embd(),
             halves: None,
             state: Vec::new(),
-        })
+        }
     }
 
     /// Shows the stream between the halves of every block, too.
@@ -172,6 +198,7 @@ impl HiddenStates for LlamaHiddenStates<'_> {
             stream: self.stream,
             n_blocks: self.course.n_blocks,
             n_runs: self.course.n_blocks * self.course.n_loops,
+            n_wanted: self.course.n_blocks * self.course.n_loops,
             shape: match self.stream {
                 Stream::Parallel { .. } => [self.n_embd, self.course.n_streams, window.len(), 1],
                 _ => [self.n_embd, window.len(), 1, 1],
@@ -184,7 +211,7 @@ impl HiddenStates for LlamaHiddenStates<'_> {
             seen_input: false,
             error: None,
         };
-        let result = self.context.evaluate(window, &mut tap);
+        let result = self.context.evaluate(WindowInput::Tokens(window), &mut tap);
         if let Some(error) = tap.error {
             return Err(error);
         }
@@ -201,11 +228,58 @@ impl HiddenStates for LlamaHiddenStates<'_> {
     }
 }
 
+/// Evaluates the blocks of a segment on `input`, `[n_tokens, n_embd]`, and returns the hidden state behind the first
+/// `n_evaluated` of its `n_blocks`.
+///
+/// # Errors
+/// llama.cpp's; a graph in which that state is not found.
+pub(crate) fn evaluate_segment(
+    context: &mut Context<'_>,
+    stream: Stream,
+    n_blocks: usize,
+    n_evaluated: usize,
+    n_embd: usize,
+    input: &[f32],
+) -> Result<Vec<f32>> {
+    let mut output = Vec::new();
+    let mut tap = StreamTap {
+        stream,
+        n_blocks,
+        n_runs: n_blocks,
+        n_wanted: n_evaluated,
+        shape: [n_embd, input.len() / n_embd, 1, 1],
+        halves: None,
+        state: &mut Vec::new(),
+        visit: &mut |position, state| {
+            if position == Position::Output(BlockId::new(n_evaluated - 1)) {
+                state.clone_into(&mut output);
+            }
+            Ok(())
+        },
+        n_outputs: 0,
+        seen_middle: false,
+        seen_input: false,
+        error: None,
+    };
+    let result = context.evaluate(WindowInput::HiddenStates(input), &mut tap);
+    let (error, n_outputs) = (tap.error.take(), tap.n_outputs);
+    if let Some(error) = error {
+        return Err(error);
+    }
+    result?;
+    if n_outputs < n_evaluated {
+        bail!("llama.cpp's graph shows the hidden state after {n_outputs} of {n_evaluated} blocks");
+    }
+    Ok(output)
+}
+
 struct StreamTap<'t, 'v> {
     stream: Stream,
     n_blocks: usize,
     /// Runs of a block on one window: the number of blocks times that of loops.
     n_runs: usize,
+    /// After how many of them evaluation stops.
+    n_wanted: usize,
     /// `[n_embd, n_tokens]`, or with several streams `[n_embd, n_streams, n_tokens]`, as ggml writes it.
     shape: [usize; 4],
     halves: Option<&'t Halves>,
@@ -358,7 +432,7 @@ impl StreamTap<'_, '_> {
                 self.seen_middle = false;
             }
         }
-        Ok(if self.n_outputs == self.n_runs {
+        Ok(if self.n_outputs == self.n_wanted {
             Flow::Stop
         } else {
             Flow::Continue

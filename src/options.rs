@@ -13,6 +13,7 @@ use crate::error::Usage;
 use crate::model::{BlockId, MAX_BLOCKS};
 use crate::plan::{Budget, Method, Splitting};
 use crate::quality::MIN_WINDOW;
+use crate::search::Objective;
 
 /// A list of block numbers such as `21-29,31`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -255,6 +256,8 @@ pub struct Shorten {
     pub drop_mtp: bool,
     /// No list takes the place of a built-in pattern.
     pub portable: bool,
+    /// What methods that measure losses make small.
+    pub objective: Objective,
     /// Which of those that stay lose their attention.
     pub attention: Choice,
     /// The user answers for the cut.
@@ -309,6 +312,14 @@ impl Shorten {
         if is_nothing(&choice) && is_nothing(&attention) && !args.drop_mtp {
             bail!(Usage("--drop or --blocks is needed".to_owned()));
         }
+        if args.drop_attention.is_some()
+            && (args.method.needs_losses() || args.method == Method::Run)
+        {
+            bail!(Usage(format!(
+                "--drop-attention goes by scores, which method '{}' has not",
+                args.method
+            )));
+        }
         if args.output.is_none() && !args.dry_run {
             bail!(Usage("--output is needed".to_owned()));
         }
@@ -317,6 +328,7 @@ impl Shorten {
             choice,
             drop_mtp: args.drop_mtp,
             portable: args.portable,
+            objective: args.objective,
             attention,
             trust_any_cut: args.trust_any_cut,
             output: args.output.clone(),

@@ -10,6 +10,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 pub enum Unit {
     /// Tokens evaluated.
     Tokens,
+    /// Losses measured, of a number that is not known.
+    Losses,
     /// Bytes written.
     Bytes,
     /// Tasks done.
@@ -27,6 +29,7 @@ pub fn bar(what: &'static str, unit: Unit, total: u64, quiet: bool) -> ProgressB
     let template = match unit {
         Unit::Tokens => "{msg} [{bar:30}] {human_pos}/{human_len} tokens, {per_sec:.0}, {eta} left",
         Unit::Tasks => "{msg} [{bar:30}] {human_pos}/{human_len} tasks, {per_sec:.1}, {eta} left",
+        Unit::Losses => "{msg}, {human_pos} losses measured, {elapsed}",
         Unit::Bytes => {
             "{msg} [{bar:30}] {decimal_bytes}/{decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left"
         }

@@ -3,8 +3,10 @@
 use std::any::Any;
 use std::ffi::c_void;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::NonNull;
+use std::rc::Rc;
 
 use llama_cpp_sys_2 as sys;
 
@@ -38,6 +40,16 @@ pub struct ContextOptions {
     pub threads: usize,
 }
 
+/// What a window is given as.
+#[derive(Clone, Copy, Debug)]
+pub enum WindowInput<'a> {
+    /// Tokens.
+    Tokens(&'a [Token]),
+    /// The stream as it enters block 0, `[n_tokens, n_embd]`, in place of what tokens would be turned into. Rows are as wide
+    /// as the model's input ([`Model::n_embd_inp`]).
+    HiddenStates(&'a [f32]),
+}
+
 /// What the C callbacks see. It has one fixed place in memory as long as its context lives.
 struct EvalState {
     /// The tap of the evaluation that is running.
@@ -54,8 +66,11 @@ pub struct Context<'model> {
     state: NonNull<EvalState>,
     window: usize,
     n_vocab: usize,
+    n_embd: usize,
     /// Used by `raw`, so it goes after it.
-    _threads: ThreadPool,
+    _threads: Rc<ThreadPool>,
+    /// The model, if nobody else keeps it alive.
+    _shared: Option<Rc<Model>>,
     model: PhantomData<&'model Model>,
 }
 
@@ -65,10 +80,26 @@ impl<'model> Context<'model> {
     /// # Errors
     /// [`Error::Context`] with llama.cpp's reason, such as not enough memory.
     pub fn new(model: &'model Model, options: ContextOptions) -> Result<Self, Error> {
-        let window = u32::try_from(options.window).map_err(|_| Error::Context {
-            reason: "the window is too large".to_owned(),
-        })?;
-        let threads = ThreadPool::new(options.threads)?;
+        let threads = Rc::new(ThreadPool::new(options.threads)?);
+        let mut context = Self::with_threads(model, options.window, &threads)?;
+        context.allocate_outputs()?;
+        Ok(context)
+    }
+
+    /// As [`Context::new`], with threads that several contexts share: between evaluations threads look for work for a
+    /// while, so each context with threads of its own would keep the others waiting.
+    ///
+    /// # Errors
+    /// As [`Context::new`].
+    pub fn with_threads(
+        model: &'model Model,
+        window: usize,
+        threads: &Rc<ThreadPool>,
+    ) -> Result<Self, Error> {
+        let too_large = |what: &str| Error::Context {
+            reason: format!("{what} is too large"),
+        };
+        let n_tokens = u32::try_from(window).map_err(|_| too_large("the window"))?;
         let state = NonNull::from(Box::leak(Box::new(EvalState {
             tap: None,
             stopped: false,
@@ -76,11 +107,11 @@ impl<'model> Context<'model> {
         })));
         // SAFETY: no arguments.
         let mut params = unsafe { sys::llama_context_default_params() };
-        params.n_ctx = window;
+        params.n_ctx = n_tokens;
         // One window is one batch, so that every block is evaluated once for it and an evaluation that stops early
         // leaves nothing half done.
-        params.n_batch = window;
-        params.n_ubatch = window;
+        params.n_batch = n_tokens;
+        params.n_ubatch = n_tokens;
         params.n_seq_max = 1;
         params.n_threads = threads.n_threads();
         params.n_threads_batch = threads.n_threads();
@@ -105,15 +136,32 @@ impl<'model> Context<'model> {
         unsafe {
             sys::llama_attach_threadpool(raw.as_ptr(), threads.as_ptr(), std::ptr::null_mut());
         }
-        let mut context = Self {
+        Ok(Self {
             raw,
             state,
-            window: options.window,
+            window,
             n_vocab: model.n_vocab(),
-            _threads: threads,
+            n_embd: model.n_embd_inp(),
+            _threads: Rc::clone(threads),
+            _shared: None,
             model: PhantomData,
-        };
-        context.allocate_outputs()?;
+        })
+    }
+
+    /// As [`Context::with_threads`], for a model that the context keeps alive.
+    ///
+    /// # Errors
+    /// As [`Context::new`].
+    pub fn of_shared(
+        model: &Rc<Model>,
+        window: usize,
+        threads: &Rc<ThreadPool>,
+    ) -> Result<Context<'static>, Error> {
+        // SAFETY: the reference is used while the context lives, which holds the model by `_shared`, as the C object
+        // has one fixed place.
+        let borrowed = unsafe { NonNull::from(Rc::as_ref(model)).as_ref() };
+        let mut context = Context::<'static>::with_threads(borrowed, window, threads)?;
+        context._shared = Some(Rc::clone(model));
         Ok(context)
     }
 
@@ -130,7 +178,7 @@ impl<'model> Context<'model> {
             }
         }
         let tokens = vec![0; self.window];
-        self.run(&tokens, &mut Nothing, true)
+        self.run(WindowInput::Tokens(&tokens), &mut Nothing, true)
     }
 
     /// Evaluates one window as a sequence of its own and shows its graph to `tap`. All rows are requested as outputs,
@@ -140,13 +188,18 @@ impl<'model> Context<'model> {
     /// [`Error::Evaluate`] if llama.cpp fails.
     ///
     /// # Panics
-    /// With the tap's panic, if it had one; if `tokens` is empty or longer than the context's window.
-    pub fn evaluate(&mut self, tokens: &[Token], tap: &mut dyn Tap) -> Result<(), Error> {
-        self.run(tokens, tap, false)
+    /// With the tap's panic, if it had one; if the batch is empty or longer than the context's window.
+    pub fn evaluate(&mut self, batch: WindowInput<'_>, tap: &mut dyn Tap) -> Result<(), Error> {
+        self.run(batch, tap, false)
     }
 
     /// As [`Context::evaluate`]; `stopped` from the start computes nothing.
-    fn run(&mut self, tokens: &[Token], tap: &mut dyn Tap, stopped: bool) -> Result<(), Error> {
+    fn run(
+        &mut self,
+        batch: WindowInput<'_>,
+        tap: &mut dyn Tap,
+        stopped: bool,
+    ) -> Result<(), Error> {
         // SAFETY: only the lifetime changes. The pointer is used by callbacks during `decode` alone and taken away
         // below before `tap` goes out of scope.
         let tap: NonNull<dyn Tap + 'static> =
@@ -155,7 +208,7 @@ impl<'model> Context<'model> {
             state.tap = Some(tap);
             state.stopped = stopped;
         });
-        let status = self.decode(tokens);
+        let status = self.decode(batch, None);
         let (panic, stopped) = self.with_state(|state| {
             state.tap = None;
             (state.panic.take(), std::mem::take(&mut state.stopped))
@@ -179,7 +232,24 @@ impl<'model> Context<'model> {
     /// # Panics
     /// If `tokens` is empty or longer than the context's window.
     pub fn logits(&mut self, tokens: &[Token]) -> Result<&[f32], Error> {
-        let status = self.decode(tokens);
+        self.logits_of(WindowInput::Tokens(tokens), 0..tokens.len())
+    }
+
+    /// Evaluates one window as a sequence of its own. Returns the logits of the tokens at `rows`, `[rows.len(), n_vocab]`.
+    ///
+    /// # Errors
+    /// [`Error::Evaluate`] if llama.cpp fails or the model has no output head.
+    ///
+    /// # Panics
+    /// If the batch is empty or longer than the context's window, or `rows` is empty or not inside of it.
+    pub fn logits_of(
+        &mut self,
+        batch: WindowInput<'_>,
+        rows: Range<usize>,
+    ) -> Result<&[f32], Error> {
+        assert!(!rows.is_empty(), "the logits of no token");
+        let n_rows = rows.len();
+        let status = self.decode(batch, Some(rows));
         if status != 0 {
             return Err(evaluate_error(status));
         }
@@ -191,30 +261,47 @@ impl<'model> Context<'model> {
                 reason: "the model gives no logits".to_owned(),
             });
         }
-        // SAFETY: every token was requested as an output, so the buffer holds a row of `n_vocab` floats for each; it
-        // is next written by an evaluation, which borrows the context mutably.
-        Ok(unsafe { std::slice::from_raw_parts(logits, tokens.len() * self.n_vocab) })
+        // SAFETY: the buffer holds a row of `n_vocab` floats for each token that was requested as an output; it is next
+        // written by an evaluation, which borrows the context mutably.
+        Ok(unsafe { std::slice::from_raw_parts(logits, n_rows * self.n_vocab) })
     }
 
-    /// Calls `llama_decode` on the window, from an empty memory, all tokens marked as outputs. Returns its status.
-    fn decode(&mut self, tokens: &[Token]) -> i32 {
+    /// Calls `llama_decode` on the window, from an empty memory, with the tokens at `rows` (`None`: all) marked as
+    /// outputs. Returns its status.
+    fn decode(&mut self, batch: WindowInput<'_>, rows: Option<Range<usize>>) -> i32 {
+        let n = match batch {
+            WindowInput::Tokens(tokens) => tokens.len(),
+            WindowInput::HiddenStates(states) => {
+                assert!(
+                    states.len().is_multiple_of(self.n_embd),
+                    "{} numbers are no hidden states of {}",
+                    states.len(),
+                    self.n_embd
+                );
+                states.len() / self.n_embd
+            }
+        };
         assert!(
-            !tokens.is_empty() && tokens.len() <= self.window,
-            "a window of {} tokens, but the context holds 1 to {}",
-            tokens.len(),
+            n > 0 && n <= self.window,
+            "a window of {n} tokens, but the context holds 1 to {}",
             self.window
         );
-        let n_tokens = i32::try_from(tokens.len()).unwrap_or(i32::MAX);
-        let mut token = tokens.to_vec();
+        let rows = rows.unwrap_or(0..n);
+        assert!(rows.end <= n, "outputs {rows:?} of {n} tokens");
+        let n_tokens = i32::try_from(n).unwrap_or(i32::MAX);
+        let (mut token, mut embd) = match batch {
+            WindowInput::Tokens(tokens) => (tokens.to_vec(), Vec::new()),
+            WindowInput::HiddenStates(states) => (Vec::new(), states.to_vec()),
+        };
         let mut pos: Vec<sys::llama_pos> = (0..n_tokens).collect();
-        let mut n_seq_id = vec![1; tokens.len()];
+        let mut n_seq_id = vec![1; n];
         let mut seq: [sys::llama_seq_id; 1] = [0];
-        let mut seq_id = vec![seq.as_mut_ptr(); tokens.len()];
-        let mut outputs = vec![1; tokens.len()];
+        let mut seq_id = vec![seq.as_mut_ptr(); n];
+        let mut outputs: Vec<i8> = (0..n).map(|i| i8::from(rows.contains(&i))).collect();
         let batch = sys::llama_batch {
             n_tokens,
-            token: token.as_mut_ptr(),
-            embd: std::ptr::null_mut(),
+            token: pointer(&mut token),
+            embd: pointer(&mut embd),
             pos: pos.as_mut_ptr(),
             n_seq_id: n_seq_id.as_mut_ptr(),
             seq_id: seq_id.as_mut_ptr(),
@@ -227,7 +314,7 @@ impl<'model> Context<'model> {
             // SAFETY: belongs to the living context.
             unsafe { sys::llama_memory_clear(memory, true) };
         }
-        // SAFETY: every array of the batch has `n_tokens` entries and outlives the call, which copies them.
+        // SAFETY: every array of the batch has `n_tokens` entries (`embd` as many rows of what the model takes) and outlives the call, which copies them.
         unsafe { sys::llama_decode(self.raw.as_ptr(), batch) }
     }
 
@@ -245,6 +332,14 @@ impl Drop for Context<'_> {
         // SAFETY: leaked in `new`; the context that used it is gone.
         drop(unsafe { Box::from_raw(self.state.as_ptr()) });
     }
+}
+
+/// Where the values are, or null where there are none.
+fn pointer<T>(values: &mut [T]) -> *mut T {
+    if values.is_empty() {
+        return std::ptr::null_mut();
+    }
+    values.as_mut_ptr()
 }
 
 /// The error of an evaluation that returned `status`, with what llama.cpp last said.

@@ -11,6 +11,7 @@
 //! - [`model`]: a loaded model and its tokenizer.
 //! - [`vocabulary`]: the entries of its vocabulary, and what kind of model it is.
 //! - [`node`]: one node of a compute graph while it is evaluated.
+//! - [`threadpool`]: the threads that evaluate.
 //! - [`context`]: evaluation of one window of tokens, tapped or for its logits.
 //! - [`decoder`]: evaluation of several sequences, batch after batch, for the logits of chosen tokens.
 //! - [`tensor_type`]: ggml's own table of tensor types.
@@ -36,7 +37,7 @@ pub mod vocabulary;
 
 pub mod node;
 
-mod threadpool;
+pub mod threadpool;
 
 pub mod context;
 
@@ -49,10 +50,11 @@ mod error;
 pub mod testing;
 
 pub use backend::Backend;
-pub use context::{Context, ContextOptions, Flow, Tap};
+pub use context::{Context, ContextOptions, Flow, Tap, WindowInput};
 pub use decoder::{Batch, Decoder, DecoderOptions};
 pub use error::Error;
 pub use mapping::Mapping;
 pub use model::{Model, ModelOptions, Token};
 pub use node::Node;
+pub use threadpool::ThreadPool;
 pub use vocabulary::VocabularyEntry;

@@ -18,6 +18,8 @@ pub struct ModelOptions {
     pub gpu_layers: Option<i32>,
     /// Load the vocabulary only.
     pub vocab_only: bool,
+    /// Read the weights into memory, so that the file is not needed any more.
+    pub no_mmap: bool,
 }
 
 /// A model loaded by llama.cpp. Weights stay in the mapped file where its kernels can use them as they are.
@@ -48,6 +50,9 @@ impl Model {
             params.n_gpu_layers = layers;
         }
         params.vocab_only = options.vocab_only;
+        if options.no_mmap {
+            params.load_mode = sys::LLAMA_LOAD_MODE_NONE;
+        }
         log::clear();
         // SAFETY: the path is NUL-terminated and outlives the call; `params` is the library's default with two plain
         // values changed. A failure is a null pointer, checked below.
@@ -100,6 +105,14 @@ impl Model {
     pub fn n_embd(&self) -> usize {
         // SAFETY: the model is alive.
         count(unsafe { sys::llama_model_n_embd(self.as_ptr()) })
+    }
+
+    /// Width of the hidden states that block 0 takes in place of tokens, in elements: larger than [`Model::n_embd`] where
+    /// images add more.
+    #[must_use]
+    pub fn n_embd_inp(&self) -> usize {
+        // SAFETY: the model is alive.
+        count(unsafe { sys::llama_model_n_embd_inp(self.as_ptr()) })
     }
 
     /// Context length that the model was trained for, in tokens.

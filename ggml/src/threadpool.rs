@@ -11,7 +11,7 @@ use crate::Error;
 const POLL: u32 = 100;
 
 /// CPU threads that live as long as a context. Without them ggml starts and ends a thread for each part of a graph.
-pub(crate) struct ThreadPool {
+pub struct ThreadPool {
     raw: NonNull<sys::ggml_threadpool>,
     n_threads: i32,
 }
@@ -21,18 +21,17 @@ impl ThreadPool {
     ///
     /// # Errors
     /// [`Error::Context`] if they cannot be started.
-    pub(crate) fn new(n_threads: usize) -> Result<Self, Error> {
-        let n_threads = i32::try_from(n_threads).map_err(|_| Error::Context {
-            reason: "the thread count is too large".to_owned(),
-        })?;
+    pub fn new(n_threads: usize) -> Result<Self, Error> {
+        let failed = || Error::Context {
+            reason: format!("{n_threads} threads cannot be started"),
+        };
+        let n_threads = i32::try_from(n_threads).map_err(|_| failed())?;
         // SAFETY: no pointers are passed.
         let mut params = unsafe { sys::ggml_threadpool_params_default(n_threads) };
         params.poll = POLL;
         // SAFETY: `params` is initialised and is copied by the call. A failure is a null pointer, checked below.
         let raw = unsafe { sys::ggml_threadpool_new(&raw mut params) };
-        let raw = NonNull::new(raw).ok_or_else(|| Error::Context {
-            reason: format!("{n_threads} threads cannot be started"),
-        })?;
+        let raw = NonNull::new(raw).ok_or_else(failed)?;
         Ok(Self { raw, n_threads })
     }
 

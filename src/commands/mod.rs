@@ -5,6 +5,8 @@ pub mod eval;
 
 pub mod generate;
 
+mod measured;
+
 pub mod score;
 
 pub mod shorten;
@@ -51,6 +53,27 @@ fn calibrate(
         ),
         false => None,
     };
+    let (engine, set) = load_and_cut(path, options, printing)?;
+    let (importance, seconds) = measure(
+        model,
+        constraints.rules,
+        halves,
+        &engine,
+        &set,
+        options,
+        printing,
+    )
+    .with_context(|| path.display().to_string())?;
+    warn_of_zero_rows(&importance, printing);
+    Ok((importance, CalibrationReport::new(&set, seconds)))
+}
+
+/// Loads the model at `path`, and cuts the text into windows for it.
+fn load_and_cut(
+    path: &Path,
+    options: &Calibration,
+    printing: &Printing,
+) -> Result<(ggml::Model, CalibrationSet)> {
     let texts = Texts::read(options.source.clone())?;
     let at_path = || path.display().to_string();
     let backend = Backend::init();
@@ -79,18 +102,7 @@ fn calibrate(
         ))
     );
     let set = cut(&texts, &engine, options).with_context(at_path)?;
-    let (importance, seconds) = measure(
-        model,
-        constraints.rules,
-        halves,
-        &engine,
-        &set,
-        options,
-        printing,
-    )
-    .with_context(at_path)?;
-    warn_of_zero_rows(&importance, printing);
-    Ok((importance, CalibrationReport::new(&set, seconds)))
+    Ok((engine, set))
 }
 
 /// Cuts the text into windows that the model can take.

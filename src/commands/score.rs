@@ -39,6 +39,7 @@ pub fn run(args: &ScoreArgs) -> Result<()> {
         model: ModelReport::new(&model, input.path(), blake3),
         calibration: Some(calibration),
         method: Method::Bi.to_string(),
+        search: None,
         blocks: block_rows(
             model.n_blocks(),
             Some(&importance),

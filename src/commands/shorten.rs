@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::measured::{self, Request};
 use super::{calibrate, check_json, print};
 use crate::beside::{ImatrixFile, stale};
 use crate::commit::Staged;
@@ -18,12 +19,12 @@ use crate::model::{BlockId, Model};
 use crate::options::{Choice, Printing, Shorten};
 use crate::plan::parts::{self, Part};
 use crate::plan::{
-    AttentionCut, Constraints, Plan, Provenance, Renumbering, Splitting, attention, removal,
+    AttentionCut, Constraints, Method, Plan, Provenance, Renumbering, Splitting, attention, removal,
 };
 use crate::progress::{self, Unit};
 use crate::report::{
-    CalibrationReport, ImatrixReport, ModelReport, OutputReport, PartReport, Report, block_list,
-    block_rows,
+    CalibrationReport, ImatrixReport, ModelReport, OutputReport, PartReport, Report, SearchReport,
+    block_list, block_rows,
 };
 use crate::save::{Naming, Target, Written};
 
@@ -141,6 +142,7 @@ pub fn run(options: &Shorten) -> Result<()> {
         model: ModelReport::new(&model, input.path(), Some(plan.provenance.parent_blake3)),
         calibration: selection.calibration,
         method: selection.method,
+        search: selection.search,
         blocks: block_rows(
             model.n_blocks(),
             selection.importance.as_ref(),
@@ -191,6 +193,7 @@ struct Selection {
     attention: Option<AttentionCut>,
     importance: Option<Importance>,
     calibration: Option<CalibrationReport>,
+    search: Option<SearchReport>,
 }
 
 fn select(
@@ -233,7 +236,7 @@ fn select(
     }
     let needs_scores =
         |choice: &Choice| matches!(choice, Choice::Best { method, .. } if method.needs_scores());
-    let (importance, calibration) =
+    let (importance, mut calibration) =
         if needs_scores(&options.choice) || needs_scores(&options.attention) {
             let (importance, calibration) = calibrate(
                 model,
@@ -247,10 +250,31 @@ fn select(
         } else {
             (None, None)
         };
+    let mut search = None;
     let method = match &options.choice {
         Choice::Nothing { .. } if options.drop_mtp => "blocks".to_owned(),
         Choice::Nothing { .. } => attention::NO_WHOLE_BLOCK.to_owned(),
         Choice::Blocks(_) => "blocks".to_owned(),
+        Choice::Best { method, .. } if method.needs_losses() || *method == Method::Run => {
+            let request = Request {
+                method: *method,
+                objective: options.objective,
+                n: n_removed,
+                keep: &keep,
+            };
+            let chosen = measured::choose(
+                model,
+                constraints,
+                input.path(),
+                &request,
+                &options.calibration,
+                &options.printing,
+            )?;
+            removed = chosen.removed;
+            calibration = Some(chosen.calibration);
+            search = chosen.search;
+            method.to_string()
+        }
         Choice::Best { method, .. } => {
             removed = removal::choose(constraints, *method, importance.as_ref(), &keep, n_removed)
                 .with_context(at_path)?;
@@ -283,6 +307,7 @@ fn select(
         attention,
         importance,
         calibration,
+        search,
     })
 }
 

@@ -32,11 +32,24 @@ pub(super) fn check(model: &Model<'_>, rules: &Architecture, trusted: bool) -> R
     Ok(())
 }
 
+/// The entries of the output.
 pub(super) fn decide<'a>(
     model: &Model<'a>,
     constraints: &Constraints,
     renumbering: &Renumbering,
     provenance: &Provenance,
+) -> Result<Vec<EntryOut<'a>>> {
+    let mut entries = segment_entries(model, constraints, renumbering)?;
+    entries.extend(parent_entries(model)?);
+    entries.extend(own_entries(model, renumbering, provenance)?);
+    Ok(entries)
+}
+
+/// The entries of a file of some blocks, without any word of where they come from.
+pub(crate) fn segment_entries<'a>(
+    model: &Model<'a>,
+    constraints: &Constraints,
+    renumbering: &Renumbering,
 ) -> Result<Vec<EntryOut<'a>>> {
     let keys = Keys::new(model, constraints.rules, constraints.trusted);
     let mut written = written_out(model, constraints, renumbering)?;
@@ -102,8 +115,6 @@ pub(super) fn decide<'a>(
             .into_iter()
             .map(|(key, value)| EntryOut::new(key, value)),
     );
-    entries.extend(parent_entries(model)?);
-    entries.extend(own_entries(model, renumbering, provenance)?);
     Ok(entries)
 }
 

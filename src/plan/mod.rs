@@ -33,6 +33,7 @@ pub use attention::AttentionCut;
 pub use constraints::Constraints;
 pub use data::{ChangeKind, Runs, TensorChange, TensorData, Tensors};
 pub use metadata::Provenance;
+pub(crate) use metadata::segment_entries;
 pub use parts::Splitting;
 pub use removal::{Budget, Method};
 
@@ -62,6 +63,15 @@ impl Renumbering {
     #[must_use]
     pub fn n_blocks(&self) -> usize {
         self.new_number.len()
+    }
+
+    /// The blocks of a segment, in the order in which they stand in it.
+    pub(crate) fn in_order(n_blocks: usize, kept: Vec<BlockId>) -> Self {
+        let mut new_number = vec![None; n_blocks];
+        for (number, block) in kept.iter().enumerate() {
+            new_number[block.index()] = Some(number);
+        }
+        Self { kept, new_number }
     }
 
     /// The kept blocks, in order: the block at position `i` becomes block `i`.

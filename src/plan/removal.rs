@@ -44,6 +44,14 @@ pub enum Method {
     Bi,
     /// Lowest Relative Magnitude
     RelativeMagnitude,
+    /// Lowest of the larger one of the two, each as its distance from the mean of all blocks in standard deviations
+    Safe,
+    /// The consecutive run that turns the hidden state least (angular distance)
+    Run,
+    /// Lowest loss when the block alone is removed, measured
+    Ablate,
+    /// One after another what costs least, measured again after each (SLEB), then exchanges
+    Search,
     /// The last blocks, whatever they do (no calibration)
     Sequential,
     /// The first blocks, whatever they do (no calibration)
@@ -54,7 +62,13 @@ impl Method {
     /// Whether the choice needs scores.
     #[must_use]
     pub fn needs_scores(self) -> bool {
-        matches!(self, Self::Bi | Self::RelativeMagnitude)
+        matches!(self, Self::Bi | Self::RelativeMagnitude | Self::Safe)
+    }
+
+    /// Whether the choice measures the loss of removals.
+    #[must_use]
+    pub fn needs_losses(self) -> bool {
+        matches!(self, Self::Ablate | Self::Search)
     }
 
     /// The importance of each of `n_blocks` blocks: the lowest go first. The orders by number are those that ShortGPT
@@ -69,8 +83,20 @@ impl Method {
         match self {
             Self::Bi => measured(|block| block.bi),
             Self::RelativeMagnitude => measured(|block| block.relative_magnitude),
+            Self::Safe => {
+                let bi = z_scores(&measured(|block| block.bi)?);
+                let magnitude = z_scores(&measured(|block| block.relative_magnitude)?);
+                Ok(bi
+                    .into_iter()
+                    .zip(magnitude)
+                    .map(|(a, b)| a.max(b))
+                    .collect())
+            }
             Self::Sequential => Ok(numbers().map(|i| -i).collect()),
             Self::Reverse => Ok(numbers().collect()),
+            Self::Run | Self::Ablate | Self::Search => {
+                bail!("bug: method '{self}' does not choose by a score of each block")
+            }
         }
     }
 }
@@ -80,10 +106,27 @@ impl fmt::Display for Method {
         f.write_str(match self {
             Self::Bi => "bi",
             Self::RelativeMagnitude => "relative-magnitude",
+            Self::Safe => "safe",
+            Self::Run => "run",
+            Self::Ablate => "ablate",
+            Self::Search => "search",
             Self::Sequential => "sequential",
             Self::Reverse => "reverse",
         })
     }
+}
+
+/// By how many standard deviations each value lies above the mean; zeros if all are the same.
+#[expect(clippy::cast_precision_loss, reason = "at most 512 blocks")]
+fn z_scores(values: &[f64]) -> Vec<f64> {
+    let n = values.len().max(1) as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let deviation = (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n).sqrt();
+    let z = |value: &f64| match deviation > 0.0 {
+        true => (value - mean) / deviation,
+        false => 0.0,
+    };
+    values.iter().map(z).collect()
 }
 
 /// Checks a request before anything is measured for it: whether there is an allowed set of `n` blocks without those of
@@ -117,7 +160,11 @@ pub fn choose(
 /// search takes some hundredths of a second.
 const N_TRIED: usize = 16;
 
-fn lowest(
+/// Chooses the `n` blocks with the lowest total of `scores`, one for each block, as [`choose`] does.
+///
+/// # Errors
+/// As [`check`].
+pub fn lowest(
     constraints: &Constraints,
     scores: &[f64],
     keep: &BTreeSet<BlockId>,
@@ -172,6 +219,31 @@ fn lowest(
             )),
             false => error,
         })
+}
+
+/// The allowed run of `n` consecutive blocks with the lowest score, by the score of each first block, without blocks of
+/// `keep`. Of equal scores the later run goes.
+///
+/// # Errors
+/// As [`check`]; no allowed run.
+pub fn best_run(
+    constraints: &Constraints,
+    scores: &[f64],
+    keep: &BTreeSet<BlockId>,
+    n: usize,
+) -> Result<BTreeSet<BlockId>> {
+    check(constraints, keep, n)?;
+    scores
+        .iter()
+        .enumerate()
+        .map(|(start, score)| {
+            let run: BTreeSet<BlockId> = (start..start + n).map(BlockId::new).collect();
+            (score, run)
+        })
+        .filter(|(_, run)| run.is_disjoint(keep) && constraints.check(run).is_ok())
+        .min_by(|(a, first), (b, second)| a.total_cmp(b).then(second.cmp(first)))
+        .map(|(_, run)| run)
+        .with_context(|| format!("no run of {n} consecutive blocks may be removed from this model"))
 }
 
 /// The allowed set of the same size that differs from `wanted` in the fewest blocks; `None` if there is none. Blocks that
@@ -373,6 +445,42 @@ mod tests {
         assert_eq!(of(Method::RelativeMagnitude, 2), blocks(&[0, 2]));
         assert_eq!(of(Method::Sequential, 2), blocks(&[3, 4]));
         assert_eq!(of(Method::Reverse, 2), blocks(&[0, 1]));
+    }
+
+    #[test]
+    fn safe_takes_the_worse_of_two_scores() {
+        let mut importance = importance(&[1.0, 2.0, 3.0, 4.0]);
+        for (block, magnitude) in importance.blocks.iter_mut().zip([40.0, 30.0, 10.0, 20.0]) {
+            block.relative_magnitude = magnitude;
+        }
+        // In standard deviations, with the mean in the middle: -1.34, -0.45, 0.45, 1.34 of one, 1.34, 0.45, -1.34, -0.45 of
+        // the other; the larger ones are 1.34, 0.45, 0.45, 1.34.
+        let of = |n| {
+            choose(
+                &constraints(4),
+                Method::Safe,
+                Some(&importance),
+                &blocks(&[]),
+                n,
+            )
+            .unwrap()
+        };
+        assert_eq!(of(2), blocks(&[1, 2]));
+        assert_eq!(z_scores(&[5.0, 5.0]), [0.0, 0.0]);
+        let z = z_scores(&[1.0, 2.0, 3.0]);
+        assert!((z[2] - 1.5f64.sqrt()).abs() < 1e-12 && (z[0] + z[2]).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_best_allowed_run_goes_and_the_later_of_equals() {
+        let scores = [0.5, 0.2, 0.3, 0.2];
+        let of = |keep: &[usize]| best_run(&constraints(5), &scores, &blocks(keep), 2);
+        assert_eq!(of(&[]).unwrap(), blocks(&[3, 4]));
+        assert_eq!(of(&[4]).unwrap(), blocks(&[1, 2]));
+        assert_eq!(
+            of(&[1, 3]).unwrap_err().to_string(),
+            "no run of 2 consecutive blocks may be removed from this model"
+        );
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::calibration::{CalibrationSet, Source};
 use crate::importance::Importance;
 use crate::model::{BlockId, Model};
 use crate::plan::TensorChange;
+use crate::search::{Loss, Objective};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -28,6 +29,8 @@ pub struct Report {
     pub calibration: Option<CalibrationReport>,
     /// How blocks were chosen.
     pub method: String,
+    /// What was measured to choose them; null where scores of a single pass or a list chose.
+    pub search: Option<SearchReport>,
     /// Every block of the input, first to last.
     pub blocks: Vec<BlockReport>,
     /// The blocks that go, in the input's numbering.
@@ -77,6 +80,50 @@ pub struct CalibrationReport {
     pub bos: bool,
     /// Time of the evaluation, without loading the model.
     pub seconds: f64,
+}
+
+/// What a search measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct SearchReport {
+    /// What it made small: `kl` or `ppl`.
+    pub objective: String,
+    /// How sets were evaluated: block by block (`segments`), or each as a whole model (`whole`).
+    pub evaluated: &'static str,
+    /// Evaluations of one block on one window.
+    pub block_evaluations: u64,
+    /// Time of all of it.
+    pub seconds: f64,
+    /// Of the chosen set, on the calibration text.
+    pub perplexity: f64,
+    /// Of the whole model.
+    pub parent_perplexity: f64,
+    /// Of the chosen set's predictions from the whole model's, in nats.
+    pub kl_divergence: f64,
+    /// Share of tokens whose likeliest successor is the whole model's.
+    pub same_top: f64,
+}
+
+impl SearchReport {
+    /// Of a search that ended with a set of this loss.
+    #[must_use]
+    pub fn new(
+        objective: Objective,
+        evaluated: &'static str,
+        block_evaluations: u64,
+        seconds: f64,
+        loss: &Loss,
+    ) -> Self {
+        Self {
+            objective: objective.to_string(),
+            evaluated,
+            block_evaluations,
+            seconds,
+            perplexity: loss.perplexity(),
+            parent_perplexity: loss.parent_perplexity(),
+            kl_divergence: loss.kl_divergence(),
+            same_top: loss.same_top(),
+        }
+    }
 }
 
 /// One block of the input.

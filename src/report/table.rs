@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use comfy_table::{Cell, CellAlignment, Color, Table, presets};
 use indicatif::{DecimalBytes, HumanCount};
 
-use super::{CalibrationReport, ModelReport, OutputReport, Report, block_list};
+use super::{CalibrationReport, ModelReport, OutputReport, Report, SearchReport, block_list};
 use crate::gguf;
 use crate::plan::{ChangeKind, TensorChange};
 
@@ -16,12 +16,15 @@ pub type Colour = bool;
 #[must_use]
 pub fn report(report: &Report, colour: Colour) -> String {
     let mut text = String::new();
-    if report.calibration.is_some() {
+    if report.blocks.iter().any(|block| block.bi.is_some()) {
         let _ = writeln!(text, "{}\n", blocks(report, colour));
     }
     let _ = writeln!(text, "model    {}", model(&report.model));
     if let Some(calibration) = &report.calibration {
         let _ = writeln!(text, "measured {}", calibrated(calibration));
+    }
+    if let Some(search) = &report.search {
+        let _ = writeln!(text, "loss     {}", loss(search));
     }
     if let Some(output) = &report.output {
         let _ = writeln!(
@@ -199,6 +202,19 @@ pub fn model(model: &ModelReport) -> String {
         model.block_count,
         HumanCount(model.parameters),
         DecimalBytes(model.bytes)
+    )
+}
+
+/// What the removal costs, on one line.
+fn loss(search: &SearchReport) -> String {
+    format!(
+        "on that text: perplexity {:.2} (whole model {:.2}), KL divergence {:.4}, same top {:.1} %; {} evaluations of a \
+         block",
+        search.perplexity,
+        search.parent_perplexity,
+        search.kl_divergence,
+        search.same_top * 100.0,
+        HumanCount(search.block_evaluations)
     )
 }
 

@@ -1,0 +1,301 @@
+//! A model as a chain of segments of one block each.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use anyhow::{Context as _, Result, ensure};
+use ggml::{Backend, Context, ModelOptions, ThreadPool, WindowInput};
+
+use super::memory::MemoryFile;
+use super::plan::{Head, SegmentPlan};
+use super::{Outcome, Subsets, Visitor};
+use crate::arch::Stream;
+use crate::hidden_state::{HiddenStates, Position, Token};
+use crate::llama::{Course, evaluate_segment};
+use crate::model::{BlockId, Model};
+use crate::plan::Constraints;
+use crate::quality::scored;
+
+/// A block as a model of its own.
+struct Segment {
+    model: Rc<ggml::Model>,
+    n_blocks: usize,
+}
+
+/// What is known of a window once the whole model has evaluated it.
+struct Known {
+    tokens: Vec<Token>,
+    /// The stream before block 0, `[n_tokens, n_embd]`.
+    input: Vec<f32>,
+    /// The stream before the last block.
+    before_last: Vec<f32>,
+}
+
+/// Evaluates sets of blocks by segments of one block each.
+///
+/// In memory are the weights of the blocks once, those of the vocabulary once for each block that ends a set, three hidden
+/// states of each window, and one hidden state for each block while a window is evaluated.
+pub struct Chain<'m, 'a> {
+    model: &'m Model<'a>,
+    constraints: &'m Constraints,
+    threads: Rc<ThreadPool>,
+    stream: Stream,
+    n_embd: usize,
+    /// Tokens of the longest window.
+    window: usize,
+    windows: Vec<Known>,
+    segments: BTreeMap<(BlockId, Head), Segment>,
+    contexts: BTreeMap<(BlockId, Head), Context<'static>>,
+    n_block_evaluations: u64,
+}
+
+impl<'m, 'a> Chain<'m, 'a> {
+    /// Loads every block of `model` as a segment, evaluates all windows with the whole model (`engine`), and compares the
+    /// chain with it on the first one.
+    ///
+    /// # Errors
+    /// Why the chain cannot stand for the model: a block that llama.cpp does not take alone, or a result that differs in
+    /// any bit.
+    pub fn new(
+        model: &'m Model<'a>,
+        constraints: &'m Constraints,
+        engine: &ggml::Model,
+        windows: &[&[Token]],
+        threads: &Rc<ThreadPool>,
+    ) -> Result<Self> {
+        let n_embd = engine.n_embd();
+        ensure!(
+            engine.n_embd_inp() == n_embd,
+            "block 0 takes rows of {} numbers, but the stream has {n_embd}",
+            engine.n_embd_inp()
+        );
+        ensure!(
+            !matches!(
+                constraints.rules.stream,
+                Stream::Looped { .. } | Stream::Parallel { .. } | Stream::Stacked { .. }
+            ),
+            "more than one state passes between its blocks, or they run several times"
+        );
+        let mut chain = Self {
+            model,
+            constraints,
+            threads: Rc::clone(threads),
+            stream: constraints.rules.stream,
+            n_embd,
+            window: windows.iter().map(|window| window.len()).max().unwrap_or(0),
+            windows: Vec::new(),
+            segments: BTreeMap::new(),
+            contexts: BTreeMap::new(),
+            n_block_evaluations: 0,
+        };
+        for block in (0..model.n_trunk_blocks()).map(BlockId::new) {
+            chain.load(block, Head::Without)?;
+        }
+        let mut whole = crate::llama::LlamaHiddenStates::with_threads(
+            engine,
+            chain.window,
+            threads,
+            chain.stream,
+            Course::of(model, chain.stream)?,
+        )?;
+        for (number, window) in windows.iter().enumerate() {
+            let known = chain.evaluate_whole(&mut whole, window, number == 0)?;
+            chain.windows.push(known);
+        }
+        drop(whole);
+        chain.check_logits(engine)?;
+        Ok(chain)
+    }
+
+    /// Evaluates a window with the whole model; if `check`, every block once more by its segment, which must give the same.
+    fn evaluate_whole(
+        &mut self,
+        whole: &mut dyn HiddenStates,
+        window: &[Token],
+        check: bool,
+    ) -> Result<Known> {
+        let n_blocks = self.model.n_trunk_blocks();
+        let mut states: Vec<Vec<f32>> = Vec::new();
+        whole.visit(window, &mut |position, state| {
+            let number = match position {
+                Position::Input => 0,
+                Position::Output(block) => block.index() + 1,
+                Position::Middle(_) => return Ok(()),
+            };
+            let wanted = check || number == 0 || number + 1 == n_blocks;
+            states.push(if wanted { state.to_vec() } else { Vec::new() });
+            Ok(())
+        })?;
+        self.n_block_evaluations += n_blocks as u64;
+        ensure!(
+            states.len() == n_blocks + 1,
+            "the stream is changed between blocks"
+        );
+        if check {
+            for block in 0..n_blocks {
+                let found = self.run(BlockId::new(block), &states[block])?;
+                ensure!(
+                    same_bits(&found, &states[block + 1]),
+                    "block {block} alone does not compute what it does inside of the model"
+                );
+            }
+        }
+        let before_last = std::mem::take(&mut states[n_blocks - 1]);
+        let input = match n_blocks {
+            1 => before_last.clone(),
+            _ => std::mem::take(&mut states[0]),
+        };
+        Ok(Known {
+            tokens: window.to_vec(),
+            input,
+            before_last,
+        })
+    }
+
+    /// Compares the logits of the first window.
+    fn check_logits(&mut self, engine: &ggml::Model) -> Result<()> {
+        let Some(known) = self.windows.first() else {
+            return Ok(());
+        };
+        let rows = scored(known.tokens.len());
+        let (tokens, state) = (known.tokens.clone(), known.before_last.clone());
+        let expected = Context::with_threads(engine, self.window, &self.threads)?
+            .logits_of(WindowInput::Tokens(&tokens), rows)?
+            .to_vec();
+        let last = BlockId::new(self.model.n_trunk_blocks() - 1);
+        let found = self.logits(last, &state)?;
+        ensure!(
+            same_bits(found, &expected),
+            "the last block alone does not give the model's logits"
+        );
+        Ok(())
+    }
+
+    fn load(&mut self, block: BlockId, head: Head) -> Result<&Segment> {
+        let plan = SegmentPlan::new(self.model, self.constraints, &[block], head)?;
+        let file = MemoryFile::write(self.model, &plan)?;
+        let options = ModelOptions {
+            no_mmap: true,
+            ..ModelOptions::default()
+        };
+        let model = ggml::Model::load(Backend::init(), &file.path, options)
+            .with_context(|| format!("block {block} as a model of its own"))?;
+        let segment = Segment {
+            model: Rc::new(model),
+            n_blocks: plan.n_blocks,
+        };
+        Ok(self.segments.entry((block, head)).or_insert(segment))
+    }
+
+    /// The context of a segment, made on first use.
+    fn context(&mut self, block: BlockId, head: Head) -> Result<(&mut Context<'static>, usize)> {
+        let key = (block, head);
+        if !self.segments.contains_key(&key) {
+            self.load(block, head)?;
+        }
+        let segment = &self.segments[&key];
+        let context =
+            match self.contexts.entry(key) {
+                std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
+                std::collections::btree_map::Entry::Vacant(entry) => entry.insert(
+                    Context::of_shared(&segment.model, self.window, &self.threads)?,
+                ),
+            };
+        Ok((context, segment.n_blocks))
+    }
+
+    /// The hidden state behind `block`, for the one before it.
+    fn run(&mut self, block: BlockId, state: &[f32]) -> Result<Vec<f32>> {
+        let (stream, n_embd) = (self.stream, self.n_embd);
+        self.n_block_evaluations += 1;
+        let (context, n_blocks) = self.context(block, Head::Without)?;
+        evaluate_segment(context, stream, n_blocks, 1, n_embd, state)
+            .with_context(|| format!("block {block} as a model of its own"))
+    }
+
+    /// The logits of the scored tokens, for the hidden state before the last block.
+    fn logits(&mut self, last: BlockId, state: &[f32]) -> Result<&[f32]> {
+        let rows = scored(state.len() / self.n_embd);
+        self.n_block_evaluations += 1;
+        let (context, _) = self.context(last, Head::With)?;
+        Ok(context.logits_of(WindowInput::HiddenStates(state), rows)?)
+    }
+
+    /// Evaluates the sets of `kept` that are in `group`, which have their first `depth` blocks in common; `state` is the
+    /// hidden state behind those.
+    fn descend(
+        &mut self,
+        kept: &[Vec<BlockId>],
+        group: &[usize],
+        depth: usize,
+        state: &[f32],
+        visit: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let mut next: BTreeMap<BlockId, Vec<usize>> = BTreeMap::new();
+        for &set in group {
+            next.entry(kept[set][depth]).or_default().push(set);
+        }
+        for (block, group) in next {
+            let (ending, going_on): (Vec<usize>, Vec<usize>) = group
+                .into_iter()
+                .partition(|&set| kept[set].len() == depth + 1);
+            if let [first, more @ ..] = &ending[..] {
+                ensure!(more.is_empty(), "bug: two sets are the same");
+                visit(*first, self.logits(block, state)?)?;
+            }
+            if !going_on.is_empty() {
+                let state = self.run(block, state)?;
+                self.descend(kept, &going_on, depth + 1, &state, visit)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Subsets for Chain<'_, '_> {
+    fn n_windows(&self) -> usize {
+        self.windows.len()
+    }
+
+    fn visit(
+        &mut self,
+        windows: &[usize],
+        kept: &[Vec<BlockId>],
+        visit: &mut Visitor<'_>,
+    ) -> Result<()> {
+        ensure!(
+            kept.iter().all(|set| !set.is_empty()),
+            "bug: a set of no blocks"
+        );
+        let last = BlockId::new(self.model.n_trunk_blocks() - 1);
+        let all: Vec<usize> = (0..kept.len()).collect();
+        for &window in windows {
+            let known = &self.windows[window];
+            let (input, before_last) = (known.input.clone(), known.before_last.clone());
+            let tokens = known.tokens.clone();
+            let parent = self.logits(last, &before_last)?.to_vec();
+            self.descend(kept, &all, 0, &input, &mut |set, logits| {
+                visit(Outcome {
+                    set,
+                    window,
+                    tokens: &tokens,
+                    parent: &parent,
+                    logits,
+                })
+            })?;
+        }
+        Ok(())
+    }
+
+    fn n_block_evaluations(&self) -> u64 {
+        self.n_block_evaluations
+    }
+}
+
+/// Whether two results are the same in every bit but the sign of a zero.
+fn same_bits(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len()
+        && a.iter()
+            .zip(b)
+            .all(|(a, b)| a.to_bits() == b.to_bits() || (*a == 0.0 && *b == 0.0))
+}

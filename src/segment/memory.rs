@@ -1,0 +1,100 @@
+//! A file without a name: in memory where the system has such files, else a temporary one.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use super::plan::{SegmentPlan, Source};
+use crate::gguf::{self, Layout};
+use crate::model::Model;
+use crate::plan::Plan;
+
+/// A segment's file. It is gone when this is dropped.
+pub(super) struct MemoryFile {
+    /// What llama.cpp opens.
+    pub(super) path: PathBuf,
+    /// Keeps the file, or its name in place.
+    _keep: Keep,
+}
+
+#[cfg(target_os = "linux")]
+type Keep = File;
+
+#[cfg(not(target_os = "linux"))]
+type Keep = tempfile::TempPath;
+
+impl MemoryFile {
+    /// Writes what `plan` says, with the tensors of `model`.
+    ///
+    /// # Errors
+    /// The system's, such as no room.
+    pub(super) fn write(model: &Model<'_>, plan: &SegmentPlan<'_>) -> Result<Self> {
+        Self::of_layout(&plan.layout, &mut |i, out| {
+            // What is not written is zeros.
+            let Source::Tensor(source) = plan.sources[i] else {
+                return Ok(());
+            };
+            let bytes = model.tensors()[source].info.bytes();
+            let n_bytes = plan.layout.tensors()[i].tensor().n_bytes();
+            let n_bytes = usize::try_from(n_bytes).unwrap_or(usize::MAX);
+            out.write_all(bytes.get(..n_bytes).unwrap_or(bytes))
+        })
+    }
+
+    /// As [`MemoryFile::write`], of a plan that could be written to disk as well.
+    ///
+    /// # Errors
+    /// The system's, such as no room.
+    pub(super) fn write_plan(model: &Model<'_>, plan: &Plan<'_>) -> Result<Self> {
+        Self::of_layout(&plan.layout, &mut |i, out| plan.data[i].write(model, out))
+    }
+
+    /// `data` writes the data of the tensor with that number in the layout.
+    fn of_layout(
+        layout: &Layout<'_>,
+        data: &mut dyn FnMut(usize, &mut dyn Write) -> io::Result<()>,
+    ) -> Result<Self> {
+        let (mut file, keep) = Self::create().context("a file in memory")?;
+        file.set_len(layout.file_len())?;
+        let mut head = BufWriter::with_capacity(1 << 16, &file);
+        gguf::write_head(layout, &mut head)?;
+        head.flush()?;
+        drop(head);
+        for (i, planned) in layout.tensors().iter().enumerate() {
+            file.seek(SeekFrom::Start(planned.position().0))?;
+            data(i, &mut file)?;
+        }
+        Ok(Self::of(file, keep))
+    }
+
+    #[cfg(target_os = "linux")]
+    fn create() -> Result<(File, ())> {
+        use rustix::fs::{MemfdFlags, memfd_create};
+        let file = memfd_create("gguf-shorten", MemfdFlags::CLOEXEC)?;
+        Ok((file.into(), ()))
+    }
+
+    #[cfg(target_os = "linux")]
+    fn of(file: File, (): ()) -> Self {
+        use std::os::fd::AsRawFd;
+        Self {
+            path: format!("/proc/self/fd/{}", file.as_raw_fd()).into(),
+            _keep: file,
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn create() -> Result<(File, tempfile::TempPath)> {
+        Ok(tempfile::NamedTempFile::new()?.into_parts())
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn of(_file: File, keep: tempfile::TempPath) -> Self {
+        Self {
+            path: keep.to_path_buf(),
+            _keep: keep,
+        }
+    }
+}

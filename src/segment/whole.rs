@@ -1,0 +1,104 @@
+//! Shortened models, each whole and in memory: slow, and right for every architecture.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use anyhow::Result;
+use ggml::{Backend, Context, ModelOptions, ThreadPool, WindowInput};
+
+use super::memory::MemoryFile;
+use super::{Outcome, Subsets, Visitor};
+use crate::hidden_state::Token;
+use crate::model::{BlockId, Model};
+use crate::plan::{Constraints, Plan, Provenance};
+use crate::quality::scored;
+
+/// Evaluates sets of blocks by a shortened model for each, as it would be written.
+///
+/// In memory are the weights of one such model at a time, and two windows of logits.
+pub struct Whole<'m, 'a> {
+    model: &'m Model<'a>,
+    constraints: &'m Constraints,
+    engine: &'m ggml::Model,
+    windows: Vec<Vec<Token>>,
+    threads: Rc<ThreadPool>,
+    n_block_evaluations: u64,
+}
+
+impl<'m, 'a> Whole<'m, 'a> {
+    /// Prepares evaluation beside `engine`, which is the whole model.
+    #[must_use]
+    pub fn new(
+        model: &'m Model<'a>,
+        constraints: &'m Constraints,
+        engine: &'m ggml::Model,
+        windows: &[&[Token]],
+        threads: &Rc<ThreadPool>,
+    ) -> Self {
+        Self {
+            model,
+            constraints,
+            engine,
+            windows: windows.iter().map(|window| window.to_vec()).collect(),
+            threads: Rc::clone(threads),
+            n_block_evaluations: 0,
+        }
+    }
+
+    fn load(&self, kept: &[BlockId]) -> Result<ggml::Model> {
+        let removed: BTreeSet<BlockId> = (0..self.model.n_trunk_blocks())
+            .map(BlockId::new)
+            .filter(|block| !kept.contains(block))
+            .collect();
+        let provenance = Provenance {
+            parent_blake3: blake3::Hash::from_bytes([0; blake3::OUT_LEN]),
+            method: "search".to_owned(),
+            heal: "none".to_owned(),
+        };
+        let plan = Plan::new(self.model, self.constraints, removed, &provenance)?;
+        let file = MemoryFile::write_plan(self.model, &plan)?;
+        let options = ModelOptions {
+            no_mmap: true,
+            ..ModelOptions::default()
+        };
+        Ok(ggml::Model::load(Backend::init(), &file.path, options)?)
+    }
+}
+
+impl Subsets for Whole<'_, '_> {
+    fn n_windows(&self) -> usize {
+        self.windows.len()
+    }
+
+    fn visit(
+        &mut self,
+        windows: &[usize],
+        kept: &[Vec<BlockId>],
+        visit: &mut Visitor<'_>,
+    ) -> Result<()> {
+        let longest = self.windows.iter().map(Vec::len).max().unwrap_or(0);
+        let mut parent = Context::with_threads(self.engine, longest, &self.threads)?;
+        for (set, blocks) in kept.iter().enumerate() {
+            let model = self.load(blocks)?;
+            let mut context = Context::with_threads(&model, longest, &self.threads)?;
+            for &window in windows {
+                let tokens = &self.windows[window];
+                let input = WindowInput::Tokens(tokens);
+                let outcome = Outcome {
+                    set,
+                    window,
+                    tokens,
+                    parent: parent.logits_of(input, scored(tokens.len()))?,
+                    logits: context.logits_of(input, scored(tokens.len()))?,
+                };
+                visit(outcome)?;
+                self.n_block_evaluations += (self.model.n_trunk_blocks() + blocks.len()) as u64;
+            }
+        }
+        Ok(())
+    }
+
+    fn n_block_evaluations(&self) -> u64 {
+        self.n_block_evaluations
+    }
+}
