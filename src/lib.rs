@@ -53,6 +53,8 @@ pub mod calibration;
 
 pub mod hidden_state;
 
+pub mod recoded;
+
 pub mod llama;
 
 pub mod evaluator;

@@ -68,7 +68,7 @@ fn run(
 ) -> Result<Chosen> {
     let at_path = || path.display().to_string();
     llama::check_ends(model).with_context(at_path)?;
-    let (engine, set) = load_and_cut(path, options, printing)?;
+    let (engine, set) = load_and_cut(path, options, printing, Some(model))?;
     let threads = Rc::new(ThreadPool::new(options.threads)?);
     let mut states = LlamaHiddenStates::with_threads(
         &engine,
@@ -113,7 +113,7 @@ fn search(
 ) -> Result<Chosen> {
     let at_path = || path.display().to_string();
     llama::check_ends(model).with_context(at_path)?;
-    let (engine, set) = load_and_cut(path, options, printing)?;
+    let (engine, set) = load_and_cut(path, options, printing, None)?;
     ensure!(
         set.window >= MIN_WINDOW,
         "{}: a window has {} tokens, but {MIN_WINDOW} or more are needed to score predictions",

@@ -53,7 +53,7 @@ fn calibrate(
         ),
         false => None,
     };
-    let (engine, set) = load_and_cut(path, options, printing)?;
+    let (engine, set) = load_and_cut(path, options, printing, Some(model))?;
     let (importance, seconds) = measure(
         model,
         constraints.rules,
@@ -68,11 +68,13 @@ fn calibrate(
     Ok((importance, CalibrationReport::new(&set, seconds)))
 }
 
-/// Loads the model at `path`, and cuts the text into windows for it.
+/// Loads the model at `path`, and cuts the text into windows for it. With `recode` its weights may be [`Recoded`], which
+/// scores do not see.
 fn load_and_cut(
     path: &Path,
     options: &Calibration,
     printing: &Printing,
+    recode: Option<&Model<'_>>,
 ) -> Result<(ggml::Model, CalibrationSet)> {
     let texts = Texts::read(options.source.clone())?;
     let at_path = || path.display().to_string();
@@ -82,14 +84,18 @@ fn load_and_cut(
         commit::remove_unfinished,
     );
     ggml::log::echo(printing.verbose);
-    let engine = ggml::Model::load(
-        backend,
-        path,
-        ModelOptions {
-            gpu_layers: options.gpu_layers,
-            ..ModelOptions::default()
-        },
-    )
+    let engine = match recode {
+        Some(model) => llama::load_for_scores(model, path, options.gpu_layers),
+        None => ggml::Model::load(
+            backend,
+            path,
+            ModelOptions {
+                gpu_layers: options.gpu_layers,
+                ..ModelOptions::default()
+            },
+        )
+        .map_err(anyhow::Error::from),
+    }
     .with_context(at_path)?;
     ensure!(
         engine.has_tokenizer(),

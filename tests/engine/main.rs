@@ -14,6 +14,7 @@ mod imatrix;
 mod portable;
 mod prediction;
 mod random_model;
+mod recoded;
 mod shared;
 mod split_output;
 mod support;
