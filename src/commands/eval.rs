@@ -11,7 +11,6 @@ use crate::calibration::{CalibrationSet, Texts};
 use crate::commit;
 use crate::evaluator::{self, LlamaLogits, Speed, vocabulary_difference};
 use crate::input::Input;
-use crate::llama;
 use crate::model::Model;
 use crate::options::{Eval, Printing};
 use crate::progress::{self, Unit};
@@ -100,15 +99,7 @@ pub fn run(options: &Eval) -> Result<()> {
 fn parse(input: &Input) -> Result<Model<'_>> {
     let at_path = || input.path().display().to_string();
     let model = Model::new(input.parse()?).with_context(at_path)?;
-    llama::check_ends(&model).with_context(at_path)?;
-    let key = format!("{}.attention.causal", model.architecture());
-    if let Some(entry) = model.metadata().get(&key) {
-        ensure!(
-            entry.value().as_bool().with_context(at_path)?,
-            "{}: metadata '{key}' is false: every token sees those behind it, so predictions cannot be scored",
-            at_path()
-        );
-    }
+    evaluator::check_causal(&model).with_context(at_path)?;
     Ok(model)
 }
 
@@ -151,11 +142,7 @@ fn load(input: &Input, options: &Eval) -> Result<ggml::Model> {
         "{}: the model has no tokenizer, so it cannot be evaluated on text",
         at_path()
     );
-    ensure!(
-        !engine.is_diffusion(),
-        "{}: the model fills in masked tokens instead of predicting the next one, so predictions cannot be scored",
-        at_path()
-    );
+    evaluator::check_predicts(&engine).with_context(at_path)?;
     Ok(engine)
 }
 

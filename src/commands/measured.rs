@@ -12,6 +12,7 @@ use ggml::ThreadPool;
 use super::load_and_cut;
 use crate::angular;
 use crate::calibration::CalibrationSet;
+use crate::evaluator;
 use crate::hidden_state::Token;
 use crate::llama::{self, Course, LlamaHiddenStates};
 use crate::model::{BlockId, Model};
@@ -112,8 +113,9 @@ fn search(
     printing: &Printing,
 ) -> Result<Chosen> {
     let at_path = || path.display().to_string();
-    llama::check_ends(model).with_context(at_path)?;
+    evaluator::check_causal(model).with_context(at_path)?;
     let (engine, set) = load_and_cut(path, options, printing, None)?;
+    evaluator::check_predicts(&engine).with_context(at_path)?;
     ensure!(
         set.window >= MIN_WINDOW,
         "{}: a window has {} tokens, but {MIN_WINDOW} or more are needed to score predictions",
@@ -133,6 +135,8 @@ fn search(
         &threads,
     ) {
         Ok(made) => {
+            // It was needed to check the chain.
+            drop(engine);
             chain = made;
             (&mut chain, "segments")
         }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 
 use crate::hidden_state::Token;
@@ -48,6 +48,10 @@ impl Loss {
     /// # Errors
     /// Logits that are not numbers.
     pub fn of(window: &[Token], parent: &[f32], logits: &[f32]) -> Result<Self> {
+        ensure!(
+            parent.iter().any(|&logit| logit != 0.0),
+            "the model gives no logits, so it predicts nothing"
+        );
         let rows = scored(window.len());
         let next = &window[rows.start + 1..=rows.end];
         let n_vocab = logits.len() / next.len().max(1);

@@ -15,6 +15,7 @@ mod portable;
 mod prediction;
 mod random_model;
 mod recoded;
+mod segments;
 mod shared;
 mod split_output;
 mod support;
