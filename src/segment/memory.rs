@@ -12,9 +12,9 @@ use crate::model::Model;
 use crate::plan::Plan;
 
 /// A segment's file. It is gone when this is dropped.
-pub(super) struct MemoryFile {
+pub(crate) struct MemoryFile {
     /// What llama.cpp opens.
-    pub(super) path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Keeps the file, or its name in place.
     _keep: Keep,
 }
@@ -47,7 +47,7 @@ impl MemoryFile {
     ///
     /// # Errors
     /// The system's, such as no room.
-    pub(super) fn write_plan(model: &Model<'_>, plan: &Plan<'_>) -> Result<Self> {
+    pub(crate) fn write_plan(model: &Model<'_>, plan: &Plan<'_>) -> Result<Self> {
         Self::of_layout(&plan.layout, &mut |i, out| plan.data[i].write(model, out))
     }
 

@@ -10,7 +10,7 @@
 
 mod plan;
 
-mod memory;
+pub(crate) mod memory;
 
 pub mod chain;
 
