@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use ggml::FileType;
 
-use crate::options::{BlockList, ByteSize, HealArg};
+use crate::options::{BlockList, ByteSize, DropList, HealArg};
 use crate::plan::{Budget, Method};
 use crate::search::Objective;
 
@@ -48,6 +49,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Measure how well a model predicts text, how far it is from its parent, and how fast it is
     Eval(EvalArgs),
+    /// Compare size, quality and speed of several files, or of one with fewer blocks and in smaller types
+    Compare(CompareArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -234,6 +237,71 @@ pub struct EvalArgs {
     /// How many tasks of a file to do, from its start [default: 400]
     #[arg(long, value_name = "N")]
     pub tasks: Option<usize>,
+
+    /// What is scored.
+    #[command(flatten)]
+    pub text: TextArgs,
+
+    /// Output.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// Arguments of `compare`.
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    /// The models; the first is the parent unless --parent names it; of a split model, any of its parts
+    #[arg(required_unless_present = "parent")]
+    pub models: Vec<PathBuf>,
+
+    /// What all are compared with, of the same vocabulary [default: the first model]
+    #[arg(long, value_name = "MODEL")]
+    pub parent: Option<PathBuf>,
+
+    /// Also the parent without this many blocks, for each number of a list such as 1..9 or 1,3,7 or 10%,25%; nothing is
+    /// written
+    #[arg(long, value_name = "LIST")]
+    pub drop: Option<DropList>,
+
+    /// Also the parent in these types of llama-quantize, such as Q6_K,Q4_K_M,Q3_K_M,Q2_K
+    #[arg(long, value_name = "TYPES", value_delimiter = ',')]
+    pub requantize: Vec<FileType>,
+
+    /// Folder for the file that --requantize needs as long as it is evaluated [default: that of the parent]
+    #[arg(long, value_name = "DIR", requires = "requantize")]
+    pub scratch: Option<PathBuf>,
+
+    /// How --drop chooses the blocks [default: bi]
+    #[arg(long, value_enum, requires = "drop")]
+    pub method: Option<Method>,
+
+    /// What methods ablate and search make small [default: kl]
+    #[arg(long, value_enum, requires = "drop")]
+    pub objective: Option<Objective>,
+
+    /// Never remove these blocks
+    #[arg(long, value_name = "LIST", requires = "drop")]
+    pub keep: Option<BlockList>,
+
+    /// Drop the blocks for multi-token prediction (MTP, NextN) at the end too
+    #[arg(long, requires = "drop")]
+    pub drop_mtp: bool,
+
+    /// Only sets that keep a pattern of sliding windows or recurrent blocks as older llama.cpp has it built in
+    #[arg(long, requires = "drop", conflicts_with = "trust_any_cut")]
+    pub portable: bool,
+
+    /// Take any cut, and an architecture or per-block metadata that is not known, on your word
+    #[arg(long, requires = "drop")]
+    pub trust_any_cut: bool,
+
+    /// Text that --drop chooses the blocks on, repeatable [default: the text built into the program]
+    #[arg(long, value_name = "FILE", requires = "drop")]
+    pub choose_on: Vec<PathBuf>,
+
+    /// How much of that text to use, in tokens from its start [default: 8192]
+    #[arg(long, value_name = "N", requires = "drop")]
+    pub choose_tokens: Option<usize>,
 
     /// What is scored.
     #[command(flatten)]

@@ -7,13 +7,14 @@
 //!                                                                                                                  +-> Plan -> save
 //! text -> CalibrationSet -> HiddenStates -> Importance ------------------------------------------------------------+
 //! text -> CalibrationSet -> ScoredLogits -> Quality ----------------------------------------------------> Report
+//! Quality of several models -> comparison (front, verdict) -------------------------------------------> Report
 //! tasks -> Task -> Accuracy ----------------------------------------------------------------------------> Report
 //! Importance, Plan -> Report -> table, JSON
 //! output, parent -> verify (bytes), oracle (logits) -> Report
 //! ```
 //!
 //! Each type is made once, by a function of the types before it, and not changed afterwards. Only `commands`, `input`,
-//! `llama`, `evaluator`, `calibration::Texts`, `commit`, `save`, `beside` and `oracle` do I/O; planning and verifying are pure.
+//! `llama`, `evaluator`, `calibration::Texts`, `scratch`, `room`, `commit`, `save`, `beside` and `oracle` do I/O; planning and verifying are pure.
 //!
 //! # Invariants
 //!
@@ -63,6 +64,8 @@ pub mod importance;
 
 pub mod quality;
 
+pub mod comparison;
+
 pub mod tasks;
 
 pub mod angular;
@@ -74,6 +77,10 @@ pub mod search;
 pub mod plan;
 
 pub mod imatrix;
+
+pub mod scratch;
+
+pub mod room;
 
 pub mod commit;
 

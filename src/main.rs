@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 use gguf_shorten::cli::{Cli, Command};
-use gguf_shorten::options::{Eval, Shorten, Verify};
+use gguf_shorten::options::{Compare, Eval, Shorten, Verify};
 use gguf_shorten::{commands, commit, error};
 
 fn main() -> ExitCode {
@@ -50,6 +50,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Some(Command::Show(args)) => commands::show::run(args),
         Some(Command::Verify(args)) => commands::verify::run(&Verify::new(args)?),
         Some(Command::Eval(args)) => commands::eval::run(&Eval::new(args)?),
+        Some(Command::Compare(args)) => commands::compare::run(&Compare::new(args)?),
         Some(Command::Completions { shell }) => commands::generate::completions(*shell),
         Some(Command::Man) => commands::generate::man(),
     }

@@ -1,5 +1,7 @@
 //! Checked settings made from the arguments: values of flags, and every cross-check between flags.
 
+mod compare;
+
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -8,12 +10,14 @@ use std::str::FromStr;
 use anyhow::{Result, bail};
 
 use crate::calibration::{DEFAULT_TOKENS, DEFAULT_WINDOW, Source};
-use crate::cli::{CalibrationArgs, CommonArgs, EvalArgs, ShortenArgs, VerifyArgs};
+use crate::cli::{CalibrationArgs, CommonArgs, EvalArgs, ShortenArgs, TextArgs, VerifyArgs};
 use crate::error::Usage;
 use crate::model::{BlockId, MAX_BLOCKS};
 use crate::plan::{Budget, Method, Splitting};
 use crate::quality::MIN_WINDOW;
 use crate::search::Objective;
+
+pub use compare::{Compare, DropList, Drops};
 
 /// A list of block numbers such as `21-29,31`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -208,6 +212,24 @@ impl Calibration {
             gpu_layers: args.gpu_layers,
         })
     }
+}
+
+/// The text that is scored, and how.
+fn scored_text(args: &TextArgs) -> Result<Calibration> {
+    let text = Calibration::new(&CalibrationArgs {
+        calibration: args.calibration.clone(),
+        tokens: args.tokens,
+        window: args.window,
+        threads: args.threads,
+        gpu_layers: args.gpu_layers,
+    })?;
+    if text.window < MIN_WINDOW {
+        bail!(Usage(format!(
+            "--window {} leaves no token to score, expected {MIN_WINDOW} or more",
+            text.window
+        )));
+    }
+    Ok(text)
 }
 
 /// One thread for each physical core that this process may use: two threads of a core slow each other down, and more
@@ -414,19 +436,7 @@ impl Eval {
     /// # Errors
     /// [`Usage`] for numbers that do not fit together.
     pub fn new(args: &EvalArgs) -> Result<Self> {
-        let text = Calibration::new(&CalibrationArgs {
-            calibration: args.text.calibration.clone(),
-            tokens: args.text.tokens,
-            window: args.text.window,
-            threads: args.text.threads,
-            gpu_layers: args.text.gpu_layers,
-        })?;
-        if text.window < MIN_WINDOW {
-            bail!(Usage(format!(
-                "--window {} leaves no token to score, expected {MIN_WINDOW} or more",
-                text.window
-            )));
-        }
+        let text = scored_text(&args.text)?;
         if args.tasks.is_some() && args.hellaswag.is_none() && args.multiple_choice.is_none() {
             bail!(Usage(
                 "--tasks needs --hellaswag or --multiple-choice".to_owned()

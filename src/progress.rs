@@ -1,5 +1,6 @@
 //! The progress bar: on stderr, only for a person at a terminal.
 
+use std::borrow::Cow;
 use std::io::IsTerminal;
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ pub enum Unit {
     Tokens,
     /// Losses measured, of a number that is not known.
     Losses,
+    /// Tensors converted.
+    Tensors,
     /// Bytes written.
     Bytes,
     /// Tasks done.
@@ -20,7 +23,7 @@ pub enum Unit {
 
 /// A bar of `total` units; hidden if `quiet` or where stderr is no terminal.
 #[must_use]
-pub fn bar(what: &'static str, unit: Unit, total: u64, quiet: bool) -> ProgressBar {
+pub fn bar(what: impl Into<Cow<'static, str>>, unit: Unit, total: u64, quiet: bool) -> ProgressBar {
     let target = if quiet || !std::io::stderr().is_terminal() {
         ProgressDrawTarget::hidden()
     } else {
@@ -29,6 +32,7 @@ pub fn bar(what: &'static str, unit: Unit, total: u64, quiet: bool) -> ProgressB
     let template = match unit {
         Unit::Tokens => "{msg} [{bar:30}] {human_pos}/{human_len} tokens, {per_sec:.0}, {eta} left",
         Unit::Tasks => "{msg} [{bar:30}] {human_pos}/{human_len} tasks, {per_sec:.1}, {eta} left",
+        Unit::Tensors => "{msg} [{bar:30}] {human_pos}/{human_len} tensors, {eta} left",
         Unit::Losses => "{msg}, {human_pos} losses measured, {elapsed}",
         Unit::Bytes => {
             "{msg} [{bar:30}] {decimal_bytes}/{decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left"

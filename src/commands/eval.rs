@@ -12,7 +12,7 @@ use crate::commit;
 use crate::evaluator::{self, LlamaLogits, Speed, vocabulary_difference};
 use crate::input::Input;
 use crate::model::Model;
-use crate::options::{Eval, Printing};
+use crate::options::{Calibration, Eval, Printing};
 use crate::progress::{self, Unit};
 use crate::quality::measure::Quality;
 use crate::quality::{MIN_WINDOW, ScoredLogits};
@@ -43,8 +43,9 @@ pub fn run(options: &Eval) -> Result<()> {
     let texts = Texts::read(options.text.source.clone())?;
 
     ggml::log::echo(printing.verbose);
-    let engine = load(&input, options)?;
-    let parent_engine = parent_input.as_ref().map(|input| load(input, options));
+    let load = |input: &Input| load(input.path(), input.path(), model_options(&options.text));
+    let engine = load(&input)?;
+    let parent_engine = parent_input.as_ref().map(load);
     let parent_engine = parent_engine.transpose()?;
     let at_model = || input.path().display().to_string();
     if let (Some(parent_engine), Some(parent_input)) = (&parent_engine, &parent_input)
@@ -96,7 +97,7 @@ pub fn run(options: &Eval) -> Result<()> {
 }
 
 /// Looks at the files as a model whose predictions mean something.
-fn parse(input: &Input) -> Result<Model<'_>> {
+pub(super) fn parse(input: &Input) -> Result<Model<'_>> {
     let at_path = || input.path().display().to_string();
     let model = Model::new(input.parse()?).with_context(at_path)?;
     evaluator::check_causal(&model).with_context(at_path)?;
@@ -121,22 +122,23 @@ fn read_tasks(
     Ok((path, tasks))
 }
 
-fn load(input: &Input, options: &Eval) -> Result<ggml::Model> {
-    let at_path = || input.path().display().to_string();
+/// How `options` says that a model is loaded.
+pub(super) fn model_options(options: &Calibration) -> ModelOptions {
+    ModelOptions {
+        gpu_layers: options.gpu_layers,
+        ..ModelOptions::default()
+    }
+}
+
+/// Loads the model at `path`, which errors call `name`.
+pub(super) fn load(path: &Path, name: &Path, options: ModelOptions) -> Result<ggml::Model> {
+    let at_path = || name.display().to_string();
     let backend = Backend::init();
     backend.on_abort(
         format!("gguf-shorten: {}: ", at_path()),
         commit::remove_unfinished,
     );
-    let engine = ggml::Model::load(
-        backend,
-        input.path(),
-        ModelOptions {
-            gpu_layers: options.text.gpu_layers,
-            ..ModelOptions::default()
-        },
-    )
-    .with_context(at_path)?;
+    let engine = ggml::Model::load(backend, path, options).with_context(at_path)?;
     ensure!(
         engine.has_tokenizer(),
         "{}: the model has no tokenizer, so it cannot be evaluated on text",
@@ -146,7 +148,8 @@ fn load(input: &Input, options: &Eval) -> Result<ggml::Model> {
     Ok(engine)
 }
 
-fn check_window(set: &CalibrationSet, engine: &ggml::Model) -> Result<()> {
+/// Checks that a model can take the windows of `set`, and that some of their tokens are scored.
+pub(super) fn check_window(set: &CalibrationSet, engine: &ggml::Model) -> Result<()> {
     let (window, n_ctx) = (set.window, engine.n_ctx_train());
     ensure!(
         window >= MIN_WINDOW,

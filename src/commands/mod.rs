@@ -1,6 +1,12 @@
 //! One file per command: each loads, computes, prints. The only modules, with `llama`, `evaluator`, `input`, `commit`, `save`,
 //! `beside` and `oracle`, that do I/O.
 
+mod candidate;
+
+mod choice;
+
+pub mod compare;
+
 pub mod eval;
 
 pub mod generate;

@@ -147,16 +147,32 @@ impl EvalReport {
             probability_change: divergence.map(ChangeReport::new),
             hellaswag: None,
             multiple_choice: None,
-            tokens_per_second: SpeedReport {
-                prompt: speed.prompt,
-                decode: speed.decode,
-            },
+            tokens_per_second: speed.into(),
+        }
+    }
+}
+
+impl From<Speed> for SpeedReport {
+    fn from(speed: Speed) -> Self {
+        Self {
+            prompt: speed.prompt,
+            decode: speed.decode,
         }
     }
 }
 
 impl KlReport {
-    fn new(found: &Divergence) -> Self {
+    /// That of a model from itself.
+    pub(super) const NONE: Self = Self {
+        mean: 0.0,
+        mean_stderr: Some(0.0),
+        median: 0.0,
+        p90: 0.0,
+        p99: 0.0,
+        max: 0.0,
+    };
+
+    pub(super) fn new(found: &Divergence) -> Self {
         Self {
             mean: found.kl.mean,
             mean_stderr: found.kl.stderr,
