@@ -39,6 +39,8 @@ pub mod commands;
 
 pub mod part_name;
 
+pub mod stamp;
+
 pub mod input;
 
 pub mod gguf;
@@ -82,6 +84,8 @@ pub mod beside;
 pub mod verify;
 
 pub mod oracle;
+
+pub mod batch;
 
 pub mod report;
 

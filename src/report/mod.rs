@@ -6,6 +6,8 @@ pub mod verification;
 
 pub mod evaluation;
 
+pub mod batch;
+
 use serde::Serialize;
 
 use crate::calibration::{CalibrationSet, Source};
