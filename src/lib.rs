@@ -13,7 +13,8 @@
 //! ```
 //!
 //! Each type is made once, by a function of the types before it, and not changed afterwards. Only `commands`, `input`,
-//! `llama`, `evaluator`, `calibration::Texts`, `commit`, `save`, `beside` and `oracle` do I/O; planning and verifying are pure.
+//! `llama`, `evaluator`, `calibration::Texts`, `commit`, `save`, `beside`, `oracle`, `stamp` and `batch` do I/O; planning and
+//! verifying are pure. A [`batch`] runs this program again for each of many models.
 //!
 //! # Invariants
 //!

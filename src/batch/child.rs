@@ -276,8 +276,9 @@ impl Ended {
             }
         };
         let state = match code {
-            Some(130) => State::Unfinished,
-            _ => State::Failed,
+            // Stopped, or ended without a chance to clean up.
+            Some(130) | None => State::Unfinished,
+            Some(_) => State::Failed,
         };
         Some(Failure {
             state,

@@ -278,12 +278,22 @@ fn look(path: &Path, all: bool) -> Kind {
         // All else stands at the start.
         let first = &entries[..entries.len().min(64)];
         if let Some(companion) = Companion::of(first) {
-            return Kind::Other(format!("is no model, but a {companion}"));
+            return Kind::Other(format!(
+                "is no model, but {} {companion}",
+                article(&companion)
+            ));
         }
         // The first part of a split model may hold metadata alone.
         if is_whole && header.n_tensors == 0 && Prefix::of_part(path).is_none() {
             return Kind::Other("has no tensors, as a vocabulary alone".to_owned());
         }
         return Kind::Model;
+    }
+}
+
+fn article(companion: &Companion<'_>) -> &'static str {
+    match companion {
+        Companion::Imatrix => "an",
+        _ => "a",
     }
 }

@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::job::Job;
-use crate::error::Hint;
 use crate::stamp::Stamp;
 
 /// The result of one model. On its line `error` stands behind the main job's fields, then `batch`.
@@ -62,6 +61,8 @@ pub struct Run {
     pub beside: Vec<Seen>,
     /// Hash of the output's bytes, part after part.
     pub outputs_blake3: Option<String>,
+    /// Whether nothing was in the output's place when the model began, or nothing but what may be replaced.
+    pub place_free: bool,
     /// When the output was complete, in nanoseconds since 1970.
     pub outputs_read_ns: i64,
     /// The task, such as `2/4`.
@@ -193,21 +194,13 @@ impl Run {
             outputs: Vec::new(),
             beside: Vec::new(),
             outputs_blake3: None,
+            place_free: false,
             outputs_read_ns: 0,
             task,
             seconds: None,
             hint: None,
             last_words: Vec::new(),
         }
-    }
-
-    /// The same, of a model that failed.
-    #[must_use]
-    pub fn fails(mut self, hint: Option<&Hint>, last_words: Vec<String>) -> Self {
-        self.state = State::Failed;
-        self.hint = hint.map(ToString::to_string);
-        self.last_words = last_words;
-        self
     }
 }
 

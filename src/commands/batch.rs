@@ -22,8 +22,9 @@ use crate::batch::share::{Task, fingerprint};
 use crate::batch::tables::Tables;
 use crate::cli::BatchArgs;
 use crate::commit::{folder_of, remove_left_by};
-use crate::error::{self, Hint, Interrupted, Usage};
-use crate::options::Printing;
+use crate::error::{self, Interrupted, Usage};
+use crate::options::{ByteSize, Printing};
+use crate::part_name::Prefix;
 use crate::report::batch::{End, Row, Short, batch, counts};
 use crate::save;
 use crate::stamp::{Stamp, now_ns};
@@ -77,6 +78,7 @@ pub fn run(args: &BatchArgs) -> Result<()> {
         memory: Memory::free_now(),
         n_ended: AtomicUsize::new(0),
         n_jobs: jobs.len(),
+        verbose: printing.verbose,
         options,
         screen,
     };
@@ -149,8 +151,7 @@ impl Options {
         flags.or_set("min-free", MIN_FREE);
         let min_free = flags.value("min-free").and_then(|size| size.to_str());
         let min_free = min_free.and_then(|size| size.parse().ok());
-        let crate::options::ByteSize(min_free) =
-            min_free.context("bug: --min-free was checked before")?;
+        let ByteSize(min_free) = min_free.context("bug: --min-free was checked before")?;
         Ok(Self {
             out_dir: args.out_dir.clone(),
             results: match task {
@@ -248,6 +249,7 @@ struct Work {
     results: Option<Mutex<Results>>,
     memory: Memory,
     screen: Screen,
+    verbose: bool,
     n_ended: AtomicUsize,
     n_jobs: usize,
 }
@@ -324,12 +326,12 @@ impl Work {
         }
         let mut overwrite = self.options.force;
         if let Some(known) = known {
-            let output = match self.output_is_kept(&known.run) {
-                Ok(kept) => kept,
+            let output = match self.output(&known.run) {
+                Ok(output) => output,
                 Err(_) if child::is_stopping() => return None,
-                Err(_) => false,
+                Err(_) => Kept::No,
             };
-            if output && !self.options.redo {
+            if output == Kept::Whole && !self.options.redo {
                 match is_done(job, &known, &run) {
                     Ok(Some(input)) => return Some(self.keeps(known, input)),
                     Err(_) if child::is_stopping() => return None,
@@ -338,7 +340,8 @@ impl Work {
                 }
             }
             // What this batch wrote it may replace; a run that was cut off may have written it without a word.
-            overwrite |= output || known.run.state == State::Unfinished;
+            let cut_off = known.run.state == State::Unfinished && known.run.place_free;
+            overwrite |= output != Kept::No || cut_off;
             run.outputs = known.run.outputs.clone();
             run.beside = known.run.beside.clone();
             run.outputs_blake3.clone_from(&known.run.outputs_blake3);
@@ -352,10 +355,11 @@ impl Work {
     fn begins(
         &self,
         job: &Job,
-        run: Run,
+        mut run: Run,
         overwrite: bool,
         known: Option<&Record>,
     ) -> Option<Ended> {
+        run.place_free = overwrite || is_free(&job.output);
         let _held = job.evaluates.then(|| self.memory.hold(job.n_bytes()));
         if child::is_stopping() {
             return None;
@@ -377,9 +381,12 @@ impl Work {
         }
         let start = Instant::now();
         let bar = self.screen.model(&job.source.path().display().to_string());
-        let ended = child::run(&job.arguments(), &bar);
+        let mut arguments = job.arguments();
+        if self.verbose {
+            arguments.insert(1, "--verbose".into());
+        }
+        let ended = child::run(&arguments, &bar);
         drop(bar);
-        let mut run = run;
         run.seconds = Some(start.elapsed().as_secs_f64());
         let ended = match ended {
             Ok(Some(ended)) => ended,
@@ -404,9 +411,11 @@ impl Work {
             self.put_back(&run, known);
             return None;
         }
-        let run = run.fails(failure.hint.clone().map(Hint).as_ref(), ended.last_words);
+        run.state = failure.state;
+        run.hint.clone_from(&failure.hint);
+        run.last_words = ended.last_words;
         let error = explained(&failure, &run.input);
-        self.fails(&job, &error, run)
+        Some(self.not_done(&job, &error, run))
     }
 
     /// On an interrupt: the line of what was done before, if its output is still there as it was.
@@ -426,14 +435,18 @@ impl Work {
 
     fn fails(&self, job: &Job, error: &str, mut run: Run) -> Option<Ended> {
         run.state = State::Failed;
+        Some(self.not_done(job, error, run))
+    }
+
+    fn not_done(&self, job: &Job, error: &str, run: Run) -> Ended {
         let record = Record::failed(job, error, run);
         if let Some(mut results) = self.results() {
             results.put(record.clone());
         }
-        Some(Ended {
+        Ended {
             record,
             before: false,
-        })
+        }
     }
 
     fn done(&self, job: &Job, stdout: &[u8], mut run: Run) -> Result<Ended> {
@@ -495,29 +508,62 @@ impl Work {
         !run.outputs.is_empty() && run.outputs.iter().all(|seen| now(seen) == Some(seen.stamp))
     }
 
-    /// Whether the output of an earlier run is there with the same bytes.
-    fn output_is_kept(&self, run: &Run) -> io::Result<bool> {
-        let is_there = |seen: &Seen| {
-            let path = self.options.out_dir.join(&seen.path);
-            fs::metadata(path).is_ok_and(|metadata| metadata.len() == seen.stamp.bytes)
-        };
-        let all = || run.outputs.iter().chain(&run.beside);
-        if run.outputs.is_empty() || !all().all(is_there) {
-            return Ok(false);
-        }
-        if self.output_has_stamps(run) {
-            let is_settled = |seen: &Seen| seen.stamp.is_settled(run.outputs_read_ns);
-            if run.outputs.iter().all(is_settled) {
-                return Ok(true);
-            }
-        }
-        let paths = run
+    /// What is left of the output of an earlier run.
+    fn output(&self, run: &Run) -> io::Result<Kept> {
+        let at = |seen: &Seen| self.options.out_dir.join(&seen.path);
+        let files: Vec<(&Seen, Option<Stamp>)> = run
             .outputs
             .iter()
-            .map(|seen| self.options.out_dir.join(&seen.path));
-        let paths: Vec<PathBuf> = paths.collect();
-        Ok(run.outputs_blake3.as_deref() == Some(&*hash(&paths)?))
+            .chain(&run.beside)
+            .map(|seen| (seen, Stamp::at(&at(seen)).ok()))
+            .collect();
+        if run.outputs.is_empty() {
+            return Ok(Kept::No);
+        }
+        if files.iter().any(|(_, now)| now.is_none()) {
+            let mut left = files
+                .iter()
+                .filter_map(|(seen, now)| Some((seen, now.as_ref()?)));
+            return Ok(match left.all(|(seen, now)| seen.stamp == *now) {
+                true => Kept::InPart,
+                false => Kept::No,
+            });
+        }
+        let is_settled = |seen: &Seen| seen.stamp.is_settled(run.outputs_read_ns);
+        if self.output_has_stamps(run) && run.outputs.iter().all(is_settled) {
+            return Ok(Kept::Whole);
+        }
+        let same_sizes = files
+            .iter()
+            .all(|(seen, now)| now.is_some_and(|now| now.bytes == seen.stamp.bytes));
+        let paths: Vec<PathBuf> = run.outputs.iter().map(at).collect();
+        let is_same = same_sizes && run.outputs_blake3.as_deref() == Some(&*hash(&paths)?);
+        Ok(if is_same { Kept::Whole } else { Kept::No })
     }
+}
+
+/// What is left of an output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kept {
+    /// All of it, with the same bytes.
+    Whole,
+    /// Some of its files are gone, and the others are the same.
+    InPart,
+    /// Nothing that is known to be the same.
+    No,
+}
+
+/// Whether nothing is in the place of an output, nor of a part of it.
+fn is_free(output: &Path) -> bool {
+    let mut names = fs::read_dir(folder_of(output))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let prefix = Prefix::of_output(output);
+    !names.any(|entry| {
+        let name = entry.file_name();
+        output.file_name() == Some(&name) || prefix.as_ref().is_some_and(|p| p.is_part(&name))
+    })
 }
 
 /// The files of an output, and what was written with it.
