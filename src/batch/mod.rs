@@ -8,6 +8,8 @@
 //!
 //! `commands::batch` puts these together.
 
+pub mod settings;
+
 pub mod find;
 
 pub mod share;
@@ -21,6 +23,8 @@ pub mod job;
 pub mod record;
 
 pub mod results;
+
+pub mod earlier;
 
 pub mod child;
 

@@ -108,6 +108,8 @@ impl Listener for ModelBar<'_> {
                 0 => "{prefix} {msg}, {human_pos}, {elapsed}",
                 _ => "{prefix} {msg} [{bar:20}] {percent} %, {eta} left",
             };
+            // What comes now takes its own time.
+            self.bar.reset();
             self.bar.set_style(style(template));
             self.bar.set_message(what.to_owned());
             self.bar.set_length(len);

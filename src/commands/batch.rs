@@ -1,7 +1,7 @@
 //! Many models: each in a process of its own, each result kept at once.
 
-use std::fs::{self, File};
-use std::io::{self, IsTerminal, Read};
+use std::fs;
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,26 +11,23 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::to_stdout;
 use crate::batch::child::{self, Failure};
+use crate::batch::earlier::{self, Kept, NewStamps};
 use crate::batch::find::{Found, Source, find};
-use crate::batch::flags::Flags;
 use crate::batch::job::{Common, Job, jobs};
 use crate::batch::memory::Memory;
 use crate::batch::record::{Record, Run, Seen, State, seen};
 use crate::batch::results::Results;
 use crate::batch::screen::Screen;
+use crate::batch::settings::Options;
 use crate::batch::share::{Task, fingerprint};
 use crate::batch::tables::Tables;
 use crate::cli::BatchArgs;
 use crate::commit::{folder_of, remove_left_by};
-use crate::error::{self, Interrupted, Usage};
-use crate::options::{ByteSize, Printing};
-use crate::part_name::Prefix;
+use crate::error::{self, Interrupted};
+use crate::options::Printing;
 use crate::report::batch::{End, Row, Short, batch, counts};
 use crate::save;
-use crate::stamp::{Stamp, now_ns};
-
-/// What stays free on the disk of the outputs where the user does not say: results are saved there too.
-const MIN_FREE: &str = "4MiB";
+use crate::stamp::now_ns;
 
 /// Runs the command.
 ///
@@ -108,78 +105,6 @@ pub fn run(args: &BatchArgs) -> Result<()> {
     }
     ensure!(n_failed == 0, "{n_failed} of {} models failed", rows.len());
     Ok(())
-}
-
-/// The arguments, checked.
-struct Options {
-    flags: Flags,
-    out_dir: PathBuf,
-    results: PathBuf,
-    all_results: PathBuf,
-    n_jobs: usize,
-    redo: bool,
-    force: bool,
-    dry_run: bool,
-    min_free: u64,
-    task: Option<Task>,
-}
-
-impl Options {
-    fn new(args: &BatchArgs) -> Result<Self> {
-        if args.jobs == Some(0) {
-            bail!(Usage("--jobs is at least 1".to_owned()));
-        }
-        if args.out_dir.exists() && !args.out_dir.is_dir() {
-            bail!("{}: is not a folder", args.out_dir.display());
-        }
-        let task = match args.task {
-            Some(task) => Some(task),
-            None => Task::from_slurm(|name| std::env::var(name).ok())?,
-        };
-        let all_results = args
-            .results
-            .clone()
-            .unwrap_or_else(|| args.out_dir.join("results.jsonl"));
-        if all_results.file_name().is_none() || all_results.is_dir() {
-            bail!("{}: is not the name of a file", all_results.display());
-        }
-        let n_cores = num_cpus::get_physical().min(num_cpus::get()).max(1);
-        let n_jobs = args.jobs.unwrap_or((n_cores / 4).clamp(1, 4));
-        let mut flags = args.flags.clone();
-        // A command of its own has all cores; here those that run together share them.
-        flags.or_set("threads", &(n_cores / n_jobs).max(1).to_string());
-        flags.or_set("min-free", MIN_FREE);
-        let min_free = flags.value("min-free").and_then(|size| size.to_str());
-        let min_free = min_free.and_then(|size| size.parse().ok());
-        let ByteSize(min_free) = min_free.context("bug: --min-free was checked before")?;
-        Ok(Self {
-            out_dir: args.out_dir.clone(),
-            results: match task {
-                Some(task) => task.results(&all_results),
-                None => all_results.clone(),
-            },
-            all_results,
-            n_jobs,
-            redo: args.redo,
-            force: flags.has("force"),
-            dry_run: flags.has("dry-run"),
-            min_free,
-            task,
-            flags,
-        })
-    }
-
-    /// What a results file calls an output: by its name where both lie in one folder, which may then be moved.
-    fn called(&self, job: &Job) -> String {
-        let [folder, out_dir] =
-            [folder_of(&self.results), &self.out_dir].map(|path| path.canonicalize());
-        match (folder, out_dir) {
-            (Ok(folder), Ok(out_dir)) if folder != out_dir => {
-                out_dir.join(&job.name).display().to_string()
-            }
-            _ => job.name.clone(),
-        }
-    }
 }
 
 /// Whether a model is this task's. One that cannot be read has no content to go by: the first task says so.
@@ -326,13 +251,13 @@ impl Work {
         }
         let mut overwrite = self.options.force;
         if let Some(known) = known {
-            let output = match self.output(&known.run) {
+            let output = match earlier::output(&known.run, &self.options.out_dir) {
                 Ok(output) => output,
                 Err(_) if child::is_stopping() => return None,
                 Err(_) => Kept::No,
             };
             if output == Kept::Whole && !self.options.redo {
-                match is_done(job, &known, &run) {
+                match earlier::is_done(job, &known, &run) {
                     Ok(Some(input)) => return Some(self.keeps(known, input)),
                     Err(_) if child::is_stopping() => return None,
                     // What cannot be read is for the model's process to say.
@@ -359,7 +284,7 @@ impl Work {
         overwrite: bool,
         known: Option<&Record>,
     ) -> Option<Ended> {
-        run.place_free = overwrite || is_free(&job.output);
+        run.place_free = overwrite || earlier::is_free(&job.output);
         let _held = job.evaluates.then(|| self.memory.hold(job.n_bytes()));
         if child::is_stopping() {
             return None;
@@ -423,7 +348,8 @@ impl Work {
         let Some(mut results) = self.results() else {
             return;
         };
-        let is_as_it_was = |record: &&Record| self.output_has_stamps(&record.run);
+        let is_as_it_was =
+            |record: &&Record| earlier::has_stamps(&record.run, &self.options.out_dir);
         match known.filter(is_as_it_was) {
             Some(known) => results.put(known.clone()),
             None if run.outputs.is_empty() && !self.options.out_dir.join(&run.output).exists() => {
@@ -459,7 +385,7 @@ impl Work {
         }
         let mut record = Record::done(stdout, run)?;
         if !self.options.dry_run {
-            let [outputs, beside] = output_paths(&record);
+            let [outputs, beside] = earlier::files(&record);
             let out_dir = Some(&*self.options.out_dir);
             record.run.outputs = seen(outputs.iter().map(PathBuf::as_path), out_dir);
             record.run.beside = seen(beside.iter().map(PathBuf::as_path), out_dir);
@@ -481,7 +407,7 @@ impl Work {
     }
 
     /// A model that an earlier run did, with what the system now knows of its files.
-    fn keeps(&self, mut known: Record, input: Option<(Vec<Seen>, i64)>) -> Ended {
+    fn keeps(&self, mut known: Record, input: Option<NewStamps>) -> Ended {
         if let Some((files, read_ns)) = input {
             known.run.input = files;
             known.run.input_read_ns = read_ns;
@@ -501,124 +427,6 @@ impl Work {
         let results = self.results.as_ref()?;
         Some(results.lock().unwrap_or_else(PoisonError::into_inner))
     }
-
-    /// Whether the files of an output are what they were when it was written, by their stamps alone.
-    fn output_has_stamps(&self, run: &Run) -> bool {
-        let now = |seen: &Seen| Stamp::at(&self.options.out_dir.join(&seen.path)).ok();
-        !run.outputs.is_empty() && run.outputs.iter().all(|seen| now(seen) == Some(seen.stamp))
-    }
-
-    /// What is left of the output of an earlier run.
-    fn output(&self, run: &Run) -> io::Result<Kept> {
-        let at = |seen: &Seen| self.options.out_dir.join(&seen.path);
-        let files: Vec<(&Seen, Option<Stamp>)> = run
-            .outputs
-            .iter()
-            .chain(&run.beside)
-            .map(|seen| (seen, Stamp::at(&at(seen)).ok()))
-            .collect();
-        if run.outputs.is_empty() {
-            return Ok(Kept::No);
-        }
-        if files.iter().any(|(_, now)| now.is_none()) {
-            let mut left = files
-                .iter()
-                .filter_map(|(seen, now)| Some((seen, now.as_ref()?)));
-            return Ok(match left.all(|(seen, now)| seen.stamp == *now) {
-                true => Kept::InPart,
-                false => Kept::No,
-            });
-        }
-        let is_settled = |seen: &Seen| seen.stamp.is_settled(run.outputs_read_ns);
-        if self.output_has_stamps(run) && run.outputs.iter().all(is_settled) {
-            return Ok(Kept::Whole);
-        }
-        let same_sizes = files
-            .iter()
-            .all(|(seen, now)| now.is_some_and(|now| now.bytes == seen.stamp.bytes));
-        let paths: Vec<PathBuf> = run.outputs.iter().map(at).collect();
-        let is_same = same_sizes && run.outputs_blake3.as_deref() == Some(&*hash(&paths)?);
-        Ok(if is_same { Kept::Whole } else { Kept::No })
-    }
-}
-
-/// What is left of an output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kept {
-    /// All of it, with the same bytes.
-    Whole,
-    /// Some of its files are gone, and the others are the same.
-    InPart,
-    /// Nothing that is known to be the same.
-    No,
-}
-
-/// Whether nothing is in the place of an output, nor of a part of it.
-fn is_free(output: &Path) -> bool {
-    let mut names = fs::read_dir(folder_of(output))
-        .into_iter()
-        .flatten()
-        .flatten();
-    let prefix = Prefix::of_output(output);
-    !names.any(|entry| {
-        let name = entry.file_name();
-        output.file_name() == Some(&name) || prefix.as_ref().is_some_and(|p| p.is_part(&name))
-    })
-}
-
-/// The files of an output, and what was written with it.
-fn output_paths(record: &Record) -> [Vec<PathBuf>; 2] {
-    let parts = record
-        .field(&["output", "parts"])
-        .and_then(|parts| parts.as_array());
-    let parts = parts.into_iter().flatten();
-    let parts = parts.filter_map(|part| part.get("path")?.as_str());
-    let imatrix = record.text(&["output", "imatrix", "path"]);
-    [
-        parts.map(PathBuf::from).collect(),
-        imatrix.map(PathBuf::from).into_iter().collect(),
-    ]
-}
-
-/// Whether `known` is the result of the same input, by the same flags and versions: `None` if not; if it is, what is new to be
-/// kept of the input's files, so that they need not be read the next time.
-fn is_done(job: &Job, known: &Record, run: &Run) -> io::Result<Option<Option<(Vec<Seen>, i64)>>> {
-    let is_same = known.run.state == State::Done
-        && known.is_of_this_version()
-        && known.run.flags_blake3 == run.flags_blake3
-        && !run.input.is_empty();
-    if !is_same {
-        return Ok(None);
-    }
-    let stamps = |files: &[Seen]| files.iter().map(|seen| seen.stamp).collect::<Vec<_>>();
-    let is_settled = |seen: &Seen| seen.stamp.is_settled(known.run.input_read_ns);
-    if stamps(&known.run.input) == stamps(&run.input) && known.run.input.iter().all(is_settled) {
-        return Ok(Some(None));
-    }
-    let read_ns = now_ns();
-    let found = hash(&job.source.files)?;
-    let is_same = known.text(&["model", "blake3"]) == Some(&*found);
-    Ok(is_same.then(|| Some((run.input.clone(), read_ns))))
-}
-
-/// Hash of all bytes of `files`, one after another, as text. They are read, not mapped: one that is made shorter meanwhile must
-/// not end the run of all.
-fn hash(files: &[PathBuf]) -> io::Result<String> {
-    /// Ends early where the batch does.
-    struct Stoppable(File);
-    impl Read for Stoppable {
-        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            match child::is_stopping() {
-                true => Err(io::ErrorKind::Other.into()),
-                false => self.0.read(buffer),
-            }
-        }
-    }
-    let mut hasher = blake3::Hasher::new();
-    for path in files {
-        hasher.update_reader(Stoppable(File::open(path)?))?;
-    }
-    Ok(hasher.finalize().to_hex().to_string())
 }
 
 /// The reason of a failure, with what became of the input meanwhile, which may be the cause.
