@@ -87,6 +87,15 @@ impl Results {
         self.save();
     }
 
+    /// Puts back what was known of an output before it was begun again, and saves all.
+    pub fn put_back(&mut self, known: &Record) {
+        match self.others.contains_key(&known.run.output) {
+            // It is another task's line, which is as it was.
+            true => self.remove(&known.run.output),
+            false => self.put(known.clone()),
+        }
+    }
+
     /// Takes a record away, and saves all.
     pub fn remove(&mut self, output: &str) {
         self.records.retain(|record| record.run.output != output);

@@ -351,7 +351,7 @@ impl Work {
         let is_as_it_was =
             |record: &&Record| earlier::has_stamps(&record.run, &self.options.out_dir);
         match known.filter(is_as_it_was) {
-            Some(known) => results.put(known.clone()),
+            Some(known) => results.put_back(known),
             None if run.outputs.is_empty() && !self.options.out_dir.join(&run.output).exists() => {
                 results.remove(&run.output);
             }
