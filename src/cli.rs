@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use ggml::FileType;
 
+use crate::batch::flags::Flags;
+use crate::batch::share::Task;
 use crate::options::{BlockList, ByteSize, DropList, HealArg};
 use crate::plan::{Budget, Method};
 use crate::search::Objective;
@@ -51,6 +53,8 @@ pub enum Command {
     Eval(EvalArgs),
     /// Compare size, quality and speed of several files, or of one with fewer blocks and in smaller types
     Compare(CompareArgs),
+    /// Shorten many models in one run that can be stopped and gone on with
+    Batch(BatchArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -136,6 +140,10 @@ pub struct ShortenArgs {
     /// Overwrite the output if it exists
     #[arg(long)]
     pub force: bool,
+
+    /// Write nothing that would leave less than this free on the disk of the output, such as 2G
+    #[arg(long, value_name = "SIZE")]
+    pub min_free: Option<ByteSize>,
 
     /// Say what would be done, and write nothing
     #[arg(long)]
@@ -306,6 +314,51 @@ pub struct CompareArgs {
     /// What is scored.
     #[command(flatten)]
     pub text: TextArgs,
+
+    /// Output.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// Arguments of `batch`.
+#[derive(Debug, Args)]
+pub struct BatchArgs {
+    /// Models: files, folders with all folders in them, patterns such as 'models/**/*Q4*.gguf', lists of those (@FILE, one a
+    /// line)
+    #[arg(value_name = "PATH", required = true)]
+    pub paths: Vec<PathBuf>,
+
+    /// The folder of the shorter models and of the results; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub out_dir: PathBuf,
+
+    /// Options of single models: a TOML file with a table for each pattern of names, and flags of the main job as keys
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// What is put behind the name of a model, before .gguf [default: -drop9 of --drop 9, -drop25pct of --drop 25%, else -short]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub suffix: Option<String>,
+
+    /// Where results are kept, as JSON lines [default: results.jsonl in the folder of outputs]
+    #[arg(long, value_name = "FILE")]
+    pub results: Option<PathBuf>,
+
+    /// How many models at a time; each gets its share of the cores [default: one for every 4 cores, 4 at most]
+    #[arg(short, long, value_name = "N")]
+    pub jobs: Option<usize>,
+
+    /// Do again what is done
+    #[arg(long)]
+    pub redo: bool,
+
+    /// Take this share of the models, as I/N, of tasks 1/N to N/N [default: that of Slurm's array variables, if they are set]
+    #[arg(long, value_name = "I/N")]
+    pub task: Option<Task>,
+
+    /// The main job's flags.
+    #[command(flatten)]
+    pub flags: Flags,
 
     /// Output.
     #[command(flatten)]

@@ -14,7 +14,8 @@
 //! ```
 //!
 //! Each type is made once, by a function of the types before it, and not changed afterwards. Only `commands`, `input`,
-//! `llama`, `evaluator`, `calibration::Texts`, `scratch`, `room`, `commit`, `save`, `beside` and `oracle` do I/O; planning and verifying are pure.
+//! `llama`, `evaluator`, `calibration::Texts`, `scratch`, `room`, `commit`, `save`, `beside`, `oracle`, `stamp` and `batch` do
+//! I/O; planning and verifying are pure. A [`batch`] runs this program again for each of many models.
 //!
 //! # Invariants
 //!
@@ -39,6 +40,8 @@ pub mod options;
 pub mod commands;
 
 pub mod part_name;
+
+pub mod stamp;
 
 pub mod input;
 
@@ -91,6 +94,8 @@ pub mod beside;
 pub mod verify;
 
 pub mod oracle;
+
+pub mod batch;
 
 pub mod report;
 

@@ -292,6 +292,8 @@ pub struct Shorten {
     pub imatrix: Option<(PathBuf, PathBuf)>,
     /// Overwrite the output.
     pub force: bool,
+    /// Bytes that stay free on the output's disk.
+    pub min_free: u64,
     /// Write nothing.
     pub dry_run: bool,
     /// How to calibrate.
@@ -364,6 +366,7 @@ impl Shorten {
                 _ => None,
             },
             force: args.force,
+            min_free: args.min_free.map_or(0, |ByteSize(n_bytes)| n_bytes),
             dry_run: args.dry_run,
             calibration: Calibration::new(&args.calibration)?,
             printing: Printing::new(&args.common),

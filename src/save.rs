@@ -23,6 +23,7 @@ use crate::plan::{Plan, TensorData};
 pub struct Target {
     naming: Naming,
     overwrite: bool,
+    min_free: u64,
 }
 
 /// Which files an output has, and what they are called.
@@ -123,7 +124,14 @@ impl Target {
         Ok(Self {
             naming,
             overwrite: force,
+            min_free: 0,
         })
+    }
+
+    /// The same place, on a disk on which so many bytes have to stay free.
+    #[must_use]
+    pub fn leaving(self, min_free: u64) -> Self {
+        Self { min_free, ..self }
     }
 
     /// Where the output goes.
@@ -184,6 +192,8 @@ impl Target {
         let drafts = self.naming.files(model, &draft)?;
         let permissions = permissions(&input.parts()[0].mapping)?;
         let mut staged = Vec::new();
+        let n_bytes = drafts.iter().map(|(_, part)| part.layout.file_len()).sum();
+        check_free(folder_of(self.path()), n_bytes, self.min_free)?;
         for (path, part) in &drafts {
             if self.naming.prefix.is_some() {
                 // How many there are was not known before.
@@ -193,6 +203,8 @@ impl Target {
             reserve(file.file(), part.layout.file_len())?;
             staged.push(file);
         }
+        // Asked again: another program may have taken its share meanwhile.
+        check_free(folder_of(self.path()), 0, self.min_free)?;
         // The disk, the copying and the hashing do not wait for one another.
         let (to_disk, written) = mpsc::channel();
         let hash =
@@ -228,6 +240,7 @@ impl Target {
             staged.file().sync_all()?;
         }
         staged.extend(beside);
+        input.check_unchanged()?;
         commit(staged)?;
         let written = parts.into_iter().map(|(path, part)| Written {
             path,
@@ -406,6 +419,38 @@ fn copy_tensors(
         "bug: the output ends at byte {end}, planned {}; it was not kept",
         layout.file_len()
     );
+    Ok(())
+}
+
+/// Checks that `n_bytes` can be written to the disk of `folder`, with `min_free` left. What has been reserved is not free.
+///
+/// # Errors
+/// That it cannot be.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub fn check_free(folder: &Path, n_bytes: u64, min_free: u64) -> Result<()> {
+    let Ok(disk) = rustix::fs::statvfs(folder) else {
+        // The disk then shows that it is full while the file is written.
+        return Ok(());
+    };
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    let needed = match (n_bytes, min_free) {
+        (n_bytes, 0) => format!("{n_bytes} bytes are needed"),
+        (0, min_free) => format!("{min_free} bytes are to stay free"),
+        (n_bytes, min_free) => {
+            format!("{n_bytes} bytes are needed and {min_free} are to stay free")
+        }
+    };
+    ensure!(
+        n_bytes.saturating_add(min_free) <= free,
+        "No space left on device: {needed}, but '{}' has {free}",
+        folder.display()
+    );
+    Ok(())
+}
+
+/// Where free space is not known, the disk shows that it is full while the file is written.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub fn check_free(_: &Path, _: u64, _: u64) -> Result<()> {
     Ok(())
 }
 

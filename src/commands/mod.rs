@@ -1,5 +1,7 @@
 //! One file per command: each loads, computes, prints. The only modules, with `llama`, `evaluator`, `input`, `commit`, `save`,
-//! `beside` and `oracle`, that do I/O.
+//! `beside`, `oracle`, `stamp` and `batch`, that do I/O.
+
+pub mod batch;
 
 mod candidate;
 

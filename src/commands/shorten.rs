@@ -40,7 +40,8 @@ pub fn run(options: &Shorten) -> Result<()> {
     let target = match &options.output {
         Some(path) if !options.dry_run => {
             let splitting = options.splitting;
-            Some(Target::split(path, splitting, &input, options.force)?)
+            let target = Target::split(path, splitting, &input, options.force)?;
+            Some(target.leaving(options.min_free))
         }
         _ => None,
     };

@@ -6,6 +6,7 @@ pub mod verification;
 
 pub mod evaluation;
 
+pub mod batch;
 pub mod comparison;
 
 use serde::Serialize;

@@ -51,6 +51,12 @@ mod data;
 
 mod eval;
 
+mod batch;
+
+mod batch_paths;
+
+mod batch_stop;
+
 mod hostile;
 
 mod fuzz;
