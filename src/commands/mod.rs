@@ -7,6 +7,10 @@ pub mod generate;
 
 mod measured;
 
+mod goal;
+
+mod candidate;
+
 pub mod score;
 
 pub mod shorten;

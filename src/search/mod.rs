@@ -8,21 +8,31 @@
 //! - a measurement is never made twice ([`measure::Memo`]);
 //! - at the end, removed blocks change places with kept ones as long as that lowers the loss.
 //!
-//! In reading order: [`loss`] says what is measured, [`measure`] measures, `moves` says what can go next.
+//! In reading order: [`loss`] says what is measured, [`measure`] measures, [`journal`] keeps measurements over an
+//! interrupt, `moves` says what can go next, [`goal`] stops a search where a goal says so, and [`draft`] is the worth of a
+//! draft model.
 
 pub mod loss;
 
 pub mod measure;
 
+pub mod journal;
+
 mod moves;
 
+pub mod goal;
+
+pub mod draft;
+
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use anyhow::{Result, bail};
 
 use crate::plan::Constraints;
-pub use loss::{Loss, Objective};
-pub use measure::{Measure, Memo, Removed};
+pub use goal::{Bound, Goal, Growth};
+pub use loss::{Loss, Objective, TaskLoss};
+pub use measure::{Measure, Memo, Record, Removed};
 
 /// How a search looks for a set.
 #[derive(Clone, Debug)]
@@ -44,7 +54,23 @@ pub struct Measured {
     pub removed: Removed,
     /// What that costs.
     pub loss: Loss,
+    /// What it costs in tasks; `None` unless they are the objective.
+    pub tasks: Option<TaskLoss>,
 }
+
+impl Measured {
+    /// What `objective` makes small.
+    #[must_use]
+    pub fn cost(&self, objective: Objective) -> f64 {
+        match (objective, &self.tasks) {
+            (Objective::Task, Some(tasks)) => tasks.mean(),
+            _ => self.loss.mean(objective),
+        }
+    }
+}
+
+/// Candidates that do tasks: those with the lowest KL divergence.
+const SHORTLIST: usize = 4;
 
 /// A share of the candidates that goes on to more windows is one in so many.
 const RACE: usize = 3;
@@ -70,10 +96,18 @@ pub fn race(
         let mut measured: Vec<Measured> = left
             .into_iter()
             .zip(losses)
-            .map(|(removed, loss)| Measured { removed, loss })
+            .map(|(removed, loss)| Measured {
+                removed,
+                loss,
+                tasks: None,
+            })
             .collect();
-        // Sets come in ascending order, and the sort is stable: of equals the first.
-        measured.sort_by(|a, b| a.loss.mean(objective).total_cmp(&b.loss.mean(objective)));
+        // Sets come in ascending order, and the sort is stable: of equals the first. A share of tokens has equals.
+        measured.sort_by(|a, b| {
+            let mean = |measured: &Measured, objective| measured.loss.mean(objective);
+            let by = |objective| mean(a, objective).total_cmp(&mean(b, objective));
+            by(objective).then(by(Objective::Kl))
+        });
         if is_last {
             measured.truncate(n.max(1));
             return Ok(measured);
@@ -86,6 +120,90 @@ pub fn race(
             .collect();
         n_seen = (n_seen * RACE).min(n_windows);
     }
+}
+
+/// Losses that removing blocks one by one takes, from as many as `n` begins with to as many as it ends with, of `n_free`
+/// that may go, with the exchanges at the end: what is to be expected if every one of them may go alone.
+#[must_use]
+pub fn expected_losses(
+    settings: &Settings,
+    n_free: usize,
+    n: Range<usize>,
+    n_windows: usize,
+) -> u64 {
+    let n_best = match settings.objective {
+        Objective::Task => settings.beam.max(SHORTLIST),
+        _ => settings.beam,
+    };
+    let steps = n.clone().map(|gone| {
+        let n_candidates = n_free.saturating_sub(gone) * settings.beam.min(gone.max(1));
+        race_losses(n_candidates, n_windows, n_best)
+    });
+    let exchanges = race_losses(n.end * n_free.saturating_sub(n.end), n_windows, n_best);
+    steps.sum::<u64>() + exchanges * settings.swaps as u64
+}
+
+/// Losses that a [`race`] takes, each measured once.
+fn race_losses(n_candidates: usize, n_windows: usize, n: usize) -> u64 {
+    let (mut left, mut n_before) = (n_candidates, 0);
+    let mut n_seen = n_windows.div_ceil(RACE * RACE).max(1);
+    let mut sum = 0;
+    loop {
+        let is_last = n_seen == n_windows || left <= n.max(1);
+        let n_now = if is_last { n_windows } else { n_seen };
+        sum += left * (n_now - n_before);
+        if is_last {
+            return sum as u64;
+        }
+        n_before = n_now;
+        left = left.div_ceil(RACE).max(n).max(2);
+        n_seen = (n_seen * RACE).min(n_windows);
+    }
+}
+
+/// Measures one set on all windows, and in tasks where they are the objective.
+///
+/// # Errors
+/// Those of `measure`.
+pub fn measured(
+    measure: &mut dyn Measure,
+    removed: Removed,
+    objective: Objective,
+) -> Result<Measured> {
+    let set = std::slice::from_ref(&removed);
+    let losses = measure.losses(measure.n_windows(), set)?;
+    let tasks = match objective {
+        Objective::Task => measure.tasks(set)?.first().copied(),
+        _ => None,
+    };
+    Ok(Measured {
+        removed,
+        loss: losses.into_iter().sum(),
+        tasks,
+    })
+}
+
+/// As [`race`]; where tasks are the objective, the best by KL divergence do them.
+///
+/// # Errors
+/// Those of `measure`.
+fn best_of(
+    measure: &mut dyn Measure,
+    objective: Objective,
+    candidates: Vec<Removed>,
+    n: usize,
+) -> Result<Vec<Measured>> {
+    if objective != Objective::Task {
+        return race(measure, objective, candidates, n);
+    }
+    let mut found = race(measure, objective, candidates, n.max(SHORTLIST))?;
+    let sets: Vec<Removed> = found.iter().map(|set| set.removed.clone()).collect();
+    for (measured, tasks) in found.iter_mut().zip(measure.tasks(&sets)?) {
+        measured.tasks = Some(tasks);
+    }
+    found.sort_by(|a, b| a.cost(objective).total_cmp(&b.cost(objective)));
+    found.truncate(n.max(1));
+    Ok(found)
 }
 
 /// One removal after another, from none. Each call of [`Search::step`] removes one block more, or where no single one may
@@ -103,6 +221,7 @@ impl<'c> Search<'c> {
         let nothing = Measured {
             removed: Removed::new(),
             loss: Loss::default(),
+            tasks: None,
         };
         Self {
             constraints,
@@ -132,7 +251,7 @@ impl<'c> Search<'c> {
         if candidates.is_empty() {
             return Ok(false);
         }
-        self.beam = race(
+        self.beam = best_of(
             measure,
             self.settings.objective,
             candidates.into_iter().collect(),
@@ -160,34 +279,43 @@ impl<'c> Search<'c> {
             }
             progress(self.best());
         }
-        self.swap(measure, progress)?;
-        Ok(self.best().clone())
+        let greedy = self.best().clone();
+        self.swap(measure, &greedy, &mut goal::Unbound, progress)
     }
 
-    /// Lets removed blocks change places with kept ones as long as that lowers the loss.
+    /// Lets blocks of `from` change places with kept ones as long as that lowers the loss and stays within `bound`.
     fn swap(
-        &mut self,
+        &self,
         measure: &mut dyn Measure,
+        from: &Measured,
+        bound: &mut dyn Bound,
         progress: &mut dyn FnMut(&Measured),
-    ) -> Result<()> {
+    ) -> Result<Measured> {
         let objective = self.settings.objective;
+        let mut best = from.clone();
         for _ in 0..self.settings.swaps {
-            let best = self.best();
-            let candidates = moves::swaps(self.constraints, &self.settings.keep, &best.removed);
+            let mut candidates = Vec::new();
+            for set in moves::swaps(self.constraints, &self.settings.keep, &best.removed) {
+                if bound.may(&set)? {
+                    candidates.push(set);
+                }
+            }
             if candidates.is_empty() {
-                return Ok(());
+                break;
             }
-            let before = best.loss.mean(objective);
-            let Some(found) = race(measure, objective, candidates, 1)?.into_iter().next() else {
-                return Ok(());
-            };
-            if found.loss.mean(objective) >= before {
-                return Ok(());
+            let found = best_of(measure, objective, candidates, 1)?;
+            match found.into_iter().next() {
+                Some(found)
+                    if found.cost(objective) < best.cost(objective)
+                        && (bound.holds(&found)? || !bound.holds(&best)?) =>
+                {
+                    best = found;
+                }
+                _ => break,
             }
-            self.beam = vec![found];
-            progress(self.best());
+            progress(&best);
         }
-        Ok(())
+        Ok(best)
     }
 }
 
