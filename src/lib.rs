@@ -13,7 +13,8 @@
 //! ```
 //!
 //! Each type is made once, by a function of the types before it, and not changed afterwards. Only `commands`, `input`,
-//! `llama`, `evaluator`, `calibration::Texts`, `commit`, `save`, `beside` and `oracle` do I/O; planning and verifying are pure.
+//! `llama`, `evaluator`, `calibration::Texts`, `segment`, `search::journal`, `commit`, `save`, `beside` and `oracle` do I/O;
+//! planning and verifying are pure.
 //!
 //! # Invariants
 //!

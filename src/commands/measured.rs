@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -13,12 +13,13 @@ use indicatif::ProgressBar;
 use super::candidate::{self, Candidates};
 use super::goal;
 use super::load_and_cut;
-use crate::angular;
+use super::runs::Runs;
+use super::scratch::{close_journal, key, note, open_journal};
 use crate::calibration::CalibrationSet;
 use crate::hidden_state::Token;
 use crate::importance::Importance;
 use crate::input::Input;
-use crate::llama::{self, Course, LlamaHiddenStates};
+use crate::llama;
 use crate::model::{BlockId, Model};
 use crate::options::{Calibration, Printing};
 use crate::plan::{Constraints, Method, removal};
@@ -30,7 +31,7 @@ use crate::search::draft::BytesPerToken;
 use crate::search::goal::{
     Greedy, Growth, LossBound, Named, SizeBound, draft, fastest, fewest, most,
 };
-use crate::search::journal::{self, Extent, Journal, Key};
+use crate::search::journal::{Extent, Journal};
 use crate::search::measure::Tasks;
 use crate::search::{
     Goal, Measure, Measured, Memo, Objective, Record, Removed, Search, Settings, expected_losses,
@@ -203,47 +204,6 @@ fn run(
         goal,
         journal: None,
     })
-}
-
-/// Runs of consecutive blocks by angular distance.
-struct Runs<'r, 'a> {
-    model: &'r Model<'a>,
-    constraints: &'r Constraints,
-    keep: &'r BTreeSet<BlockId>,
-    engine: &'r ggml::Model,
-    set: &'r CalibrationSet,
-    threads: &'r Rc<ThreadPool>,
-}
-
-impl Runs<'_, '_> {
-    /// The best run of `n` blocks.
-    fn best(&self, n: usize, bar: &ProgressBar) -> Result<Removed> {
-        let stream = self.constraints.rules.stream;
-        let mut states = LlamaHiddenStates::with_threads(
-            self.engine,
-            self.set.window,
-            self.threads,
-            stream,
-            Course::of(self.model, stream)?,
-        )?;
-        let distances = angular::measure(&mut states, self.set.windows(), n, &mut |n_tokens| {
-            bar.inc(n_tokens as u64);
-        })?;
-        removal::best_run(self.constraints, &distances, self.keep, n)
-    }
-
-    /// As [`Runs::best`]; `None` where no run of `n` blocks may go.
-    fn best_if_any(&self, n: usize, bar: &ProgressBar) -> Result<Option<Removed>> {
-        let n_blocks = self.constraints.n_trunk_blocks;
-        let is_allowed = |start: usize| {
-            let run: Removed = (start..start + n).map(BlockId::new).collect();
-            run.is_disjoint(self.keep) && self.constraints.check(&run).is_ok()
-        };
-        match (0..=n_blocks - n).any(is_allowed) {
-            true => self.best(n, bar).map(Some),
-            false => Ok(None),
-        }
-    }
 }
 
 /// Sets by their loss, measured: that without which least is lost, or those that another method names.
@@ -576,89 +536,6 @@ impl Progress {
 
     fn finish(&self) {
         self.bar.finish_and_clear();
-    }
-}
-
-/// All that a loss depends on, but for the number of threads, which changes no bit.
-fn key(
-    input: &Input,
-    constraints: &Constraints,
-    request: &Request<'_>,
-    options: &Calibration,
-    windows: &[&[Token]],
-    way: &str,
-) -> Key {
-    let numbers: Vec<u8> = windows
-        .iter()
-        .flat_map(|window| window.iter().flat_map(|token| token.to_le_bytes()))
-        .collect();
-    let tasks = request.tasks.map_or(&[][..], |(_, tasks)| tasks);
-    let settings = format!(
-        "{} windows, {way}, {:?} on the GPU, trusted {}, portable {}, without {:?}, tasks {tasks:?}",
-        windows.len(),
-        options.gpu_layers,
-        constraints.trusted,
-        constraints.portable,
-        constraints.dropped,
-    );
-    Key::of(&[
-        env!("CARGO_PKG_VERSION").as_bytes(),
-        ggml::backend::llama_cpp_version().as_bytes(),
-        input.blake3().as_bytes(),
-        &numbers,
-        settings.as_bytes(),
-    ])
-}
-
-/// The journal of a search, and what it holds. Without one, which is said, the search cannot be resumed.
-fn open_journal(
-    folder: Option<&Path>,
-    key: &dyn Fn() -> Key,
-    extent: Extent,
-    printing: &Printing,
-) -> (Option<Journal>, Vec<Record>) {
-    let folder: Result<PathBuf> = match folder {
-        Some(folder) => Ok(folder.to_owned()),
-        None => journal::default_folder(),
-    };
-    match folder.and_then(|folder| Journal::open(&folder, key(), extent)) {
-        Ok(opened) => {
-            let path = opened.journal.path().display();
-            if let Some(damage) = &opened.damage {
-                note(
-                    printing,
-                    &format!("{path}: {damage}; the search begins anew"),
-                );
-            }
-            if !opened.records.is_empty() {
-                let n = opened.records.len();
-                note(
-                    printing,
-                    &format!("{n} losses are known from a run that did not end ({path})"),
-                );
-            }
-            (Some(opened.journal), opened.records)
-        }
-        Err(error) => {
-            note(
-                printing,
-                &format!("the search will not be resumable: {error:#}"),
-            );
-            (None, Vec::new())
-        }
-    }
-}
-
-/// Removes a journal that is not needed any more.
-pub(super) fn close_journal(journal: Option<Journal>, printing: &Printing) {
-    if let Some(Err(error)) = journal.map(Journal::remove) {
-        note(printing, &format!("{error:#}"));
-    }
-}
-
-fn note(printing: &Printing, text: &str) {
-    if !printing.quiet {
-        eprintln!("gguf-shorten: note: {text}");
     }
 }
 

@@ -9,6 +9,10 @@ mod measured;
 
 mod goal;
 
+mod runs;
+
+mod scratch;
+
 mod candidate;
 
 pub mod score;

@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::measured::{self, Request, Target as Wanted};
+use super::scratch::close_journal;
 use super::{calibrate, check_json, eval, goal, print};
 use crate::beside::{ImatrixFile, stale};
 use crate::commit::Staged;
@@ -179,7 +180,7 @@ pub fn run(options: &Shorten) -> Result<()> {
     };
     print(&report, &options.printing)?;
     // What an interrupt would have left to go on with is not needed any more.
-    measured::close_journal(selection.journal, &options.printing);
+    close_journal(selection.journal, &options.printing);
     Ok(())
 }
 

@@ -110,6 +110,12 @@ impl BytesPerToken {
         Ok(bytes)
     }
 
+    /// Of blocks with so many bytes each, and as many for the rest.
+    #[must_use]
+    pub fn new(blocks: Vec<f64>, rest: f64) -> Self {
+        Self { blocks, rest }
+    }
+
     /// Without the blocks of `removed`, over the whole model.
     #[must_use]
     pub fn ratio(&self, removed: &BTreeSet<BlockId>) -> f64 {
@@ -171,10 +177,7 @@ mod tests {
 
     #[test]
     fn ratios_are_those_of_bytes() {
-        let bytes = BytesPerToken {
-            blocks: vec![10.0, 30.0, 20.0],
-            rest: 40.0,
-        };
+        let bytes = BytesPerToken::new(vec![10.0, 30.0, 20.0], 40.0);
         let removed = |numbers: &[usize]| numbers.iter().copied().map(BlockId::new).collect();
         assert_eq!(bytes.ratio(&removed(&[])), 1.0);
         assert_eq!(bytes.ratio(&removed(&[1])), 0.7);

@@ -383,3 +383,210 @@ pub fn fastest(
 pub fn draft(measured: &Measured, bytes: &BytesPerToken) -> Draft {
     Draft::new(measured.loss.same_top(), bytes.ratio(&measured.removed))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::BlockId;
+    use crate::search::tests::{N_BLOCKS, Priced, blocks, constraints, settings};
+    use crate::search::{Loss, Settings};
+
+    /// What a search for exactly `n` blocks finds.
+    fn exactly(n: usize, settings: &Settings) -> Measured {
+        let constraints = constraints();
+        let mut search = Search::new(&constraints, settings.clone());
+        search
+            .remove(&mut Priced::new(2, 0.3), n, &mut |_| {})
+            .unwrap()
+    }
+
+    fn greedy<'s, 'c>(
+        constraints: &'c crate::plan::Constraints,
+        settings: &Settings,
+        progress: &'s mut dyn FnMut(&Measured),
+    ) -> Greedy<'s, 'c> {
+        Greedy {
+            search: Search::new(constraints, settings.clone()),
+            most: N_BLOCKS - 1,
+            progress,
+        }
+    }
+
+    #[test]
+    fn a_search_for_a_loss_ends_with_what_asking_for_its_number_gives() {
+        let constraints = constraints();
+        for swaps in [0, 2] {
+            let settings = settings(swaps);
+            let exact: Vec<Measured> = (1..N_BLOCKS).map(|n| exactly(n, &settings)).collect();
+            let losses = exact.iter().map(|found| found.loss.kl_divergence());
+            let mut limits: Vec<f64> = losses.collect();
+            limits.extend([0.0, 1e9]);
+            for limit in limits {
+                let goal = Goal::Kl(limit);
+                let way = most(
+                    &mut greedy(&constraints, &settings, &mut |_| {}),
+                    &mut Priced::new(2, 0.3),
+                    &mut LossBound(goal),
+                )
+                .unwrap();
+                let expected = exact
+                    .iter()
+                    .take_while(|found| found.loss.kl_divergence() <= limit)
+                    .last();
+                let of = |set: &Measured| set.removed.clone();
+                assert_eq!(way.chosen.as_ref().map(of), expected.map(of), "{limit}");
+                assert!(!way.steps.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn sets_of_a_method_end_at_the_first_that_breaks_the_goal() {
+        // Without block 1 it is worse than without two more.
+        struct Bumpy;
+        impl Measure for Bumpy {
+            fn n_windows(&self) -> usize {
+                1
+            }
+            fn losses(&mut self, _n_windows: usize, sets: &[Removed]) -> Result<Vec<Loss>> {
+                let loss = |set: &Removed| Loss {
+                    n_tokens: 1,
+                    nll: [0.0, 1.0, 3.0, 0.0, 2.0][set.len()],
+                    parent_nll: 1.0,
+                    ..Loss::default()
+                };
+                Ok(sets.iter().map(loss).collect())
+            }
+        }
+        let mut asked = Vec::new();
+        let mut sets = |n: usize| {
+            asked.push(n);
+            // Three may not go.
+            Ok((n != 3).then(|| (0..n).map(BlockId::new).collect()))
+        };
+        let limit = PerplexityLimit::Above(100.0);
+        let mut growth = Named {
+            sets: &mut sets,
+            n: 0,
+            most: 4,
+            objective: Objective::Kl,
+            progress: &mut |_| {},
+        };
+        let mut bound = LossBound(Goal::Perplexity(limit));
+        let way = most(&mut growth, &mut Bumpy, &mut bound).unwrap();
+        assert_eq!(way.chosen.unwrap().removed, blocks(&[0]));
+        assert_eq!(way.steps.len(), 2);
+        assert_eq!(asked, [1, 2]);
+        // All that may go goes where everything is allowed, but no number that may not.
+        let mut sets = |n: usize| Ok((n != 3).then(|| (0..n).map(BlockId::new).collect()));
+        let mut growth = Named {
+            sets: &mut sets,
+            n: 0,
+            most: 4,
+            objective: Objective::Kl,
+            progress: &mut |_| {},
+        };
+        let mut bound = LossBound(Goal::Perplexity(PerplexityLimit::Value(21.0)));
+        let way = most(&mut growth, &mut Bumpy, &mut bound).unwrap();
+        assert_eq!(way.chosen.unwrap().removed.len(), 4);
+        let numbers: Vec<usize> = way.steps.iter().map(|step| step.removed.len()).collect();
+        assert_eq!(numbers, [1, 2, 4]);
+    }
+
+    #[test]
+    fn a_search_for_a_size_takes_the_first_that_is_small_enough_and_stays_so() {
+        let constraints = constraints();
+        // Blocks of several sizes, so that an exchange may make the output larger.
+        let n_bytes = |removed: &Removed| -> Result<u64> {
+            let size = |block: usize| 100 + 10 * ((block as u64 * 7) % 9);
+            let kept = (0..N_BLOCKS).filter(|&i| !removed.contains(&BlockId::new(i)));
+            Ok(kept.map(size).sum())
+        };
+        let whole = n_bytes(&Removed::new()).unwrap();
+        for limit in (0..whole).step_by(17) {
+            let mut bound = SizeBound {
+                n_bytes: &n_bytes,
+                limit,
+            };
+            let way = fewest(
+                &mut greedy(&constraints, &settings(20), &mut |_| {}),
+                &mut Priced::new(1, 0.3),
+                &mut bound,
+            )
+            .unwrap();
+            let sizes = way.steps.iter().map(|step| n_bytes(&step.removed).unwrap());
+            let sizes: Vec<u64> = sizes.collect();
+            let Some(chosen) = way.chosen else {
+                assert!(sizes.iter().all(|size| *size > limit));
+                assert_eq!(sizes.len(), N_BLOCKS - 1);
+                continue;
+            };
+            assert!(n_bytes(&chosen.removed).unwrap() <= limit);
+            assert_eq!(chosen.removed.len(), sizes.len());
+            assert!(sizes[..sizes.len() - 1].iter().all(|size| *size > limit));
+        }
+    }
+
+    #[test]
+    fn the_number_of_blocks_is_that_with_the_largest_speed_up() {
+        let constraints = constraints();
+        let settings = Settings {
+            objective: Objective::Draft,
+            ..settings(0)
+        };
+        for rest in [0.0, 1.0, 30.0] {
+            let bytes = BytesPerToken::new(vec![10.0; N_BLOCKS], rest);
+            let way = fastest(
+                &mut greedy(&constraints, &settings, &mut |_| {}),
+                &mut Priced::new(2, 0.0),
+                &bytes,
+                N_BLOCKS - 1,
+            )
+            .unwrap();
+            let all: Vec<Measured> = (1..N_BLOCKS)
+                .map(|n| {
+                    let mut search = Search::new(&constraints, settings.clone());
+                    search
+                        .remove(&mut Priced::new(2, 0.0), n, &mut |_| {})
+                        .unwrap()
+                })
+                .collect();
+            let best = all
+                .iter()
+                .map(|set| draft(set, &bytes).speed_up)
+                .fold(0.0, f64::max);
+            let chosen = way.chosen.unwrap();
+            assert_eq!(draft(&chosen, &bytes).speed_up, best);
+            // Draft models ask for agreement, which here falls with the loss.
+            let kl = Settings {
+                objective: Objective::Kl,
+                ..settings.clone()
+            };
+            let mut search = Search::new(&constraints, kl);
+            let n = chosen.removed.len();
+            let same = search.remove(&mut Priced::new(2, 0.0), n, &mut |_| {});
+            assert_eq!(same.unwrap().removed, chosen.removed);
+        }
+    }
+
+    #[test]
+    fn limits_are_shares_above_the_parent_or_values() {
+        let of = |text: &str| text.parse::<PerplexityLimit>();
+        assert_eq!(of("+10%"), Ok(PerplexityLimit::Above(10.0)));
+        assert_eq!(of("+0.5%"), Ok(PerplexityLimit::Above(0.5)));
+        assert_eq!(of("25.3"), Ok(PerplexityLimit::Value(25.3)));
+        assert!((of("+10%").unwrap().of(20.0) - 22.0).abs() < 1e-12);
+        assert_eq!(of("25.3").unwrap().of(20.0), 25.3);
+        assert_eq!(of("+2.50%").unwrap().to_string(), "+2.5%");
+        for wrong in [
+            "", "+", "+%", "+10", "10%", "-10%", "+-1%", "0.9", "nan", "inf", "1e3", ".", "+.%",
+        ] {
+            assert!(of(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!("0".parse(), Ok(KlLimit(0.0)));
+        assert_eq!(".25".parse(), Ok(KlLimit(0.25)));
+        for wrong in ["", "-1", "x", "5%", "inf", "NaN", "+1"] {
+            assert!(wrong.parse::<KlLimit>().is_err(), "{wrong}");
+        }
+    }
+}

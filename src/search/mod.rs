@@ -9,14 +9,16 @@
 //! - at the end, removed blocks change places with kept ones as long as that lowers the loss.
 //!
 //! In reading order: [`loss`] says what is measured, [`measure`] measures, [`journal`] keeps measurements over an
-//! interrupt, `moves` says what can go next, [`goal`] stops a search where a goal says so, and [`draft`] is the worth of a
-//! draft model.
+//! interrupt, `race` finds the best of several sets, `moves` says what can go next, [`goal`] stops a search where a goal says
+//! so, and [`draft`] is the worth of a draft model.
 
 pub mod loss;
 
 pub mod measure;
 
 pub mod journal;
+
+mod race;
 
 mod moves;
 
@@ -25,7 +27,6 @@ pub mod goal;
 pub mod draft;
 
 use std::collections::BTreeSet;
-use std::ops::Range;
 
 use anyhow::{Result, bail};
 
@@ -33,6 +34,8 @@ use crate::plan::Constraints;
 pub use goal::{Bound, Goal, Growth};
 pub use loss::{Loss, Objective, TaskLoss};
 pub use measure::{Measure, Memo, Record, Removed};
+use race::best_of;
+pub use race::{expected_losses, race};
 
 /// How a search looks for a set.
 #[derive(Clone, Debug)]
@@ -69,98 +72,6 @@ impl Measured {
     }
 }
 
-/// Candidates that do tasks: those with the lowest KL divergence.
-const SHORTLIST: usize = 4;
-
-/// A share of the candidates that goes on to more windows is one in so many.
-const RACE: usize = 3;
-
-/// The candidates with the smallest loss over all windows, best first, `n` at most, of a race: each round measures those
-/// that are left on more windows and keeps a third.
-///
-/// # Errors
-/// Those of `measure`.
-pub fn race(
-    measure: &mut dyn Measure,
-    objective: Objective,
-    candidates: Vec<Removed>,
-    n: usize,
-) -> Result<Vec<Measured>> {
-    let n_windows = measure.n_windows();
-    let mut left = candidates;
-    let mut n_seen = n_windows.div_ceil(RACE * RACE).max(1);
-    loop {
-        let is_last = n_seen == n_windows || left.len() <= n.max(1);
-        let n_now = if is_last { n_windows } else { n_seen };
-        let losses = measure.losses(n_now, &left)?;
-        let mut measured: Vec<Measured> = left
-            .into_iter()
-            .zip(losses)
-            .map(|(removed, loss)| Measured {
-                removed,
-                loss,
-                tasks: None,
-            })
-            .collect();
-        // Sets come in ascending order, and the sort is stable: of equals the first. A share of tokens has equals.
-        measured.sort_by(|a, b| {
-            let mean = |measured: &Measured, objective| measured.loss.mean(objective);
-            let by = |objective| mean(a, objective).total_cmp(&mean(b, objective));
-            by(objective).then(by(Objective::Kl))
-        });
-        if is_last {
-            measured.truncate(n.max(1));
-            return Ok(measured);
-        }
-        let n_left = measured.len().div_ceil(RACE).max(n).max(2);
-        left = measured
-            .into_iter()
-            .take(n_left)
-            .map(|measured| measured.removed)
-            .collect();
-        n_seen = (n_seen * RACE).min(n_windows);
-    }
-}
-
-/// Losses that removing blocks one by one takes, from as many as `n` begins with to as many as it ends with, of `n_free`
-/// that may go, with the exchanges at the end: what is to be expected if every one of them may go alone.
-#[must_use]
-pub fn expected_losses(
-    settings: &Settings,
-    n_free: usize,
-    n: Range<usize>,
-    n_windows: usize,
-) -> u64 {
-    let n_best = match settings.objective {
-        Objective::Task => settings.beam.max(SHORTLIST),
-        _ => settings.beam,
-    };
-    let steps = n.clone().map(|gone| {
-        let n_candidates = n_free.saturating_sub(gone) * settings.beam.min(gone.max(1));
-        race_losses(n_candidates, n_windows, n_best)
-    });
-    let exchanges = race_losses(n.end * n_free.saturating_sub(n.end), n_windows, n_best);
-    steps.sum::<u64>() + exchanges * settings.swaps as u64
-}
-
-/// Losses that a [`race`] takes, each measured once.
-fn race_losses(n_candidates: usize, n_windows: usize, n: usize) -> u64 {
-    let (mut left, mut n_before) = (n_candidates, 0);
-    let mut n_seen = n_windows.div_ceil(RACE * RACE).max(1);
-    let mut sum = 0;
-    loop {
-        let is_last = n_seen == n_windows || left <= n.max(1);
-        let n_now = if is_last { n_windows } else { n_seen };
-        sum += left * (n_now - n_before);
-        if is_last {
-            return sum as u64;
-        }
-        n_before = n_now;
-        left = left.div_ceil(RACE).max(n).max(2);
-        n_seen = (n_seen * RACE).min(n_windows);
-    }
-}
-
 /// Measures one set on all windows, and in tasks where they are the objective.
 ///
 /// # Errors
@@ -181,29 +92,6 @@ pub fn measured(
         loss: losses.into_iter().sum(),
         tasks,
     })
-}
-
-/// As [`race`]; where tasks are the objective, the best by KL divergence do them.
-///
-/// # Errors
-/// Those of `measure`.
-fn best_of(
-    measure: &mut dyn Measure,
-    objective: Objective,
-    candidates: Vec<Removed>,
-    n: usize,
-) -> Result<Vec<Measured>> {
-    if objective != Objective::Task {
-        return race(measure, objective, candidates, n);
-    }
-    let mut found = race(measure, objective, candidates, n.max(SHORTLIST))?;
-    let sets: Vec<Removed> = found.iter().map(|set| set.removed.clone()).collect();
-    for (measured, tasks) in found.iter_mut().zip(measure.tasks(&sets)?) {
-        measured.tasks = Some(tasks);
-    }
-    found.sort_by(|a, b| a.cost(objective).total_cmp(&b.cost(objective)));
-    found.truncate(n.max(1));
-    Ok(found)
 }
 
 /// One removal after another, from none. Each call of [`Search::step`] removes one block more, or where no single one may
@@ -323,15 +211,16 @@ impl<'c> Search<'c> {
 mod tests {
     use std::collections::BTreeMap;
 
+    use super::race::SHORTLIST;
     use super::*;
     use crate::arch::Architecture;
     use crate::model::BlockId;
     use crate::plan::constraints::{Group, Place};
     use crate::plan::kinds::Kinds;
 
-    const N_BLOCKS: usize = 9;
+    pub const N_BLOCKS: usize = 9;
 
-    fn constraints() -> Constraints {
+    pub fn constraints() -> Constraints {
         Constraints {
             n_blocks: N_BLOCKS,
             n_trunk_blocks: N_BLOCKS,
@@ -347,11 +236,11 @@ mod tests {
         }
     }
 
-    fn blocks(numbers: &[usize]) -> Removed {
+    pub fn blocks(numbers: &[usize]) -> Removed {
         numbers.iter().copied().map(BlockId::new).collect()
     }
 
-    fn settings(swaps: usize) -> Settings {
+    pub fn settings(swaps: usize) -> Settings {
         Settings {
             objective: Objective::Kl,
             keep: Removed::new(),
@@ -361,15 +250,15 @@ mod tests {
     }
 
     /// A loss that is known: each block has a price in each window, and some pairs cost more together.
-    struct Priced {
+    pub struct Priced {
         n_windows: usize,
         /// By how much a price differs from window to window.
         noise: f64,
-        n_measured: usize,
+        pub n_measured: usize,
     }
 
     impl Priced {
-        fn new(n_windows: usize, noise: f64) -> Self {
+        pub fn new(n_windows: usize, noise: f64) -> Self {
             Self {
                 n_windows,
                 noise,
@@ -394,7 +283,7 @@ mod tests {
             single + pairs
         }
 
-        fn total(&self, set: &Removed) -> f64 {
+        pub fn total(&self, set: &Removed) -> f64 {
             (0..self.n_windows)
                 .map(|window| self.loss(set, window))
                 .sum()
@@ -406,14 +295,33 @@ mod tests {
             self.n_windows
         }
 
+        #[expect(clippy::cast_possible_truncation, reason = "a share of a million")]
         fn losses(&mut self, n_windows: usize, sets: &[Removed]) -> Result<Vec<Loss>> {
             self.n_measured += sets.len() * n_windows;
             Ok(sets
                 .iter()
-                .map(|set| Loss {
-                    n_tokens: n_windows as u64,
-                    kl: (0..n_windows).map(|window| self.loss(set, window)).sum(),
-                    ..Loss::default()
+                .map(|set| {
+                    let kl: f64 = (0..n_windows).map(|window| self.loss(set, window)).sum();
+                    // The higher the loss, the more seldom both agree.
+                    let same = 1e6 * (-kl / n_windows as f64 / 4.0).exp() * n_windows as f64;
+                    Loss {
+                        n_tokens: 1_000_000 * n_windows as u64,
+                        kl: 1e6 * kl,
+                        n_same_top: same as u64,
+                        ..Loss::default()
+                    }
+                })
+                .collect())
+        }
+
+        /// Of two sets with the same number of blocks the one with the lower sum of numbers is better at tasks.
+        fn tasks(&mut self, sets: &[Removed]) -> Result<Vec<TaskLoss>> {
+            Ok(sets
+                .iter()
+                .map(|set| TaskLoss {
+                    n_tasks: 1,
+                    n_correct: 0,
+                    cross_entropy: set.iter().map(|block| block.index()).sum::<usize>() as f64,
                 })
                 .collect())
         }
@@ -461,7 +369,7 @@ mod tests {
                 "{} {of_sleb}",
                 priced.n_measured
             );
-            assert!((found.loss.kl - priced.total(&found.removed)).abs() < 1e-9);
+            assert!((found.loss.kl / 1e6 - priced.total(&found.removed)).abs() < 1e-9);
         }
     }
 
@@ -532,5 +440,61 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert_eq!(error, "no allowed removal leads from 3 to 4 blocks");
+    }
+
+    /// Counts each pair of a set and a window once.
+    struct Counted(Priced, BTreeSet<(Removed, usize)>);
+
+    impl Measure for Counted {
+        fn n_windows(&self) -> usize {
+            self.0.n_windows()
+        }
+
+        fn losses(&mut self, n_windows: usize, sets: &[Removed]) -> Result<Vec<Loss>> {
+            for set in sets {
+                self.1
+                    .extend((0..n_windows).map(|window| (set.clone(), window)));
+            }
+            self.0.losses(n_windows, sets)
+        }
+    }
+
+    #[test]
+    fn the_expected_number_of_losses_is_that_of_a_greedy_search() {
+        let constraints = constraints();
+        for n_windows in [1, 2, 5, 9, 16, 18] {
+            for n in 1..N_BLOCKS - 1 {
+                let mut counted = Counted(Priced::new(n_windows, 0.1), BTreeSet::new());
+                let mut search = Search::new(&constraints, settings(0));
+                let mut last = None;
+                search
+                    .remove(&mut counted, n, &mut |best| {
+                        last = Some(best.removed.len());
+                    })
+                    .unwrap();
+                assert_eq!(last, Some(n));
+                let expected = expected_losses(&settings(0), N_BLOCKS, 0..n, n_windows);
+                assert_eq!(counted.1.len() as u64, expected, "{n} {n_windows}");
+            }
+        }
+        assert_eq!(expected_losses(&settings(0), N_BLOCKS, 3..3, 16), 0);
+    }
+
+    #[test]
+    fn tasks_decide_among_the_few_with_the_lowest_divergence() {
+        let constraints = constraints();
+        let mut priced = Priced::new(1, 0.3);
+        let task = Settings {
+            objective: Objective::Task,
+            ..settings(0)
+        };
+        let mut search = Search::new(&constraints, task);
+        assert!(search.step(&mut priced, 1).unwrap());
+        let mut singles: Vec<Removed> = (0..N_BLOCKS).map(|i| blocks(&[i])).collect();
+        singles.sort_by(|a, b| priced.total(a).total_cmp(&priced.total(b)));
+        let best = singles[..SHORTLIST].iter().min().unwrap();
+        assert_eq!(&search.best().removed, best);
+        assert_ne!(best, &singles[0]);
+        assert!(search.best().tasks.is_some());
     }
 }

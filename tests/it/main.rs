@@ -51,6 +51,8 @@ mod data;
 
 mod eval;
 
+mod goals;
+
 mod hostile;
 
 mod fuzz;
