@@ -10,6 +10,7 @@ use crate::batch::share::Task;
 use crate::options::{BlockList, ByteSize, DropList, HealArg};
 use crate::plan::{Budget, Method};
 use crate::search::Objective;
+use crate::search::goal::{KlLimit, PerplexityLimit};
 
 /// Make a GGUF model shorter
 ///
@@ -75,13 +76,15 @@ pub struct ShortenArgs {
     #[arg(
         long,
         value_name = "N|P%",
-        required_unless_present_any = ["blocks", "drop_mtp", "drop_attention", "attention_blocks"],
+        required_unless_present_any = [
+            "blocks", "drop_mtp", "drop_attention", "attention_blocks", "target_size", "max_ppl", "max_kl", "objective"
+        ],
         conflicts_with = "blocks"
     )]
     pub drop: Option<Budget>,
 
     /// Remove exactly these blocks, 0-based, such as 21-29,31 (no calibration)
-    #[arg(long, value_name = "LIST", conflicts_with_all = ["keep", "method"])]
+    #[arg(long, value_name = "LIST", conflicts_with_all = ["keep", "method", "objective"])]
     pub blocks: Option<BlockList>,
 
     /// Drop the blocks for multi-token prediction (MTP, NextN) at the end too, or with neither --drop nor --blocks only them
@@ -104,9 +107,9 @@ pub struct ShortenArgs {
     #[arg(long, value_enum, default_value_t = Method::Bi)]
     pub method: Method,
 
-    /// What methods ablate and search make small
-    #[arg(long, value_enum, default_value_t = Objective::Kl)]
-    pub objective: Objective,
+    /// What methods ablate and search make small [default: kl; ppl with --max-ppl]
+    #[arg(long, value_enum)]
+    pub objective: Option<Objective>,
 
     /// What makes up for the removed blocks
     #[arg(long, value_enum, default_value_t = HealArg::None)]
@@ -149,6 +152,10 @@ pub struct ShortenArgs {
     #[arg(long)]
     pub dry_run: bool,
 
+    /// Goals.
+    #[command(flatten)]
+    pub goal: GoalArgs,
+
     /// Calibration.
     #[command(flatten)]
     pub calibration: CalibrationArgs,
@@ -156,6 +163,48 @@ pub struct ShortenArgs {
     /// Output.
     #[command(flatten)]
     pub common: CommonArgs,
+}
+
+/// Goals in place of a number of blocks, and what a measured search needs.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Goals and search")]
+pub struct GoalArgs {
+    /// Remove as few blocks as bring the output to this size, such as 4GiB or 500M, all its files together
+    #[arg(
+        long,
+        value_name = "SIZE",
+        conflicts_with_all = ["drop", "blocks", "drop_attention", "attention_blocks", "max_ppl", "max_kl"]
+    )]
+    pub target_size: Option<ByteSize>,
+
+    /// Remove as many blocks as keep the perplexity of the calibration text within that of the model and this, such as +10%,
+    /// or within a value such as 25.3
+    #[arg(
+        long,
+        value_name = "+P%|X",
+        conflicts_with_all = ["drop", "blocks", "drop_attention", "attention_blocks", "max_kl"]
+    )]
+    pub max_ppl: Option<PerplexityLimit>,
+
+    /// Remove as many blocks as keep the mean KL divergence from the model's predictions within this, in nats
+    #[arg(
+        long,
+        value_name = "X",
+        conflicts_with_all = ["drop", "blocks", "drop_attention", "attention_blocks"]
+    )]
+    pub max_kl: Option<KlLimit>,
+
+    /// Tasks for --objective task: HellaSwag in llama.cpp's text form, or JSON lines in the shape of ARC or MMLU
+    #[arg(long, value_name = "FILE")]
+    pub task_file: Option<PathBuf>,
+
+    /// How many tasks of that file each candidate does, from its start [default: 50]
+    #[arg(long, value_name = "N", requires = "task_file")]
+    pub tasks: Option<usize>,
+
+    /// Folder for what a measured search needs to go on after an interrupt [default: that of the system for caches]
+    #[arg(long, value_name = "DIR")]
+    pub scratch: Option<PathBuf>,
 }
 
 /// Arguments of `score`.

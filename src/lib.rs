@@ -14,8 +14,9 @@
 //! ```
 //!
 //! Each type is made once, by a function of the types before it, and not changed afterwards. Only `commands`, `input`,
-//! `llama`, `evaluator`, `calibration::Texts`, `scratch`, `room`, `commit`, `save`, `beside`, `oracle`, `stamp` and `batch` do
-//! I/O; planning and verifying are pure. A [`batch`] runs this program again for each of many models.
+//! `llama`, `evaluator`, `calibration::Texts`, `segment`, `search::journal`, `scratch`, `room`, `commit`, `save`, `beside`,
+//! `oracle`, `stamp` and `batch` do I/O; planning and verifying are pure. A [`batch`] runs this program again for each of many
+//! models.
 //!
 //! # Invariants
 //!

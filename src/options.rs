@@ -15,7 +15,7 @@ use crate::error::Usage;
 use crate::model::{BlockId, MAX_BLOCKS};
 use crate::plan::{Budget, Method, Splitting};
 use crate::quality::MIN_WINDOW;
-use crate::search::Objective;
+use crate::search::{Goal, Objective};
 
 pub use compare::{Compare, DropList, Drops};
 
@@ -160,6 +160,17 @@ pub enum Choice {
         /// Blocks that stay in any case.
         keep: Option<BlockList>,
     },
+    /// The best of as many as a goal says.
+    Goal {
+        /// The goal.
+        goal: Goal,
+        /// At most this many.
+        most: Option<Budget>,
+        /// By which importance.
+        method: Method,
+        /// Blocks that stay in any case.
+        keep: Option<BlockList>,
+    },
 }
 
 /// How a model is calibrated, before the model is known.
@@ -280,6 +291,10 @@ pub struct Shorten {
     pub portable: bool,
     /// What methods that measure losses make small.
     pub objective: Objective,
+    /// Tasks that candidates do, and how many at most.
+    pub tasks: Option<(PathBuf, usize)>,
+    /// Where a search keeps what it has measured; `None` for the system's folder for caches.
+    pub scratch: Option<PathBuf>,
     /// Which of those that stay lose their attention.
     pub attention: Choice,
     /// The user answers for the cut.
@@ -312,14 +327,21 @@ impl Shorten {
         let Some(model) = args.model.clone() else {
             bail!(Usage("a model is needed".to_owned()));
         };
-        let choice = match (&args.blocks, args.drop) {
-            (Some(blocks), _) => Choice::Blocks(blocks.clone()),
-            (None, Some(budget)) => Choice::Best {
+        let goal = goal(args)?;
+        let choice = match (&args.blocks, goal, args.drop) {
+            (Some(blocks), ..) => Choice::Blocks(blocks.clone()),
+            (None, Some(goal), most) => Choice::Goal {
+                goal,
+                most,
+                method: args.method,
+                keep: args.keep.clone(),
+            },
+            (None, None, Some(budget)) => Choice::Best {
                 budget,
                 method: args.method,
                 keep: args.keep.clone(),
             },
-            (None, None) => Choice::Nothing {
+            (None, None, None) => Choice::Nothing {
                 keep: args.keep.clone(),
             },
         };
@@ -347,12 +369,19 @@ impl Shorten {
         if args.output.is_none() && !args.dry_run {
             bail!(Usage("--output is needed".to_owned()));
         }
+        check_tasks(args)?;
         Ok(Self {
             model,
             choice,
             drop_mtp: args.drop_mtp,
             portable: args.portable,
-            objective: args.objective,
+            objective: args.objective.unwrap_or(match args.goal.max_ppl {
+                Some(_) => Objective::Ppl,
+                None => Objective::Kl,
+            }),
+            tasks: (args.goal.task_file.clone())
+                .map(|path| (path, args.goal.tasks.unwrap_or(DEFAULT_SEARCH_TASKS))),
+            scratch: args.goal.scratch.clone(),
             attention,
             trust_any_cut: args.trust_any_cut,
             output: args.output.clone(),
@@ -372,6 +401,55 @@ impl Shorten {
             printing: Printing::new(&args.common),
         })
     }
+}
+
+/// Tasks that each candidate of a search does where the user does not say otherwise: a task takes as long as some windows.
+const DEFAULT_SEARCH_TASKS: usize = 50;
+
+/// The goal that the arguments name, if they name one.
+fn goal(args: &ShortenArgs) -> Result<Option<Goal>> {
+    let goals = &args.goal;
+    let goal = match (goals.target_size, goals.max_ppl, goals.max_kl) {
+        (Some(ByteSize(n_bytes)), ..) => Some(Goal::Size(n_bytes)),
+        (_, Some(limit), _) => Some(Goal::Perplexity(limit)),
+        (.., Some(limit)) => Some(Goal::Kl(limit.0)),
+        _ => None,
+    };
+    if args.objective != Some(Objective::Draft) {
+        return Ok(goal);
+    }
+    if let Some(other) = goal {
+        bail!(Usage(format!(
+            "--objective draft says itself how many blocks go, so --{} has no place beside it",
+            other.flag()
+        )));
+    }
+    if args.drop_attention.is_some() || args.attention_blocks.is_some() {
+        bail!(Usage(
+            "--objective draft measures whole blocks, so no attention goes beside them".to_owned()
+        ));
+    }
+    Ok(Some(Goal::SpeedUp))
+}
+
+/// Checks what belongs to the tasks of a search.
+fn check_tasks(args: &ShortenArgs) -> Result<()> {
+    let is_objective = args.objective == Some(Objective::Task);
+    if is_objective != args.goal.task_file.is_some() {
+        bail!(Usage(
+            "--objective task and --task-file need each other".to_owned()
+        ));
+    }
+    if is_objective && !args.method.needs_losses() {
+        bail!(Usage(format!(
+            "--objective task needs --method search or ablate, which measure, not '{}'",
+            args.method
+        )));
+    }
+    if args.goal.tasks == Some(0) {
+        bail!(Usage("--tasks is at least 1".to_owned()));
+    }
+    Ok(())
 }
 
 /// A verification, checked.

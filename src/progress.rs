@@ -14,10 +14,12 @@ use crate::batch::child::is_child;
 pub enum Unit {
     /// Tokens evaluated.
     Tokens,
-    /// Losses measured, of a number that is not known.
+    /// Losses measured; a total of 0 is one that is not known.
     Losses,
     /// Tensors converted.
     Tensors,
+    /// Nothing that could be counted.
+    Time,
     /// Bytes written.
     Bytes,
     /// Tasks done.
@@ -40,7 +42,9 @@ pub fn bar(what: impl Into<Cow<'static, str>>, unit: Unit, total: u64, quiet: bo
         Unit::Tokens => "{msg} [{bar:30}] {human_pos}/{human_len} tokens, {per_sec:.0}, {eta} left",
         Unit::Tasks => "{msg} [{bar:30}] {human_pos}/{human_len} tasks, {per_sec:.1}, {eta} left",
         Unit::Tensors => "{msg} [{bar:30}] {human_pos}/{human_len} tensors, {eta} left",
-        Unit::Losses => "{msg}, {human_pos} losses measured, {elapsed}",
+        Unit::Losses if total == 0 => "{msg}, {human_pos} losses, {per_sec:.1}, {elapsed}",
+        Unit::Losses => "{msg} [{bar:30}] {human_pos}/{human_len} losses, {per_sec:.1}, {eta} left",
+        Unit::Time => "{msg}, {elapsed}",
         Unit::Bytes => {
             "{msg} [{bar:30}] {decimal_bytes}/{decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left"
         }

@@ -1,14 +1,14 @@
 //! The blocks that go for each row of fewer blocks of `compare`.
 
-use std::path::Path;
-
 use anyhow::{Context, Result, anyhow, bail};
 
-use super::measured::{self, Request};
+use super::measured::{self, Request, Target};
+use super::resume::close_journal;
 use super::{calibrate, cut};
 use crate::calibration::{CalibrationSet, Texts};
 use crate::comparison::overlap;
 use crate::error;
+use crate::input::Input;
 use crate::model::Model;
 use crate::options::{Drops, Printing};
 use crate::plan::{Constraints, Method, removal};
@@ -39,11 +39,12 @@ pub(super) fn constraints(model: &Model<'_>, drops: &Drops) -> Result<Constraint
 pub(super) fn choose(
     model: &Model<'_>,
     constraints: &Constraints,
-    path: &Path,
+    input: &Input,
     drops: &Drops,
     numbers: &[usize],
     printing: &Printing,
 ) -> Result<(Vec<Result<Removed>>, Option<CalibrationReport>)> {
+    let path = input.path();
     let at_path = || path.display().to_string();
     let method = drops.method;
     let keep = match &drops.keep {
@@ -86,17 +87,24 @@ pub(super) fn choose(
             let request = Request {
                 method,
                 objective: drops.objective,
-                n,
+                target: Target::Exactly(n),
                 keep: &keep,
+                importance: None,
+                tasks: None,
+                // Neither objective of this command goes by it.
+                n_bytes: &|_| bail!("bug: sizes play no part here"),
+                scratch: None,
             };
             let options = &drops.calibration;
-            let chosen = measured::choose(model, constraints, path, &request, options, printing)?;
+            let chosen = measured::choose(model, constraints, input, &request, options, printing)?;
+            close_journal(chosen.journal, printing);
             let seconds = calibration
                 .as_ref()
                 .map_or(0.0, |text: &CalibrationReport| text.seconds);
-            let mut text = chosen.calibration;
-            text.seconds += seconds;
-            calibration = Some(text);
+            if let Some(mut text) = chosen.calibration {
+                text.seconds += seconds;
+                calibration = Some(text);
+            }
             Ok(chosen.removed)
         }));
     }

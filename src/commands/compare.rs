@@ -58,9 +58,8 @@ pub fn run(options: &Compare) -> Result<()> {
         let sets = match choice::constraints(&model, drops).with_context(at_path) {
             Ok(found) => {
                 let found = constraints.insert(found);
-                let path = input.path();
                 let (sets, calibration) =
-                    choice::choose(&model, found, path, drops, &numbers, printing)?;
+                    choice::choose(&model, found, &input, drops, &numbers, printing)?;
                 let report = choice::report(drops, calibration, &parent, &set);
                 choice = Some(report.with_context(at_path)?);
                 sets

@@ -105,7 +105,7 @@ pub(super) fn parse(input: &Input) -> Result<Model<'_>> {
 }
 
 /// Reads the first `n` tasks of the file at `path`; all of it has to be well-formed.
-fn read_tasks(
+pub(super) fn read_tasks(
     path: &Path,
     n: usize,
     parse: fn(&str) -> Result<Vec<Task>>,

@@ -15,6 +15,14 @@ pub mod generate;
 
 mod measured;
 
+mod goal;
+
+mod runs;
+
+mod resume;
+
+mod tasked;
+
 pub mod score;
 
 pub mod shorten;

@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::measured::{self, Request};
-use super::{calibrate, check_json, print};
+use super::measured::{self, Request, Target as Wanted};
+use super::resume::close_journal;
+use super::{calibrate, check_json, eval, goal, print};
 use crate::beside::{ImatrixFile, stale};
 use crate::commit::Staged;
 use crate::companion::Companion;
@@ -22,11 +23,15 @@ use crate::plan::{
     AttentionCut, Constraints, Method, Plan, Provenance, Renumbering, Splitting, attention, removal,
 };
 use crate::progress::{self, Unit};
+use crate::report::goal::{Figure, GoalReport, StepReport};
 use crate::report::{
     CalibrationReport, ImatrixReport, ModelReport, OutputReport, PartReport, Report, SearchReport,
     block_list, block_rows,
 };
 use crate::save::{Naming, Target, Written};
+use crate::search::Goal;
+use crate::search::journal::Journal;
+use crate::tasks;
 
 /// Runs the command.
 ///
@@ -144,6 +149,7 @@ pub fn run(options: &Shorten) -> Result<()> {
         calibration: selection.calibration,
         method: selection.method,
         search: selection.search,
+        goal: selection.goal,
         blocks: block_rows(
             model.n_blocks(),
             selection.importance.as_ref(),
@@ -173,7 +179,10 @@ pub fn run(options: &Shorten) -> Result<()> {
             changes: plan.changes,
         }),
     };
-    print(&report, &options.printing)
+    print(&report, &options.printing)?;
+    // What an interrupt would have left to go on with is not needed any more.
+    close_journal(selection.journal, &options.printing);
+    Ok(())
 }
 
 fn constraints(model: &Model<'_>, options: &Shorten) -> Result<Constraints> {
@@ -195,6 +204,8 @@ struct Selection {
     importance: Option<Importance>,
     calibration: Option<CalibrationReport>,
     search: Option<SearchReport>,
+    goal: Option<GoalReport>,
+    journal: Option<Journal>,
 }
 
 fn select(
@@ -227,7 +238,46 @@ fn select(
             removal::check(constraints, &keep, n).with_context(at_path)?;
             n
         }
+        Choice::Goal { .. } => 0,
     };
+    let mut wanted = None;
+    if let Choice::Goal {
+        goal, most, method, ..
+    } = &options.choice
+    {
+        let bytes_of = |removed: &BTreeSet<BlockId>, method: &str| {
+            n_bytes(model, constraints, input, options, removed, method)
+        };
+        let most = most.map_or(n_trunk.saturating_sub(1), |budget| {
+            budget.n_removed(n_trunk).min(n_trunk.saturating_sub(1))
+        });
+        let mut first = 1;
+        if let Goal::Size(limit) = goal {
+            if options.drop_mtp {
+                let n_bytes = bytes_of(&removed, "blocks").with_context(at_path)?;
+                if n_bytes <= *limit {
+                    return Ok(without_trunk_blocks(*limit, n_bytes));
+                }
+            }
+            ensure!(
+                model.n_bytes() > *limit,
+                "{}: has {} bytes, which is within --target-size, so no block has to go",
+                at_path(),
+                model.n_bytes()
+            );
+            let bytes_of = |removed: &_| bytes_of(removed, &method.to_string());
+            first = goal::fewest_of_size(model, constraints, &keep, &bytes_of, *limit)
+                .with_context(at_path)?;
+        }
+        wanted = Some(Wanted::Goal {
+            goal: *goal,
+            first,
+            most,
+        });
+    }
+    let task_file = options.tasks.as_ref();
+    let task_file = task_file.map(|(path, n)| eval::read_tasks(path, *n, tasks::any));
+    let task_file = task_file.transpose()?;
     if !listed.is_empty() {
         attention::check(model, &removed, &listed).with_context(at_path)?;
     }
@@ -235,8 +285,7 @@ fn select(
         let n_may = n_trunk.saturating_sub(n_removed + 1);
         attention::check_number(budget.n_removed(n_trunk), n_may).with_context(at_path)?;
     }
-    let needs_scores =
-        |choice: &Choice| matches!(choice, Choice::Best { method, .. } if method.needs_scores());
+    let needs_scores = |choice: &Choice| matches!(choice, Choice::Best { method, .. } | Choice::Goal { method, .. } if method.needs_scores());
     let (importance, mut calibration) =
         if needs_scores(&options.choice) || needs_scores(&options.attention) {
             let (importance, calibration) = calibrate(
@@ -252,30 +301,45 @@ fn select(
             (None, None)
         };
     let mut search = None;
+    let mut goal_report = None;
+    let mut journal = None;
     let method = match &options.choice {
         Choice::Nothing { .. } if options.drop_mtp => "blocks".to_owned(),
         Choice::Nothing { .. } => attention::NO_WHOLE_BLOCK.to_owned(),
         Choice::Blocks(_) => "blocks".to_owned(),
-        Choice::Best { method, .. } if method.needs_losses() || *method == Method::Run => {
+        Choice::Best { method, .. } | Choice::Goal { method, .. }
+            if method.needs_losses() || *method == Method::Run || wanted.is_some() =>
+        {
+            let name = method.to_string();
+            let bytes_of =
+                |removed: &_| n_bytes(model, constraints, input, options, removed, &name);
             let request = Request {
                 method: *method,
                 objective: options.objective,
-                n: n_removed,
+                target: wanted.unwrap_or(Wanted::Exactly(n_removed)),
                 keep: &keep,
+                importance: importance.as_ref(),
+                tasks: task_file.as_ref().map(|(path, tasks)| (*path, &tasks[..])),
+                n_bytes: &bytes_of,
+                scratch: options.scratch.as_deref(),
             };
             let chosen = measured::choose(
                 model,
                 constraints,
-                input.path(),
+                input,
                 &request,
                 &options.calibration,
                 &options.printing,
             )?;
             removed = chosen.removed;
-            calibration = Some(chosen.calibration);
+            // Scores that were measured first have the same text.
+            calibration = calibration.or(chosen.calibration);
             search = chosen.search;
-            method.to_string()
+            goal_report = chosen.goal;
+            journal = chosen.journal;
+            name
         }
+        Choice::Goal { .. } => bail!("bug: a goal that is not wanted"),
         Choice::Best { method, .. } => {
             removed = removal::choose(constraints, *method, importance.as_ref(), &keep, n_removed)
                 .with_context(at_path)?;
@@ -283,7 +347,7 @@ fn select(
         }
     };
     let attention = match &options.attention {
-        Choice::Nothing { .. } => None,
+        Choice::Nothing { .. } | Choice::Goal { .. } => None,
         Choice::Blocks(_) => Some(AttentionCut {
             blocks: listed,
             method: "blocks".to_owned(),
@@ -309,13 +373,51 @@ fn select(
         importance,
         calibration,
         search,
+        goal: goal_report,
+        journal,
     })
+}
+
+/// A size that is reached without any block but those for prediction.
+fn without_trunk_blocks(limit: u64, n_bytes: u64) -> Selection {
+    let value = Figure::Bytes(n_bytes);
+    let step = StepReport::of_size(&BTreeSet::new(), value, Some(true));
+    Selection {
+        removed: BTreeSet::new(),
+        method: "blocks".to_owned(),
+        attention: None,
+        importance: None,
+        calibration: None,
+        search: None,
+        goal: Some(GoalReport::of_sizes(limit, n_bytes, vec![step])),
+        journal: None,
+    }
+}
+
+/// The bytes of all files of the output without `removed`, which `method` chose.
+fn n_bytes(
+    model: &Model<'_>,
+    constraints: &Constraints,
+    input: &Input,
+    options: &Shorten,
+    removed: &BTreeSet<BlockId>,
+    method: &str,
+) -> Result<u64> {
+    let provenance = Provenance {
+        // Positions do not depend on it.
+        parent_blake3: blake3::Hash::from_bytes([0; blake3::OUT_LEN]),
+        method: method.to_owned(),
+        heal: "none".to_owned(),
+    };
+    let plan = Plan::new(model, constraints, removed.clone(), &provenance)?;
+    let files = planned_files(model, &plan, input, options)?;
+    Ok(files.iter().map(|file| file.bytes).sum())
 }
 
 /// The blocks whose attention goes by a list; checks that the model can lose attention if any may be asked for.
 fn listed_attention(model: &Model<'_>, choice: &Choice) -> Result<BTreeSet<BlockId>> {
     match choice {
-        Choice::Nothing { .. } => Ok(BTreeSet::new()),
+        Choice::Nothing { .. } | Choice::Goal { .. } => Ok(BTreeSet::new()),
         Choice::Best { .. } => attention::check_model(model).map(|()| BTreeSet::new()),
         Choice::Blocks(list) => {
             attention::check_model(model)?;
@@ -333,6 +435,9 @@ fn kept_by_hand(
     let mut kept = BTreeSet::new();
     for choice in [&options.choice, &options.attention] {
         if let Choice::Best {
+            keep: Some(list), ..
+        }
+        | Choice::Goal {
             keep: Some(list), ..
         }
         | Choice::Nothing { keep: Some(list) } = choice

@@ -127,10 +127,16 @@ impl Compare {
                 if args.choose_tokens == Some(0) {
                     bail!(Usage("--choose-tokens is at least 1".to_owned()));
                 }
+                let objective = args.objective.unwrap_or(Objective::Kl);
+                if !matches!(objective, Objective::Kl | Objective::Ppl) {
+                    bail!(Usage(format!(
+                        "--objective {objective} belongs to the main job; compare chooses by kl or ppl"
+                    )));
+                }
                 Some(Drops {
                     list: list.clone(),
                     method: args.method.unwrap_or(Method::Bi),
-                    objective: args.objective.unwrap_or(Objective::Kl),
+                    objective,
                     keep: args.keep.clone(),
                     drop_mtp: args.drop_mtp,
                     portable: args.portable,

@@ -9,13 +9,16 @@ pub mod evaluation;
 pub mod batch;
 pub mod comparison;
 
+pub mod goal;
+
 use serde::Serialize;
 
 use crate::calibration::{CalibrationSet, Source};
 use crate::importance::Importance;
 use crate::model::{BlockId, Model};
 use crate::plan::TensorChange;
-use crate::search::{Loss, Objective};
+use crate::search::{Measured, Objective};
+use goal::{DraftReport, GoalReport, TaskReport};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -34,6 +37,8 @@ pub struct Report {
     pub method: String,
     /// What was measured to choose them; null where scores of a single pass or a list chose.
     pub search: Option<SearchReport>,
+    /// What decided how many blocks go; null where their number or a list was given.
+    pub goal: Option<GoalReport>,
     /// Every block of the input, first to last.
     pub blocks: Vec<BlockReport>,
     /// The blocks that go, in the input's numbering.
@@ -88,12 +93,14 @@ pub struct CalibrationReport {
 /// What a search measured.
 #[derive(Clone, Debug, Serialize)]
 pub struct SearchReport {
-    /// What it made small: `kl` or `ppl`.
-    pub objective: String,
+    /// What it made small: `kl`, `ppl`, `task` or `draft`; null where scores chose the sets that were measured.
+    pub objective: Option<String>,
     /// How sets were evaluated: block by block (`segments`), or each as a whole model (`whole`).
     pub evaluated: &'static str,
-    /// Evaluations of one block on one window.
+    /// Evaluations of one block on one window, but for those of tasks.
     pub block_evaluations: u64,
+    /// Losses that an interrupted run had measured.
+    pub resumed_losses: u64,
     /// Time of all of it.
     pub seconds: f64,
     /// Of the chosen set, on the calibration text.
@@ -104,27 +111,35 @@ pub struct SearchReport {
     pub kl_divergence: f64,
     /// Share of tokens whose likeliest successor is the whole model's.
     pub same_top: f64,
+    /// How it does in tasks; null unless they were the objective.
+    pub task: Option<TaskReport>,
+    /// What it is worth as a draft model; null unless that was the objective.
+    pub draft: Option<DraftReport>,
 }
 
 impl SearchReport {
-    /// Of a search that ended with a set of this loss.
+    /// Of a search that ended with `chosen`.
     #[must_use]
     pub fn new(
-        objective: Objective,
+        objective: Option<Objective>,
         evaluated: &'static str,
         block_evaluations: u64,
         seconds: f64,
-        loss: &Loss,
+        chosen: &Measured,
     ) -> Self {
+        let loss = &chosen.loss;
         Self {
-            objective: objective.to_string(),
+            objective: objective.map(|objective| objective.to_string()),
             evaluated,
             block_evaluations,
+            resumed_losses: 0,
             seconds,
             perplexity: loss.perplexity(),
             parent_perplexity: loss.parent_perplexity(),
             kl_divergence: loss.kl_divergence(),
             same_top: loss.same_top(),
+            task: None,
+            draft: None,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use comfy_table::{Cell, CellAlignment, Color, Table, presets};
 use indicatif::{DecimalBytes, HumanCount};
 
+use super::goal;
 use super::{CalibrationReport, ModelReport, OutputReport, Report, SearchReport, block_list};
 use crate::gguf;
 use crate::plan::{ChangeKind, TensorChange};
@@ -25,6 +26,15 @@ pub fn report(report: &Report, colour: Colour) -> String {
     }
     if let Some(search) = &report.search {
         let _ = writeln!(text, "loss     {}", loss(search));
+        if let Some(tasks) = &search.task {
+            let _ = writeln!(text, "tasks    {}", goal::task_line(tasks));
+        }
+        if let Some(draft) = &search.draft {
+            let _ = writeln!(text, "draft    {}", goal::draft_line(draft));
+        }
+    }
+    if let Some(goal) = report.goal.as_ref().filter(|goal| goal.limit.is_some()) {
+        let _ = writeln!(text, "goal     {}", goal::line(goal));
     }
     if let Some(output) = &report.output {
         let _ = writeln!(

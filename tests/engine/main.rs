@@ -9,6 +9,7 @@ mod architectures;
 mod attention;
 mod counts;
 mod eval;
+mod goals;
 mod halves;
 mod imatrix;
 mod portable;

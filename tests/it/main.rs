@@ -57,6 +57,8 @@ mod batch_paths;
 
 mod batch_stop;
 
+mod goals;
+
 mod hostile;
 
 mod fuzz;
