@@ -157,6 +157,10 @@ pub struct ScoreArgs {
     #[arg(long)]
     pub sub_blocks: bool,
 
+    /// Also measure how alike the hidden states between any two blocks are, for `report`'s heat map
+    #[arg(long)]
+    pub pairs: bool,
+
     /// Calibration.
     #[command(flatten)]
     pub calibration: CalibrationArgs,

@@ -65,6 +65,8 @@ pub mod tasks;
 
 pub mod angular;
 
+pub mod pairs;
+
 pub mod segment;
 
 pub mod search;

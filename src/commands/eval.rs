@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use ggml::{Backend, ModelOptions};
 
-use super::{check_json, cut, print_json, to_stdout};
+use super::{arguments, check_json, cut, print_json, to_stdout};
 use crate::calibration::{CalibrationSet, Texts};
 use crate::commit;
 use crate::evaluator::{self, LlamaLogits, Speed, vocabulary_difference};
@@ -83,6 +83,7 @@ pub fn run(options: &Eval) -> Result<()> {
         speed,
         options.text.threads,
     );
+    report.arguments = arguments();
     // Not needed for what is left.
     drop(parent_engine);
     let accuracy = |name, tasks: Option<(&Path, Vec<Task>)>| {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::measured::{self, Request};
-use super::{calibrate, check_json, print};
+use super::{arguments, calibrate, check_json, print};
 use crate::beside::{ImatrixFile, stale};
 use crate::commit::Staged;
 use crate::companion::Companion;
@@ -139,6 +139,7 @@ pub fn run(options: &Shorten) -> Result<()> {
     let report = Report {
         gguf_shorten: env!("CARGO_PKG_VERSION"),
         llama_cpp: ggml::backend::llama_cpp_version(),
+        arguments: arguments(),
         model: ModelReport::new(&model, input.path(), Some(plan.provenance.parent_blake3)),
         calibration: selection.calibration,
         method: selection.method,
@@ -156,6 +157,7 @@ pub fn run(options: &Shorten) -> Result<()> {
             .map(|block| block.index())
             .collect(),
         attention_method: selection.attention.as_ref().map(|cut| cut.method.clone()),
+        pairs: None,
         output: Some(OutputReport {
             path: files[0].path.clone(),
             block_count: plan.renumbering.kept().len(),
@@ -245,6 +247,7 @@ fn select(
                 &options.calibration,
                 &options.printing,
                 needs_scores(&options.attention),
+                None,
             )?;
             (Some(importance), Some(calibration))
         } else {

@@ -19,6 +19,8 @@ pub struct EvalReport {
     pub gguf_shorten: &'static str,
     /// Version of the bundled llama.cpp.
     pub llama_cpp: &'static str,
+    /// The command line, without the program's name; empty where there was none.
+    pub arguments: Vec<String>,
     /// The model.
     pub model: ModelReport,
     /// What it is compared with; null if it is not.
@@ -130,6 +132,7 @@ impl EvalReport {
         Self {
             gguf_shorten: env!("CARGO_PKG_VERSION"),
             llama_cpp: ggml::backend::llama_cpp_version(),
+            arguments: Vec::new(),
             model,
             parent,
             calibration,
