@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::options::{BlockList, ByteSize, HealArg};
+use crate::options::{BlockList, ByteSize, HealArg, PageFormat};
 use crate::plan::{Budget, Method};
 use crate::search::Objective;
 
@@ -48,6 +48,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Measure how well a model predicts text, how far it is from its parent, and how fast it is
     Eval(EvalArgs),
+    /// Show saved results on one page, with charts and tables
+    Report(ReportArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -246,6 +248,26 @@ pub struct EvalArgs {
     /// Output.
     #[command(flatten)]
     pub common: CommonArgs,
+}
+
+/// Arguments of `report`.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Saved results: what --json wrote, of any commands, and the lines of a batch; @FILE is a list of such files, one a line
+    #[arg(required = true, value_name = "RESULT")]
+    pub results: Vec<PathBuf>,
+
+    /// Where the page goes; - is stdout; for svg a file for all charts, or a folder for a file of each
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+
+    /// What it is written as [default: what the name of FILE ends in, else html]
+    #[arg(long, value_enum)]
+    pub format: Option<PageFormat>,
+
+    /// No notes
+    #[arg(short, long)]
+    pub quiet: bool,
 }
 
 /// The text that is scored.

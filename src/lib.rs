@@ -87,6 +87,10 @@ pub mod oracle;
 
 pub mod report;
 
+pub mod saved;
+
+pub mod pages;
+
 pub mod progress;
 
 pub mod error;

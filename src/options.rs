@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Result, bail};
@@ -135,6 +135,34 @@ impl FromStr for ByteSize {
 pub enum HealArg {
     /// Nothing: the output computes exactly the input without the removed blocks
     None,
+}
+
+/// What a page of results is written as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum PageFormat {
+    /// One page with charts and tables that fetches nothing
+    Html,
+    /// The charts alone
+    Svg,
+    /// Tables as Markdown
+    Md,
+    /// The table of all models, with all digits
+    Csv,
+}
+
+impl PageFormat {
+    /// That of a file with this name.
+    #[must_use]
+    pub fn of(path: &Path) -> Option<Self> {
+        let ending = path.extension()?.to_str()?.to_ascii_lowercase();
+        match ending.as_str() {
+            "html" | "htm" => Some(Self::Html),
+            "svg" => Some(Self::Svg),
+            "md" | "markdown" => Some(Self::Md),
+            "csv" => Some(Self::Csv),
+            _ => None,
+        }
+    }
 }
 
 /// Which blocks go.

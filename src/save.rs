@@ -465,6 +465,25 @@ pub fn check_text(path: &Path, input: &Input, output: Option<&Path>) -> Result<(
     check_folder(path)
 }
 
+/// Checks that [`text`] can write at `path`, where the caller knows what may be replaced.
+///
+/// # Errors
+/// What is wrong with the place.
+pub fn check_free(path: &Path) -> Result<()> {
+    let fail = || path.display().to_string();
+    ensure!(
+        path.file_name().is_some() && !ends_in_separator(path),
+        "{}: is not the name of a file",
+        fail()
+    );
+    match std::fs::metadata(path) {
+        Ok(kind) if kind.is_dir() => bail!("{}: is a folder, expected the name of a file", fail()),
+        // A pipe or device.
+        Ok(kind) if !kind.is_file() => Ok(()),
+        _ => check_folder(path),
+    }
+}
+
 /// Checks that a file can be made in the folder of `path`.
 fn check_folder(path: &Path) -> Result<()> {
     let fail = || path.display().to_string();

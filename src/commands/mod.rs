@@ -7,6 +7,8 @@ pub mod generate;
 
 mod measured;
 
+pub mod report;
+
 pub mod score;
 
 pub mod shorten;
