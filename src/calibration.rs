@@ -144,6 +144,26 @@ impl CalibrationSet {
         })
     }
 
+    /// What lies behind the first `n_windows`, or `None` if fewer than `least` windows do. The fingerprint is that of the
+    /// tokens that are left: their text is no whole one.
+    #[must_use]
+    pub fn behind(&self, n_windows: usize, least: usize) -> Option<Self> {
+        let left = self.tokens.get(n_windows.checked_mul(self.window)?..)?;
+        if left.len() < least.max(1).checked_mul(self.window)? {
+            return None;
+        }
+        let mut hasher = blake3::Hasher::new();
+        for token in left {
+            hasher.update(&token.to_le_bytes());
+        }
+        Some(Self {
+            source: self.source.clone(),
+            blake3: hasher.finalize(),
+            tokens: left.to_vec(),
+            ..*self
+        })
+    }
+
     /// The windows, in order.
     pub fn windows(&self) -> impl ExactSizeIterator<Item = &[Token]> {
         self.tokens.chunks_exact(self.window)

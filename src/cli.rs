@@ -132,6 +132,11 @@ pub struct ShortenArgs {
     #[arg(long, num_args = 2, value_names = ["IN", "OUT"])]
     pub imatrix: Option<Vec<PathBuf>>,
 
+    /// Also write a model card, ready to publish with the output: measures quality and speed of output and input, on the
+    /// text behind what chose the blocks
+    #[arg(long, value_name = "FILE.md", conflicts_with = "dry_run")]
+    pub card: Option<PathBuf>,
+
     /// Overwrite the output if it exists
     #[arg(long)]
     pub force: bool,

@@ -88,6 +88,12 @@ impl Staged {
         self.temporary.as_file()
     }
 
+    /// Where it is.
+    #[must_use]
+    pub fn temporary(&self) -> &Path {
+        self.temporary.path()
+    }
+
     /// Where it will go.
     #[must_use]
     pub fn path(&self) -> &Path {

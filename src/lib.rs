@@ -91,6 +91,8 @@ pub mod saved;
 
 pub mod pages;
 
+pub mod card;
+
 pub mod progress;
 
 pub mod error;

@@ -296,6 +296,8 @@ pub struct Shorten {
     pub splitting: Splitting,
     /// An importance matrix that is renumbered too, and where it goes.
     pub imatrix: Option<(PathBuf, PathBuf)>,
+    /// A model card, and where it goes.
+    pub card: Option<PathBuf>,
     /// Overwrite the output.
     pub force: bool,
     /// Write nothing.
@@ -369,6 +371,7 @@ impl Shorten {
                 Some([from, to]) => Some((from.clone(), to.clone())),
                 _ => None,
             },
+            card: args.card.clone(),
             force: args.force,
             dry_run: args.dry_run,
             calibration: Calibration::new(&args.calibration)?,

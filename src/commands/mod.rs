@@ -1,6 +1,8 @@
 //! One file per command: each loads, computes, prints. The only modules, with `llama`, `evaluator`, `input`, `commit`, `save`,
 //! `beside` and `oracle`, that do I/O.
 
+mod card;
+
 pub mod eval;
 
 pub mod generate;

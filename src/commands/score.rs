@@ -57,6 +57,7 @@ pub fn run(args: &ScoreArgs) -> Result<()> {
             cosine: pairs.cosine(),
         }),
         output: None,
+        evaluation: None,
     };
     print(&report, &printing)
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::card::CardFile;
 use super::measured::{self, Request};
 use super::{arguments, calibrate, check_json, print};
 use crate::beside::{ImatrixFile, stale};
@@ -26,7 +27,7 @@ use crate::report::{
     CalibrationReport, ImatrixReport, ModelReport, OutputReport, PartReport, Report, SearchReport,
     block_list, block_rows,
 };
-use crate::save::{Naming, Target, Written};
+use crate::save::{Naming, Target, Tell, Unplaced, Written};
 
 /// Runs the command.
 ///
@@ -48,6 +49,10 @@ pub fn run(options: &Shorten) -> Result<()> {
     if let (Some(target), Some(json)) = (&target, &options.printing.json) {
         check_apart(target, json)?;
     }
+    let card = match (&options.card, &target) {
+        (Some(path), Some(target)) => Some(CardFile::new(path, &input, target, options)?),
+        _ => None,
+    };
     let imatrix_file = open_imatrix(&input, target.as_ref(), options)?;
     let imatrix = imatrix_file
         .as_ref()
@@ -87,10 +92,34 @@ pub fn run(options: &Shorten) -> Result<()> {
         }
     }
     let mut blake3 = None;
+    let mut evaluation = None;
     let (plan, files, seconds) = match &target {
         Some(target) => {
-            let (plan, files, seconds) =
-                write(target, beside, &input, &model, &plan, &options.printing)?;
+            let mut telling = 0.0;
+            let mut tell = |plan: &Plan<'_>, files: &[Unplaced<'_>]| {
+                let Some(card) = &card else {
+                    return Ok(Vec::new());
+                };
+                let start = Instant::now();
+                let n_windows = selection
+                    .calibration
+                    .as_ref()
+                    .map_or(0, |text| text.windows);
+                let (staged, found) =
+                    card.write((&input, &model), plan, files, n_windows, options)?;
+                evaluation = found;
+                telling = start.elapsed().as_secs_f64();
+                Ok(vec![staged])
+            };
+            let (plan, files, seconds) = write(
+                target,
+                beside,
+                &mut tell,
+                (&input, &model),
+                &plan,
+                &options.printing,
+            )?;
+            let seconds = seconds - telling;
             // Read again only for those who ask.
             if options.printing.json.is_some() {
                 blake3 = Some(Input::open(&files[0].path)?.blake3().to_hex().to_string());
@@ -173,6 +202,7 @@ pub fn run(options: &Shorten) -> Result<()> {
             imatrix: imatrix_report,
             changes: plan.changes,
         }),
+        evaluation,
     };
     print(&report, &options.printing)
 }
@@ -475,14 +505,16 @@ fn planned_files(
 fn write<'a>(
     target: &Target,
     beside: Vec<Staged>,
-    input: &Input,
-    model: &Model<'a>,
+    tell: &mut Tell<'_, 'a>,
+    (input, model): (&Input, &Model<'a>),
     plan: &dyn Fn(blake3::Hash) -> Result<Plan<'a>>,
     printing: &Printing,
 ) -> Result<(Plan<'a>, Vec<Written>, f64)> {
     let bar = progress::bar("writing", Unit::Bytes, model.n_bytes(), printing.quiet);
     let start = Instant::now();
-    let result = target.save_with(beside, input, model, plan, &mut |n_bytes| bar.inc(n_bytes));
+    let result = target.save_and_tell(beside, tell, input, model, plan, &mut |n_bytes| {
+        bar.inc(n_bytes);
+    });
     bar.finish_and_clear();
     let (plan, files) = result?;
     Ok((plan, files, start.elapsed().as_secs_f64()))

@@ -105,6 +105,8 @@ impl Axis {
         if !(low.is_finite() && high.is_finite()) || low > high {
             (low, high) = (0.0, 1.0);
         }
+        // So that no difference of two of them is beyond all numbers.
+        (low, high) = (low.clamp(-1e300, 1e300), high.clamp(-1e300, 1e300));
         match scale {
             Scale::Log => {
                 (low, high) = (low / 1.25, high * 1.25);
@@ -566,4 +568,73 @@ fn dot(
 /// Text that XML can hold.
 fn printable(text: &str) -> String {
     text.replace(super::escape::is_unprintable, "\u{fffd}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn axes_hold_their_values_and_have_ticks_inside() {
+        let extremes = [
+            0.0,
+            -0.0,
+            1.0,
+            -3.0,
+            0.026,
+            0.98,
+            21.5,
+            1e-310,
+            1e-9,
+            1e9,
+            1e308,
+            -1e308,
+            f64::MAX,
+        ];
+        for a in extremes {
+            for b in extremes {
+                let values = [a, b];
+                for from_zero in [false, true] {
+                    let scale = Scale::of(values.into_iter());
+                    let axis = Axis::fit("x", scale, values.into_iter(), from_zero);
+                    let (low, high) = axis.range;
+                    assert!(
+                        low < high && low.is_finite() && high.is_finite(),
+                        "{a} {b}: {axis:?}"
+                    );
+                    assert!((1..=20).contains(&axis.ticks.len()), "{a} {b}: {axis:?}");
+                    for (value, _) in &axis.ticks {
+                        let share = axis.share(*value);
+                        assert!(
+                            (-1e-9..=1.0 + 1e-9).contains(&share),
+                            "{a} {b}: {value} in {axis:?}"
+                        );
+                    }
+                    for value in values.iter().filter(|value| value.abs() < 1e300) {
+                        assert!((low..=high).contains(value), "{value} in {axis:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn ticks_are_round_numbers() {
+        let ticks = |axis: Axis| {
+            axis.ticks
+                .into_iter()
+                .map(|tick| tick.1)
+                .collect::<Vec<_>>()
+        };
+        let fit = |values: &[f64]| {
+            let values = values.iter().copied();
+            ticks(Axis::fit("", Scale::of(values.clone()), values, true))
+        };
+        assert_eq!(fit(&[3.0, 9.7]), ["0", "2", "4", "6", "8", "10"]);
+        assert_eq!(fit(&[0.2, 0.31]), ["0", "0.1", "0.2", "0.3", "0.4"]);
+        assert_eq!(fit(&[0.02, 0.9]), ["0.03", "0.1", "0.3", "1"]);
+        assert_eq!(ticks(Axis::numbers("", 3, 10)), ["0", "1", "2"]);
+        assert_eq!(ticks(Axis::numbers("", 100, 10)).len(), 10);
+        assert_eq!(ticks(Axis::numbers("", 512, 10)).len(), 6);
+    }
 }

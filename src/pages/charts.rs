@@ -253,18 +253,21 @@ fn cividis(share: f64) -> RGBColor {
 /// A figure that is shown over the number of removed blocks.
 struct Figure {
     name: &'static str,
+    title: &'static str,
     label: &'static str,
     of: fn(&Quality) -> (Option<f64>, Option<f64>),
 }
 
 const PERPLEXITY: Figure = Figure {
     name: "perplexity",
+    title: "Perplexity",
     label: "perplexity",
     of: |quality| (quality.perplexity, quality.perplexity_stderr),
 };
 
 const DIVERGENCE: Figure = Figure {
     name: "divergence",
+    title: "KL divergence",
     label: "KL divergence",
     of: |quality| (quality.kl, quality.kl_stderr),
 };
@@ -334,7 +337,7 @@ fn over_removed(section: &Section, points: &[&Point], figure: &Figure) -> Option
     }
     Some(Chart {
         name: figure.name,
-        title: format!("{} of {} over removed blocks", figure.label, section.name()),
+        title: format!("{} of {} over removed blocks", figure.title, section.name()),
         description: format!(
             "{} models, from 0 to {most} blocks removed. Scored on {}.",
             found.len(),

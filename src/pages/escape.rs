@@ -1,7 +1,8 @@
 //! Text of files, which may be anything, inside of other languages.
 
 /// Whether XML has no place for a character, or a reader would see something else than what is written.
-pub(super) fn is_unprintable(c: char) -> bool {
+#[must_use]
+pub fn is_unprintable(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{fffe}' | '\u{ffff}')
         // They turn the order of what follows.

@@ -20,18 +20,19 @@ const PAGE_STYLE: &str = r"
 :root{color-scheme:light dark;--back:#FFFFFF;--raised:#F6F8FA}
 @media (prefers-color-scheme:dark){:root{--back:#0F1419;--raised:#171D24}}
 *{box-sizing:border-box}
-body{margin:0 auto;max-width:1180px;padding:1.5rem 1rem 4rem;background:var(--back);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
+body{margin:0 auto;max-width:1320px;padding:1.5rem 1rem 4rem;background:var(--back);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
 h1{font-size:1.7rem;margin:.2rem 0}h2{font-size:1.35rem;margin:2.5rem 0 .5rem;border-top:1px solid var(--grid);padding-top:1.2rem;overflow-wrap:anywhere}
 h3{font-size:1.05rem;margin:1.5rem 0 .3rem;overflow-wrap:anywhere}p{margin:.4rem 0;overflow-wrap:anywhere}.muted{color:var(--muted)}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:.86rem;font-variant-numeric:tabular-nums}
-th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid var(--grid);white-space:nowrap}
-th{font-weight:600;color:var(--muted)}td.t,th.t{text-align:left}td.n{white-space:normal;overflow-wrap:anywhere;min-width:11rem;max-width:22rem}
+th,td{padding:.25rem .5rem;text-align:right;border-bottom:1px solid var(--grid);white-space:nowrap}
+th{font-weight:600;color:var(--muted)}td.t,th.t{text-align:left}td.n{white-space:normal;overflow-wrap:anywhere;min-width:8rem;max-width:18rem}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,520px),1fr));gap:0 2rem}.charts>div{min-width:0}
 tr.p td{font-weight:600}tr.r td{color:var(--removed)}
 figure{margin:1rem 0;overflow-x:auto}figcaption{font-weight:600;overflow-wrap:anywhere}svg.chart{display:block;max-width:100%;height:auto}
 pre{background:var(--raised);padding:.6rem .8rem;overflow-x:auto;white-space:pre-wrap;overflow-wrap:anywhere;font-size:.84rem;margin:.4rem 0}
 code{font-family:ui-monospace,monospace}details{margin:.4rem 0}summary{cursor:pointer;color:var(--muted)}
 a{color:inherit}nav ul{columns:22rem;padding-left:1.2rem}.bad{color:var(--removed);font-weight:600}
-@media print{:root{--back:#FFFFFF;--raised:#F6F8FA}body{max-width:none;padding:0;font-size:10pt}figure,tr,pre{break-inside:avoid}h2,h3,figcaption{break-after:avoid}
+@media print{:root{--back:#FFFFFF;--raised:#F6F8FA}body{max-width:none;padding:0;font-size:10pt}figure,tr,pre,.charts>div{break-inside:avoid}h2,h3,figcaption{break-after:avoid}
 nav,details{display:none}.wide,figure{overflow:visible}table{font-size:7pt}th,td{padding:.1rem .25rem}th,td,td.n{white-space:normal;min-width:0}}
 ";
 
@@ -129,7 +130,6 @@ fn all(html: &mut String, rows: &[Row]) {
     for (head, is_text) in [
         ("model", true),
         ("", true),
-        ("architecture", true),
         ("blocks", false),
         ("removed", true),
         ("size", false),
@@ -140,13 +140,22 @@ fn all(html: &mut String, rows: &[Row]) {
         ("prompt t/s", false),
         ("decode t/s", false),
         ("verified", true),
-        ("scored on", true),
+        ("text", true),
     ] {
         let class = if is_text { " class=\"t\"" } else { "" };
         let _ = write!(html, "<th{class} scope=\"col\">{head}</th>");
     }
     html.push_str("</tr>\n");
+    let mut texts: Vec<&str> = Vec::new();
     for row in rows {
+        let text = match texts.iter().position(|text| *text == row.text) {
+            _ if row.text.is_empty() => String::new(),
+            Some(at) => (at + 1).to_string(),
+            None => {
+                texts.push(&row.text);
+                texts.len().to_string()
+            }
+        };
         let (model, quality) = (&row.model, &row.quality);
         let class = if row.kind == "parent" {
             " class=\"p\""
@@ -161,6 +170,12 @@ fn all(html: &mut String, rows: &[Row]) {
         if let Some(error) = &row.error {
             let _ = write!(name, " <span class=\"bad\">{}</span>", markup(error));
         }
+        let kind = match &model.architecture {
+            Some(architecture) if row.kind == "parent" => {
+                format!("parent, {}", markup(architecture))
+            }
+            _ => row.kind.to_owned(),
+        };
         let removed = match (row.removed.as_str(), row.method.as_str()) {
             ("", _) => String::new(),
             (removed, "" | "blocks") => removed.to_owned(),
@@ -168,8 +183,7 @@ fn all(html: &mut String, rows: &[Row]) {
         };
         let cells = [
             (name, "t n"),
-            (row.kind.to_owned(), "t"),
-            (markup(model.architecture.as_deref().unwrap_or("")), "t"),
+            (kind, "t"),
             (model.n_blocks.map_or(String::new(), |n| n.to_string()), ""),
             (markup(&removed), "t n"),
             (
@@ -193,7 +207,7 @@ fn all(html: &mut String, rows: &[Row]) {
                     .to_owned(),
                 "t",
             ),
-            (markup(&row.text), "t n"),
+            (text, "t"),
         ];
         for (cell, class) in cells {
             let class = match class {
@@ -205,6 +219,17 @@ fn all(html: &mut String, rows: &[Row]) {
         html.push_str("</tr>\n");
     }
     html.push_str("</table></div>\n");
+    if !texts.is_empty() {
+        let texts = texts.iter().enumerate();
+        let texts: Vec<_> = texts
+            .map(|(i, text)| format!("{}: {text}", i + 1))
+            .collect();
+        let _ = writeln!(
+            html,
+            "<p class=\"muted\">Texts: {}.</p>",
+            markup(&texts.join("; "))
+        );
+    }
 }
 
 /// A number with its standard error, if there are any.
@@ -257,7 +282,9 @@ fn of_model(html: &mut String, number: usize, section: &Section) -> Result<()> {
     }
     let of_scores = ["influence", "cosine"];
     let measured = of_section(section).into_iter();
+    html.push_str("<div class=\"charts\">\n");
     for chart in measured.filter(|chart| !of_scores.contains(&chart.name)) {
+        html.push_str("<div>\n");
         let svg = chart.svg(&id())?;
         figure(html, &chart.title, &svg);
         let _ = writeln!(
@@ -265,7 +292,9 @@ fn of_model(html: &mut String, number: usize, section: &Section) -> Result<()> {
             "<p class=\"muted\">{}</p>",
             markup(&chart.description)
         );
+        html.push_str("</div>\n");
     }
+    html.push_str("</div>\n");
     tasks(html, section);
     reproduce(html, section);
     html.push_str("</section>\n");

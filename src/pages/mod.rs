@@ -316,6 +316,8 @@ impl Section {
         let quality = Quality {
             perplexity: of_child.parent_perplexity,
             perplexity_stderr: of_child.parent_perplexity_stderr,
+            prompt: of_child.parent_speed.0,
+            decode: of_child.parent_speed.1,
             ..Quality::default()
         };
         let point = Point {

@@ -57,6 +57,8 @@ pub struct EvalReport {
     pub multiple_choice: Option<AccuracyReport>,
     /// How fast the model is.
     pub tokens_per_second: SpeedReport,
+    /// How fast the parent is; null unless that was measured beside it.
+    pub parent_tokens_per_second: Option<SpeedReport>,
 }
 
 /// `KL(parent || model)` in nats, over tokens.
@@ -150,10 +152,17 @@ impl EvalReport {
             probability_change: divergence.map(ChangeReport::new),
             hellaswag: None,
             multiple_choice: None,
-            tokens_per_second: SpeedReport {
-                prompt: speed.prompt,
-                decode: speed.decode,
-            },
+            tokens_per_second: speed.into(),
+            parent_tokens_per_second: None,
+        }
+    }
+}
+
+impl From<Speed> for SpeedReport {
+    fn from(speed: Speed) -> Self {
+        Self {
+            prompt: speed.prompt,
+            decode: speed.decode,
         }
     }
 }

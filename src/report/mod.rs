@@ -6,6 +6,7 @@ pub mod verification;
 
 pub mod evaluation;
 
+use evaluation::EvalReport;
 use serde::Serialize;
 
 use crate::calibration::{CalibrationSet, Source};
@@ -46,6 +47,8 @@ pub struct Report {
     /// What was written; of a command that writes nothing, not there at all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output: Option<OutputReport>,
+    /// What was measured of the output for its card; null without one, or where it could not be measured.
+    pub evaluation: Option<EvalReport>,
 }
 
 /// The input.

@@ -88,7 +88,9 @@ impl<'v> Fields<'v> {
     /// The objects of a list.
     pub(super) fn objects(&self, key: &str) -> Result<Vec<Self>> {
         let list = self.list(key)?.map_or(&[][..], Vec::as_slice);
-        let object = |(i, value)| Self::named(value, format!("entry {i} of {}", self.name(key)));
+        let list_name = self.name(key);
+        let list_name = list_name.trim_matches('\'');
+        let object = |(i, value)| Self::named(value, format!("'{list_name}[{i}]'"));
         list.iter().enumerate().map(object).collect()
     }
 

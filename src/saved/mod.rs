@@ -129,6 +129,8 @@ pub struct Quality {
     pub prompt: Option<f64>,
     /// Tokens per second, one after another.
     pub decode: Option<f64>,
+    /// The same two of the parent.
+    pub parent_speed: (Option<f64>, Option<f64>),
 }
 
 /// A result of `eval`.
@@ -362,6 +364,9 @@ fn quality(fields: &Fields<'_>) -> Result<Quality> {
     if let Some(speed) = fields.object("tokens_per_second")? {
         quality.prompt = speed.number("prompt")?;
         quality.decode = speed.number("decode")?;
+    }
+    if let Some(speed) = fields.object("parent_tokens_per_second")? {
+        quality.parent_speed = (speed.number("prompt")?, speed.number("decode")?);
     }
     Ok(quality)
 }

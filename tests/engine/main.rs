@@ -7,6 +7,7 @@
 
 mod architectures;
 mod attention;
+mod card;
 mod counts;
 mod eval;
 mod halves;
