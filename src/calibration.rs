@@ -264,6 +264,19 @@ mod tests {
     }
 
     #[test]
+    fn what_lies_behind_has_a_fingerprint_of_its_own() {
+        let set = CalibrationSet::new(&texts(&["abcdefgh"]), cut(2, 8), &bytes).unwrap();
+        let behind = set.behind(1, 2).unwrap();
+        assert_eq!(windows(&behind), ["cd", "ef", "gh"]);
+        assert_ne!(behind.blake3, set.blake3);
+        assert_ne!(behind.blake3, set.behind(2, 2).unwrap().blake3);
+        assert!(
+            set.behind(3, 2).is_none() && set.behind(4, 1).is_none() && set.behind(9, 0).is_none()
+        );
+        assert!(set.behind(usize::MAX, 1).is_none());
+    }
+
+    #[test]
     fn several_texts_take_turns() {
         let set = CalibrationSet::new(&texts(&["abcdef", "xy", "uv"]), cut(2, 10), &bytes).unwrap();
         assert_eq!(windows(&set), ["ab", "xy", "uv", "cd", "ef"]);

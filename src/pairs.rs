@@ -71,7 +71,7 @@ fn at(i: usize, j: usize) -> usize {
 /// The inverse of [`at`].
 fn pair(index: usize) -> (usize, usize) {
     // The largest j with j (j - 1) / 2 <= index.
-    let j = ((8 * index + 1).isqrt() + 1) / 2;
+    let j = (8 * index + 1).isqrt().div_ceil(2);
     (index - at(0, j), j)
 }
 
@@ -191,8 +191,8 @@ mod tests {
             0 => &recorded.windows[window][0].1,
             _ => &recorded.windows[window][2 * position].1,
         };
-        for i in 0..=n_blocks {
-            for j in 0..=n_blocks {
+        for (i, row) in cosine.iter().enumerate() {
+            for (j, found) in row.iter().enumerate() {
                 let (mut sum, mut n) = (0.0, 0.0);
                 for window in 0..3 {
                     let (x, y) = (state(window, i), state(window, j));
@@ -208,7 +208,7 @@ mod tests {
                         n += 1.0;
                     }
                 }
-                let found = cosine[i][j].unwrap();
+                let found = found.unwrap();
                 assert!((found - sum / n).abs() < 1e-12, "{i} {j}: {found}");
             }
         }

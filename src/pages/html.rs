@@ -6,8 +6,9 @@ use anyhow::Result;
 use indicatif::{DecimalBytes, HumanCount};
 
 use super::chart::STYLE;
-use super::charts::{fate, heat_map, influence, of_section};
+use super::charts::{fate, influence, of_section};
 use super::escape::{command, markup};
+use super::heat_map::heat_map;
 use super::table::{Row, rows};
 use super::{Collection, Section, name};
 use crate::report::block_list;

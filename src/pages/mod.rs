@@ -3,9 +3,15 @@
 //! Results of one parent make a [`Section`]: its scores, what was measured of it and of the files made from it. Everything is
 //! in the order in which the results were given, and the same results give the same bytes.
 
+pub mod axis;
+
 pub mod chart;
 
 pub mod charts;
+
+mod frontier;
+
+mod heat_map;
 
 pub mod csv;
 

@@ -125,7 +125,7 @@ fn of_section(number: usize, section: &Section) -> Vec<Row> {
             },
             removed: match (point.removed.is_empty(), section.n_removed(point)) {
                 (false, _) => block_list(&point.removed),
-                (true, Some(n)) if n > 0 => format!("{n} blocks"),
+                (true, Some(n)) if n > 0 => super::html::plural(n, "block"),
                 _ => String::new(),
             },
             ..row(&point.model)

@@ -105,7 +105,7 @@ fn figures_of_a_card_are_those_of_eval() {
     let split = run(
         dir,
         &format!(
-            "m.gguf --blocks 1,3 -o s.gguf --split-max-size 30k --card card.md --force {text}"
+            "m.gguf --blocks 1,3 -o s.gguf --split-max-size 4M -q --card card.md --force {text}"
         ),
     );
     assert!(split["output"]["parts"].as_array().unwrap().len() > 1);

@@ -59,8 +59,8 @@ fn cosines_of_all_positions_equal_those_of_the_recorded_states() {
 
         let cosine = json["pairs"]["cosine"].as_array().unwrap();
         assert_eq!(cosine.len(), n_blocks + 1);
-        for i in 0..=n_blocks {
-            let row = cosine[i].as_array().unwrap();
+        for (i, row) in cosine.iter().enumerate() {
+            let row = row.as_array().unwrap();
             assert_eq!(row.len(), n_blocks + 1);
             for (j, found) in row.iter().enumerate() {
                 let expected = mean_cosine(&recorded, i, j);
