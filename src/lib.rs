@@ -10,6 +10,8 @@
 //! tasks -> Task -> Accuracy ----------------------------------------------------------------------------> Report
 //! Importance, Plan -> Report -> table, JSON
 //! output, parent -> verify (bytes), oracle (logits) -> Report
+//! JSON of Reports -> Saved -> Collection -> pages (HTML, SVG, Markdown, CSV)
+//! metadata, Plan, Report of an evaluation -> Card
 //! ```
 //!
 //! Each type is made once, by a function of the types before it, and not changed afterwards. Only `commands`, `input`,

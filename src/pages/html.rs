@@ -24,9 +24,9 @@ const PAGE_STYLE: &str = r"
 body{margin:0 auto;max-width:1320px;padding:1.5rem 1rem 4rem;background:var(--back);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
 h1{font-size:1.7rem;margin:.2rem 0}h2{font-size:1.35rem;margin:2.5rem 0 .5rem;border-top:1px solid var(--grid);padding-top:1.2rem;overflow-wrap:anywhere}
 h3{font-size:1.05rem;margin:1.5rem 0 .3rem;overflow-wrap:anywhere}p{margin:.4rem 0;overflow-wrap:anywhere}.muted{color:var(--muted)}
-.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.86rem;font-variant-numeric:tabular-nums}
-th,td{padding:.25rem .5rem;text-align:right;border-bottom:1px solid var(--grid);white-space:nowrap}
-th{font-weight:600;color:var(--muted)}td.t,th.t{text-align:left}td.n{white-space:normal;overflow-wrap:anywhere;min-width:8rem;max-width:18rem}
+.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.82rem;font-variant-numeric:tabular-nums}
+th,td{padding:.25rem .4rem;text-align:right;border-bottom:1px solid var(--grid);white-space:nowrap}
+th{font-weight:600;color:var(--muted);white-space:normal;vertical-align:bottom}td.t,th.t{text-align:left}td.n{white-space:normal;overflow-wrap:anywhere;min-width:8rem;max-width:18rem}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,520px),1fr));gap:0 2rem}.charts>div{min-width:0}
 tr.p td{font-weight:600}tr.r td{color:var(--removed)}
 figure{margin:1rem 0;overflow-x:auto}figcaption{font-weight:600;overflow-wrap:anywhere}svg.chart{display:block;max-width:100%;height:auto}
