@@ -7,7 +7,7 @@ use ggml::FileType;
 
 use crate::batch::flags::Flags;
 use crate::batch::share::Task;
-use crate::options::{BlockList, ByteSize, DropList, HealArg};
+use crate::options::{BlockList, ByteSize, DropList, HealArg, PageFormat};
 use crate::plan::{Budget, Method};
 use crate::search::Objective;
 use crate::search::goal::{KlLimit, PerplexityLimit};
@@ -56,6 +56,8 @@ pub enum Command {
     Compare(CompareArgs),
     /// Shorten many models in one run that can be stopped and gone on with
     Batch(BatchArgs),
+    /// Show saved results on one page, with charts and tables
+    Report(ReportArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -140,6 +142,11 @@ pub struct ShortenArgs {
     #[arg(long, num_args = 2, value_names = ["IN", "OUT"])]
     pub imatrix: Option<Vec<PathBuf>>,
 
+    /// Also write a model card, ready to publish with the output: measures quality and speed of output and input, on the
+    /// text behind what chose the blocks
+    #[arg(long, value_name = "FILE.md", conflicts_with = "dry_run")]
+    pub card: Option<PathBuf>,
+
     /// Overwrite the output if it exists
     #[arg(long)]
     pub force: bool,
@@ -216,6 +223,10 @@ pub struct ScoreArgs {
     /// Score attention and feed-forward network of every block apart, too
     #[arg(long)]
     pub sub_blocks: bool,
+
+    /// Also measure how alike the hidden states between any two blocks are, for `report`'s heat map
+    #[arg(long)]
+    pub pairs: bool,
 
     /// Calibration.
     #[command(flatten)]
@@ -412,6 +423,26 @@ pub struct BatchArgs {
     /// Output.
     #[command(flatten)]
     pub common: CommonArgs,
+}
+
+/// Arguments of `report`.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Saved results: what --json wrote, of any commands, and the lines of a batch; @FILE is a list of such files, one a line
+    #[arg(required = true, value_name = "RESULT")]
+    pub results: Vec<PathBuf>,
+
+    /// Where the page goes; - is stdout; for svg a file for all charts, or a folder for a file of each
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+
+    /// What it is written as [default: what the name of FILE ends in, else html]
+    #[arg(long, value_enum)]
+    pub format: Option<PageFormat>,
+
+    /// No notes
+    #[arg(short, long)]
+    pub quiet: bool,
 }
 
 /// The text that is scored.

@@ -118,9 +118,9 @@ impl Staged {
         self.temporary.as_file()
     }
 
-    /// Where it is now.
-    #[cfg(not(target_os = "linux"))]
-    pub(crate) fn temporary_path(&self) -> &Path {
+    /// Where it is.
+    #[must_use]
+    pub fn temporary(&self) -> &Path {
         self.temporary.path()
     }
 

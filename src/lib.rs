@@ -11,6 +11,8 @@
 //! tasks -> Task -> Accuracy ----------------------------------------------------------------------------> Report
 //! Importance, Plan -> Report -> table, JSON
 //! output, parent -> verify (bytes), oracle (logits) -> Report
+//! JSON of Reports -> Saved -> Collection -> pages (HTML, SVG, Markdown, CSV)
+//! metadata, Plan, Report of an evaluation -> Card
 //! ```
 //!
 //! Each type is made once, by a function of the types before it, and not changed afterwards. Only `commands`, `input`,
@@ -74,6 +76,8 @@ pub mod tasks;
 
 pub mod angular;
 
+pub mod pairs;
+
 pub mod segment;
 
 pub mod search;
@@ -99,6 +103,12 @@ pub mod oracle;
 pub mod batch;
 
 pub mod report;
+
+pub mod saved;
+
+pub mod pages;
+
+pub mod card;
 
 pub mod progress;
 

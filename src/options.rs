@@ -4,7 +4,7 @@ mod compare;
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Result, bail};
@@ -139,6 +139,34 @@ impl FromStr for ByteSize {
 pub enum HealArg {
     /// Nothing: the output computes exactly the input without the removed blocks
     None,
+}
+
+/// What a page of results is written as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum PageFormat {
+    /// One page with charts and tables that fetches nothing
+    Html,
+    /// The charts alone
+    Svg,
+    /// Tables as Markdown
+    Md,
+    /// The table of all models, with all digits
+    Csv,
+}
+
+impl PageFormat {
+    /// That of a file with this name.
+    #[must_use]
+    pub fn of(path: &Path) -> Option<Self> {
+        let ending = path.extension()?.to_str()?.to_ascii_lowercase();
+        match ending.as_str() {
+            "html" | "htm" => Some(Self::Html),
+            "svg" => Some(Self::Svg),
+            "md" | "markdown" => Some(Self::Md),
+            "csv" => Some(Self::Csv),
+            _ => None,
+        }
+    }
 }
 
 /// Which blocks go.
@@ -305,6 +333,8 @@ pub struct Shorten {
     pub splitting: Splitting,
     /// An importance matrix that is renumbered too, and where it goes.
     pub imatrix: Option<(PathBuf, PathBuf)>,
+    /// A model card, and where it goes.
+    pub card: Option<PathBuf>,
     /// Overwrite the output.
     pub force: bool,
     /// Bytes that stay free on the output's disk.
@@ -394,6 +424,7 @@ impl Shorten {
                 Some([from, to]) => Some((from.clone(), to.clone())),
                 _ => None,
             },
+            card: args.card.clone(),
             force: args.force,
             min_free: args.min_free.map_or(0, |ByteSize(n_bytes)| n_bytes),
             dry_run: args.dry_run,

@@ -44,6 +44,18 @@ pub struct Written {
     pub n_bytes: u64,
 }
 
+/// A finished file that is not in its place yet.
+#[derive(Clone, Copy, Debug)]
+pub struct Unplaced<'f> {
+    /// Where it is.
+    pub now: &'f Path,
+    /// Where it will be.
+    pub path: &'f Path,
+}
+
+/// Makes files that tell of the output from its plan and its finished files.
+pub type Tell<'t, 'a> = dyn FnMut(&Plan<'a>, &[Unplaced<'_>]) -> Result<Vec<Staged>> + 't;
+
 impl Naming {
     /// Of an output that the user wants at `path`: of one that is cut into parts this is the prefix of their names, with
     /// `.gguf` behind it or without, or the name of one of them.
@@ -176,13 +188,38 @@ impl Target {
         plan: &dyn Fn(blake3::Hash) -> Result<Plan<'a>>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<(Plan<'a>, Vec<Written>)> {
-        self.try_save(beside, input, model, plan, progress)
+        self.save_and_tell(
+            beside,
+            &mut |_, _| Ok(Vec::new()),
+            input,
+            model,
+            plan,
+            progress,
+        )
+    }
+
+    /// As [`Target::save_with`]; `tell` sees the finished files before they get to their places, and makes files that tell of
+    /// them, which get to theirs together with them.
+    ///
+    /// # Errors
+    /// As [`Target::save`], and those of `tell`.
+    pub fn save_and_tell<'a>(
+        &self,
+        beside: Vec<Staged>,
+        tell: &mut Tell<'_, 'a>,
+        input: &Input,
+        model: &Model<'a>,
+        plan: &dyn Fn(blake3::Hash) -> Result<Plan<'a>>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(Plan<'a>, Vec<Written>)> {
+        self.try_save(beside, tell, input, model, plan, progress)
             .with_context(|| format!("{}: nothing was written", self.path().display()))
     }
 
     fn try_save<'a>(
         &self,
         beside: Vec<Staged>,
+        tell: &mut Tell<'_, 'a>,
         input: &Input,
         model: &Model<'a>,
         plan: &dyn Fn(blake3::Hash) -> Result<Plan<'a>>,
@@ -239,7 +276,16 @@ impl Target {
             progress(part.layout.data_start().0);
             staged.file().sync_all()?;
         }
+        let unplaced: Vec<Unplaced<'_>> = staged
+            .iter()
+            .map(|file| Unplaced {
+                now: file.temporary(),
+                path: file.path(),
+            })
+            .collect();
+        let telling = tell(&plan, &unplaced)?;
         staged.extend(beside);
+        staged.extend(telling);
         input.check_unchanged()?;
         commit(staged)?;
         let written = parts.into_iter().map(|(path, part)| Written {
@@ -508,6 +554,25 @@ pub fn check_text(path: &Path, input: &Input, output: Option<&Path>) -> Result<(
     });
     ensure!(!is_output, "{}: is the output itself", fail());
     check_folder(path)
+}
+
+/// Checks that [`text`] can write at `path`, where the caller knows what may be replaced.
+///
+/// # Errors
+/// What is wrong with the place.
+pub fn check_page(path: &Path) -> Result<()> {
+    let fail = || path.display().to_string();
+    ensure!(
+        path.file_name().is_some() && !ends_in_separator(path),
+        "{}: is not the name of a file",
+        fail()
+    );
+    match std::fs::metadata(path) {
+        Ok(kind) if kind.is_dir() => bail!("{}: is a folder, expected the name of a file", fail()),
+        // A pipe or device.
+        Ok(kind) if !kind.is_file() => Ok(()),
+        _ => check_folder(path),
+    }
 }
 
 /// Checks that a file can be made in the folder of `path`.

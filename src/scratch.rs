@@ -41,7 +41,7 @@ impl ScratchFile {
         let permissions = std::fs::metadata(folder)?.permissions();
         let file = Staged::new(&folder.join("scratch"), false, permissions)?;
         Ok(Self {
-            path: file.temporary_path().to_owned(),
+            path: file.temporary().to_owned(),
             _file: file,
         })
     }

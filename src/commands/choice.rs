@@ -73,6 +73,7 @@ pub(super) fn choose(
             &drops.calibration,
             printing,
             false,
+            None,
         )?;
         importance = Some(found.0);
         calibration = Some(found.1);

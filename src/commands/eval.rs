@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use ggml::{Backend, ModelOptions};
 
-use super::{check_json, cut, print_json, to_stdout};
+use super::{arguments, check_json, cut, print_json, to_stdout};
 use crate::calibration::{CalibrationSet, Texts};
 use crate::commit;
 use crate::evaluator::{self, LlamaLogits, Speed, vocabulary_difference};
@@ -83,6 +83,7 @@ pub fn run(options: &Eval) -> Result<()> {
         speed,
         options.text.threads,
     );
+    report.arguments = arguments();
     // Not needed for what is left.
     drop(parent_engine);
     let accuracy = |name, tasks: Option<(&Path, Vec<Task>)>| {
@@ -94,6 +95,64 @@ pub fn run(options: &Eval) -> Result<()> {
     report.hellaswag = accuracy("HellaSwag", hellaswag)?;
     report.multiple_choice = accuracy("multiple choice", multiple_choice)?;
     print(&report, printing)
+}
+
+/// Evaluates `output` and its `parent` on the text behind its first `n_windows`, which chose the blocks, or on those too where
+/// the text has no more; then the second value is true. Of both the speed is measured.
+///
+/// # Errors
+/// Whatever keeps either from being evaluated.
+pub(super) fn against_parent(
+    output: &Input,
+    parent: &Input,
+    n_windows: usize,
+    options: &Eval,
+) -> Result<(EvalReport, bool)> {
+    let models = (parse(output)?, parse(parent)?);
+    let texts = Texts::read(options.text.source.clone())?;
+    ggml::log::echo(options.printing.verbose);
+    let (engine, parent_engine) = (
+        load(output.path(), output.path(), model_options(&options.text))?,
+        load(parent.path(), parent.path(), model_options(&options.text))?,
+    );
+    let all = cut(&texts, &engine, &options.text)?;
+    let others = match n_windows {
+        0 => None,
+        n => all.behind(n, all.windows().len().div_ceil(4)),
+    };
+    let same_text = others.is_none() && n_windows > 0;
+    let set = others.unwrap_or(all);
+    check_window(&set, &engine)?;
+    let threads = rayon::ThreadPoolBuilder::new()
+        .num_threads(options.text.threads)
+        .build()?;
+    let sides = ((&engine, output.path()), Some((&parent_engine, parent)));
+    let (quality, speed, seconds) = threads.install(|| measure(sides, &set, options))?;
+    drop(engine);
+    let parent_speed = threads.install(|| {
+        LlamaLogits::new(
+            &parent_engine,
+            parent.path(),
+            set.window,
+            options.text.threads,
+        )?
+        .speed(set.windows())
+    })?;
+    let mut calibration = CalibrationReport::new(&set, seconds);
+    if n_windows > 0 && !same_text {
+        let n_tokens = n_windows * set.window;
+        calibration.source += &format!(" (behind its first {n_tokens} tokens)");
+    }
+    let mut report = EvalReport::new(
+        ModelReport::new(&models.0, output.path(), None),
+        Some(ModelReport::new(&models.1, parent.path(), None)),
+        calibration,
+        &quality,
+        speed,
+        options.text.threads,
+    );
+    report.parent_tokens_per_second = Some(parent_speed.into());
+    Ok((report, same_text))
 }
 
 /// Looks at the files as a model whose predictions mean something.

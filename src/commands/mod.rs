@@ -9,6 +9,8 @@ mod choice;
 
 pub mod compare;
 
+mod card;
+
 pub mod eval;
 
 pub mod generate;
@@ -22,6 +24,8 @@ mod runs;
 mod resume;
 
 mod tasked;
+
+pub mod report;
 
 pub mod score;
 
@@ -47,12 +51,14 @@ use crate::input::Input;
 use crate::llama::{self, Course, Halves, LlamaHiddenStates};
 use crate::model::Model;
 use crate::options::{Calibration, Printing};
+use crate::pairs::{Paired, Pairs};
 use crate::plan::Constraints;
 use crate::progress::{self, Unit};
 use crate::report::{CalibrationReport, Report, table};
 use crate::save;
 
-/// Measures the importance of every block of the model at `path`, with `sub_blocks` also of its two halves.
+/// Measures the importance of every block of the model at `path`, with `sub_blocks` also of its two halves, with `pairs` also
+/// how alike the hidden states of any two positions are.
 fn calibrate(
     model: &Model<'_>,
     constraints: &Constraints,
@@ -60,6 +66,7 @@ fn calibrate(
     options: &Calibration,
     printing: &Printing,
     sub_blocks: bool,
+    pairs: Option<&mut Pairs>,
 ) -> Result<(Importance, CalibrationReport)> {
     llama::check_ends(model).with_context(|| path.display().to_string())?;
     let halves = match sub_blocks {
@@ -74,6 +81,7 @@ fn calibrate(
         model,
         constraints.rules,
         halves,
+        pairs,
         &engine,
         &set,
         options,
@@ -149,10 +157,15 @@ fn cut(texts: &Texts, engine: &ggml::Model, options: &Calibration) -> Result<Cal
     )
 }
 
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one caller, which has them all apart"
+)]
 fn measure(
     model: &Model<'_>,
     rules: &Architecture,
     halves: Option<Halves>,
+    pairs: Option<&mut Pairs>,
     engine: &ggml::Model,
     set: &CalibrationSet,
     options: &Calibration,
@@ -175,9 +188,14 @@ fn measure(
         printing.quiet,
     );
     let start = Instant::now();
-    let importance = Importance::measure(&mut states, set.windows(), &mut |n_tokens| {
-        bar.inc(n_tokens as u64);
-    });
+    let mut progress = |n_tokens| bar.inc(n_tokens as u64);
+    let importance = match pairs {
+        None => Importance::measure(&mut states, set.windows(), &mut progress),
+        Some(pairs) => {
+            let mut states = Paired::new(&mut states, pairs);
+            Importance::measure(&mut states, set.windows(), &mut progress)
+        }
+    };
     bar.finish_and_clear();
     Ok((importance?, start.elapsed().as_secs_f64()))
 }
@@ -193,6 +211,14 @@ fn warn_of_zero_rows(importance: &Importance, printing: &Printing) {
             "gguf-shorten: note: {rows} hidden states of a token are all zeros and take no part in the scores"
         );
     }
+}
+
+/// The command line without the program's name, for a result that says how it was made.
+fn arguments() -> Vec<String> {
+    let arguments = std::env::args_os().skip(1);
+    arguments
+        .map(|argument| argument.to_string_lossy().into_owned())
+        .collect()
 }
 
 /// Prints a result: as a table, as JSON, or both.

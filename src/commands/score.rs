@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
 
-use super::{calibrate, check_json, print};
+use super::{arguments, calibrate, check_json, print};
 use crate::cli::ScoreArgs;
 use crate::input::Input;
 use crate::model::Model;
 use crate::options::{Calibration, Printing};
+use crate::pairs::Pairs;
 use crate::plan::{Constraints, Method};
-use crate::report::{ModelReport, Report, block_rows};
+use crate::report::{ModelReport, PairsReport, Report, block_rows};
 
 /// Runs the command.
 ///
@@ -24,6 +25,7 @@ pub fn run(args: &ScoreArgs) -> Result<()> {
     let at_path = || args.model.display().to_string();
     let model = Model::new(input.parse()?).with_context(at_path)?;
     let constraints = Constraints::of(&model).with_context(at_path)?;
+    let mut pairs = Pairs::default();
     let (importance, calibration) = calibrate(
         &model,
         &constraints,
@@ -31,11 +33,13 @@ pub fn run(args: &ScoreArgs) -> Result<()> {
         &options,
         &printing,
         args.sub_blocks,
+        args.pairs.then_some(&mut pairs),
     )?;
     let blake3 = printing.json.is_some().then(|| input.blake3());
     let report = Report {
         gguf_shorten: env!("CARGO_PKG_VERSION"),
         llama_cpp: ggml::backend::llama_cpp_version(),
+        arguments: arguments(),
         model: ModelReport::new(&model, input.path(), blake3),
         calibration: Some(calibration),
         method: Method::Bi.to_string(),
@@ -50,7 +54,11 @@ pub fn run(args: &ScoreArgs) -> Result<()> {
         removed: Vec::new(),
         attention_removed: Vec::new(),
         attention_method: None,
+        pairs: args.pairs.then(|| PairsReport {
+            cosine: pairs.cosine(),
+        }),
         output: None,
+        evaluation: None,
     };
     print(&report, &printing)
 }

@@ -6,9 +6,10 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::card::CardFile;
 use super::measured::{self, Request, Target as Wanted};
 use super::resume::close_journal;
-use super::{calibrate, check_json, eval, goal, print};
+use super::{arguments, calibrate, check_json, eval, goal, print};
 use crate::beside::{ImatrixFile, stale};
 use crate::commit::Staged;
 use crate::companion::Companion;
@@ -28,7 +29,7 @@ use crate::report::{
     CalibrationReport, ImatrixReport, ModelReport, OutputReport, PartReport, Report, SearchReport,
     block_list, block_rows,
 };
-use crate::save::{Naming, Target, Written};
+use crate::save::{Naming, Target, Tell, Unplaced, Written};
 use crate::search::Goal;
 use crate::search::journal::Journal;
 use crate::tasks;
@@ -54,6 +55,10 @@ pub fn run(options: &Shorten) -> Result<()> {
     if let (Some(target), Some(json)) = (&target, &options.printing.json) {
         check_apart(target, json)?;
     }
+    let card = match (&options.card, &target) {
+        (Some(path), Some(target)) => Some(CardFile::new(path, &input, target, options)?),
+        _ => None,
+    };
     let imatrix_file = open_imatrix(&input, target.as_ref(), options)?;
     let imatrix = imatrix_file
         .as_ref()
@@ -93,10 +98,34 @@ pub fn run(options: &Shorten) -> Result<()> {
         }
     }
     let mut blake3 = None;
+    let mut evaluation = None;
     let (plan, files, seconds) = match &target {
         Some(target) => {
-            let (plan, files, seconds) =
-                write(target, beside, &input, &model, &plan, &options.printing)?;
+            let mut telling = 0.0;
+            let mut tell = |plan: &Plan<'_>, files: &[Unplaced<'_>]| {
+                let Some(card) = &card else {
+                    return Ok(Vec::new());
+                };
+                let start = Instant::now();
+                let n_windows = selection
+                    .calibration
+                    .as_ref()
+                    .map_or(0, |text| text.windows);
+                let (staged, found) =
+                    card.write((&input, &model), plan, files, n_windows, options)?;
+                evaluation = found;
+                telling = start.elapsed().as_secs_f64();
+                Ok(vec![staged])
+            };
+            let (plan, files, seconds) = write(
+                target,
+                beside,
+                &mut tell,
+                (&input, &model),
+                &plan,
+                &options.printing,
+            )?;
+            let seconds = seconds - telling;
             // Read again only for those who ask.
             if options.printing.json.is_some() {
                 blake3 = Some(Input::open(&files[0].path)?.blake3().to_hex().to_string());
@@ -145,6 +174,7 @@ pub fn run(options: &Shorten) -> Result<()> {
     let report = Report {
         gguf_shorten: env!("CARGO_PKG_VERSION"),
         llama_cpp: ggml::backend::llama_cpp_version(),
+        arguments: arguments(),
         model: ModelReport::new(&model, input.path(), Some(plan.provenance.parent_blake3)),
         calibration: selection.calibration,
         method: selection.method,
@@ -163,6 +193,7 @@ pub fn run(options: &Shorten) -> Result<()> {
             .map(|block| block.index())
             .collect(),
         attention_method: selection.attention.as_ref().map(|cut| cut.method.clone()),
+        pairs: None,
         output: Some(OutputReport {
             path: files[0].path.clone(),
             block_count: plan.renumbering.kept().len(),
@@ -178,6 +209,7 @@ pub fn run(options: &Shorten) -> Result<()> {
             imatrix: imatrix_report,
             changes: plan.changes,
         }),
+        evaluation,
     };
     print(&report, &options.printing)?;
     // What an interrupt would have left to go on with is not needed any more.
@@ -295,6 +327,7 @@ fn select(
                 &options.calibration,
                 &options.printing,
                 needs_scores(&options.attention),
+                None,
             )?;
             (Some(importance), Some(calibration))
         } else {
@@ -578,14 +611,16 @@ fn planned_files(
 fn write<'a>(
     target: &Target,
     beside: Vec<Staged>,
-    input: &Input,
-    model: &Model<'a>,
+    tell: &mut Tell<'_, 'a>,
+    (input, model): (&Input, &Model<'a>),
     plan: &dyn Fn(blake3::Hash) -> Result<Plan<'a>>,
     printing: &Printing,
 ) -> Result<(Plan<'a>, Vec<Written>, f64)> {
     let bar = progress::bar("writing", Unit::Bytes, model.n_bytes(), printing.quiet);
     let start = Instant::now();
-    let result = target.save_with(beside, input, model, plan, &mut |n_bytes| bar.inc(n_bytes));
+    let result = target.save_and_tell(beside, tell, input, model, plan, &mut |n_bytes| {
+        bar.inc(n_bytes);
+    });
     bar.finish_and_clear();
     let (plan, files) = result?;
     Ok((plan, files, start.elapsed().as_secs_f64()))

@@ -11,6 +11,7 @@ pub mod comparison;
 
 pub mod goal;
 
+use evaluation::EvalReport;
 use serde::Serialize;
 
 use crate::calibration::{CalibrationSet, Source};
@@ -29,6 +30,8 @@ pub struct Report {
     pub gguf_shorten: &'static str,
     /// Version of the bundled llama.cpp.
     pub llama_cpp: &'static str,
+    /// The command line, without the program's name; empty where there was none.
+    pub arguments: Vec<String>,
     /// The input.
     pub model: ModelReport,
     /// How scores were measured; null if they were not.
@@ -47,9 +50,13 @@ pub struct Report {
     pub attention_removed: Vec<usize>,
     /// How those were chosen; null if there are none.
     pub attention_method: Option<String>,
+    /// How alike hidden states are; null unless that was asked for.
+    pub pairs: Option<PairsReport>,
     /// What was written; of a command that writes nothing, not there at all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output: Option<OutputReport>,
+    /// What was measured of the output for its card; null without one, or where it could not be measured.
+    pub evaluation: Option<EvalReport>,
 }
 
 /// The input.
@@ -142,6 +149,14 @@ impl SearchReport {
             draft: None,
         }
     }
+}
+
+/// How alike the hidden states at any two positions of the stream are.
+#[derive(Clone, Debug, Serialize)]
+pub struct PairsReport {
+    /// The mean cosine over tokens, `[n_blocks + 1, n_blocks + 1]`: position 0 is what enters block 0, position `i + 1` what
+    /// leaves block `i`. Null where a state is all zeros for every token.
+    pub cosine: Vec<Vec<Option<f64>>>,
 }
 
 /// One block of the input.

@@ -7,11 +7,13 @@
 
 mod architectures;
 mod attention;
+mod card;
 mod counts;
 mod eval;
 mod goals;
 mod halves;
 mod imatrix;
+mod pairs;
 mod portable;
 mod prediction;
 mod random_model;

@@ -43,6 +43,10 @@ mod companions;
 
 mod report;
 
+mod pages;
+
+mod card;
+
 mod save;
 
 mod verify;
