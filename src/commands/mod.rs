@@ -1,5 +1,5 @@
-//! One file per command: each loads, computes, prints. The only modules, with `llama`, `evaluator`, `input`, `commit`, `save`,
-//! `beside` and `oracle`, that do I/O.
+//! One file per command: each loads, computes, prints. The only modules, with `llama`, `evaluator`, `input`, `scratch`, `room`,
+//! `commit`, `save`, `beside` and `oracle`, that do I/O.
 
 mod candidate;
 

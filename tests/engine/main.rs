@@ -7,6 +7,7 @@
 
 mod architectures;
 mod attention;
+mod compare;
 mod counts;
 mod eval;
 mod halves;

@@ -51,6 +51,8 @@ mod data;
 
 mod eval;
 
+mod compare;
+
 mod hostile;
 
 mod fuzz;
