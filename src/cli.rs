@@ -319,7 +319,7 @@ pub struct EvalArgs {
 #[derive(Debug, Args)]
 pub struct CompareArgs {
     /// The models; the first is the parent unless --parent names it; of a split model, any of its parts
-    #[arg(required_unless_present = "parent")]
+    #[arg(value_name = "MODEL", required_unless_present = "parent")]
     pub models: Vec<PathBuf>,
 
     /// What all are compared with, of the same vocabulary [default: the first model]

@@ -244,8 +244,7 @@ fn file_type(model: &Model<'_>) -> Option<&'static str> {
 /// # Errors
 /// A folder in which no file can be made.
 pub(super) fn new_scratch(folder: &Path) -> Result<ScratchFile> {
-    ScratchFile::new(folder).with_context(|| {
-        anyhow::anyhow!("cannot write in folder '{}'", folder.display())
-            .context(Hint("--scratch names another folder".to_owned()))
-    })
+    ScratchFile::new(folder)
+        .with_context(|| format!("cannot write in folder '{}'", folder.display()))
+        .context(Hint("--scratch names another folder".to_owned()))
 }

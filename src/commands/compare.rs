@@ -41,6 +41,10 @@ pub fn run(options: &Compare) -> Result<()> {
     let model = parse(&input)?;
     let at_path = || input.path().display().to_string();
     let texts = Texts::read(options.text.source.clone())?;
+    if let Some(drops) = &options.drops {
+        // Read where it is used; what is wrong with it is said now.
+        Texts::read(drops.calibration.source.clone())?;
+    }
     if !options.types.is_empty() {
         new_scratch(&options.scratch)?;
     }

@@ -1,37 +1,37 @@
-//! One file per command: each loads, computes, prints. The only modules, with `llama`, `evaluator`, `input`, `commit`, `save`,
-//! `beside`, `oracle`, `stamp` and `batch`, that do I/O.
+//! One file per command: each loads, computes, prints. The only modules, with `llama`, `evaluator`, `input`, `scratch`, `room`,
+//! `commit`, `save`, `beside`, `oracle`, `stamp` and `batch`, that do I/O.
 
 pub mod batch;
 
 mod candidate;
 
+mod card;
+
 mod choice;
 
 pub mod compare;
-
-mod card;
 
 pub mod eval;
 
 pub mod generate;
 
-mod measured;
-
 mod goal;
 
-mod runs;
+mod measured;
+
+pub mod report;
 
 mod resume;
 
-mod tasked;
-
-pub mod report;
+mod runs;
 
 pub mod score;
 
 pub mod shorten;
 
 pub mod show;
+
+mod tasked;
 
 pub mod verify;
 

@@ -172,7 +172,7 @@ pub fn screen(report: &CompareReport) -> String {
     };
     for row in &report.rows {
         if let Some(error) = &row.error {
-            line("failed", format!("{}: {error}", row.name));
+            line("failed", error.clone());
         }
     }
     line("parent", table::model(&report.parent));

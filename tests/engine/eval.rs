@@ -40,7 +40,7 @@ pub fn byte_model<'s>(architecture: &'s str, n_blocks: u32) -> Spec<'s> {
 }
 
 /// A folder with a parent and the parent without two of its blocks.
-fn models(architecture: &str) -> (tempfile::TempDir, [PathBuf; 2]) {
+pub fn models(architecture: &str) -> (tempfile::TempDir, [PathBuf; 2]) {
     let dir = tempfile::tempdir().unwrap();
     let [parent, short] = ["parent.gguf", "short.gguf"].map(|name| dir.path().join(name));
     byte_model(architecture, 4)

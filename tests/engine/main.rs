@@ -8,6 +8,7 @@
 mod architectures;
 mod attention;
 mod card;
+mod compare;
 mod counts;
 mod eval;
 mod goals;

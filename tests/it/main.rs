@@ -63,6 +63,8 @@ mod batch_stop;
 
 mod goals;
 
+mod compare;
+
 mod hostile;
 
 mod fuzz;
