@@ -69,6 +69,10 @@ pub mod segment;
 
 pub mod search;
 
+pub mod heal;
+
+pub mod healer;
+
 pub mod plan;
 
 pub mod imatrix;

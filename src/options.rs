@@ -1,6 +1,7 @@
 //! Checked settings made from the arguments: values of flags, and every cross-check between flags.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -10,6 +11,8 @@ use anyhow::{Result, bail};
 use crate::calibration::{DEFAULT_TOKENS, DEFAULT_WINDOW, Source};
 use crate::cli::{CalibrationArgs, CommonArgs, EvalArgs, ShortenArgs, VerifyArgs};
 use crate::error::Usage;
+use crate::gguf::TensorType;
+use crate::healer::HealType;
 use crate::model::{BlockId, MAX_BLOCKS};
 use crate::plan::{Budget, Method, Splitting};
 use crate::quality::MIN_WINDOW;
@@ -135,6 +138,71 @@ impl FromStr for ByteSize {
 pub enum HealArg {
     /// Nothing: the output computes exactly the input without the removed blocks
     None,
+    /// Feed-forward matrices at and behind each cut, refitted by least squares
+    Linear,
+    /// Of each run of removed blocks one stays as its feed-forward network alone, refitted (dense llama, written as deci)
+    Block,
+    /// What is best of all on text that nothing was fitted to
+    Auto,
+}
+
+impl fmt::Display for HealArg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Linear => "linear",
+            Self::Block => "block",
+            Self::Auto => "auto",
+        })
+    }
+}
+
+impl FromStr for HealType {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "keep" => return Ok(Self::Keep),
+            "auto" => return Ok(Self::Auto),
+            _ => {}
+        }
+        TensorType::all()
+            .find(|of| of.name().eq_ignore_ascii_case(text))
+            .filter(|of| ggml::quantize::can_quantize(of.id()))
+            .map(Self::To)
+            .ok_or_else(|| {
+                format!("'{text}' is no type that weights can be rounded to; expected keep, auto, or one such as Q8_0 or F16")
+            })
+    }
+}
+
+/// What makes up for the removed blocks, checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heal {
+    /// How.
+    pub how: HealArg,
+    /// What weights are rounded to.
+    pub heal_type: HealType,
+    /// Most bytes that it may take.
+    pub max_memory: Option<u64>,
+    /// Whether the number of tokens was left to the program.
+    pub tokens_are_default: bool,
+}
+
+impl Heal {
+    fn new(args: &ShortenArgs) -> Result<Self> {
+        if args.heal == HealArg::None && (args.heal_type.is_some() || args.max_memory.is_some()) {
+            bail!(Usage(
+                "--heal-type and --max-memory need --heal linear, block or auto".to_owned()
+            ));
+        }
+        Ok(Self {
+            how: args.heal,
+            heal_type: args.heal_type.unwrap_or(HealType::Auto),
+            max_memory: args.max_memory.map(|ByteSize(bytes)| bytes),
+            tokens_are_default: args.calibration.tokens.is_none(),
+        })
+    }
 }
 
 /// Which blocks go.
@@ -258,6 +326,8 @@ pub struct Shorten {
     pub portable: bool,
     /// What methods that measure losses make small.
     pub objective: Objective,
+    /// What makes up for them.
+    pub heal: Heal,
     /// Which of those that stay lose their attention.
     pub attention: Choice,
     /// The user answers for the cut.
@@ -284,7 +354,7 @@ impl Shorten {
     /// # Errors
     /// [`Usage`] for arguments that do not fit together.
     pub fn new(args: &ShortenArgs) -> Result<Self> {
-        let HealArg::None = args.heal;
+        let heal = Heal::new(args)?;
         let Some(model) = args.model.clone() else {
             bail!(Usage("a model is needed".to_owned()));
         };
@@ -320,6 +390,17 @@ impl Shorten {
                 args.method
             )));
         }
+        if heal.how != HealArg::None {
+            if is_nothing(&choice) && is_nothing(&attention) {
+                bail!(Usage("--heal needs blocks that are removed".to_owned()));
+            }
+            let window = args.calibration.window.unwrap_or(DEFAULT_WINDOW);
+            if window < MIN_WINDOW {
+                bail!(Usage(format!(
+                    "--window {window} leaves no token to score, expected {MIN_WINDOW} or more"
+                )));
+            }
+        }
         if args.output.is_none() && !args.dry_run {
             bail!(Usage("--output is needed".to_owned()));
         }
@@ -329,6 +410,7 @@ impl Shorten {
             drop_mtp: args.drop_mtp,
             portable: args.portable,
             objective: args.objective,
+            heal,
             attention,
             trust_any_cut: args.trust_any_cut,
             output: args.output.clone(),

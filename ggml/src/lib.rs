@@ -15,6 +15,7 @@
 //! - [`context`]: evaluation of one window of tokens, tapped or for its logits.
 //! - [`decoder`]: evaluation of several sequences, batch after batch, for the logits of chosen tokens.
 //! - [`tensor_type`]: ggml's own table of tensor types.
+//! - [`quantize`]: rounding weights to such a type, and back.
 #![cfg_attr(
     test,
     allow(
@@ -44,6 +45,8 @@ pub mod context;
 pub mod decoder;
 
 pub mod tensor_type;
+
+pub mod quantize;
 
 mod error;
 #[cfg(feature = "test-support")]

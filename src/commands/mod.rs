@@ -5,6 +5,8 @@ pub mod eval;
 
 pub mod generate;
 
+mod healed;
+
 mod measured;
 
 pub mod score;

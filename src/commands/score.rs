@@ -40,6 +40,7 @@ pub fn run(args: &ScoreArgs) -> Result<()> {
         calibration: Some(calibration),
         method: Method::Bi.to_string(),
         search: None,
+        heal: None,
         blocks: block_rows(
             model.n_blocks(),
             Some(&importance),

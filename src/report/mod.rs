@@ -6,6 +6,8 @@ pub mod verification;
 
 pub mod evaluation;
 
+pub mod healing;
+
 use serde::Serialize;
 
 use crate::calibration::{CalibrationSet, Source};
@@ -15,6 +17,8 @@ use crate::plan::TensorChange;
 use crate::search::{Loss, Objective};
 use std::collections::BTreeSet;
 use std::path::Path;
+
+pub use healing::HealReport;
 
 /// The result of one model. Its fields are the JSON contract: unknown values are null, never left out.
 #[derive(Clone, Debug, Serialize)]
@@ -31,6 +35,8 @@ pub struct Report {
     pub method: String,
     /// What was measured to choose them; null where scores of a single pass or a list chose.
     pub search: Option<SearchReport>,
+    /// What makes up for the removed blocks; null where nothing was to.
+    pub heal: Option<HealReport>,
     /// Every block of the input, first to last.
     pub blocks: Vec<BlockReport>,
     /// The blocks that go, in the input's numbering.

@@ -13,7 +13,7 @@ use crate::arch::Stream;
 use crate::hidden_state::{HiddenStates, Position, Token};
 use crate::llama::{Course, evaluate_segment};
 use crate::model::{BlockId, Model};
-use crate::plan::Constraints;
+use crate::plan::{ChangedTensors, Constraints};
 use crate::quality::scored;
 
 /// A block as a model of its own.
@@ -172,8 +172,9 @@ impl<'m, 'a> Chain<'m, 'a> {
     }
 
     fn load(&mut self, block: BlockId, head: Head) -> Result<&Segment> {
-        let plan = SegmentPlan::new(self.model, self.constraints, &[block], head)?;
-        let file = MemoryFile::write(self.model, &plan)?;
+        let unchanged = ChangedTensors::new();
+        let plan = SegmentPlan::new(self.model, self.constraints, &[block], head, &unchanged)?;
+        let file = MemoryFile::write(self.model, &plan, &unchanged)?;
         let options = ModelOptions {
             no_mmap: true,
             ..ModelOptions::default()

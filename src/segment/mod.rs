@@ -3,18 +3,21 @@
 //! A [`Chain`] evaluates a model block by block, each block a segment of its own. So any set of its blocks can be
 //! evaluated without a file, and what two sets have in common is evaluated once. Before it is used it is compared with
 //! the whole model, bit for bit, since llama.cpp does not treat every architecture's hidden states as it treats its tokens;
-//! where it cannot be used, [`Whole`] evaluates shortened models one by one.
+//! where it cannot be used, [`Whole`] evaluates shortened models one by one. A [`Lone`] block is evaluated as a segment with
+//! other weights.
 //!
 //! In reading order: `plan` says what a segment's file holds, `memory` writes it, [`chain`] evaluates, [`whole`] is the
-//! fall-back.
+//! fall-back, [`lone`] is a single block.
 
 mod plan;
 
-mod memory;
+pub(crate) mod memory;
 
 pub mod chain;
 
 pub mod whole;
+
+pub mod lone;
 
 use anyhow::Result;
 
@@ -22,6 +25,7 @@ use crate::hidden_state::Token;
 use crate::model::BlockId;
 
 pub use chain::Chain;
+pub use lone::Lone;
 pub use whole::Whole;
 
 /// What a set gives on a window, beside its parent.
