@@ -12,7 +12,7 @@ use crate::heal::Weighting;
 use crate::heal::carrier::Carrier;
 use crate::heal::normal::NormalEquations;
 use crate::heal::split::{MIN_WINDOWS, Split};
-use crate::healer::{Candidate, Extent, Healer, Request};
+use crate::healer::{Candidate, Extent, HealType, Healer, Request};
 use crate::hidden_state::Token;
 use crate::llama;
 use crate::model::{BlockId, Model};
@@ -54,6 +54,18 @@ pub(super) fn check(model: &Model<'_>, heal: &Heal, calibration: &Calibration) -
     }
     llama::check_ends(model)?;
     let carrier = Carrier::largest(model).context("cannot be healed")?;
+    ensure!(
+        model.n_blocks() == model.n_trunk_blocks(),
+        "cannot be healed: it has blocks behind those that pass the stream on, which are not evaluated one by one"
+    );
+    if let HealType::To(tensor_type) = heal.heal_type {
+        ensure!(
+            tensor_type.row_bytes(carrier.n_in as u64).is_some(),
+            "--heal-type {tensor_type}: rows of 'ffn_down' have {} weights, which are not whole quantisation blocks of {}",
+            carrier.n_in,
+            tensor_type.block_size()
+        );
+    }
     if heal.how == HealArg::Block {
         attention::check_model(model).context("cannot be healed by a block without attention")?;
     }

@@ -43,8 +43,15 @@ const OBSTACLES: &[(&str, &str)] = &[
     ("layer_output_scale.weight", "the stream itself is scaled"),
 ];
 
-/// Factors on what blocks write, which stand behind the architecture's name in metadata.
-const FACTORS: &[&str] = &["residual_scale"];
+/// Architectures that multiply what a block writes by a factor of the metadata (`granite.cpp`, `minicpm.cpp`).
+const SCALED: &[&str] = &[
+    "granite",
+    "granitemoe",
+    "granitehybrid",
+    "granite_swa",
+    "graniteswitch",
+    "minicpm",
+];
 
 /// A matrix that can carry a fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,18 +82,11 @@ impl Carrier {
                 "block {block} cannot make up for others: {why}"
             );
         }
-        for name in FACTORS {
-            let key = format!("{}.{name}", model.architecture());
-            let factor = match model.metadata().get(&key) {
-                Some(entry) => entry.value().as_f64()?,
-                None => 1.0,
-            };
-            ensure!(
-                factor == 1.0,
-                "block {block} cannot make up for others: metadata {} scales what it writes",
-                Quoted(&key)
-            );
-        }
+        ensure!(
+            !SCALED.contains(&model.architecture()),
+            "block {block} cannot make up for others: in {} what a block writes is multiplied by a factor",
+            Quoted(model.architecture())
+        );
         let (source, tensor) = find(CARRIER).with_context(|| {
             format!("block {block} cannot make up for others: it has no '{CARRIER}'")
         })?;

@@ -11,7 +11,8 @@ use crate::model::Model;
 /// The parent's names of the tensors that have other weights.
 pub const TENSORS_KEY: &str = "gguf_shorten.heal.tensors";
 
-/// The BLAKE3 hash of the method's word, the losses, and the name and data of each such tensor, one after another.
+/// The BLAKE3 hash of the method's word, the losses, and the name, type and data of each such tensor, one after
+/// another.
 pub const HASH_KEY: &str = "gguf_shorten.heal.blake3";
 
 /// What was measured on text that no weight was fitted to, in nats per token: without other weights, and with them.
@@ -43,6 +44,7 @@ impl Healing {
             let tensor = tensor.context("bug: a changed tensor that the model does not have")?;
             names.push(tensor.info.name());
             hasher.update(tensor.info.name().as_bytes());
+            hasher.update(&changed.tensor_type.id().to_le_bytes());
             hasher.update_rayon(&changed.bytes);
         }
         Ok(vec![

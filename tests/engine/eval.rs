@@ -19,7 +19,7 @@ use crate::support::{load, shorten};
 const WINDOW: usize = 40;
 
 /// A model that takes any text: its vocabulary is the 256 bytes, in the form of SentencePiece.
-fn byte_model<'s>(architecture: &'s str, n_blocks: u32) -> Spec<'s> {
+pub fn byte_model<'s>(architecture: &'s str, n_blocks: u32) -> Spec<'s> {
     let mut spec = Spec::new(architecture, n_blocks);
     let tokens: Vec<String> = (0..N_VOCAB).map(|byte| format!("<0x{byte:02X}>")).collect();
     const BYTE: i32 = 6;
@@ -246,7 +246,7 @@ fn the_first_difference_of_two_vocabularies_is_named() {
 }
 
 /// Runs the program in `dir`.
-fn program(dir: &Path, arguments: &str) -> Output {
+pub fn program(dir: &Path, arguments: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_gguf-shorten"))
         .args(arguments.split_whitespace())
         .current_dir(dir)

@@ -10,6 +10,7 @@ mod attention;
 mod counts;
 mod eval;
 mod halves;
+mod heal;
 mod imatrix;
 mod portable;
 mod prediction;

@@ -51,6 +51,8 @@ mod data;
 
 mod eval;
 
+mod heal;
+
 mod hostile;
 
 mod fuzz;
