@@ -78,6 +78,8 @@ pub struct CalibrationSet {
     /// Whether every window begins with the model's BOS token.
     pub bos: bool,
     tokens: Vec<Token>,
+    /// Of each window, which text it is from.
+    texts: Vec<usize>,
 }
 
 impl CalibrationSet {
@@ -109,10 +111,11 @@ impl CalibrationSet {
             .map(|tokens| tokens.chunks_exact(cut.window))
             .collect();
         let mut tokens = Vec::new();
+        let mut from = Vec::new();
         let mut taken = 0;
         while taken < n_windows {
             let before = taken;
-            for windows in &mut by_text {
+            for (text, windows) in by_text.iter_mut().enumerate() {
                 if taken < n_windows
                     && let Some(window) = windows.next()
                 {
@@ -121,6 +124,7 @@ impl CalibrationSet {
                     if let Some(bos) = cut.bos {
                         tokens[start] = bos;
                     }
+                    from.push(text);
                     taken += 1;
                 }
             }
@@ -141,6 +145,7 @@ impl CalibrationSet {
             window: cut.window,
             bos: cut.bos.is_some(),
             tokens,
+            texts: from,
         })
     }
 
@@ -160,8 +165,15 @@ impl CalibrationSet {
             source: self.source.clone(),
             blake3: hasher.finalize(),
             tokens: left.to_vec(),
+            texts: self.texts.get(n_windows..)?.to_vec(),
             ..*self
         })
+    }
+
+    /// Of each window the number of the text that it is from.
+    #[must_use]
+    pub fn texts(&self) -> &[usize] {
+        &self.texts
     }
 
     /// The windows, in order.

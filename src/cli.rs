@@ -7,6 +7,7 @@ use ggml::FileType;
 
 use crate::batch::flags::Flags;
 use crate::batch::share::Task;
+use crate::healer::HealType;
 use crate::options::{BlockList, ByteSize, DropList, HealArg, PageFormat};
 use crate::plan::{Budget, Method};
 use crate::search::Objective;
@@ -116,6 +117,15 @@ pub struct ShortenArgs {
     /// What makes up for the removed blocks
     #[arg(long, value_enum, default_value_t = HealArg::None)]
     pub heal: HealArg,
+
+    /// What healed weights are rounded to: their own type (keep), the smallest that keeps 95 % of what healing gains (auto), or
+    /// a type such as Q8_0 or F16 [default: auto]
+    #[arg(long, value_name = "TYPE")]
+    pub heal_type: Option<HealType>,
+
+    /// Refuse to heal if its hidden states and sums need more memory than this, such as 4G
+    #[arg(long, value_name = "SIZE")]
+    pub max_memory: Option<ByteSize>,
 
     /// Only sets that keep a pattern of sliding windows or recurrent blocks as older llama.cpp has it built in, so that no
     /// list is written that such a one ignores

@@ -6,6 +6,7 @@
 //! path -> Input (ggml::Mapping) -> &[u8] -> gguf::File { Header, Metadata, TensorTable } -> Model -> Constraints --+
 //!                                                                                                                  +-> Plan -> save
 //! text -> CalibrationSet -> HiddenStates -> Importance ------------------------------------------------------------+
+//! removed blocks, CalibrationSet -> Healer -> Healing -> Plan
 //! text -> CalibrationSet -> ScoredLogits -> Quality ----------------------------------------------------> Report
 //! Quality of several models -> comparison (front, verdict) -------------------------------------------> Report
 //! tasks -> Task -> Accuracy ----------------------------------------------------------------------------> Report
@@ -16,7 +17,7 @@
 //! ```
 //!
 //! Each type is made once, by a function of the types before it, and not changed afterwards. Only `commands`, `input`,
-//! `llama`, `evaluator`, `calibration::Texts`, `segment`, `search::journal`, `scratch`, `room`, `commit`, `save`, `beside`,
+//! `llama`, `healer`, `evaluator`, `calibration::Texts`, `segment`, `search::journal`, `scratch`, `room`, `commit`, `save`, `beside`,
 //! `oracle`, `stamp` and `batch` do I/O; planning and verifying are pure. A [`batch`] runs this program again for each of many
 //! models.
 //!
@@ -24,7 +25,7 @@
 //!
 //! - A kept tensor is byte-identical to the input's, and a metadata entry that is not edited is copied, not encoded again.
 //!   A tensor that is cut or changed is listed with the reason ([`plan::TensorChange`]).
-//! - What the output computes is the input without the removed blocks; a removal for which that is not known is refused.
+//! - What the output computes is the input without the removed blocks, but for tensors that healing changes; a removal for which that is not known is refused.
 //! - [`model::BlockId`] is a block's number in the input. Numbers of the output exist only in [`plan::Renumbering`].
 //! - Hostile input gets an error: every length, count and offset of a file is checked before it is used.
 //! - On failure nothing is left behind and nothing existing is touched.
@@ -81,6 +82,10 @@ pub mod pairs;
 pub mod segment;
 
 pub mod search;
+
+pub mod heal;
+
+pub mod healer;
 
 pub mod plan;
 

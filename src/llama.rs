@@ -172,6 +172,8 @@ pub struct LlamaHiddenStates<'model> {
     course: Course,
     n_embd: usize,
     halves: Option<Halves>,
+    /// Runs of a block after which an evaluation stops.
+    n_wanted: usize,
     state: Vec<f32>,
 }
 
@@ -216,8 +218,16 @@ impl<'model> LlamaHiddenStates<'model> {
             course,
             n_embd: model.n_embd(),
             halves: None,
+            n_wanted: course.n_blocks * course.n_loops,
             state: Vec::new(),
         }
+    }
+
+    /// Stops behind the first `n_blocks` blocks, one at least: only their hidden states are shown.
+    #[must_use]
+    pub fn up_to(self, n_blocks: usize) -> Self {
+        let n_wanted = n_blocks.clamp(1, self.n_wanted);
+        Self { n_wanted, ..self }
     }
 
     /// Shows the stream between the halves of every block, too.
@@ -241,7 +251,7 @@ impl HiddenStates for LlamaHiddenStates<'_> {
             stream: self.stream,
             n_blocks: self.course.n_blocks,
             n_runs: self.course.n_blocks * self.course.n_loops,
-            n_wanted: self.course.n_blocks * self.course.n_loops,
+            n_wanted: self.n_wanted,
             shape: match self.stream {
                 Stream::Parallel { .. } => [self.n_embd, self.course.n_streams, window.len(), 1],
                 _ => [self.n_embd, window.len(), 1, 1],
@@ -259,12 +269,12 @@ impl HiddenStates for LlamaHiddenStates<'_> {
             return Err(error);
         }
         result?;
-        if tap.n_outputs < tap.n_runs {
+        if tap.n_outputs < tap.n_wanted {
             bail!(
                 "llama.cpp's graph shows the hidden state after {} of {} blocks; the names in this build are not those \
                  that are known for the architecture",
                 tap.n_outputs,
-                tap.n_runs
+                tap.n_wanted
             );
         }
         Ok(())
@@ -284,8 +294,111 @@ pub(crate) fn evaluate_segment(
     n_embd: usize,
     input: &[f32],
 ) -> Result<Vec<f32>> {
+    let course = (stream, n_blocks, n_evaluated, n_embd);
+    evaluate_tapped(context, course, input, None)
+}
+
+/// As [`evaluate_segment`] of the first block of a segment; what the matrix `reader` multiplies there goes to `read`, `[n_tokens,
+/// n_in]`, in place of what it held.
+///
+/// # Errors
+/// As [`evaluate_segment`]; a graph in which no product with that matrix, or more than one, is found.
+pub(crate) fn evaluate_block_reading(
+    context: &mut Context<'_>,
+    stream: Stream,
+    n_blocks: usize,
+    n_embd: usize,
+    input: &[f32],
+    reader: &str,
+    read: &mut Vec<f32>,
+) -> Result<Vec<f32>> {
+    let mut tap = ReaderTap {
+        reader,
+        n_tokens: input.len() / n_embd,
+        read,
+        n_found: 0,
+        error: None,
+    };
+    let course = (stream, n_blocks, 1, n_embd);
+    let output = evaluate_tapped(context, course, input, Some(&mut tap));
+    if let Some(error) = tap.error {
+        return Err(error);
+    }
+    let output = output?;
+    ensure!(
+        tap.n_found == 1,
+        "llama.cpp's graph multiplies {} times by {}, expected once",
+        tap.n_found,
+        Quoted(reader)
+    );
+    Ok(output)
+}
+
+/// Finds what a matrix multiplies.
+struct ReaderTap<'r> {
+    /// The name of the matrix.
+    reader: &'r str,
+    n_tokens: usize,
+    read: &'r mut Vec<f32>,
+    n_found: usize,
+    error: Option<Error>,
+}
+
+impl ReaderTap<'_> {
+    /// What the matrix multiplies, if `node` is such a product.
+    fn operand<'n>(&self, node: Node<'n>) -> Option<Node<'n>> {
+        let matrix = node.operand(0)?;
+        let operand = node.operand(1)?;
+        let [n_in, n_out, ..] = matrix.ne();
+        (matrix.name() == self.reader
+            && operand.ne() == [n_in, self.n_tokens, 1, 1]
+            && node.ne() == [n_out, self.n_tokens, 1, 1])
+        .then_some(operand)
+    }
+
+    fn read(&mut self, operand: Node<'_>) -> Flow {
+        self.n_found += 1;
+        match operand.read(self.read) {
+            Ok(()) => Flow::Continue,
+            Err(error) => {
+                self.error = Some(error.into());
+                Flow::Stop
+            }
+        }
+    }
+}
+
+/// The tap of a stream, and perhaps one of what a matrix multiplies.
+struct BothTaps<'t, 's, 'v, 'r> {
+    stream: StreamTap<'s, 'v>,
+    reader: Option<&'t mut ReaderTap<'r>>,
+}
+
+impl Tap for BothTaps<'_, '_, '_, '_> {
+    fn wants(&mut self, node: Node<'_>) -> bool {
+        let reader = self.reader.as_ref();
+        self.stream.wants(node) || reader.is_some_and(|reader| reader.operand(node).is_some())
+    }
+
+    fn read(&mut self, node: Node<'_>) -> Flow {
+        if let Some(reader) = &mut self.reader
+            && let Some(operand) = reader.operand(node)
+            && reader.read(operand) == Flow::Stop
+        {
+            return Flow::Stop;
+        }
+        self.stream.read(node)
+    }
+}
+
+fn evaluate_tapped(
+    context: &mut Context<'_>,
+    (stream, n_blocks, n_evaluated, n_embd): (Stream, usize, usize, usize),
+    input: &[f32],
+    reader: Option<&mut ReaderTap<'_>>,
+) -> Result<Vec<f32>> {
     let mut output = Vec::new();
-    let mut tap = StreamTap {
+    let stream = StreamTap {
         stream,
         n_blocks,
         n_runs: n_blocks,
@@ -304,8 +417,9 @@ pub(crate) fn evaluate_segment(
         seen_input: false,
         error: None,
     };
+    let mut tap = BothTaps { stream, reader };
     let result = context.evaluate(WindowInput::HiddenStates(input), &mut tap);
-    let (error, n_outputs) = (tap.error.take(), tap.n_outputs);
+    let (error, n_outputs) = (tap.stream.error.take(), tap.stream.n_outputs);
     if let Some(error) = error {
         return Err(error);
     }

@@ -3,6 +3,7 @@
 mod compare;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -12,6 +13,8 @@ use anyhow::{Result, bail};
 use crate::calibration::{DEFAULT_TOKENS, DEFAULT_WINDOW, Source};
 use crate::cli::{CalibrationArgs, CommonArgs, EvalArgs, ShortenArgs, TextArgs, VerifyArgs};
 use crate::error::Usage;
+use crate::gguf::TensorType;
+use crate::healer::HealType;
 use crate::model::{BlockId, MAX_BLOCKS};
 use crate::plan::{Budget, Method, Splitting};
 use crate::quality::MIN_WINDOW;
@@ -139,6 +142,71 @@ impl FromStr for ByteSize {
 pub enum HealArg {
     /// Nothing: the output computes exactly the input without the removed blocks
     None,
+    /// Feed-forward matrices at and behind each cut, refitted by least squares
+    Linear,
+    /// Of each run of removed blocks one stays as its feed-forward network alone, refitted (dense llama, written as deci)
+    Block,
+    /// What is best of all on text that nothing was fitted to
+    Auto,
+}
+
+impl fmt::Display for HealArg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Linear => "linear",
+            Self::Block => "block",
+            Self::Auto => "auto",
+        })
+    }
+}
+
+impl FromStr for HealType {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "keep" => return Ok(Self::Keep),
+            "auto" => return Ok(Self::Auto),
+            _ => {}
+        }
+        TensorType::all()
+            .find(|of| of.name().eq_ignore_ascii_case(text))
+            .filter(|of| ggml::quantize::can_quantize(of.id()))
+            .map(Self::To)
+            .ok_or_else(|| {
+                format!("'{text}' is no type that weights can be rounded to; expected keep, auto, or one such as Q8_0 or F16")
+            })
+    }
+}
+
+/// What makes up for the removed blocks, checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heal {
+    /// How.
+    pub how: HealArg,
+    /// What weights are rounded to.
+    pub heal_type: HealType,
+    /// Most bytes that it may take.
+    pub max_memory: Option<u64>,
+    /// Whether the number of tokens was left to the program.
+    pub tokens_are_default: bool,
+}
+
+impl Heal {
+    fn new(args: &ShortenArgs) -> Result<Self> {
+        if args.heal == HealArg::None && (args.heal_type.is_some() || args.max_memory.is_some()) {
+            bail!(Usage(
+                "--heal-type and --max-memory need --heal linear, block or auto".to_owned()
+            ));
+        }
+        Ok(Self {
+            how: args.heal,
+            heal_type: args.heal_type.unwrap_or(HealType::Auto),
+            max_memory: args.max_memory.map(|ByteSize(bytes)| bytes),
+            tokens_are_default: args.calibration.tokens.is_none(),
+        })
+    }
 }
 
 /// What a page of results is written as.
@@ -323,6 +391,8 @@ pub struct Shorten {
     pub tasks: Option<(PathBuf, usize)>,
     /// Where a search keeps what it has measured; `None` for the system's folder for caches.
     pub scratch: Option<PathBuf>,
+    /// What makes up for them.
+    pub heal: Heal,
     /// Which of those that stay lose their attention.
     pub attention: Choice,
     /// The user answers for the cut.
@@ -353,7 +423,7 @@ impl Shorten {
     /// # Errors
     /// [`Usage`] for arguments that do not fit together.
     pub fn new(args: &ShortenArgs) -> Result<Self> {
-        let HealArg::None = args.heal;
+        let heal = Heal::new(args)?;
         let Some(model) = args.model.clone() else {
             bail!(Usage("a model is needed".to_owned()));
         };
@@ -396,6 +466,17 @@ impl Shorten {
                 args.method
             )));
         }
+        if heal.how != HealArg::None {
+            if is_nothing(&choice) && is_nothing(&attention) {
+                bail!(Usage("--heal needs blocks that are removed".to_owned()));
+            }
+            let window = args.calibration.window.unwrap_or(DEFAULT_WINDOW);
+            if window < MIN_WINDOW {
+                bail!(Usage(format!(
+                    "--window {window} leaves no token to score, expected {MIN_WINDOW} or more"
+                )));
+            }
+        }
         if args.output.is_none() && !args.dry_run {
             bail!(Usage("--output is needed".to_owned()));
         }
@@ -412,6 +493,7 @@ impl Shorten {
             tasks: (args.goal.task_file.clone())
                 .map(|path| (path, args.goal.tasks.unwrap_or(DEFAULT_SEARCH_TASKS))),
             scratch: args.goal.scratch.clone(),
+            heal,
             attention,
             trust_any_cut: args.trust_any_cut,
             output: args.output.clone(),

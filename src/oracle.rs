@@ -8,7 +8,7 @@
 //!
 //! In memory are the logits of one model, `[n_tokens, n_vocab]`, beside those that llama.cpp is computing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
@@ -20,10 +20,11 @@ use ggml::{Backend, Context, ContextOptions, ModelOptions, Token};
 
 use crate::arch::Stream;
 use crate::commit;
-use crate::gguf::{Quoted, TensorType};
+use crate::gguf::{self, EntryOut, Layout, Quoted, TensorOut, TensorType};
 use crate::input::{Input, Part};
 use crate::llama;
-use crate::model::{BlockId, Model};
+use crate::model::{BlockId, Model, ModelTensor};
+use crate::plan::ChangedTensors;
 use crate::plan::kinds::Kinds;
 
 /// Tokens of the sequence, where neither window nor context wants another number.
@@ -93,6 +94,8 @@ enum Fill {
 pub struct Silence {
     /// In each part, what to overwrite.
     parts: Vec<Vec<(Range<u64>, Fill)>>,
+    /// The same by the index of the tensor.
+    tensors: BTreeMap<usize, Fill>,
     sliding_window: Option<usize>,
 }
 
@@ -138,8 +141,9 @@ impl Silence {
         check(model)?;
         check_kinds(model, removed)?;
         let mut parts = vec![Vec::new(); model.parts().len()];
+        let mut tensors = BTreeMap::new();
         let mut silent = BTreeSet::new();
-        for tensor in model.tensors() {
+        for (index, tensor) in model.tensors().iter().enumerate() {
             let Some((block, rest)) = tensor.block else {
                 continue;
             };
@@ -162,6 +166,7 @@ impl Silence {
             } else {
                 continue;
             };
+            tensors.insert(index, fill);
             parts[tensor.part].push((tensor.info.position().0..tensor.info.end().0, fill));
         }
         let mut silenced = removed
@@ -174,6 +179,7 @@ impl Silence {
         }
         Ok(Self {
             parts,
+            tensors,
             sliding_window: model.count("attention.sliding_window")?.filter(|&n| n > 0),
         })
     }
@@ -197,11 +203,18 @@ fn check_kinds(model: &Model<'_>, removed: &BTreeSet<BlockId>) -> Result<()> {
     Ok(())
 }
 
-/// Evaluates the silenced parent and the model at `out`, on `threads` CPU threads, and compares their logits.
+/// Evaluates the silenced parent and the model at `out`, on `threads` CPU threads, and compares their logits. The tensors of
+/// `changed` have these weights in the parent, too: what is compared is all else.
 ///
 /// # Errors
 /// No room for a copy of the parent in the system's folder for temporary files; llama.cpp's; logits that prove nothing.
-pub fn run(silence: &Silence, parent: &Input, out: &Path, threads: usize) -> Result<Run> {
+pub fn run(
+    silence: &Silence,
+    (model, parent): (&Model<'_>, &Input),
+    changed: &ChangedTensors,
+    out: &Path,
+    threads: usize,
+) -> Result<Run> {
     let start = Instant::now();
     let backend = Backend::init();
     let announce = |path: &Path| {
@@ -212,24 +225,28 @@ pub fn run(silence: &Silence, parent: &Input, out: &Path, threads: usize) -> Res
     };
     announce(parent.path());
     let (tokens, expected) = {
-        let copies = parent
-            .parts()
-            .iter()
-            .zip(&silence.parts)
-            .map(|(part, fills)| Temporary::copy(part, fills))
-            .collect::<io::Result<Vec<_>>>()
-            .context("the zeroed copy of the parent")?;
+        let copies = match changed.is_empty() {
+            true => parent
+                .parts()
+                .iter()
+                .zip(&silence.parts)
+                .map(|(part, fills)| Temporary::copy(part, fills))
+                .collect::<io::Result<Vec<_>>>()
+                .map_err(anyhow::Error::from),
+            false => Temporary::write(model, silence, changed).map(|copy| vec![copy]),
+        };
+        let copies = copies.context("the zeroed copy of the parent")?;
         let paths: Vec<&Path> = copies.iter().map(|copy| copy.path.as_path()).collect();
         let at_path = || format!("{}: with zeroed blocks", parent.path().display());
-        let model = ggml::Model::load_parts(backend, &paths).with_context(at_path)?;
-        let tokens = sequence(&model, silence.sliding_window);
-        let expected = logits(&model, &tokens, threads, <[f32]>::to_vec).with_context(at_path)?;
+        let engine = ggml::Model::load_parts(backend, &paths).with_context(at_path)?;
+        let tokens = sequence(&engine, silence.sliding_window);
+        let expected = logits(&engine, &tokens, threads, <[f32]>::to_vec).with_context(at_path)?;
         check_meaning(&expected).with_context(at_path)?;
         (tokens, expected)
     };
     announce(out);
     let at_path = || out.display().to_string();
-    let model = ggml::Model::load(backend, out, ModelOptions::default()).with_context(at_path)?;
+    let engine = ggml::Model::load(backend, out, ModelOptions::default()).with_context(at_path)?;
     let compare = |found: &[f32]| -> Result<u64> {
         ensure!(
             found.len() == expected.len(),
@@ -240,7 +257,7 @@ pub fn run(silence: &Silence, parent: &Input, out: &Path, threads: usize) -> Res
         );
         Ok(n_different(&expected, found))
     };
-    let floats_different = logits(&model, &tokens, threads, compare)
+    let floats_different = logits(&engine, &tokens, threads, compare)
         .and_then(|result| result)
         .with_context(at_path)?;
     Ok(Run {
@@ -350,6 +367,61 @@ impl Temporary {
             };
         }
         file.flush()?;
+        #[cfg(not(target_os = "linux"))]
+        let file = keep;
+        Self::of(file)
+    }
+
+    /// The parent in one file, silenced and with the tensors of `changed`.
+    fn write(model: &Model<'_>, silence: &Silence, changed: &ChangedTensors) -> Result<Self> {
+        #[cfg(target_os = "linux")]
+        let mut file = tempfile::tempfile()?;
+        #[cfg(not(target_os = "linux"))]
+        let (mut file, keep) = tempfile::NamedTempFile::new()?.into_parts();
+        let entries = model.metadata().iter();
+        let entries = entries.filter(|entry| !entry.key().starts_with("split."));
+        let tensor = |(i, tensor): (usize, &ModelTensor<'_>)| -> Result<TensorOut<'static>> {
+            let info = &tensor.info;
+            let of = changed
+                .get(&i)
+                .map_or(info.tensor_type(), |changed| changed.tensor_type);
+            let name = info.name().to_owned();
+            Ok(TensorOut::new(name, &info.dims()[..info.n_dims()], of)?)
+        };
+        let tensors = model.tensors().iter().enumerate().map(tensor);
+        let first = model.first();
+        let layout = Layout::new(
+            first.header().version,
+            first.alignment(),
+            entries.map(EntryOut::keep).collect(),
+            tensors.collect::<Result<_>>()?,
+            true,
+        )?;
+        file.set_len(layout.file_len())?;
+        gguf::write_head(&layout, &mut file)?;
+        for (i, planned) in layout.tensors().iter().enumerate() {
+            file.seek(SeekFrom::Start(planned.position().0))?;
+            let n_bytes = planned.tensor().n_bytes();
+            match (silence.tensors.get(&i), changed.get(&i)) {
+                (Some(Fill::Zeros), _) => {
+                    io::copy(&mut io::repeat(0).take(n_bytes), &mut file)?;
+                }
+                (Some(Fill::Ones), _) => {
+                    let ones = (0..n_bytes / 4).flat_map(|_| 1f32.to_le_bytes());
+                    file.write_all(&ones.collect::<Vec<u8>>())?;
+                }
+                (None, Some(changed)) => file.write_all(&changed.bytes)?,
+                (None, None) => file.write_all(model.tensors()[i].info.bytes())?,
+            }
+        }
+        file.flush()?;
+        #[cfg(not(target_os = "linux"))]
+        let file = keep;
+        Ok(Self::of(file)?)
+    }
+
+    /// Of a file that was written.
+    fn of(file: Keep) -> io::Result<Self> {
         #[cfg(target_os = "linux")]
         {
             use std::os::fd::AsRawFd;
@@ -360,8 +432,8 @@ impl Temporary {
         }
         #[cfg(not(target_os = "linux"))]
         Ok(Self {
-            path: keep.to_path_buf(),
-            _keep: keep,
+            path: file.to_path_buf(),
+            _keep: file,
         })
     }
 }

@@ -16,6 +16,7 @@
 //! - [`decoder`]: evaluation of several sequences, batch after batch, for the logits of chosen tokens.
 //! - [`requantize`]: a whole model to another type.
 //! - [`tensor_type`]: ggml's own table of tensor types.
+//! - [`quantize`]: rounding weights to such a type, and back.
 #![cfg_attr(
     test,
     allow(
@@ -47,6 +48,8 @@ pub mod decoder;
 pub mod requantize;
 
 pub mod tensor_type;
+
+pub mod quantize;
 
 mod error;
 #[cfg(feature = "test-support")]

@@ -46,7 +46,7 @@ impl ThreadPool {
     }
 
     /// Lets the threads sleep. The next graph wakes them (`ggml-cpu.c: ggml_graph_compute_kickoff`).
-    pub(crate) fn pause(&self) {
+    pub fn pause(&self) {
         // SAFETY: the pool is alive; the call takes its lock.
         unsafe { sys::ggml_threadpool_pause(self.as_ptr()) };
     }

@@ -17,6 +17,8 @@ pub mod generate;
 
 mod goal;
 
+mod healed;
+
 mod measured;
 
 pub mod report;

@@ -45,6 +45,7 @@ pub fn run(args: &ScoreArgs) -> Result<()> {
         method: Method::Bi.to_string(),
         search: None,
         goal: None,
+        heal: None,
         blocks: block_rows(
             model.n_blocks(),
             Some(&importance),

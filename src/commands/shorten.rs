@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::card::CardFile;
+use super::healed;
 use super::measured::{self, Request, Target as Wanted};
 use super::resume::close_journal;
 use super::{arguments, calibrate, check_json, eval, goal, print};
@@ -18,7 +19,7 @@ use crate::gguf;
 use crate::importance::Importance;
 use crate::input::Input;
 use crate::model::{BlockId, Model};
-use crate::options::{Choice, Printing, Shorten};
+use crate::options::{Choice, HealArg, Printing, Shorten};
 use crate::plan::parts::{self, Part};
 use crate::plan::{
     AttentionCut, Constraints, Method, Plan, Provenance, Renumbering, Splitting, attention, removal,
@@ -64,18 +65,40 @@ pub fn run(options: &Shorten) -> Result<()> {
         .as_ref()
         .map(|file| file.parse(&model))
         .transpose()?;
-    let selection = select(&model, &constraints, &input, options)?;
+    healed::check(&model, &options.heal, &options.calibration).with_context(at_path)?;
+    let mut selection = select(&model, &constraints, &input, options)?;
+    let mut heal_report = None;
+    let mut heal = HealArg::None.to_string();
+    let mut healing = None;
+    if options.heal.how != HealArg::None {
+        let healed = healed::heal(
+            &model,
+            &constraints,
+            input.path(),
+            &selection.removed,
+            selection.attention.as_ref(),
+            &options.heal,
+            options.objective,
+            &options.calibration,
+            &options.printing,
+        )?;
+        selection.removed = healed.removed;
+        selection.attention = healed.attention;
+        (heal, healing) = (healed.method, healed.healing);
+        heal_report = Some(healed.report);
+    }
     let plan = |parent_blake3| {
         let provenance = Provenance {
             parent_blake3,
             method: selection.method.clone(),
-            heal: "none".to_owned(),
+            heal: heal.clone(),
         };
-        Plan::with_attention_cut(
+        Plan::healed(
             &model,
             &constraints,
             selection.removed.clone(),
             selection.attention.as_ref(),
+            healing.as_ref(),
             &provenance,
         )
         .with_context(at_path)
@@ -180,6 +203,7 @@ pub fn run(options: &Shorten) -> Result<()> {
         method: selection.method,
         search: selection.search,
         goal: selection.goal,
+        heal: heal_report,
         blocks: block_rows(
             model.n_blocks(),
             selection.importance.as_ref(),

@@ -11,10 +11,10 @@ use crate::input::Input;
 use crate::model::Model;
 use crate::options::{Printing, Verify};
 use crate::oracle::{self, Run, Silence};
-use crate::plan::{ChangeKind, Constraints, TensorChange};
+use crate::plan::{ChangeKind, ChangedTensors, Constraints, TensorChange};
 use crate::progress::{self, Unit};
 use crate::report::verification::{VerifyReport, screen};
-use crate::verify::{Verification, verify};
+use crate::verify::{self, Verification, verify};
 
 /// Runs the command.
 ///
@@ -40,7 +40,15 @@ pub fn run(options: &Verify) -> Result<()> {
     note_release(&verification, options);
     let run = match &verification.differences {
         differences if options.run && differences.is_empty() => {
-            Some(evaluate(&parent, &input, &verification, &output, options)?)
+            let changed = changed_tensors(&parent, &files, &verification);
+            Some(evaluate(
+                &parent,
+                &input,
+                &verification,
+                &changed,
+                &output,
+                options,
+            )?)
         }
         // What llama.cpp makes of a file that is not as planned proves nothing.
         _ => None,
@@ -81,16 +89,34 @@ fn compare(
     result
 }
 
+/// The weights that the output has where it says that they are not the parent's.
+fn changed_tensors(
+    parent: &Model<'_>,
+    files: &[gguf::File<'_>],
+    verification: &Verification,
+) -> ChangedTensors {
+    verify::healing(parent, &verification.claim, files)
+        .map(|healing| healing.tensors)
+        .unwrap_or_default()
+}
+
 /// Compares the logits.
 fn evaluate(
     parent: &Model<'_>,
     input: &Input,
     verification: &Verification,
+    changed: &ChangedTensors,
     output: &Input,
     options: &Verify,
 ) -> Result<Run> {
-    let is_rounded =
-        |change: &&TensorChange| matches!(change.change, ChangeKind::Changed | ChangeKind::New);
+    let is_healed = |change: &TensorChange| {
+        let healed = verification.claim.healed.as_ref();
+        let name = change.parent.as_ref();
+        name.is_some_and(|name| healed.is_some_and(|healed| healed.tensors.contains(name)))
+    };
+    let is_rounded = |change: &&TensorChange| {
+        matches!(change.change, ChangeKind::Changed | ChangeKind::New) && !is_healed(change)
+    };
     if let Some(change) = verification.changes.iter().find(is_rounded) {
         bail!(
             "{}: cannot be compared by a run, bit for bit: tensor {} is {}",
@@ -106,7 +132,13 @@ fn evaluate(
         &verification.attention_removed,
     )
     .with_context(|| input.path().display().to_string())?;
-    oracle::run(&silence, input, output.path(), options.threads)
+    oracle::run(
+        &silence,
+        (parent, input),
+        changed,
+        output.path(),
+        options.threads,
+    )
 }
 
 fn note_release(verification: &Verification, options: &Verify) {

@@ -1,14 +1,27 @@
 //! What the data of every tensor of the output is: bytes of the model, all or some of them, or bytes that the plan made.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::ops::Range;
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
-use crate::gguf::{MAX_DIMS, Quoted, TensorInfo, TensorOut};
+use crate::gguf::{MAX_DIMS, Quoted, TensorInfo, TensorOut, TensorType};
 use crate::model::{Model, ModelTensor};
+
+/// Other weights of one of the model's tensors, of the same shape.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ChangedTensor {
+    /// The type that they are rounded to.
+    pub tensor_type: TensorType,
+    /// The data.
+    pub bytes: Vec<u8>,
+}
+
+/// Tensors with other weights, by their index among the model's.
+pub type ChangedTensors = BTreeMap<usize, ChangedTensor>;
 
 /// The data of one tensor of the output.
 #[derive(Clone, Debug)]

@@ -2,7 +2,7 @@
 //!
 //! In reading order: [`kinds`] says what each block is, [`counts`] how many may stay, [`constraints`] what may be removed,
 //! [`removal`] chooses, `metadata` decides every entry, `tensors` every tensor, whose data is a [`data::TensorData`].
-//! [`attention`] leaves out the attention of blocks that stay. [`parts`] cuts the output into files.
+//! [`attention`] leaves out the attention of blocks that stay, [`healing`] gives tensors other weights. [`parts`] cuts the output into files.
 
 pub mod kinds;
 
@@ -20,6 +20,8 @@ mod tensors;
 
 pub mod attention;
 
+pub mod healing;
+
 pub mod parts;
 
 use std::collections::BTreeSet;
@@ -31,7 +33,10 @@ use crate::model::{BlockId, Model};
 
 pub use attention::AttentionCut;
 pub use constraints::Constraints;
-pub use data::{ChangeKind, Runs, TensorChange, TensorData, Tensors};
+pub use data::{
+    ChangeKind, ChangedTensor, ChangedTensors, Runs, TensorChange, TensorData, Tensors,
+};
+pub use healing::Healing;
 pub use metadata::Provenance;
 pub(crate) use metadata::segment_entries;
 pub use parts::Splitting;
@@ -130,8 +135,23 @@ impl<'a> Plan<'a> {
     pub fn with_attention_cut(
         model: &Model<'a>,
         constraints: &Constraints,
+        removed: BTreeSet<BlockId>,
+        attention: Option<&AttentionCut>,
+        provenance: &Provenance,
+    ) -> Result<Self> {
+        Self::healed(model, constraints, removed, attention, None, provenance)
+    }
+
+    /// As [`Plan::with_attention_cut`]; the tensors of `healing` have other weights.
+    ///
+    /// # Errors
+    /// As [`Plan::with_attention_cut`]; a tensor that is not in the output.
+    pub fn healed(
+        model: &Model<'a>,
+        constraints: &Constraints,
         mut removed: BTreeSet<BlockId>,
         attention: Option<&AttentionCut>,
+        healing: Option<&Healing>,
         provenance: &Provenance,
     ) -> Result<Self> {
         removed.extend(&constraints.dropped);
@@ -139,14 +159,18 @@ impl<'a> Plan<'a> {
         let renumbering = Renumbering::new(model.n_blocks(), &removed);
         let mut entries = metadata::decide(model, constraints, &renumbering, provenance)?;
         let mut tensors = tensors::decide(model, constraints, &renumbering)?;
-        let Some(cut) = attention else {
-            return Self::of(model, removed, entries, tensors, provenance);
-        };
-        attention::check(model, &removed, &cut.blocks)?;
-        entries = attention::convert(model, entries, &renumbering, cut)?;
-        attention::leave_out(model, &mut tensors, cut);
+        if let Some(cut) = attention {
+            attention::check(model, &removed, &cut.blocks)?;
+            entries = attention::convert(model, entries, &renumbering, cut)?;
+            attention::leave_out(model, &mut tensors, cut);
+        }
+        if let Some(healing) = healing {
+            let why = format!("makes up for removed blocks ({})", provenance.heal);
+            healing.apply(model, &mut tensors, &why)?;
+            entries.extend(healing.entries(model, &provenance.heal)?);
+        }
         Ok(Self {
-            attention_removed: cut.blocks.clone(),
+            attention_removed: attention.map(|cut| cut.blocks.clone()).unwrap_or_default(),
             ..Self::of(model, removed, entries, tensors, provenance)?
         })
     }

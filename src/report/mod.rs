@@ -11,6 +11,8 @@ pub mod comparison;
 
 pub mod goal;
 
+pub mod healing;
+
 use evaluation::EvalReport;
 use serde::Serialize;
 
@@ -22,6 +24,8 @@ use crate::search::{Measured, Objective};
 use goal::{DraftReport, GoalReport, TaskReport};
 use std::collections::BTreeSet;
 use std::path::Path;
+
+pub use healing::HealReport;
 
 /// The result of one model. Its fields are the JSON contract: unknown values are null, never left out.
 #[derive(Clone, Debug, Serialize)]
@@ -42,6 +46,8 @@ pub struct Report {
     pub search: Option<SearchReport>,
     /// What decided how many blocks go; null where their number or a list was given.
     pub goal: Option<GoalReport>,
+    /// What makes up for the removed blocks; null where nothing was to.
+    pub heal: Option<HealReport>,
     /// Every block of the input, first to last.
     pub blocks: Vec<BlockReport>,
     /// The blocks that go, in the input's numbering.

@@ -56,6 +56,9 @@ pub fn report(report: &Report, colour: Colour) -> String {
                 output.architecture
             );
         }
+        if let Some(heal) = &report.heal {
+            text.push_str(&super::healing::lines(heal));
+        }
         let _ = writeln!(text, "output   {}", written(output, report.model.bytes));
         text.push_str(&changes(&output.changes));
         if let Some(imatrix) = &output.imatrix {

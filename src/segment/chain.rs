@@ -14,7 +14,7 @@ use crate::arch::Stream;
 use crate::hidden_state::{HiddenStates, Position, Token};
 use crate::llama::{Course, evaluate_segment};
 use crate::model::{BlockId, Model};
-use crate::plan::Constraints;
+use crate::plan::{ChangedTensors, Constraints};
 use crate::quality::scored;
 
 /// Memory for what blocks are computed in, in bytes: as many contexts are kept as it holds, the others are made each time.
@@ -36,8 +36,9 @@ impl Segment {
         block: BlockId,
         head: Head,
     ) -> Result<Self> {
-        let plan = SegmentPlan::new(model, constraints, &[block], head)?;
-        let file = MemoryFile::write(model, &plan)?;
+        let unchanged = ChangedTensors::new();
+        let plan = SegmentPlan::new(model, constraints, &[block], head, &unchanged)?;
+        let file = MemoryFile::write(model, &plan, &unchanged)?;
         let options = ModelOptions {
             no_mmap: true,
             ..ModelOptions::default()

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use super::plan::{SegmentPlan, Source};
 use crate::gguf::{self, Layout};
 use crate::model::Model;
-use crate::plan::Plan;
+use crate::plan::{ChangedTensors, Plan};
 
 /// A file for llama.cpp to load. It is gone when this is dropped.
 pub(crate) struct MemoryFile {
@@ -26,17 +26,22 @@ type Keep = File;
 type Keep = tempfile::TempPath;
 
 impl MemoryFile {
-    /// Writes what `plan` says, with the tensors of `model`.
+    /// Writes what `plan` says, with the tensors of `model` and of `changed`.
     ///
     /// # Errors
     /// The system's, such as no room.
-    pub(crate) fn write(model: &Model<'_>, plan: &SegmentPlan<'_>) -> Result<Self> {
+    pub(crate) fn write(
+        model: &Model<'_>,
+        plan: &SegmentPlan<'_>,
+        changed: &ChangedTensors,
+    ) -> Result<Self> {
         Self::of_layout(&plan.layout, &mut |i, out| {
-            // What is not written is zeros.
-            let Source::Tensor(source) = plan.sources[i] else {
-                return Ok(());
+            let bytes = match plan.sources[i] {
+                Source::Tensor(source) => model.tensors()[source].info.bytes(),
+                Source::Changed(source) => changed.get(&source).map_or(&[][..], |c| &c.bytes),
+                // What is not written is zeros.
+                Source::Zeros => return Ok(()),
             };
-            let bytes = model.tensors()[source].info.bytes();
             let n_bytes = plan.layout.tensors()[i].tensor().n_bytes();
             let n_bytes = usize::try_from(n_bytes).unwrap_or(usize::MAX);
             out.write_all(bytes.get(..n_bytes).unwrap_or(bytes))

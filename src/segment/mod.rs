@@ -3,10 +3,11 @@
 //! A [`Chain`] evaluates a model block by block, each block a segment of its own. So any set of its blocks can be
 //! evaluated without a file, and what two sets have in common is evaluated once. Before it is used it is compared with
 //! the whole model, bit for bit, since llama.cpp does not treat every architecture's hidden states as it treats its tokens;
-//! where it cannot be used, [`Whole`] evaluates shortened models one by one.
+//! where it cannot be used, [`Whole`] evaluates shortened models one by one. A [`Lone`] block is evaluated as a segment with
+//! other weights.
 //!
-//! In reading order: `plan` says what a segment's file holds, `memory` writes it, `contexts` says what is kept ready, [`chain`] evaluates, [`whole`] is the
-//! fall-back.
+//! In reading order: `plan` says what a segment's file holds, `memory` writes it, `contexts` says what is kept ready, [`chain`]
+//! evaluates, [`whole`] is the fall-back, [`lone`] is a single block.
 
 mod plan;
 
@@ -18,12 +19,15 @@ pub mod chain;
 
 pub mod whole;
 
+pub mod lone;
+
 use anyhow::Result;
 
 use crate::hidden_state::Token;
 use crate::model::BlockId;
 
 pub use chain::Chain;
+pub use lone::Lone;
 pub use plan::CHAINED;
 pub use whole::Whole;
 

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::gguf::{EntryOut, Layout, Quoted, TensorOut, ValueOut};
 use crate::model::{BlockId, Model};
-use crate::plan::{Constraints, Renumbering, segment_entries};
+use crate::plan::{ChangedTensors, Constraints, Renumbering, segment_entries};
 
 /// Whether a segment ends in logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,6 +24,8 @@ pub enum Source {
     Tensor(usize),
     /// Zeros: the tensor belongs to a block that is there for its kind alone.
     Zeros,
+    /// Other weights of the model's tensor with this index.
+    Changed(usize),
 }
 
 /// A file of some blocks, to be evaluated from a hidden state on.
@@ -42,7 +44,7 @@ pub struct SegmentPlan<'a> {
 }
 
 impl<'a> SegmentPlan<'a> {
-    /// Plans the file of `blocks`, in order.
+    /// Plans the file of `blocks`, in order, in which the tensors of `changed` have other weights.
     ///
     /// # Errors
     /// Blocks that llama.cpp would take for something else in a model of their own.
@@ -51,6 +53,7 @@ impl<'a> SegmentPlan<'a> {
         constraints: &Constraints,
         blocks: &[BlockId],
         head: Head,
+        changed: &ChangedTensors,
     ) -> Result<Self> {
         let all = with_companions(model, constraints, blocks)?;
         let renumbering = Renumbering::in_order(model.n_blocks(), all.clone());
@@ -73,15 +76,23 @@ impl<'a> SegmentPlan<'a> {
                     let Some(number) = renumbering.number(block) else {
                         continue;
                     };
-                    let out = TensorOut::rename(
-                        &tensor.info,
-                        format!("{}{number}.{rest}", model.block_prefix()),
-                    );
-                    let source = match evaluated.contains_key(&block) {
-                        true => Source::Tensor(i),
-                        false => Source::Zeros,
-                    };
-                    (out, source)
+                    let name = format!("{}{number}.{rest}", model.block_prefix());
+                    let is_evaluated = evaluated.contains_key(&block);
+                    match changed.get(&i).filter(|_| is_evaluated) {
+                        Some(change) => {
+                            let dims = tensor.info.dims();
+                            let dims = &dims[..tensor.info.n_dims()];
+                            let out = TensorOut::new(name, dims, change.tensor_type)?;
+                            (out, Source::Changed(i))
+                        }
+                        None => {
+                            let source = match is_evaluated {
+                                true => Source::Tensor(i),
+                                false => Source::Zeros,
+                            };
+                            (TensorOut::rename(&tensor.info, name), source)
+                        }
+                    }
                 }
                 None => {
                     let (dims, n_dims) = (tensor.info.dims(), tensor.info.n_dims());

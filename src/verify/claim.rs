@@ -11,6 +11,7 @@ use crate::gguf::{Entry, Metadata, Place};
 use crate::model::BlockId;
 use crate::options::HealArg;
 use crate::plan::attention::{METHOD_KEY as ATTENTION_METHOD_KEY, NO_WHOLE_BLOCK, REMOVED_KEY};
+use crate::plan::healing::{LOSS_KEY, TENSORS_KEY};
 use crate::plan::{AttentionCut, Method};
 
 const BLOCKS_KEY: &str = "gguf_shorten.blocks";
@@ -39,10 +40,42 @@ pub struct Claim {
     pub method: Option<String>,
     /// What made up for the removed blocks.
     pub heal: Option<String>,
+    /// The tensors that have other weights than the parent's, by its names; `None` if it says nothing of that.
+    pub healed: Option<HealedClaim>,
     /// The parent's numbers of the blocks that it holds.
     pub kept: Vec<BlockId>,
     /// Those of them that it holds without their attention; `None` if it says nothing of that.
     pub attention: Option<AttentionCut>,
+}
+
+/// What a file says of tensors with other weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HealedClaim {
+    /// The parent's names of them.
+    pub tensors: Vec<String>,
+    /// What was measured without them and with them, in nats per token.
+    pub loss: [f32; 2],
+}
+
+impl HealedClaim {
+    fn of(metadata: &Metadata<'_>) -> Result<Option<Self>> {
+        let Some(entry) = metadata.get(TENSORS_KEY) else {
+            return Ok(None);
+        };
+        let names = entry.value().as_array()?.strs();
+        let tensors = names
+            .map(|name| Ok(name?.to_owned()))
+            .collect::<Result<_>>()?;
+        let mut loss = [f32::NAN; 2];
+        if let Some(entry) = metadata.get(LOSS_KEY) {
+            for (to, found) in loss.iter_mut().zip(entry.value().as_array()?.f64s()) {
+                #[expect(clippy::cast_possible_truncation, reason = "written as a float")]
+                let found = found? as f32;
+                *to = found;
+            }
+        }
+        Ok(Some(Self { tensors, loss }))
+    }
 }
 
 impl Claim {
@@ -60,6 +93,7 @@ impl Claim {
             parent_blake3: text(PARENT_KEY).and_then(|hex| blake3::Hash::from_hex(hex).ok()),
             method: text(METHOD_KEY),
             heal: text(HEAL_KEY),
+            healed: HealedClaim::of(metadata)?,
             kept: kept(metadata)?,
             attention: match metadata.get(REMOVED_KEY) {
                 Some(entry) => Some(AttentionCut {
@@ -105,7 +139,11 @@ impl Claim {
         let attention = self.attention.as_ref().map(|cut| cut.method.as_str());
         let attention = attention.filter(is_unknown);
         let heal = self.heal.as_deref();
-        let heal = heal.filter(|word| HealArg::from_str(word, false).is_err());
+        let is_unknown_heal = |word: &&str| match HealArg::from_str(word, false) {
+            Err(_) | Ok(HealArg::Auto) => true,
+            Ok(how) => (how == HealArg::None) != self.healed.is_none(),
+        };
+        let heal = heal.filter(is_unknown_heal);
         for (key, word) in [
             (METHOD_KEY, method),
             (ATTENTION_METHOD_KEY, attention),

@@ -13,7 +13,7 @@ mod data;
 mod difference;
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -22,9 +22,11 @@ use crate::gguf::{self, EntryOut, Layout, Place, TensorInfo, ValueType};
 use crate::model::{BlockId, Model, ModelTensor};
 use crate::plan::kinds::Pattern;
 use crate::plan::parts::{Part, cut};
-use crate::plan::{Constraints, Plan, Provenance, Runs, TensorChange, TensorData};
+use crate::plan::{
+    ChangedTensor, Constraints, Healing, Plan, Provenance, Runs, TensorChange, TensorData,
+};
 
-pub use claim::Claim;
+pub use claim::{Claim, HealedClaim};
 pub use difference::{Difference, Differences, Whose};
 
 /// The key whose value may be that of another release.
@@ -99,15 +101,55 @@ pub fn verify(
     };
     let (constraints, on_trust) = planned_under(parent, constraints, &removed, first)?;
     let attention = claim.attention.as_ref();
-    let plan = Plan::with_attention_cut(parent, &constraints, removed, attention, &provenance)
-        .map_err(|error| match error.downcast_ref::<Hint>() {
-            None => error.context(Hint(TRUST.to_owned())),
-            Some(_) => error,
-        })
-        .context("names a cut that is refused")?;
+    let healing = healing(parent, &claim, out);
+    let healing = healing.as_ref();
+    let plan = Plan::healed(
+        parent,
+        &constraints,
+        removed,
+        attention,
+        healing,
+        &provenance,
+    )
+    .map_err(|error| match error.downcast_ref::<Hint>() {
+        None => error.context(Hint(TRUST.to_owned())),
+        Some(_) => error,
+    })
+    .context("names a cut that is refused")?;
     Ok(Verification {
         on_trust,
         ..compare(parent, &plan, claim, out, progress)?
+    })
+}
+
+/// The weights that the file has where it says that they are not the parent's. They cannot be compared with anything but the
+/// hash that the file gives of them, which the plan makes again from these.
+#[must_use]
+pub fn healing(parent: &Model<'_>, claim: &Claim, out: &[gguf::File<'_>]) -> Option<Healing> {
+    let healed = claim.healed.as_ref()?;
+    let numbers: BTreeMap<BlockId, usize> = claim.kept.iter().copied().zip(0..).collect();
+    let changed = |name: &String| {
+        let (source, tensor) = parent
+            .tensors()
+            .iter()
+            .enumerate()
+            .find(|(_, tensor)| tensor.info.name() == name)?;
+        let name = match tensor.block {
+            Some((block, rest)) => {
+                format!("{}{}.{rest}", parent.block_prefix(), numbers.get(&block)?)
+            }
+            None => name.clone(),
+        };
+        let found = out.iter().find_map(|file| file.tensors().get(&name))?;
+        let changed = ChangedTensor {
+            tensor_type: found.tensor_type(),
+            bytes: found.bytes().to_vec(),
+        };
+        (found.dims() == tensor.info.dims()).then_some((source, changed))
+    };
+    Some(Healing {
+        tensors: healed.tensors.iter().filter_map(changed).collect(),
+        loss: healed.loss,
     })
 }
 

@@ -13,6 +13,7 @@ mod counts;
 mod eval;
 mod goals;
 mod halves;
+mod heal;
 mod imatrix;
 mod pairs;
 mod portable;

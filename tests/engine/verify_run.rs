@@ -7,6 +7,7 @@ use gguf_shorten::gguf::ValueOut;
 use gguf_shorten::input::Input;
 use gguf_shorten::model::{BlockId, Model};
 use gguf_shorten::oracle::{self, Run, Silence};
+use gguf_shorten::plan::ChangedTensors;
 
 use crate::random_model::{N_VOCAB, Spec};
 use crate::support::shorten;
@@ -16,7 +17,8 @@ fn run(parent: &Path, blocks: &[usize], out: &Path) -> anyhow::Result<Run> {
     let input = Input::open(parent)?;
     let model = Model::new(input.parse()?)?;
     let removed = blocks.iter().copied().map(BlockId::new).collect();
-    oracle::run(&Silence::of(&model, &removed)?, &input, out, 1)
+    let silence = Silence::of(&model, &removed)?;
+    oracle::run(&silence, (&model, &input), &ChangedTensors::new(), out, 1)
 }
 
 #[test]

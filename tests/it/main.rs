@@ -65,6 +65,8 @@ mod goals;
 
 mod compare;
 
+mod heal;
+
 mod hostile;
 
 mod fuzz;

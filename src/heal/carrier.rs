@@ -1,0 +1,125 @@
+//! Which tensor of a block carries what is fitted: the one that writes the product of the feed-forward network to the stream.
+
+use anyhow::{Context, Result, ensure};
+
+use crate::gguf::{Quoted, TensorType};
+use crate::model::{BlockId, Model};
+
+/// The matrix, behind `blk.<i>.`.
+pub const CARRIER: &str = "ffn_down.weight";
+
+/// What a block must not have, and why.
+const OBSTACLES: &[(&str, &str)] = &[
+    (
+        "ffn_down_exps.weight",
+        "its feed-forward network has experts",
+    ),
+    (
+        "ffn_down_shexp.weight",
+        "its feed-forward network has experts",
+    ),
+    ("ffn_down.scale", "its 'ffn_down' has a scale of its own"),
+    (
+        "ffn_sub_norm.weight",
+        "a norm stands before its 'ffn_down' as part of it",
+    ),
+    (
+        "post_ffw_norm.weight",
+        "a norm stands between its 'ffn_down' and the stream",
+    ),
+    (
+        "post_ffn_norm.weight",
+        "a norm stands between its 'ffn_down' and the stream",
+    ),
+    (
+        "ffn_post_norm.weight",
+        "a norm stands between its 'ffn_down' and the stream",
+    ),
+    (
+        "layer_output_norm.weight",
+        "the stream itself passes a norm",
+    ),
+    ("layer_out_norm.weight", "the stream itself passes a norm"),
+    ("layer_output_scale.weight", "the stream itself is scaled"),
+];
+
+/// Architectures that multiply what a block writes by a factor of the metadata (`granite.cpp`, `minicpm.cpp`).
+const SCALED: &[&str] = &[
+    "granite",
+    "granitemoe",
+    "granitehybrid",
+    "granite_swa",
+    "graniteswitch",
+    "minicpm",
+];
+
+/// A matrix that can carry a fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Carrier {
+    /// Its index among the model's tensors.
+    pub source: usize,
+    /// Its type.
+    pub tensor_type: TensorType,
+    /// Numbers that it multiplies.
+    pub n_in: usize,
+    /// Numbers that it writes: the width of the stream.
+    pub n_out: usize,
+}
+
+impl Carrier {
+    /// That of `block`.
+    ///
+    /// # Errors
+    /// A block that has none, with the reason.
+    pub fn of(model: &Model<'_>, block: BlockId) -> Result<Self> {
+        let find = |rest: &str| {
+            let mut tensors = model.tensors().iter().enumerate();
+            tensors.find(|(_, tensor)| tensor.block == Some((block, rest)))
+        };
+        for (rest, why) in OBSTACLES {
+            ensure!(
+                find(rest).is_none(),
+                "block {block} cannot make up for others: {why}"
+            );
+        }
+        ensure!(
+            !SCALED.contains(&model.architecture()),
+            "block {block} cannot make up for others: in {} what a block writes is multiplied by a factor",
+            Quoted(model.architecture())
+        );
+        let (source, tensor) = find(CARRIER).with_context(|| {
+            format!("block {block} cannot make up for others: it has no '{CARRIER}'")
+        })?;
+        let info = &tensor.info;
+        let tensor_type = info.tensor_type();
+        ensure!(
+            info.n_dims() == 2 && ggml::quantize::can_quantize(tensor_type.id()),
+            "tensor {} cannot make up for removed blocks: weights of type {tensor_type} cannot be made",
+            Quoted(info.name())
+        );
+        let dim = |i: usize| usize::try_from(info.dims()[i]);
+        Ok(Self {
+            source,
+            tensor_type,
+            n_in: dim(0)?,
+            n_out: dim(1)?,
+        })
+    }
+
+    /// Checks that blocks of `model` can make up for others, and returns the largest matrix.
+    ///
+    /// # Errors
+    /// No block can: the reason of the first.
+    pub fn largest(model: &Model<'_>) -> Result<Self> {
+        let all: Vec<Result<Self>> = (0..model.n_trunk_blocks())
+            .map(|block| Self::of(model, BlockId::new(block)))
+            .collect();
+        match all.iter().flatten().max_by_key(|carrier| carrier.n_in) {
+            Some(largest) => Ok(*largest),
+            None => all
+                .into_iter()
+                .next()
+                .context("bug: a model of no blocks")?,
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Heal: other weights for kept tensors, found in closed form from forward passes alone, that make up for removed blocks.
+//! Pure: no I/O.
+//!
+//! The matrix that writes to the stream before a cut, `ffn_down`, multiplies `h`. Beside its own product it can add the part
+//! of what the removed blocks would have left that is linear in `h`: the least squares of `r - D h` over tokens, where `r`
+//! is the parent's stream after the removed blocks minus the shortened model's stream, plus a ridge toward `D = 0`. Where
+//! ReplaceMe (arXiv:2505.02819) folds a map of the stream into that matrix, here every input of it counts.
+//!
+//! In reading order: [`carrier`] is such a matrix, [`split`] says what each window is for, [`normal`] keeps the sums over tokens, [`ridge`] solves.
+
+pub mod carrier;
+
+pub mod split;
+
+pub mod normal;
+
+pub mod ridge;
+
+use std::fmt;
+
+/// How much each token counts in a fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Weighting {
+    /// The same: the few tokens whose stream is hundreds of times as long as that of others count most.
+    Plain,
+    /// By one over the squared length of the parent's stream: the norms that read the stream see its direction.
+    Direction,
+}
+
+impl Weighting {
+    /// Of a token with this stream in the parent.
+    #[must_use]
+    pub fn of(self, target: &[f32]) -> f64 {
+        match self {
+            Self::Plain => 1.0,
+            Self::Direction => {
+                let square: f64 = target.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+                // A stream of nothing has no direction.
+                if square > 0.0 { 1.0 / square } else { 0.0 }
+            }
+        }
+    }
+}
+
+impl fmt::Display for Weighting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Plain => "plain",
+            Self::Direction => "direction",
+        })
+    }
+}

@@ -1,0 +1,148 @@
+//! What each window of the calibration text is for.
+
+use std::collections::BTreeSet;
+
+use crate::hidden_state::Token;
+
+/// The windows of a text by what they are for. No window of one kind is the same as one of another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Split {
+    /// Weights are fitted to the first, with the ridge that is best on the second, and the other way round; then to both.
+    pub folds: [Vec<usize>; 2],
+    /// Neither weights nor the ridge see these: they say what the weights are worth.
+    pub judge: Vec<usize>,
+    /// Windows that occur more than once, whose repetitions take no part.
+    pub n_repeated: usize,
+    /// Tokens that take part in the fit.
+    pub n_tokens: usize,
+    /// How many of them do not end the same three tokens and themselves as another one.
+    pub n_distinct: usize,
+}
+
+/// The share of windows that judge.
+const JUDGES: f64 = 0.2;
+
+/// One window to judge, and one for each fold.
+pub const MIN_WINDOWS: usize = 3;
+
+impl Split {
+    /// Splits `windows`, each of them from the text with that number. The folds are of different texts where there are
+    /// several, else of different halves of the one: a ridge is to be good for text that is not quite like what the weights
+    /// were fitted to.
+    #[must_use]
+    pub fn of(windows: &[&[Token]], texts: &[usize]) -> Self {
+        let mut seen = BTreeSet::new();
+        let distinct: Vec<usize> = (0..windows.len())
+            .filter(|&window| seen.insert(windows[window]))
+            .collect();
+        let several = distinct
+            .iter()
+            .any(|&window| texts.get(window) != texts.first());
+        let mut judge = Vec::new();
+        let mut fit = Vec::new();
+        // Evenly spread, and not in step with texts that take turns.
+        let mut part = 0.5;
+        for &window in &distinct {
+            if part < JUDGES {
+                judge.push(window);
+            } else {
+                fit.push(window);
+            }
+            part = (part + 0.618_033_988_749_895_f64).fract();
+        }
+        if judge.is_empty() {
+            judge.extend(fit.pop());
+        }
+        let half = fit.len() / 2;
+        let mut folds = [Vec::new(), Vec::new()];
+        for (i, &window) in fit.iter().enumerate() {
+            let fold = match several {
+                true => texts.get(window).copied().unwrap_or(0) % 2,
+                false => usize::from(i >= half),
+            };
+            folds[fold].push(window);
+        }
+        if folds.iter().any(Vec::is_empty) {
+            let (first, second) = fit.split_at(half);
+            folds = [first.to_vec(), second.to_vec()];
+        }
+        let mut contexts = BTreeSet::new();
+        let mut n_tokens = 0;
+        for &window in &fit {
+            let tokens = windows[window];
+            n_tokens += tokens.len();
+            contexts.extend((0..tokens.len()).map(|end| &tokens[end.saturating_sub(3)..=end]));
+        }
+        Self {
+            folds,
+            judge,
+            n_repeated: windows.len() - distinct.len(),
+            n_tokens,
+            n_distinct: contexts.len(),
+        }
+    }
+
+    /// All windows that take part, in order.
+    #[must_use]
+    pub fn all(&self) -> Vec<usize> {
+        let mut all = [&self.folds[0][..], &self.folds[1][..], &self.judge[..]].concat();
+        all.sort_unstable();
+        all
+    }
+
+    /// Whether there is a window for each purpose.
+    #[must_use]
+    pub fn is_enough(&self) -> bool {
+        !self.judge.is_empty() && self.folds.iter().all(|fold| !fold.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn windows(n: usize) -> Vec<Vec<Token>> {
+        let token = |i: usize| Token::try_from(i).unwrap();
+        (0..n)
+            .map(|w| (0..8).map(|t| token(w * 8 + t)).collect())
+            .collect()
+    }
+
+    fn split(windows: &[Vec<Token>], texts: &[usize]) -> Split {
+        let windows: Vec<&[Token]> = windows.iter().map(Vec::as_slice).collect();
+        Split::of(&windows, texts)
+    }
+
+    #[test]
+    fn every_window_has_one_purpose_and_each_purpose_a_window() {
+        for n in 0..60 {
+            let split = split(&windows(n), &vec![0; n]);
+            assert_eq!(split.all(), (0..n).collect::<Vec<_>>());
+            assert_eq!(split.is_enough(), n >= MIN_WINDOWS, "{n}");
+            assert!(split.judge.len() <= 1 + n / 4);
+        }
+    }
+
+    #[test]
+    fn folds_are_of_different_texts_and_judges_of_all() {
+        let texts: Vec<usize> = (0..60).map(|i| i % 4).collect();
+        let split = split(&windows(60), &texts);
+        assert!(split.folds[0].iter().all(|w| w % 2 == 0));
+        assert!(split.folds[1].iter().all(|w| w % 2 == 1));
+        let judged: BTreeSet<usize> = split.judge.iter().map(|w| w % 4).collect();
+        assert_eq!(judged.len(), 4);
+    }
+
+    #[test]
+    fn repetitions_are_found() {
+        let mut all = windows(4);
+        all.extend(windows(4));
+        let split = split(&all, &[0; 8]);
+        assert_eq!((split.n_repeated, split.all().len()), (4, 4));
+        let same = vec![vec![7; 64], vec![8; 64], vec![9; 64], vec![10; 64]];
+        let split = self::split(&same, &[0; 4]);
+        assert_eq!((split.n_tokens, split.n_distinct), (192, 12));
+        let fresh = self::split(&windows(6), &[0; 6]);
+        assert_eq!(fresh.n_tokens, fresh.n_distinct);
+    }
+}

@@ -1,0 +1,98 @@
+//! Kept tensors with other weights, which make up for removed blocks.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail};
+
+use super::{ChangedTensor, ChangedTensors, TensorData, Tensors};
+use crate::gguf::{EntryOut, Quoted, TensorOut, ValueOut};
+use crate::model::Model;
+
+/// The parent's names of the tensors that have other weights.
+pub const TENSORS_KEY: &str = "gguf_shorten.heal.tensors";
+
+/// The BLAKE3 hash of the method's word, the losses, and the name, type and data of each such tensor, one after
+/// another.
+pub const HASH_KEY: &str = "gguf_shorten.heal.blake3";
+
+/// What was measured on text that no weight was fitted to, in nats per token: without other weights, and with them.
+pub const LOSS_KEY: &str = "gguf_shorten.heal.loss";
+
+/// What makes up for removed blocks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Healing {
+    /// The tensors, by their index among the model's.
+    pub tensors: ChangedTensors,
+    /// The loss without them and with them, in nats per token.
+    pub loss: [f32; 2],
+}
+
+impl Healing {
+    /// What the output says of it, where the method is called `method`.
+    ///
+    /// # Errors
+    /// A tensor that the model does not have, which is a bug.
+    pub(super) fn entries<'a>(&self, model: &Model<'a>, method: &str) -> Result<Vec<EntryOut<'a>>> {
+        let mut names = Vec::new();
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(method.as_bytes());
+        for loss in self.loss {
+            hasher.update(&loss.to_le_bytes());
+        }
+        for (&source, changed) in &self.tensors {
+            let tensor = model.tensors().get(source);
+            let tensor = tensor.context("bug: a changed tensor that the model does not have")?;
+            names.push(tensor.info.name());
+            hasher.update(tensor.info.name().as_bytes());
+            hasher.update(&changed.tensor_type.id().to_le_bytes());
+            hasher.update_rayon(&changed.bytes);
+        }
+        Ok(vec![
+            EntryOut::new(TENSORS_KEY, ValueOut::strings(&names)),
+            EntryOut::new(LOSS_KEY, ValueOut::f32s(&self.loss)),
+            EntryOut::string(HASH_KEY, hasher.finalize().to_hex().as_str()),
+        ])
+    }
+
+    /// Puts the weights in their places, for the reason `why`.
+    ///
+    /// # Errors
+    /// A tensor that is not in the output with all its bytes.
+    pub(super) fn apply(
+        &self,
+        model: &Model<'_>,
+        tensors: &mut Tensors<'_>,
+        why: &str,
+    ) -> Result<()> {
+        let mut left: BTreeMap<usize, &ChangedTensor> = self
+            .tensors
+            .iter()
+            .map(|(source, changed)| (*source, changed))
+            .collect();
+        for (out, data) in &mut tensors.planned {
+            let TensorData::Whole { source } = *data else {
+                continue;
+            };
+            let Some(changed) = left.remove(&source) else {
+                continue;
+            };
+            let dims = out.dims();
+            let dims = &dims[..out.n_dims()];
+            *out = TensorOut::new(out.name().to_owned(), dims, changed.tensor_type)?;
+            *data = TensorData::Made {
+                source: Some(source),
+                bytes: changed.bytes.clone().into(),
+                why: why.to_owned(),
+            };
+        }
+        if let Some(&source) = left.keys().next() {
+            let tensor = model.tensors().get(source);
+            let name = tensor.map_or("", |tensor| tensor.info.name());
+            bail!(
+                "tensor {} is not in the output as it is in the model, so its weights cannot be others",
+                Quoted(name)
+            );
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,388 @@
+//! `--heal`: the weights that are written are those of a solution found here with loops, and all else is the parent's.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use ggml::{Backend, Token};
+use gguf_shorten::gguf::File;
+use gguf_shorten::heal::split::Split;
+use gguf_shorten::hidden_state::{HiddenStates, Position};
+use gguf_shorten::input::Input;
+use gguf_shorten::llama::{Course, Halves, LlamaHiddenStates};
+use gguf_shorten::model::{BlockId, Model};
+use gguf_shorten::plan::Constraints;
+use serde_json::Value;
+
+use crate::eval::{byte_model, program};
+use crate::random_model::Spec;
+use crate::support::load;
+
+const WINDOW: usize = 64;
+const N_WINDOWS: usize = 14;
+
+/// A model of six blocks that takes any text, without what makes its blocks other than plain: scales and biases.
+fn plain_model(architecture: &str) -> Spec<'_> {
+    let mut spec = byte_model(architecture, 6);
+    spec.omitted = |name| name.contains("scale") || name.ends_with(".bias");
+    spec
+}
+
+/// A parent of six blocks and a text in `dir`.
+fn prepare(dir: &Path) {
+    let parent = dir.join("parent.gguf");
+    plain_model("llama").save(Backend::init(), &parent).unwrap();
+    let mut state = 1u32;
+    let text: String = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        char::from(b'a' + u8::try_from((state >> 24) % 26).unwrap())
+    })
+    .take(WINDOW * (N_WINDOWS + 1))
+    .collect();
+    std::fs::write(dir.join("text.txt"), text).unwrap();
+}
+
+const HEAL: &str =
+    "parent.gguf --blocks 2,3 --calibration text.txt --tokens 896 --window 64 -t 1 --heal";
+
+fn heal(dir: &Path, rest: &str) -> Value {
+    let out = program(dir, &format!("{HEAL} {rest} --json result.json --force"));
+    assert!(
+        out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    serde_json::from_slice(&std::fs::read(dir.join("result.json")).unwrap()).unwrap()
+}
+
+fn floats(path: &Path, tensor: &str) -> Vec<f32> {
+    let input = Input::open(path).unwrap();
+    let model = Model::new(input.parse().unwrap()).unwrap();
+    let tensors = model.tensors();
+    let tensor = tensors.iter().find(|of| of.info.name() == tensor).unwrap();
+    let floats = tensor.info.bytes().chunks_exact(4);
+    floats
+        .map(|float| f32::from_le_bytes(float.try_into().unwrap()))
+        .collect()
+}
+
+/// The hidden states of each window: the middle of block 1, and what leaves blocks 1 and 3.
+fn states(path: &Path, windows: &[Vec<Token>]) -> Vec<[Vec<f32>; 3]> {
+    let input = Input::open(path).unwrap();
+    let engine = load(path).unwrap();
+    let model = Model::new(input.parse().unwrap()).unwrap();
+    let constraints = Constraints::of(&model).unwrap();
+    let stream = constraints.rules.stream;
+    let options = ggml::ContextOptions {
+        window: WINDOW,
+        threads: 1,
+    };
+    let halves = Halves::of(&model, constraints.rules, &constraints.kinds).unwrap();
+    let mut states = LlamaHiddenStates::new(
+        &engine,
+        options,
+        stream,
+        Course::of(&model, stream).unwrap(),
+    )
+    .unwrap()
+    .with_halves(Some(halves));
+    let mut found = Vec::new();
+    for window in windows {
+        let mut of_window = [Vec::new(), Vec::new(), Vec::new()];
+        states
+            .visit(window, &mut |position, state| {
+                let at = [
+                    Position::Middle(BlockId::new(1)),
+                    Position::Output(BlockId::new(1)),
+                    Position::Output(BlockId::new(3)),
+                ];
+                if let Some(at) = at.iter().position(|at| *at == position) {
+                    state.clone_into(&mut of_window[at]);
+                }
+                Ok(())
+            })
+            .unwrap();
+        found.push(of_window);
+    }
+    found
+}
+
+/// The windows that the program cuts the text into: a BOS, then bytes.
+fn windows(path: &Path, text: &Path) -> Vec<Vec<Token>> {
+    let engine = load(path).unwrap();
+    let tokens = engine
+        .tokenize(&std::fs::read_to_string(text).unwrap())
+        .unwrap();
+    let windows = tokens.chunks_exact(WINDOW).take(N_WINDOWS);
+    windows
+        .map(|window| {
+            let mut window = window.to_vec();
+            window[0] = engine.bos().unwrap();
+            window
+        })
+        .collect()
+}
+
+/// Solves `a x = b` for each column of `b` by Gauss's elimination.
+fn eliminate(mut a: Vec<Vec<f64>>, mut b: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
+    let n = a.len();
+    for i in 0..n {
+        let pivot = (i..n)
+            .max_by(|&x, &y| a[x][i].abs().total_cmp(&a[y][i].abs()))
+            .unwrap();
+        a.swap(i, pivot);
+        b.swap(i, pivot);
+        for row in i + 1..n {
+            let factor = a[row][i] / a[i][i];
+            let (above, below) = a.split_at_mut(row);
+            below[0][i..]
+                .iter_mut()
+                .zip(&above[i][i..])
+                .for_each(|(x, y)| *x -= factor * y);
+            let (above, below) = b.split_at_mut(row);
+            below[0]
+                .iter_mut()
+                .zip(&above[i])
+                .for_each(|(x, y)| *x -= factor * y);
+        }
+    }
+    for i in (0..n).rev() {
+        for o in 0..b[i].len() {
+            let known: f64 = (i + 1..n).map(|j| a[i][j] * b[j][o]).sum();
+            b[i][o] = (b[i][o] - known) / a[i][i];
+        }
+    }
+    b
+}
+
+#[test]
+fn weights_are_the_least_squares_of_a_loop_over_tokens() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    prepare(dir);
+    let json = heal(dir, "linear --heal-type F32 -o out.gguf");
+    assert_eq!(json["heal"]["method"], "linear", "{:#}", json["heal"]);
+    let first = &json["heal"]["tensors"][0];
+    assert_eq!(first["name"], "blk.1.ffn_down.weight");
+    let ridge = first["ridge"].as_f64().unwrap();
+    let is_plain = json["heal"]["variant"]
+        .as_str()
+        .unwrap()
+        .starts_with("plain");
+
+    let parent = dir.join("parent.gguf");
+    let all = windows(&parent, &dir.join("text.txt"));
+    let slices: Vec<&[Token]> = all.iter().map(Vec::as_slice).collect();
+    let split = Split::of(&slices, &vec![0; all.len()]);
+    let states = states(&parent, &all);
+    let [norm, gate, up] = ["ffn_norm", "ffn_gate", "ffn_up"]
+        .map(|name| floats(&parent, &format!("blk.1.{name}.weight")));
+    let n_embd = norm.len();
+    let n_in = gate.len() / n_embd;
+    let mut sums = vec![vec![0.0; n_in]; n_in];
+    let mut products = vec![vec![0.0; n_embd]; n_in];
+    for &window in split.folds.iter().flatten() {
+        let [middle, output, target] = &states[window];
+        for t in 0..WINDOW {
+            let row = t * n_embd..(t + 1) * n_embd;
+            let x: Vec<f64> = middle[row.clone()].iter().map(|&x| f64::from(x)).collect();
+            let square = x.iter().map(|x| x * x).sum::<f64>() / n_embd as f64;
+            let length = (square + 1e-5).sqrt();
+            let z: Vec<f64> = x
+                .iter()
+                .zip(&norm)
+                .map(|(x, w)| x / length * f64::from(*w))
+                .collect();
+            let times = |matrix: &[f32], i: usize| -> f64 {
+                let row = &matrix[i * n_embd..(i + 1) * n_embd];
+                row.iter().zip(&z).map(|(w, z)| f64::from(*w) * z).sum()
+            };
+            let h: Vec<f64> = (0..n_in)
+                .map(|i| {
+                    let g = times(&gate, i);
+                    g / (1.0 + (-g).exp()) * times(&up, i)
+                })
+                .collect();
+            let target: Vec<f64> = target[row.clone()].iter().map(|&t| f64::from(t)).collect();
+            let weight = match is_plain {
+                true => 1.0,
+                false => 1.0 / target.iter().map(|t| t * t).sum::<f64>(),
+            };
+            for i in 0..n_in {
+                for j in 0..n_in {
+                    sums[i][j] += weight * h[i] * h[j];
+                }
+                for (o, target) in target.iter().enumerate() {
+                    let residual = target - f64::from(output[t * n_embd + o]);
+                    products[i][o] += weight * h[i] * residual;
+                }
+            }
+        }
+    }
+    let mean = (0..n_in).map(|i| sums[i][i]).sum::<f64>() / n_in as f64;
+    for (i, row) in sums.iter_mut().enumerate() {
+        row[i] += ridge * mean;
+    }
+    let change = eliminate(sums, products);
+    let old = floats(&parent, "blk.1.ffn_down.weight");
+    let new = floats(&dir.join("out.gguf"), "blk.1.ffn_down.weight");
+    let (mut error, mut size) = (0.0, 0.0);
+    for o in 0..n_embd {
+        for i in 0..n_in {
+            let found = f64::from(new[o * n_in + i]) - f64::from(old[o * n_in + i]);
+            error += (found - change[i][o]).powi(2);
+            size += change[i][o].powi(2);
+        }
+    }
+    assert!(size > 0.0 && error < 1e-4 * size, "{error} of {size}");
+    let held_out = &json["heal"]["held_out"];
+    assert!(held_out["loss_healed"].as_f64() < held_out["loss_none"].as_f64());
+}
+
+#[test]
+fn a_healed_file_is_the_parent_but_for_the_tensors_that_it_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    prepare(dir);
+    for how in ["linear --heal-type F16", "block --heal-type keep", "auto"] {
+        let json = heal(dir, &format!("{how} -o out.gguf"));
+        let heal = &json["heal"];
+        let candidates = heal["candidates"].as_array().unwrap();
+        let lowest = candidates
+            .iter()
+            .filter_map(|one| one["loss"].as_f64())
+            .fold(f64::MAX, f64::min);
+        assert_eq!(heal["held_out"]["loss_healed"].as_f64().unwrap(), lowest);
+        let again = std::fs::read(dir.join("out.gguf")).unwrap();
+        self::heal(dir, &format!("{how} -o out.gguf"));
+        assert!(
+            again == std::fs::read(dir.join("out.gguf")).unwrap(),
+            "{how} is not repeated"
+        );
+
+        let verify =
+            |rest: &str| program(dir, &format!("verify out.gguf --parent parent.gguf {rest}"));
+        let out = verify("--run -t 1 --json verified.json");
+        assert!(
+            out.status.success(),
+            "{how}: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
+        let verified: Value =
+            serde_json::from_slice(&std::fs::read(dir.join("verified.json")).unwrap()).unwrap();
+        let names = |of: &Value, key: &str| -> BTreeSet<String> {
+            let all = of.as_array().unwrap().iter();
+            all.filter_map(|one| one[key].as_str().map(str::to_owned))
+                .collect()
+        };
+        let changed = verified["changes"].as_array().unwrap().iter();
+        let changed: BTreeSet<String> = changed
+            .filter(|change| change["change"] == "changed")
+            .map(|change| change["parent"].as_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(changed, names(&heal["tensors"], "name"));
+        assert_eq!(heal["method"] == "none", changed.is_empty());
+
+        // Any other byte is still found: of a kept tensor, of a healed one, and of what is said of healing.
+        let bytes = std::fs::read(dir.join("out.gguf")).unwrap();
+        let file = File::parse(&bytes).unwrap();
+        let mut places: Vec<usize> = file
+            .tensors()
+            .iter()
+            .map(|tensor| tensor.position().0 as usize + 5)
+            .step_by(7)
+            .collect();
+        for tensor in &changed {
+            // Block 1 keeps its number, and is healed in any case that is.
+            let of = file
+                .tensors()
+                .get(tensor)
+                .filter(|_| tensor.contains("blk.1."));
+            places.extend(of.map(|tensor| tensor.position().0 as usize + 5));
+        }
+        for key in [
+            "gguf_shorten.heal.loss",
+            "gguf_shorten.heal.blake3",
+            "gguf_shorten.heal",
+        ] {
+            if let Some(entry) = file.metadata().get(key) {
+                let raw = entry.raw();
+                let at = bytes
+                    .windows(raw.len())
+                    .position(|window| window == raw)
+                    .unwrap();
+                places.push(at + raw.len() - 1);
+            }
+        }
+        for place in places {
+            let mut bad = bytes.clone();
+            bad[place] ^= 1;
+            std::fs::write(dir.join("out.gguf"), bad).unwrap();
+            assert_eq!(verify("-q").status.code(), Some(1), "{how}: byte {place}");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_healed_is_refused_before_calibration() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    prepare(dir);
+    let cases = [
+        (
+            "gemma2",
+            "linear",
+            "a norm stands between its 'ffn_down' and the stream",
+        ),
+        ("qwen2moe", "linear", "its feed-forward network has experts"),
+        (
+            "granite",
+            "auto",
+            "in 'granite' what a block writes is multiplied by a factor",
+        ),
+        ("mamba", "linear", "it has no 'ffn_down.weight'"),
+        (
+            "qwen2",
+            "block",
+            "only of 'llama' is it known how to write that",
+        ),
+    ];
+    for (architecture, how, why) in cases {
+        plain_model(architecture)
+            .save(Backend::init(), &dir.join("parent.gguf"))
+            .unwrap();
+        // The text does not exist, which would be said first.
+        let command =
+            format!("parent.gguf --blocks 2 --calibration none.txt --heal {how} -o out.gguf");
+        let out = program(dir, &command);
+        let stderr = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(1));
+        assert!(stderr.contains(why), "{architecture}: {stderr}");
+    }
+}
+
+#[test]
+fn text_that_says_nothing_heals_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    prepare(dir);
+    let text = |text: String| std::fs::write(dir.join("text.txt"), text).unwrap();
+    let plain = program(dir, "parent.gguf --blocks 2,3 -o plain.gguf");
+    assert!(plain.status.success());
+    text("a".repeat(2000));
+    let json = heal(dir, "linear -o out.gguf");
+    assert_eq!(json["heal"]["method"], "none");
+    let warnings = json["heal"]["warnings"].to_string();
+    assert!(warnings.contains("nothing is healed"), "{warnings}");
+    // Seventeen letters do not fit in a window a whole number of times.
+    text("abcdefghijklmnopq".repeat(100));
+    let json = heal(dir, "auto -o out.gguf");
+    assert_eq!(json["heal"]["method"], "none");
+    assert!(
+        json["heal"]["warnings"]
+            .to_string()
+            .contains("repeats itself")
+    );
+    let same = std::fs::read(dir.join("out.gguf")).unwrap()
+        == std::fs::read(dir.join("plain.gguf")).unwrap();
+    assert!(same);
+}

@@ -1,0 +1,184 @@
+//! `--heal`: what cannot be healed is said before any model is loaded, and a healed file is verified to the byte.
+
+use std::collections::BTreeSet;
+
+use gguf_shorten::gguf::{File, TensorType, ValueOut, write};
+use gguf_shorten::model::{BlockId, Model};
+use gguf_shorten::plan::{ChangedTensor, ChangedTensors, Constraints, Healing, Plan, Provenance};
+use gguf_shorten::verify::{Verification, verify};
+
+use crate::make::{F32, Make};
+use crate::util::Dir;
+
+#[test]
+fn arguments_that_do_not_fit_together_are_refused() {
+    let dir = Dir::new();
+    Make::new("llama", 3).write(&dir, "m.gguf");
+    for (arguments, message) in [
+        (
+            "--heal-type Q8_0",
+            "--heal-type and --max-memory need --heal linear, block or auto",
+        ),
+        (
+            "--max-memory 4G",
+            "--heal-type and --max-memory need --heal linear, block or auto",
+        ),
+        (
+            "--heal linear --window 2",
+            "--window 2 leaves no token to score, expected 3 or more",
+        ),
+    ] {
+        dir.run(&format!("m.gguf --blocks 1 -o out.gguf {arguments}"))
+            .fails(2, message);
+    }
+    for arguments in [
+        "--heal linear --heal-type Q9",
+        "--heal-type I8",
+        "--max-memory 1X",
+        "--heal best",
+    ] {
+        let output = dir
+            .run(&format!("m.gguf --blocks 1 -o out.gguf {arguments}"))
+            .refused();
+        output.check(output.status.code() == Some(2), "status 2");
+    }
+    dir.run("m.gguf --drop-mtp --heal linear -o out.gguf")
+        .fails(2, "--heal needs blocks that are removed");
+}
+
+#[test]
+fn what_cannot_be_healed_is_said_before_anything_is_measured() {
+    let dir = Dir::new();
+    let refused = |make: Make, arguments: &str, message: &str| {
+        make.write(&dir, "m.gguf");
+        // The text is not there, which would be said as soon as it is needed.
+        dir.run(&format!(
+            "m.gguf --blocks 1 --calibration none.txt -o out.gguf {arguments}"
+        ))
+        .fails(1, &format!("m.gguf: {message}"));
+    };
+    refused(
+        Make::new("llama", 3),
+        "--heal linear",
+        "cannot be healed: tensor 'blk.0.ffn_down.weight' cannot make up for removed blocks: weights of type I8 cannot be made",
+    );
+    let with = |rest: &str| {
+        (0..3).fold(Make::new("llama", 3), |make, block| {
+            make.tensor(&format!("blk.{block}.{rest}"), &[4], F32)
+        })
+    };
+    refused(
+        with("ffn_down_exps.weight"),
+        "--heal linear",
+        "cannot be healed: block 0 cannot make up for others: its feed-forward network has experts",
+    );
+    refused(
+        with("post_ffw_norm.weight"),
+        "--heal auto",
+        "cannot be healed: block 0 cannot make up for others: a norm stands between its 'ffn_down' and the stream",
+    );
+    let no_down = Make::empty()
+        .set("general.architecture", ValueOut::string("llama"))
+        .set("llama.block_count", ValueOut::u32(3))
+        .tensor("blk.0.attn_norm.weight", &[32], F32)
+        .tensor("blk.1.attn_norm.weight", &[32], F32)
+        .tensor("blk.2.attn_norm.weight", &[32], F32);
+    refused(
+        no_down.clone(),
+        "--heal linear",
+        "cannot be healed: block 0 cannot make up for others: it has no 'ffn_down.weight'",
+    );
+    let healable = (0..3).fold(no_down, |make, block| {
+        make.tensor(&format!("blk.{block}.ffn_down.weight"), &[64, 32], F32)
+    });
+    refused(
+        healable,
+        "--heal linear --tokens 1024 --max-memory 500K",
+        "healing needs 589824 bytes beside the model (196608 for sums of 64 inputs of 'ffn_down', 393216 for the hidden states \
+         of 1024 tokens), but --max-memory is 500000",
+    );
+}
+
+/// A parent, and what is left of it without block 1, with block 0's `attn_q` in another type and other weights.
+fn pair() -> (Vec<u8>, Vec<u8>) {
+    let bytes = Make::new("llama", 4).bytes();
+    let model = Model::new(vec![File::parse(&bytes).unwrap()]).unwrap();
+    let tensors = model.tensors().iter();
+    let source = tensors
+        .map(|tensor| tensor.info.name())
+        .position(|name| name == "blk.2.attn_q.weight");
+    let changed = ChangedTensor {
+        tensor_type: TensorType::F32,
+        bytes: (0..32 * 3 * 4).map(|i| i as u8).collect(),
+    };
+    let healing = Healing {
+        tensors: ChangedTensors::from([(source.unwrap(), changed)]),
+        loss: [1.5, 0.5],
+    };
+    let provenance = Provenance {
+        parent_blake3: blake3::hash(&bytes),
+        method: "blocks".to_owned(),
+        heal: "linear".to_owned(),
+    };
+    let constraints = Constraints::of(&model).unwrap();
+    let removed = BTreeSet::from([BlockId::new(1)]);
+    let plan = Plan::healed(
+        &model,
+        &constraints,
+        removed,
+        None,
+        Some(&healing),
+        &provenance,
+    )
+    .unwrap();
+    let mut out = Vec::new();
+    write(&plan.layout, &mut out, |i, out| {
+        plan.data[i].write(&model, out)
+    })
+    .unwrap();
+    drop(plan);
+    (bytes, out)
+}
+
+fn check(parent: &[u8], out: &[u8]) -> Result<Verification, String> {
+    let run = || -> anyhow::Result<Verification> {
+        let out = File::parse(out)?;
+        let parent = Model::new(vec![File::parse(parent)?])?;
+        verify(&parent, &Constraints::of(&parent)?, &[out], &|_| {})
+    };
+    run().map_err(|error| format!("{error:#}"))
+}
+
+#[test]
+fn a_healed_file_is_verified_and_its_changed_tensors_are_named() {
+    let (parent, out) = pair();
+    let verification = check(&parent, &out).unwrap();
+    assert_eq!(verification.differences.first(), []);
+    let [change] = &verification.changes[..] else {
+        panic!("{:?}", verification.changes);
+    };
+    assert_eq!(change.parent.as_deref(), Some("blk.2.attn_q.weight"));
+    assert_eq!(change.tensor.as_deref(), Some("blk.1.attn_q.weight"));
+    assert_eq!(change.why, "makes up for removed blocks (linear)");
+    let claim = verification.claim.healed.unwrap();
+    assert_eq!(claim.loss, [1.5, 0.5]);
+}
+
+#[test]
+fn every_flipped_bit_of_a_healed_file_is_found() {
+    let (parent, out) = pair();
+    for byte in 0..out.len() {
+        let mut bad = out.clone();
+        bad[byte] ^= 1 << (byte % 8);
+        let found = check(&parent, &bad);
+        assert!(
+            found.is_err()
+                || found.is_ok_and(|found| {
+                    // Another number of a release is said, and no more.
+                    !found.differences.is_empty() || found.claim.other_release().is_some()
+                }),
+            "byte {byte} of {}",
+            out.len()
+        );
+    }
+}
