@@ -48,6 +48,10 @@ pub enum HealType {
 /// The share of a fit's gain that rounding may not take.
 const KEPT_GAIN: f64 = 0.95;
 
+/// A matrix that is not at a cut is left as it is if its fit leaves more than this of the stream's error: rounding it again would
+/// cost bytes, or more than is gained.
+const WORTHWHILE: f64 = 0.98;
+
 /// Types that are tried where the one that the weights had loses too much, by their bits.
 const LADDER: &[&str] = &["Q4_K", "Q5_K", "Q5_1", "Q6_K", "Q8_0", "F16"];
 
@@ -225,6 +229,7 @@ impl<'m, 'a> Healer<'m, 'a> {
             if let Some(carrier) = carrier
                 && let Some((fit, equations)) =
                     self.fit_block(id, carrier, &zeros, &targets, &streams, request.weighting)?
+                && (is_at_cut || fit.left <= WORTHWHILE)
             {
                 let changed = self.rounded(&carrier, &fit, &equations, request.heal_type)?;
                 candidate.fitted.push(Fitted {
