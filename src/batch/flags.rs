@@ -16,10 +16,10 @@ use crate::cli::ShortenArgs;
 const OF_BATCH: &[&str] = &["model", "output", "json", "quiet", "verbose"];
 
 /// Flags that name one file for each model, so that they cannot be the same for all.
-const OF_ONE_MODEL: &[&str] = &["imatrix"];
+const OF_ONE_MODEL: &[&str] = &["imatrix", "card"];
 
 /// Flags on which the result does not depend.
-const WITHOUT_EFFECT: &[&str] = &["threads", "force", "min-free", "dry-run"];
+const WITHOUT_EFFECT: &[&str] = &["threads", "force", "min-free", "dry-run", "scratch"];
 
 /// Flags with their values, by their long names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,7 +51,9 @@ impl Args for Flags {
         let args = for_all()
             .into_iter()
             .map(|arg| match arg.get_id().as_str() {
-                "drop" => arg.required_unless_present("config"),
+                "drop" => {
+                    arg.required_unless_present_any(["config", "target_size", "max_ppl", "max_kl"])
+                }
                 _ => arg,
             });
         command.args(args)

@@ -12,7 +12,7 @@ use super::flags::Flags;
 use super::tables::Tables;
 use crate::cli::{Cli, Command};
 use crate::error::{self, Hint, Usage};
-use crate::options::{Choice, Shorten};
+use crate::options::{Choice, HealArg, Shorten};
 use crate::part_name::Prefix;
 use crate::plan::Method;
 
@@ -131,9 +131,10 @@ fn check(flags: &Flags, output: &Path, model: &Path) -> Result<Shorten> {
 
 /// Whether llama.cpp evaluates the model. What is not known to do without does not.
 fn evaluates(options: &Shorten) -> bool {
-    [&options.choice, &options.attention].iter().any(|choice| {
+    let by_method = [&options.choice, &options.attention].iter().any(|choice| {
         matches!(choice, Choice::Best { method, .. } if !matches!(method, Method::Sequential | Method::Reverse))
-    })
+    });
+    by_method || matches!(options.choice, Choice::Goal { .. }) || options.heal.how != HealArg::None
 }
 
 /// The name of the output: the model's with a suffix.

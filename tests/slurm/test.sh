@@ -127,7 +127,7 @@ script=$PWD/tests/slurm/batch.sbatch
 flags=(--drop 25% --method sequential)
 # submit ARRAY FLAG...: runs the script as an array; the flags are those of sbatch.
 submit() {
-    (cd "$work" && GGUF_SHORTEN=$program sbatch --quiet --array="$1" --cpus-per-task=1 "${@:2}" "$script" zoo out \
+    (cd "$work" && GGUF_SHORTEN=$program sbatch --array="$1" --cpus-per-task=1 "${@:2}" "$script" zoo out \
         "${flags[@]}")
 }
 results() { cat "$work"/out/results-*-of-"$1".jsonl; }
