@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Each type is made once, by a function of the types before it, and not changed afterwards. Only `commands`, `input`,
-//! `llama`, `evaluator`, `calibration::Texts`, `commit`, `save`, `beside` and `oracle` do I/O; planning and verifying are pure.
+//! `llama`, `evaluator`, `own_text`, `cache`, `calibration::Texts`, `commit`, `save`, `beside` and `oracle` do I/O; planning and verifying are pure.
 //!
 //! # Invariants
 //!
@@ -50,6 +50,10 @@ pub mod model;
 pub mod arch;
 
 pub mod calibration;
+
+pub mod own_text;
+
+pub mod cache;
 
 pub mod hidden_state;
 

@@ -11,6 +11,7 @@ mod counts;
 mod eval;
 mod halves;
 mod imatrix;
+mod own_text;
 mod portable;
 mod prediction;
 mod random_model;

@@ -51,6 +51,8 @@ mod data;
 
 mod eval;
 
+mod own_text;
+
 mod hostile;
 
 mod fuzz;
