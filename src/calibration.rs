@@ -20,6 +20,11 @@ pub enum Source {
     BuiltIn,
     /// These files.
     Files(Vec<PathBuf>),
+    /// What the model writes itself.
+    Own {
+        /// Another number gives another text.
+        seed: u64,
+    },
 }
 
 /// Calibration text, read but not yet tokenized.
@@ -41,6 +46,8 @@ impl Texts {
                 .iter()
                 .map(|path| read_file(path).with_context(|| path.display().to_string()))
                 .collect::<Result<_>>()?,
+            // It is written once the model is there.
+            Source::Own { .. } => Vec::new(),
         };
         let mut hasher = blake3::Hasher::new();
         for text in &texts {
@@ -51,6 +58,12 @@ impl Texts {
             texts,
             blake3: hasher.finalize(),
         })
+    }
+
+    /// Where they come from.
+    #[must_use]
+    pub fn source(&self) -> &Source {
+        &self.source
     }
 }
 
@@ -71,7 +84,7 @@ pub struct Cut {
 pub struct CalibrationSet {
     /// Where the text comes from.
     pub source: Source,
-    /// Hash of the texts, one after another.
+    /// Hash of the texts, one after another; of what a model wrote, of its tokens, each as four bytes.
     pub blake3: blake3::Hash,
     /// Tokens of one window.
     pub window: usize,
@@ -174,6 +187,23 @@ impl CalibrationSet {
     #[must_use]
     pub fn texts(&self) -> &[usize] {
         &self.texts
+    }
+
+    /// Windows of `window` tokens that a model has written; each begins with its BOS token.
+    #[must_use]
+    pub fn written(seed: u64, window: usize, tokens: Vec<Token>) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        for token in &tokens {
+            hasher.update(&token.to_le_bytes());
+        }
+        Self {
+            source: Source::Own { seed },
+            blake3: hasher.finalize(),
+            window,
+            bos: true,
+            texts: vec![0; tokens.len() / window.max(1)],
+            tokens,
+        }
     }
 
     /// The windows, in order.

@@ -459,9 +459,14 @@ pub struct ReportArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Scored text")]
 pub struct TextArgs {
-    /// Text to score, repeatable [default: the text built into the program]
-    #[arg(long, value_name = "FILE")]
+    /// Text to score, repeatable, or self[:TOKENS] for what the parent, else the model, writes itself [default: the text
+    /// built into the program]
+    #[arg(long, value_name = "FILE|self")]
     pub calibration: Vec<PathBuf>,
+
+    /// Chooses what --calibration self writes [default: 0]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
 
     /// How much of it to use, in tokens from its start [default: 8192]
     #[arg(long, value_name = "N")]
@@ -490,9 +495,14 @@ pub struct TextArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Calibration")]
 pub struct CalibrationArgs {
-    /// Text to calibrate on, repeatable [default: the text built into the program]
-    #[arg(long, value_name = "FILE")]
+    /// Text to calibrate on, repeatable, or self[:TOKENS] for what the model writes itself [default: the text built into the
+    /// program]
+    #[arg(long, value_name = "FILE|self")]
     pub calibration: Vec<PathBuf>,
+
+    /// Chooses what --calibration self writes [default: 0]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
 
     /// How much of it to use, in tokens from its start [default: 8192]
     #[arg(long, value_name = "N")]

@@ -17,7 +17,7 @@
 //! ```
 //!
 //! Each type is made once, by a function of the types before it, and not changed afterwards. Only `commands`, `input`,
-//! `llama`, `healer`, `evaluator`, `calibration::Texts`, `segment`, `search::journal`, `scratch`, `room`, `commit`, `save`, `beside`,
+//! `llama`, `healer`, `evaluator`, `own_text`, `cache_folder`, `calibration::Texts`, `segment`, `search::journal`, `scratch`, `room`, `commit`, `save`, `beside`,
 //! `oracle`, `stamp` and `batch` do I/O; planning and verifying are pure. A [`batch`] runs this program again for each of many
 //! models.
 //!
@@ -58,6 +58,10 @@ pub mod model;
 pub mod arch;
 
 pub mod calibration;
+
+pub mod own_text;
+
+pub mod cache_folder;
 
 pub mod hidden_state;
 

@@ -292,11 +292,21 @@ impl Calibration {
     /// # Errors
     /// [`Usage`] for numbers that do not fit together.
     pub fn new(args: &CalibrationArgs) -> Result<Self> {
+        let own = OwnText::find(&args.calibration)?;
+        if own.is_none() && args.seed.is_some() {
+            bail!(Usage("--seed needs --calibration self".to_owned()));
+        }
+        // What a model is to write is all used, unless less is asked for.
+        let written = own.and_then(|own| own.tokens);
+        let asked = match (args.tokens, written) {
+            (Some(tokens), Some(written)) => Some(tokens.min(written)),
+            (tokens, written) => tokens.or(written),
+        };
         // What was not asked for gives way to what was.
         let window = args
             .window
-            .unwrap_or(DEFAULT_WINDOW.min(args.tokens.unwrap_or(usize::MAX)));
-        let tokens = args.tokens.unwrap_or(DEFAULT_TOKENS.max(window));
+            .unwrap_or(DEFAULT_WINDOW.min(asked.unwrap_or(usize::MAX)));
+        let tokens = asked.unwrap_or(DEFAULT_TOKENS.max(window));
         if window == 0 || args.threads == Some(0) {
             bail!(Usage(
                 "--tokens, --window and --threads are at least 1".to_owned()
@@ -304,13 +314,20 @@ impl Calibration {
         }
         if tokens < window {
             bail!(Usage(format!(
-                "--tokens {tokens} is less than one window of {window}"
+                "{} {tokens} is less than one window of {window}",
+                match args.tokens {
+                    None if written.is_some() => "--calibration self of",
+                    _ => "--tokens",
+                }
             )));
         }
         Ok(Self {
-            source: match &args.calibration[..] {
-                [] => Source::BuiltIn,
-                files => Source::Files(files.to_vec()),
+            source: match (&args.calibration[..], own) {
+                (_, Some(_)) => Source::Own {
+                    seed: args.seed.unwrap_or(0),
+                },
+                ([], None) => Source::BuiltIn,
+                (files, None) => Source::Files(files.to_vec()),
             },
             tokens,
             window,
@@ -325,6 +342,7 @@ impl Calibration {
 fn scored_text(args: &TextArgs) -> Result<Calibration> {
     let text = Calibration::new(&CalibrationArgs {
         calibration: args.calibration.clone(),
+        seed: args.seed,
         tokens: args.tokens,
         window: args.window,
         threads: args.threads,
@@ -338,6 +356,59 @@ fn scored_text(args: &TextArgs) -> Result<Calibration> {
     }
     Ok(text)
 }
+
+/// The text that the model is to write: `self` or `self:TOKENS`. A file of that name is `./self`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct OwnText {
+    /// How much of it.
+    tokens: Option<usize>,
+}
+
+impl OwnText {
+    /// Among the values of `--calibration`.
+    fn find(values: &[PathBuf]) -> Result<Option<Self>> {
+        let own = |value: &PathBuf| value.to_str().map(Self::parse)?.transpose();
+        let Some(own) = values.iter().find_map(own) else {
+            return Ok(None);
+        };
+        let own = own.map_err(Usage)?;
+        if values.len() > 1 {
+            bail!(Usage(
+                "--calibration self stands alone; a file of that name is ./self".to_owned()
+            ));
+        }
+        Ok(Some(own))
+    }
+
+    /// `None` if `text` is the name of a file.
+    fn parse(text: &str) -> Result<Option<Self>, String> {
+        let Some(rest) = text.strip_prefix("self") else {
+            return Ok(None);
+        };
+        if rest.is_empty() {
+            return Ok(Some(Self { tokens: None }));
+        }
+        let Some(number) = rest.strip_prefix(':') else {
+            return Ok(None);
+        };
+        let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+        match number.parse() {
+            Ok(0) => Err(format!("--calibration {text} is no text")),
+            Ok(tokens) if is_number && tokens <= MAX_OWN_TOKENS => Ok(Some(Self {
+                tokens: Some(tokens),
+            })),
+            _ if is_number => Err(format!(
+                "--calibration {text} is more than a model can write, at most {MAX_OWN_TOKENS} tokens"
+            )),
+            _ => Err(format!(
+                "--calibration {text}: '{number}' is not a number of tokens; a file of that name is ./{text}"
+            )),
+        }
+    }
+}
+
+/// More would take weeks, and is a mistake.
+const MAX_OWN_TOKENS: usize = 1 << 30;
 
 /// One thread for each physical core that this process may use: two threads of a core slow each other down, and more
 /// threads than cores wait at every barrier of ggml.

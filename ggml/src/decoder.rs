@@ -73,6 +73,36 @@ impl<'model> Decoder<'model> {
     /// # Errors
     /// [`Error::Context`] with llama.cpp's reason, such as not enough memory.
     pub fn new(model: &'model Model, options: DecoderOptions) -> Result<Self, Error> {
+        // A token can belong to several sequences only where all are kept in one place.
+        Self::with_context(model, options, options.tokens, options.sequences > 1)
+    }
+
+    /// Makes a decoder of `sequences` sequences of at most `length` tokens each that have none in common; a batch holds one
+    /// token of each. They are kept apart, so that none is looked at for another's sake.
+    ///
+    /// # Errors
+    /// As [`Decoder::new`].
+    pub fn apart(
+        model: &'model Model,
+        sequences: usize,
+        length: usize,
+        threads: usize,
+    ) -> Result<Self, Error> {
+        let options = DecoderOptions {
+            tokens: sequences,
+            sequences,
+            outputs: sequences,
+            threads,
+        };
+        Self::with_context(model, options, sequences.saturating_mul(length), false)
+    }
+
+    fn with_context(
+        model: &'model Model,
+        options: DecoderOptions,
+        n_ctx: usize,
+        unified: bool,
+    ) -> Result<Self, Error> {
         let number = |n: usize, what: &str| {
             u32::try_from(n).map_err(|_| Error::Context {
                 reason: format!("{what} is too large"),
@@ -82,12 +112,11 @@ impl<'model> Decoder<'model> {
         let threads = ThreadPool::new(options.threads)?;
         // SAFETY: no arguments.
         let mut params = unsafe { sys::llama_context_default_params() };
-        params.n_ctx = n_tokens;
+        params.n_ctx = number(n_ctx, "the number of tokens")?;
         params.n_batch = n_tokens;
         params.n_ubatch = n_tokens;
         params.n_seq_max = number(options.sequences, "the number of sequences")?;
-        // A token can belong to several sequences only where all are kept in one place.
-        params.kv_unified = options.sequences > 1;
+        params.kv_unified = unified;
         // One for each sequence at least, which llama.cpp checks (`llama-context.cpp: output_reserve`).
         let n_outputs = options.outputs.max(options.sequences);
         params.n_outputs_max = number(n_outputs, "the number of outputs")?;
@@ -121,6 +150,25 @@ impl<'model> Decoder<'model> {
         if !memory.is_null() {
             // SAFETY: belongs to the living context.
             unsafe { sys::llama_memory_clear(memory, true) };
+        }
+    }
+
+    /// Forgets one sequence.
+    ///
+    /// # Panics
+    /// If the decoder does not hold that sequence.
+    pub fn forget(&mut self, sequence: usize) {
+        assert!(
+            sequence < self.options.sequences,
+            "a sequence that is not held"
+        );
+        // SAFETY: the context is alive. A model without a memory (an encoder) returns null.
+        let memory = unsafe { sys::llama_get_memory(self.raw.as_ptr()) };
+        if !memory.is_null() {
+            let sequence = i32::try_from(sequence).unwrap_or(i32::MAX);
+            // SAFETY: belongs to the living context, which holds the sequence as just checked; a whole sequence can
+            // always be removed.
+            unsafe { sys::llama_memory_seq_rm(memory, sequence, -1, -1) };
         }
     }
 

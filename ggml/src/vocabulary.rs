@@ -43,6 +43,25 @@ impl Model {
         })
     }
 
+    /// The token that can begin a text, whether or not texts are given one (compare [`Model::bos`]).
+    #[must_use]
+    pub fn first_token(&self) -> Option<Token> {
+        if !self.has_tokenizer() {
+            return None;
+        }
+        // SAFETY: the vocabulary belongs to this living model.
+        let bos = unsafe { sys::llama_vocab_bos(self.vocab()) };
+        let is_there = usize::try_from(bos).is_ok_and(|bos| bos < self.n_vocab());
+        is_there.then_some(bos)
+    }
+
+    /// Whether `token` ends a text.
+    #[must_use]
+    pub fn ends_text(&self, token: Token) -> bool {
+        // SAFETY: the vocabulary belongs to this living model; any number may be asked for.
+        self.has_tokenizer() && unsafe { sys::llama_vocab_is_eog(self.vocab(), token) }
+    }
+
     /// Whether some block keeps a state instead of all earlier tokens, so that a token cannot belong to two sequences.
     #[must_use]
     pub fn is_recurrent(&self) -> bool {

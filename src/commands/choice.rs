@@ -1,5 +1,7 @@
 //! The blocks that go for each row of fewer blocks of `compare`.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::measured::{self, Request, Target};
@@ -119,14 +121,15 @@ pub(super) fn choose(
 pub(super) fn report(
     drops: &Drops,
     calibration: Option<CalibrationReport>,
-    engine: &ggml::Model,
+    (engine, path): (&ggml::Model, &Path),
     set: &CalibrationSet,
+    printing: &Printing,
 ) -> Result<ChoiceReport> {
     let seen_share = match &calibration {
         None => 0.0,
         Some(_) => {
             let texts = Texts::read(drops.calibration.source.clone())?;
-            let choosing = cut(&texts, engine, &drops.calibration)?;
+            let choosing = cut(&texts, (engine, path), &drops.calibration, printing)?;
             let scored: Vec<_> = set.windows().collect();
             let choosing: Vec<_> = choosing.windows().collect();
             overlap::share(&scored, &choosing)

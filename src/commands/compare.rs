@@ -50,7 +50,8 @@ pub fn run(options: &Compare) -> Result<()> {
     }
     ggml::log::echo(printing.verbose);
     let parent = load(input.path(), input.path(), model_options(&options.text))?;
-    let set = cut(&texts, &parent, &options.text).with_context(at_path)?;
+    let set =
+        cut(&texts, (&parent, input.path()), &options.text, printing).with_context(at_path)?;
     check_window(&set, &parent).with_context(at_path)?;
 
     let files = options.files.iter().cloned().map(Candidate::File);
@@ -64,7 +65,8 @@ pub fn run(options: &Compare) -> Result<()> {
                 let found = constraints.insert(found);
                 let (sets, calibration) =
                     choice::choose(&model, found, &input, drops, &numbers, printing)?;
-                let report = choice::report(drops, calibration, &parent, &set);
+                let report =
+                    choice::report(drops, calibration, (&parent, input.path()), &set, printing);
                 choice = Some(report.with_context(at_path)?);
                 sets
             }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use ggml::{Backend, ModelOptions};
 
 use super::{arguments, check_json, cut, print_json, to_stdout};
-use crate::calibration::{CalibrationSet, Texts};
+use crate::calibration::{CalibrationSet, Source, Texts};
 use crate::commit;
 use crate::evaluator::{self, LlamaLogits, Speed, vocabulary_difference};
 use crate::input::Input;
@@ -57,7 +57,13 @@ pub fn run(options: &Eval) -> Result<()> {
             parent_input.path().display()
         );
     }
-    let set = cut(&texts, &engine, &options.text).with_context(at_model)?;
+    // A text of its own is written by the parent, whose predictions are the aim.
+    let writer = match (&parent_engine, &parent_input, texts.source()) {
+        (Some(engine), Some(input), Source::Own { .. }) => (engine, input.path()),
+        _ => (&engine, input.path()),
+    };
+    let set = cut(&texts, writer, &options.text, printing)
+        .with_context(|| writer.1.display().to_string())?;
     check_window(&set, &engine).with_context(at_model)?;
     if let (Some(engine), Some(input)) = (&parent_engine, &parent_input) {
         check_window(&set, engine).with_context(|| input.path().display().to_string())?;
@@ -115,7 +121,8 @@ pub(super) fn against_parent(
         load(output.path(), output.path(), model_options(&options.text))?,
         load(parent.path(), parent.path(), model_options(&options.text))?,
     );
-    let all = cut(&texts, &engine, &options.text)?;
+    let source = (&parent_engine, parent.path());
+    let all = cut(&texts, source, &options.text, &options.printing)?;
     let others = match n_windows {
         0 => None,
         n => all.behind(n, all.windows().len().div_ceil(4)),

@@ -45,14 +45,17 @@ use anyhow::{Context, Result, ensure};
 use ggml::{Backend, ContextOptions, ModelOptions};
 
 use crate::arch::Architecture;
-use crate::calibration::{CalibrationSet, Cut, Texts};
+use crate::cache_folder::Cache;
+use crate::calibration::{CalibrationSet, Cut, Source, Texts};
 use crate::commit;
 use crate::error::Hint;
+use crate::hidden_state::Token;
 use crate::importance::Importance;
 use crate::input::Input;
 use crate::llama::{self, Course, Halves, LlamaHiddenStates};
 use crate::model::Model;
 use crate::options::{Calibration, Printing};
+use crate::own_text::{self, Order};
 use crate::pairs::{Paired, Pairs};
 use crate::plan::Constraints;
 use crate::progress::{self, Unit};
@@ -133,12 +136,18 @@ fn load_and_cut(
             "--blocks, and --method sequential or reverse, need no calibration".to_owned()
         ))
     );
-    let set = cut(&texts, &engine, options).with_context(at_path)?;
+    let set = cut(&texts, (&engine, path), options, printing).with_context(at_path)?;
     Ok((engine, set))
 }
 
-/// Cuts the text into windows that the model can take.
-fn cut(texts: &Texts, engine: &ggml::Model, options: &Calibration) -> Result<CalibrationSet> {
+/// Cuts the text into windows that the model can take. A text that the model at this path writes itself is written now, or
+/// taken from the cache.
+fn cut(
+    texts: &Texts,
+    (engine, path): (&ggml::Model, &Path),
+    options: &Calibration,
+    printing: &Printing,
+) -> Result<CalibrationSet> {
     let mut window = options.window;
     let n_ctx = engine.n_ctx_train();
     if window > n_ctx && n_ctx > 0 {
@@ -147,6 +156,15 @@ fn cut(texts: &Texts, engine: &ggml::Model, options: &Calibration) -> Result<Cal
             "a window of {window} tokens is longer than the model's context of {n_ctx}"
         );
         window = n_ctx;
+    }
+    if let Source::Own { seed } = *texts.source() {
+        let order = Order {
+            window,
+            n_windows: options.tokens / window,
+            seed,
+        };
+        let tokens = own_text(engine, path, order, options, printing)?;
+        return Ok(CalibrationSet::written(seed, window, tokens));
     }
     CalibrationSet::new(
         texts,
@@ -157,6 +175,57 @@ fn cut(texts: &Texts, engine: &ggml::Model, options: &Calibration) -> Result<Cal
         },
         &|text| Ok(engine.tokenize(text)?),
     )
+}
+
+/// What the model at `path` writes itself: from the cache, or now, and kept there. What it writes rests on the model, the
+/// order, and the version of this program and of llama.cpp.
+fn own_text(
+    engine: &ggml::Model,
+    path: &Path,
+    order: Order,
+    options: &Calibration,
+    printing: &Printing,
+) -> Result<Vec<Token>> {
+    own_text::first_token(engine)?;
+    let n_tokens = order.n_windows.saturating_mul(order.window);
+    let cache = Cache::of("own-text");
+    let mut key = blake3::Hasher::new();
+    key.update(Input::open(path)?.blake3().as_bytes());
+    for number in [order.seed, order.window as u64, order.n_windows as u64] {
+        key.update(&number.to_le_bytes());
+    }
+    key.update(env!("CARGO_PKG_VERSION").as_bytes());
+    key.update(ggml::backend::llama_cpp_version().as_bytes());
+    let key = key.finalize();
+    if let Some(bytes) = cache.as_ref().and_then(|cache| cache.get(&key)) {
+        let (tokens, rest) = bytes.as_chunks::<4>();
+        let tokens: Vec<Token> = tokens.iter().copied().map(Token::from_le_bytes).collect();
+        let known = |&token: &Token| usize::try_from(token).is_ok_and(|i| i < engine.n_vocab());
+        if tokens.len() == n_tokens && rest.is_empty() && tokens.iter().all(known) {
+            return Ok(tokens);
+        }
+    }
+    let bar = progress::bar(
+        "writing text",
+        Unit::Tokens,
+        n_tokens as u64,
+        printing.quiet,
+    );
+    let tokens = own_text::write(engine, order, options.threads, &mut |n| bar.inc(n as u64));
+    bar.finish_and_clear();
+    let tokens = tokens?;
+    let bytes: Vec<u8> = tokens
+        .iter()
+        .flat_map(|token| token.to_le_bytes())
+        .collect();
+    if let Some(Err(error)) = cache.map(|cache| cache.put(&key, &bytes))
+        && !printing.quiet
+    {
+        eprintln!(
+            "gguf-shorten: note: the model's own text is not kept for the next time: {error:#}"
+        );
+    }
+    Ok(tokens)
 }
 
 #[expect(

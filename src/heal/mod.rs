@@ -16,6 +16,8 @@ pub mod normal;
 
 pub mod ridge;
 
+pub mod scale;
+
 use std::fmt;
 
 /// How much each token counts in a fit.

@@ -143,6 +143,7 @@ impl Compare {
                     trust_any_cut: args.trust_any_cut,
                     calibration: Calibration::new(&CalibrationArgs {
                         calibration: args.choose_on.clone(),
+                        seed: args.text.seed,
                         tokens: args.choose_tokens,
                         window: None,
                         threads: args.text.threads,

@@ -87,9 +87,11 @@ pub struct ModelReport {
 /// How scores were measured.
 #[derive(Clone, Debug, Serialize)]
 pub struct CalibrationReport {
-    /// `built-in`, or the files.
+    /// `built-in`, the files, or `self` for what the model wrote.
     pub source: String,
-    /// Hash of the text.
+    /// Of what the model wrote, the number that chose it; null of other text.
+    pub seed: Option<u64>,
+    /// Hash of the text; of what the model wrote, of its tokens.
     pub blake3: String,
     /// Number of windows.
     pub windows: usize,
@@ -273,9 +275,14 @@ impl CalibrationReport {
                 let paths: Vec<_> = paths.iter().map(|p| p.display().to_string()).collect();
                 paths.join(", ")
             }
+            Source::Own { .. } => "self".to_owned(),
         };
         Self {
             source,
+            seed: match set.source {
+                Source::Own { seed } => Some(seed),
+                _ => None,
+            },
             blake3: set.blake3.to_hex().to_string(),
             windows: set.windows().len(),
             window: set.window,

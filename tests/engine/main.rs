@@ -15,6 +15,7 @@ mod goals;
 mod halves;
 mod heal;
 mod imatrix;
+mod own_text;
 mod pairs;
 mod portable;
 mod prediction;

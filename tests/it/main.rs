@@ -67,6 +67,8 @@ mod compare;
 
 mod heal;
 
+mod own_text;
+
 mod hostile;
 
 mod fuzz;

@@ -1,0 +1,197 @@
+//! Text that a model writes itself: against a loop that evaluates every text from its beginning for each token.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use ggml::{Backend, Context, ContextOptions, Token};
+use gguf_shorten::own_text::{self, Order};
+use serde_json::Value;
+
+use crate::eval::byte_model;
+use crate::random_model::Spec;
+use crate::support::load;
+
+const ORDER: Order = Order {
+    window: 30,
+    n_windows: 19,
+    seed: 7,
+};
+
+/// The token that begins a text, and the one that ends it.
+const FIRST: Token = 1;
+const LAST: Token = 2;
+
+fn chance(seed: u64, window: usize, at: usize) -> f64 {
+    let bytes: Vec<u8> = [seed, window as u64, at as u64]
+        .iter()
+        .flat_map(|number| number.to_le_bytes())
+        .collect();
+    let hash = blake3::hash(&bytes);
+    let start: [u8; 8] = hash.as_bytes()[..8].try_into().unwrap();
+    (u64::from_le_bytes(start) >> 11) as f64 / 2f64.powi(53)
+}
+
+/// One token after another, by the textbook.
+fn naive(path: &Path, order: Order) -> Vec<Token> {
+    let model = load(path).unwrap();
+    let options = ContextOptions {
+        window: order.window,
+        threads: 1,
+    };
+    let mut context = Context::new(&model, options).unwrap();
+    let mut all = Vec::new();
+    for number in 0..order.n_windows {
+        let mut text = vec![FIRST];
+        all.push(FIRST);
+        for at in 1..order.window {
+            let logits = context.logits(&text).unwrap();
+            let row = &logits[(text.len() - 1) * model.n_vocab()..];
+            let exps: Vec<f64> = row.iter().map(|&logit| f64::from(logit).exp()).collect();
+            let sum: f64 = exps.iter().sum();
+            let mut left = chance(order.seed, number, at);
+            let drawn = exps.iter().position(|exp| {
+                left -= exp / sum;
+                left < 0.0
+            });
+            let token = drawn.unwrap() as Token;
+            if token == LAST {
+                text = vec![FIRST];
+                all.push(FIRST);
+            } else {
+                text.push(token);
+                all.push(token);
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn texts_are_those_of_a_loop_over_tokens() {
+    let dir = tempfile::tempdir().unwrap();
+    for architecture in ["llama", "gemma3", "mamba2"] {
+        let path = dir.path().join(architecture);
+        byte_model(architecture, 3)
+            .save(Backend::init(), &path)
+            .unwrap();
+        let model = load(&path).unwrap();
+        let mut n_told = 0;
+        let tokens = own_text::write(&model, ORDER, 1, &mut |n| n_told += n).unwrap();
+        assert_eq!(tokens.len(), ORDER.window * ORDER.n_windows);
+        assert_eq!(n_told, tokens.len());
+        assert!(
+            tokens
+                .chunks(ORDER.window)
+                .any(|window| window[1..].contains(&FIRST)),
+            "no text ends: {tokens:?}"
+        );
+        assert_eq!(tokens, naive(&path, ORDER), "{architecture}");
+        let other = Order { seed: 8, ..ORDER };
+        let other = own_text::write(&model, other, 1, &mut |_| {}).unwrap();
+        assert_ne!(tokens, other);
+    }
+}
+
+fn run(dir: &Path, arguments: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_gguf-shorten"))
+        .args(arguments.split_whitespace())
+        .args(["--threads", "1"])
+        .env("XDG_CACHE_HOME", dir.join("cache"))
+        .current_dir(dir)
+        .output()
+        .unwrap()
+}
+
+fn calibration(dir: &Path, arguments: &str) -> Value {
+    let output = run(dir, &format!("{arguments} --json -"));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments}: {stderr}");
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    json["calibration"].clone()
+}
+
+fn files(folder: &Path) -> Vec<std::path::PathBuf> {
+    std::fs::read_dir(folder)
+        .map(|entries| entries.map(|entry| entry.unwrap().path()).collect())
+        .unwrap_or_default()
+}
+
+#[test]
+fn own_text_is_kept_and_says_what_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let parent = dir.path().join("parent.gguf");
+    byte_model("llama", 4)
+        .save(Backend::init(), &parent)
+        .unwrap();
+    let kept = dir.path().join("cache/gguf-shorten/own-text");
+    let score = "score parent.gguf --calibration self:70 --window 32";
+    let first = calibration(dir.path(), score);
+    assert_eq!(first["source"], "self");
+    assert_eq!(first["seed"], 0);
+    assert_eq!(first["tokens"], 64);
+    assert_eq!(first["window"], 32);
+    assert_eq!(first["bos"], true);
+    assert_eq!(files(&kept).len(), 1);
+    // The same again, from the cache; also where that is damaged.
+    assert_eq!(calibration(dir.path(), score)["blake3"], first["blake3"]);
+    std::fs::write(&files(&kept)[0], [1; 288]).unwrap();
+    assert_eq!(calibration(dir.path(), score)["blake3"], first["blake3"]);
+    assert_eq!(files(&kept).len(), 1);
+    let other = calibration(dir.path(), &format!("{score} --seed 1"));
+    assert_eq!(other["seed"], 1);
+    assert_ne!(other["blake3"], first["blake3"]);
+    assert_eq!(files(&kept).len(), 2);
+
+    // Every command that calibrates; what is compared with a parent uses the parent's text.
+    let own = "--calibration self --tokens 64 --window 32";
+    let shorten = format!("parent.gguf --drop 1 --force -o short.gguf {own}");
+    assert_eq!(calibration(dir.path(), &shorten)["blake3"], first["blake3"]);
+    let search = format!("parent.gguf --drop 1 --method search --dry-run {own}");
+    assert_eq!(calibration(dir.path(), &search)["blake3"], first["blake3"]);
+    let eval = format!("eval short.gguf --parent parent.gguf {own}");
+    assert_eq!(calibration(dir.path(), &eval)["blake3"], first["blake3"]);
+    let alone = format!("eval short.gguf {own}");
+    assert_ne!(calibration(dir.path(), &alone)["blake3"], first["blake3"]);
+
+    // Without a place for it, it is written each time.
+    std::fs::remove_dir_all(dir.path().join("cache")).unwrap();
+    std::fs::write(dir.path().join("cache"), "a file").unwrap();
+    let output = run(dir.path(), &format!("{score} --json -"));
+    let note = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        note.starts_with(
+            "gguf-shorten: note: the model's own text is not kept for the next time: "
+        ),
+        "{note}"
+    );
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["calibration"]["blake3"], first["blake3"]);
+
+    // Other text has no seed.
+    std::fs::write(dir.path().join("self"), "a".repeat(100)).unwrap();
+    let text = calibration(
+        dir.path(),
+        "score parent.gguf --calibration ./self --window 32",
+    );
+    assert_eq!(text["source"], "./self");
+    assert_eq!(text["seed"], Value::Null);
+}
+
+#[test]
+fn a_model_without_a_first_token_cannot_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = |spec: Spec<'_>, why: &str| {
+        spec.save(Backend::init(), &dir.path().join("m.gguf"))
+            .unwrap();
+        let output = run(dir.path(), "score m.gguf --calibration self:64 --window 32");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        let first = stderr.lines().next().unwrap_or_default();
+        assert_eq!(first, format!("gguf-shorten: m.gguf: {why}"));
+    };
+    refused(
+        Spec::new("llama", 2),
+        "the vocabulary has no token that begins a text (metadata 'tokenizer.ggml.bos_token_id'), so the model cannot write \
+         one of its own",
+    );
+}
