@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::options::{BlockList, ByteSize, HealArg};
 use crate::plan::{Budget, Method};
 use crate::search::Objective;
+use crate::stability::Confidence;
 
 /// Make a GGUF model shorter
 ///
@@ -101,6 +102,11 @@ pub struct ShortenArgs {
     #[arg(long, value_enum, default_value_t = Objective::Kl)]
     pub objective: Objective,
 
+    /// Stop measuring as soon as the rest of the text cannot change which blocks go, with this confidence, such as 0.99;
+    /// --tokens is then the most that is used
+    #[arg(long, value_name = "P", help_heading = "Calibration")]
+    pub confidence: Option<Confidence>,
+
     /// What makes up for the removed blocks
     #[arg(long, value_enum, default_value_t = HealArg::None)]
     pub heal: HealArg,
@@ -156,6 +162,31 @@ pub struct ScoreArgs {
     /// Score attention and feed-forward network of every block apart, too
     #[arg(long)]
     pub sub_blocks: bool,
+
+    /// Say which blocks would go: a number of them, or a share such as 25%
+    #[arg(long, value_name = "N|P%")]
+    pub drop: Option<Budget>,
+
+    /// By which scores: bi, relative-magnitude or safe
+    #[arg(long, value_enum, default_value_t = Method::Bi, hide_possible_values = true)]
+    pub method: Method,
+
+    /// Blocks that would stay in any case
+    #[arg(long, value_name = "LIST", requires = "drop")]
+    pub keep: Option<BlockList>,
+
+    /// Stop measuring as soon as the rest of the text cannot change which blocks go, with this confidence, such as 0.99;
+    /// --tokens is then the most that is used
+    #[arg(long, value_name = "P", help_heading = "Calibration")]
+    pub confidence: Option<Confidence>,
+
+    /// Score the blocks on this text too, and say how far both agree
+    #[arg(long, value_name = "FILE", help_heading = "Calibration")]
+    pub against_calibration: Option<PathBuf>,
+
+    /// Measure also the KL divergence and perplexity of the model without each block alone
+    #[arg(long)]
+    pub ablate: bool,
 
     /// Calibration.
     #[command(flatten)]

@@ -8,6 +8,7 @@
 //! text -> CalibrationSet -> HiddenStates -> Importance ------------------------------------------------------------+
 //! text -> CalibrationSet -> ScoredLogits -> Quality ----------------------------------------------------> Report
 //! tasks -> Task -> Accuracy ----------------------------------------------------------------------------> Report
+//! Importance -> Sample -> Edge: which blocks another text could move over the edge of the set ---------> Report
 //! Importance, Plan -> Report -> table, JSON
 //! output, parent -> verify (bytes), oracle (logits) -> Report
 //! ```
@@ -62,6 +63,8 @@ pub mod importance;
 pub mod quality;
 
 pub mod tasks;
+
+pub mod stability;
 
 pub mod angular;
 

@@ -1,5 +1,7 @@
 //! Checked settings made from the arguments: values of flags, and every cross-check between flags.
 
+mod score;
+
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -14,6 +16,9 @@ use crate::model::{BlockId, MAX_BLOCKS};
 use crate::plan::{Budget, Method, Splitting};
 use crate::quality::MIN_WINDOW;
 use crate::search::Objective;
+use crate::stability::Confidence;
+
+pub use score::Score;
 
 /// A list of block numbers such as `21-29,31`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -258,6 +263,8 @@ pub struct Shorten {
     pub portable: bool,
     /// What methods that measure losses make small.
     pub objective: Objective,
+    /// How sure the set must be for the calibration to stop early; `None`: it does not.
+    pub confidence: Option<Confidence>,
     /// Which of those that stay lose their attention.
     pub attention: Choice,
     /// The user answers for the cut.
@@ -320,6 +327,9 @@ impl Shorten {
                 args.method
             )));
         }
+        if args.confidence.is_some() {
+            check_may_stop(args)?;
+        }
         if args.output.is_none() && !args.dry_run {
             bail!(Usage("--output is needed".to_owned()));
         }
@@ -329,6 +339,7 @@ impl Shorten {
             drop_mtp: args.drop_mtp,
             portable: args.portable,
             objective: args.objective,
+            confidence: args.confidence,
             attention,
             trust_any_cut: args.trust_any_cut,
             output: args.output.clone(),
@@ -347,6 +358,29 @@ impl Shorten {
             printing: Printing::new(&args.common),
         })
     }
+}
+
+/// Checks that there is a calibration that may stop early.
+fn check_may_stop(args: &ShortenArgs) -> Result<()> {
+    if args.drop.is_none() {
+        bail!(Usage(
+            "--confidence needs --drop: without it nothing is chosen by scores of whole blocks"
+                .to_owned()
+        ));
+    }
+    if !args.method.needs_scores() {
+        bail!(Usage(format!(
+            "--confidence cannot end method '{}' early: it goes by no scores, expected bi, relative-magnitude or safe",
+            args.method
+        )));
+    }
+    if args.drop_attention.is_some() {
+        bail!(Usage(
+            "--confidence is about whole blocks alone, so it does not go with --drop-attention"
+                .to_owned()
+        ));
+    }
+    Ok(())
 }
 
 /// A verification, checked.

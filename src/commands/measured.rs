@@ -12,6 +12,7 @@ use ggml::ThreadPool;
 use super::load_and_cut;
 use crate::angular;
 use crate::calibration::CalibrationSet;
+use crate::error;
 use crate::hidden_state::Token;
 use crate::llama::{self, Course, LlamaHiddenStates};
 use crate::model::{BlockId, Model};
@@ -19,6 +20,7 @@ use crate::options::{Calibration, Printing};
 use crate::plan::{Constraints, Method, removal};
 use crate::progress::{self, Unit};
 use crate::quality::MIN_WINDOW;
+use crate::report::stability::{AblateReport, RefusedReport};
 use crate::report::{CalibrationReport, SearchReport, block_list};
 use crate::search::{Loss, Measure, Measured, Memo, Objective, Removed, Search, Settings};
 use crate::segment::{Chain, Subsets, Whole};
@@ -114,39 +116,11 @@ fn search(
     let at_path = || path.display().to_string();
     llama::check_ends(model).with_context(at_path)?;
     let (engine, set) = load_and_cut(path, options, printing)?;
-    ensure!(
-        set.window >= MIN_WINDOW,
-        "{}: a window has {} tokens, but {MIN_WINDOW} or more are needed to score predictions",
-        path.display(),
-        set.window
-    );
+    check_window(&set, path)?;
     let threads = Rc::new(ThreadPool::new(options.threads)?);
     let windows = spread(&set);
     let start = Instant::now();
-    let mut chain;
-    let mut whole;
-    let (subsets, way): (&mut dyn Subsets, _) = match Chain::new(
-        model,
-        constraints,
-        &engine,
-        &windows,
-        &threads,
-    ) {
-        Ok(made) => {
-            chain = made;
-            (&mut chain, "segments")
-        }
-        Err(why) => {
-            if !printing.quiet {
-                eprintln!(
-                    "gguf-shorten: note: blocks of this model are not evaluated one by one ({why:#}); every \
-                         candidate is evaluated whole, which takes longer"
-                );
-            }
-            whole = Whole::new(model, constraints, &engine, &windows, &threads);
-            (&mut whole, "whole")
-        }
-    };
+    let (mut subsets, way) = evaluator(model, constraints, &engine, &windows, &threads, printing);
     let found = {
         let n_measured = Cell::new(0u64);
         let bar = progress::bar("searching", Unit::Losses, 0, printing.quiet);
@@ -155,7 +129,12 @@ fn search(
             bar.set_position(n_measured.get());
             Ok(())
         };
-        let mut memo = Memo::new(subsets, model.n_trunk_blocks(), Vec::new(), &mut record);
+        let mut memo = Memo::new(
+            &mut *subsets,
+            model.n_trunk_blocks(),
+            Vec::new(),
+            &mut record,
+        );
         let found = lowest(&mut memo, constraints, request, &mut |measured| {
             bar.set_message(format!(
                 "searching: {} of {} blocks",
@@ -178,6 +157,125 @@ fn search(
         )),
         removed: found.removed,
     })
+}
+
+/// What evaluates sets of blocks on `windows`, and how it is called in results.
+fn evaluator<'m>(
+    model: &'m Model<'_>,
+    constraints: &'m Constraints,
+    engine: &'m ggml::Model,
+    windows: &[&[Token]],
+    threads: &Rc<ThreadPool>,
+    printing: &Printing,
+) -> (Box<dyn Subsets + 'm>, &'static str) {
+    match Chain::new(model, constraints, engine, windows, threads) {
+        Ok(chain) => (Box::new(chain), "segments"),
+        Err(why) => {
+            if !printing.quiet {
+                eprintln!(
+                    "gguf-shorten: note: blocks of this model are not evaluated one by one ({why:#}); every candidate is \
+                     evaluated whole, which takes longer"
+                );
+            }
+            let whole = Whole::new(model, constraints, engine, windows, threads);
+            (Box::new(whole), "whole")
+        }
+    }
+}
+
+/// What each block alone costs.
+pub(super) struct Ablated {
+    /// Of each block that an evaluation runs; `None` of those that may not go alone.
+    pub(super) losses: Vec<Option<Loss>>,
+    refused: Vec<RefusedReport>,
+    evaluated: Option<&'static str>,
+    n_block_evaluations: u64,
+    seconds: f64,
+}
+
+impl Ablated {
+    pub(super) fn report(self) -> AblateReport {
+        let known = self.losses.iter().flatten().next();
+        AblateReport {
+            parent_perplexity: known.map(Loss::parent_perplexity),
+            evaluated: self.evaluated,
+            block_evaluations: self.n_block_evaluations,
+            seconds: self.seconds,
+            refused: self.refused,
+        }
+    }
+}
+
+/// Measures the loss of the model without each block alone, of those that may go alone.
+pub(super) fn ablate(
+    model: &Model<'_>,
+    constraints: &Constraints,
+    path: &Path,
+    options: &Calibration,
+    printing: &Printing,
+) -> Result<Ablated> {
+    let at_path = || path.display().to_string();
+    let mut singles = Vec::new();
+    let mut ablated = Ablated {
+        losses: vec![None; model.n_trunk_blocks()],
+        refused: Vec::new(),
+        evaluated: None,
+        n_block_evaluations: 0,
+        seconds: 0.0,
+    };
+    for block in 0..model.n_trunk_blocks() {
+        let single = Removed::from([BlockId::new(block)]);
+        match constraints.check(&single) {
+            Ok(()) => singles.push(single),
+            Err(why) => ablated.refused.push(RefusedReport {
+                block,
+                reason: error::message(&why),
+            }),
+        }
+    }
+    if singles.is_empty() {
+        return Ok(ablated);
+    }
+    llama::check_ends(model).with_context(at_path)?;
+    let (engine, set) = load_and_cut(path, options, printing)?;
+    check_window(&set, path)?;
+    let threads = Rc::new(ThreadPool::new(options.threads)?);
+    let windows = spread(&set);
+    let start = Instant::now();
+    let (mut subsets, way) = evaluator(model, constraints, &engine, &windows, &threads, printing);
+    let bar = progress::bar("removing blocks", Unit::Losses, 0, printing.quiet);
+    let mut record = |_: &(Removed, usize, Loss)| {
+        bar.inc(1);
+        Ok(())
+    };
+    let mut memo = Memo::new(
+        &mut *subsets,
+        model.n_trunk_blocks(),
+        Vec::new(),
+        &mut record,
+    );
+    let losses = memo.losses(windows.len(), &singles);
+    bar.finish_and_clear();
+    for (single, loss) in singles.iter().zip(losses.with_context(at_path)?) {
+        for block in single {
+            ablated.losses[block.index()] = Some(loss);
+        }
+    }
+    ablated.evaluated = Some(way);
+    ablated.n_block_evaluations = subsets.n_block_evaluations();
+    ablated.seconds = start.elapsed().as_secs_f64();
+    Ok(ablated)
+}
+
+/// Checks that windows are long enough to have tokens whose predictions are scored.
+fn check_window(set: &CalibrationSet, path: &Path) -> Result<()> {
+    ensure!(
+        set.window >= MIN_WINDOW,
+        "{}: a window has {} tokens, but {MIN_WINDOW} or more are needed to score predictions",
+        path.display(),
+        set.window
+    );
+    Ok(())
 }
 
 fn lowest(

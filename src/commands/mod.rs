@@ -26,7 +26,8 @@ use crate::arch::Architecture;
 use crate::calibration::{CalibrationSet, Cut, Texts};
 use crate::commit;
 use crate::error::Hint;
-use crate::importance::Importance;
+use crate::hidden_state::{HiddenStates, Token};
+use crate::importance::{Importance, Measuring};
 use crate::input::Input;
 use crate::llama::{self, Course, Halves, LlamaHiddenStates};
 use crate::model::Model;
@@ -35,16 +36,28 @@ use crate::plan::Constraints;
 use crate::progress::{self, Unit};
 use crate::report::{CalibrationReport, Report, table};
 use crate::save;
+use crate::stability::{self, Goal, Stopping};
 
-/// Measures the importance of every block of the model at `path`, with `sub_blocks` also of its two halves.
-fn calibrate(
+/// What a calibration gave.
+struct Calibrated {
+    importance: Importance,
+    /// Of the windows that were evaluated.
+    report: CalibrationReport,
+    /// Tokens that might have been evaluated.
+    n_tokens_allowed: usize,
+}
+
+/// Measures the importance of every block of the model at `path`, with `sub_blocks` also of its two halves. With a goal it
+/// ends as soon as the rest of the text cannot change what is chosen.
+fn calibrate_for(
     model: &Model<'_>,
     constraints: &Constraints,
     path: &Path,
     options: &Calibration,
     printing: &Printing,
     sub_blocks: bool,
-) -> Result<(Importance, CalibrationReport)> {
+    goal: Option<Goal<'_>>,
+) -> Result<Calibrated> {
     llama::check_ends(model).with_context(|| path.display().to_string())?;
     let halves = match sub_blocks {
         true => Some(
@@ -54,6 +67,7 @@ fn calibrate(
         false => None,
     };
     let (engine, set) = load_and_cut(path, options, printing)?;
+    let stopping = goal.map(|goal| Stopping::new(constraints, goal, set.windows().len()));
     let (importance, seconds) = measure(
         model,
         constraints.rules,
@@ -62,10 +76,20 @@ fn calibrate(
         &set,
         options,
         printing,
+        stopping.as_ref(),
     )
     .with_context(|| path.display().to_string())?;
     warn_of_zero_rows(&importance, printing);
-    Ok((importance, CalibrationReport::new(&set, seconds)))
+    let report = CalibrationReport {
+        windows: importance.n_windows,
+        tokens: importance.n_tokens,
+        ..CalibrationReport::new(&set, seconds)
+    };
+    Ok(Calibrated {
+        importance,
+        report,
+        n_tokens_allowed: set.n_tokens(),
+    })
 }
 
 /// Loads the model at `path`, and cuts the text into windows for it.
@@ -127,6 +151,7 @@ fn cut(texts: &Texts, engine: &ggml::Model, options: &Calibration) -> Result<Cal
     )
 }
 
+#[expect(clippy::too_many_arguments, reason = "each is a thing of its own")]
 fn measure(
     model: &Model<'_>,
     rules: &Architecture,
@@ -135,6 +160,7 @@ fn measure(
     set: &CalibrationSet,
     options: &Calibration,
     printing: &Printing,
+    stopping: Option<&Stopping<'_>>,
 ) -> Result<(Importance, f64)> {
     let mut states = LlamaHiddenStates::new(
         engine,
@@ -153,11 +179,34 @@ fn measure(
         printing.quiet,
     );
     let start = Instant::now();
-    let importance = Importance::measure(&mut states, set.windows(), &mut |n_tokens| {
-        bar.inc(n_tokens as u64);
-    });
+    let importance = match stopping {
+        None => Importance::measure(&mut states, set.windows(), &mut |n_tokens| {
+            bar.inc(n_tokens as u64);
+        }),
+        Some(stopping) => measure_until(&mut states, set, &mut |measuring, n_tokens| {
+            bar.inc(n_tokens as u64);
+            stopping.is_enough(measuring)
+        }),
+    };
     bar.finish_and_clear();
     Ok((importance?, start.elapsed().as_secs_f64()))
+}
+
+/// Evaluates windows in random order until `is_enough`, which is told of the tokens of each, or there are no more.
+fn measure_until(
+    states: &mut dyn HiddenStates,
+    set: &CalibrationSet,
+    is_enough: &mut dyn FnMut(&Measuring, usize) -> bool,
+) -> Result<Importance> {
+    let windows: Vec<&[Token]> = set.windows().collect();
+    let mut measuring = Measuring::new(states.n_blocks());
+    for number in stability::order::order(windows.len(), set.blake3) {
+        measuring.window(states, number, windows[number])?;
+        if is_enough(&measuring, windows[number].len()) {
+            break;
+        }
+    }
+    measuring.importance()
 }
 
 fn warn_of_zero_rows(importance: &Importance, printing: &Printing) {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::measured::{self, Request};
-use super::{calibrate, check_json, print};
+use super::{Calibrated, calibrate_for, check_json, print};
 use crate::beside::{ImatrixFile, stale};
 use crate::commit::Staged;
 use crate::companion::Companion;
@@ -22,11 +22,14 @@ use crate::plan::{
     AttentionCut, Constraints, Method, Plan, Provenance, Renumbering, Splitting, attention, removal,
 };
 use crate::progress::{self, Unit};
+use crate::report::stability::{ConfidenceReport, Rating};
 use crate::report::{
     CalibrationReport, ImatrixReport, ModelReport, OutputReport, PartReport, Report, SearchReport,
     block_list, block_rows,
 };
 use crate::save::{Naming, Target, Written};
+use crate::stability::Goal;
+use crate::stability::edge::Chosen;
 
 /// Runs the command.
 ///
@@ -136,6 +139,15 @@ pub fn run(options: &Shorten) -> Result<()> {
             model.architecture()
         );
     }
+    let mut blocks = block_rows(
+        model.n_blocks(),
+        selection.importance.as_ref(),
+        &plan.removed,
+        &plan.attention_removed,
+    );
+    if let Some(rating) = &selection.rating {
+        rating.mark(&mut blocks);
+    }
     let report = Report {
         gguf_shorten: env!("CARGO_PKG_VERSION"),
         llama_cpp: ggml::backend::llama_cpp_version(),
@@ -143,12 +155,10 @@ pub fn run(options: &Shorten) -> Result<()> {
         calibration: selection.calibration,
         method: selection.method,
         search: selection.search,
-        blocks: block_rows(
-            model.n_blocks(),
-            selection.importance.as_ref(),
-            &plan.removed,
-            &plan.attention_removed,
-        ),
+        confidence: selection.confidence,
+        against: None,
+        ablate: None,
+        blocks,
         removed: plan.removed.iter().map(|block| block.index()).collect(),
         attention_removed: plan
             .attention_removed
@@ -194,6 +204,8 @@ struct Selection {
     importance: Option<Importance>,
     calibration: Option<CalibrationReport>,
     search: Option<SearchReport>,
+    rating: Option<Rating>,
+    confidence: Option<ConfidenceReport>,
 }
 
 fn select(
@@ -236,20 +248,32 @@ fn select(
     }
     let needs_scores =
         |choice: &Choice| matches!(choice, Choice::Best { method, .. } if method.needs_scores());
-    let (importance, mut calibration) =
-        if needs_scores(&options.choice) || needs_scores(&options.attention) {
-            let (importance, calibration) = calibrate(
-                model,
-                constraints,
-                input.path(),
-                &options.calibration,
-                &options.printing,
-                needs_scores(&options.attention),
-            )?;
-            (Some(importance), Some(calibration))
-        } else {
-            (None, None)
+    let calibrated = if needs_scores(&options.choice) || needs_scores(&options.attention) {
+        let goal = match (&options.choice, options.confidence) {
+            (Choice::Best { method, .. }, Some(confidence)) => Some(Goal {
+                method: *method,
+                n: n_removed,
+                keep: &keep,
+                confidence,
+            }),
+            _ => None,
         };
+        Some(calibrate_for(
+            model,
+            constraints,
+            input.path(),
+            &options.calibration,
+            &options.printing,
+            needs_scores(&options.attention),
+            goal,
+        )?)
+    } else {
+        None
+    };
+    let importance = calibrated.as_ref().map(|calibrated| &calibrated.importance);
+    let mut calibration = calibrated
+        .as_ref()
+        .map(|calibrated| calibrated.report.clone());
     let mut search = None;
     let method = match &options.choice {
         Choice::Nothing { .. } if options.drop_mtp => "blocks".to_owned(),
@@ -276,7 +300,7 @@ fn select(
             method.to_string()
         }
         Choice::Best { method, .. } => {
-            removed = removal::choose(constraints, *method, importance.as_ref(), &keep, n_removed)
+            removed = removal::choose(constraints, *method, importance, &keep, n_removed)
                 .with_context(at_path)?;
             method.to_string()
         }
@@ -289,7 +313,7 @@ fn select(
         }),
         Choice::Best { budget, method, .. } => {
             let n = budget.n_removed(n_trunk);
-            let blocks = attention::choose(model, *method, importance.as_ref(), &removed, &keep, n)
+            let blocks = attention::choose(model, *method, importance, &removed, &keep, n)
                 .with_context(at_path)?;
             Some(AttentionCut {
                 blocks,
@@ -301,14 +325,49 @@ fn select(
         // The blocks that were chosen to go as a whole may have made another one the first.
         attention::check(model, &removed, &cut.blocks).with_context(at_path)?;
     }
+    let rating = (calibrated.as_ref())
+        .map(|calibrated| rate(calibrated, constraints, options, &keep, &removed));
+    let confidence = match (&rating, &calibrated) {
+        (Some(rating), Some(calibrated)) => {
+            let allowed = calibrated.n_tokens_allowed;
+            let stopped = options
+                .confidence
+                .map(|_| calibrated.report.tokens < allowed);
+            Some(rating.report(allowed, stopped))
+        }
+        _ => None,
+    };
     Ok(Selection {
         removed,
         method,
         attention,
-        importance,
+        importance: calibrated.map(|calibrated| calibrated.importance),
         calibration,
         search,
+        rating,
+        confidence,
     })
+}
+
+/// How sure the scores are by which `removed` was chosen; where it was not, the scores alone.
+fn rate(
+    calibrated: &Calibrated,
+    constraints: &Constraints,
+    options: &Shorten,
+    keep: &BTreeSet<BlockId>,
+    removed: &BTreeSet<BlockId>,
+) -> Rating {
+    let chosen = Chosen {
+        constraints,
+        keep,
+        removed,
+    };
+    let (method, chosen) = match &options.choice {
+        Choice::Best { method, .. } if method.needs_scores() => (*method, Some(chosen)),
+        _ => (Method::Bi, None),
+    };
+    let confidence = options.confidence.unwrap_or_default();
+    Rating::new(&calibrated.importance, method, confidence, chosen)
 }
 
 /// The blocks whose attention goes by a list; checks that the model can lose attention if any may be asked for.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::Constraints;
 use crate::error::Hint;
-use crate::importance::Importance;
+use crate::importance::{Importance, Scores};
 use crate::model::BlockId;
 
 /// How many blocks go.
@@ -73,30 +73,45 @@ impl Method {
 
     /// The importance of each of `n_blocks` blocks: the lowest go first. The orders by number are those that ShortGPT
     /// compares with: `sequential` takes the blocks in front for the most important, `reverse` those behind.
-    fn scores(self, importance: Option<&Importance>, n_blocks: usize) -> Result<Vec<f64>> {
-        let measured = |score: fn(&crate::importance::BlockImportance) -> f64| match importance {
-            Some(importance) => Ok(importance.blocks.iter().map(score).collect()),
-            None => bail!("method '{self}' needs calibration"),
-        };
+    ///
+    /// # Errors
+    /// A method that needs scores without any, or does not go by scores of blocks.
+    pub fn scores(self, importance: Option<&Importance>, n_blocks: usize) -> Result<Vec<f64>> {
         #[expect(clippy::cast_precision_loss, reason = "at most 512 blocks")]
         let numbers = || (0..n_blocks).map(|i| i as f64);
         match self {
-            Self::Bi => measured(|block| block.bi),
-            Self::RelativeMagnitude => measured(|block| block.relative_magnitude),
-            Self::Safe => {
-                let bi = z_scores(&measured(|block| block.bi)?);
-                let magnitude = z_scores(&measured(|block| block.relative_magnitude)?);
-                Ok(bi
-                    .into_iter()
-                    .zip(magnitude)
-                    .map(|(a, b)| a.max(b))
-                    .collect())
+            Self::Bi | Self::RelativeMagnitude | Self::Safe => {
+                let Some(importance) = importance else {
+                    bail!("method '{self}' needs calibration");
+                };
+                self.of_scores(importance.scores())
+                    .with_context(|| format!("bug: method '{self}' has no score"))
             }
             Self::Sequential => Ok(numbers().map(|i| -i).collect()),
             Self::Reverse => Ok(numbers().collect()),
             Self::Run | Self::Ablate | Self::Search => {
                 bail!("bug: method '{self}' does not choose by a score of each block")
             }
+        }
+    }
+
+    /// The importance of each block by measured scores; `None` for a method that does not go by them.
+    #[must_use]
+    pub fn of_scores(self, scores: Scores) -> Option<Vec<f64>> {
+        match self {
+            Self::Bi => Some(scores.bi),
+            Self::RelativeMagnitude => Some(scores.relative_magnitude),
+            Self::Safe => {
+                let bi = z_scores(&scores.bi);
+                let magnitude = z_scores(&scores.relative_magnitude);
+                Some(
+                    bi.into_iter()
+                        .zip(magnitude)
+                        .map(|(a, b)| a.max(b))
+                        .collect(),
+                )
+            }
+            _ => None,
         }
     }
 }
@@ -182,10 +197,7 @@ pub fn lowest(
         "cannot remove {n} blocks: the model has {n_blocks}, and at least one must stay"
     );
     constraints.check_count(n)?;
-    let stays = |block: BlockId| {
-        keep.contains(&block)
-            || (!constraints.trusted && constraints.must_stay.contains_key(&block))
-    };
+    let stays = |block: BlockId| stays(constraints, keep, block);
     let n_staying = (0..n_blocks).filter(|&i| stays(BlockId::new(i))).count();
     ensure!(
         n_blocks - n_staying >= n,
@@ -219,6 +231,25 @@ pub fn lowest(
             )),
             false => error,
         })
+}
+
+/// As [`lowest`], of a number of blocks that was checked; `None` if there is no such set.
+#[must_use]
+pub fn lowest_of(
+    constraints: &Constraints,
+    scores: &[f64],
+    keep: &BTreeSet<BlockId>,
+    n: usize,
+) -> Option<BTreeSet<BlockId>> {
+    let n_kept = constraints.n_trunk_blocks.checked_sub(n)?;
+    let stays = |block: BlockId| stays(constraints, keep, block);
+    Search::new(constraints, scores, &stays, n_kept).best()
+}
+
+/// Whether a block stays in any case.
+#[must_use]
+pub fn stays(constraints: &Constraints, keep: &BTreeSet<BlockId>, block: BlockId) -> bool {
+    keep.contains(&block) || (!constraints.trusted && constraints.must_stay.contains_key(&block))
 }
 
 /// The allowed run of `n` consecutive blocks with the lowest score, by the score of each first block, without blocks of
@@ -423,6 +454,7 @@ mod tests {
             blocks: bi.iter().enumerate().map(block).collect(),
             n_windows: 1,
             n_tokens: 1,
+            windows: Vec::new(),
         }
     }
 

@@ -16,5 +16,6 @@ mod prediction;
 mod random_model;
 mod shared;
 mod split_output;
+mod stability;
 mod support;
 mod verify_run;

@@ -51,6 +51,8 @@ mod data;
 
 mod eval;
 
+mod stability;
+
 mod hostile;
 
 mod fuzz;
