@@ -8,6 +8,7 @@ use ggml::Mapping;
 use crate::error::Hint;
 use crate::gguf;
 use crate::part_name::Prefix;
+use crate::stamp::Stamp;
 
 /// One mapped file.
 pub struct Part {
@@ -15,6 +16,8 @@ pub struct Part {
     pub path: PathBuf,
     /// Its bytes.
     pub mapping: Mapping,
+    /// What it was when it was opened.
+    stamp: Stamp,
 }
 
 /// The mapped files of one model, in order.
@@ -93,6 +96,17 @@ impl Input {
         hasher.finalize()
     }
 
+    /// Checks that every file is still there, the same, and that no byte was written to it since it was opened: else what was
+    /// read at different times, by llama.cpp too, may not belong together.
+    ///
+    /// # Errors
+    /// The first file that is gone or not the same.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.parts
+            .iter()
+            .try_for_each(|part| part.stamp.check(&part.path))
+    }
+
     fn check_tensor_count(&self) -> Result<()> {
         let files = self.parse()?;
         let found: usize = files.iter().map(|file| file.tensors().len()).sum();
@@ -111,10 +125,13 @@ impl Input {
 }
 
 fn open_part(path: &Path) -> Result<Part> {
-    let mapping = Mapping::open(path).with_context(|| path.display().to_string())?;
+    let at_path = || path.display().to_string();
+    let mapping = Mapping::open(path).with_context(at_path)?;
+    let stamp = Stamp::of(&mapping.file().metadata().with_context(at_path)?);
     Ok(Part {
         path: path.to_owned(),
         mapping,
+        stamp,
     })
 }
 

@@ -7,14 +7,19 @@
 //!                                                                                                                  +-> Plan -> save
 //! text -> CalibrationSet -> HiddenStates -> Importance ------------------------------------------------------------+
 //! text -> CalibrationSet -> ScoredLogits -> Quality ----------------------------------------------------> Report
+//! Quality of several models -> comparison (front, verdict) -------------------------------------------> Report
 //! tasks -> Task -> Accuracy ----------------------------------------------------------------------------> Report
 //! Importance -> Sample -> Edge: which blocks another text could move over the edge of the set ---------> Report
 //! Importance, Plan -> Report -> table, JSON
 //! output, parent -> verify (bytes), oracle (logits) -> Report
+//! JSON of Reports -> Saved -> Collection -> pages (HTML, SVG, Markdown, CSV)
+//! metadata, Plan, Report of an evaluation -> Card
 //! ```
 //!
 //! Each type is made once, by a function of the types before it, and not changed afterwards. Only `commands`, `input`,
-//! `llama`, `evaluator`, `calibration::Texts`, `commit`, `save`, `beside` and `oracle` do I/O; planning and verifying are pure.
+//! `llama`, `evaluator`, `calibration::Texts`, `segment`, `search::journal`, `scratch`, `room`, `commit`, `save`, `beside`,
+//! `oracle`, `stamp` and `batch` do I/O; planning and verifying are pure. A [`batch`] runs this program again for each of many
+//! models.
 //!
 //! # Invariants
 //!
@@ -40,6 +45,8 @@ pub mod commands;
 
 pub mod part_name;
 
+pub mod stamp;
+
 pub mod input;
 
 pub mod gguf;
@@ -54,6 +61,8 @@ pub mod calibration;
 
 pub mod hidden_state;
 
+pub mod recoded;
+
 pub mod llama;
 
 pub mod evaluator;
@@ -62,11 +71,15 @@ pub mod importance;
 
 pub mod quality;
 
+pub mod comparison;
+
 pub mod tasks;
 
 pub mod stability;
 
 pub mod angular;
+
+pub mod pairs;
 
 pub mod segment;
 
@@ -75,6 +88,10 @@ pub mod search;
 pub mod plan;
 
 pub mod imatrix;
+
+pub mod scratch;
+
+pub mod room;
 
 pub mod commit;
 
@@ -86,7 +103,15 @@ pub mod verify;
 
 pub mod oracle;
 
+pub mod batch;
+
 pub mod report;
+
+pub mod saved;
+
+pub mod pages;
+
+pub mod card;
 
 pub mod progress;
 

@@ -1,17 +1,39 @@
-//! One file per command: each loads, computes, prints. The only modules, with `llama`, `evaluator`, `input`, `commit`, `save`,
-//! `beside` and `oracle`, that do I/O.
+//! One file per command: each loads, computes, prints. The only modules, with `llama`, `evaluator`, `input`, `scratch`, `room`,
+//! `commit`, `save`, `beside`, `oracle`, `stamp` and `batch`, that do I/O.
+
+pub mod batch;
+
+mod ablated;
+
+mod candidate;
+
+mod card;
+
+mod choice;
+
+pub mod compare;
 
 pub mod eval;
 
 pub mod generate;
 
+mod goal;
+
 mod measured;
+
+pub mod report;
+
+mod resume;
+
+mod runs;
 
 pub mod score;
 
 pub mod shorten;
 
 pub mod show;
+
+mod tasked;
 
 pub mod verify;
 
@@ -32,6 +54,7 @@ use crate::input::Input;
 use crate::llama::{self, Course, Halves, LlamaHiddenStates};
 use crate::model::Model;
 use crate::options::{Calibration, Printing};
+use crate::pairs::{Paired, Pairs};
 use crate::plan::Constraints;
 use crate::progress::{self, Unit};
 use crate::report::{CalibrationReport, Report, table};
@@ -47,31 +70,41 @@ struct Calibrated {
     n_tokens_allowed: usize,
 }
 
-/// Measures the importance of every block of the model at `path`, with `sub_blocks` also of its two halves. With a goal it
-/// ends as soon as the rest of the text cannot change what is chosen.
-fn calibrate_for(
+/// What is asked of a calibration beside the scores of whole blocks.
+#[derive(Default)]
+struct Asked<'c> {
+    /// The scores of the two halves of each block.
+    sub_blocks: bool,
+    /// How alike the hidden states of any two positions are, of all windows that are evaluated.
+    pairs: Option<&'c mut Pairs>,
+    /// What the scores are for: the calibration ends as soon as the rest of the text cannot change what is chosen.
+    goal: Option<Goal<'c>>,
+}
+
+/// Measures the importance of every block of the model at `path`, and what else is `asked`.
+fn calibrate(
     model: &Model<'_>,
     constraints: &Constraints,
     path: &Path,
     options: &Calibration,
     printing: &Printing,
-    sub_blocks: bool,
-    goal: Option<Goal<'_>>,
+    asked: Asked<'_>,
 ) -> Result<Calibrated> {
     llama::check_ends(model).with_context(|| path.display().to_string())?;
-    let halves = match sub_blocks {
+    let halves = match asked.sub_blocks {
         true => Some(
             Halves::of(model, constraints.rules, &constraints.kinds)
                 .with_context(|| path.display().to_string())?,
         ),
         false => None,
     };
-    let (engine, set) = load_and_cut(path, options, printing)?;
-    let stopping = goal.map(|goal| Stopping::new(constraints, goal, set.windows().len()));
+    let (engine, set) = load_and_cut(path, options, printing, Some(model))?;
+    let stopping = (asked.goal).map(|goal| Stopping::new(constraints, goal, set.windows().len()));
     let (importance, seconds) = measure(
         model,
         constraints.rules,
         halves,
+        asked.pairs,
         &engine,
         &set,
         options,
@@ -92,11 +125,13 @@ fn calibrate_for(
     })
 }
 
-/// Loads the model at `path`, and cuts the text into windows for it.
+/// Loads the model at `path`, and cuts the text into windows for it. With `recode` its weights may be [`Recoded`], which
+/// scores do not see.
 fn load_and_cut(
     path: &Path,
     options: &Calibration,
     printing: &Printing,
+    recode: Option<&Model<'_>>,
 ) -> Result<(ggml::Model, CalibrationSet)> {
     let texts = Texts::read(options.source.clone())?;
     let at_path = || path.display().to_string();
@@ -106,14 +141,18 @@ fn load_and_cut(
         commit::remove_unfinished,
     );
     ggml::log::echo(printing.verbose);
-    let engine = ggml::Model::load(
-        backend,
-        path,
-        ModelOptions {
-            gpu_layers: options.gpu_layers,
-            ..ModelOptions::default()
-        },
-    )
+    let engine = match recode {
+        Some(model) => llama::load_for_scores(model, path, options.gpu_layers),
+        None => ggml::Model::load(
+            backend,
+            path,
+            ModelOptions {
+                gpu_layers: options.gpu_layers,
+                ..ModelOptions::default()
+            },
+        )
+        .map_err(anyhow::Error::from),
+    }
     .with_context(at_path)?;
     ensure!(
         engine.has_tokenizer(),
@@ -151,11 +190,15 @@ fn cut(texts: &Texts, engine: &ggml::Model, options: &Calibration) -> Result<Cal
     )
 }
 
-#[expect(clippy::too_many_arguments, reason = "each is a thing of its own")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one caller, which has them all apart"
+)]
 fn measure(
     model: &Model<'_>,
     rules: &Architecture,
     halves: Option<Halves>,
+    pairs: Option<&mut Pairs>,
     engine: &ggml::Model,
     set: &CalibrationSet,
     options: &Calibration,
@@ -179,11 +222,19 @@ fn measure(
         printing.quiet,
     );
     let start = Instant::now();
+    let mut paired;
+    let states: &mut dyn HiddenStates = match pairs {
+        None => &mut states,
+        Some(pairs) => {
+            paired = Paired::new(&mut states, pairs);
+            &mut paired
+        }
+    };
     let importance = match stopping {
-        None => Importance::measure(&mut states, set.windows(), &mut |n_tokens| {
+        None => Importance::measure(states, set.windows(), &mut |n_tokens| {
             bar.inc(n_tokens as u64);
         }),
-        Some(stopping) => measure_until(&mut states, set, &mut |measuring, n_tokens| {
+        Some(stopping) => measure_until(states, set, &mut |measuring, n_tokens| {
             bar.inc(n_tokens as u64);
             stopping.is_enough(measuring)
         }),
@@ -220,6 +271,14 @@ fn warn_of_zero_rows(importance: &Importance, printing: &Printing) {
             "gguf-shorten: note: {rows} hidden states of a token are all zeros and take no part in the scores"
         );
     }
+}
+
+/// The command line without the program's name, for a result that says how it was made.
+fn arguments() -> Vec<String> {
+    let arguments = std::env::args_os().skip(1);
+    arguments
+        .map(|argument| argument.to_string_lossy().into_owned())
+        .collect()
 }
 
 /// Prints a result: as a table, as JSON, or both.

@@ -4,15 +4,17 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, bail};
 
-use super::measured::{self, Ablated};
-use super::{Calibrated, calibrate_for, check_json, print};
+use super::ablated::{self, Ablated};
+use super::{Asked, Calibrated, arguments, calibrate, check_json, print};
 use crate::calibration::Texts;
+use crate::evaluator;
 use crate::input::Input;
 use crate::model::{BlockId, Model};
 use crate::options::{Calibration, Score};
+use crate::pairs::Pairs;
 use crate::plan::{Budget, Constraints, removal};
 use crate::report::stability::{AgainstReport, ConfidenceReport, Rating, Sets};
-use crate::report::{BlockReport, ModelReport, Report, block_rows};
+use crate::report::{BlockReport, ModelReport, PairsReport, Report, block_rows};
 use crate::stability::Goal;
 use crate::stability::edge::Chosen;
 
@@ -34,6 +36,9 @@ pub fn run(options: &Score) -> Result<()> {
     if let Some(n) = n {
         removal::check(&constraints, &keep, n).with_context(at_path)?;
     }
+    if options.ablate {
+        evaluator::check_causal(&model).with_context(at_path)?;
+    }
     if let Some(text) = &options.against {
         // What is wrong with it is said before the first text is measured.
         Texts::read(text.source.clone())?;
@@ -46,14 +51,16 @@ pub fn run(options: &Score) -> Result<()> {
         keep: &keep,
         n,
     };
-    let here = scoring.measure(&options.calibration)?;
+    let mut pairs = Pairs::default();
+    let of_pairs = options.pairs.then_some(&mut pairs);
+    let here = scoring.measure(&options.calibration, of_pairs)?;
     let there = (options.against.as_ref())
-        .map(|text| scoring.measure(text))
+        .map(|text| scoring.measure(text, None))
         .transpose()?;
     let ablated = (options.ablate)
         .then(|| {
             let (path, text) = (input.path(), &options.calibration);
-            measured::ablate(&model, &constraints, path, text, printing)
+            ablated::measure(&model, &constraints, path, text, printing)
         })
         .transpose()?;
     let mut blocks = scoring.rows(&here);
@@ -69,10 +76,12 @@ pub fn run(options: &Score) -> Result<()> {
     let report = Report {
         gguf_shorten: env!("CARGO_PKG_VERSION"),
         llama_cpp: ggml::backend::llama_cpp_version(),
+        arguments: arguments(),
         model: ModelReport::new(&model, input.path(), blake3),
         calibration: Some(here.calibrated.report.clone()),
         method: options.method.to_string(),
         search: None,
+        goal: None,
         confidence: Some(here.confidence()),
         against,
         ablate: ablated.map(Ablated::report),
@@ -80,7 +89,11 @@ pub fn run(options: &Score) -> Result<()> {
         removed: here.removed.iter().map(|block| block.index()).collect(),
         attention_removed: Vec::new(),
         attention_method: None,
+        pairs: options.pairs.then(|| PairsReport {
+            cosine: pairs.cosine(),
+        }),
         output: None,
+        evaluation: None,
     };
     print(&report, printing)
 }
@@ -132,7 +145,7 @@ impl Scored {
 }
 
 impl Scoring<'_, '_> {
-    fn measure(&self, text: &Calibration) -> Result<Scored> {
+    fn measure(&self, text: &Calibration, pairs: Option<&mut Pairs>) -> Result<Scored> {
         let options = self.options;
         let goal = match (options.confidence, self.n) {
             (Some(confidence), Some(n)) => Some(Goal {
@@ -143,14 +156,17 @@ impl Scoring<'_, '_> {
             }),
             _ => None,
         };
-        let calibrated = calibrate_for(
+        let calibrated = calibrate(
             self.model,
             self.constraints,
             self.input.path(),
             text,
             &options.printing,
-            options.sub_blocks,
-            goal,
+            Asked {
+                sub_blocks: options.sub_blocks,
+                pairs,
+                goal,
+            },
         )?;
         let removed = match self.n {
             Some(n) => self.choose(&calibrated, n)?,

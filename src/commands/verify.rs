@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use ggml::log;
 
-use super::{check_json, print_json, to_stdout};
+use super::{arguments, check_json, print_json, to_stdout};
 use crate::gguf::{self, Quoted};
 use crate::input::Input;
 use crate::model::Model;
@@ -45,13 +45,14 @@ pub fn run(options: &Verify) -> Result<()> {
         // What llama.cpp makes of a file that is not as planned proves nothing.
         _ => None,
     };
-    let report = VerifyReport::new(
+    let mut report = VerifyReport::new(
         &verification,
         (&files, output.path()),
         (&parent, input.path()),
         run,
         seconds,
     );
+    report.arguments = arguments();
     print(&report, &options.printing)?;
     if !report.verified {
         bail!("{}: {}", at_output(), verdict(&report));

@@ -19,6 +19,8 @@ pub struct Score {
     pub model: PathBuf,
     /// Halves of blocks too.
     pub sub_blocks: bool,
+    /// How alike the hidden states between any two blocks are, too.
+    pub pairs: bool,
     /// How many blocks would go; `None` if that is not asked.
     pub budget: Option<Budget>,
     /// By which scores.
@@ -54,6 +56,11 @@ impl Score {
                 "--confidence needs --drop: it says how sure it must be which blocks go".to_owned()
             ));
         }
+        if args.confidence.is_some() && args.pairs {
+            bail!(Usage(
+                "--pairs is about all of the text, so it does not go with --confidence".to_owned()
+            ));
+        }
         let calibration = Calibration::new(&args.calibration)?;
         if args.ablate && calibration.window < MIN_WINDOW {
             bail!(Usage(format!(
@@ -68,6 +75,7 @@ impl Score {
         Ok(Self {
             model: args.model.clone(),
             sub_blocks: args.sub_blocks,
+            pairs: args.pairs,
             budget: args.drop,
             method: args.method,
             keep: args.keep.clone(),

@@ -75,7 +75,7 @@ impl Method {
     /// compares with: `sequential` takes the blocks in front for the most important, `reverse` those behind.
     ///
     /// # Errors
-    /// A method that needs scores without any, or does not go by scores of blocks.
+    /// A method that needs scores without any, or that has no score of each block.
     pub fn scores(self, importance: Option<&Importance>, n_blocks: usize) -> Result<Vec<f64>> {
         #[expect(clippy::cast_precision_loss, reason = "at most 512 blocks")]
         let numbers = || (0..n_blocks).map(|i| i as f64);
@@ -233,17 +233,20 @@ pub fn lowest(
         })
 }
 
-/// As [`lowest`], of a number of blocks that was checked; `None` if there is no such set.
+/// As [`lowest`]; `None` where there is no such set, without looking for a reason.
 #[must_use]
-pub fn lowest_of(
+pub fn lowest_if_any(
     constraints: &Constraints,
     scores: &[f64],
     keep: &BTreeSet<BlockId>,
     n: usize,
 ) -> Option<BTreeSet<BlockId>> {
-    let n_kept = constraints.n_trunk_blocks.checked_sub(n)?;
+    let n_blocks = constraints.n_trunk_blocks;
+    if n == 0 || n >= n_blocks || scores.len() != n_blocks || constraints.check_count(n).is_err() {
+        return None;
+    }
     let stays = |block: BlockId| stays(constraints, keep, block);
-    Search::new(constraints, scores, &stays, n_kept).best()
+    Search::new(constraints, scores, &stays, n_blocks - n).best()
 }
 
 /// Whether a block stays in any case.

@@ -126,7 +126,7 @@ fn by_intervals(
         } else {
             forced[block] -= most;
         }
-        removal::lowest_of(chosen.constraints, &forced, &keep, n).is_some_and(|other| {
+        removal::lowest_if_any(chosen.constraints, &forced, &keep, n).is_some_and(|other| {
             other.contains(&BlockId::new(block)) != is_removed(block) && total(&other) <= of_chosen
         })
     };

@@ -55,7 +55,7 @@ impl<'g> Stopping<'g> {
     fn is_certain(&self, sample: &Sample) -> bool {
         let goal = &self.goal;
         let scores: Vec<f64> = (0..sample.n_blocks()).map(|i| sample.score(i)).collect();
-        let removed = removal::lowest_of(self.constraints, &scores, goal.keep, goal.n);
+        let removed = removal::lowest_if_any(self.constraints, &scores, goal.keep, goal.n);
         removed.is_some_and(|removed| {
             let chosen = Chosen {
                 constraints: self.constraints,

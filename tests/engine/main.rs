@@ -7,13 +7,19 @@
 
 mod architectures;
 mod attention;
+mod card;
+mod compare;
 mod counts;
 mod eval;
+mod goals;
 mod halves;
 mod imatrix;
+mod pairs;
 mod portable;
 mod prediction;
 mod random_model;
+mod recoded;
+mod segments;
 mod shared;
 mod split_output;
 mod stability;

@@ -242,3 +242,57 @@ fn blocks_that_may_not_go_alone_have_a_reason_instead_of_a_loss() {
     let text = table(dir.path(), run);
     assert!(text.contains("not      "), "{text}");
 }
+
+#[test]
+fn a_card_leaves_out_all_text_from_which_windows_were_drawn() {
+    let dir = dir("llama", 6);
+    let dir = dir.path();
+    let text = "--calibration a.txt --window 16 --tokens 1600";
+    let mut n_stopped = 0;
+    for n in 1..6 {
+        let run = format!("m.gguf --drop {n} -o out.gguf --card card.md --force {text}");
+        let whole = json(dir, &run);
+        let early = json(dir, &format!("{run} --confidence 0.99"));
+        n_stopped += usize::from(early["confidence"]["stopped"] == "set certain");
+        for key in ["blake3", "tokens"] {
+            let of = |result: &Value| result["evaluation"]["calibration"][key].clone();
+            assert!(!of(&whole).is_null());
+            assert_eq!(of(&early), of(&whole), "{n} {key}");
+        }
+    }
+    assert!(n_stopped > 0);
+}
+
+#[test]
+fn pairs_are_those_of_the_first_text() {
+    let dir = dir("llama", 4);
+    let run = |more: &str| {
+        let text = "--calibration a.txt --window 16 --tokens 96 --pairs";
+        json(dir.path(), &format!("score m.gguf {text} {more}"))
+    };
+    let alone = run("");
+    let rows = alone["pairs"]["cosine"].as_array().unwrap();
+    assert_eq!(rows.len(), 5);
+    let both = run("--drop 2 --against-calibration b.txt --ablate");
+    assert_eq!(both["pairs"], alone["pairs"]);
+    assert!(both["ablate"].is_object() && both["against"].is_object());
+}
+
+#[test]
+fn sets_that_scores_name_for_a_goal_have_ties_too() {
+    let dir = dir("llama", 6);
+    let dir = dir.path();
+    let text = "--calibration a.txt --window 16 --tokens 64";
+    let bytes = std::fs::metadata(dir.join("m.gguf")).unwrap().len();
+    let size = format!("--target-size {}", bytes * 3 / 4);
+    for goal in [size.as_str(), "--max-kl 1000", "--objective draft --drop 3"] {
+        let found = json(dir, &format!("m.gguf {goal} --dry-run {text}"));
+        let n = found["removed"].as_array().unwrap().len();
+        assert!(n > 0, "{goal}");
+        let by_number = json(dir, &format!("m.gguf --drop {n} --dry-run {text}"));
+        for key in ["removed", "confidence", "blocks"] {
+            assert_eq!(found[key], by_number[key], "{goal} {key}");
+        }
+        assert!(found["goal"].is_object());
+    }
+}

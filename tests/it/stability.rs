@@ -41,6 +41,27 @@ fn what_cannot_stop_early_says_so() {
             2,
             "--confidence is about whole blocks alone, so it does not go with --drop-attention",
         );
+    for (goal, flag) in [
+        ("--target-size 1M", "--target-size"),
+        ("--max-ppl +10%", "--max-ppl"),
+        ("--max-kl 0.5", "--max-kl"),
+    ] {
+        dir.run(&format!("m.gguf {goal} --confidence 0.99 -o out.gguf"))
+            .fails(
+                2,
+                &format!("--confidence needs a number of blocks, so it does not go with {flag}"),
+            );
+    }
+    dir.run("m.gguf --drop 2 --objective draft --confidence 0.99 -o out.gguf")
+        .fails(
+            2,
+            "--confidence needs a number of blocks, and --objective draft says itself how many go",
+        );
+    dir.run("score m.gguf --drop 1 --pairs --confidence 0.99")
+        .fails(
+            2,
+            "--pairs is about all of the text, so it does not go with --confidence",
+        );
     dir.run("score m.gguf --confidence 0.99").fails(
         2,
         "--confidence needs --drop: it says how sure it must be which blocks go",
