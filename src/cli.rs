@@ -12,6 +12,7 @@ use crate::options::{BlockList, ByteSize, DropList, HealArg, PageFormat};
 use crate::plan::{Budget, Method};
 use crate::search::Objective;
 use crate::search::goal::{KlLimit, PerplexityLimit};
+use crate::stability::Confidence;
 
 /// Make a GGUF model shorter
 ///
@@ -113,6 +114,11 @@ pub struct ShortenArgs {
     /// What methods ablate and search make small [default: kl; ppl with --max-ppl]
     #[arg(long, value_enum)]
     pub objective: Option<Objective>,
+
+    /// Stop measuring as soon as the rest of the text cannot change which blocks go, with this confidence, such as 0.99;
+    /// --tokens is then the most that is used
+    #[arg(long, value_name = "P", help_heading = "Calibration")]
+    pub confidence: Option<Confidence>,
 
     /// What makes up for the removed blocks
     #[arg(long, value_enum, default_value_t = HealArg::None)]
@@ -234,6 +240,30 @@ pub struct ScoreArgs {
     #[arg(long)]
     pub sub_blocks: bool,
 
+    /// Say which blocks would go: a number of them, or a share such as 25%
+    #[arg(long, value_name = "N|P%")]
+    pub drop: Option<Budget>,
+
+    /// By which scores: bi, relative-magnitude or safe
+    #[arg(long, value_enum, default_value_t = Method::Bi, hide_possible_values = true)]
+    pub method: Method,
+
+    /// Blocks that would stay in any case
+    #[arg(long, value_name = "LIST", requires = "drop")]
+    pub keep: Option<BlockList>,
+
+    /// Stop measuring as soon as the rest of the text cannot change which blocks go, with this confidence, such as 0.99;
+    /// --tokens is then the most that is used
+    #[arg(long, value_name = "P", help_heading = "Calibration")]
+    pub confidence: Option<Confidence>,
+
+    /// Score the blocks on this text too, and say how far both agree
+    #[arg(long, value_name = "FILE", help_heading = "Calibration")]
+    pub against_calibration: Option<PathBuf>,
+
+    /// Measure also the KL divergence and perplexity of the model without each block alone
+    #[arg(long)]
+    pub ablate: bool,
     /// Also measure how alike the hidden states between any two blocks are, for `report`'s heat map
     #[arg(long)]
     pub pairs: bool,

@@ -61,10 +61,9 @@ pub fn of_arguments(error: &clap::Error) -> String {
     let lines = text.lines().take_while(|line| !line.is_empty());
     let message: Vec<&str> = lines.map(str::trim).collect();
     let message = message.join(" ");
-    message
-        .strip_prefix("error: ")
-        .unwrap_or(&message)
-        .to_owned()
+    let message = message.strip_prefix("error: ").unwrap_or(&message);
+    // An argument that may be repeated is shown with dots behind it, which at the end look like something left out.
+    message.trim_end_matches("...").to_owned()
 }
 
 /// The remedy, if one is known.

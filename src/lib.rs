@@ -10,6 +10,7 @@
 //! text -> CalibrationSet -> ScoredLogits -> Quality ----------------------------------------------------> Report
 //! Quality of several models -> comparison (front, verdict) -------------------------------------------> Report
 //! tasks -> Task -> Accuracy ----------------------------------------------------------------------------> Report
+//! Importance -> Sample -> Edge: which blocks another text could move over the edge of the set ---------> Report
 //! Importance, Plan -> Report -> table, JSON
 //! output, parent -> verify (bytes), oracle (logits) -> Report
 //! JSON of Reports -> Saved -> Collection -> pages (HTML, SVG, Markdown, CSV)
@@ -78,6 +79,8 @@ pub mod quality;
 pub mod comparison;
 
 pub mod tasks;
+
+pub mod stability;
 
 pub mod angular;
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 use gguf_shorten::cli::{Cli, Command};
-use gguf_shorten::options::{Compare, Eval, Shorten, Verify};
+use gguf_shorten::options::{Compare, Eval, Score, Shorten, Verify};
 use gguf_shorten::{batch, commands, commit, error};
 
 fn main() -> ExitCode {
@@ -55,7 +55,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     match &cli.command {
         None => commands::shorten::run(&Shorten::new(&cli.shorten)?),
         Some(Command::Shorten(args)) => commands::shorten::run(&Shorten::new(args)?),
-        Some(Command::Score(args)) => commands::score::run(args),
+        Some(Command::Score(args)) => commands::score::run(&Score::new(args)?),
         Some(Command::Show(args)) => commands::show::run(args),
         Some(Command::Verify(args)) => commands::verify::run(&Verify::new(args)?),
         Some(Command::Eval(args)) => commands::eval::run(&Eval::new(args)?),

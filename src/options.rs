@@ -1,6 +1,7 @@
 //! Checked settings made from the arguments: values of flags, and every cross-check between flags.
 
 mod compare;
+mod score;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -19,8 +20,10 @@ use crate::model::{BlockId, MAX_BLOCKS};
 use crate::plan::{Budget, Method, Splitting};
 use crate::quality::MIN_WINDOW;
 use crate::search::{Goal, Objective};
+use crate::stability::Confidence;
 
 pub use compare::{Compare, DropList, Drops};
+pub use score::Score;
 
 /// A list of block numbers such as `21-29,31`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -458,6 +461,8 @@ pub struct Shorten {
     pub portable: bool,
     /// What methods that measure losses make small.
     pub objective: Objective,
+    /// How sure the set must be for the calibration to stop early; `None`: it does not.
+    pub confidence: Option<Confidence>,
     /// Tasks that candidates do, and how many at most.
     pub tasks: Option<(PathBuf, usize)>,
     /// Where a search keeps what it has measured; `None` for the system's folder for caches.
@@ -548,6 +553,9 @@ impl Shorten {
                 )));
             }
         }
+        if args.confidence.is_some() {
+            check_may_stop(args, goal)?;
+        }
         if args.output.is_none() && !args.dry_run {
             bail!(Usage("--output is needed".to_owned()));
         }
@@ -561,6 +569,7 @@ impl Shorten {
                 Some(_) => Objective::Ppl,
                 None => Objective::Kl,
             }),
+            confidence: args.confidence,
             tasks: (args.goal.task_file.clone())
                 .map(|path| (path, args.goal.tasks.unwrap_or(DEFAULT_SEARCH_TASKS))),
             scratch: args.goal.scratch.clone(),
@@ -585,6 +594,40 @@ impl Shorten {
             printing: Printing::new(&args.common),
         })
     }
+}
+
+/// Checks that there is a calibration that may stop early.
+fn check_may_stop(args: &ShortenArgs, goal: Option<Goal>) -> Result<()> {
+    match goal {
+        Some(Goal::SpeedUp) => bail!(Usage(
+            "--confidence needs a number of blocks, and --objective draft says itself how many go"
+                .to_owned()
+        )),
+        Some(goal) => bail!(Usage(format!(
+            "--confidence needs a number of blocks, so it does not go with --{}",
+            goal.flag()
+        ))),
+        None => {}
+    }
+    if args.drop.is_none() {
+        bail!(Usage(
+            "--confidence needs --drop: without it nothing is chosen by scores of whole blocks"
+                .to_owned()
+        ));
+    }
+    if !args.method.needs_scores() {
+        bail!(Usage(format!(
+            "--confidence cannot end method '{}' early: it goes by no scores, expected bi, relative-magnitude or safe",
+            args.method
+        )));
+    }
+    if args.drop_attention.is_some() {
+        bail!(Usage(
+            "--confidence is about whole blocks alone, so it does not go with --drop-attention"
+                .to_owned()
+        ));
+    }
+    Ok(())
 }
 
 /// Tasks that each candidate of a search does where the user does not say otherwise: a task takes as long as some windows.

@@ -113,6 +113,7 @@ impl Record {
         let result = json!({
             "gguf_shorten": env!("CARGO_PKG_VERSION"),
             "llama_cpp": ggml::backend::llama_cpp_version(),
+            "arguments": [],
             "model": {
                 "path": job.source.path().display().to_string(),
                 "architecture": null,
@@ -125,11 +126,18 @@ impl Record {
             "calibration": null,
             "method": null,
             "search": null,
+            "goal": null,
+            "heal": null,
+            "confidence": null,
+            "against": null,
+            "ablate": null,
             "blocks": null,
             "removed": null,
             "attention_removed": null,
             "attention_method": null,
+            "pairs": null,
             "output": null,
+            "evaluation": null,
             "error": error,
         });
         let result = match result {

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use super::measured::{self, Request, Target};
 use super::resume::close_journal;
-use super::{calibrate, cut};
+use super::{Asked, calibrate, cut};
 use crate::calibration::{CalibrationSet, Texts};
 use crate::comparison::overlap;
 use crate::error;
@@ -74,11 +74,10 @@ pub(super) fn choose(
             path,
             &drops.calibration,
             printing,
-            false,
-            None,
+            Asked::default(),
         )?;
-        importance = Some(found.0);
-        calibration = Some(found.1);
+        importance = Some(found.importance);
+        calibration = Some(found.report);
     }
     let mut sets = Vec::new();
     for n in checked {

@@ -221,36 +221,11 @@ fn search(
     evaluator::check_causal(model).with_context(at_path)?;
     let (engine, set) = load_and_cut(path, options, printing, None)?;
     evaluator::check_predicts(&engine).with_context(at_path)?;
-    ensure!(
-        set.window >= MIN_WINDOW,
-        "{}: a window has {} tokens, but {MIN_WINDOW} or more are needed to score predictions",
-        path.display(),
-        set.window
-    );
+    check_window(&set, path)?;
     let threads = Rc::new(ThreadPool::new(options.threads)?);
     let windows = spread(&set);
     let start = Instant::now();
-    let bar = progress::bar("evaluating the whole model", Unit::Time, 0, printing.quiet);
-    let chain = Chain::new(model, constraints, &engine, &windows, &threads);
-    bar.finish_and_clear();
-    let mut chained;
-    let mut whole;
-    let (subsets, way): (&mut dyn Subsets, _) = match chain {
-        Ok(made) => {
-            chained = made;
-            (&mut chained, "segments")
-        }
-        Err(why) => {
-            if !printing.quiet {
-                eprintln!(
-                    "gguf-shorten: note: blocks of this model are not evaluated one by one ({why:#}); every \
-                         candidate is evaluated whole, which takes longer"
-                );
-            }
-            whole = Whole::new(model, constraints, &engine, &windows, &threads);
-            (&mut whole, "whole")
-        }
-    };
+    let (mut subsets, way) = evaluator(model, constraints, &engine, &windows, &threads, printing);
     let extent = Extent {
         n_blocks: model.n_trunk_blocks(),
         n_windows: windows.len(),
@@ -295,7 +270,7 @@ fn search(
         }
         Ok(())
     };
-    let mut memo = Memo::new(subsets, model.n_trunk_blocks(), known, &mut record)
+    let mut memo = Memo::new(&mut *subsets, model.n_trunk_blocks(), known, &mut record)
         .with_tasks(Some(&mut candidates as &mut dyn Tasks));
     let job = Job {
         model,
@@ -346,6 +321,44 @@ fn search(
         goal,
         journal: journal.into_inner(),
     })
+}
+
+/// Checks that windows are long enough to have tokens whose predictions are scored.
+pub(super) fn check_window(set: &CalibrationSet, path: &Path) -> Result<()> {
+    ensure!(
+        set.window >= MIN_WINDOW,
+        "{}: a window has {} tokens, but {MIN_WINDOW} or more are needed to score predictions",
+        path.display(),
+        set.window
+    );
+    Ok(())
+}
+
+/// What evaluates sets of blocks on `windows`, and how it is called in results.
+pub(super) fn evaluator<'m>(
+    model: &'m Model<'_>,
+    constraints: &'m Constraints,
+    engine: &'m ggml::Model,
+    windows: &[&[Token]],
+    threads: &Rc<ThreadPool>,
+    printing: &Printing,
+) -> (Box<dyn Subsets + 'm>, &'static str) {
+    let bar = progress::bar("evaluating the whole model", Unit::Time, 0, printing.quiet);
+    let chain = Chain::new(model, constraints, engine, windows, threads);
+    bar.finish_and_clear();
+    match chain {
+        Ok(chain) => (Box::new(chain), "segments"),
+        Err(why) => {
+            if !printing.quiet {
+                eprintln!(
+                    "gguf-shorten: note: blocks of this model are not evaluated one by one ({why:#}); every candidate is \
+                     evaluated whole, which takes longer"
+                );
+            }
+            let whole = Whole::new(model, constraints, engine, windows, threads);
+            (Box::new(whole), "whole")
+        }
+    }
 }
 
 /// A choice by losses, once there is something that measures them.
@@ -542,7 +555,7 @@ impl Progress {
 }
 
 /// The windows in an order in which the first few stand for all of the text: one from each of ever finer parts of it.
-fn spread(set: &CalibrationSet) -> Vec<&[Token]> {
+pub(super) fn spread(set: &CalibrationSet) -> Vec<&[Token]> {
     let windows: Vec<&[Token]> = set.windows().collect();
     let mut order: Vec<usize> = (0..windows.len()).collect();
     // The number in binary with its digits reversed: 0, 1/2, 1/4, 3/4, 1/8, ...

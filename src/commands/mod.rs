@@ -3,6 +3,8 @@
 
 pub mod batch;
 
+mod ablated;
+
 mod candidate;
 
 mod card;
@@ -49,8 +51,8 @@ use crate::cache_folder::Cache;
 use crate::calibration::{CalibrationSet, Cut, Source, Texts};
 use crate::commit;
 use crate::error::Hint;
-use crate::hidden_state::Token;
-use crate::importance::Importance;
+use crate::hidden_state::{HiddenStates, Token};
+use crate::importance::{Importance, Measuring};
 use crate::input::Input;
 use crate::llama::{self, Course, Halves, LlamaHiddenStates};
 use crate::model::Model;
@@ -61,20 +63,39 @@ use crate::plan::Constraints;
 use crate::progress::{self, Unit};
 use crate::report::{CalibrationReport, Report, table};
 use crate::save;
+use crate::stability::{self, Goal, Stopping};
 
-/// Measures the importance of every block of the model at `path`, with `sub_blocks` also of its two halves, with `pairs` also
-/// how alike the hidden states of any two positions are.
+/// What a calibration gave.
+struct Calibrated {
+    importance: Importance,
+    /// Of the windows that were evaluated.
+    report: CalibrationReport,
+    /// Tokens that might have been evaluated.
+    n_tokens_allowed: usize,
+}
+
+/// What is asked of a calibration beside the scores of whole blocks.
+#[derive(Default)]
+struct Asked<'c> {
+    /// The scores of the two halves of each block.
+    sub_blocks: bool,
+    /// How alike the hidden states of any two positions are, of all windows that are evaluated.
+    pairs: Option<&'c mut Pairs>,
+    /// What the scores are for: the calibration ends as soon as the rest of the text cannot change what is chosen.
+    goal: Option<Goal<'c>>,
+}
+
+/// Measures the importance of every block of the model at `path`, and what else is `asked`.
 fn calibrate(
     model: &Model<'_>,
     constraints: &Constraints,
     path: &Path,
     options: &Calibration,
     printing: &Printing,
-    sub_blocks: bool,
-    pairs: Option<&mut Pairs>,
-) -> Result<(Importance, CalibrationReport)> {
+    asked: Asked<'_>,
+) -> Result<Calibrated> {
     llama::check_ends(model).with_context(|| path.display().to_string())?;
-    let halves = match sub_blocks {
+    let halves = match asked.sub_blocks {
         true => Some(
             Halves::of(model, constraints.rules, &constraints.kinds)
                 .with_context(|| path.display().to_string())?,
@@ -82,19 +103,30 @@ fn calibrate(
         false => None,
     };
     let (engine, set) = load_and_cut(path, options, printing, Some(model))?;
+    let stopping = (asked.goal).map(|goal| Stopping::new(constraints, goal, set.windows().len()));
     let (importance, seconds) = measure(
         model,
         constraints.rules,
         halves,
-        pairs,
+        asked.pairs,
         &engine,
         &set,
         options,
         printing,
+        stopping.as_ref(),
     )
     .with_context(|| path.display().to_string())?;
     warn_of_zero_rows(&importance, printing);
-    Ok((importance, CalibrationReport::new(&set, seconds)))
+    let report = CalibrationReport {
+        windows: importance.n_windows,
+        tokens: importance.n_tokens,
+        ..CalibrationReport::new(&set, seconds)
+    };
+    Ok(Calibrated {
+        importance,
+        report,
+        n_tokens_allowed: set.n_tokens(),
+    })
 }
 
 /// Loads the model at `path`, and cuts the text into windows for it. With `recode` its weights may be [`Recoded`], which
@@ -241,6 +273,7 @@ fn measure(
     set: &CalibrationSet,
     options: &Calibration,
     printing: &Printing,
+    stopping: Option<&Stopping<'_>>,
 ) -> Result<(Importance, f64)> {
     let mut states = LlamaHiddenStates::new(
         engine,
@@ -259,16 +292,42 @@ fn measure(
         printing.quiet,
     );
     let start = Instant::now();
-    let mut progress = |n_tokens| bar.inc(n_tokens as u64);
-    let importance = match pairs {
-        None => Importance::measure(&mut states, set.windows(), &mut progress),
+    let mut paired;
+    let states: &mut dyn HiddenStates = match pairs {
+        None => &mut states,
         Some(pairs) => {
-            let mut states = Paired::new(&mut states, pairs);
-            Importance::measure(&mut states, set.windows(), &mut progress)
+            paired = Paired::new(&mut states, pairs);
+            &mut paired
         }
+    };
+    let importance = match stopping {
+        None => Importance::measure(states, set.windows(), &mut |n_tokens| {
+            bar.inc(n_tokens as u64);
+        }),
+        Some(stopping) => measure_until(states, set, &mut |measuring, n_tokens| {
+            bar.inc(n_tokens as u64);
+            stopping.is_enough(measuring)
+        }),
     };
     bar.finish_and_clear();
     Ok((importance?, start.elapsed().as_secs_f64()))
+}
+
+/// Evaluates windows in random order until `is_enough`, which is told of the tokens of each, or there are no more.
+fn measure_until(
+    states: &mut dyn HiddenStates,
+    set: &CalibrationSet,
+    is_enough: &mut dyn FnMut(&Measuring, usize) -> bool,
+) -> Result<Importance> {
+    let windows: Vec<&[Token]> = set.windows().collect();
+    let mut measuring = Measuring::new(states.n_blocks());
+    for number in stability::order::order(windows.len(), set.blake3) {
+        measuring.window(states, number, windows[number])?;
+        if is_enough(&measuring, windows[number].len()) {
+            break;
+        }
+    }
+    measuring.importance()
 }
 
 fn warn_of_zero_rows(importance: &Importance, printing: &Printing) {

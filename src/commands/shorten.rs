@@ -10,7 +10,7 @@ use super::card::CardFile;
 use super::healed;
 use super::measured::{self, Request, Target as Wanted};
 use super::resume::close_journal;
-use super::{arguments, calibrate, check_json, eval, goal, print};
+use super::{Asked, Calibrated, arguments, calibrate, check_json, eval, goal, print};
 use crate::beside::{ImatrixFile, stale};
 use crate::commit::Staged;
 use crate::companion::Companion;
@@ -26,6 +26,7 @@ use crate::plan::{
 };
 use crate::progress::{self, Unit};
 use crate::report::goal::{Figure, GoalReport, StepReport};
+use crate::report::stability::{ConfidenceReport, Rating};
 use crate::report::{
     CalibrationReport, ImatrixReport, ModelReport, OutputReport, PartReport, Report, SearchReport,
     block_list, block_rows,
@@ -33,6 +34,7 @@ use crate::report::{
 use crate::save::{Naming, Target, Tell, Unplaced, Written};
 use crate::search::Goal;
 use crate::search::journal::Journal;
+use crate::stability::{self, edge::Chosen};
 use crate::tasks;
 
 /// Runs the command.
@@ -130,10 +132,7 @@ pub fn run(options: &Shorten) -> Result<()> {
                     return Ok(Vec::new());
                 };
                 let start = Instant::now();
-                let n_windows = selection
-                    .calibration
-                    .as_ref()
-                    .map_or(0, |text| text.windows);
+                let n_windows = selection.n_windows();
                 let (staged, found) =
                     card.write((&input, &model), plan, files, n_windows, options)?;
                 evaluation = found;
@@ -194,6 +193,15 @@ pub fn run(options: &Shorten) -> Result<()> {
             model.architecture()
         );
     }
+    let mut blocks = block_rows(
+        model.n_blocks(),
+        selection.importance.as_ref(),
+        &plan.removed,
+        &plan.attention_removed,
+    );
+    if let Some(rating) = &selection.rating {
+        rating.mark(&mut blocks);
+    }
     let report = Report {
         gguf_shorten: env!("CARGO_PKG_VERSION"),
         llama_cpp: ggml::backend::llama_cpp_version(),
@@ -204,12 +212,10 @@ pub fn run(options: &Shorten) -> Result<()> {
         search: selection.search,
         goal: selection.goal,
         heal: heal_report,
-        blocks: block_rows(
-            model.n_blocks(),
-            selection.importance.as_ref(),
-            &plan.removed,
-            &plan.attention_removed,
-        ),
+        confidence: selection.confidence,
+        against: None,
+        ablate: None,
+        blocks,
         removed: plan.removed.iter().map(|block| block.index()).collect(),
         attention_removed: plan
             .attention_removed
@@ -262,6 +268,20 @@ struct Selection {
     search: Option<SearchReport>,
     goal: Option<GoalReport>,
     journal: Option<Journal>,
+    rating: Option<Rating>,
+    confidence: Option<ConfidenceReport>,
+}
+
+impl Selection {
+    /// Windows, from the first, among which are all that the choice has seen: a calibration that may end early takes them
+    /// in random order.
+    fn n_windows(&self) -> usize {
+        let Some(text) = &self.calibration else {
+            return 0;
+        };
+        let allowed = (self.confidence.as_ref()).map_or(0, |sure| sure.tokens_allowed);
+        text.windows.max(allowed / text.window.max(1))
+    }
 }
 
 fn select(
@@ -342,21 +362,35 @@ fn select(
         attention::check_number(budget.n_removed(n_trunk), n_may).with_context(at_path)?;
     }
     let needs_scores = |choice: &Choice| matches!(choice, Choice::Best { method, .. } | Choice::Goal { method, .. } if method.needs_scores());
-    let (importance, mut calibration) =
-        if needs_scores(&options.choice) || needs_scores(&options.attention) {
-            let (importance, calibration) = calibrate(
-                model,
-                constraints,
-                input.path(),
-                &options.calibration,
-                &options.printing,
-                needs_scores(&options.attention),
-                None,
-            )?;
-            (Some(importance), Some(calibration))
-        } else {
-            (None, None)
+    let calibrated = if needs_scores(&options.choice) || needs_scores(&options.attention) {
+        let goal = match (&options.choice, options.confidence) {
+            (Choice::Best { method, .. }, Some(confidence)) => Some(stability::Goal {
+                method: *method,
+                n: n_removed,
+                keep: &keep,
+                confidence,
+            }),
+            _ => None,
         };
+        Some(calibrate(
+            model,
+            constraints,
+            input.path(),
+            &options.calibration,
+            &options.printing,
+            Asked {
+                sub_blocks: needs_scores(&options.attention),
+                goal,
+                ..Asked::default()
+            },
+        )?)
+    } else {
+        None
+    };
+    let importance = calibrated.as_ref().map(|calibrated| &calibrated.importance);
+    let mut calibration = calibrated
+        .as_ref()
+        .map(|calibrated| calibrated.report.clone());
     let mut search = None;
     let mut goal_report = None;
     let mut journal = None;
@@ -375,7 +409,7 @@ fn select(
                 objective: options.objective,
                 target: wanted.unwrap_or(Wanted::Exactly(n_removed)),
                 keep: &keep,
-                importance: importance.as_ref(),
+                importance,
                 tasks: task_file.as_ref().map(|(path, tasks)| (*path, &tasks[..])),
                 n_bytes: &bytes_of,
                 scratch: options.scratch.as_deref(),
@@ -398,7 +432,7 @@ fn select(
         }
         Choice::Goal { .. } => bail!("bug: a goal that is not wanted"),
         Choice::Best { method, .. } => {
-            removed = removal::choose(constraints, *method, importance.as_ref(), &keep, n_removed)
+            removed = removal::choose(constraints, *method, importance, &keep, n_removed)
                 .with_context(at_path)?;
             method.to_string()
         }
@@ -411,7 +445,7 @@ fn select(
         }),
         Choice::Best { budget, method, .. } => {
             let n = budget.n_removed(n_trunk);
-            let blocks = attention::choose(model, *method, importance.as_ref(), &removed, &keep, n)
+            let blocks = attention::choose(model, *method, importance, &removed, &keep, n)
                 .with_context(at_path)?;
             Some(AttentionCut {
                 blocks,
@@ -423,16 +457,53 @@ fn select(
         // The blocks that were chosen to go as a whole may have made another one the first.
         attention::check(model, &removed, &cut.blocks).with_context(at_path)?;
     }
+    let rating = (calibrated.as_ref())
+        .map(|calibrated| rate(calibrated, constraints, options, &keep, &removed));
+    let confidence = match (&rating, &calibrated) {
+        (Some(rating), Some(calibrated)) => {
+            let allowed = calibrated.n_tokens_allowed;
+            let stopped = options
+                .confidence
+                .map(|_| calibrated.report.tokens < allowed);
+            Some(rating.report(allowed, stopped))
+        }
+        _ => None,
+    };
     Ok(Selection {
         removed,
         method,
         attention,
-        importance,
+        importance: calibrated.map(|calibrated| calibrated.importance),
         calibration,
         search,
         goal: goal_report,
         journal,
+        rating,
+        confidence,
     })
+}
+
+/// How sure the scores are by which `removed` was chosen; where it was not, the scores alone.
+fn rate(
+    calibrated: &Calibrated,
+    constraints: &Constraints,
+    options: &Shorten,
+    keep: &BTreeSet<BlockId>,
+    removed: &BTreeSet<BlockId>,
+) -> Rating {
+    let chosen = Chosen {
+        constraints,
+        keep,
+        removed,
+    };
+    let (method, chosen) = match &options.choice {
+        Choice::Best { method, .. } | Choice::Goal { method, .. } if method.needs_scores() => {
+            (*method, Some(chosen))
+        }
+        _ => (Method::Bi, None),
+    };
+    let confidence = options.confidence.unwrap_or_default();
+    Rating::new(&calibrated.importance, method, confidence, chosen)
 }
 
 /// A size that is reached without any block but those for prediction.
@@ -448,6 +519,8 @@ fn without_trunk_blocks(limit: u64, n_bytes: u64) -> Selection {
         search: None,
         goal: Some(GoalReport::of_sizes(limit, n_bytes, vec![step])),
         journal: None,
+        rating: None,
+        confidence: None,
     }
 }
 

@@ -83,7 +83,12 @@ pub fn influence(scored: &Scored) -> Option<Chart> {
             legend.push((Shape::Square, REMOVED, "removed".to_owned()));
             format!(", {} removed", block_list(&scored.removed))
         }
-        None => String::new(),
+        None if scored.removed.is_empty() => String::new(),
+        None => {
+            legend.push((Shape::Square, KEPT, "would stay".to_owned()));
+            legend.push((Shape::Square, REMOVED, "would go".to_owned()));
+            format!(", {} would go", block_list(&scored.removed))
+        }
     };
     let lowest = known().min_by(|a, b| a.1.bi.total_cmp(&b.1.bi))?;
     let highest = known().max_by(|a, b| a.1.bi.total_cmp(&b.1.bi))?;
@@ -113,6 +118,8 @@ pub fn influence(scored: &Scored) -> Option<Chart> {
 pub(super) enum Fate {
     Stays,
     Removed,
+    /// By a result that removed nothing.
+    WouldGo,
     AttentionRemoved,
 }
 
@@ -121,6 +128,7 @@ impl Fate {
         match self {
             Self::Stays => "",
             Self::Removed => ", removed",
+            Self::WouldGo => ", would go",
             Self::AttentionRemoved => ", attention removed",
         }
     }
@@ -128,7 +136,10 @@ impl Fate {
 
 pub(super) fn fate(scored: &Scored, block: usize) -> Fate {
     if scored.removed.binary_search(&block).is_ok() {
-        Fate::Removed
+        match scored.output {
+            Some(_) => Fate::Removed,
+            None => Fate::WouldGo,
+        }
     } else if scored.attention_removed.binary_search(&block).is_ok() {
         Fate::AttentionRemoved
     } else {

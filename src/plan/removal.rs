@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::Constraints;
 use crate::error::Hint;
-use crate::importance::Importance;
+use crate::importance::{Importance, Scores};
 use crate::model::BlockId;
 
 /// How many blocks go.
@@ -77,29 +77,41 @@ impl Method {
     /// # Errors
     /// A method that needs scores without any, or that has no score of each block.
     pub fn scores(self, importance: Option<&Importance>, n_blocks: usize) -> Result<Vec<f64>> {
-        let measured = |score: fn(&crate::importance::BlockImportance) -> f64| match importance {
-            Some(importance) => Ok(importance.blocks.iter().map(score).collect()),
-            None => bail!("method '{self}' needs calibration"),
-        };
         #[expect(clippy::cast_precision_loss, reason = "at most 512 blocks")]
         let numbers = || (0..n_blocks).map(|i| i as f64);
         match self {
-            Self::Bi => measured(|block| block.bi),
-            Self::RelativeMagnitude => measured(|block| block.relative_magnitude),
-            Self::Safe => {
-                let bi = z_scores(&measured(|block| block.bi)?);
-                let magnitude = z_scores(&measured(|block| block.relative_magnitude)?);
-                Ok(bi
-                    .into_iter()
-                    .zip(magnitude)
-                    .map(|(a, b)| a.max(b))
-                    .collect())
+            Self::Bi | Self::RelativeMagnitude | Self::Safe => {
+                let Some(importance) = importance else {
+                    bail!("method '{self}' needs calibration");
+                };
+                self.of_scores(importance.scores())
+                    .with_context(|| format!("bug: method '{self}' has no score"))
             }
             Self::Sequential => Ok(numbers().map(|i| -i).collect()),
             Self::Reverse => Ok(numbers().collect()),
             Self::Run | Self::Ablate | Self::Search => {
                 bail!("bug: method '{self}' does not choose by a score of each block")
             }
+        }
+    }
+
+    /// The importance of each block by measured scores; `None` for a method that does not go by them.
+    #[must_use]
+    pub fn of_scores(self, scores: Scores) -> Option<Vec<f64>> {
+        match self {
+            Self::Bi => Some(scores.bi),
+            Self::RelativeMagnitude => Some(scores.relative_magnitude),
+            Self::Safe => {
+                let bi = z_scores(&scores.bi);
+                let magnitude = z_scores(&scores.relative_magnitude);
+                Some(
+                    bi.into_iter()
+                        .zip(magnitude)
+                        .map(|(a, b)| a.max(b))
+                        .collect(),
+                )
+            }
+            _ => None,
         }
     }
 }
@@ -185,10 +197,7 @@ pub fn lowest(
         "cannot remove {n} blocks: the model has {n_blocks}, and at least one must stay"
     );
     constraints.check_count(n)?;
-    let stays = |block: BlockId| {
-        keep.contains(&block)
-            || (!constraints.trusted && constraints.must_stay.contains_key(&block))
-    };
+    let stays = |block: BlockId| stays(constraints, keep, block);
     let n_staying = (0..n_blocks).filter(|&i| stays(BlockId::new(i))).count();
     ensure!(
         n_blocks - n_staying >= n,
@@ -236,11 +245,14 @@ pub fn lowest_if_any(
     if n == 0 || n >= n_blocks || scores.len() != n_blocks || constraints.check_count(n).is_err() {
         return None;
     }
-    let stays = |block: BlockId| {
-        keep.contains(&block)
-            || (!constraints.trusted && constraints.must_stay.contains_key(&block))
-    };
+    let stays = |block: BlockId| stays(constraints, keep, block);
     Search::new(constraints, scores, &stays, n_blocks - n).best()
+}
+
+/// Whether a block stays in any case.
+#[must_use]
+pub fn stays(constraints: &Constraints, keep: &BTreeSet<BlockId>, block: BlockId) -> bool {
+    keep.contains(&block) || (!constraints.trusted && constraints.must_stay.contains_key(&block))
 }
 
 /// The allowed run of `n` consecutive blocks with the lowest score, by the score of each first block, without blocks of
@@ -445,6 +457,7 @@ mod tests {
             blocks: bi.iter().enumerate().map(block).collect(),
             n_windows: 1,
             n_tokens: 1,
+            windows: Vec::new(),
         }
     }
 

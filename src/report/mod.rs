@@ -6,6 +6,8 @@ pub mod verification;
 
 pub mod evaluation;
 
+pub mod stability;
+
 pub mod batch;
 pub mod comparison;
 
@@ -22,6 +24,7 @@ use crate::model::{BlockId, Model};
 use crate::plan::TensorChange;
 use crate::search::{Measured, Objective};
 use goal::{DraftReport, GoalReport, TaskReport};
+use stability::{AblateReport, AgainstReport, ConfidenceReport};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -48,6 +51,12 @@ pub struct Report {
     pub goal: Option<GoalReport>,
     /// What makes up for the removed blocks; null where nothing was to.
     pub heal: Option<HealReport>,
+    /// How sure the choice is; null where no scores were measured.
+    pub confidence: Option<ConfidenceReport>,
+    /// The same scores on another text; null if none was given.
+    pub against: Option<AgainstReport>,
+    /// What each block alone costs; null if that was not measured.
+    pub ablate: Option<AblateReport>,
     /// Every block of the input, first to last.
     pub blocks: Vec<BlockReport>,
     /// The blocks that go, in the input's numbering.
@@ -196,6 +205,20 @@ pub struct BlockReport {
     pub ffn_relative_magnitude: Option<f64>,
     /// Its standard error over windows.
     pub ffn_relative_magnitude_stderr: Option<f64>,
+    /// Its place by the scores that the method goes by, from 1 for the lowest; null where there are none.
+    pub rank: Option<usize>,
+    /// The lowest rank that it may have among texts of this kind; null of a single window.
+    pub rank_low: Option<usize>,
+    /// The highest.
+    pub rank_high: Option<usize>,
+    /// Whether another text of this kind might move it into the set or out of it; null where no set was chosen by scores,
+    /// or by those of a single window.
+    pub tied: Option<bool>,
+    /// KL divergence from the whole model's predictions without this block alone, in nats; null if it was not measured, or
+    /// the block may not go alone.
+    pub ablate_kl: Option<f64>,
+    /// Perplexity without this block alone.
+    pub ablate_perplexity: Option<f64>,
     /// Whether it goes.
     pub removed: bool,
     /// Whether it stays without its attention.
@@ -323,6 +346,12 @@ pub fn block_rows(
                 ffn_bi_stderr: ffn.and_then(|half| half.bi_stderr),
                 ffn_relative_magnitude: ffn.map(|half| half.relative_magnitude),
                 ffn_relative_magnitude_stderr: ffn.and_then(|half| half.relative_magnitude_stderr),
+                rank: None,
+                rank_low: None,
+                rank_high: None,
+                tied: None,
+                ablate_kl: None,
+                ablate_perplexity: None,
                 removed: removed.contains(&BlockId::new(block)),
                 attention_removed: attention_removed.contains(&BlockId::new(block)),
             }

@@ -5,8 +5,10 @@ use std::fmt::Write as _;
 use comfy_table::{Cell, CellAlignment, Color, Table, presets};
 use indicatif::{DecimalBytes, HumanCount};
 
-use super::goal;
-use super::{CalibrationReport, ModelReport, OutputReport, Report, SearchReport, block_list};
+use super::{
+    BlockReport, CalibrationReport, ModelReport, OutputReport, Report, SearchReport, block_list,
+    goal, stability,
+};
 use crate::gguf;
 use crate::plan::{ChangeKind, TensorChange};
 
@@ -24,6 +26,15 @@ pub fn report(report: &Report, colour: Colour) -> String {
     if let Some(calibration) = &report.calibration {
         let _ = writeln!(text, "measured {}", calibrated(calibration));
     }
+    if let (Some(confidence), Some(calibration)) = (&report.confidence, &report.calibration) {
+        text.push_str(&stability::sure(confidence, calibration));
+    }
+    if let Some(against) = &report.against {
+        text.push_str(&stability::against(against));
+    }
+    if let Some(ablate) = &report.ablate {
+        text.push_str(&stability::ablated(ablate));
+    }
     if let Some(search) = &report.search {
         let _ = writeln!(text, "loss     {}", loss(search));
         if let Some(tasks) = &search.task {
@@ -38,6 +49,13 @@ pub fn report(report: &Report, colour: Colour) -> String {
     }
     if let Some(pairs) = &report.pairs {
         text.push_str(&alike(&pairs.cosine));
+    }
+    if report.output.is_none() && !report.removed.is_empty() {
+        let _ = writeln!(
+            text,
+            "would go {}",
+            removed(&report.removed, &report.model, &chosen(&report.method))
+        );
     }
     if let Some(output) = &report.output {
         let _ = writeln!(
@@ -106,12 +124,6 @@ fn chosen(method: &str) -> String {
 
 /// One row for each block.
 fn blocks(report: &Report, colour: Colour) -> Table {
-    let mut by_bi: Vec<_> = report.blocks.iter().filter(|b| b.bi.is_some()).collect();
-    by_bi.sort_by(|a, b| {
-        let score = |block: &super::BlockReport| block.bi.unwrap_or(f64::NAN);
-        score(a).total_cmp(&score(b)).then(b.block.cmp(&a.block))
-    });
-    let rank = |block: usize| by_bi.iter().position(|b| b.block == block).map(|at| at + 1);
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     let mut head = vec![
@@ -119,6 +131,7 @@ fn blocks(report: &Report, colour: Colour) -> Table {
         "influence",
         "\u{b1}",
         "rank",
+        "within",
         "rel. magnitude",
         "\u{b1}",
     ];
@@ -130,7 +143,15 @@ fn blocks(report: &Report, colour: Colour) -> Table {
         head.extend(["attention", "\u{b1}", "rel. magnitude", "\u{b1}"]);
         head.extend(["FFN", "\u{b1}", "rel. magnitude", "\u{b1}"]);
     }
-    if report.output.is_some() {
+    if report.ablate.is_some() {
+        head.extend(["KL alone", "perplexity"]);
+    }
+    if report.against.is_some() {
+        head.extend(["against", "\u{b1}", "rank", "within"]);
+        head.extend(["rel. magnitude", "\u{b1}"]);
+    }
+    let has_marks = report.output.is_some() || !report.removed.is_empty();
+    if has_marks {
         head.push("");
     }
     table.set_header(head.iter().map(|text| right(text)));
@@ -141,7 +162,8 @@ fn blocks(report: &Report, colour: Colour) -> Table {
             right(&block.block.to_string()),
             right(&number(block.bi)),
             right(&number(block.bi_stderr)),
-            right(&rank(block.block).map_or(String::new(), |rank| rank.to_string())),
+            right(&rank(block)),
+            right(&within(block)),
             right(&number(block.relative_magnitude)),
             right(&number(block.relative_magnitude_stderr)),
         ];
@@ -158,12 +180,34 @@ fn blocks(report: &Report, colour: Colour) -> Table {
             ];
             row.extend(scores.map(|score| right(&number(score))));
         }
-        if report.output.is_some() {
-            row.push(Cell::new(match (block.removed, block.attention_removed) {
+        if report.ablate.is_some() {
+            row.push(right(&number(block.ablate_kl)));
+            let perplexity = block.ablate_perplexity;
+            row.push(right(
+                &perplexity.map_or(String::new(), |p| format!("{p:.2}")),
+            ));
+        }
+        if let Some(against) = &report.against {
+            let other = against.blocks.get(block.block);
+            let number = |of: fn(&BlockReport) -> Option<f64>| right(&number(other.and_then(of)));
+            row.extend([
+                number(|other| other.bi),
+                number(|other| other.bi_stderr),
+                right(&other.map_or(String::new(), rank)),
+                right(&other.map_or(String::new(), within)),
+                number(|other| other.relative_magnitude),
+                number(|other| other.relative_magnitude_stderr),
+            ]);
+        }
+        if has_marks {
+            let what = match (block.removed, block.attention_removed) {
+                (true, _) if report.output.is_none() => "goes",
                 (true, _) => "removed",
                 (false, true) => "attention removed",
                 (false, false) => "",
-            }));
+            };
+            let tied = if block.tied == Some(true) { "~" } else { "" };
+            row.push(Cell::new(format!("{what} {tied}").trim()));
         }
         if colour && (block.removed || block.attention_removed) {
             row = row.into_iter().map(|cell| cell.fg(Color::Red)).collect();
@@ -174,6 +218,19 @@ fn blocks(report: &Report, colour: Colour) -> Table {
         table.enforce_styling();
     }
     table
+}
+
+fn rank(block: &BlockReport) -> String {
+    block.rank.map_or(String::new(), |rank| rank.to_string())
+}
+
+/// The ranks that it may have.
+fn within(block: &BlockReport) -> String {
+    match (block.rank_low, block.rank_high) {
+        (Some(low), Some(high)) if low < high => format!("{low}-{high}"),
+        (Some(low), _) => low.to_string(),
+        _ => String::new(),
+    }
 }
 
 /// Tensors that are not the input's with all their bytes: a line for each reason.

@@ -168,6 +168,7 @@ fn without_counts(mut json: Value) -> Value {
     for name in ["block_evaluations", "resumed_losses"] {
         json["search"][name] = Value::Null;
     }
+    json["arguments"] = Value::Null;
     json
 }
 

@@ -24,5 +24,6 @@ mod recoded;
 mod segments;
 mod shared;
 mod split_output;
+mod stability;
 mod support;
 mod verify_run;

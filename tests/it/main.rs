@@ -69,6 +69,8 @@ mod heal;
 
 mod own_text;
 
+mod stability;
+
 mod hostile;
 
 mod fuzz;

@@ -9,10 +9,15 @@
 //! a number into 0.5. Here sums are f64, no padding exists, and a row of zeros is counted and reported: its
 //! direction is undefined, so it takes no part in the means.
 
+mod rows;
+
 use anyhow::{Result, bail, ensure};
 
 use crate::hidden_state::{HiddenStates, Position, Token};
 use crate::model::BlockId;
+
+pub use rows::cosine_distance;
+use rows::products;
 
 /// The scores of one block.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -64,103 +69,214 @@ pub struct Importance {
     pub n_windows: usize,
     /// Tokens evaluated, over all windows.
     pub n_tokens: usize,
+    /// Of each block, in order, what each evaluated window gave, in the order of the text.
+    pub windows: Vec<Vec<WindowSums>>,
+}
+
+/// The scores of each block, `[n_blocks]`, as choices are made from them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scores {
+    /// Block Influence.
+    pub bi: Vec<f64>,
+    /// Relative Magnitude.
+    pub relative_magnitude: Vec<f64>,
 }
 
 impl Importance {
     /// Evaluates every window and scores every block; `progress` is called with the tokens of each finished window.
     ///
-    /// Memory is two hidden states of one window, three where the middles of blocks are shown, whatever the number of
-    /// windows.
-    ///
     /// # Errors
-    /// Those of `states`; a hidden state that is not finite, or not of the promised shape.
+    /// Those of [`Measuring::window`]; no window.
     pub fn measure<'w>(
         states: &mut dyn HiddenStates,
         windows: impl Iterator<Item = &'w [Token]>,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Self> {
-        let n_embd = states.n_embd();
-        let mut blocks = vec![BlockSums::default(); states.n_blocks()];
-        let mut attention = blocks.clone();
-        let mut ffn = blocks.clone();
-        let mut n_tokens = 0;
-        let mut n_windows = 0;
-        let mut before: Vec<f32> = Vec::new();
-        let mut middle: Vec<f32> = Vec::new();
-        for window in windows {
-            let expected = window.len() * n_embd;
-            states.visit(window, &mut |position, state| {
-                ensure!(
-                    state.len() == expected,
-                    "a hidden state has {} numbers, expected {} tokens of {n_embd}",
-                    state.len(),
-                    window.len()
-                );
-                let add = |sums: &mut [BlockSums], block: BlockId, before: &[f32], place: &str| {
-                    ensure!(before.len() == expected, "block {block} has no input");
-                    let Some(sums) = sums.get_mut(block.index()) else {
-                        bail!("block {block} was evaluated, but is not in the model");
-                    };
-                    sums.add_state(before, state, n_embd);
-                    if !sums.is_finite() {
-                        bail!(
-                            "the hidden state {place} block {block} is not finite in window {n_windows}: the model's own \
-                             weights overflow"
-                        );
-                    }
-                    Ok(())
-                };
-                match position {
-                    Position::Input => {}
-                    Position::Middle(block) => {
-                        add(&mut attention, block, &before, "inside of")?;
-                        middle.clear();
-                        middle.extend_from_slice(state);
-                        return Ok(());
-                    }
-                    Position::Output(block) => {
-                        add(&mut blocks, block, &before, "after")?;
-                        if !middle.is_empty() {
-                            add(&mut ffn, block, &middle, "after")?;
-                            middle.clear();
-                        }
-                    }
-                }
-                before.clear();
-                before.extend_from_slice(state);
-                Ok(())
-            })?;
-            before.clear();
-            for sums in blocks.iter_mut().chain(&mut attention).chain(&mut ffn) {
-                sums.end_window();
-            }
-            n_windows += 1;
-            n_tokens += window.len();
+        let mut measuring = Measuring::new(states.n_blocks());
+        for (number, window) in windows.enumerate() {
+            measuring.window(states, number, window)?;
             progress(window.len());
         }
-        ensure!(n_windows > 0, "the calibration set has no window");
-        let blocks = blocks
+        measuring.importance()
+    }
+
+    /// The scores of all blocks.
+    #[must_use]
+    pub fn scores(&self) -> Scores {
+        Scores {
+            bi: self.blocks.iter().map(|block| block.bi).collect(),
+            relative_magnitude: (self.blocks.iter())
+                .map(|block| block.relative_magnitude)
+                .collect(),
+        }
+    }
+
+    /// The scores of all blocks without each of the windows in turn, in the order of [`Importance::windows`]; not numbers
+    /// where no token of a block is left.
+    pub fn scores_without_each(&self) -> impl Iterator<Item = Scores> {
+        let n_tokens: Vec<u64> = (self.windows.iter())
+            .map(|windows| windows.iter().map(|sums| sums.n).sum())
+            .collect();
+        (0..self.n_windows).map(move |window| {
+            let without = |mean: fn(&BlockImportance) -> f64, sum: fn(&WindowSums) -> f64| {
+                let of_block = |(block, windows): (&BlockImportance, &Vec<WindowSums>)| {
+                    let (mean, gone) = (mean(block), windows[window]);
+                    let rest = count(n_tokens[block.block.index()] - gone.n);
+                    // By the difference to the mean: a window like all others changes no digit.
+                    mean - (sum(&gone) - mean * count(gone.n)) / rest
+                };
+                self.blocks
+                    .iter()
+                    .zip(&self.windows)
+                    .map(of_block)
+                    .collect()
+            };
+            Scores {
+                bi: without(|block| block.bi, |sums| sums.distance),
+                relative_magnitude: without(
+                    |block| block.relative_magnitude,
+                    |sums| sums.relative_magnitude,
+                ),
+            }
+        })
+    }
+}
+
+/// An evaluation of windows, in any order, that can be stopped after each.
+///
+/// Memory is two hidden states of one window, three where the middles of blocks are shown, and a few numbers for each block
+/// and window.
+#[derive(Clone, Debug)]
+pub struct Measuring {
+    blocks: Vec<BlockSums>,
+    attention: Vec<BlockSums>,
+    ffn: Vec<BlockSums>,
+    /// Numbers of the finished windows in the text.
+    numbers: Vec<usize>,
+    n_tokens: usize,
+}
+
+impl Measuring {
+    /// Of `n_blocks` blocks, before the first window.
+    #[must_use]
+    pub fn new(n_blocks: usize) -> Self {
+        let sums = vec![BlockSums::default(); n_blocks];
+        Self {
+            blocks: sums.clone(),
+            attention: sums.clone(),
+            ffn: sums,
+            numbers: Vec::new(),
+            n_tokens: 0,
+        }
+    }
+
+    /// How many windows are finished.
+    #[must_use]
+    pub fn n_windows(&self) -> usize {
+        self.numbers.len()
+    }
+
+    /// Evaluates the window with this number in the text.
+    ///
+    /// # Errors
+    /// Those of `states`; a hidden state that is not finite, or not of the promised shape.
+    pub fn window(
+        &mut self,
+        states: &mut dyn HiddenStates,
+        number: usize,
+        window: &[Token],
+    ) -> Result<()> {
+        let n_embd = states.n_embd();
+        let expected = window.len() * n_embd;
+        let mut before: Vec<f32> = Vec::new();
+        let mut middle: Vec<f32> = Vec::new();
+        states.visit(window, &mut |position, state| {
+            ensure!(
+                state.len() == expected,
+                "a hidden state has {} numbers, expected {} tokens of {n_embd}",
+                state.len(),
+                window.len()
+            );
+            let add = |sums: &mut [BlockSums], block: BlockId, before: &[f32], place: &str| {
+                ensure!(before.len() == expected, "block {block} has no input");
+                let Some(sums) = sums.get_mut(block.index()) else {
+                    bail!("block {block} was evaluated, but is not in the model");
+                };
+                sums.add_state(before, state, n_embd);
+                if !sums.is_finite() {
+                    bail!(
+                        "the hidden state {place} block {block} is not finite in window {number}: the model's own weights \
+                         overflow"
+                    );
+                }
+                Ok(())
+            };
+            match position {
+                Position::Input => {}
+                Position::Middle(block) => {
+                    add(&mut self.attention, block, &before, "inside of")?;
+                    middle.clear();
+                    middle.extend_from_slice(state);
+                    return Ok(());
+                }
+                Position::Output(block) => {
+                    add(&mut self.blocks, block, &before, "after")?;
+                    if !middle.is_empty() {
+                        add(&mut self.ffn, block, &middle, "after")?;
+                        middle.clear();
+                    }
+                }
+            }
+            before.clear();
+            before.extend_from_slice(state);
+            Ok(())
+        })?;
+        let halves = self.attention.iter_mut().chain(&mut self.ffn);
+        for sums in self.blocks.iter_mut().chain(halves) {
+            sums.end_window();
+        }
+        self.numbers.push(number);
+        self.n_tokens += window.len();
+        Ok(())
+    }
+
+    /// The scores over the windows that are finished. They are added up in the order of the text, so in whatever order
+    /// windows were evaluated, the result is the same in every bit.
+    ///
+    /// # Errors
+    /// No window; a block without a score.
+    pub fn importance(&self) -> Result<Importance> {
+        ensure!(
+            !self.numbers.is_empty(),
+            "the calibration set has no window"
+        );
+        let mut order: Vec<usize> = (0..self.numbers.len()).collect();
+        order.sort_by_key(|&at| self.numbers[at]);
+        let blocks = self
+            .blocks
             .iter()
             .enumerate()
             .map(|(i, sums)| {
                 let block = BlockId::new(i);
-                let halves = match (&attention[i], &ffn[i]) {
+                let halves = match (&self.attention[i], &self.ffn[i]) {
                     (attention, _) if !attention.was_added_to() => None,
                     (attention, ffn) => Some(Halves {
-                        attention: attention.importance(block)?.into(),
-                        ffn: ffn.importance(block)?.into(),
+                        attention: attention.importance(block, &order)?.into(),
+                        ffn: ffn.importance(block, &order)?.into(),
                     }),
                 };
                 Ok(BlockImportance {
                     halves,
-                    ..sums.importance(block)?
+                    ..sums.importance(block, &order)?
                 })
             })
             .collect::<Result<_>>()?;
-        Ok(Self {
+        let in_order = |sums: &BlockSums| order.iter().map(|&at| sums.windows[at]).collect();
+        Ok(Importance {
             blocks,
-            n_windows,
-            n_tokens,
+            n_windows: self.numbers.len(),
+            n_tokens: self.n_tokens,
+            windows: self.blocks.iter().map(in_order).collect(),
         })
     }
 }
@@ -176,15 +292,13 @@ impl From<BlockImportance> for HalfImportance {
     }
 }
 
-/// Running sums of one block, or of half a block.
-#[derive(Clone, Copy, Debug, Default)]
+/// Sums of one block, or of half a block.
+#[derive(Clone, Debug, Default)]
 struct BlockSums {
     /// Of the window that is being evaluated.
-    window: TokenSums,
-    /// Over all tokens of finished windows.
-    total: TokenSums,
-    bi: WindowMeans,
-    relative_magnitude: WindowMeans,
+    window: WindowSums,
+    /// Of each finished one.
+    windows: Vec<WindowSums>,
 }
 
 impl BlockSums {
@@ -201,25 +315,31 @@ impl BlockSums {
     }
 
     fn was_added_to(&self) -> bool {
-        self.total.n + self.total.n_zero_rows > 0
+        self.windows
+            .iter()
+            .any(|sums| sums.n + sums.n_zero_rows > 0)
     }
 
     fn end_window(&mut self) {
-        let window = std::mem::take(&mut self.window);
-        if window.n > 0 {
-            self.bi.add(window.mean(window.distance));
-            self.relative_magnitude
-                .add(window.mean(window.relative_magnitude));
-        }
-        self.total.n += window.n;
-        self.total.n_zero_rows += window.n_zero_rows;
-        self.total.distance += window.distance;
-        self.total.relative_magnitude += window.relative_magnitude;
+        self.windows.push(std::mem::take(&mut self.window));
     }
 
-    fn importance(&self, block: BlockId) -> Result<BlockImportance> {
-        let total = &self.total;
+    /// Over the finished windows, added up in this order.
+    fn importance(&self, block: BlockId, order: &[usize]) -> Result<BlockImportance> {
         ensure!(self.was_added_to(), "block {block} was never evaluated");
+        let mut total = WindowSums::default();
+        let mut bi = WindowMeans::default();
+        let mut relative_magnitude = WindowMeans::default();
+        for window in order.iter().map(|&at| &self.windows[at]) {
+            if window.n > 0 {
+                bi.add(window.mean(window.distance));
+                relative_magnitude.add(window.mean(window.relative_magnitude));
+            }
+            total.n += window.n;
+            total.n_zero_rows += window.n_zero_rows;
+            total.distance += window.distance;
+            total.relative_magnitude += window.relative_magnitude;
+        }
         ensure!(
             total.n > 0,
             "the hidden state around block {block} is zero for every token, so its influence is undefined"
@@ -227,27 +347,29 @@ impl BlockSums {
         Ok(BlockImportance {
             block,
             bi: total.mean(total.distance),
-            bi_stderr: self.bi.standard_error(),
+            bi_stderr: bi.standard_error(),
             relative_magnitude: total.mean(total.relative_magnitude),
-            relative_magnitude_stderr: self.relative_magnitude.standard_error(),
+            relative_magnitude_stderr: relative_magnitude.standard_error(),
             n_zero_rows: total.n_zero_rows,
             halves: None,
         })
     }
 }
 
-/// Sums over tokens.
-#[derive(Clone, Copy, Debug, Default)]
-struct TokenSums {
-    n: u64,
-    n_zero_rows: u64,
+/// Sums over the tokens of a window.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct WindowSums {
+    /// Tokens.
+    pub n: u64,
+    /// Tokens that are left out, as their hidden state before or after the block is all zeros.
+    pub n_zero_rows: u64,
     /// Of `1 - cos(x, y)`.
-    distance: f64,
+    pub distance: f64,
     /// Of `|y - x| / |y|`.
-    relative_magnitude: f64,
+    pub relative_magnitude: f64,
 }
 
-impl TokenSums {
+impl WindowSums {
     fn add_token(&mut self, x: &[f32], y: &[f32]) {
         let products = products(x, y);
         if products.xx == 0.0 || products.yy == 0.0 {
@@ -259,69 +381,17 @@ impl TokenSums {
         self.relative_magnitude += (products.dd / products.yy).sqrt();
     }
 
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "token counts stay far below 2^53"
-    )]
     fn mean(&self, sum: f64) -> f64 {
-        sum / self.n as f64
+        sum / count(self.n)
     }
 }
 
-/// `|x|^2`, `|y|^2` and `|y - x|^2` of two rows.
-struct Products {
-    xx: f64,
-    yy: f64,
-    dd: f64,
-}
-
-impl Products {
-    /// `1 - cos(x, y)`.
-    ///
-    /// With `|y - x|^2 = |x|^2 + |y|^2 - 2 x.y`, this is `(|y - x|^2 - (|x| - |y|)^2) / (2 |x| |y|)`: a block that changes
-    /// next to nothing keeps its digits, which `1 - x.y / (|x| |y|)` would lose to cancellation.
-    fn cosine_distance(&self) -> f64 {
-        let (x, y) = (self.xx.sqrt(), self.yy.sqrt());
-        let distance = (self.dd - (x - y) * (x - y)) / (2.0 * x * y);
-        distance.clamp(0.0, 2.0)
-    }
-}
-
-/// `1 - cos(x, y)` of two rows; `None` if one is all zeros.
-#[must_use]
-pub fn cosine_distance(x: &[f32], y: &[f32]) -> Option<f64> {
-    let products = products(x, y);
-    (products.xx != 0.0 && products.yy != 0.0).then(|| products.cosine_distance())
-}
-
-/// Adds up in f64 over eight lanes, which the compiler turns into vector instructions.
-fn products(x: &[f32], y: &[f32]) -> Products {
-    const LANES: usize = 8;
-    let mut xx = [0.0f64; LANES];
-    let mut yy = [0.0f64; LANES];
-    let mut dd = [0.0f64; LANES];
-    let mut add = |lane: usize, x: f32, y: f32| {
-        let (x, y) = (f64::from(x), f64::from(y));
-        let d = y - x;
-        xx[lane] += x * x;
-        yy[lane] += y * y;
-        dd[lane] += d * d;
-    };
-    let (x_chunks, x_rest) = x.as_chunks::<LANES>();
-    let (y_chunks, y_rest) = y.as_chunks::<LANES>();
-    for (x, y) in x_chunks.iter().zip(y_chunks) {
-        for lane in 0..LANES {
-            add(lane, x[lane], y[lane]);
-        }
-    }
-    for (lane, (x, y)) in x_rest.iter().zip(y_rest).enumerate() {
-        add(lane, *x, *y);
-    }
-    Products {
-        xx: xx.iter().sum(),
-        yy: yy.iter().sum(),
-        dd: dd.iter().sum(),
-    }
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "token counts stay far below 2^53"
+)]
+fn count(n: u64) -> f64 {
+    n as f64
 }
 
 /// Mean and spread of the windows' means (Welford's recurrence).
@@ -479,21 +549,37 @@ mod tests {
     }
 
     #[test]
-    fn closed_forms_hold() {
-        let of = |x: &[f32], y: &[f32]| {
-            let p = products(x, y);
-            (p.cosine_distance(), (p.dd / p.yy).sqrt())
-        };
-        assert_eq!(of(&[1.0, 2.0], &[1.0, 2.0]), (0.0, 0.0));
-        // Twice as long, same direction.
-        assert_eq!(of(&[1.0, 2.0], &[2.0, 4.0]), (0.0, 0.5));
-        // Opposite, and at a right angle.
-        assert_eq!(of(&[1.0, 0.0], &[-1.0, 0.0]), (2.0, 2.0));
-        assert!((of(&[1.0, 0.0], &[0.0, 1.0]).0 - 1.0).abs() < 1e-15);
-        // A tiny turn: 1 - cos(a) = a^2 / 2 up to a^4, where the textbook form has lost all digits.
-        let turn = 1e-6_f32;
-        let expected = f64::from(turn).powi(2) / 2.0;
-        assert!((of(&[1.0, 0.0], &[1.0, turn]).0 / expected - 1.0).abs() < 1e-3);
+    fn the_order_of_windows_changes_no_bit() {
+        let recorded = with_middles(5, 3, 4, 16);
+        let expected = measure(&recorded, 4).unwrap();
+        let mut measuring = Measuring::new(3);
+        for number in [3, 0, 4, 2, 1] {
+            let mut one = recorded.clone();
+            one.windows = vec![recorded.windows[number].clone()];
+            measuring.window(&mut one, number, &[0; 4]).unwrap();
+        }
+        assert_eq!(measuring.importance().unwrap(), expected);
+        assert_eq!(measuring.n_windows(), 5);
+    }
+
+    #[test]
+    fn scores_without_a_window_are_those_of_the_others() {
+        let mut recorded = recorded(4, 3, 5, 8);
+        // Windows of different weight.
+        recorded.windows[1][2].1[..8].fill(0.0);
+        let importance = measure(&recorded, 5).unwrap();
+        let without: Vec<Scores> = importance.scores_without_each().collect();
+        assert_eq!(without.len(), 4);
+        for (window, found) in without.into_iter().enumerate() {
+            let mut others = recorded.clone();
+            others.windows.remove(window);
+            let expected = measure(&others, 5).unwrap().scores();
+            let pairs = found.bi.iter().zip(&expected.bi);
+            let magnitudes = found.relative_magnitude.iter();
+            for (a, b) in pairs.chain(magnitudes.zip(&expected.relative_magnitude)) {
+                assert!((a - b).abs() < 1e-12, "{a} {b}");
+            }
+        }
     }
 
     #[test]
