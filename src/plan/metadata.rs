@@ -46,7 +46,7 @@ pub(super) fn decide<'a>(
 }
 
 /// The entries of a file of some blocks, without any word of where they come from.
-pub(crate) fn segment_entries<'a>(
+pub fn segment_entries<'a>(
     model: &Model<'a>,
     constraints: &Constraints,
     renumbering: &Renumbering,

@@ -38,7 +38,7 @@ pub use data::{
 };
 pub use healing::Healing;
 pub use metadata::Provenance;
-pub(crate) use metadata::segment_entries;
+pub use metadata::segment_entries;
 pub use parts::Splitting;
 pub use removal::{Budget, Method};
 
@@ -71,7 +71,7 @@ impl Renumbering {
     }
 
     /// The blocks of a segment, in the order in which they stand in it.
-    pub(crate) fn in_order(n_blocks: usize, kept: Vec<BlockId>) -> Self {
+    pub fn in_order(n_blocks: usize, kept: Vec<BlockId>) -> Self {
         let mut new_number = vec![None; n_blocks];
         for (number, block) in kept.iter().enumerate() {
             new_number[block.index()] = Some(number);

@@ -17,7 +17,7 @@ pub mod arch;
 #[path = "../../src/hidden_state.rs"]
 pub mod hidden_state;
 
-#[path = "../../src/importance.rs"]
+#[path = "../../src/importance/mod.rs"]
 pub mod importance;
 
 #[path = "../../src/plan/mod.rs"]
