@@ -493,7 +493,7 @@ pub struct ReportArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Scored text")]
 pub struct TextArgs {
-    /// Text to score, repeatable, or self[:TOKENS] for what the parent, else the model, writes itself [default: the text
+    /// Text to score, repeatable, or self, or self:TOKENS, for what the parent, else the model, writes itself [default: the text
     /// built into the program]
     #[arg(long, value_name = "FILE|self")]
     pub calibration: Vec<PathBuf>,
@@ -529,7 +529,7 @@ pub struct TextArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Calibration")]
 pub struct CalibrationArgs {
-    /// Text to calibrate on, repeatable, or self[:TOKENS] for what the model writes itself [default: the text built into the
+    /// Text to calibrate on, repeatable, or self, or self:TOKENS, for what the model writes itself [default: the text built into the
     /// program]
     #[arg(long, value_name = "FILE|self")]
     pub calibration: Vec<PathBuf>,

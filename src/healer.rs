@@ -39,7 +39,7 @@ use crate::segment::{Chain, Lone};
 pub enum HealType {
     /// The type that they had.
     Keep,
-    /// The smallest that keeps [`KEPT_GAIN`] of what the fit gains.
+    /// The smallest that keeps `KEPT_GAIN` of what the fit gains.
     Auto,
     /// This one.
     To(TensorType),

@@ -119,7 +119,7 @@ pub struct Ended {
     pub id: u32,
     /// Its result.
     pub stdout: Vec<u8>,
-    /// What it said last, without notes, cut to [`MAX_LINES`] lines.
+    /// What it said last, without notes, cut to `MAX_LINES` lines.
     pub last_words: Vec<String>,
 }
 

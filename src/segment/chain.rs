@@ -65,7 +65,7 @@ struct Known {
 ///
 /// In memory are the weights of the blocks once, those of the vocabulary and the room for logits once for each block that
 /// lately ended a set, two hidden states of each window, one for each block while a window is evaluated, and what llama.cpp
-/// computes in for as many blocks as [`CONTEXT_BYTES`] holds.
+/// computes in for as many blocks as `CONTEXT_BYTES` holds.
 pub struct Chain<'m, 'a> {
     model: &'m Model<'a>,
     constraints: &'m Constraints,
