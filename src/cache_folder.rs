@@ -7,6 +7,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use etcetera::BaseStrategy;
 
+/// The folder of this program among the caches of this user.
+///
+/// # Errors
+/// A user without a home.
+pub fn folder() -> Result<PathBuf> {
+    Ok(etcetera::choose_base_strategy()?
+        .cache_dir()
+        .join("gguf-shorten"))
+}
+
 /// Files of one kind.
 #[derive(Clone, Debug)]
 pub struct Cache {
@@ -17,10 +27,7 @@ impl Cache {
     /// Those of `kind`, in the cache folder of this user; `None` where the system names none.
     #[must_use]
     pub fn of(kind: &str) -> Option<Self> {
-        let base = etcetera::choose_base_strategy().ok()?;
-        Some(Self::in_folder(
-            &base.cache_dir().join("gguf-shorten").join(kind),
-        ))
+        Some(Self::in_folder(&folder().ok()?.join(kind)))
     }
 
     /// Those in `folder`.

@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use anyhow::{Context as _, Result, ensure};
-use ggml::{Backend, Context, ModelOptions, ThreadPool, WindowInput};
+use ggml::{Context, ThreadPool, WindowInput};
 use rayon::prelude::*;
 
 use crate::gguf::{Quoted, TensorType};
@@ -556,11 +556,6 @@ impl<'m, 'a> Healer<'m, 'a> {
     /// # Errors
     /// llama.cpp's; logits that are not numbers.
     pub fn loss(&self, candidate: &Candidate, windows: &[usize]) -> Result<Loss> {
-        let provenance = Provenance {
-            parent_blake3: blake3::Hash::from_bytes([0; blake3::OUT_LEN]),
-            method: "heal".to_owned(),
-            heal: "none".to_owned(),
-        };
         let healing = Healing {
             tensors: candidate.tensors.clone(),
             loss: [0.0; 2],
@@ -571,17 +566,13 @@ impl<'m, 'a> Healer<'m, 'a> {
             candidate.removed.clone(),
             candidate.attention.as_ref(),
             Some(&healing),
-            &provenance,
+            &Provenance::draft("heal"),
         )?;
-        let file = MemoryFile::write_plan(self.model, &plan)?;
-        let options = ModelOptions {
-            no_mmap: true,
-            ..ModelOptions::default()
-        };
-        let model = ggml::Model::load(Backend::init(), &file.path, options)?;
-        drop(file);
-        let mut parent = Context::with_threads(self.engine, self.window, &self.threads)?;
-        let mut context = Context::with_threads(&model, self.window, &self.threads)?;
+        let model = MemoryFile::write_plan(self.model, &plan)?.load()?;
+        let n_outputs = scored(self.window).len();
+        let context_of =
+            |model| Context::with_outputs(model, self.window, n_outputs, &self.threads);
+        let (mut parent, mut context) = (context_of(self.engine)?, context_of(&model)?);
         let mut losses = Vec::new();
         for &window in windows {
             let tokens = self.windows[window];

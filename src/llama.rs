@@ -45,13 +45,7 @@ fn load_recoded(model: &Model<'_>) -> Result<Option<ggml::Model>> {
         return Ok(None);
     };
     let file = MemoryFile::of_layout(&recoded.layout, &mut |i, out| recoded.write(model, i, out))?;
-    // Not mapped: the file in memory goes as soon as the weights are where llama.cpp wants them.
-    let options = ModelOptions {
-        no_mmap: true,
-        ..ModelOptions::default()
-    };
-    let engine = ggml::Model::load(Backend::init(), &file.path, options)?;
-    Ok(Some(engine))
+    Ok(Some(file.load()?))
 }
 
 /// How the stream between the halves of a model's blocks is found.

@@ -154,12 +154,7 @@ impl<'a> Maker<'_, 'a> {
         let (Some(constraints), Some(drops)) = (self.constraints, &self.options.drops) else {
             bail!("bug: blocks are removed under no constraints");
         };
-        // As long as the entries of the file that would be written, so that its size is the same.
-        let provenance = Provenance {
-            parent_blake3: blake3::Hash::from_bytes([0; blake3::OUT_LEN]),
-            method: drops.method.to_string(),
-            heal: "none".to_owned(),
-        };
+        let provenance = Provenance::draft(&drops.method.to_string());
         Plan::new(self.model, constraints, removed.clone(), &provenance)
     }
 

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::measured::Request;
+use crate::cache_folder;
 use crate::hidden_state::Token;
 use crate::input::Input;
 use crate::options::{Calibration, Printing};
 use crate::plan::Constraints;
 use crate::search::Record;
-use crate::search::journal::{self, Extent, Journal, Key};
+use crate::search::journal::{Extent, Journal, Key};
 
 /// All that a loss depends on, but for the number of threads, which changes no bit.
 pub(super) fn key(
@@ -52,7 +53,7 @@ pub(super) fn open_journal(
 ) -> (Option<Journal>, Vec<Record>) {
     let folder: Result<PathBuf> = match folder {
         Some(folder) => Ok(folder.to_owned()),
-        None => journal::default_folder(),
+        None => cache_folder::folder(),
     };
     match folder.and_then(|folder| Journal::open(&folder, key(), extent)) {
         Ok(opened) => {

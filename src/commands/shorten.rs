@@ -533,13 +533,12 @@ fn n_bytes(
     removed: &BTreeSet<BlockId>,
     method: &str,
 ) -> Result<u64> {
-    let provenance = Provenance {
-        // Positions do not depend on it.
-        parent_blake3: blake3::Hash::from_bytes([0; blake3::OUT_LEN]),
-        method: method.to_owned(),
-        heal: "none".to_owned(),
-    };
-    let plan = Plan::new(model, constraints, removed.clone(), &provenance)?;
+    let plan = Plan::new(
+        model,
+        constraints,
+        removed.clone(),
+        &Provenance::draft(method),
+    )?;
     let files = planned_files(model, &plan, input, options)?;
     Ok(files.iter().map(|file| file.bytes).sum())
 }

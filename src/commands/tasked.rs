@@ -1,19 +1,17 @@
 //! Candidates of a search doing tasks: each as a shortened model in memory.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::Result;
-use ggml::{Backend, ModelOptions};
 
 use crate::evaluator;
 use crate::model::Model;
-use crate::plan::{Constraints, Plan, Provenance};
+use crate::plan::Constraints;
 use crate::quality::choice::Accuracy;
 use crate::report::goal::TaskReport;
 use crate::search::measure::Tasks;
 use crate::search::{Measured, Removed, TaskLoss};
-use crate::segment::memory::MemoryFile;
+use crate::segment::whole::load_without;
 use crate::tasks::Task;
 
 /// Does tasks with a model without some of its blocks, as it would be written.
@@ -37,7 +35,7 @@ impl Tasks for Candidates<'_, '_> {
         let engine = if removed.is_empty() {
             self.engine
         } else {
-            short = load(self.model, self.constraints, removed)?;
+            short = load_without(self.model, self.constraints, removed.clone())?;
             &short
         };
         self.n_models += 1;
@@ -66,25 +64,4 @@ pub(super) fn report(
     let found = Accuracy::of(&counted)?;
     let source = source.display().to_string();
     Some(TaskReport::new(source, loss, parent, &found, n_models))
-}
-
-/// `model` without `removed`, loaded from a file in memory.
-fn load(
-    model: &Model<'_>,
-    constraints: &Constraints,
-    removed: &BTreeSet<crate::model::BlockId>,
-) -> Result<ggml::Model> {
-    let provenance = Provenance {
-        parent_blake3: blake3::Hash::from_bytes([0; blake3::OUT_LEN]),
-        method: "search".to_owned(),
-        heal: "none".to_owned(),
-    };
-    let plan = Plan::new(model, constraints, removed.clone(), &provenance)?;
-    let file = MemoryFile::write_plan(model, &plan)?;
-    let options = ModelOptions {
-        // The file is gone once it is loaded.
-        no_mmap: true,
-        ..ModelOptions::default()
-    };
-    Ok(ggml::Model::load(Backend::init(), &file.path, options)?)
 }

@@ -20,6 +20,19 @@ pub struct Provenance {
     pub heal: String,
 }
 
+impl Provenance {
+    /// Of a file that is evaluated or measured and not kept: its entries are as long as those of the file that would be
+    /// written, the parent's hash is zeros.
+    #[must_use]
+    pub fn draft(method: &str) -> Self {
+        Self {
+            parent_blake3: blake3::Hash::from_bytes([0; blake3::OUT_LEN]),
+            method: method.to_owned(),
+            heal: "none".to_owned(),
+        }
+    }
+}
+
 /// The prefix of every key that this program adds.
 const OWN_PREFIX: &str = "gguf_shorten.";
 

@@ -14,7 +14,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use etcetera::BaseStrategy;
 use serde::{Deserialize, Serialize};
 
 use super::{Loss, Record, Removed, TaskLoss};
@@ -28,16 +27,6 @@ const MAX_BYTES: u64 = 256 << 20;
 
 /// How often a journal is opened again that another process removes meanwhile.
 const N_TRIES: usize = 8;
-
-/// The folder for journals where the user names none.
-///
-/// # Errors
-/// A user without a home.
-pub fn default_folder() -> Result<PathBuf> {
-    Ok(etcetera::choose_base_strategy()?
-        .cache_dir()
-        .join("gguf-shorten"))
-}
 
 /// The hash of all that a loss depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

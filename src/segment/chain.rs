@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use anyhow::{Context as _, Result, ensure};
-use ggml::{Backend, Context, ModelOptions, ThreadPool, WindowInput};
+use ggml::{Context, ThreadPool, WindowInput};
 
 use super::contexts::Contexts;
 use super::memory::MemoryFile;
@@ -39,11 +39,8 @@ impl Segment {
         let unchanged = ChangedTensors::new();
         let plan = SegmentPlan::new(model, constraints, &[block], head, &unchanged)?;
         let file = MemoryFile::write(model, &plan, &unchanged)?;
-        let options = ModelOptions {
-            no_mmap: true,
-            ..ModelOptions::default()
-        };
-        let engine = ggml::Model::load(Backend::init(), &file.path, options)
+        let engine = file
+            .load()
             .with_context(|| format!("block {block} as a model of its own"))?;
         Ok(Self {
             model: Rc::new(engine),

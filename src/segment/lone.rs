@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use anyhow::{Context as _, Result};
-use ggml::{Backend, Context, ModelOptions, ThreadPool};
+use ggml::{Context, ThreadPool};
 
 use super::memory::MemoryFile;
 use super::plan::{Head, SegmentPlan};
@@ -39,12 +39,7 @@ impl Lone {
         let plan = SegmentPlan::new(model, constraints, &[block], Head::Without, changed)
             .with_context(at_block)?;
         let file = MemoryFile::write(model, &plan, changed)?;
-        let options = ModelOptions {
-            no_mmap: true,
-            ..ModelOptions::default()
-        };
-        let loaded =
-            ggml::Model::load(Backend::init(), &file.path, options).with_context(at_block)?;
+        let loaded = file.load().with_context(at_block)?;
         Ok(Self {
             block,
             n_embd: loaded.n_embd(),

@@ -5,6 +5,7 @@ use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use ggml::{Backend, ModelOptions};
 
 use super::plan::{SegmentPlan, Source};
 use crate::gguf::{self, Layout};
@@ -54,6 +55,18 @@ impl MemoryFile {
     /// The system's, such as no room.
     pub(crate) fn write_plan(model: &Model<'_>, plan: &Plan<'_>) -> Result<Self> {
         Self::of_layout(&plan.layout, &mut |i, out| plan.data[i].write(model, out))
+    }
+
+    /// Loads the model, whose file is gone afterwards: not mapped, so that its bytes are in memory once.
+    ///
+    /// # Errors
+    /// llama.cpp's reason for not loading it.
+    pub(crate) fn load(self) -> Result<ggml::Model> {
+        let options = ModelOptions {
+            no_mmap: true,
+            ..ModelOptions::default()
+        };
+        Ok(ggml::Model::load(Backend::init(), &self.path, options)?)
     }
 
     /// Writes a file of this layout; `data` writes the data of the tensor with that number in it.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use anyhow::Result;
-use ggml::{Backend, Context, ModelOptions, ThreadPool, WindowInput};
+use ggml::{Context, ThreadPool, WindowInput};
 
 use super::memory::MemoryFile;
 use super::{Outcome, Subsets, Visitor};
@@ -50,19 +50,21 @@ impl<'m, 'a> Whole<'m, 'a> {
             .map(BlockId::new)
             .filter(|block| !kept.contains(block))
             .collect();
-        let provenance = Provenance {
-            parent_blake3: blake3::Hash::from_bytes([0; blake3::OUT_LEN]),
-            method: "search".to_owned(),
-            heal: "none".to_owned(),
-        };
-        let plan = Plan::new(self.model, self.constraints, removed, &provenance)?;
-        let file = MemoryFile::write_plan(self.model, &plan)?;
-        let options = ModelOptions {
-            no_mmap: true,
-            ..ModelOptions::default()
-        };
-        Ok(ggml::Model::load(Backend::init(), &file.path, options)?)
+        load_without(self.model, self.constraints, removed)
     }
+}
+
+/// `model` without `removed`, as it would be written, loaded from memory.
+///
+/// # Errors
+/// A set that is not allowed; llama.cpp's reason for not loading it.
+pub(crate) fn load_without(
+    model: &Model<'_>,
+    constraints: &Constraints,
+    removed: BTreeSet<BlockId>,
+) -> Result<ggml::Model> {
+    let plan = Plan::new(model, constraints, removed, &Provenance::draft("search"))?;
+    MemoryFile::write_plan(model, &plan)?.load()
 }
 
 impl Subsets for Whole<'_, '_> {
