@@ -3,6 +3,10 @@
 //! A maintainer adds an architecture by a line in `table.rs`. Every rule names the llama.cpp source it was read from
 //! (paths below `src/models/` of the bundled version).
 
+mod family;
+
+mod refused;
+
 mod table;
 
 mod middle;
@@ -350,7 +354,7 @@ impl Architecture {
     /// Why models of that architecture are refused, if that is known.
     #[must_use]
     pub fn refusal(name: &str) -> Option<&'static str> {
-        table::REFUSED
+        refused::REFUSED
             .iter()
             .find(|(refused, _)| *refused == name)
             .map(|(_, why)| *why)
