@@ -75,7 +75,7 @@ pub(super) fn measure(
     evaluator::check_predicts(&engine).with_context(at_path)?;
     measured::check_window(&set, path)?;
     let threads = Rc::new(ThreadPool::new(options.threads)?);
-    let windows = measured::spread(&set);
+    let windows = measured::at_random(&set);
     let start = Instant::now();
     let (mut subsets, way) =
         measured::evaluator(model, constraints, &engine, &windows, &threads, printing);

@@ -39,6 +39,7 @@ use crate::search::{
     measured,
 };
 use crate::segment::{Chain, Subsets, Whole};
+use crate::stability;
 use crate::tasks::Task;
 
 /// What is to be chosen, and how.
@@ -223,7 +224,7 @@ fn search(
     evaluator::check_predicts(&engine).with_context(at_path)?;
     check_window(&set, path)?;
     let threads = Rc::new(ThreadPool::new(options.threads)?);
-    let windows = spread(&set);
+    let windows = at_random(&set);
     let start = Instant::now();
     let (mut subsets, way) = evaluator(model, constraints, &engine, &windows, &threads, printing);
     let extent = Extent {
@@ -554,11 +555,11 @@ impl Progress {
     }
 }
 
-/// The windows in an order in which the first few stand for all of the text: one from each of ever finer parts of it.
-pub(super) fn spread(set: &CalibrationSet) -> Vec<&[Token]> {
+/// The windows in an order in which the first few stand for all of the text, and for all texts where there are several.
+pub(super) fn at_random(set: &CalibrationSet) -> Vec<&[Token]> {
     let windows: Vec<&[Token]> = set.windows().collect();
-    let mut order: Vec<usize> = (0..windows.len()).collect();
-    // The number in binary with its digits reversed: 0, 1/2, 1/4, 3/4, 1/8, ...
-    order.sort_by_key(|&i| (i as u64).reverse_bits());
-    order.into_iter().map(|i| windows[i]).collect()
+    stability::order::order(windows.len(), set.blake3)
+        .into_iter()
+        .map(|number| windows[number])
+        .collect()
 }

@@ -12,8 +12,18 @@ pub(super) const SHORTLIST: usize = 4;
 /// A share of the candidates that goes on to more windows is one in so many.
 const RACE: usize = 3;
 
-/// The candidates with the smallest loss over all windows, best first, `n` at most, of a race: each round measures those
-/// that are left on more windows and keeps a third.
+/// How a race went.
+#[derive(Clone, Debug, Default)]
+pub struct Raced {
+    /// The candidates with the smallest loss over all windows, best first.
+    pub best: Vec<Measured>,
+    /// All candidates, best first; those that fell out by what they cost on the windows they were measured on, behind those
+    /// that were measured on more.
+    pub ranking: Vec<Removed>,
+}
+
+/// The `n` candidates at most with the smallest loss over all windows, of a race: each round measures those that are left on
+/// more windows and keeps a third.
 ///
 /// # Errors
 /// Those of `measure`.
@@ -22,9 +32,11 @@ pub fn race(
     objective: Objective,
     candidates: Vec<Removed>,
     n: usize,
-) -> Result<Vec<Measured>> {
+) -> Result<Raced> {
     let n_windows = measure.n_windows();
     let mut left = candidates;
+    // Worst first, until the end.
+    let mut fallen: Vec<Removed> = Vec::new();
     let mut n_seen = n_windows.div_ceil(RACE * RACE).max(1);
     loop {
         let is_last = n_seen == n_windows || left.len() <= n.max(1);
@@ -45,18 +57,25 @@ pub fn race(
             let by = |objective| mean(a, objective).total_cmp(&mean(b, objective));
             by(objective).then(by(Objective::Kl))
         });
+        let mut ranking: Vec<Removed> = measured.iter().map(|set| set.removed.clone()).collect();
         if is_last {
             measured.truncate(n.max(1));
-            return Ok(measured);
+            ranking.extend(fallen.into_iter().rev());
+            return Ok(Raced {
+                best: measured,
+                ranking,
+            });
         }
-        let n_left = measured.len().div_ceil(RACE).max(n).max(2);
-        left = measured
-            .into_iter()
-            .take(n_left)
-            .map(|measured| measured.removed)
-            .collect();
+        let n_left = n_survivors(ranking.len(), n);
+        fallen.extend(ranking.drain(n_left..).rev());
+        left = ranking;
         n_seen = (n_seen * RACE).min(n_windows);
     }
+}
+
+/// How many of `n` blocks are tried: the half that cost least when they were measured last, but 8 at least.
+pub(super) fn n_contenders(n: usize) -> usize {
+    n.div_ceil(2).max(8).min(n)
 }
 
 /// Losses that removing blocks one by one takes, from as many as `n` begins with to as many as it ends with, of `n_free`
@@ -72,12 +91,21 @@ pub fn expected_losses(
         Objective::Task => settings.beam.max(SHORTLIST),
         _ => settings.beam,
     };
+    let contenders = |gone: usize| match n_free.saturating_sub(gone) {
+        n_left if gone == 0 => n_left,
+        n_left => n_contenders(n_left),
+    };
     let steps = n.clone().map(|gone| {
-        let n_candidates = n_free.saturating_sub(gone) * settings.beam.min(gone.max(1));
+        let n_candidates = contenders(gone) * settings.beam.min(gone.max(1));
         race_losses(n_candidates, n_windows, n_best)
     });
-    let exchanges = race_losses(n.end * n_free.saturating_sub(n.end), n_windows, n_best);
+    let exchanges = race_losses(n.end * contenders(n.end), n_windows, n_best);
     steps.sum::<u64>() + exchanges * settings.swaps as u64
+}
+
+/// How many of `n_candidates` go on to the next round where `n` are wanted.
+fn n_survivors(n_candidates: usize, n: usize) -> usize {
+    n_candidates.div_ceil(RACE).max(n).max(2).min(n_candidates)
 }
 
 /// Losses that a [`race`] takes, each measured once.
@@ -93,7 +121,7 @@ fn race_losses(n_candidates: usize, n_windows: usize, n: usize) -> u64 {
             return sum as u64;
         }
         n_before = n_now;
-        left = left.div_ceil(RACE).max(n).max(2);
+        left = n_survivors(left, n);
         n_seen = (n_seen * RACE).min(n_windows);
     }
 }
@@ -107,16 +135,17 @@ pub(super) fn best_of(
     objective: Objective,
     candidates: Vec<Removed>,
     n: usize,
-) -> Result<Vec<Measured>> {
+) -> Result<Raced> {
     if objective != Objective::Task {
         return race(measure, objective, candidates, n);
     }
     let mut found = race(measure, objective, candidates, n.max(SHORTLIST))?;
-    let sets: Vec<Removed> = found.iter().map(|set| set.removed.clone()).collect();
-    for (measured, tasks) in found.iter_mut().zip(measure.tasks(&sets)?) {
+    let best = &mut found.best;
+    let sets: Vec<Removed> = best.iter().map(|set| set.removed.clone()).collect();
+    for (measured, tasks) in best.iter_mut().zip(measure.tasks(&sets)?) {
         measured.tasks = Some(tasks);
     }
-    found.sort_by(|a, b| a.cost(objective).total_cmp(&b.cost(objective)));
-    found.truncate(n.max(1));
+    best.sort_by(|a, b| a.cost(objective).total_cmp(&b.cost(objective)));
+    best.truncate(n.max(1));
     Ok(found)
 }
