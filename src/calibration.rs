@@ -52,6 +52,12 @@ impl Texts {
             blake3: hasher.finalize(),
         })
     }
+
+    /// Hash of the texts, one after another.
+    #[must_use]
+    pub fn blake3(&self) -> blake3::Hash {
+        self.blake3
+    }
 }
 
 /// How much text is used and how it is cut.

@@ -48,6 +48,12 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Measure how well a model predicts text, how far it is from its parent, and how fast it is
     Eval(EvalArgs),
+    /// List or clear the cache of scores
+    Cache {
+        /// What to do
+        #[command(subcommand)]
+        command: CacheCommand,
+    },
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -57,10 +63,20 @@ pub enum Command {
     Man,
 }
 
+/// What to do with the cache.
+#[derive(Debug, Subcommand)]
+pub enum CacheCommand {
+    /// Show what is in it
+    List(CommonArgs),
+    /// Remove all that is in it
+    Clear(CommonArgs),
+}
+
 /// Arguments of the main job.
 #[derive(Debug, Args)]
 pub struct ShortenArgs {
-    /// The model; of a split model, any of its parts
+    /// The model: a file, of a split model any of its parts, or ollama:NAME[:TAG], hf:ORG/REPO[/FILE] or
+    /// lmstudio:ORG/REPO[/FILE], looked up in the local stores of those programs
     #[arg(required = true)]
     pub model: Option<PathBuf>,
 
@@ -129,6 +145,11 @@ pub struct ShortenArgs {
     /// Also renumber the model's importance matrix, of either form, and write it to OUT
     #[arg(long, num_args = 2, value_names = ["IN", "OUT"])]
     pub imatrix: Option<Vec<PathBuf>>,
+
+    /// Write a Modelfile beside the output, with the template, parameters and system text of a parent named ollama:..., and run
+    /// `ollama create NAME` if there is an Ollama
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["split_max_size", "keep_split"])]
+    pub ollama: Option<String>,
 
     /// Overwrite the output if it exists
     #[arg(long)]
@@ -303,6 +324,10 @@ pub struct CalibrationArgs {
         allow_negative_numbers = true
     )]
     pub gpu_layers: Option<i32>,
+
+    /// Measure anew, and keep nothing in the cache of scores
+    #[arg(long)]
+    pub no_cache: bool,
 }
 
 /// What every command prints.

@@ -50,6 +50,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Some(Command::Show(args)) => commands::show::run(args),
         Some(Command::Verify(args)) => commands::verify::run(&Verify::new(args)?),
         Some(Command::Eval(args)) => commands::eval::run(&Eval::new(args)?),
+        Some(Command::Cache { command }) => commands::cache::run(command),
         Some(Command::Completions { shell }) => commands::generate::completions(*shell),
         Some(Command::Man) => commands::generate::man(),
     }

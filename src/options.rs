@@ -173,6 +173,23 @@ pub struct Calibration {
     pub threads: usize,
     /// As in llama.cpp; `None` is its default.
     pub gpu_layers: Option<i32>,
+    /// Whether scores may come from the cache, and go there.
+    pub cache: bool,
+}
+
+/// What a user gets who says nothing, but without the cache.
+impl Default for Calibration {
+    fn default() -> Self {
+        Self {
+            source: Source::BuiltIn,
+            tokens: DEFAULT_TOKENS,
+            window: DEFAULT_WINDOW,
+            window_is_default: true,
+            threads: default_threads(),
+            gpu_layers: None,
+            cache: false,
+        }
+    }
 }
 
 impl Calibration {
@@ -206,6 +223,7 @@ impl Calibration {
             window_is_default: args.window.is_none(),
             threads: args.threads.unwrap_or_else(default_threads),
             gpu_layers: args.gpu_layers,
+            cache: !args.no_cache,
         })
     }
 }
@@ -268,6 +286,8 @@ pub struct Shorten {
     pub splitting: Splitting,
     /// An importance matrix that is renumbered too, and where it goes.
     pub imatrix: Option<(PathBuf, PathBuf)>,
+    /// What the output is to be called in Ollama.
+    pub ollama: Option<String>,
     /// Overwrite the output.
     pub force: bool,
     /// Write nothing.
@@ -320,6 +340,9 @@ impl Shorten {
                 args.method
             )));
         }
+        if let Some(name) = &args.ollama {
+            crate::commands::ollama::check_name(name)?;
+        }
         if args.output.is_none() && !args.dry_run {
             bail!(Usage("--output is needed".to_owned()));
         }
@@ -341,6 +364,7 @@ impl Shorten {
                 Some([from, to]) => Some((from.clone(), to.clone())),
                 _ => None,
             },
+            ollama: args.ollama.clone(),
             force: args.force,
             dry_run: args.dry_run,
             calibration: Calibration::new(&args.calibration)?,
@@ -420,6 +444,7 @@ impl Eval {
             window: args.text.window,
             threads: args.text.threads,
             gpu_layers: args.text.gpu_layers,
+            no_cache: true,
         })?;
         if text.window < MIN_WINDOW {
             bail!(Usage(format!(

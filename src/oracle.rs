@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -21,10 +21,11 @@ use ggml::{Backend, Context, ContextOptions, ModelOptions, Token};
 use crate::arch::Stream;
 use crate::commit;
 use crate::gguf::{Quoted, TensorType};
-use crate::input::{Input, Part};
+use crate::input::Input;
 use crate::llama;
 use crate::model::{BlockId, Model};
 use crate::plan::kinds::Kinds;
+use crate::temporary::Temporary;
 
 /// Tokens of the sequence, where neither window nor context wants another number.
 pub const DEFAULT_TOKENS: usize = 700;
@@ -212,14 +213,14 @@ pub fn run(silence: &Silence, parent: &Input, out: &Path, threads: usize) -> Res
     };
     announce(parent.path());
     let (tokens, expected) = {
-        let copies = parent
-            .parts()
+        let copies = silence
+            .parts
             .iter()
-            .zip(&silence.parts)
-            .map(|(part, fills)| Temporary::copy(part, fills))
-            .collect::<io::Result<Vec<_>>>()
+            .enumerate()
+            .map(|(number, fills)| copy(parent, number, fills))
+            .collect::<Result<Vec<_>>>()
             .context("the zeroed copy of the parent")?;
-        let paths: Vec<&Path> = copies.iter().map(|copy| copy.path.as_path()).collect();
+        let paths: Vec<&Path> = copies.iter().map(Temporary::path).collect();
         let at_path = || format!("{}: with zeroed blocks", parent.path().display());
         let model = ggml::Model::load_parts(backend, &paths).with_context(at_path)?;
         let tokens = sequence(&model, silence.sliding_window);
@@ -313,57 +314,50 @@ fn n_different(expected: &[f32], found: &[f32]) -> u64 {
     expected.iter().zip(found).filter(differs).count() as u64
 }
 
-/// A temporary file. On Linux it has no name, so that nothing is left however the process ends.
-struct Temporary {
-    /// What llama.cpp opens.
-    path: PathBuf,
-    /// Keeps the file open, or its name in place.
-    _keep: Keep,
+/// A copy of part `number` of the parent, as llama.cpp reads it, with some bytes overwritten.
+fn copy(parent: &Input, number: usize, fills: &[(Range<u64>, Fill)]) -> Result<Temporary> {
+    let part = &parent.parts()[number];
+    let Some(shown) = parent.shown()? else {
+        let copy = Temporary::copy(part)?;
+        fill(copy.file(), fills, &Some)?;
+        return Ok(copy);
+    };
+    let (copy, positions) = Temporary::of_shown(part, &shown)?;
+    // Fills lie where the parent's tensors do.
+    let place = |position: u64| {
+        let mut tensors = shown.tensors().iter().zip(&positions);
+        tensors.find_map(|(tensor, start)| {
+            let range = tensor.position().0..tensor.end().0;
+            range
+                .contains(&position)
+                .then(|| start + position - range.start)
+        })
+    };
+    fill(copy.file(), fills, &place)?;
+    Ok(copy)
 }
 
-#[cfg(target_os = "linux")]
-type Keep = File;
-
-#[cfg(not(target_os = "linux"))]
-type Keep = tempfile::TempPath;
-
-impl Temporary {
-    /// Copies a part of the parent, with some bytes overwritten.
-    fn copy(part: &Part, fills: &[(Range<u64>, Fill)]) -> io::Result<Self> {
-        #[cfg(target_os = "linux")]
-        let mut file = tempfile::tempfile()?;
-        #[cfg(not(target_os = "linux"))]
-        let (mut file, keep) = tempfile::NamedTempFile::new()?.into_parts();
-        let mut source = part.mapping.file().try_clone()?;
-        source.seek(SeekFrom::Start(0))?;
-        io::copy(&mut source.take(part.mapping.len() as u64), &mut file)?;
-        for (range, fill) in fills {
-            file.seek(SeekFrom::Start(range.start))?;
-            let n_bytes = range.end - range.start;
-            match fill {
-                Fill::Zeros => io::copy(&mut io::repeat(0).take(n_bytes), &mut file)?,
-                Fill::Ones => {
-                    let ones = (0..n_bytes / 4).flat_map(|_| 1f32.to_le_bytes());
-                    file.write_all(&ones.collect::<Vec<u8>>())?;
-                    n_bytes
-                }
-            };
-        }
-        file.flush()?;
-        #[cfg(target_os = "linux")]
-        {
-            use std::os::fd::AsRawFd;
-            Ok(Self {
-                path: format!("/proc/self/fd/{}", file.as_raw_fd()).into(),
-                _keep: file,
-            })
-        }
-        #[cfg(not(target_os = "linux"))]
-        Ok(Self {
-            path: keep.to_path_buf(),
-            _keep: keep,
-        })
+/// Overwrites bytes of a copy; `place` says where in it a position of the parent is.
+fn fill(
+    mut file: &File,
+    fills: &[(Range<u64>, Fill)],
+    place: &dyn Fn(u64) -> Option<u64>,
+) -> Result<()> {
+    for (range, fill) in fills {
+        let start = place(range.start).context("bug: bytes of no tensor are to be overwritten")?;
+        file.seek(SeekFrom::Start(start))?;
+        let n_bytes = range.end - range.start;
+        match fill {
+            Fill::Zeros => io::copy(&mut io::repeat(0).take(n_bytes), &mut file)?,
+            Fill::Ones => {
+                let ones = (0..n_bytes / 4).flat_map(|_| 1f32.to_le_bytes());
+                file.write_all(&ones.collect::<Vec<u8>>())?;
+                n_bytes
+            }
+        };
     }
+    file.flush()?;
+    Ok(())
 }
 
 #[cfg(test)]

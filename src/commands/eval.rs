@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use ggml::{Backend, ModelOptions};
 
-use super::{check_json, cut, print_json, to_stdout};
+use super::{check_json, cut, note_layout, print_json, to_stdout};
 use crate::calibration::{CalibrationSet, Texts};
 use crate::commit;
 use crate::evaluator::{self, LlamaLogits, Speed, vocabulary_difference};
@@ -31,6 +31,7 @@ pub fn run(options: &Eval) -> Result<()> {
     let parent_input = options.parent.as_deref().map(Input::open).transpose()?;
     for input in std::iter::once(&input).chain(&parent_input) {
         check_json(printing, input, None)?;
+        note_layout(input, printing);
     }
     let model = parse(&input)?;
     let parent = parent_input.as_ref().map(parse).transpose()?;
@@ -74,10 +75,10 @@ pub fn run(options: &Eval) -> Result<()> {
     let (quality, speed, seconds) = threads.install(|| measure(sides, &set, options))?;
     let hash = |input: &Input| printing.json.is_some().then(|| input.blake3());
     let mut report = EvalReport::new(
-        ModelReport::new(&model, input.path(), hash(&input)),
+        ModelReport::of(&model, &input, hash(&input)),
         parent
             .zip(parent_input.as_ref())
-            .map(|(parent, input)| ModelReport::new(&parent, input.path(), hash(input))),
+            .map(|(parent, input)| ModelReport::of(&parent, input, hash(input))),
         CalibrationReport::new(&set, seconds),
         &quality,
         speed,
@@ -139,7 +140,7 @@ fn load(input: &Input, options: &Eval) -> Result<ggml::Model> {
     );
     let engine = ggml::Model::load(
         backend,
-        input.path(),
+        input.for_llama()?,
         ModelOptions {
             gpu_layers: options.text.gpu_layers,
             ..ModelOptions::default()

@@ -2,17 +2,19 @@
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::rc::Rc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use ggml::ThreadPool;
 
+use super::known::Known;
 use super::load_and_cut;
 use crate::angular;
+use crate::cache::{Entry, Scored};
 use crate::calibration::CalibrationSet;
 use crate::hidden_state::Token;
+use crate::input::Input;
 use crate::llama::{self, Course, LlamaHiddenStates};
 use crate::model::{BlockId, Model};
 use crate::options::{Calibration, Printing};
@@ -46,14 +48,14 @@ pub(super) struct Chosen {
 pub(super) fn choose(
     model: &Model<'_>,
     constraints: &Constraints,
-    path: &Path,
+    input: &Input,
     request: &Request<'_>,
     options: &Calibration,
     printing: &Printing,
 ) -> Result<Chosen> {
     match request.method {
-        Method::Run => run(model, constraints, path, request, options, printing),
-        _ => search(model, constraints, path, request, options, printing),
+        Method::Run => run(model, constraints, input, request, options, printing),
+        _ => search(model, constraints, input, request, options, printing),
     }
 }
 
@@ -61,14 +63,26 @@ pub(super) fn choose(
 fn run(
     model: &Model<'_>,
     constraints: &Constraints,
-    path: &Path,
+    input: &Input,
     request: &Request<'_>,
     options: &Calibration,
     printing: &Printing,
 ) -> Result<Chosen> {
+    let path = input.path();
     let at_path = || path.display().to_string();
     llama::check_ends(model).with_context(at_path)?;
-    let (engine, set) = load_and_cut(path, options, printing)?;
+    let known = Known::look(input, options, printing, Scored::Runs(request.n))?;
+    if let Some((entry, report)) = known.as_ref().and_then(Known::found)
+        && let Some(distances) = entry.runs(model.n_trunk_blocks())
+    {
+        let removed = removal::best_run(constraints, &distances, request.keep, request.n);
+        return Ok(Chosen {
+            removed: removed.with_context(at_path)?,
+            calibration: report,
+            search: None,
+        });
+    }
+    let (engine, set) = load_and_cut(input, options, printing)?;
     let threads = Rc::new(ThreadPool::new(options.threads)?);
     let mut states = LlamaHiddenStates::with_threads(
         &engine,
@@ -88,16 +102,18 @@ fn run(
         bar.inc(n_tokens as u64);
     });
     bar.finish_and_clear();
-    let removed = removal::best_run(
-        constraints,
-        &distances.with_context(at_path)?,
-        request.keep,
-        request.n,
-    )
-    .with_context(at_path)?;
+    let distances = distances.with_context(at_path)?;
+    let mut calibration = CalibrationReport::new(&set, start.elapsed().as_secs_f64());
+    if let Some(known) = known {
+        calibration.scored = Some(known.model());
+        known.keep(input, &calibration, |key, path, source, measured| {
+            Entry::of_runs(key, path, source, measured, &distances)
+        });
+    }
+    let removed = removal::best_run(constraints, &distances, request.keep, request.n);
     Ok(Chosen {
-        removed,
-        calibration: CalibrationReport::new(&set, start.elapsed().as_secs_f64()),
+        removed: removed.with_context(at_path)?,
+        calibration,
         search: None,
     })
 }
@@ -106,14 +122,15 @@ fn run(
 fn search(
     model: &Model<'_>,
     constraints: &Constraints,
-    path: &Path,
+    input: &Input,
     request: &Request<'_>,
     options: &Calibration,
     printing: &Printing,
 ) -> Result<Chosen> {
+    let path = input.path();
     let at_path = || path.display().to_string();
     llama::check_ends(model).with_context(at_path)?;
-    let (engine, set) = load_and_cut(path, options, printing)?;
+    let (engine, set) = load_and_cut(input, options, printing)?;
     ensure!(
         set.window >= MIN_WINDOW,
         "{}: a window has {} tokens, but {MIN_WINDOW} or more are needed to score predictions",

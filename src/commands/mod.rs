@@ -1,11 +1,17 @@
 //! One file per command: each loads, computes, prints. The only modules, with `llama`, `evaluator`, `input`, `commit`, `save`,
 //! `beside` and `oracle`, that do I/O.
 
+pub mod cache;
+
 pub mod eval;
 
 pub mod generate;
 
+mod known;
+
 mod measured;
+
+pub(crate) mod ollama;
 
 pub mod score;
 
@@ -21,8 +27,12 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use ggml::{Backend, ContextOptions, ModelOptions};
+use indicatif::DecimalBytes;
+
+use known::Known;
 
 use crate::arch::Architecture;
+use crate::cache::{Entry, Scored};
 use crate::calibration::{CalibrationSet, Cut, Texts};
 use crate::commit;
 use crate::error::Hint;
@@ -36,16 +46,28 @@ use crate::progress::{self, Unit};
 use crate::report::{CalibrationReport, Report, table};
 use crate::save;
 
-/// Measures the importance of every block of the model at `path`, with `sub_blocks` also of its two halves.
-fn calibrate(
+/// Measures the importance of every block of the model of `input`, with `sub_blocks` also of its two halves.
+pub(crate) fn calibrate(
     model: &Model<'_>,
     constraints: &Constraints,
-    path: &Path,
+    input: &Input,
     options: &Calibration,
     printing: &Printing,
     sub_blocks: bool,
 ) -> Result<(Importance, CalibrationReport)> {
+    let path = input.path();
     llama::check_ends(model).with_context(|| path.display().to_string())?;
+    let scored = match sub_blocks {
+        true => Scored::Halves,
+        false => Scored::Blocks,
+    };
+    let known = Known::look(input, options, printing, scored)?;
+    if let Some((entry, report)) = known.as_ref().and_then(Known::found)
+        && let Some(importance) = entry.blocks(model.n_trunk_blocks())
+    {
+        warn_of_zero_rows(&importance, printing);
+        return Ok((importance, report));
+    }
     let halves = match sub_blocks {
         true => Some(
             Halves::of(model, constraints.rules, &constraints.kinds)
@@ -53,7 +75,7 @@ fn calibrate(
         ),
         false => None,
     };
-    let (engine, set) = load_and_cut(path, options, printing)?;
+    let (engine, set) = load_and_cut(input, options, printing)?;
     let (importance, seconds) = measure(
         model,
         constraints.rules,
@@ -65,15 +87,23 @@ fn calibrate(
     )
     .with_context(|| path.display().to_string())?;
     warn_of_zero_rows(&importance, printing);
-    Ok((importance, CalibrationReport::new(&set, seconds)))
+    let mut report = CalibrationReport::new(&set, seconds);
+    if let Some(known) = known {
+        report.scored = Some(known.model());
+        known.keep(input, &report, |key, path, source, measured| {
+            Entry::of_blocks(key, path, source, measured, &importance)
+        });
+    }
+    Ok((importance, report))
 }
 
-/// Loads the model at `path`, and cuts the text into windows for it.
+/// Loads the model of `input`, and cuts the text into windows for it.
 fn load_and_cut(
-    path: &Path,
+    input: &Input,
     options: &Calibration,
     printing: &Printing,
 ) -> Result<(ggml::Model, CalibrationSet)> {
+    let path = input.path();
     let texts = Texts::read(options.source.clone())?;
     let at_path = || path.display().to_string();
     let backend = Backend::init();
@@ -84,7 +114,7 @@ fn load_and_cut(
     ggml::log::echo(printing.verbose);
     let engine = ggml::Model::load(
         backend,
-        path,
+        input.for_llama()?,
         ModelOptions {
             gpu_layers: options.gpu_layers,
             ..ModelOptions::default()
@@ -169,6 +199,27 @@ fn warn_of_zero_rows(importance: &Importance, printing: &Printing) {
     if rows > 0 && !printing.quiet {
         eprintln!(
             "gguf-shorten: note: {rows} hidden states of a token are all zeros and take no part in the scores"
+        );
+    }
+}
+
+/// Says how a file of Ollama's own layout is read.
+fn note_layout(input: &Input, printing: &Printing) {
+    if let Some(restated) = input.restated()
+        && !printing.quiet
+    {
+        let left_out = match restated.left_out.len() {
+            0 => String::new(),
+            n => format!(
+                "; {n} tensors of {} are left out: they are not of the text part, which alone llama.cpp reads",
+                DecimalBytes(restated.n_bytes_left_out())
+            ),
+        };
+        eprintln!(
+            "gguf-shorten: note: {} is in Ollama's own layout '{}' and is read as '{}'{left_out}",
+            input.path().display(),
+            restated.found,
+            restated.stock
         );
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
 
-use super::{calibrate, check_json, print};
+use super::{calibrate, check_json, note_layout, print};
 use crate::cli::ScoreArgs;
 use crate::input::Input;
 use crate::model::Model;
@@ -24,10 +24,11 @@ pub fn run(args: &ScoreArgs) -> Result<()> {
     let at_path = || args.model.display().to_string();
     let model = Model::new(input.parse()?).with_context(at_path)?;
     let constraints = Constraints::of(&model).with_context(at_path)?;
+    note_layout(&input, &printing);
     let (importance, calibration) = calibrate(
         &model,
         &constraints,
-        input.path(),
+        &input,
         &options,
         &printing,
         args.sub_blocks,
@@ -36,7 +37,7 @@ pub fn run(args: &ScoreArgs) -> Result<()> {
     let report = Report {
         gguf_shorten: env!("CARGO_PKG_VERSION"),
         llama_cpp: ggml::backend::llama_cpp_version(),
-        model: ModelReport::new(&model, input.path(), blake3),
+        model: ModelReport::of(&model, &input, blake3),
         calibration: Some(calibration),
         method: Method::Bi.to_string(),
         search: None,

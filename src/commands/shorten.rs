@@ -7,8 +7,10 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::measured::{self, Request};
-use super::{calibrate, check_json, print};
+use super::ollama::Creation;
+use super::{calibrate, check_json, note_layout, print};
 use crate::beside::{ImatrixFile, stale};
+use crate::cache::Cache;
 use crate::commit::Staged;
 use crate::companion::Companion;
 use crate::error::Hint;
@@ -23,8 +25,8 @@ use crate::plan::{
 };
 use crate::progress::{self, Unit};
 use crate::report::{
-    CalibrationReport, ImatrixReport, ModelReport, OutputReport, PartReport, Report, SearchReport,
-    block_list, block_rows,
+    CalibrationReport, ImatrixReport, ModelReport, OllamaReport, OutputReport, PartReport, Report,
+    SearchReport, block_list, block_rows, restated_changes,
 };
 use crate::save::{Naming, Target, Written};
 
@@ -53,8 +55,12 @@ pub fn run(options: &Shorten) -> Result<()> {
         .as_ref()
         .map(|file| file.parse(&model))
         .transpose()?;
+    let creation = Creation::plan(&model, &input, target.as_ref(), options)?;
+    note_layout(&input, &options.printing);
     let selection = select(&model, &constraints, &input, options)?;
-    let plan = |parent_blake3| {
+    let scored = selection.calibration.as_ref().and_then(|of| of.scored);
+    let plan = |parent_blake3: blake3::Hash| {
+        check_scored(scored, parent_blake3, &input).with_context(at_path)?;
         let provenance = Provenance {
             parent_blake3,
             method: selection.method.clone(),
@@ -86,6 +92,9 @@ pub fn run(options: &Shorten) -> Result<()> {
             beside.push(file.stage(&planned, options.force)?);
         }
     }
+    if let (Some(creation), Some(_)) = (&creation, &target) {
+        beside.push(creation.stage(&input, options.force)?);
+    }
     let mut blake3 = None;
     let (plan, files, seconds) = match &target {
         Some(target) => {
@@ -93,7 +102,12 @@ pub fn run(options: &Shorten) -> Result<()> {
                 write(target, beside, &input, &model, &plan, &options.printing)?;
             // Read again only for those who ask.
             if options.printing.json.is_some() {
-                blake3 = Some(Input::open(&files[0].path)?.blake3().to_hex().to_string());
+                blake3 = Some(
+                    Input::open_file(&files[0].path)?
+                        .blake3()
+                        .to_hex()
+                        .to_string(),
+                );
             }
             let report = |file: Written| PartReport {
                 path: Some(file.path.display().to_string()),
@@ -136,10 +150,31 @@ pub fn run(options: &Shorten) -> Result<()> {
             model.architecture()
         );
     }
+    let mut ollama = None;
+    let mut failure = None;
+    if let Some(creation) = &creation {
+        if !options.printing.quiet {
+            for note in creation.notes() {
+                eprintln!("gguf-shorten: note: {note}");
+            }
+        }
+        let created = match &target {
+            Some(_) => creation.run(&options.printing).unwrap_or_else(|error| {
+                failure = Some(error);
+                false
+            }),
+            None => false,
+        };
+        ollama = Some(OllamaReport {
+            name: creation.name().to_owned(),
+            modelfile: creation.path().display().to_string(),
+            created,
+        });
+    }
     let report = Report {
         gguf_shorten: env!("CARGO_PKG_VERSION"),
         llama_cpp: ggml::backend::llama_cpp_version(),
-        model: ModelReport::new(&model, input.path(), Some(plan.provenance.parent_blake3)),
+        model: ModelReport::of(&model, &input, Some(plan.provenance.parent_blake3)),
         calibration: selection.calibration,
         method: selection.method,
         search: selection.search,
@@ -169,10 +204,29 @@ pub fn run(options: &Shorten) -> Result<()> {
             seconds,
             parts: files,
             imatrix: imatrix_report,
-            changes: plan.changes,
+            ollama,
+            changes: [plan.changes, restated_changes(&input)].concat(),
         }),
     };
-    print(&report, &options.printing)
+    print(&report, &options.printing)?;
+    failure.map_or(Ok(()), Err)
+}
+
+/// Checks that the scores are of the model that is written: its hash was remembered where they come from the cache, and it may
+/// have been changed since it was read.
+fn check_scored(scored: Option<blake3::Hash>, parent: blake3::Hash, input: &Input) -> Result<()> {
+    // Of a draft.
+    let is_draft = parent == blake3::Hash::from_bytes([0; blake3::OUT_LEN]);
+    if scored.is_some_and(|scored| scored != parent) && !is_draft {
+        if let Some(cache) = Cache::of_user(true) {
+            cache.forget(input);
+        }
+        bail!(
+            anyhow::anyhow!("is not the model that was scored: it was changed in place")
+                .context(Hint("the next run scores it anew".to_owned()))
+        );
+    }
+    Ok(())
 }
 
 fn constraints(model: &Model<'_>, options: &Shorten) -> Result<Constraints> {
@@ -241,7 +295,7 @@ fn select(
             let (importance, calibration) = calibrate(
                 model,
                 constraints,
-                input.path(),
+                input,
                 &options.calibration,
                 &options.printing,
                 needs_scores(&options.attention),
@@ -265,7 +319,7 @@ fn select(
             let chosen = measured::choose(
                 model,
                 constraints,
-                input.path(),
+                input,
                 &request,
                 &options.calibration,
                 &options.printing,

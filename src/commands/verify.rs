@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use ggml::log;
 
-use super::{check_json, print_json, to_stdout};
+use super::{check_json, note_layout, print_json, to_stdout};
 use crate::gguf::{self, Quoted};
 use crate::input::Input;
 use crate::model::Model;
@@ -13,6 +13,7 @@ use crate::options::{Printing, Verify};
 use crate::oracle::{self, Run, Silence};
 use crate::plan::{ChangeKind, Constraints, TensorChange};
 use crate::progress::{self, Unit};
+use crate::report::ModelReport;
 use crate::report::verification::{VerifyReport, screen};
 use crate::verify::{Verification, verify};
 
@@ -34,6 +35,7 @@ pub fn run(options: &Verify) -> Result<()> {
         oracle::check(&parent).with_context(at_parent)?;
     }
 
+    note_layout(&input, &options.printing);
     let start = Instant::now();
     let verification = compare(&parent, &constraints, &files, options).with_context(at_output)?;
     let seconds = start.elapsed().as_secs_f64();
@@ -45,13 +47,14 @@ pub fn run(options: &Verify) -> Result<()> {
         // What llama.cpp makes of a file that is not as planned proves nothing.
         _ => None,
     };
-    let report = VerifyReport::new(
+    let mut report = VerifyReport::new(
         &verification,
         (&files, output.path()),
         (&parent, input.path()),
         run,
         seconds,
     );
+    report.parent = ModelReport::of(&parent, &input, Some(verification.parent_blake3));
     print(&report, &options.printing)?;
     if !report.verified {
         bail!("{}: {}", at_output(), verdict(&report));

@@ -19,7 +19,7 @@ use crate::support::{load, shorten};
 const WINDOW: usize = 40;
 
 /// A model that takes any text: its vocabulary is the 256 bytes, in the form of SentencePiece.
-fn byte_model<'s>(architecture: &'s str, n_blocks: u32) -> Spec<'s> {
+pub fn byte_model<'s>(architecture: &'s str, n_blocks: u32) -> Spec<'s> {
     let mut spec = Spec::new(architecture, n_blocks);
     let tokens: Vec<String> = (0..N_VOCAB).map(|byte| format!("<0x{byte:02X}>")).collect();
     const BYTE: i32 = 6;
