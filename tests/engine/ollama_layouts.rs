@@ -217,7 +217,6 @@ fn twins() -> Vec<Twin> {
         },
         Twin {
             n_blocks: 16,
-            tensors: &[(".ffn_down_exps.scale", ".ffn_gate_inp.per_expert_scale")],
             has_vision: true,
             ..twin("gemma4", "gemma4")
         },
