@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
+use etcetera::BaseStrategy;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -129,6 +130,20 @@ struct Identity {
     touched: (i64, i64),
 }
 
+/// The folder that `GGUF_SHORTEN_CACHE` names, else that of this program in the platform's folder for caches.
+///
+/// # Errors
+/// A user without a home.
+pub fn default_folder() -> Result<PathBuf> {
+    let named = std::env::var_os(FOLDER).filter(|folder| !folder.is_empty());
+    Ok(match named {
+        Some(folder) => PathBuf::from(folder),
+        None => etcetera::choose_base_strategy()?
+            .cache_dir()
+            .join("gguf-shorten"),
+    })
+}
+
 /// A file of the cache, as `cache list` shows it.
 pub struct Listed {
     /// Its bytes.
@@ -149,17 +164,8 @@ impl Cache {
     /// The user's cache. `None` if the system knows no place for one.
     #[must_use]
     pub fn of_user(quiet: bool) -> Option<Self> {
-        let named = std::env::var_os(FOLDER).filter(|folder| !folder.is_empty());
-        let folder = match named {
-            Some(folder) => PathBuf::from(folder),
-            None => {
-                use etcetera::BaseStrategy;
-                let base = etcetera::choose_base_strategy().ok()?;
-                base.cache_dir().join("gguf-shorten")
-            }
-        };
         Some(Self {
-            folder,
+            folder: default_folder().ok()?,
             quiet,
             has_spoken: Cell::new(false),
         })

@@ -150,6 +150,26 @@ impl CalibrationSet {
         })
     }
 
+    /// What lies behind the first `n_windows`, or `None` if fewer than `least` windows do. The fingerprint is that of the
+    /// tokens that are left: their text is no whole one.
+    #[must_use]
+    pub fn behind(&self, n_windows: usize, least: usize) -> Option<Self> {
+        let left = self.tokens.get(n_windows.checked_mul(self.window)?..)?;
+        if left.len() < least.max(1).checked_mul(self.window)? {
+            return None;
+        }
+        let mut hasher = blake3::Hasher::new();
+        for token in left {
+            hasher.update(&token.to_le_bytes());
+        }
+        Some(Self {
+            source: self.source.clone(),
+            blake3: hasher.finalize(),
+            tokens: left.to_vec(),
+            ..*self
+        })
+    }
+
     /// The windows, in order.
     pub fn windows(&self) -> impl ExactSizeIterator<Item = &[Token]> {
         self.tokens.chunks_exact(self.window)
@@ -247,6 +267,19 @@ mod tests {
         assert_eq!(set.n_tokens(), 6);
         let set = CalibrationSet::new(&texts(&["abcdefgh"]), cut(3, 5), &bytes).unwrap();
         assert_eq!(windows(&set), ["abc"]);
+    }
+
+    #[test]
+    fn what_lies_behind_has_a_fingerprint_of_its_own() {
+        let set = CalibrationSet::new(&texts(&["abcdefgh"]), cut(2, 8), &bytes).unwrap();
+        let behind = set.behind(1, 2).unwrap();
+        assert_eq!(windows(&behind), ["cd", "ef", "gh"]);
+        assert_ne!(behind.blake3, set.blake3);
+        assert_ne!(behind.blake3, set.behind(2, 2).unwrap().blake3);
+        assert!(
+            set.behind(3, 2).is_none() && set.behind(4, 1).is_none() && set.behind(9, 0).is_none()
+        );
+        assert!(set.behind(usize::MAX, 1).is_none());
     }
 
     #[test]

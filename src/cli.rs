@@ -3,10 +3,14 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use ggml::FileType;
 
-use crate::options::{BlockList, ByteSize, HealArg};
+use crate::batch::flags::Flags;
+use crate::batch::share::Task;
+use crate::options::{BlockList, ByteSize, DropList, HealArg, PageFormat};
 use crate::plan::{Budget, Method};
 use crate::search::Objective;
+use crate::search::goal::{KlLimit, PerplexityLimit};
 
 /// Make a GGUF model shorter
 ///
@@ -48,6 +52,12 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Measure how well a model predicts text, how far it is from its parent, and how fast it is
     Eval(EvalArgs),
+    /// Compare size, quality and speed of several files, or of one with fewer blocks and in smaller types
+    Compare(CompareArgs),
+    /// Shorten many models in one run that can be stopped and gone on with
+    Batch(BatchArgs),
+    /// Show saved results on one page, with charts and tables
+    Report(ReportArgs),
     /// List or clear the cache of scores
     Cache {
         /// What to do
@@ -84,13 +94,15 @@ pub struct ShortenArgs {
     #[arg(
         long,
         value_name = "N|P%",
-        required_unless_present_any = ["blocks", "drop_mtp", "drop_attention", "attention_blocks"],
+        required_unless_present_any = [
+            "blocks", "drop_mtp", "drop_attention", "attention_blocks", "target_size", "max_ppl", "max_kl", "objective"
+        ],
         conflicts_with = "blocks"
     )]
     pub drop: Option<Budget>,
 
     /// Remove exactly these blocks, 0-based, such as 21-29,31 (no calibration)
-    #[arg(long, value_name = "LIST", conflicts_with_all = ["keep", "method"])]
+    #[arg(long, value_name = "LIST", conflicts_with_all = ["keep", "method", "objective"])]
     pub blocks: Option<BlockList>,
 
     /// Drop the blocks for multi-token prediction (MTP, NextN) at the end too, or with neither --drop nor --blocks only them
@@ -113,9 +125,9 @@ pub struct ShortenArgs {
     #[arg(long, value_enum, default_value_t = Method::Bi)]
     pub method: Method,
 
-    /// What methods ablate and search make small
-    #[arg(long, value_enum, default_value_t = Objective::Kl)]
-    pub objective: Objective,
+    /// What methods ablate and search make small [default: kl; ppl with --max-ppl]
+    #[arg(long, value_enum)]
+    pub objective: Option<Objective>,
 
     /// What makes up for the removed blocks
     #[arg(long, value_enum, default_value_t = HealArg::None)]
@@ -150,14 +162,26 @@ pub struct ShortenArgs {
     /// `ollama create NAME` if there is an Ollama
     #[arg(long, value_name = "NAME", conflicts_with_all = ["split_max_size", "keep_split"])]
     pub ollama: Option<String>,
+    /// Also write a model card, ready to publish with the output: measures quality and speed of output and input, on the
+    /// text behind what chose the blocks
+    #[arg(long, value_name = "FILE.md", conflicts_with = "dry_run")]
+    pub card: Option<PathBuf>,
 
     /// Overwrite the output if it exists
     #[arg(long)]
     pub force: bool,
 
+    /// Write nothing that would leave less than this free on the disk of the output, such as 2G
+    #[arg(long, value_name = "SIZE")]
+    pub min_free: Option<ByteSize>,
+
     /// Say what would be done, and write nothing
     #[arg(long)]
     pub dry_run: bool,
+
+    /// Goals.
+    #[command(flatten)]
+    pub goal: GoalArgs,
 
     /// Calibration.
     #[command(flatten)]
@@ -166,6 +190,48 @@ pub struct ShortenArgs {
     /// Output.
     #[command(flatten)]
     pub common: CommonArgs,
+}
+
+/// Goals in place of a number of blocks, and what a measured search needs.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Goals and search")]
+pub struct GoalArgs {
+    /// Remove as few blocks as bring the output to this size, such as 4GiB or 500M, all its files together
+    #[arg(
+        long,
+        value_name = "SIZE",
+        conflicts_with_all = ["drop", "blocks", "drop_attention", "attention_blocks", "max_ppl", "max_kl"]
+    )]
+    pub target_size: Option<ByteSize>,
+
+    /// Remove as many blocks as keep the perplexity of the calibration text within that of the model and this, such as +10%,
+    /// or within a value such as 25.3
+    #[arg(
+        long,
+        value_name = "+P%|X",
+        conflicts_with_all = ["drop", "blocks", "drop_attention", "attention_blocks", "max_kl"]
+    )]
+    pub max_ppl: Option<PerplexityLimit>,
+
+    /// Remove as many blocks as keep the mean KL divergence from the model's predictions within this, in nats
+    #[arg(
+        long,
+        value_name = "X",
+        conflicts_with_all = ["drop", "blocks", "drop_attention", "attention_blocks"]
+    )]
+    pub max_kl: Option<KlLimit>,
+
+    /// Tasks for --objective task: HellaSwag in llama.cpp's text form, or JSON lines in the shape of ARC or MMLU
+    #[arg(long, value_name = "FILE")]
+    pub task_file: Option<PathBuf>,
+
+    /// How many tasks of that file each candidate does, from its start [default: 50]
+    #[arg(long, value_name = "N", requires = "task_file")]
+    pub tasks: Option<usize>,
+
+    /// Folder for what a measured search needs to go on after an interrupt [default: that of the system for caches]
+    #[arg(long, value_name = "DIR")]
+    pub scratch: Option<PathBuf>,
 }
 
 /// Arguments of `score`.
@@ -177,6 +243,10 @@ pub struct ScoreArgs {
     /// Score attention and feed-forward network of every block apart, too
     #[arg(long)]
     pub sub_blocks: bool,
+
+    /// Also measure how alike the hidden states between any two blocks are, for `report`'s heat map
+    #[arg(long)]
+    pub pairs: bool,
 
     /// Calibration.
     #[command(flatten)]
@@ -263,6 +333,141 @@ pub struct EvalArgs {
     /// Output.
     #[command(flatten)]
     pub common: CommonArgs,
+}
+
+/// Arguments of `compare`.
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    /// The models; the first is the parent unless --parent names it; of a split model, any of its parts
+    #[arg(value_name = "MODEL", required_unless_present = "parent")]
+    pub models: Vec<PathBuf>,
+
+    /// What all are compared with, of the same vocabulary [default: the first model]
+    #[arg(long, value_name = "MODEL")]
+    pub parent: Option<PathBuf>,
+
+    /// Also the parent without this many blocks, for each number of a list such as 1..9 or 1,3,7 or 10%,25%; nothing is
+    /// written
+    #[arg(long, value_name = "LIST")]
+    pub drop: Option<DropList>,
+
+    /// Also the parent in these types of llama-quantize, such as Q6_K,Q4_K_M,Q3_K_M,Q2_K
+    #[arg(long, value_name = "TYPES", value_delimiter = ',')]
+    pub requantize: Vec<FileType>,
+
+    /// Folder for the file that --requantize needs as long as it is evaluated [default: that of the parent; of one named in a
+    /// store, the system's for temporary files]
+    #[arg(long, value_name = "DIR", requires = "requantize")]
+    pub scratch: Option<PathBuf>,
+
+    /// How --drop chooses the blocks [default: bi]
+    #[arg(long, value_enum, requires = "drop")]
+    pub method: Option<Method>,
+
+    /// What methods ablate and search make small [default: kl]
+    #[arg(long, value_enum, requires = "drop")]
+    pub objective: Option<Objective>,
+
+    /// Never remove these blocks
+    #[arg(long, value_name = "LIST", requires = "drop")]
+    pub keep: Option<BlockList>,
+
+    /// Drop the blocks for multi-token prediction (MTP, NextN) at the end too
+    #[arg(long, requires = "drop")]
+    pub drop_mtp: bool,
+
+    /// Only sets that keep a pattern of sliding windows or recurrent blocks as older llama.cpp has it built in
+    #[arg(long, requires = "drop", conflicts_with = "trust_any_cut")]
+    pub portable: bool,
+
+    /// Take any cut, and an architecture or per-block metadata that is not known, on your word
+    #[arg(long, requires = "drop")]
+    pub trust_any_cut: bool,
+
+    /// Text that --drop chooses the blocks on, repeatable [default: the text built into the program]
+    #[arg(long, value_name = "FILE", requires = "drop")]
+    pub choose_on: Vec<PathBuf>,
+
+    /// How much of that text to use, in tokens from its start [default: 8192]
+    #[arg(long, value_name = "N", requires = "drop")]
+    pub choose_tokens: Option<usize>,
+
+    /// Choose anew, and keep nothing in the cache of scores
+    #[arg(long, requires = "drop")]
+    pub no_cache: bool,
+
+    /// What is scored.
+    #[command(flatten)]
+    pub text: TextArgs,
+
+    /// Output.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// Arguments of `batch`.
+#[derive(Debug, Args)]
+pub struct BatchArgs {
+    /// Models: files, folders with all folders in them, patterns such as 'models/**/*Q4*.gguf', lists of those (@FILE, one a
+    /// line)
+    #[arg(value_name = "PATH", required = true)]
+    pub paths: Vec<PathBuf>,
+
+    /// The folder of the shorter models and of the results; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub out_dir: PathBuf,
+
+    /// Options of single models: a TOML file with a table for each pattern of names, and flags of the main job as keys
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// What is put behind the name of a model, before .gguf [default: -drop9 of --drop 9, -drop25pct of --drop 25%, else -short]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub suffix: Option<String>,
+
+    /// Where results are kept, as JSON lines [default: results.jsonl in the folder of outputs]
+    #[arg(long, value_name = "FILE")]
+    pub results: Option<PathBuf>,
+
+    /// How many models at a time; each gets its share of the cores [default: one for every 4 cores, 4 at most]
+    #[arg(short, long, value_name = "N")]
+    pub jobs: Option<usize>,
+
+    /// Do again what is done
+    #[arg(long)]
+    pub redo: bool,
+
+    /// Take this share of the models, as I/N, of tasks 1/N to N/N [default: that of Slurm's array variables, if they are set]
+    #[arg(long, value_name = "I/N")]
+    pub task: Option<Task>,
+
+    /// The main job's flags.
+    #[command(flatten)]
+    pub flags: Flags,
+
+    /// Output.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// Arguments of `report`.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Saved results: what --json wrote, of any commands, and the lines of a batch; @FILE is a list of such files, one a line
+    #[arg(required = true, value_name = "RESULT")]
+    pub results: Vec<PathBuf>,
+
+    /// Where the page goes; - is stdout; for svg a file for all charts, or a folder for a file of each
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+
+    /// What it is written as [default: what the name of FILE ends in, else html]
+    #[arg(long, value_enum)]
+    pub format: Option<PageFormat>,
+
+    /// No notes
+    #[arg(short, long)]
+    pub quiet: bool,
 }
 
 /// The text that is scored.

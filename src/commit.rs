@@ -50,6 +50,34 @@ pub fn interrupt() -> &'static str {
 /// What the names of temporary files begin and end with.
 pub(crate) const TEMPORARY: (&str, &str) = (".gguf-shorten-", ".tmp");
 
+/// What the names of temporary files of one process begin with.
+fn temporary_prefix(process: u32) -> String {
+    format!("{}{process}-", TEMPORARY.0)
+}
+
+/// Removes the temporary files that a process has left in `folder` which ended without a chance to: it was killed. On another
+/// machine a process of the same number may be writing there; its files are locked, and stay.
+pub fn remove_left_by(process: u32, folder: &Path) {
+    let prefix = temporary_prefix(process);
+    let Ok(entries) = fs::read_dir(folder) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if !name.starts_with(&prefix) || !name.ends_with(TEMPORARY.1) {
+            continue;
+        }
+        let file = File::open(entry.path());
+        let is_locked =
+            file.is_ok_and(|file| matches!(file.try_lock(), Err(fs::TryLockError::WouldBlock)));
+        if !is_locked {
+            // It may be gone by now; there is nobody to tell.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// A file that is being written beside its place. Dropped, it is removed.
 #[derive(Debug)]
 pub struct Staged {
@@ -69,10 +97,12 @@ impl Staged {
     pub fn new(path: &Path, overwrite: bool, permissions: Permissions) -> io::Result<Self> {
         let mut unfinished = unfinished();
         let temporary = tempfile::Builder::new()
-            .prefix(TEMPORARY.0)
+            .prefix(&temporary_prefix(std::process::id()))
             .suffix(TEMPORARY.1)
             .permissions(permissions)
             .tempfile_in(folder_of(path))?;
+        // Shows that its process lives, also on another machine; not every file system knows locks.
+        let _ = temporary.as_file().try_lock();
         unfinished.insert(temporary.path().to_owned());
         Ok(Self {
             listed: Listed(temporary.path().to_owned()),
@@ -86,6 +116,12 @@ impl Staged {
     #[must_use]
     pub fn file(&self) -> &File {
         self.temporary.as_file()
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn temporary(&self) -> &Path {
+        self.temporary.path()
     }
 
     /// Where it will go.
@@ -349,6 +385,24 @@ mod tests {
             commit(files.into()).unwrap_err();
             assert_eq!(folder.all(), pairs(&[(taken, "another's")]));
         }
+    }
+
+    #[test]
+    fn what_a_killed_process_has_left_is_removed_and_what_is_locked_is_not() {
+        let folder = Folder::new(&[
+            (".gguf-shorten-7-x.tmp", "left"),
+            (".gguf-shorten-77-x.tmp", ""),
+        ]);
+        let locked = fs::File::create(folder.path(".gguf-shorten-7-y.tmp")).unwrap();
+        locked.lock().unwrap();
+        remove_left_by(7, folder.0.path());
+        let left = folder.all().into_iter().map(|(name, _)| name);
+        let expected = [".gguf-shorten-7-y.tmp", ".gguf-shorten-77-x.tmp"];
+        assert_eq!(left.collect::<Vec<_>>(), expected);
+        let staged = folder.staged("a", true);
+        let path = staged.listed.0.clone();
+        remove_left_by(std::process::id(), folder.0.path());
+        assert!(path.exists());
     }
 
     #[test]

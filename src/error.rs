@@ -27,6 +27,18 @@ impl fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
+/// The run was stopped by the user: exit status 130.
+#[derive(Debug)]
+pub struct Interrupted(pub String);
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
 /// The error on one line, without hints: the contexts from outside in, then the cause.
 #[must_use]
 pub fn message(error: &anyhow::Error) -> String {
@@ -40,6 +52,19 @@ pub fn message(error: &anyhow::Error) -> String {
         }
     }
     links.join(": ")
+}
+
+/// What is wrong with arguments, on one line.
+#[must_use]
+pub fn of_arguments(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let lines = text.lines().take_while(|line| !line.is_empty());
+    let message: Vec<&str> = lines.map(str::trim).collect();
+    let message = message.join(" ");
+    message
+        .strip_prefix("error: ")
+        .unwrap_or(&message)
+        .to_owned()
 }
 
 /// The remedy, if one is known.

@@ -9,6 +9,8 @@ use rayon::prelude::*;
 
 use crate::commit;
 use crate::hidden_state::Token;
+use crate::llama;
+use crate::model::Model;
 use crate::quality::choice::{Accuracy, Sequences, best, mean_log_probability};
 use crate::quality::log_softmax::Row;
 use crate::quality::{ScoredLogits, scored};
@@ -22,6 +24,34 @@ const SPEED_WINDOWS: usize = 2;
 
 /// Tokens that are generated to measure the speed of decoding.
 const SPEED_TOKENS: usize = 48;
+
+/// Checks that `model` predicts each token from those before it alone.
+///
+/// # Errors
+/// A model whose tokens see those behind them; one that llama.cpp never ends evaluating.
+pub fn check_causal(model: &Model<'_>) -> Result<()> {
+    llama::check_ends(model)?;
+    let key = format!("{}.attention.causal", model.architecture());
+    if let Some(entry) = model.metadata().get(&key) {
+        ensure!(
+            entry.value().as_bool()?,
+            "metadata '{key}' is false: every token sees those behind it, so predictions cannot be scored"
+        );
+    }
+    Ok(())
+}
+
+/// Checks that a loaded model predicts the next token.
+///
+/// # Errors
+/// A diffusion model.
+pub fn check_predicts(engine: &ggml::Model) -> Result<()> {
+    ensure!(
+        !engine.is_diffusion(),
+        "the model fills in masked tokens instead of predicting the next one, so predictions cannot be scored"
+    );
+    Ok(())
+}
 
 /// The first difference between the vocabularies of two models; `None` if there is none.
 ///

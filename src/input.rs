@@ -10,6 +10,7 @@ use crate::error::Hint;
 use crate::gguf;
 use crate::part_name::Prefix;
 use crate::restate::{self, Reading, Restated};
+use crate::stamp::Stamp;
 use crate::stores::{self, ollama};
 use crate::temporary::Temporary;
 
@@ -19,6 +20,8 @@ pub struct Part {
     pub path: PathBuf,
     /// Its bytes.
     pub mapping: Mapping,
+    /// What it was when it was opened.
+    stamp: Stamp,
 }
 
 /// The mapped files of one model, in order.
@@ -187,6 +190,17 @@ impl Input {
         hasher.finalize()
     }
 
+    /// Checks that every file is still there, the same, and that no byte was written to it since it was opened: else what was
+    /// read at different times, by llama.cpp too, may not belong together.
+    ///
+    /// # Errors
+    /// The first file that is gone or not the same.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.parts
+            .iter()
+            .try_for_each(|part| part.stamp.check(&part.path))
+    }
+
     fn check_tensor_count(&self) -> Result<()> {
         let files = self.parse()?;
         let found: usize = files.iter().map(|file| file.tensors().len()).sum();
@@ -205,10 +219,13 @@ impl Input {
 }
 
 fn open_part(path: &Path) -> Result<Part> {
-    let mapping = Mapping::open(path).with_context(|| path.display().to_string())?;
+    let at_path = || path.display().to_string();
+    let mapping = Mapping::open(path).with_context(at_path)?;
+    let stamp = Stamp::of(&mapping.file().metadata().with_context(at_path)?);
     Ok(Part {
         path: path.to_owned(),
         mapping,
+        stamp,
     })
 }
 

@@ -9,14 +9,18 @@
 //!                                                                                +-> Plan -> save
 //! text -> CalibrationSet -> HiddenStates -> Importance (or cache) ---------------+
 //! text -> CalibrationSet -> ScoredLogits -> Quality ----------------------------------------------------> Report
+//! Quality of several models -> comparison (front, verdict) -------------------------------------------> Report
 //! tasks -> Task -> Accuracy ----------------------------------------------------------------------------> Report
 //! Importance, Plan -> Report -> table, JSON
 //! output, parent -> verify (bytes), oracle (logits) -> Report
+//! JSON of Reports -> Saved -> Collection -> pages (HTML, SVG, Markdown, CSV)
+//! metadata, Plan, Report of an evaluation -> Card
 //! ```
 //!
 //! Each type is made once, by a function of the types before it, and not changed afterwards. Only `commands`, `stores`, `input`,
-//! `temporary`, `cache`, `llama`, `evaluator`, `calibration::Texts`, `commit`, `save`, `beside` and `oracle` do I/O; planning and
-//! verifying are pure.
+//! `temporary`, `cache`, `llama`, `evaluator`, `calibration::Texts`, `segment`, `search::journal`, `scratch`, `room`, `commit`,
+//! `save`, `beside`, `oracle`, `stamp` and `batch` do I/O; planning and verifying are pure. A [`batch`] runs this program again for
+//! each of many models.
 //!
 //! # The steps, as a program has them
 //!
@@ -97,6 +101,8 @@ pub mod part_name;
 
 pub mod stores;
 
+pub mod stamp;
+
 pub mod input;
 
 pub mod temporary;
@@ -115,6 +121,8 @@ pub mod calibration;
 
 pub mod hidden_state;
 
+pub mod recoded;
+
 pub mod llama;
 
 pub mod evaluator;
@@ -127,9 +135,13 @@ pub mod score;
 
 pub mod quality;
 
+pub mod comparison;
+
 pub mod tasks;
 
 pub mod angular;
+
+pub mod pairs;
 
 pub mod segment;
 
@@ -138,6 +150,10 @@ pub mod search;
 pub mod plan;
 
 pub mod imatrix;
+
+pub mod scratch;
+
+pub mod room;
 
 pub mod commit;
 
@@ -149,7 +165,15 @@ pub mod verify;
 
 pub mod oracle;
 
+pub mod batch;
+
 pub mod report;
+
+pub mod saved;
+
+pub mod pages;
+
+pub mod card;
 
 pub mod progress;
 

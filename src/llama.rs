@@ -1,15 +1,58 @@
 //! [`HiddenStates`] by llama.cpp: finds the residual stream among the nodes of its graph.
 
+use std::path::Path;
 use std::rc::Rc;
 
 use anyhow::{Error, Result, anyhow, bail, ensure};
-use ggml::{Context, ContextOptions, Flow, Node, Tap, ThreadPool, WindowInput};
+use ggml::{
+    Backend, Context, ContextOptions, Flow, ModelOptions, Node, Tap, ThreadPool, WindowInput,
+};
 
 use crate::arch::{Architecture, Middle, Stream};
 use crate::gguf::Quoted;
 use crate::hidden_state::{HiddenStates, Position, Token, Visitor};
 use crate::model::{BlockId, Model};
 use crate::plan::kinds::Kinds;
+use crate::recoded::Recoded;
+use crate::segment::memory::MemoryFile;
+
+/// Loads the model at `path`, which is `model`, to take scores from: [`Recoded`] where that gains time and the CPU
+/// evaluates all of it, else as it is. `gpu_layers` as in llama.cpp.
+///
+/// # Errors
+/// llama.cpp's reason for not loading it.
+pub fn load_for_scores(
+    model: &Model<'_>,
+    path: &Path,
+    gpu_layers: Option<i32>,
+) -> Result<ggml::Model> {
+    let backend = Backend::init();
+    if gpu_layers == Some(0) || !backend.supports_gpu_offload() {
+        // Whatever keeps it from being recoded, such as no room, does not keep it from being loaded.
+        if let Ok(Some(engine)) = load_recoded(model) {
+            return Ok(engine);
+        }
+    }
+    let options = ModelOptions {
+        gpu_layers,
+        ..ModelOptions::default()
+    };
+    Ok(ggml::Model::load(backend, path, options)?)
+}
+
+fn load_recoded(model: &Model<'_>) -> Result<Option<ggml::Model>> {
+    let Some(recoded) = Recoded::of(model)? else {
+        return Ok(None);
+    };
+    let file = MemoryFile::of_layout(&recoded.layout, &mut |i, out| recoded.write(model, i, out))?;
+    // Not mapped: the file in memory goes as soon as the weights are where llama.cpp wants them.
+    let options = ModelOptions {
+        no_mmap: true,
+        ..ModelOptions::default()
+    };
+    let engine = ggml::Model::load(Backend::init(), &file.path, options)?;
+    Ok(Some(engine))
+}
 
 /// How the stream between the halves of a model's blocks is found.
 #[derive(Clone, Debug)]

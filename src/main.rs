@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 use gguf_shorten::cli::{Cli, Command};
-use gguf_shorten::options::{Eval, Shorten, Verify};
-use gguf_shorten::{commands, commit, error};
+use gguf_shorten::options::{Compare, Eval, Shorten, Verify};
+use gguf_shorten::{batch, commands, commit, error};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -17,6 +17,10 @@ fn main() -> ExitCode {
     ggml::limits::report_file_size_limit();
     // An interrupt ends the process; all that there is to undo is a file that is half written.
     let handler = ctrlc::set_handler(|| {
+        // A batch stops its children, and ends by itself.
+        if batch::child::stop_all() {
+            return;
+        }
         let output = commit::interrupt();
         // Off the line of a progress bar.
         let line = if std::io::stderr().is_terminal() {
@@ -27,6 +31,7 @@ fn main() -> ExitCode {
         say(&format!("{line}gguf-shorten: interrupted; {output}"));
         std::process::exit(130);
     });
+    batch::child::watch_parent();
     match handler.map_err(Into::into).and_then(|()| run(&cli)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -34,7 +39,11 @@ fn main() -> ExitCode {
             if let Some(hint) = error::hint(&failure) {
                 say(&format!("hint: {hint}"));
             }
-            ExitCode::from(if failure.is::<error::Usage>() { 2 } else { 1 })
+            ExitCode::from(match () {
+                () if failure.is::<error::Usage>() => 2,
+                () if failure.is::<error::Interrupted>() => 130,
+                () => 1,
+            })
         }
     }
 }
@@ -50,6 +59,9 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Some(Command::Show(args)) => commands::show::run(args),
         Some(Command::Verify(args)) => commands::verify::run(&Verify::new(args)?),
         Some(Command::Eval(args)) => commands::eval::run(&Eval::new(args)?),
+        Some(Command::Compare(args)) => commands::compare::run(&Compare::new(args)?),
+        Some(Command::Batch(args)) => commands::batch::run(args),
+        Some(Command::Report(args)) => commands::report::run(args),
         Some(Command::Cache { command }) => commands::cache::run(command),
         Some(Command::Completions { shell }) => commands::generate::completions(*shell),
         Some(Command::Man) => commands::generate::man(),
@@ -68,15 +80,7 @@ fn usage(error: &clap::Error) -> ExitCode {
         let _ = error.print();
         return ExitCode::from(2);
     }
-    let text = error.render().to_string();
-    let message: Vec<&str> = text
-        .lines()
-        .take_while(|line| !line.is_empty())
-        .map(str::trim)
-        .collect();
-    let message = message.join(" ");
-    let message = message.strip_prefix("error: ").unwrap_or(&message);
-    say(&format!("gguf-shorten: {message}"));
+    say(&format!("gguf-shorten: {}", error::of_arguments(error)));
     say("hint: gguf-shorten --help lists the arguments");
     ExitCode::from(2)
 }

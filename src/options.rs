@@ -1,19 +1,23 @@
 //! Checked settings made from the arguments: values of flags, and every cross-check between flags.
 
+mod compare;
+
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Result, bail};
 
 use crate::calibration::{DEFAULT_TOKENS, DEFAULT_WINDOW, Source};
-use crate::cli::{CalibrationArgs, CommonArgs, EvalArgs, ShortenArgs, VerifyArgs};
+use crate::cli::{CalibrationArgs, CommonArgs, EvalArgs, ShortenArgs, TextArgs, VerifyArgs};
 use crate::error::Usage;
 use crate::model::{BlockId, MAX_BLOCKS};
 use crate::plan::{Budget, Method, Splitting};
 use crate::quality::MIN_WINDOW;
-use crate::search::Objective;
+use crate::search::{Goal, Objective};
+
+pub use compare::{Compare, DropList, Drops};
 
 /// A list of block numbers such as `21-29,31`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,6 +141,34 @@ pub enum HealArg {
     None,
 }
 
+/// What a page of results is written as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum PageFormat {
+    /// One page with charts and tables that fetches nothing
+    Html,
+    /// The charts alone
+    Svg,
+    /// Tables as Markdown
+    Md,
+    /// The table of all models, with all digits
+    Csv,
+}
+
+impl PageFormat {
+    /// That of a file with this name.
+    #[must_use]
+    pub fn of(path: &Path) -> Option<Self> {
+        let ending = path.extension()?.to_str()?.to_ascii_lowercase();
+        match ending.as_str() {
+            "html" | "htm" => Some(Self::Html),
+            "svg" => Some(Self::Svg),
+            "md" | "markdown" => Some(Self::Md),
+            "csv" => Some(Self::Csv),
+            _ => None,
+        }
+    }
+}
+
 /// Which blocks go.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Choice {
@@ -151,6 +183,17 @@ pub enum Choice {
     Best {
         /// How many.
         budget: Budget,
+        /// By which importance.
+        method: Method,
+        /// Blocks that stay in any case.
+        keep: Option<BlockList>,
+    },
+    /// The best of as many as a goal says.
+    Goal {
+        /// The goal.
+        goal: Goal,
+        /// At most this many.
+        most: Option<Budget>,
         /// By which importance.
         method: Method,
         /// Blocks that stay in any case.
@@ -228,6 +271,25 @@ impl Calibration {
     }
 }
 
+/// The text that is scored, and how.
+fn scored_text(args: &TextArgs) -> Result<Calibration> {
+    let text = Calibration::new(&CalibrationArgs {
+        calibration: args.calibration.clone(),
+        tokens: args.tokens,
+        window: args.window,
+        threads: args.threads,
+        gpu_layers: args.gpu_layers,
+        no_cache: true,
+    })?;
+    if text.window < MIN_WINDOW {
+        bail!(Usage(format!(
+            "--window {} leaves no token to score, expected {MIN_WINDOW} or more",
+            text.window
+        )));
+    }
+    Ok(text)
+}
+
 /// One thread for each physical core that this process may use: two threads of a core slow each other down, and more
 /// threads than cores wait at every barrier of ggml.
 fn default_threads() -> usize {
@@ -276,6 +338,10 @@ pub struct Shorten {
     pub portable: bool,
     /// What methods that measure losses make small.
     pub objective: Objective,
+    /// Tasks that candidates do, and how many at most.
+    pub tasks: Option<(PathBuf, usize)>,
+    /// Where a search keeps what it has measured; `None` for the system's folder for caches.
+    pub scratch: Option<PathBuf>,
     /// Which of those that stay lose their attention.
     pub attention: Choice,
     /// The user answers for the cut.
@@ -288,8 +354,12 @@ pub struct Shorten {
     pub imatrix: Option<(PathBuf, PathBuf)>,
     /// What the output is to be called in Ollama.
     pub ollama: Option<String>,
+    /// A model card, and where it goes.
+    pub card: Option<PathBuf>,
     /// Overwrite the output.
     pub force: bool,
+    /// Bytes that stay free on the output's disk.
+    pub min_free: u64,
     /// Write nothing.
     pub dry_run: bool,
     /// How to calibrate.
@@ -308,14 +378,21 @@ impl Shorten {
         let Some(model) = args.model.clone() else {
             bail!(Usage("a model is needed".to_owned()));
         };
-        let choice = match (&args.blocks, args.drop) {
-            (Some(blocks), _) => Choice::Blocks(blocks.clone()),
-            (None, Some(budget)) => Choice::Best {
+        let goal = goal(args)?;
+        let choice = match (&args.blocks, goal, args.drop) {
+            (Some(blocks), ..) => Choice::Blocks(blocks.clone()),
+            (None, Some(goal), most) => Choice::Goal {
+                goal,
+                most,
+                method: args.method,
+                keep: args.keep.clone(),
+            },
+            (None, None, Some(budget)) => Choice::Best {
                 budget,
                 method: args.method,
                 keep: args.keep.clone(),
             },
-            (None, None) => Choice::Nothing {
+            (None, None, None) => Choice::Nothing {
                 keep: args.keep.clone(),
             },
         };
@@ -346,12 +423,19 @@ impl Shorten {
         if args.output.is_none() && !args.dry_run {
             bail!(Usage("--output is needed".to_owned()));
         }
+        check_tasks(args)?;
         Ok(Self {
             model,
             choice,
             drop_mtp: args.drop_mtp,
             portable: args.portable,
-            objective: args.objective,
+            objective: args.objective.unwrap_or(match args.goal.max_ppl {
+                Some(_) => Objective::Ppl,
+                None => Objective::Kl,
+            }),
+            tasks: (args.goal.task_file.clone())
+                .map(|path| (path, args.goal.tasks.unwrap_or(DEFAULT_SEARCH_TASKS))),
+            scratch: args.goal.scratch.clone(),
             attention,
             trust_any_cut: args.trust_any_cut,
             output: args.output.clone(),
@@ -365,12 +449,63 @@ impl Shorten {
                 _ => None,
             },
             ollama: args.ollama.clone(),
+            card: args.card.clone(),
             force: args.force,
+            min_free: args.min_free.map_or(0, |ByteSize(n_bytes)| n_bytes),
             dry_run: args.dry_run,
             calibration: Calibration::new(&args.calibration)?,
             printing: Printing::new(&args.common),
         })
     }
+}
+
+/// Tasks that each candidate of a search does where the user does not say otherwise: a task takes as long as some windows.
+const DEFAULT_SEARCH_TASKS: usize = 50;
+
+/// The goal that the arguments name, if they name one.
+fn goal(args: &ShortenArgs) -> Result<Option<Goal>> {
+    let goals = &args.goal;
+    let goal = match (goals.target_size, goals.max_ppl, goals.max_kl) {
+        (Some(ByteSize(n_bytes)), ..) => Some(Goal::Size(n_bytes)),
+        (_, Some(limit), _) => Some(Goal::Perplexity(limit)),
+        (.., Some(limit)) => Some(Goal::Kl(limit.0)),
+        _ => None,
+    };
+    if args.objective != Some(Objective::Draft) {
+        return Ok(goal);
+    }
+    if let Some(other) = goal {
+        bail!(Usage(format!(
+            "--objective draft says itself how many blocks go, so --{} has no place beside it",
+            other.flag()
+        )));
+    }
+    if args.drop_attention.is_some() || args.attention_blocks.is_some() {
+        bail!(Usage(
+            "--objective draft measures whole blocks, so no attention goes beside them".to_owned()
+        ));
+    }
+    Ok(Some(Goal::SpeedUp))
+}
+
+/// Checks what belongs to the tasks of a search.
+fn check_tasks(args: &ShortenArgs) -> Result<()> {
+    let is_objective = args.objective == Some(Objective::Task);
+    if is_objective != args.goal.task_file.is_some() {
+        bail!(Usage(
+            "--objective task and --task-file need each other".to_owned()
+        ));
+    }
+    if is_objective && !args.method.needs_losses() {
+        bail!(Usage(format!(
+            "--objective task needs --method search or ablate, which measure, not '{}'",
+            args.method
+        )));
+    }
+    if args.goal.tasks == Some(0) {
+        bail!(Usage("--tasks is at least 1".to_owned()));
+    }
+    Ok(())
 }
 
 /// A verification, checked.
@@ -438,20 +573,7 @@ impl Eval {
     /// # Errors
     /// [`Usage`] for numbers that do not fit together.
     pub fn new(args: &EvalArgs) -> Result<Self> {
-        let text = Calibration::new(&CalibrationArgs {
-            calibration: args.text.calibration.clone(),
-            tokens: args.text.tokens,
-            window: args.text.window,
-            threads: args.text.threads,
-            gpu_layers: args.text.gpu_layers,
-            no_cache: true,
-        })?;
-        if text.window < MIN_WINDOW {
-            bail!(Usage(format!(
-                "--window {} leaves no token to score, expected {MIN_WINDOW} or more",
-                text.window
-            )));
-        }
+        let text = scored_text(&args.text)?;
         if args.tasks.is_some() && args.hellaswag.is_none() && args.multiple_choice.is_none() {
             bail!(Usage(
                 "--tasks needs --hellaswag or --multiple-choice".to_owned()

@@ -66,6 +66,12 @@ impl Prefix {
         self.folder.join(name)
     }
 
+    /// What the names of all parts begin with.
+    #[must_use]
+    pub fn name(&self) -> &std::ffi::OsStr {
+        &self.name
+    }
+
     /// The folder of all parts; empty for the current one.
     #[must_use]
     pub fn folder(&self) -> &Path {

@@ -23,6 +23,7 @@ use crate::plan::{Plan, TensorData};
 pub struct Target {
     naming: Naming,
     overwrite: bool,
+    min_free: u64,
 }
 
 /// Which files an output has, and what they are called.
@@ -42,6 +43,18 @@ pub struct Written {
     /// Its length.
     pub n_bytes: u64,
 }
+
+/// A finished file that is not in its place yet.
+#[derive(Clone, Copy, Debug)]
+pub struct Unplaced<'f> {
+    /// Where it is.
+    pub now: &'f Path,
+    /// Where it will be.
+    pub path: &'f Path,
+}
+
+/// Makes files that tell of the output from its plan and its finished files.
+pub type Tell<'t, 'a> = dyn FnMut(&Plan<'a>, &[Unplaced<'_>]) -> Result<Vec<Staged>> + 't;
 
 impl Naming {
     /// Of an output that the user wants at `path`: of one that is cut into parts this is the prefix of their names, with
@@ -123,7 +136,14 @@ impl Target {
         Ok(Self {
             naming,
             overwrite: force,
+            min_free: 0,
         })
+    }
+
+    /// The same place, on a disk on which so many bytes have to stay free.
+    #[must_use]
+    pub fn leaving(self, min_free: u64) -> Self {
+        Self { min_free, ..self }
     }
 
     /// Where the output goes.
@@ -168,13 +188,38 @@ impl Target {
         plan: &dyn Fn(blake3::Hash) -> Result<Plan<'a>>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<(Plan<'a>, Vec<Written>)> {
-        self.try_save(beside, input, model, plan, progress)
+        self.save_and_tell(
+            beside,
+            &mut |_, _| Ok(Vec::new()),
+            input,
+            model,
+            plan,
+            progress,
+        )
+    }
+
+    /// As [`Target::save_with`]; `tell` sees the finished files before they get to their places, and makes files that tell of
+    /// them, which get to theirs together with them.
+    ///
+    /// # Errors
+    /// As [`Target::save`], and those of `tell`.
+    pub fn save_and_tell<'a>(
+        &self,
+        beside: Vec<Staged>,
+        tell: &mut Tell<'_, 'a>,
+        input: &Input,
+        model: &Model<'a>,
+        plan: &dyn Fn(blake3::Hash) -> Result<Plan<'a>>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(Plan<'a>, Vec<Written>)> {
+        self.try_save(beside, tell, input, model, plan, progress)
             .with_context(|| format!("{}: nothing was written", self.path().display()))
     }
 
     fn try_save<'a>(
         &self,
         beside: Vec<Staged>,
+        tell: &mut Tell<'_, 'a>,
         input: &Input,
         model: &Model<'a>,
         plan: &dyn Fn(blake3::Hash) -> Result<Plan<'a>>,
@@ -184,6 +229,8 @@ impl Target {
         let drafts = self.naming.files(model, &draft)?;
         let permissions = permissions(&input.parts()[0].mapping)?;
         let mut staged = Vec::new();
+        let n_bytes = drafts.iter().map(|(_, part)| part.layout.file_len()).sum();
+        check_free(folder_of(self.path()), n_bytes, self.min_free)?;
         for (path, part) in &drafts {
             if self.naming.prefix.is_some() {
                 // How many there are was not known before.
@@ -193,6 +240,8 @@ impl Target {
             reserve(file.file(), part.layout.file_len())?;
             staged.push(file);
         }
+        // Asked again: another program may have taken its share meanwhile.
+        check_free(folder_of(self.path()), 0, self.min_free)?;
         // The disk, the copying and the hashing do not wait for one another.
         let (to_disk, written) = mpsc::channel();
         let hash =
@@ -227,7 +276,17 @@ impl Target {
             progress(part.layout.data_start().0);
             staged.file().sync_all()?;
         }
+        let unplaced: Vec<Unplaced<'_>> = staged
+            .iter()
+            .map(|file| Unplaced {
+                now: file.temporary(),
+                path: file.path(),
+            })
+            .collect();
+        let telling = tell(&plan, &unplaced)?;
         staged.extend(beside);
+        staged.extend(telling);
+        input.check_unchanged()?;
         commit(staged)?;
         let written = parts.into_iter().map(|(path, part)| Written {
             path,
@@ -409,6 +468,38 @@ fn copy_tensors(
     Ok(())
 }
 
+/// Checks that `n_bytes` can be written to the disk of `folder`, with `min_free` left. What has been reserved is not free.
+///
+/// # Errors
+/// That it cannot be.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub fn check_free(folder: &Path, n_bytes: u64, min_free: u64) -> Result<()> {
+    let Ok(disk) = rustix::fs::statvfs(folder) else {
+        // The disk then shows that it is full while the file is written.
+        return Ok(());
+    };
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    let needed = match (n_bytes, min_free) {
+        (n_bytes, 0) => format!("{n_bytes} bytes are needed"),
+        (0, min_free) => format!("{min_free} bytes are to stay free"),
+        (n_bytes, min_free) => {
+            format!("{n_bytes} bytes are needed and {min_free} are to stay free")
+        }
+    };
+    ensure!(
+        n_bytes.saturating_add(min_free) <= free,
+        "No space left on device: {needed}, but '{}' has {free}",
+        folder.display()
+    );
+    Ok(())
+}
+
+/// Where free space is not known, the disk shows that it is full while the file is written.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub fn check_free(_: &Path, _: u64, _: u64) -> Result<()> {
+    Ok(())
+}
+
 /// Asks the file system for the whole length at once, so that a full disk shows before anything is written.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn reserve(file: &File, len: u64) -> Result<()> {
@@ -463,6 +554,25 @@ pub fn check_text(path: &Path, input: &Input, output: Option<&Path>) -> Result<(
     });
     ensure!(!is_output, "{}: is the output itself", fail());
     check_folder(path)
+}
+
+/// Checks that [`text`] can write at `path`, where the caller knows what may be replaced.
+///
+/// # Errors
+/// What is wrong with the place.
+pub fn check_page(path: &Path) -> Result<()> {
+    let fail = || path.display().to_string();
+    ensure!(
+        path.file_name().is_some() && !ends_in_separator(path),
+        "{}: is not the name of a file",
+        fail()
+    );
+    match std::fs::metadata(path) {
+        Ok(kind) if kind.is_dir() => bail!("{}: is a folder, expected the name of a file", fail()),
+        // A pipe or device.
+        Ok(kind) if !kind.is_file() => Ok(()),
+        _ => check_folder(path),
+    }
 }
 
 /// Checks that a file can be made in the folder of `path`.

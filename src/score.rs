@@ -26,6 +26,6 @@ pub fn score(
         verbose: false,
     };
     let (importance, _) =
-        commands::calibrate(model, constraints, input, options, &printing, false)?;
+        commands::calibrate(model, constraints, input, options, &printing, false, None)?;
     Ok(importance)
 }

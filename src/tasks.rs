@@ -33,6 +33,17 @@ impl Task {
     }
 }
 
+/// Reads tasks of either form: JSON lines where the first text begins as an object does, else HellaSwag.
+///
+/// # Errors
+/// As [`json_lines`] and [`hellaswag`].
+pub fn any(text: &str) -> Result<Vec<Task>> {
+    match text.trim_start().starts_with('{') {
+        true => json_lines(text),
+        false => hellaswag(text),
+    }
+}
+
 /// Reads HellaSwag in llama.cpp's text form.
 ///
 /// # Errors
@@ -298,5 +309,14 @@ mod tests {
             );
         }
         assert_eq!(json_lines("\n \n").unwrap_err().to_string(), "has no task");
+    }
+
+    #[test]
+    fn the_form_is_that_of_the_first_text() {
+        let json = r#"{"question": "Why?", "choices": ["a", "b"], "answer": 1}"#;
+        assert_eq!(any(&format!("\n {json}")).unwrap()[0].choices.len(), 2);
+        assert_eq!(any(TASK).unwrap()[0].choices.len(), 4);
+        assert_eq!(any("{\n").unwrap_err().to_string(), "line 1");
+        assert_eq!(any("").unwrap_err().to_string(), "has no task");
     }
 }

@@ -1,5 +1,5 @@
 #!/bin/sh
-# All tests: those of cargo, then the checks on a real model (real.sh).
+# All tests: those of cargo, then the checks on a real model (real.sh), then those with Slurm (slurm/test.sh).
 #
 #     sh tests/run.sh
 #
@@ -23,15 +23,16 @@ logged() {
 
 # count NAME WORD: adds up the numbers before a word in the closing lines of a log.
 count() {
-    sed -nE "s/^(test result|real): (.* )?([0-9]+) $2.*/\3/p" "$work/$1.log" |
+    sed -nE "s/^(test result|real|slurm): (.* )?([0-9]+) $2.*/\3/p" "$work/$1.log" |
         { n=0; while read -r m; do n=$((n + m)); done; echo $n; }
 }
 
 logged cargo cargo test --release --workspace --no-fail-fast
 logged real sh tests/real.sh
+logged slurm bash tests/slurm/test.sh
 
 passed=0 failed=0 skipped=0
-for name in cargo real; do
+for name in cargo real slurm; do
     n=$(count $name failed)
     # Also what ends without a count has failed: a compiler's error, a crash.
     [ "$(cat "$work/$name.status" 2>/dev/null)" = 0 ] || [ "$n" -gt 0 ] || n=1

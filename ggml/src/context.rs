@@ -96,10 +96,25 @@ impl<'model> Context<'model> {
         window: usize,
         threads: &Rc<ThreadPool>,
     ) -> Result<Self, Error> {
-        let too_large = |what: &str| Error::Context {
-            reason: format!("{what} is too large"),
+        Self::with_outputs(model, window, window, threads)
+    }
+
+    /// As [`Context::with_threads`], for evaluations that want the logits of at most `n_outputs` tokens of a window: room
+    /// for logits is a large part of a context.
+    ///
+    /// # Errors
+    /// As [`Context::new`].
+    pub fn with_outputs(
+        model: &'model Model,
+        window: usize,
+        n_outputs: usize,
+        threads: &Rc<ThreadPool>,
+    ) -> Result<Self, Error> {
+        let too_large = |_| Error::Context {
+            reason: "the window is too large".to_owned(),
         };
-        let n_tokens = u32::try_from(window).map_err(|_| too_large("the window"))?;
+        let n_tokens = u32::try_from(window).map_err(too_large)?;
+        let n_outputs = u32::try_from(n_outputs.max(1)).map_err(too_large)?;
         let state = NonNull::from(Box::leak(Box::new(EvalState {
             tap: None,
             stopped: false,
@@ -113,6 +128,7 @@ impl<'model> Context<'model> {
         params.n_batch = n_tokens;
         params.n_ubatch = n_tokens;
         params.n_seq_max = 1;
+        params.n_outputs_max = n_outputs;
         params.n_threads = threads.n_threads();
         params.n_threads_batch = threads.n_threads();
         params.pooling_type = sys::LLAMA_POOLING_TYPE_NONE;
@@ -136,7 +152,7 @@ impl<'model> Context<'model> {
         unsafe {
             sys::llama_attach_threadpool(raw.as_ptr(), threads.as_ptr(), std::ptr::null_mut());
         }
-        Ok(Self {
+        let context = Self {
             raw,
             state,
             window,
@@ -145,22 +161,36 @@ impl<'model> Context<'model> {
             _threads: Rc::clone(threads),
             _shared: None,
             model: PhantomData,
-        })
+        };
+        if n_outputs < n_tokens && !context.has_memory() {
+            // Every token is an output; see `logits_of`.
+            drop(context);
+            return Self::with_outputs(model, window, window, threads);
+        }
+        Ok(context)
     }
 
-    /// As [`Context::with_threads`], for a model that the context keeps alive.
+    /// Whether the model remembers tokens from one batch to the next: one whose attention looks ahead does not.
+    fn has_memory(&self) -> bool {
+        // SAFETY: the context is alive. Without a memory the pointer is null.
+        let memory = unsafe { sys::llama_get_memory(self.raw.as_ptr()) };
+        !memory.is_null()
+    }
+
+    /// As [`Context::with_outputs`], for a model that the context keeps alive.
     ///
     /// # Errors
     /// As [`Context::new`].
     pub fn of_shared(
         model: &Rc<Model>,
         window: usize,
+        n_outputs: usize,
         threads: &Rc<ThreadPool>,
     ) -> Result<Context<'static>, Error> {
         // SAFETY: the reference is used while the context lives, which holds the model by `_shared`, as the C object
         // has one fixed place.
         let borrowed = unsafe { NonNull::from(Rc::as_ref(model)).as_ref() };
-        let mut context = Context::<'static>::with_threads(borrowed, window, threads)?;
+        let mut context = Context::<'static>::with_outputs(borrowed, window, n_outputs, threads)?;
         context._shared = Some(Rc::clone(model));
         Ok(context)
     }
@@ -249,6 +279,8 @@ impl<'model> Context<'model> {
     ) -> Result<&[f32], Error> {
         assert!(!rows.is_empty(), "the logits of no token");
         let n_rows = rows.len();
+        // Without a memory every token is an output, asked for or not (`llama-context.cpp: llama_context::encode`).
+        let before = if self.has_memory() { 0 } else { rows.start };
         let status = self.decode(batch, Some(rows));
         if status != 0 {
             return Err(evaluate_error(status));
@@ -261,8 +293,9 @@ impl<'model> Context<'model> {
                 reason: "the model gives no logits".to_owned(),
             });
         }
-        // SAFETY: the buffer holds a row of `n_vocab` floats for each token that was requested as an output; it is next
-        // written by an evaluation, which borrows the context mutably.
+        // SAFETY: the buffer holds a row of `n_vocab` floats for each output, and so at least `before + n_rows` of them.
+        let logits = unsafe { logits.add(before * self.n_vocab) };
+        // SAFETY: as above; it is next written by an evaluation, which borrows the context mutably.
         Ok(unsafe { std::slice::from_raw_parts(logits, n_rows * self.n_vocab) })
     }
 
@@ -308,7 +341,7 @@ impl<'model> Context<'model> {
             logits: outputs.as_mut_ptr(),
         };
         log::clear();
-        // SAFETY: the context is alive. A model without a memory (an encoder) returns null.
+        // SAFETY: the context is alive.
         let memory = unsafe { sys::llama_get_memory(self.raw.as_ptr()) };
         if !memory.is_null() {
             // SAFETY: belongs to the living context.

@@ -28,6 +28,11 @@ pub enum Error {
         /// llama.cpp's reason.
         reason: String,
     },
+    /// A model could not be quantized.
+    Quantize {
+        /// llama.cpp's reason.
+        reason: String,
+    },
     /// A path that cannot be passed to C.
     Path,
     /// A graph node whose values cannot be read as numbers.
@@ -53,6 +58,7 @@ impl fmt::Display for Error {
                     "llama.cpp could not evaluate a window (status {status}): {reason}"
                 )
             }
+            Self::Quantize { reason } => write!(f, "llama.cpp could not quantize: {reason}"),
             Self::Path => f.write_str("the path has a NUL byte or is not valid text"),
             Self::Node { name, tensor_type } => write!(
                 f,

@@ -14,6 +14,7 @@
 //! - [`threadpool`]: the threads that evaluate.
 //! - [`context`]: evaluation of one window of tokens, tapped or for its logits.
 //! - [`decoder`]: evaluation of several sequences, batch after batch, for the logits of chosen tokens.
+//! - [`requantize`]: a whole model to another type.
 //! - [`tensor_type`]: ggml's own table of tensor types.
 #![cfg_attr(
     test,
@@ -43,6 +44,8 @@ pub mod context;
 
 pub mod decoder;
 
+pub mod requantize;
+
 pub mod tensor_type;
 
 mod error;
@@ -56,5 +59,6 @@ pub use error::Error;
 pub use mapping::Mapping;
 pub use model::{Model, ModelOptions, Token};
 pub use node::Node;
+pub use requantize::FileType;
 pub use threadpool::ThreadPool;
 pub use vocabulary::VocabularyEntry;

@@ -87,6 +87,7 @@ pub(crate) unsafe extern "C" fn capture(
     if ECHO.load(Ordering::Relaxed) {
         eprint!("{text}");
     }
+    crate::requantize::watch(&text);
     let is_problem = level == sys::GGML_LOG_LEVEL_WARN || level == sys::GGML_LOG_LEVEL_ERROR;
     let mut lines = lines();
     let continues = level == sys::GGML_LOG_LEVEL_CONT && !lines.open.is_empty();

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use llama_cpp_sys_2 as sys;
 
+use crate::requantize::run as run_quantize;
 use crate::{Backend, Error, Model, log};
 
 /// A tensor that llama.cpp would read.
@@ -71,7 +72,7 @@ unsafe extern "C" fn record_tensor(tensor: *mut sys::ggml_tensor, shapes: *mut c
 /// Quantizes the model at `input` with llama.cpp's own routine; `ftype` is its number of the file type.
 ///
 /// # Errors
-/// [`Error::Load`] with llama.cpp's reason.
+/// [`Error::Quantize`] with llama.cpp's reason.
 pub fn quantize(_backend: &Backend, input: &Path, output: &Path, ftype: u32) -> Result<(), Error> {
     // SAFETY: no arguments.
     let mut params = unsafe { sys::llama_model_quantize_default_params() };
@@ -84,7 +85,7 @@ pub fn quantize(_backend: &Backend, input: &Path, output: &Path, ftype: u32) -> 
 /// As [`quantize`], every tensor to the same type, with an importance matrix: for each weight its mean squared inputs.
 ///
 /// # Errors
-/// [`Error::Path`] for a name with a NUL; [`Error::Load`] with llama.cpp's reason.
+/// [`Error::Path`] for a name with a NUL; [`Error::Quantize`] with llama.cpp's reason.
 pub fn quantize_with_imatrix(
     _backend: &Backend,
     input: &Path,
@@ -124,7 +125,7 @@ pub fn quantize_with_imatrix(
 /// --prune-layers ... copy` does.
 ///
 /// # Errors
-/// [`Error::Load`] with llama.cpp's reason.
+/// [`Error::Quantize`] with llama.cpp's reason.
 pub fn prune_layers(
     _backend: &Backend,
     input: &Path,
@@ -141,24 +142,6 @@ pub fn prune_layers(
     params.only_copy = true;
     params.prune_layers = layers.as_ptr();
     run_quantize(input, output, &params)
-}
-
-fn run_quantize(
-    input: &Path,
-    output: &Path,
-    params: &sys::llama_model_quantize_params,
-) -> Result<(), Error> {
-    let input = c_path(input)?;
-    let output = c_path(output)?;
-    log::clear();
-    // SAFETY: both paths are NUL-terminated and, as all that `params` points to, outlive the call.
-    let status = unsafe { sys::llama_model_quantize(input.as_ptr(), output.as_ptr(), params) };
-    if status != 0 {
-        return Err(Error::Load {
-            reason: log::last_error().unwrap_or_default(),
-        });
-    }
-    Ok(())
 }
 
 fn c_path(path: &Path) -> Result<CString, Error> {

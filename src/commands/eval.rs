@@ -6,14 +6,13 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use ggml::{Backend, ModelOptions};
 
-use super::{check_json, cut, note_layout, print_json, to_stdout};
+use super::{arguments, check_json, cut, note_layout, print_json, to_stdout};
 use crate::calibration::{CalibrationSet, Texts};
 use crate::commit;
 use crate::evaluator::{self, LlamaLogits, Speed, vocabulary_difference};
 use crate::input::Input;
-use crate::llama;
 use crate::model::Model;
-use crate::options::{Eval, Printing};
+use crate::options::{Calibration, Eval, Printing};
 use crate::progress::{self, Unit};
 use crate::quality::measure::Quality;
 use crate::quality::{MIN_WINDOW, ScoredLogits};
@@ -45,8 +44,9 @@ pub fn run(options: &Eval) -> Result<()> {
     let texts = Texts::read(options.text.source.clone())?;
 
     ggml::log::echo(printing.verbose);
-    let engine = load(&input, options)?;
-    let parent_engine = parent_input.as_ref().map(|input| load(input, options));
+    let load = |input: &Input| load_input(input, &options.text);
+    let engine = load(&input)?;
+    let parent_engine = parent_input.as_ref().map(load);
     let parent_engine = parent_engine.transpose()?;
     let at_model = || input.path().display().to_string();
     if let (Some(parent_engine), Some(parent_input)) = (&parent_engine, &parent_input)
@@ -84,6 +84,7 @@ pub fn run(options: &Eval) -> Result<()> {
         speed,
         options.text.threads,
     );
+    report.arguments = arguments();
     // Not needed for what is left.
     drop(parent_engine);
     let accuracy = |name, tasks: Option<(&Path, Vec<Task>)>| {
@@ -97,24 +98,74 @@ pub fn run(options: &Eval) -> Result<()> {
     print(&report, printing)
 }
 
+/// Evaluates `output` and its `parent` on the text behind its first `n_windows`, which chose the blocks, or on those too where
+/// the text has no more; then the second value is true. Of both the speed is measured.
+///
+/// # Errors
+/// Whatever keeps either from being evaluated.
+pub(super) fn against_parent(
+    output: &Input,
+    parent: &Input,
+    n_windows: usize,
+    options: &Eval,
+) -> Result<(EvalReport, bool)> {
+    let models = (parse(output)?, parse(parent)?);
+    let texts = Texts::read(options.text.source.clone())?;
+    ggml::log::echo(options.printing.verbose);
+    let (engine, parent_engine) = (
+        load_input(output, &options.text)?,
+        load_input(parent, &options.text)?,
+    );
+    let all = cut(&texts, &engine, &options.text)?;
+    let others = match n_windows {
+        0 => None,
+        n => all.behind(n, all.windows().len().div_ceil(4)),
+    };
+    let same_text = others.is_none() && n_windows > 0;
+    let set = others.unwrap_or(all);
+    check_window(&set, &engine)?;
+    let threads = rayon::ThreadPoolBuilder::new()
+        .num_threads(options.text.threads)
+        .build()?;
+    let sides = ((&engine, output.path()), Some((&parent_engine, parent)));
+    let (quality, speed, seconds) = threads.install(|| measure(sides, &set, options))?;
+    drop(engine);
+    let parent_speed = threads.install(|| {
+        LlamaLogits::new(
+            &parent_engine,
+            parent.path(),
+            set.window,
+            options.text.threads,
+        )?
+        .speed(set.windows())
+    })?;
+    let mut calibration = CalibrationReport::new(&set, seconds);
+    if n_windows > 0 && !same_text {
+        let n_tokens = n_windows * set.window;
+        calibration.source += &format!(" (behind its first {n_tokens} tokens)");
+    }
+    let mut report = EvalReport::new(
+        ModelReport::of(&models.0, output, None),
+        Some(ModelReport::of(&models.1, parent, None)),
+        calibration,
+        &quality,
+        speed,
+        options.text.threads,
+    );
+    report.parent_tokens_per_second = Some(parent_speed.into());
+    Ok((report, same_text))
+}
+
 /// Looks at the files as a model whose predictions mean something.
-fn parse(input: &Input) -> Result<Model<'_>> {
+pub(super) fn parse(input: &Input) -> Result<Model<'_>> {
     let at_path = || input.path().display().to_string();
     let model = Model::new(input.parse()?).with_context(at_path)?;
-    llama::check_ends(&model).with_context(at_path)?;
-    let key = format!("{}.attention.causal", model.architecture());
-    if let Some(entry) = model.metadata().get(&key) {
-        ensure!(
-            entry.value().as_bool().with_context(at_path)?,
-            "{}: metadata '{key}' is false: every token sees those behind it, so predictions cannot be scored",
-            at_path()
-        );
-    }
+    evaluator::check_causal(&model).with_context(at_path)?;
     Ok(model)
 }
 
 /// Reads the first `n` tasks of the file at `path`; all of it has to be well-formed.
-fn read_tasks(
+pub(super) fn read_tasks(
     path: &Path,
     n: usize,
     parse: fn(&str) -> Result<Vec<Task>>,
@@ -131,36 +182,39 @@ fn read_tasks(
     Ok((path, tasks))
 }
 
-fn load(input: &Input, options: &Eval) -> Result<ggml::Model> {
-    let at_path = || input.path().display().to_string();
+/// How `options` says that a model is loaded.
+pub(super) fn model_options(options: &Calibration) -> ModelOptions {
+    ModelOptions {
+        gpu_layers: options.gpu_layers,
+        ..ModelOptions::default()
+    }
+}
+
+/// Loads the model of `input`, as `options` say.
+pub(super) fn load_input(input: &Input, options: &Calibration) -> Result<ggml::Model> {
+    load(input.for_llama()?, input.path(), model_options(options))
+}
+
+/// Loads the model at `path`, which errors call `name`.
+pub(super) fn load(path: &Path, name: &Path, options: ModelOptions) -> Result<ggml::Model> {
+    let at_path = || name.display().to_string();
     let backend = Backend::init();
     backend.on_abort(
         format!("gguf-shorten: {}: ", at_path()),
         commit::remove_unfinished,
     );
-    let engine = ggml::Model::load(
-        backend,
-        input.for_llama()?,
-        ModelOptions {
-            gpu_layers: options.text.gpu_layers,
-            ..ModelOptions::default()
-        },
-    )
-    .with_context(at_path)?;
+    let engine = ggml::Model::load(backend, path, options).with_context(at_path)?;
     ensure!(
         engine.has_tokenizer(),
         "{}: the model has no tokenizer, so it cannot be evaluated on text",
         at_path()
     );
-    ensure!(
-        !engine.is_diffusion(),
-        "{}: the model fills in masked tokens instead of predicting the next one, so predictions cannot be scored",
-        at_path()
-    );
+    evaluator::check_predicts(&engine).with_context(at_path)?;
     Ok(engine)
 }
 
-fn check_window(set: &CalibrationSet, engine: &ggml::Model) -> Result<()> {
+/// Checks that a model can take the windows of `set`, and that some of their tokens are scored.
+pub(super) fn check_window(set: &CalibrationSet, engine: &ggml::Model) -> Result<()> {
     let (window, n_ctx) = (set.window, engine.n_ctx_train());
     ensure!(
         window >= MIN_WINDOW,

@@ -1,50 +1,100 @@
-//! Choices that rest on more than the scores of a single pass: the angle of runs, and the measured loss of removals.
+//! Choices that rest on more than the scores of a single pass: the angle of runs, the measured loss of removals, and goals.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use ggml::ThreadPool;
+use indicatif::ProgressBar;
 
+use super::goal;
 use super::known::Known;
 use super::load_and_cut;
-use crate::angular;
+use super::resume::{close_journal, key, note, open_journal};
+use super::runs::Runs;
+use super::tasked::{self, Candidates};
 use crate::cache::{Entry, Scored};
 use crate::calibration::CalibrationSet;
+use crate::evaluator;
 use crate::hidden_state::Token;
+use crate::importance::Importance;
 use crate::input::Input;
-use crate::llama::{self, Course, LlamaHiddenStates};
+use crate::llama;
 use crate::model::{BlockId, Model};
 use crate::options::{Calibration, Printing};
 use crate::plan::{Constraints, Method, removal};
 use crate::progress::{self, Unit};
 use crate::quality::MIN_WINDOW;
+use crate::report::goal::GoalReport;
 use crate::report::{CalibrationReport, SearchReport, block_list};
-use crate::search::{Loss, Measure, Measured, Memo, Objective, Removed, Search, Settings};
+use crate::search::draft::BytesPerToken;
+use crate::search::goal::{
+    Greedy, Growth, LossBound, Named, SizeBound, draft, fastest, fewest, most,
+};
+use crate::search::journal::{Extent, Journal};
+use crate::search::measure::Tasks;
+use crate::search::{
+    Goal, Measure, Measured, Memo, Objective, Record, Removed, Search, Settings, expected_losses,
+    measured,
+};
 use crate::segment::{Chain, Subsets, Whole};
+use crate::tasks::Task;
 
 /// What is to be chosen, and how.
 pub(super) struct Request<'r> {
     pub(super) method: Method,
     pub(super) objective: Objective,
-    /// Blocks that go.
-    pub(super) n: usize,
+    pub(super) target: Target,
     pub(super) keep: &'r BTreeSet<BlockId>,
+    /// The scores of methods that go by scores.
+    pub(super) importance: Option<&'r Importance>,
+    /// The tasks of a file, where they are the objective.
+    pub(super) tasks: Option<(&'r Path, &'r [Task])>,
+    /// The bytes of the output without some blocks.
+    pub(super) n_bytes: &'r dyn Fn(&Removed) -> Result<u64>,
+    /// Where measurements are kept; `None` for the system's folder for caches.
+    pub(super) scratch: Option<&'r Path>,
+}
+
+/// How many blocks go.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Target {
+    /// This many.
+    Exactly(usize),
+    /// What the goal says, but no more than `most`; fewer than `first` cannot reach it.
+    Goal {
+        goal: Goal,
+        first: usize,
+        most: usize,
+    },
+}
+
+impl Target {
+    fn most(self) -> usize {
+        match self {
+            Self::Exactly(n) | Self::Goal { most: n, .. } => n,
+        }
+    }
 }
 
 /// What was chosen.
 pub(super) struct Chosen {
     pub(super) removed: Removed,
-    pub(super) calibration: CalibrationReport,
+    /// Unless nothing was measured for the choice.
+    pub(super) calibration: Option<CalibrationReport>,
     pub(super) search: Option<SearchReport>,
+    pub(super) goal: Option<GoalReport>,
+    /// What was measured, to be removed once the output is there.
+    pub(super) journal: Option<Journal>,
 }
 
-/// Chooses as `request` says: by the angle of runs, or by losses.
+/// Chooses as `request` says: by the angle of runs, by losses, or by sizes.
 ///
 /// # Errors
-/// Whatever keeps the model from being measured; no set that is allowed.
+/// Whatever keeps the model from being measured; no set that is allowed; a goal that cannot be reached.
 pub(super) fn choose(
     model: &Model<'_>,
     constraints: &Constraints,
@@ -53,72 +103,142 @@ pub(super) fn choose(
     options: &Calibration,
     printing: &Printing,
 ) -> Result<Chosen> {
-    match request.method {
-        Method::Run => run(model, constraints, input, request, options, printing),
+    let by_angle = |target| {
+        run(
+            model,
+            constraints,
+            input,
+            request,
+            target,
+            options,
+            printing,
+        )
+    };
+    match (request.method, request.target) {
+        (Method::Run, Target::Exactly(n)) => by_angle((n, n, None)),
+        (
+            Method::Run,
+            Target::Goal {
+                goal: Goal::Size(limit),
+                first,
+                most,
+            },
+        ) => by_angle((first, most, Some(limit))),
+        (
+            method,
+            Target::Goal {
+                goal: Goal::Size(limit),
+                first,
+                most,
+            },
+        ) if !method.needs_losses() => {
+            let scores = method.scores(request.importance, constraints.n_trunk_blocks)?;
+            let mut sets = |n| {
+                Ok(removal::lowest_if_any(
+                    constraints,
+                    &scores,
+                    request.keep,
+                    n,
+                ))
+            };
+            let (removed, report) =
+                goal::first_of_size(&mut sets, first..=most, request.n_bytes, limit)
+                    .with_context(|| input.path().display().to_string())?;
+            Ok(Chosen {
+                removed,
+                calibration: None,
+                search: None,
+                goal: Some(report),
+                journal: None,
+            })
+        }
         _ => search(model, constraints, input, request, options, printing),
     }
 }
 
-/// The best consecutive run by angular distance.
+/// The best run of `first` consecutive blocks by angular distance; with a limit of bytes the shortest one, up to `most`
+/// blocks, whose removal meets it.
 fn run(
     model: &Model<'_>,
     constraints: &Constraints,
     input: &Input,
     request: &Request<'_>,
+    (first, most, limit): (usize, usize, Option<u64>),
     options: &Calibration,
     printing: &Printing,
 ) -> Result<Chosen> {
     let path = input.path();
     let at_path = || path.display().to_string();
     llama::check_ends(model).with_context(at_path)?;
-    let known = Known::look(input, options, printing, Scored::Runs(request.n))?;
+    let known = match limit {
+        None => Known::look(input, options, printing, Scored::Runs(first))?,
+        // Runs of several lengths, each of which is an entry of its own.
+        Some(_) => None,
+    };
     if let Some((entry, report)) = known.as_ref().and_then(Known::found)
         && let Some(distances) = entry.runs(model.n_trunk_blocks())
     {
-        let removed = removal::best_run(constraints, &distances, request.keep, request.n);
+        let removed = removal::best_run(constraints, &distances, request.keep, first);
         return Ok(Chosen {
             removed: removed.with_context(at_path)?,
-            calibration: report,
+            calibration: Some(report),
             search: None,
+            goal: None,
+            journal: None,
         });
     }
-    let (engine, set) = load_and_cut(input, options, printing)?;
+    let (engine, set) = load_and_cut(input, options, printing, Some(model))?;
     let threads = Rc::new(ThreadPool::new(options.threads)?);
-    let mut states = LlamaHiddenStates::with_threads(
-        &engine,
-        set.window,
-        &threads,
-        constraints.rules.stream,
-        Course::of(model, constraints.rules.stream)?,
-    )?;
     let bar = progress::bar(
         "calibrating",
         Unit::Tokens,
         set.n_tokens() as u64,
         printing.quiet,
     );
+    let runs = Runs {
+        model,
+        constraints,
+        keep: request.keep,
+        engine: &engine,
+        set: &set,
+        threads: &threads,
+    };
     let start = Instant::now();
-    let distances = angular::measure(&mut states, set.windows(), request.n, &mut |n_tokens| {
-        bar.inc(n_tokens as u64);
-    });
+    let mut found = None;
+    let chosen = match limit {
+        None => runs.distances(first, &bar).and_then(|distances| {
+            let removed = removal::best_run(constraints, &distances, request.keep, first)?;
+            found = Some(distances);
+            Ok((removed, None))
+        }),
+        Some(limit) => {
+            let mut sets = |n| {
+                bar.set_position(0);
+                runs.best_if_any(n, &bar)
+            };
+            goal::first_of_size(&mut sets, first..=most, request.n_bytes, limit)
+                .map(|(removed, report)| (removed, Some(report)))
+        }
+    };
     bar.finish_and_clear();
-    let distances = distances.with_context(at_path)?;
+    let (removed, goal) = chosen.with_context(at_path)?;
     let mut calibration = CalibrationReport::new(&set, start.elapsed().as_secs_f64());
-    if let Some(known) = known {
+    if let (Some(known), Some(distances)) = (known, found) {
         calibration.scored = Some(known.model());
         known.keep(input, &calibration, |key, path, source, measured| {
             Entry::of_runs(key, path, source, measured, &distances)
         });
     }
-    let removed = removal::best_run(constraints, &distances, request.keep, request.n);
     Ok(Chosen {
-        removed: removed.with_context(at_path)?,
-        calibration,
+        removed,
+        calibration: Some(calibration),
         search: None,
+        goal,
+        journal: None,
     })
 }
 
-/// The set whose removal costs least, measured: block by block (`ablate`), or one after another (`search`).
+/// Sets by their loss, measured: that without which least is lost, or those that another method names.
 fn search(
     model: &Model<'_>,
     constraints: &Constraints,
@@ -129,8 +249,9 @@ fn search(
 ) -> Result<Chosen> {
     let path = input.path();
     let at_path = || path.display().to_string();
-    llama::check_ends(model).with_context(at_path)?;
-    let (engine, set) = load_and_cut(input, options, printing)?;
+    evaluator::check_causal(model).with_context(at_path)?;
+    let (engine, set) = load_and_cut(input, options, printing, None)?;
+    evaluator::check_predicts(&engine).with_context(at_path)?;
     ensure!(
         set.window >= MIN_WINDOW,
         "{}: a window has {} tokens, but {MIN_WINDOW} or more are needed to score predictions",
@@ -140,18 +261,15 @@ fn search(
     let threads = Rc::new(ThreadPool::new(options.threads)?);
     let windows = spread(&set);
     let start = Instant::now();
-    let mut chain;
+    let bar = progress::bar("evaluating the whole model", Unit::Time, 0, printing.quiet);
+    let chain = Chain::new(model, constraints, &engine, &windows, &threads);
+    bar.finish_and_clear();
+    let mut chained;
     let mut whole;
-    let (subsets, way): (&mut dyn Subsets, _) = match Chain::new(
-        model,
-        constraints,
-        &engine,
-        &windows,
-        &threads,
-    ) {
+    let (subsets, way): (&mut dyn Subsets, _) = match chain {
         Ok(made) => {
-            chain = made;
-            (&mut chain, "segments")
+            chained = made;
+            (&mut chained, "segments")
         }
         Err(why) => {
             if !printing.quiet {
@@ -164,46 +282,205 @@ fn search(
             (&mut whole, "whole")
         }
     };
-    let found = {
-        let n_measured = Cell::new(0u64);
-        let bar = progress::bar("searching", Unit::Losses, 0, printing.quiet);
-        let mut record = |_: &(Removed, usize, Loss)| {
-            n_measured.set(n_measured.get() + 1);
-            bar.set_position(n_measured.get());
-            Ok(())
-        };
-        let mut memo = Memo::new(subsets, model.n_trunk_blocks(), Vec::new(), &mut record);
-        let found = lowest(&mut memo, constraints, request, &mut |measured| {
-            bar.set_message(format!(
-                "searching: {} of {} blocks",
-                measured.removed.len(),
-                request.n
-            ));
-        });
-        bar.finish_and_clear();
-        found.with_context(at_path)?
+    let extent = Extent {
+        n_blocks: model.n_trunk_blocks(),
+        n_windows: windows.len(),
     };
+    let key = || key(input, constraints, request, options, &windows, way);
+    let (journal, known) = open_journal(request.scratch, &key, extent, printing);
+    let n_resumed = known.len() as u64;
+    let mut candidates = Candidates {
+        model,
+        constraints,
+        engine: &engine,
+        path,
+        tasks: request.tasks.map_or(&[], |(_, tasks)| tasks),
+        threads: options.threads,
+        n_models: 0,
+    };
+    let runs = Runs {
+        model,
+        constraints,
+        keep: request.keep,
+        engine: &engine,
+        set: &set,
+        threads: &threads,
+    };
+    let settings = Settings {
+        objective: request.objective,
+        keep: request.keep.clone(),
+        beam: 1,
+        swaps: 2,
+    };
+    let progress = Progress::new(constraints, request, &settings, windows.len(), printing);
+    let journal = RefCell::new(journal);
+    let mut record = |record: &Record| {
+        progress.measured();
+        let mut journal = journal.borrow_mut();
+        if let Some(Err(error)) = journal.as_mut().map(|journal| journal.add(record)) {
+            note(
+                printing,
+                &format!("the search will not be resumable: {error:#}"),
+            );
+            *journal = None;
+        }
+        Ok(())
+    };
+    let mut memo = Memo::new(subsets, model.n_trunk_blocks(), known, &mut record)
+        .with_tasks(Some(&mut candidates as &mut dyn Tasks));
+    let job = Job {
+        model,
+        constraints,
+        request,
+        settings: &settings,
+        runs: &runs,
+        progress: &progress,
+    };
+    let decided = job.decide(&mut memo);
+    let parent_tasks = match (&decided, request.tasks) {
+        (Ok(_), Some(_)) => memo
+            .tasks(&[Removed::new()])
+            .map(|found| found.first().copied()),
+        _ => Ok(None),
+    };
+    progress.finish();
+    let decided = decided.with_context(at_path);
+    if decided
+        .as_ref()
+        .is_err_and(|error| error.is::<goal::Unreachable>())
+    {
+        // There is nothing to go on with.
+        close_journal(journal.take(), printing);
+    }
+    let (chosen, goal) = decided?;
+    let parent_tasks = parent_tasks.with_context(at_path)?;
     let seconds = start.elapsed().as_secs_f64();
+    let objective = (request.method.needs_losses()).then_some(request.objective);
+    let mut report = SearchReport::new(
+        objective,
+        way,
+        subsets.n_block_evaluations(),
+        seconds,
+        &chosen,
+    );
+    report.resumed_losses = n_resumed;
+    if let (Some((source, tasks)), Some(parent)) = (request.tasks, parent_tasks) {
+        report.task = tasked::report(source, tasks, &chosen, &parent, candidates.n_models);
+    }
+    if request.objective == Objective::Draft {
+        report.draft = Some(draft(&chosen, &BytesPerToken::of(model)?).into());
+    }
     Ok(Chosen {
-        calibration: CalibrationReport::new(&set, seconds),
-        search: Some(SearchReport::new(
-            request.objective,
-            way,
-            subsets.n_block_evaluations(),
-            seconds,
-            &found.loss,
-        )),
-        removed: found.removed,
+        calibration: Some(CalibrationReport::new(&set, seconds)),
+        search: Some(report),
+        removed: chosen.removed,
+        goal,
+        journal: journal.into_inner(),
     })
 }
 
-fn lowest(
-    measure: &mut dyn Measure,
-    constraints: &Constraints,
-    request: &Request<'_>,
-    progress: &mut dyn FnMut(&Measured),
-) -> Result<Measured> {
-    if request.method == Method::Ablate {
+/// A choice by losses, once there is something that measures them.
+struct Job<'j, 'a> {
+    model: &'j Model<'a>,
+    constraints: &'j Constraints,
+    request: &'j Request<'j>,
+    settings: &'j Settings,
+    runs: &'j Runs<'j, 'a>,
+    progress: &'j Progress,
+}
+
+impl Job<'_, '_> {
+    fn decide(&self, measure: &mut dyn Measure) -> Result<(Measured, Option<GoalReport>)> {
+        let (constraints, request) = (self.constraints, self.request);
+        let most_blocks = request.target.most();
+        let mut on_set = |measured: &Measured| self.progress.set(measured.removed.len());
+        if request.method == Method::Search {
+            let mut search = Search::new(constraints, self.settings.clone());
+            return match request.target {
+                Target::Exactly(n) => Ok((search.remove(measure, n, &mut on_set)?, None)),
+                Target::Goal { goal, .. } => {
+                    let mut growth = Greedy {
+                        search,
+                        most: most_blocks,
+                        progress: &mut on_set,
+                    };
+                    self.reach(&goal, &mut growth, measure)
+                }
+            };
+        }
+        // Each block alone, where that is the score.
+        let scores = match request.method {
+            Method::Ablate => Some(self.ablate(measure)?),
+            Method::Run => None,
+            method => Some(method.scores(request.importance, constraints.n_trunk_blocks)?),
+        };
+        let hidden = ProgressBar::hidden();
+        let mut sets = |n| match &scores {
+            Some(scores) => Ok(removal::lowest_if_any(constraints, scores, request.keep, n)),
+            None => self.runs.best_if_any(n, &hidden),
+        };
+        match (request.target, &scores) {
+            (Target::Exactly(n), Some(scores)) => {
+                let removed = removal::lowest(constraints, scores, request.keep, n)?;
+                Ok((measured(measure, removed, request.objective)?, None))
+            }
+            (Target::Exactly(_), None) => bail!("bug: a run is not chosen by its loss"),
+            (
+                Target::Goal {
+                    goal: Goal::Size(limit),
+                    first,
+                    most,
+                },
+                _,
+            ) => {
+                let (removed, report) =
+                    goal::first_of_size(&mut sets, first..=most, request.n_bytes, limit)?;
+                Ok((measured(measure, removed, request.objective)?, Some(report)))
+            }
+            (Target::Goal { goal, .. }, _) => {
+                let mut growth = Named {
+                    sets: &mut sets,
+                    n: 0,
+                    most: most_blocks,
+                    objective: request.objective,
+                    progress: &mut on_set,
+                };
+                self.reach(&goal, &mut growth, measure)
+            }
+        }
+    }
+
+    /// Grows sets up to the goal.
+    fn reach(
+        &self,
+        goal: &Goal,
+        growth: &mut dyn Growth,
+        measure: &mut dyn Measure,
+    ) -> Result<(Measured, Option<GoalReport>)> {
+        match goal {
+            Goal::Size(limit) => {
+                let mut bound = SizeBound {
+                    n_bytes: self.request.n_bytes,
+                    limit: *limit,
+                };
+                let way = fewest(growth, measure, &mut bound)?;
+                goal::sizes_report(way, self.request.n_bytes, *limit)
+            }
+            Goal::Perplexity(_) | Goal::Kl(_) => {
+                let way = most(growth, measure, &mut LossBound(*goal))?;
+                goal::losses_report(way, goal)
+            }
+            Goal::SpeedUp => {
+                let bytes = BytesPerToken::of(self.model)?;
+                let way = fastest(growth, measure, &bytes, self.request.target.most())?;
+                goal::draft_report(way, &bytes)
+            }
+        }
+    }
+
+    /// The loss of each block's removal alone.
+    fn ablate(&self, measure: &mut dyn Measure) -> Result<Vec<f64>> {
+        let (constraints, objective) = (self.constraints, self.request.objective);
         let singles: Vec<Removed> = (0..constraints.n_trunk_blocks)
             .map(|block| Removed::from([BlockId::new(block)]))
             .collect();
@@ -216,26 +493,83 @@ fn lowest(
                 )
             })?;
         }
-        let n_windows = measure.n_windows();
-        let losses = measure.losses(n_windows, &singles)?;
-        let scores: Vec<f64> = losses
-            .iter()
-            .map(|loss| loss.mean(request.objective))
-            .collect();
-        let removed = removal::lowest(constraints, &scores, request.keep, request.n)?;
-        let losses = measure.losses(n_windows, std::slice::from_ref(&removed))?;
-        return Ok(Measured {
-            removed,
-            loss: losses.into_iter().sum(),
-        });
+        if objective == Objective::Task {
+            let losses = measure.tasks(&singles)?;
+            return Ok(losses.iter().map(crate::search::TaskLoss::mean).collect());
+        }
+        let losses = measure.losses(measure.n_windows(), &singles)?;
+        Ok(losses.iter().map(|loss| loss.mean(objective)).collect())
     }
-    let settings = Settings {
-        objective: request.objective,
-        keep: request.keep.clone(),
-        beam: 1,
-        swaps: 2,
-    };
-    Search::new(constraints, settings).remove(measure, request.n, progress)
+}
+
+/// What a person sees of a search.
+struct Progress {
+    bar: ProgressBar,
+    n_measured: Cell<u64>,
+    /// Losses that the rest takes, by the number of blocks that went; `None` where that is not known.
+    expected: Option<Vec<u64>>,
+    n: Option<usize>,
+}
+
+impl Progress {
+    fn new(
+        constraints: &Constraints,
+        request: &Request<'_>,
+        settings: &Settings,
+        n_windows: usize,
+        printing: &Printing,
+    ) -> Self {
+        let n_free = constraints.n_trunk_blocks
+            - request
+                .keep
+                .union(&constraints.must_stay.keys().copied().collect())
+                .filter(|block| block.index() < constraints.n_trunk_blocks)
+                .count();
+        let n_blocks = constraints.n_trunk_blocks;
+        let (expected, n) = match (request.method, request.target) {
+            (Method::Search, Target::Exactly(n)) => {
+                let from = |went| expected_losses(settings, n_free, went..n, n_windows);
+                (Some((0..=n).map(from).collect()), Some(n))
+            }
+            (Method::Ablate, Target::Exactly(n)) => {
+                let all = (n_blocks as u64 + 1) * n_windows as u64;
+                (Some(vec![all]), Some(n))
+            }
+            _ => (None, None),
+        };
+        let total = expected
+            .as_ref()
+            .map_or(0, |expected: &Vec<u64>| expected[0]);
+        Self {
+            bar: progress::bar("searching", Unit::Losses, total, printing.quiet),
+            n_measured: Cell::new(0),
+            expected,
+            n,
+        }
+    }
+
+    /// A loss was measured.
+    fn measured(&self) {
+        self.n_measured.set(self.n_measured.get() + 1);
+        self.bar.set_position(self.n_measured.get());
+    }
+
+    /// So many blocks are gone.
+    fn set(&self, n: usize) {
+        self.bar.set_message(match self.n {
+            Some(of) => format!("searching: {n} of {of} blocks"),
+            None => format!("searching: {n} blocks"),
+        });
+        // The number of losses was that of a model all of whose blocks may go alone.
+        let rest = (self.expected.as_ref()).and_then(|expected| expected.get(n));
+        if let Some(rest) = rest {
+            self.bar.set_length(self.n_measured.get() + rest);
+        }
+    }
+
+    fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
 }
 
 /// The windows in an order in which the first few stand for all of the text: one from each of ever finer parts of it.

@@ -1,5 +1,15 @@
-//! One file per command: each loads, computes, prints. The only modules, with `llama`, `evaluator`, `input`, `commit`, `save`,
-//! `beside` and `oracle`, that do I/O.
+//! One file per command: each loads, computes, prints. The only modules, with `llama`, `evaluator`, `input`, `stores`, `temporary`,
+//! `cache`, `scratch`, `room`, `commit`, `save`, `beside`, `oracle`, `stamp` and `batch`, that do I/O.
+
+pub mod batch;
+
+mod candidate;
+
+mod card;
+
+mod choice;
+
+pub mod compare;
 
 pub mod cache;
 
@@ -7,17 +17,27 @@ pub mod eval;
 
 pub mod generate;
 
+mod goal;
+
 mod known;
 
 mod measured;
 
 pub(crate) mod ollama;
 
+pub mod report;
+
+mod resume;
+
+mod runs;
+
 pub mod score;
 
 pub mod shorten;
 
 pub mod show;
+
+mod tasked;
 
 pub mod verify;
 
@@ -41,12 +61,14 @@ use crate::input::Input;
 use crate::llama::{self, Course, Halves, LlamaHiddenStates};
 use crate::model::Model;
 use crate::options::{Calibration, Printing};
+use crate::pairs::{Paired, Pairs};
 use crate::plan::Constraints;
 use crate::progress::{self, Unit};
 use crate::report::{CalibrationReport, Report, table};
 use crate::save;
 
-/// Measures the importance of every block of the model of `input`, with `sub_blocks` also of its two halves.
+/// Measures the importance of every block of the model of `input`, with `sub_blocks` also of its two halves, with `pairs` also
+/// how alike the hidden states of any two positions are.
 pub(crate) fn calibrate(
     model: &Model<'_>,
     constraints: &Constraints,
@@ -54,6 +76,7 @@ pub(crate) fn calibrate(
     options: &Calibration,
     printing: &Printing,
     sub_blocks: bool,
+    pairs: Option<&mut Pairs>,
 ) -> Result<(Importance, CalibrationReport)> {
     let path = input.path();
     llama::check_ends(model).with_context(|| path.display().to_string())?;
@@ -62,7 +85,9 @@ pub(crate) fn calibrate(
         false => Scored::Blocks,
     };
     let known = Known::look(input, options, printing, scored)?;
-    if let Some((entry, report)) = known.as_ref().and_then(Known::found)
+    // Pairs of positions are not kept.
+    if pairs.is_none()
+        && let Some((entry, report)) = known.as_ref().and_then(Known::found)
         && let Some(importance) = entry.blocks(model.n_trunk_blocks())
     {
         warn_of_zero_rows(&importance, printing);
@@ -75,11 +100,12 @@ pub(crate) fn calibrate(
         ),
         false => None,
     };
-    let (engine, set) = load_and_cut(input, options, printing)?;
+    let (engine, set) = load_and_cut(input, options, printing, Some(model))?;
     let (importance, seconds) = measure(
         model,
         constraints.rules,
         halves,
+        pairs,
         &engine,
         &set,
         options,
@@ -97,11 +123,13 @@ pub(crate) fn calibrate(
     Ok((importance, report))
 }
 
-/// Loads the model of `input`, and cuts the text into windows for it.
+/// Loads the model of `input`, and cuts the text into windows for it. With `recode` its weights may be [`Recoded`], which
+/// scores do not see.
 fn load_and_cut(
     input: &Input,
     options: &Calibration,
     printing: &Printing,
+    recode: Option<&Model<'_>>,
 ) -> Result<(ggml::Model, CalibrationSet)> {
     let path = input.path();
     let texts = Texts::read(options.source.clone())?;
@@ -112,14 +140,18 @@ fn load_and_cut(
         commit::remove_unfinished,
     );
     ggml::log::echo(printing.verbose);
-    let engine = ggml::Model::load(
-        backend,
-        input.for_llama()?,
-        ModelOptions {
-            gpu_layers: options.gpu_layers,
-            ..ModelOptions::default()
-        },
-    )
+    let engine = match recode {
+        Some(model) => llama::load_for_scores(model, input.for_llama()?, options.gpu_layers),
+        None => ggml::Model::load(
+            backend,
+            input.for_llama()?,
+            ModelOptions {
+                gpu_layers: options.gpu_layers,
+                ..ModelOptions::default()
+            },
+        )
+        .map_err(anyhow::Error::from),
+    }
     .with_context(at_path)?;
     ensure!(
         engine.has_tokenizer(),
@@ -157,10 +189,15 @@ fn cut(texts: &Texts, engine: &ggml::Model, options: &Calibration) -> Result<Cal
     )
 }
 
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one caller, which has them all apart"
+)]
 fn measure(
     model: &Model<'_>,
     rules: &Architecture,
     halves: Option<Halves>,
+    pairs: Option<&mut Pairs>,
     engine: &ggml::Model,
     set: &CalibrationSet,
     options: &Calibration,
@@ -183,9 +220,14 @@ fn measure(
         printing.quiet,
     );
     let start = Instant::now();
-    let importance = Importance::measure(&mut states, set.windows(), &mut |n_tokens| {
-        bar.inc(n_tokens as u64);
-    });
+    let mut progress = |n_tokens| bar.inc(n_tokens as u64);
+    let importance = match pairs {
+        None => Importance::measure(&mut states, set.windows(), &mut progress),
+        Some(pairs) => {
+            let mut states = Paired::new(&mut states, pairs);
+            Importance::measure(&mut states, set.windows(), &mut progress)
+        }
+    };
     bar.finish_and_clear();
     Ok((importance?, start.elapsed().as_secs_f64()))
 }
@@ -222,6 +264,14 @@ fn note_layout(input: &Input, printing: &Printing) {
             restated.stock
         );
     }
+}
+
+/// The command line without the program's name, for a result that says how it was made.
+fn arguments() -> Vec<String> {
+    let arguments = std::env::args_os().skip(1);
+    arguments
+        .map(|argument| argument.to_string_lossy().into_owned())
+        .collect()
 }
 
 /// Prints a result: as a table, as JSON, or both.

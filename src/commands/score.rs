@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
 
-use super::{calibrate, check_json, note_layout, print};
+use super::{arguments, calibrate, check_json, note_layout, print};
 use crate::cli::ScoreArgs;
 use crate::input::Input;
 use crate::model::Model;
 use crate::options::{Calibration, Printing};
+use crate::pairs::Pairs;
 use crate::plan::{Constraints, Method};
-use crate::report::{ModelReport, Report, block_rows};
+use crate::report::{ModelReport, PairsReport, Report, block_rows};
 
 /// Runs the command.
 ///
@@ -25,6 +26,7 @@ pub fn run(args: &ScoreArgs) -> Result<()> {
     let model = Model::new(input.parse()?).with_context(at_path)?;
     let constraints = Constraints::of(&model).with_context(at_path)?;
     note_layout(&input, &printing);
+    let mut pairs = Pairs::default();
     let (importance, calibration) = calibrate(
         &model,
         &constraints,
@@ -32,15 +34,18 @@ pub fn run(args: &ScoreArgs) -> Result<()> {
         &options,
         &printing,
         args.sub_blocks,
+        args.pairs.then_some(&mut pairs),
     )?;
     let blake3 = printing.json.is_some().then(|| input.blake3());
     let report = Report {
         gguf_shorten: env!("CARGO_PKG_VERSION"),
         llama_cpp: ggml::backend::llama_cpp_version(),
+        arguments: arguments(),
         model: ModelReport::of(&model, &input, blake3),
         calibration: Some(calibration),
         method: Method::Bi.to_string(),
         search: None,
+        goal: None,
         blocks: block_rows(
             model.n_blocks(),
             Some(&importance),
@@ -50,7 +55,11 @@ pub fn run(args: &ScoreArgs) -> Result<()> {
         removed: Vec::new(),
         attention_removed: Vec::new(),
         attention_method: None,
+        pairs: args.pairs.then(|| PairsReport {
+            cosine: pairs.cosine(),
+        }),
         output: None,
+        evaluation: None,
     };
     print(&report, &printing)
 }

@@ -6,9 +6,11 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::measured::{self, Request};
+use super::card::CardFile;
+use super::measured::{self, Request, Target as Wanted};
 use super::ollama::Creation;
-use super::{calibrate, check_json, note_layout, print};
+use super::resume::close_journal;
+use super::{arguments, calibrate, check_json, eval, goal, note_layout, print};
 use crate::beside::{ImatrixFile, stale};
 use crate::cache::Cache;
 use crate::commit::Staged;
@@ -24,11 +26,15 @@ use crate::plan::{
     AttentionCut, Constraints, Method, Plan, Provenance, Renumbering, Splitting, attention, removal,
 };
 use crate::progress::{self, Unit};
+use crate::report::goal::{Figure, GoalReport, StepReport};
 use crate::report::{
     CalibrationReport, ImatrixReport, ModelReport, OllamaReport, OutputReport, PartReport, Report,
     SearchReport, block_list, block_rows, restated_changes,
 };
-use crate::save::{Naming, Target, Written};
+use crate::save::{Naming, Target, Tell, Unplaced, Written};
+use crate::search::Goal;
+use crate::search::journal::Journal;
+use crate::tasks;
 
 /// Runs the command.
 ///
@@ -42,7 +48,8 @@ pub fn run(options: &Shorten) -> Result<()> {
     let target = match &options.output {
         Some(path) if !options.dry_run => {
             let splitting = options.splitting;
-            Some(Target::split(path, splitting, &input, options.force)?)
+            let target = Target::split(path, splitting, &input, options.force)?;
+            Some(target.leaving(options.min_free))
         }
         _ => None,
     };
@@ -50,6 +57,10 @@ pub fn run(options: &Shorten) -> Result<()> {
     if let (Some(target), Some(json)) = (&target, &options.printing.json) {
         check_apart(target, json)?;
     }
+    let card = match (&options.card, &target) {
+        (Some(path), Some(target)) => Some(CardFile::new(path, &input, target, options)?),
+        _ => None,
+    };
     let imatrix_file = open_imatrix(&input, target.as_ref(), options)?;
     let imatrix = imatrix_file
         .as_ref()
@@ -96,10 +107,34 @@ pub fn run(options: &Shorten) -> Result<()> {
         beside.push(creation.stage(&input, options.force)?);
     }
     let mut blake3 = None;
+    let mut evaluation = None;
     let (plan, files, seconds) = match &target {
         Some(target) => {
-            let (plan, files, seconds) =
-                write(target, beside, &input, &model, &plan, &options.printing)?;
+            let mut telling = 0.0;
+            let mut tell = |plan: &Plan<'_>, files: &[Unplaced<'_>]| {
+                let Some(card) = &card else {
+                    return Ok(Vec::new());
+                };
+                let start = Instant::now();
+                let n_windows = selection
+                    .calibration
+                    .as_ref()
+                    .map_or(0, |text| text.windows);
+                let (staged, found) =
+                    card.write((&input, &model), plan, files, n_windows, options)?;
+                evaluation = found;
+                telling = start.elapsed().as_secs_f64();
+                Ok(vec![staged])
+            };
+            let (plan, files, seconds) = write(
+                target,
+                beside,
+                &mut tell,
+                (&input, &model),
+                &plan,
+                &options.printing,
+            )?;
+            let seconds = seconds - telling;
             // Read again only for those who ask.
             if options.printing.json.is_some() {
                 blake3 = Some(
@@ -174,10 +209,12 @@ pub fn run(options: &Shorten) -> Result<()> {
     let report = Report {
         gguf_shorten: env!("CARGO_PKG_VERSION"),
         llama_cpp: ggml::backend::llama_cpp_version(),
+        arguments: arguments(),
         model: ModelReport::of(&model, &input, Some(plan.provenance.parent_blake3)),
         calibration: selection.calibration,
         method: selection.method,
         search: selection.search,
+        goal: selection.goal,
         blocks: block_rows(
             model.n_blocks(),
             selection.importance.as_ref(),
@@ -191,6 +228,7 @@ pub fn run(options: &Shorten) -> Result<()> {
             .map(|block| block.index())
             .collect(),
         attention_method: selection.attention.as_ref().map(|cut| cut.method.clone()),
+        pairs: None,
         output: Some(OutputReport {
             path: files[0].path.clone(),
             block_count: plan.renumbering.kept().len(),
@@ -207,8 +245,11 @@ pub fn run(options: &Shorten) -> Result<()> {
             ollama,
             changes: [plan.changes, restated_changes(&input)].concat(),
         }),
+        evaluation,
     };
     print(&report, &options.printing)?;
+    // What an interrupt would have left to go on with is not needed any more.
+    close_journal(selection.journal, &options.printing);
     failure.map_or(Ok(()), Err)
 }
 
@@ -248,6 +289,8 @@ struct Selection {
     importance: Option<Importance>,
     calibration: Option<CalibrationReport>,
     search: Option<SearchReport>,
+    goal: Option<GoalReport>,
+    journal: Option<Journal>,
 }
 
 fn select(
@@ -280,7 +323,46 @@ fn select(
             removal::check(constraints, &keep, n).with_context(at_path)?;
             n
         }
+        Choice::Goal { .. } => 0,
     };
+    let mut wanted = None;
+    if let Choice::Goal {
+        goal, most, method, ..
+    } = &options.choice
+    {
+        let bytes_of = |removed: &BTreeSet<BlockId>, method: &str| {
+            n_bytes(model, constraints, input, options, removed, method)
+        };
+        let most = most.map_or(n_trunk.saturating_sub(1), |budget| {
+            budget.n_removed(n_trunk).min(n_trunk.saturating_sub(1))
+        });
+        let mut first = 1;
+        if let Goal::Size(limit) = goal {
+            if options.drop_mtp {
+                let n_bytes = bytes_of(&removed, "blocks").with_context(at_path)?;
+                if n_bytes <= *limit {
+                    return Ok(without_trunk_blocks(*limit, n_bytes));
+                }
+            }
+            ensure!(
+                model.n_bytes() > *limit,
+                "{}: has {} bytes, which is within --target-size, so no block has to go",
+                at_path(),
+                model.n_bytes()
+            );
+            let bytes_of = |removed: &_| bytes_of(removed, &method.to_string());
+            first = goal::fewest_of_size(model, constraints, &keep, &bytes_of, *limit)
+                .with_context(at_path)?;
+        }
+        wanted = Some(Wanted::Goal {
+            goal: *goal,
+            first,
+            most,
+        });
+    }
+    let task_file = options.tasks.as_ref();
+    let task_file = task_file.map(|(path, n)| eval::read_tasks(path, *n, tasks::any));
+    let task_file = task_file.transpose()?;
     if !listed.is_empty() {
         attention::check(model, &removed, &listed).with_context(at_path)?;
     }
@@ -288,8 +370,7 @@ fn select(
         let n_may = n_trunk.saturating_sub(n_removed + 1);
         attention::check_number(budget.n_removed(n_trunk), n_may).with_context(at_path)?;
     }
-    let needs_scores =
-        |choice: &Choice| matches!(choice, Choice::Best { method, .. } if method.needs_scores());
+    let needs_scores = |choice: &Choice| matches!(choice, Choice::Best { method, .. } | Choice::Goal { method, .. } if method.needs_scores());
     let (importance, mut calibration) =
         if needs_scores(&options.choice) || needs_scores(&options.attention) {
             let (importance, calibration) = calibrate(
@@ -299,22 +380,34 @@ fn select(
                 &options.calibration,
                 &options.printing,
                 needs_scores(&options.attention),
+                None,
             )?;
             (Some(importance), Some(calibration))
         } else {
             (None, None)
         };
     let mut search = None;
+    let mut goal_report = None;
+    let mut journal = None;
     let method = match &options.choice {
         Choice::Nothing { .. } if options.drop_mtp => "blocks".to_owned(),
         Choice::Nothing { .. } => attention::NO_WHOLE_BLOCK.to_owned(),
         Choice::Blocks(_) => "blocks".to_owned(),
-        Choice::Best { method, .. } if method.needs_losses() || *method == Method::Run => {
+        Choice::Best { method, .. } | Choice::Goal { method, .. }
+            if method.needs_losses() || *method == Method::Run || wanted.is_some() =>
+        {
+            let name = method.to_string();
+            let bytes_of =
+                |removed: &_| n_bytes(model, constraints, input, options, removed, &name);
             let request = Request {
                 method: *method,
                 objective: options.objective,
-                n: n_removed,
+                target: wanted.unwrap_or(Wanted::Exactly(n_removed)),
                 keep: &keep,
+                importance: importance.as_ref(),
+                tasks: task_file.as_ref().map(|(path, tasks)| (*path, &tasks[..])),
+                n_bytes: &bytes_of,
+                scratch: options.scratch.as_deref(),
             };
             let chosen = measured::choose(
                 model,
@@ -325,10 +418,14 @@ fn select(
                 &options.printing,
             )?;
             removed = chosen.removed;
-            calibration = Some(chosen.calibration);
+            // Scores that were measured first have the same text.
+            calibration = calibration.or(chosen.calibration);
             search = chosen.search;
-            method.to_string()
+            goal_report = chosen.goal;
+            journal = chosen.journal;
+            name
         }
+        Choice::Goal { .. } => bail!("bug: a goal that is not wanted"),
         Choice::Best { method, .. } => {
             removed = removal::choose(constraints, *method, importance.as_ref(), &keep, n_removed)
                 .with_context(at_path)?;
@@ -336,7 +433,7 @@ fn select(
         }
     };
     let attention = match &options.attention {
-        Choice::Nothing { .. } => None,
+        Choice::Nothing { .. } | Choice::Goal { .. } => None,
         Choice::Blocks(_) => Some(AttentionCut {
             blocks: listed,
             method: "blocks".to_owned(),
@@ -362,13 +459,51 @@ fn select(
         importance,
         calibration,
         search,
+        goal: goal_report,
+        journal,
     })
+}
+
+/// A size that is reached without any block but those for prediction.
+fn without_trunk_blocks(limit: u64, n_bytes: u64) -> Selection {
+    let value = Figure::Bytes(n_bytes);
+    let step = StepReport::of_size(&BTreeSet::new(), value, Some(true));
+    Selection {
+        removed: BTreeSet::new(),
+        method: "blocks".to_owned(),
+        attention: None,
+        importance: None,
+        calibration: None,
+        search: None,
+        goal: Some(GoalReport::of_sizes(limit, n_bytes, vec![step])),
+        journal: None,
+    }
+}
+
+/// The bytes of all files of the output without `removed`, which `method` chose.
+fn n_bytes(
+    model: &Model<'_>,
+    constraints: &Constraints,
+    input: &Input,
+    options: &Shorten,
+    removed: &BTreeSet<BlockId>,
+    method: &str,
+) -> Result<u64> {
+    let provenance = Provenance {
+        // Positions do not depend on it.
+        parent_blake3: blake3::Hash::from_bytes([0; blake3::OUT_LEN]),
+        method: method.to_owned(),
+        heal: "none".to_owned(),
+    };
+    let plan = Plan::new(model, constraints, removed.clone(), &provenance)?;
+    let files = planned_files(model, &plan, input, options)?;
+    Ok(files.iter().map(|file| file.bytes).sum())
 }
 
 /// The blocks whose attention goes by a list; checks that the model can lose attention if any may be asked for.
 fn listed_attention(model: &Model<'_>, choice: &Choice) -> Result<BTreeSet<BlockId>> {
     match choice {
-        Choice::Nothing { .. } => Ok(BTreeSet::new()),
+        Choice::Nothing { .. } | Choice::Goal { .. } => Ok(BTreeSet::new()),
         Choice::Best { .. } => attention::check_model(model).map(|()| BTreeSet::new()),
         Choice::Blocks(list) => {
             attention::check_model(model)?;
@@ -386,6 +521,9 @@ fn kept_by_hand(
     let mut kept = BTreeSet::new();
     for choice in [&options.choice, &options.attention] {
         if let Choice::Best {
+            keep: Some(list), ..
+        }
+        | Choice::Goal {
             keep: Some(list), ..
         }
         | Choice::Nothing { keep: Some(list) } = choice
@@ -526,14 +664,16 @@ fn planned_files(
 fn write<'a>(
     target: &Target,
     beside: Vec<Staged>,
-    input: &Input,
-    model: &Model<'a>,
+    tell: &mut Tell<'_, 'a>,
+    (input, model): (&Input, &Model<'a>),
     plan: &dyn Fn(blake3::Hash) -> Result<Plan<'a>>,
     printing: &Printing,
 ) -> Result<(Plan<'a>, Vec<Written>, f64)> {
     let bar = progress::bar("writing", Unit::Bytes, model.n_bytes(), printing.quiet);
     let start = Instant::now();
-    let result = target.save_with(beside, input, model, plan, &mut |n_bytes| bar.inc(n_bytes));
+    let result = target.save_and_tell(beside, tell, input, model, plan, &mut |n_bytes| {
+        bar.inc(n_bytes);
+    });
     bar.finish_and_clear();
     let (plan, files) = result?;
     Ok((plan, files, start.elapsed().as_secs_f64()))

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use ggml::log;
 
-use super::{check_json, note_layout, print_json, to_stdout};
+use super::{arguments, check_json, note_layout, print_json, to_stdout};
 use crate::gguf::{self, Quoted};
 use crate::input::Input;
 use crate::model::Model;
@@ -55,6 +55,7 @@ pub fn run(options: &Verify) -> Result<()> {
         seconds,
     );
     report.parent = ModelReport::of(&parent, &input, Some(verification.parent_blake3));
+    report.arguments = arguments();
     print(&report, &options.printing)?;
     if !report.verified {
         bail!("{}: {}", at_output(), verdict(&report));

@@ -95,17 +95,22 @@ impl<'a> Array<'a> {
         self.elements().map(|value| value.as_bytes())
     }
 
-    /// An array of the elements at the indices `keep`, in rising order without repeats, with their
-    /// bytes as they are.
+    /// An array of the elements at the indices `keep`, in that order, with their bytes as they are. Each index that is not
+    /// above the one before it costs a walk from the start.
     ///
     /// # Errors
     ///
-    /// `NoElement` at the first index that is past the end, or not above the one before it.
+    /// `NoElement` at the first index that is past the end.
     pub fn select(&self, keep: impl IntoIterator<Item = usize>) -> Result<ValueOut, Error> {
         let mut elements = self.elements().enumerate();
         let mut raw = Vec::new();
         let mut len = 0u64;
+        let mut next = 0;
         for index in keep {
+            if index < next {
+                elements = self.elements().enumerate();
+            }
+            next = index.saturating_add(1);
             let Some((_, element)) = elements.find(|(i, _)| *i == index) else {
                 let kind = ErrorKind::NoElement {
                     index,
@@ -262,12 +267,15 @@ mod tests {
         let bytes = Builder::new().strings("a", &[b"x", b"yy", b"\xff"]).build();
         let selected = read(&bytes).select([1, 2]).unwrap();
         assert_eq!(selected, ValueOut::strings(&[&b"yy"[..], b"\xff"]));
+        let turned = read(&bytes).select([2, 0, 0, 1]).unwrap();
+        let expected = ValueOut::strings(&[&b"\xff"[..], b"x", b"x", b"yy"]);
+        assert_eq!(turned, expected);
     }
 
     #[test]
     fn a_selection_of_what_is_not_there_is_refused() {
         let bytes = Builder::new().array("a", 0, 3, &[1, 2, 3]).build();
-        for keep in [vec![3], vec![0, usize::MAX], vec![1, 1], vec![2, 0]] {
+        for keep in [vec![3], vec![0, usize::MAX], vec![2, 0, 3]] {
             let error = read(&bytes).select(keep).unwrap_err();
             assert!(matches!(error.kind(), ErrorKind::NoElement { len: 3, .. }));
         }

@@ -164,6 +164,11 @@ impl<'a> File<'a> {
         }
     }
 
+    /// Magic, version and counts of a file of which perhaps not all is there; `None` of what is no GGUF file.
+    pub fn first_header(bytes: &[u8]) -> Option<Header> {
+        Header::read(&mut Reader::new(bytes, Place::Header)).ok()
+    }
+
     /// Magic, version and counts.
     pub fn header(&self) -> &Header {
         &self.header

@@ -73,7 +73,10 @@ impl Method {
 
     /// The importance of each of `n_blocks` blocks: the lowest go first. The orders by number are those that ShortGPT
     /// compares with: `sequential` takes the blocks in front for the most important, `reverse` those behind.
-    fn scores(self, importance: Option<&Importance>, n_blocks: usize) -> Result<Vec<f64>> {
+    ///
+    /// # Errors
+    /// A method that needs scores without any, or that has no score of each block.
+    pub fn scores(self, importance: Option<&Importance>, n_blocks: usize) -> Result<Vec<f64>> {
         let measured = |score: fn(&crate::importance::BlockImportance) -> f64| match importance {
             Some(importance) => Ok(importance.blocks.iter().map(score).collect()),
             None => bail!("method '{self}' needs calibration"),
@@ -219,6 +222,25 @@ pub fn lowest(
             )),
             false => error,
         })
+}
+
+/// As [`lowest`]; `None` where there is no such set, without looking for a reason.
+#[must_use]
+pub fn lowest_if_any(
+    constraints: &Constraints,
+    scores: &[f64],
+    keep: &BTreeSet<BlockId>,
+    n: usize,
+) -> Option<BTreeSet<BlockId>> {
+    let n_blocks = constraints.n_trunk_blocks;
+    if n == 0 || n >= n_blocks || scores.len() != n_blocks || constraints.check_count(n).is_err() {
+        return None;
+    }
+    let stays = |block: BlockId| {
+        keep.contains(&block)
+            || (!constraints.trusted && constraints.must_stay.contains_key(&block))
+    };
+    Search::new(constraints, scores, &stays, n_blocks - n).best()
 }
 
 /// The allowed run of `n` consecutive blocks with the lowest score, by the score of each first block, without blocks of

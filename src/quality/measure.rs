@@ -42,30 +42,15 @@ impl Quality {
                 let parents = place
                     .rows(&mut **parent)
                     .with_context(|| parent_name.clone())?;
-                let rows = place.rows(model).with_context(|| model_name.clone())?;
-                let found: Vec<_> = (rows.par_iter().zip(&parents).zip(place.targets()))
-                    .map(|((row, parent), &next)| TokenDivergence::of(row, parent, next))
-                    .collect();
-                for (i, token) in found.iter().enumerate() {
-                    place
-                        .check_nll(i, token.parent_nll)
-                        .with_context(|| parent_name.clone())?;
-                    place
-                        .check_nll(i, token.nll)
-                        .and_then(|()| place.check_kl(i, token.kl))
-                        .with_context(|| model_name.clone())?;
-                }
+                place.nlls(&parents).with_context(|| parent_name.clone())?;
+                let found = place
+                    .divergences(model, &parents)
+                    .with_context(|| model_name.clone())?;
                 nlls.extend(found.iter().map(|token| token.nll));
                 tokens.extend(found);
             } else {
-                let rows = place.rows(model).with_context(|| model_name.clone())?;
-                for (i, (row, &next)) in rows.iter().zip(place.targets()).enumerate() {
-                    let nll = row.nll(next);
-                    place
-                        .check_nll(i, nll)
-                        .with_context(|| model_name.clone())?;
-                    nlls.push(nll);
-                }
+                let found = place.rows(model).and_then(|rows| place.nlls(&rows));
+                nlls.extend(found.with_context(|| model_name.clone())?);
             }
             progress(window.len());
         }
@@ -78,10 +63,10 @@ impl Quality {
 }
 
 /// A window, for what is read of it and said about it.
-struct Place<'w> {
+pub(super) struct Place<'w> {
     /// Counted from 0.
-    number: usize,
-    window: &'w [Token],
+    pub(super) number: usize,
+    pub(super) window: &'w [Token],
 }
 
 impl Place<'_> {
@@ -91,8 +76,35 @@ impl Place<'_> {
         &self.window[scored.start + 1..scored.end + 1]
     }
 
+    /// The negative log-likelihoods of the predicted tokens.
+    pub(super) fn nlls(&self, rows: &[Row<'_>]) -> Result<Vec<f64>> {
+        let nlls = rows.iter().zip(self.targets()).enumerate();
+        nlls.map(|(i, (row, &next))| {
+            let nll = row.nll(next);
+            self.check_nll(i, nll).map(|()| nll)
+        })
+        .collect()
+    }
+
+    /// What `model` makes of the window, against its parent's rows.
+    pub(super) fn divergences(
+        &self,
+        model: &mut dyn ScoredLogits,
+        parents: &[Row<'_>],
+    ) -> Result<Vec<TokenDivergence>> {
+        let rows = self.rows(model)?;
+        let found: Vec<_> = (rows.par_iter().zip(parents).zip(self.targets()))
+            .map(|((row, parent), &next)| TokenDivergence::of(row, parent, next))
+            .collect();
+        for (i, token) in found.iter().enumerate() {
+            self.check_nll(i, token.nll)?;
+            self.check_kl(i, token.kl)?;
+        }
+        Ok(found)
+    }
+
     /// One row for each scored token.
-    fn rows<'l>(&self, logits: &'l mut dyn ScoredLogits) -> Result<Vec<Row<'l>>> {
+    pub(super) fn rows<'l>(&self, logits: &'l mut dyn ScoredLogits) -> Result<Vec<Row<'l>>> {
         let n_tokens = self.window.len();
         ensure!(
             n_tokens >= MIN_WINDOW,

@@ -10,6 +10,7 @@
 //! - [`perplexity`]: how well a text is predicted.
 //! - [`divergence`]: how far a model's predictions lie from its parent's.
 //! - [`measure`]: both, over all windows of a text.
+//! - [`side_by_side`]: several models against one parent.
 //! - [`choice`]: tasks with several answers, one of them right.
 
 pub mod log_softmax;
@@ -19,6 +20,8 @@ pub mod perplexity;
 pub mod divergence;
 
 pub mod measure;
+
+pub mod side_by_side;
 
 pub mod choice;
 

@@ -16,6 +16,12 @@ pub fn noise(seed: u64) -> impl FnMut() -> f32 {
     }
 }
 
+/// The next number of [`noise`] as one from 0 to `n - 1`.
+#[allow(clippy::cast_possible_truncation, reason = "rounded down, below `n`")]
+pub fn below(next: &mut impl FnMut() -> f32, n: usize) -> usize {
+    (f64::from(next() + 1.0) / 2.0 * n as f64) as usize
+}
+
 /// The logits behind every token of every window, `[n_tokens, n_vocab]` each.
 #[derive(Clone)]
 pub struct Recorded {

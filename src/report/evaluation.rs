@@ -19,6 +19,8 @@ pub struct EvalReport {
     pub gguf_shorten: &'static str,
     /// Version of the bundled llama.cpp.
     pub llama_cpp: &'static str,
+    /// The command line, without the program's name; empty where there was none.
+    pub arguments: Vec<String>,
     /// The model.
     pub model: ModelReport,
     /// What it is compared with; null if it is not.
@@ -55,6 +57,8 @@ pub struct EvalReport {
     pub multiple_choice: Option<AccuracyReport>,
     /// How fast the model is.
     pub tokens_per_second: SpeedReport,
+    /// How fast the parent is; null unless that was measured beside it.
+    pub parent_tokens_per_second: Option<SpeedReport>,
 }
 
 /// `KL(parent || model)` in nats, over tokens.
@@ -130,6 +134,7 @@ impl EvalReport {
         Self {
             gguf_shorten: env!("CARGO_PKG_VERSION"),
             llama_cpp: ggml::backend::llama_cpp_version(),
+            arguments: Vec::new(),
             model,
             parent,
             calibration,
@@ -147,16 +152,33 @@ impl EvalReport {
             probability_change: divergence.map(ChangeReport::new),
             hellaswag: None,
             multiple_choice: None,
-            tokens_per_second: SpeedReport {
-                prompt: speed.prompt,
-                decode: speed.decode,
-            },
+            tokens_per_second: speed.into(),
+            parent_tokens_per_second: None,
+        }
+    }
+}
+
+impl From<Speed> for SpeedReport {
+    fn from(speed: Speed) -> Self {
+        Self {
+            prompt: speed.prompt,
+            decode: speed.decode,
         }
     }
 }
 
 impl KlReport {
-    fn new(found: &Divergence) -> Self {
+    /// That of a model from itself.
+    pub(super) const NONE: Self = Self {
+        mean: 0.0,
+        mean_stderr: Some(0.0),
+        median: 0.0,
+        p90: 0.0,
+        p99: 0.0,
+        max: 0.0,
+    };
+
+    pub(super) fn new(found: &Divergence) -> Self {
         Self {
             mean: found.kl.mean,
             mean_stderr: found.kl.stderr,

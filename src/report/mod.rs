@@ -6,6 +6,12 @@ pub mod verification;
 
 pub mod evaluation;
 
+pub mod batch;
+pub mod comparison;
+
+pub mod goal;
+
+use evaluation::EvalReport;
 use serde::Serialize;
 
 use crate::calibration::{CalibrationSet, Source};
@@ -14,7 +20,8 @@ use crate::input::Input;
 use crate::model::{BlockId, Model};
 use crate::plan::{ChangeKind, TensorChange};
 use crate::restate::Restated;
-use crate::search::{Loss, Objective};
+use crate::search::{Measured, Objective};
+use goal::{DraftReport, GoalReport, TaskReport};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -25,6 +32,8 @@ pub struct Report {
     pub gguf_shorten: &'static str,
     /// Version of the bundled llama.cpp.
     pub llama_cpp: &'static str,
+    /// The command line, without the program's name; empty where there was none.
+    pub arguments: Vec<String>,
     /// The input.
     pub model: ModelReport,
     /// How scores were measured; null if they were not.
@@ -33,6 +42,8 @@ pub struct Report {
     pub method: String,
     /// What was measured to choose them; null where scores of a single pass or a list chose.
     pub search: Option<SearchReport>,
+    /// What decided how many blocks go; null where their number or a list was given.
+    pub goal: Option<GoalReport>,
     /// Every block of the input, first to last.
     pub blocks: Vec<BlockReport>,
     /// The blocks that go, in the input's numbering.
@@ -41,9 +52,13 @@ pub struct Report {
     pub attention_removed: Vec<usize>,
     /// How those were chosen; null if there are none.
     pub attention_method: Option<String>,
+    /// How alike hidden states are; null unless that was asked for.
+    pub pairs: Option<PairsReport>,
     /// What was written; of a command that writes nothing, not there at all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output: Option<OutputReport>,
+    /// What was measured of the output for its card; null without one, or where it could not be measured.
+    pub evaluation: Option<EvalReport>,
 }
 
 /// The input.
@@ -107,12 +122,14 @@ pub struct CalibrationReport {
 /// What a search measured.
 #[derive(Clone, Debug, Serialize)]
 pub struct SearchReport {
-    /// What it made small: `kl` or `ppl`.
-    pub objective: String,
+    /// What it made small: `kl`, `ppl`, `task` or `draft`; null where scores chose the sets that were measured.
+    pub objective: Option<String>,
     /// How sets were evaluated: block by block (`segments`), or each as a whole model (`whole`).
     pub evaluated: &'static str,
-    /// Evaluations of one block on one window.
+    /// Evaluations of one block on one window, but for those of tasks.
     pub block_evaluations: u64,
+    /// Losses that an interrupted run had measured.
+    pub resumed_losses: u64,
     /// Time of all of it.
     pub seconds: f64,
     /// Of the chosen set, on the calibration text.
@@ -123,29 +140,45 @@ pub struct SearchReport {
     pub kl_divergence: f64,
     /// Share of tokens whose likeliest successor is the whole model's.
     pub same_top: f64,
+    /// How it does in tasks; null unless they were the objective.
+    pub task: Option<TaskReport>,
+    /// What it is worth as a draft model; null unless that was the objective.
+    pub draft: Option<DraftReport>,
 }
 
 impl SearchReport {
-    /// Of a search that ended with a set of this loss.
+    /// Of a search that ended with `chosen`.
     #[must_use]
     pub fn new(
-        objective: Objective,
+        objective: Option<Objective>,
         evaluated: &'static str,
         block_evaluations: u64,
         seconds: f64,
-        loss: &Loss,
+        chosen: &Measured,
     ) -> Self {
+        let loss = &chosen.loss;
         Self {
-            objective: objective.to_string(),
+            objective: objective.map(|objective| objective.to_string()),
             evaluated,
             block_evaluations,
+            resumed_losses: 0,
             seconds,
             perplexity: loss.perplexity(),
             parent_perplexity: loss.parent_perplexity(),
             kl_divergence: loss.kl_divergence(),
             same_top: loss.same_top(),
+            task: None,
+            draft: None,
         }
     }
+}
+
+/// How alike the hidden states at any two positions of the stream are.
+#[derive(Clone, Debug, Serialize)]
+pub struct PairsReport {
+    /// The mean cosine over tokens, `[n_blocks + 1, n_blocks + 1]`: position 0 is what enters block 0, position `i + 1` what
+    /// leaves block `i`. Null where a state is all zeros for every token.
+    pub cosine: Vec<Vec<Option<f64>>>,
 }
 
 /// One block of the input.

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use comfy_table::{Cell, CellAlignment, Color, Table, presets};
 use indicatif::{DecimalBytes, HumanCount};
 
+use super::goal;
 use super::{CalibrationReport, ModelReport, OutputReport, Report, SearchReport, block_list};
 use crate::gguf;
 use crate::plan::{ChangeKind, TensorChange};
@@ -25,6 +26,18 @@ pub fn report(report: &Report, colour: Colour) -> String {
     }
     if let Some(search) = &report.search {
         let _ = writeln!(text, "loss     {}", loss(search));
+        if let Some(tasks) = &search.task {
+            let _ = writeln!(text, "tasks    {}", goal::task_line(tasks));
+        }
+        if let Some(draft) = &search.draft {
+            let _ = writeln!(text, "draft    {}", goal::draft_line(draft));
+        }
+    }
+    if let Some(goal) = report.goal.as_ref().filter(|goal| goal.limit.is_some()) {
+        let _ = writeln!(text, "goal     {}", goal::line(goal));
+    }
+    if let Some(pairs) = &report.pairs {
+        text.push_str(&alike(&pairs.cosine));
     }
     if let Some(output) = &report.output {
         let _ = writeln!(
@@ -227,6 +240,28 @@ fn loss(search: &SearchReport) -> String {
         search.same_top * 100.0,
         HumanCount(search.block_evaluations)
     )
+}
+
+/// The runs of 1, 2, 3, ... blocks before and behind which the stream is most alike.
+fn alike(cosine: &[Vec<Option<f64>>]) -> String {
+    const LONGEST: usize = 8;
+    let n_blocks = cosine.len().saturating_sub(1);
+    let mut text = String::new();
+    for n in 1..=LONGEST.min(n_blocks.saturating_sub(1)) {
+        let runs = (0..=n_blocks - n).filter_map(|start| Some((start, cosine[start][start + n]?)));
+        let Some((start, best)) = runs.max_by(|a, b| a.1.total_cmp(&b.1)) else {
+            continue;
+        };
+        let run: Vec<usize> = (start..start + n).collect();
+        let word = if n == 1 { "block" } else { "blocks" };
+        let _ = writeln!(
+            text,
+            "{} cosine {best:.4} before and behind {word} {}",
+            if n == 1 { "alike   " } else { "        " },
+            block_list(&run)
+        );
+    }
+    text
 }
 
 /// The text that was evaluated, on one line.

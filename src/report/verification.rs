@@ -20,6 +20,8 @@ pub struct VerifyReport {
     pub gguf_shorten: &'static str,
     /// Version of the bundled llama.cpp.
     pub llama_cpp: &'static str,
+    /// The command line, without the program's name; empty where there was none.
+    pub arguments: Vec<String>,
     /// Whether nothing differs.
     pub verified: bool,
     /// The shortened model.
@@ -89,6 +91,7 @@ impl VerifyReport {
         Self {
             gguf_shorten: env!("CARGO_PKG_VERSION"),
             llama_cpp: ggml::backend::llama_cpp_version(),
+            arguments: Vec::new(),
             verified: verification.differences.is_empty() && same_floats,
             output: VerifiedReport {
                 path: path.display().to_string(),

@@ -2,10 +2,11 @@
 
 use std::fmt;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 
 use crate::hidden_state::Token;
+use crate::quality::choice::best;
 use crate::quality::log_softmax::Row;
 use crate::quality::scored;
 
@@ -16,6 +17,12 @@ pub enum Objective {
     Kl,
     /// The perplexity
     Ppl,
+    /// The cross entropy of the right answers of --task-file; of each step the few candidates with the lowest KL divergence
+    /// do the tasks
+    Task,
+    /// The share of tokens whose likeliest successor is another than the parent's, as a draft model; how many blocks go is
+    /// what makes speculative decoding fastest, --drop being the most
+    Draft,
 }
 
 impl fmt::Display for Objective {
@@ -23,6 +30,8 @@ impl fmt::Display for Objective {
         f.write_str(match self {
             Self::Kl => "kl",
             Self::Ppl => "ppl",
+            Self::Task => "task",
+            Self::Draft => "draft",
         })
     }
 }
@@ -48,6 +57,10 @@ impl Loss {
     /// # Errors
     /// Logits that are not numbers.
     pub fn of(window: &[Token], parent: &[f32], logits: &[f32]) -> Result<Self> {
+        ensure!(
+            parent.iter().any(|&logit| logit != 0.0),
+            "the model gives no logits, so it predicts nothing"
+        );
         let rows = scored(window.len());
         let next = &window[rows.start + 1..=rows.end];
         let n_vocab = logits.len() / next.len().max(1);
@@ -73,12 +86,14 @@ impl Loss {
         Ok(losses.into_iter().sum())
     }
 
-    /// The mean that `objective` makes small, in nats per token.
+    /// The mean that `objective` makes small: nats per token, of a draft model a share of the tokens. For tasks it is the
+    /// KL divergence, by which those are chosen that do them.
     #[must_use]
     pub fn mean(&self, objective: Objective) -> f64 {
         match objective {
-            Objective::Kl => self.mean_of(self.kl),
+            Objective::Kl | Objective::Task => self.mean_of(self.kl),
             Objective::Ppl => self.mean_of(self.nll),
+            Objective::Draft => 1.0 - self.same_top(),
         }
     }
 
@@ -128,5 +143,65 @@ impl std::iter::Sum for Loss {
             kl: a.kl + b.kl,
             n_same_top: a.n_same_top + b.n_same_top,
         })
+    }
+}
+
+/// Sums over tasks with several answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct TaskLoss {
+    /// Tasks.
+    pub n_tasks: u64,
+    /// Those that are right.
+    pub n_correct: u64,
+    /// Of the cross entropies of the right answers, in nats.
+    pub cross_entropy: f64,
+}
+
+impl TaskLoss {
+    /// Of tasks, each with the scores of its answers and the number of the right one.
+    ///
+    /// A score is the mean log-probability of an answer's tokens; the likeliest answer is that with the largest, and the
+    /// cross entropy is that of a softmax over them, `ln sum_j exp(s_j) - s_right`. It says of every task how near it is to
+    /// being right, where a share of right ones would be the same for most candidates.
+    #[must_use]
+    pub fn of<'s>(tasks: impl IntoIterator<Item = (&'s [f64], usize)>) -> Self {
+        tasks
+            .into_iter()
+            .fold(Self::default(), |sum, (scores, right)| {
+                let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let total: f64 = scores.iter().map(|score| (score - max).exp()).sum();
+                Self {
+                    n_tasks: sum.n_tasks + 1,
+                    n_correct: sum.n_correct + u64::from(best(scores) == Some(right)),
+                    cross_entropy: sum.cross_entropy + (total.ln() - (scores[right] - max)),
+                }
+            })
+    }
+
+    /// The mean cross entropy of the right answer, in nats.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
+    pub fn mean(&self) -> f64 {
+        self.cross_entropy / self.n_tasks.max(1) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cross_entropy_of_answers_is_that_of_a_softmax() {
+        let (a, b) = ([-2.0, -1.0, -3.0], [-0.5, -0.25]);
+        let found = TaskLoss::of([(&a[..], 1), (&b[..], 0)]);
+        let softmax = |scores: &[f64], right: usize| {
+            let sum: f64 = scores.iter().map(|score| score.exp()).sum();
+            -(scores[right].exp() / sum).ln()
+        };
+        assert!((found.cross_entropy - softmax(&a, 1) - softmax(&b, 0)).abs() < 1e-12);
+        assert_eq!((found.n_tasks, found.n_correct), (2, 1));
+        // Far from underflow.
+        let far = TaskLoss::of([(&[-5000.0, -4999.0][..], 0)]);
+        assert!((far.mean() - (1.0 + 1f64.exp()).ln()).abs() < 1e-12);
     }
 }

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
-use super::loss::Loss;
+use super::loss::{Loss, TaskLoss};
 use crate::model::BlockId;
 use crate::segment::Subsets;
 
@@ -21,17 +21,42 @@ pub trait Measure {
     /// # Errors
     /// Whatever keeps the engine from evaluating a set.
     fn losses(&mut self, n_windows: usize, sets: &[Removed]) -> Result<Vec<Loss>>;
+
+    /// The loss of each of `sets` in the tasks.
+    ///
+    /// # Errors
+    /// Whatever keeps the engine from doing them; no tasks.
+    fn tasks(&mut self, sets: &[Removed]) -> Result<Vec<TaskLoss>> {
+        bail!("bug: no tasks for {} sets", sets.len())
+    }
 }
 
-/// One measurement: the set, the window, its loss.
-pub type Record = (Removed, usize, Loss);
+/// Does tasks without some blocks.
+pub trait Tasks {
+    /// The loss without `removed`; of the whole model where that is empty.
+    ///
+    /// # Errors
+    /// Whatever keeps the engine from doing the tasks.
+    fn loss(&mut self, removed: &Removed) -> Result<TaskLoss>;
+}
+
+/// One measurement.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Record {
+    /// The loss of a set on the window with this number.
+    Window(Removed, usize, Loss),
+    /// The loss of a set in all tasks.
+    Tasks(Removed, TaskLoss),
+}
 
 /// Measures with an engine and remembers: what was measured in this run, or in one that was interrupted, is not measured
 /// again.
 pub struct Memo<'s> {
     subsets: &'s mut dyn Subsets,
+    tasks: Option<&'s mut dyn Tasks>,
     n_blocks: usize,
     known: BTreeMap<(Removed, usize), Loss>,
+    known_tasks: BTreeMap<Removed, TaskLoss>,
     /// Told of each new measurement.
     record: &'s mut dyn FnMut(&Record) -> Result<()>,
 }
@@ -44,15 +69,31 @@ impl<'s> Memo<'s> {
         known: Vec<Record>,
         record: &'s mut dyn FnMut(&Record) -> Result<()>,
     ) -> Self {
-        Self {
+        let mut memo = Self {
             subsets,
+            tasks: None,
             n_blocks,
-            known: known
-                .into_iter()
-                .map(|(set, window, loss)| ((set, window), loss))
-                .collect(),
+            known: BTreeMap::new(),
+            known_tasks: BTreeMap::new(),
             record,
+        };
+        for record in known {
+            match record {
+                Record::Window(set, window, loss) => {
+                    memo.known.insert((set, window), loss);
+                }
+                Record::Tasks(set, loss) => {
+                    memo.known_tasks.insert(set, loss);
+                }
+            }
         }
+        memo
+    }
+
+    /// The same, which can do tasks, too.
+    #[must_use]
+    pub fn with_tasks(self, tasks: Option<&'s mut dyn Tasks>) -> Self {
+        Self { tasks, ..self }
     }
 }
 
@@ -72,7 +113,7 @@ impl Memo<'_> {
             let loss = Loss::of(outcome.tokens, outcome.parent, outcome.logits)
                 .with_context(|| format!("window {}", outcome.window + 1))?;
             let set = &sets[outcome.set];
-            record(&(set.clone(), outcome.window, loss))?;
+            record(&Record::Window(set.clone(), outcome.window, loss))?;
             known.insert((set.clone(), outcome.window), loss);
             Ok(())
         })
@@ -116,6 +157,21 @@ impl Measure for Memo<'_> {
                             .context("bug: a set that was not measured")
                     })
                     .sum()
+            })
+            .collect()
+    }
+
+    fn tasks(&mut self, sets: &[Removed]) -> Result<Vec<TaskLoss>> {
+        let tasks = self.tasks.as_mut().context("bug: no tasks were given")?;
+        sets.iter()
+            .map(|set| {
+                if let Some(&loss) = self.known_tasks.get(set) {
+                    return Ok(loss);
+                }
+                let loss = tasks.loss(set)?;
+                (self.record)(&Record::Tasks(set.clone(), loss))?;
+                self.known_tasks.insert(set.clone(), loss);
+                Ok(loss)
             })
             .collect()
     }

@@ -8,21 +8,34 @@
 //! - a measurement is never made twice ([`measure::Memo`]);
 //! - at the end, removed blocks change places with kept ones as long as that lowers the loss.
 //!
-//! In reading order: [`loss`] says what is measured, [`measure`] measures, `moves` says what can go next.
+//! In reading order: [`loss`] says what is measured, [`measure`] measures, [`journal`] keeps measurements over an
+//! interrupt, `race` finds the best of several sets, `moves` says what can go next, [`goal`] stops a search where a goal says
+//! so, and [`draft`] is the worth of a draft model.
 
 pub mod loss;
 
 pub mod measure;
 
+pub mod journal;
+
+mod race;
+
 mod moves;
+
+pub mod goal;
+
+pub mod draft;
 
 use std::collections::BTreeSet;
 
 use anyhow::{Result, bail};
 
 use crate::plan::Constraints;
-pub use loss::{Loss, Objective};
-pub use measure::{Measure, Memo, Removed};
+pub use goal::{Bound, Goal, Growth};
+pub use loss::{Loss, Objective, TaskLoss};
+pub use measure::{Measure, Memo, Record, Removed};
+use race::best_of;
+pub use race::{expected_losses, race};
 
 /// How a search looks for a set.
 #[derive(Clone, Debug)]
@@ -44,48 +57,41 @@ pub struct Measured {
     pub removed: Removed,
     /// What that costs.
     pub loss: Loss,
+    /// What it costs in tasks; `None` unless they are the objective.
+    pub tasks: Option<TaskLoss>,
 }
 
-/// A share of the candidates that goes on to more windows is one in so many.
-const RACE: usize = 3;
+impl Measured {
+    /// What `objective` makes small.
+    #[must_use]
+    pub fn cost(&self, objective: Objective) -> f64 {
+        match (objective, &self.tasks) {
+            (Objective::Task, Some(tasks)) => tasks.mean(),
+            _ => self.loss.mean(objective),
+        }
+    }
+}
 
-/// The candidates with the smallest loss over all windows, best first, `n` at most, of a race: each round measures those
-/// that are left on more windows and keeps a third.
+/// Measures one set on all windows, and in tasks where they are the objective.
 ///
 /// # Errors
 /// Those of `measure`.
-pub fn race(
+pub fn measured(
     measure: &mut dyn Measure,
+    removed: Removed,
     objective: Objective,
-    candidates: Vec<Removed>,
-    n: usize,
-) -> Result<Vec<Measured>> {
-    let n_windows = measure.n_windows();
-    let mut left = candidates;
-    let mut n_seen = n_windows.div_ceil(RACE * RACE).max(1);
-    loop {
-        let is_last = n_seen == n_windows || left.len() <= n.max(1);
-        let n_now = if is_last { n_windows } else { n_seen };
-        let losses = measure.losses(n_now, &left)?;
-        let mut measured: Vec<Measured> = left
-            .into_iter()
-            .zip(losses)
-            .map(|(removed, loss)| Measured { removed, loss })
-            .collect();
-        // Sets come in ascending order, and the sort is stable: of equals the first.
-        measured.sort_by(|a, b| a.loss.mean(objective).total_cmp(&b.loss.mean(objective)));
-        if is_last {
-            measured.truncate(n.max(1));
-            return Ok(measured);
-        }
-        let n_left = measured.len().div_ceil(RACE).max(n).max(2);
-        left = measured
-            .into_iter()
-            .take(n_left)
-            .map(|measured| measured.removed)
-            .collect();
-        n_seen = (n_seen * RACE).min(n_windows);
-    }
+) -> Result<Measured> {
+    let set = std::slice::from_ref(&removed);
+    let losses = measure.losses(measure.n_windows(), set)?;
+    let tasks = match objective {
+        Objective::Task => measure.tasks(set)?.first().copied(),
+        _ => None,
+    };
+    Ok(Measured {
+        removed,
+        loss: losses.into_iter().sum(),
+        tasks,
+    })
 }
 
 /// One removal after another, from none. Each call of [`Search::step`] removes one block more, or where no single one may
@@ -103,6 +109,7 @@ impl<'c> Search<'c> {
         let nothing = Measured {
             removed: Removed::new(),
             loss: Loss::default(),
+            tasks: None,
         };
         Self {
             constraints,
@@ -132,7 +139,7 @@ impl<'c> Search<'c> {
         if candidates.is_empty() {
             return Ok(false);
         }
-        self.beam = race(
+        self.beam = best_of(
             measure,
             self.settings.objective,
             candidates.into_iter().collect(),
@@ -160,34 +167,43 @@ impl<'c> Search<'c> {
             }
             progress(self.best());
         }
-        self.swap(measure, progress)?;
-        Ok(self.best().clone())
+        let greedy = self.best().clone();
+        self.swap(measure, &greedy, &mut goal::Unbound, progress)
     }
 
-    /// Lets removed blocks change places with kept ones as long as that lowers the loss.
+    /// Lets blocks of `from` change places with kept ones as long as that lowers the loss and stays within `bound`.
     fn swap(
-        &mut self,
+        &self,
         measure: &mut dyn Measure,
+        from: &Measured,
+        bound: &mut dyn Bound,
         progress: &mut dyn FnMut(&Measured),
-    ) -> Result<()> {
+    ) -> Result<Measured> {
         let objective = self.settings.objective;
+        let mut best = from.clone();
         for _ in 0..self.settings.swaps {
-            let best = self.best();
-            let candidates = moves::swaps(self.constraints, &self.settings.keep, &best.removed);
+            let mut candidates = Vec::new();
+            for set in moves::swaps(self.constraints, &self.settings.keep, &best.removed) {
+                if bound.may(&set)? {
+                    candidates.push(set);
+                }
+            }
             if candidates.is_empty() {
-                return Ok(());
+                break;
             }
-            let before = best.loss.mean(objective);
-            let Some(found) = race(measure, objective, candidates, 1)?.into_iter().next() else {
-                return Ok(());
-            };
-            if found.loss.mean(objective) >= before {
-                return Ok(());
+            let found = best_of(measure, objective, candidates, 1)?;
+            match found.into_iter().next() {
+                Some(found)
+                    if found.cost(objective) < best.cost(objective)
+                        && (bound.holds(&found)? || !bound.holds(&best)?) =>
+                {
+                    best = found;
+                }
+                _ => break,
             }
-            self.beam = vec![found];
-            progress(self.best());
+            progress(&best);
         }
-        Ok(())
+        Ok(best)
     }
 }
 
@@ -195,15 +211,16 @@ impl<'c> Search<'c> {
 mod tests {
     use std::collections::BTreeMap;
 
+    use super::race::SHORTLIST;
     use super::*;
     use crate::arch::Architecture;
     use crate::model::BlockId;
     use crate::plan::constraints::{Group, Place};
     use crate::plan::kinds::Kinds;
 
-    const N_BLOCKS: usize = 9;
+    pub const N_BLOCKS: usize = 9;
 
-    fn constraints() -> Constraints {
+    pub fn constraints() -> Constraints {
         Constraints {
             n_blocks: N_BLOCKS,
             n_trunk_blocks: N_BLOCKS,
@@ -219,11 +236,11 @@ mod tests {
         }
     }
 
-    fn blocks(numbers: &[usize]) -> Removed {
+    pub fn blocks(numbers: &[usize]) -> Removed {
         numbers.iter().copied().map(BlockId::new).collect()
     }
 
-    fn settings(swaps: usize) -> Settings {
+    pub fn settings(swaps: usize) -> Settings {
         Settings {
             objective: Objective::Kl,
             keep: Removed::new(),
@@ -233,15 +250,15 @@ mod tests {
     }
 
     /// A loss that is known: each block has a price in each window, and some pairs cost more together.
-    struct Priced {
+    pub struct Priced {
         n_windows: usize,
         /// By how much a price differs from window to window.
         noise: f64,
-        n_measured: usize,
+        pub n_measured: usize,
     }
 
     impl Priced {
-        fn new(n_windows: usize, noise: f64) -> Self {
+        pub fn new(n_windows: usize, noise: f64) -> Self {
             Self {
                 n_windows,
                 noise,
@@ -266,7 +283,7 @@ mod tests {
             single + pairs
         }
 
-        fn total(&self, set: &Removed) -> f64 {
+        pub fn total(&self, set: &Removed) -> f64 {
             (0..self.n_windows)
                 .map(|window| self.loss(set, window))
                 .sum()
@@ -278,14 +295,33 @@ mod tests {
             self.n_windows
         }
 
+        #[expect(clippy::cast_possible_truncation, reason = "a share of a million")]
         fn losses(&mut self, n_windows: usize, sets: &[Removed]) -> Result<Vec<Loss>> {
             self.n_measured += sets.len() * n_windows;
             Ok(sets
                 .iter()
-                .map(|set| Loss {
-                    n_tokens: n_windows as u64,
-                    kl: (0..n_windows).map(|window| self.loss(set, window)).sum(),
-                    ..Loss::default()
+                .map(|set| {
+                    let kl: f64 = (0..n_windows).map(|window| self.loss(set, window)).sum();
+                    // The higher the loss, the more seldom both agree.
+                    let same = 1e6 * (-kl / n_windows as f64 / 4.0).exp() * n_windows as f64;
+                    Loss {
+                        n_tokens: 1_000_000 * n_windows as u64,
+                        kl: 1e6 * kl,
+                        n_same_top: same as u64,
+                        ..Loss::default()
+                    }
+                })
+                .collect())
+        }
+
+        /// Of two sets with the same number of blocks the one with the lower sum of numbers is better at tasks.
+        fn tasks(&mut self, sets: &[Removed]) -> Result<Vec<TaskLoss>> {
+            Ok(sets
+                .iter()
+                .map(|set| TaskLoss {
+                    n_tasks: 1,
+                    n_correct: 0,
+                    cross_entropy: set.iter().map(|block| block.index()).sum::<usize>() as f64,
                 })
                 .collect())
         }
@@ -333,7 +369,7 @@ mod tests {
                 "{} {of_sleb}",
                 priced.n_measured
             );
-            assert!((found.loss.kl - priced.total(&found.removed)).abs() < 1e-9);
+            assert!((found.loss.kl / 1e6 - priced.total(&found.removed)).abs() < 1e-9);
         }
     }
 
@@ -404,5 +440,61 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert_eq!(error, "no allowed removal leads from 3 to 4 blocks");
+    }
+
+    /// Counts each pair of a set and a window once.
+    struct Counted(Priced, BTreeSet<(Removed, usize)>);
+
+    impl Measure for Counted {
+        fn n_windows(&self) -> usize {
+            self.0.n_windows()
+        }
+
+        fn losses(&mut self, n_windows: usize, sets: &[Removed]) -> Result<Vec<Loss>> {
+            for set in sets {
+                self.1
+                    .extend((0..n_windows).map(|window| (set.clone(), window)));
+            }
+            self.0.losses(n_windows, sets)
+        }
+    }
+
+    #[test]
+    fn the_expected_number_of_losses_is_that_of_a_greedy_search() {
+        let constraints = constraints();
+        for n_windows in [1, 2, 5, 9, 16, 18] {
+            for n in 1..N_BLOCKS - 1 {
+                let mut counted = Counted(Priced::new(n_windows, 0.1), BTreeSet::new());
+                let mut search = Search::new(&constraints, settings(0));
+                let mut last = None;
+                search
+                    .remove(&mut counted, n, &mut |best| {
+                        last = Some(best.removed.len());
+                    })
+                    .unwrap();
+                assert_eq!(last, Some(n));
+                let expected = expected_losses(&settings(0), N_BLOCKS, 0..n, n_windows);
+                assert_eq!(counted.1.len() as u64, expected, "{n} {n_windows}");
+            }
+        }
+        assert_eq!(expected_losses(&settings(0), N_BLOCKS, 3..3, 16), 0);
+    }
+
+    #[test]
+    fn tasks_decide_among_the_few_with_the_lowest_divergence() {
+        let constraints = constraints();
+        let mut priced = Priced::new(1, 0.3);
+        let task = Settings {
+            objective: Objective::Task,
+            ..settings(0)
+        };
+        let mut search = Search::new(&constraints, task);
+        assert!(search.step(&mut priced, 1).unwrap());
+        let mut singles: Vec<Removed> = (0..N_BLOCKS).map(|i| blocks(&[i])).collect();
+        singles.sort_by(|a, b| priced.total(a).total_cmp(&priced.total(b)));
+        let best = singles[..SHORTLIST].iter().min().unwrap();
+        assert_eq!(&search.best().removed, best);
+        assert_ne!(best, &singles[0]);
+        assert!(search.best().tasks.is_some());
     }
 }

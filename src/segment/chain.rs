@@ -6,8 +6,9 @@ use std::rc::Rc;
 use anyhow::{Context as _, Result, ensure};
 use ggml::{Backend, Context, ModelOptions, ThreadPool, WindowInput};
 
+use super::contexts::Contexts;
 use super::memory::MemoryFile;
-use super::plan::{Head, SegmentPlan};
+use super::plan::{CHAINED, Head, SegmentPlan};
 use super::{Outcome, Subsets, Visitor};
 use crate::arch::Stream;
 use crate::hidden_state::{HiddenStates, Position, Token};
@@ -16,10 +17,38 @@ use crate::model::{BlockId, Model};
 use crate::plan::Constraints;
 use crate::quality::scored;
 
+/// Memory for what blocks are computed in, in bytes: as many contexts are kept as it holds, the others are made each time.
+const CONTEXT_BYTES: usize = 512 << 20;
+
+/// Memory for the ends of models, in bytes: as many are kept as it holds, and one at least.
+const HEAD_BYTES: usize = 512 << 20;
+
 /// A block as a model of its own.
 struct Segment {
     model: Rc<ggml::Model>,
     n_blocks: usize,
+}
+
+impl Segment {
+    fn load(
+        model: &Model<'_>,
+        constraints: &Constraints,
+        block: BlockId,
+        head: Head,
+    ) -> Result<Self> {
+        let plan = SegmentPlan::new(model, constraints, &[block], head)?;
+        let file = MemoryFile::write(model, &plan)?;
+        let options = ModelOptions {
+            no_mmap: true,
+            ..ModelOptions::default()
+        };
+        let engine = ggml::Model::load(Backend::init(), &file.path, options)
+            .with_context(|| format!("block {block} as a model of its own"))?;
+        Ok(Self {
+            model: Rc::new(engine),
+            n_blocks: plan.n_blocks,
+        })
+    }
 }
 
 /// What is known of a window once the whole model has evaluated it.
@@ -33,8 +62,9 @@ struct Known {
 
 /// Evaluates sets of blocks by segments of one block each.
 ///
-/// In memory are the weights of the blocks once, those of the vocabulary once for each block that ends a set, three hidden
-/// states of each window, and one hidden state for each block while a window is evaluated.
+/// In memory are the weights of the blocks once, those of the vocabulary and the room for logits once for each block that
+/// lately ended a set, two hidden states of each window, one for each block while a window is evaluated, and what llama.cpp
+/// computes in for as many blocks as [`CONTEXT_BYTES`] holds.
 pub struct Chain<'m, 'a> {
     model: &'m Model<'a>,
     constraints: &'m Constraints,
@@ -44,8 +74,10 @@ pub struct Chain<'m, 'a> {
     /// Tokens of the longest window.
     window: usize,
     windows: Vec<Known>,
-    segments: BTreeMap<(BlockId, Head), Segment>,
-    contexts: BTreeMap<(BlockId, Head), Context<'static>>,
+    segments: BTreeMap<BlockId, Segment>,
+    contexts: Contexts,
+    /// Of blocks that end a set.
+    heads: Contexts,
     n_block_evaluations: u64,
 }
 
@@ -63,33 +95,33 @@ impl<'m, 'a> Chain<'m, 'a> {
         windows: &[&[Token]],
         threads: &Rc<ThreadPool>,
     ) -> Result<Self> {
+        ensure!(
+            !constraints.trusted && CHAINED.contains(&constraints.rules.name),
+            "its architecture is not one of those that are known to be evaluated so"
+        );
         let n_embd = engine.n_embd();
         ensure!(
             engine.n_embd_inp() == n_embd,
             "block 0 takes rows of {} numbers, but the stream has {n_embd}",
             engine.n_embd_inp()
         );
-        ensure!(
-            !matches!(
-                constraints.rules.stream,
-                Stream::Looped { .. } | Stream::Parallel { .. } | Stream::Stacked { .. }
-            ),
-            "more than one state passes between its blocks, or they run several times"
-        );
+        let window = windows.iter().map(|window| window.len()).max().unwrap_or(0);
         let mut chain = Self {
             model,
             constraints,
             threads: Rc::clone(threads),
             stream: constraints.rules.stream,
             n_embd,
-            window: windows.iter().map(|window| window.len()).max().unwrap_or(0),
+            window,
             windows: Vec::new(),
             segments: BTreeMap::new(),
-            contexts: BTreeMap::new(),
+            contexts: Contexts::new(CONTEXT_BYTES / context_bytes(model, n_embd, window).max(1)),
+            heads: Contexts::new(HEAD_BYTES / head_bytes(model, engine.n_vocab(), window).max(1)),
             n_block_evaluations: 0,
         };
         for block in (0..model.n_trunk_blocks()).map(BlockId::new) {
-            chain.load(block, Head::Without)?;
+            let segment = Segment::load(model, constraints, block, Head::Without)?;
+            chain.segments.insert(block, segment);
         }
         let mut whole = crate::llama::LlamaHiddenStates::with_threads(
             engine,
@@ -159,9 +191,13 @@ impl<'m, 'a> Chain<'m, 'a> {
         };
         let rows = scored(known.tokens.len());
         let (tokens, state) = (known.tokens.clone(), known.before_last.clone());
-        let expected = Context::with_threads(engine, self.window, &self.threads)?
+        let expected = Context::with_outputs(engine, self.window, rows.len(), &self.threads)?
             .logits_of(WindowInput::Tokens(&tokens), rows)?
             .to_vec();
+        ensure!(
+            expected.iter().any(|&logit| logit != 0.0),
+            "the model gives no logits"
+        );
         let last = BlockId::new(self.model.n_trunk_blocks() - 1);
         let found = self.logits(last, &state)?;
         ensure!(
@@ -171,45 +207,20 @@ impl<'m, 'a> Chain<'m, 'a> {
         Ok(())
     }
 
-    fn load(&mut self, block: BlockId, head: Head) -> Result<&Segment> {
-        let plan = SegmentPlan::new(self.model, self.constraints, &[block], head)?;
-        let file = MemoryFile::write(self.model, &plan)?;
-        let options = ModelOptions {
-            no_mmap: true,
-            ..ModelOptions::default()
-        };
-        let model = ggml::Model::load(Backend::init(), &file.path, options)
-            .with_context(|| format!("block {block} as a model of its own"))?;
-        let segment = Segment {
-            model: Rc::new(model),
-            n_blocks: plan.n_blocks,
-        };
-        Ok(self.segments.entry((block, head)).or_insert(segment))
-    }
-
-    /// The context of a segment, made on first use.
-    fn context(&mut self, block: BlockId, head: Head) -> Result<(&mut Context<'static>, usize)> {
-        let key = (block, head);
-        if !self.segments.contains_key(&key) {
-            self.load(block, head)?;
-        }
-        let segment = &self.segments[&key];
-        let context =
-            match self.contexts.entry(key) {
-                std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-                std::collections::btree_map::Entry::Vacant(entry) => entry.insert(
-                    Context::of_shared(&segment.model, self.window, &self.threads)?,
-                ),
-            };
-        Ok((context, segment.n_blocks))
-    }
-
     /// The hidden state behind `block`, for the one before it.
     fn run(&mut self, block: BlockId, state: &[f32]) -> Result<Vec<f32>> {
-        let (stream, n_embd) = (self.stream, self.n_embd);
         self.n_block_evaluations += 1;
-        let (context, n_blocks) = self.context(block, Head::Without)?;
-        evaluate_segment(context, stream, n_blocks, 1, n_embd, state)
+        let segment = &self.segments[&block];
+        let context = self.contexts.get_or_make(block, || {
+            Ok(Context::of_shared(
+                &segment.model,
+                self.window,
+                self.window,
+                &self.threads,
+            )?)
+        })?;
+        let n_blocks = segment.n_blocks;
+        evaluate_segment(context, self.stream, n_blocks, 1, self.n_embd, state)
             .with_context(|| format!("block {block} as a model of its own"))
     }
 
@@ -217,7 +228,16 @@ impl<'m, 'a> Chain<'m, 'a> {
     fn logits(&mut self, last: BlockId, state: &[f32]) -> Result<&[f32]> {
         let rows = scored(state.len() / self.n_embd);
         self.n_block_evaluations += 1;
-        let (context, _) = self.context(last, Head::With)?;
+        let (model, constraints) = (self.model, self.constraints);
+        let context = self.heads.get_or_make(last, || {
+            let segment = Segment::load(model, constraints, last, Head::With)?;
+            Ok(Context::of_shared(
+                &segment.model,
+                self.window,
+                scored(self.window).len(),
+                &self.threads,
+            )?)
+        })?;
         Ok(context.logits_of(WindowInput::HiddenStates(state), rows)?)
     }
 
@@ -250,6 +270,33 @@ impl<'m, 'a> Chain<'m, 'a> {
         }
         Ok(())
     }
+}
+
+/// About how much memory llama.cpp computes in for a block, in bytes: a few rows of the widest tensor for each token.
+fn context_bytes(model: &Model<'_>, n_embd: usize, window: usize) -> usize {
+    let widest = model
+        .tensors()
+        .iter()
+        .filter(|tensor| tensor.block.is_some())
+        .map(|tensor| usize::try_from(tensor.info.dims()[1]).unwrap_or(usize::MAX))
+        .max();
+    let n_rows = window.saturating_mul(4 * size_of::<f32>());
+    n_rows.saturating_mul(widest.unwrap_or(0).max(n_embd))
+}
+
+/// About how much memory the end of a model takes, in bytes: its vocabulary's tensors, and logits twice, where they are
+/// computed and where they are kept.
+fn head_bytes(model: &Model<'_>, n_vocab: usize, window: usize) -> usize {
+    let tensors = model.tensors().iter();
+    let vocabulary: u64 = tensors
+        .filter(|tensor| super::plan::VOCABULARY.contains(&tensor.info.name()))
+        .map(|tensor| tensor.info.n_bytes())
+        .sum();
+    let logits = scored(window).len().saturating_mul(n_vocab);
+    let logits = logits.saturating_mul(2 * size_of::<f32>());
+    usize::try_from(vocabulary)
+        .unwrap_or(usize::MAX)
+        .saturating_add(logits)
 }
 
 impl Subsets for Chain<'_, '_> {

@@ -11,10 +11,10 @@ use crate::gguf::{self, Layout};
 use crate::model::Model;
 use crate::plan::Plan;
 
-/// A segment's file. It is gone when this is dropped.
-pub(super) struct MemoryFile {
+/// A file for llama.cpp to load. It is gone when this is dropped.
+pub(crate) struct MemoryFile {
     /// What llama.cpp opens.
-    pub(super) path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Keeps the file, or its name in place.
     _keep: Keep,
 }
@@ -30,7 +30,7 @@ impl MemoryFile {
     ///
     /// # Errors
     /// The system's, such as no room.
-    pub(super) fn write(model: &Model<'_>, plan: &SegmentPlan<'_>) -> Result<Self> {
+    pub(crate) fn write(model: &Model<'_>, plan: &SegmentPlan<'_>) -> Result<Self> {
         Self::of_layout(&plan.layout, &mut |i, out| {
             // What is not written is zeros.
             let Source::Tensor(source) = plan.sources[i] else {
@@ -47,12 +47,15 @@ impl MemoryFile {
     ///
     /// # Errors
     /// The system's, such as no room.
-    pub(super) fn write_plan(model: &Model<'_>, plan: &Plan<'_>) -> Result<Self> {
+    pub(crate) fn write_plan(model: &Model<'_>, plan: &Plan<'_>) -> Result<Self> {
         Self::of_layout(&plan.layout, &mut |i, out| plan.data[i].write(model, out))
     }
 
-    /// `data` writes the data of the tensor with that number in the layout.
-    fn of_layout(
+    /// Writes a file of this layout; `data` writes the data of the tensor with that number in it.
+    ///
+    /// # Errors
+    /// The system's, such as no room.
+    pub(crate) fn of_layout(
         layout: &Layout<'_>,
         data: &mut dyn FnMut(usize, &mut dyn Write) -> io::Result<()>,
     ) -> Result<Self> {

@@ -5,12 +5,14 @@
 //! the whole model, bit for bit, since llama.cpp does not treat every architecture's hidden states as it treats its tokens;
 //! where it cannot be used, [`Whole`] evaluates shortened models one by one.
 //!
-//! In reading order: `plan` says what a segment's file holds, `memory` writes it, [`chain`] evaluates, [`whole`] is the
+//! In reading order: `plan` says what a segment's file holds, `memory` writes it, `contexts` says what is kept ready, [`chain`] evaluates, [`whole`] is the
 //! fall-back.
 
 mod plan;
 
-mod memory;
+pub(crate) mod memory;
+
+mod contexts;
 
 pub mod chain;
 
@@ -22,6 +24,7 @@ use crate::hidden_state::Token;
 use crate::model::BlockId;
 
 pub use chain::Chain;
+pub use plan::CHAINED;
 pub use whole::Whole;
 
 /// What a set gives on a window, beside its parent.

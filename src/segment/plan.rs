@@ -85,10 +85,14 @@ impl<'a> SegmentPlan<'a> {
                 }
                 None => {
                     let (dims, n_dims) = (tensor.info.dims(), tensor.info.n_dims());
-                    let is_vocabulary = VOCABULARY.contains(&tensor.info.name())
-                        && n_dims > 0
-                        && dims[n_dims - 1] == n_vocab;
-                    let out = if is_vocabulary {
+                    let out = if VOCABULARY.contains(&tensor.info.name()) && n_dims > 0 {
+                        // llama.cpp gives up on some models where these differ, as they do in theirs.
+                        ensure!(
+                            dims[n_dims - 1] == n_vocab,
+                            "tensor {} has {} rows, but the vocabulary has {n_vocab} tokens",
+                            Quoted(tensor.info.name()),
+                            dims[n_dims - 1]
+                        );
                         let mut dims = dims;
                         dims[n_dims - 1] = n_rows;
                         TensorOut::new(
@@ -121,8 +125,92 @@ impl<'a> SegmentPlan<'a> {
     }
 }
 
+/// Architectures whose blocks llama.cpp evaluates alone as it does inside of the model; each is tested. Some of the others
+/// scale what enters block 0, add positions to it, or share something between blocks; a few make llama.cpp end the process,
+/// so that trying is no way to find out.
+pub const CHAINED: &[&str] = &[
+    "apertus",
+    "arcee",
+    "arctic",
+    "bailingmoe",
+    "bailingmoe2",
+    "bitnet",
+    "chatglm",
+    "codeshell",
+    "cohere2",
+    "cohere2moe",
+    "command-r",
+    "dbrx",
+    "deci",
+    "deepseek",
+    "deepseek2",
+    "deepseek2-ocr",
+    "deepseek32",
+    "dots1",
+    "dots3note",
+    "ernie4_5",
+    "ernie4_5-moe",
+    "exaone",
+    "exaone-moe",
+    "exaone4",
+    "falcon",
+    "falcon-h1",
+    "gemma3",
+    "gpt-oss",
+    "gptneox",
+    "grovemoe",
+    "hunyuan-dense",
+    "hunyuan-moe",
+    "hy_v3",
+    "internlm2",
+    "jais",
+    "jais2",
+    "jamba",
+    "kimi-k3",
+    "kimi-linear",
+    "lfm2",
+    "lfm2moe",
+    "llama",
+    "maincoder",
+    "mamba",
+    "mamba2",
+    "maple",
+    "mellum",
+    "mimo2",
+    "minimax-m2",
+    "mistral3",
+    "mistral4",
+    "nemotron",
+    "olmo",
+    "olmo2",
+    "olmoe",
+    "openelm",
+    "orion",
+    "pangu-embedded",
+    "phi2",
+    "phi3",
+    "phimoe",
+    "plamo",
+    "plamo2",
+    "plamo3",
+    "pockettts",
+    "qwen",
+    "qwen2",
+    "qwen2moe",
+    "qwen3",
+    "qwen3moe",
+    "qwen3next",
+    "refact",
+    "rwkv6qwen2",
+    "seed_oss",
+    "spark2_5",
+    "stablelm",
+    "starcoder2",
+    "xverse",
+];
+
 /// Tensors whose last dimension is the vocabulary's.
-const VOCABULARY: &[&str] = &["token_embd.weight", "output.weight", "output.bias"];
+pub(super) const VOCABULARY: &[&str] = &["token_embd.weight", "output.weight", "output.bias"];
 
 /// `blocks`, and behind them what llama.cpp must find in a model of this architecture.
 fn with_companions(

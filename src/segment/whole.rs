@@ -77,10 +77,11 @@ impl Subsets for Whole<'_, '_> {
         visit: &mut Visitor<'_>,
     ) -> Result<()> {
         let longest = self.windows.iter().map(Vec::len).max().unwrap_or(0);
-        let mut parent = Context::with_threads(self.engine, longest, &self.threads)?;
+        let n_outputs = scored(longest).len();
+        let mut parent = Context::with_outputs(self.engine, longest, n_outputs, &self.threads)?;
         for (set, blocks) in kept.iter().enumerate() {
             let model = self.load(blocks)?;
-            let mut context = Context::with_threads(&model, longest, &self.threads)?;
+            let mut context = Context::with_outputs(&model, longest, n_outputs, &self.threads)?;
             for &window in windows {
                 let tokens = &self.windows[window];
                 let input = WindowInput::Tokens(tokens);

@@ -34,6 +34,9 @@ pub struct Found {
     pub ollama: Option<ollama::StoredModel>,
 }
 
+/// What a model's name in a store begins with.
+const PREFIXES: [&str; 3] = ["ollama:", "hf:", "lmstudio:"];
+
 /// Looks up what `model` names. What begins with none of the stores' prefixes is a path; a file whose name does is named by
 /// `./` in front.
 ///
@@ -44,20 +47,37 @@ pub fn locate(model: &Path) -> Result<Found> {
     let Some(text) = model.to_str() else {
         return Ok(of_path(model.to_owned()));
     };
-    if let Some(name) = text.strip_prefix("ollama:") {
+    let [ollama, hf, lm_studio] = PREFIXES;
+    if let Some(name) = text.strip_prefix(ollama) {
         let stored = ollama::find(name)?;
         return Ok(Found {
             path: stored.model()?,
             ollama: Some(stored),
         });
     }
-    if let Some(name) = text.strip_prefix("hf:") {
+    if let Some(name) = text.strip_prefix(hf) {
         return Ok(of_path(hugging_face::find(name)?));
     }
-    if let Some(name) = text.strip_prefix("lmstudio:") {
+    if let Some(name) = text.strip_prefix(lm_studio) {
         return Ok(of_path(lm_studio::find(name)?));
     }
     Ok(of_path(model.to_owned()))
+}
+
+/// Whether `model` names one of a store.
+#[must_use]
+pub fn is_named(model: &Path) -> bool {
+    let is_named = |text: &str| PREFIXES.iter().any(|prefix| text.starts_with(prefix));
+    model.to_str().is_some_and(is_named)
+}
+
+/// The same path so that [`locate`] takes it for one, whatever its name begins with.
+#[must_use]
+pub fn as_path(path: &Path) -> PathBuf {
+    match is_named(path) {
+        true => Path::new(".").join(path),
+        false => path.to_owned(),
+    }
 }
 
 /// The words of `ORG/REPO[/FILE]`, each fit to be the name of a file or folder.

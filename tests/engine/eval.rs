@@ -40,7 +40,7 @@ pub fn byte_model<'s>(architecture: &'s str, n_blocks: u32) -> Spec<'s> {
 }
 
 /// A folder with a parent and the parent without two of its blocks.
-fn models(architecture: &str) -> (tempfile::TempDir, [PathBuf; 2]) {
+pub fn models(architecture: &str) -> (tempfile::TempDir, [PathBuf; 2]) {
     let dir = tempfile::tempdir().unwrap();
     let [parent, short] = ["parent.gguf", "short.gguf"].map(|name| dir.path().join(name));
     byte_model(architecture, 4)
@@ -94,7 +94,7 @@ fn quality(path: &Path, parent: Option<&Path>) -> Quality {
 }
 
 #[track_caller]
-fn close(found: f64, expected: f64) {
+pub fn close(found: f64, expected: f64) {
     let error = (found / expected - 1.0).abs();
     assert!(error < 1e-6, "{found}, expected {expected}");
 }
@@ -246,7 +246,7 @@ fn the_first_difference_of_two_vocabularies_is_named() {
 }
 
 /// Runs the program in `dir`.
-fn program(dir: &Path, arguments: &str) -> Output {
+pub fn program(dir: &Path, arguments: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_gguf-shorten"))
         .args(arguments.split_whitespace())
         .current_dir(dir)
@@ -255,7 +255,7 @@ fn program(dir: &Path, arguments: &str) -> Output {
 }
 
 /// What the program says on stderr when it fails with status 1, having written nothing.
-fn failure(dir: &Path, arguments: &str) -> String {
+pub fn failure(dir: &Path, arguments: &str) -> String {
     let names = || {
         let entries = std::fs::read_dir(dir).unwrap();
         let size = |entry: std::fs::DirEntry| (entry.file_name(), entry.metadata().unwrap().len());

@@ -7,15 +7,21 @@
 
 mod architectures;
 mod attention;
+mod card;
+mod compare;
 mod counts;
 mod eval;
+mod goals;
 mod halves;
 mod imatrix;
 mod ollama_layouts;
+mod pairs;
 mod portable;
 mod prediction;
 mod random_model;
+mod recoded;
 mod score_cache;
+mod segments;
 mod shared;
 mod split_output;
 mod support;

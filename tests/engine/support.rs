@@ -16,7 +16,7 @@ use crate::random_model::N_VOCAB;
 
 /// Tokens that a test evaluates: more than the tiny models' sliding window, and than keys that one block compresses into
 /// one.
-fn n_tokens(architecture: &str) -> usize {
+pub fn n_tokens(architecture: &str) -> usize {
     match architecture {
         "deepseek4" => 300,
         _ => 72,
@@ -29,7 +29,7 @@ fn options(window: usize) -> ContextOptions {
 }
 
 /// Some tokens, the same for every model.
-fn tokens(n_tokens: usize) -> Vec<Token> {
+pub fn tokens(n_tokens: usize) -> Vec<Token> {
     (0..n_tokens)
         .map(|i| ((i * i * 31 + i * 7 + 3) % N_VOCAB) as Token)
         .collect()

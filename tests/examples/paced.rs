@@ -11,12 +11,12 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use ggml::{Backend, ContextOptions, Model, ModelOptions};
+use ggml::ContextOptions;
 use gguf_shorten::arch::Architecture;
 use gguf_shorten::calibration::{CalibrationSet, Cut, Source, Texts};
 use gguf_shorten::importance::Importance;
 use gguf_shorten::input::Input;
-use gguf_shorten::llama::{Course, LlamaHiddenStates};
+use gguf_shorten::llama::{Course, LlamaHiddenStates, load_for_scores};
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -27,7 +27,7 @@ fn main() -> Result<()> {
     let input = Input::open(path)?;
     let parent = gguf_shorten::model::Model::new(input.parse()?)?;
     let rules = Architecture::find(parent.architecture()).context("a known architecture")?;
-    let model = Model::load(Backend::init(), path, ModelOptions::default())?;
+    let model = load_for_scores(&parent, path, None)?;
     let options = ContextOptions {
         window: window.parse().context("WINDOW is a number")?,
         threads: threads.parse().context("THREADS is a number")?,

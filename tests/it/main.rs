@@ -43,6 +43,10 @@ mod companions;
 
 mod report;
 
+mod pages;
+
+mod card;
+
 mod save;
 
 mod verify;
@@ -56,6 +60,16 @@ mod cache;
 mod data;
 
 mod eval;
+
+mod batch;
+
+mod batch_paths;
+
+mod batch_stop;
+
+mod goals;
+
+mod compare;
 
 mod hostile;
 

@@ -1,0 +1,212 @@
+//! Quantizing a whole model, by llama.cpp's own routine.
+
+use std::cell::RefCell;
+use std::ffi::CString;
+use std::path::Path;
+use std::rc::Rc;
+use std::str::FromStr;
+
+use llama_cpp_sys_2 as sys;
+
+use crate::{Backend, Error, log};
+
+/// Rows of a tensor are worked on in pieces of at most this many bytes. llama.cpp's own default is 8 GiB, as much as some
+/// machines have; what comes out does not depend on it.
+const MAX_BUFFER: usize = 256 << 20;
+
+/// What `general.file_type` says and llama-quantize takes: a mixture of tensor types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileType {
+    name: &'static str,
+    number: sys::llama_ftype,
+}
+
+/// Every type by llama-quantize's name for it (`tools/quantize/quantize.cpp: QUANT_OPTIONS`), from large to small.
+const FILE_TYPES: &[(&str, sys::llama_ftype)] = &[
+    ("F32", sys::LLAMA_FTYPE_ALL_F32),
+    ("BF16", sys::LLAMA_FTYPE_MOSTLY_BF16),
+    ("F16", sys::LLAMA_FTYPE_MOSTLY_F16),
+    ("Q8_0", sys::LLAMA_FTYPE_MOSTLY_Q8_0),
+    ("Q6_K", sys::LLAMA_FTYPE_MOSTLY_Q6_K),
+    ("Q5_1", sys::LLAMA_FTYPE_MOSTLY_Q5_1),
+    ("Q5_K_M", sys::LLAMA_FTYPE_MOSTLY_Q5_K_M),
+    ("Q5_K_S", sys::LLAMA_FTYPE_MOSTLY_Q5_K_S),
+    ("Q5_0", sys::LLAMA_FTYPE_MOSTLY_Q5_0),
+    ("Q4_1", sys::LLAMA_FTYPE_MOSTLY_Q4_1),
+    ("Q4_K_M", sys::LLAMA_FTYPE_MOSTLY_Q4_K_M),
+    ("Q4_K_S", sys::LLAMA_FTYPE_MOSTLY_Q4_K_S),
+    ("IQ4_NL", sys::LLAMA_FTYPE_MOSTLY_IQ4_NL),
+    ("Q4_0", sys::LLAMA_FTYPE_MOSTLY_Q4_0),
+    ("IQ4_XS", sys::LLAMA_FTYPE_MOSTLY_IQ4_XS),
+    ("MXFP4_MOE", sys::LLAMA_FTYPE_MOSTLY_MXFP4_MOE),
+    ("Q3_K_L", sys::LLAMA_FTYPE_MOSTLY_Q3_K_L),
+    ("Q3_K_M", sys::LLAMA_FTYPE_MOSTLY_Q3_K_M),
+    ("IQ3_M", sys::LLAMA_FTYPE_MOSTLY_IQ3_M),
+    ("IQ3_S", sys::LLAMA_FTYPE_MOSTLY_IQ3_S),
+    ("Q3_K_S", sys::LLAMA_FTYPE_MOSTLY_Q3_K_S),
+    ("IQ3_XS", sys::LLAMA_FTYPE_MOSTLY_IQ3_XS),
+    ("IQ3_XXS", sys::LLAMA_FTYPE_MOSTLY_IQ3_XXS),
+    ("Q2_K", sys::LLAMA_FTYPE_MOSTLY_Q2_K),
+    ("Q2_K_S", sys::LLAMA_FTYPE_MOSTLY_Q2_K_S),
+    ("IQ2_M", sys::LLAMA_FTYPE_MOSTLY_IQ2_M),
+    ("IQ2_S", sys::LLAMA_FTYPE_MOSTLY_IQ2_S),
+    ("IQ2_XS", sys::LLAMA_FTYPE_MOSTLY_IQ2_XS),
+    ("IQ2_XXS", sys::LLAMA_FTYPE_MOSTLY_IQ2_XXS),
+    ("TQ2_0", sys::LLAMA_FTYPE_MOSTLY_TQ2_0),
+    ("TQ1_0", sys::LLAMA_FTYPE_MOSTLY_TQ1_0),
+    ("IQ1_M", sys::LLAMA_FTYPE_MOSTLY_IQ1_M),
+    ("IQ1_S", sys::LLAMA_FTYPE_MOSTLY_IQ1_S),
+];
+
+/// Other names that llama-quantize takes.
+const ALIASES: &[(&str, &str)] = &[("Q3_K", "Q3_K_M"), ("Q4_K", "Q4_K_M"), ("Q5_K", "Q5_K_M")];
+
+impl FileType {
+    /// Its name, such as `Q4_K_M`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.name
+    }
+
+    /// Its number, as in `general.file_type`.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        self.number
+    }
+
+    /// The type with a number; `None` for one that is not known.
+    #[must_use]
+    pub fn of_number(number: u64) -> Option<Self> {
+        let found = FILE_TYPES
+            .iter()
+            .find(|(_, known)| u64::from(*known) == number);
+        found.map(|&(name, number)| Self { name, number })
+    }
+}
+
+impl FromStr for FileType {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let upper = text.trim().to_ascii_uppercase();
+        let alias = ALIASES.iter().find(|(alias, _)| *alias == upper);
+        let wanted = alias.map_or(upper.as_str(), |(_, name)| name);
+        let found = FILE_TYPES.iter().find(|(name, _)| *name == wanted);
+        found
+            .map(|&(name, number)| Self { name, number })
+            .ok_or_else(|| {
+                "expected a type of llama-quantize such as Q6_K, Q4_K_M, Q3_K_M or Q2_K".to_owned()
+            })
+    }
+}
+
+/// Told how many of how many tensors have been begun.
+pub type Progress = Rc<dyn Fn(usize, usize)>;
+
+thread_local! {
+    /// Who is told of the progress of the quantization that this thread runs.
+    static PROGRESS: RefCell<Option<Progress>> = const { RefCell::new(None) };
+}
+
+/// Quantizes the model at `input` (of a split model, its first part) to `output`, as one file, also from a quantized
+/// type; without an importance matrix.
+///
+/// llama.cpp does not notice a disk that is full while it writes: whether the output is whole is for the caller to check.
+///
+/// # Errors
+/// [`Error::Path`], or [`Error::Quantize`] with llama.cpp's reason, such as a type that needs an importance matrix. What
+/// has been written to `output` by then stays.
+pub fn requantize(
+    _backend: &Backend,
+    input: &Path,
+    output: &Path,
+    file_type: FileType,
+    threads: usize,
+    progress: Progress,
+) -> Result<(), Error> {
+    // SAFETY: no arguments.
+    let mut params = unsafe { sys::llama_model_quantize_default_params() };
+    params.nthread = i32::try_from(threads).unwrap_or(i32::MAX);
+    params.ftype = file_type.number;
+    params.allow_requantize = true;
+    params.max_buf_size = MAX_BUFFER;
+    PROGRESS.with(|slot| slot.replace(Some(progress)));
+    let result = run(input, output, &params);
+    PROGRESS.with(|slot| slot.replace(None));
+    result
+}
+
+/// Calls `llama_model_quantize`.
+pub(crate) fn run(
+    input: &Path,
+    output: &Path,
+    params: &sys::llama_model_quantize_params,
+) -> Result<(), Error> {
+    let c_path = |path: &Path| {
+        path.to_str()
+            .and_then(|path| CString::new(path).ok())
+            .ok_or(Error::Path)
+    };
+    let (input, output) = (c_path(input)?, c_path(output)?);
+    log::clear();
+    // SAFETY: both paths are NUL-terminated and, as all that `params` points to, outlive the call.
+    let status = unsafe { sys::llama_model_quantize(input.as_ptr(), output.as_ptr(), params) };
+    if status != 0 {
+        let reason = log::last_error().unwrap_or_else(|| "no reason given".to_owned());
+        let reason = reason
+            .strip_prefix("failed to quantize: ")
+            .map(str::to_owned)
+            .unwrap_or(reason);
+        return Err(Error::Quantize { reason });
+    }
+    Ok(())
+}
+
+/// Looks at what llama.cpp says on this thread for the line that it begins with each tensor: `[  12/ 272] name - ...`
+/// (`llama-quant.cpp: llama_model_quantize_impl`).
+pub(crate) fn watch(line: &str) {
+    let Some((done, total)) = counts(line) else {
+        return;
+    };
+    // Not held while it runs, and given back only by the one who set it.
+    let progress = PROGRESS.with(|slot| slot.borrow().clone());
+    if let Some(progress) = progress {
+        progress(done, total);
+    }
+}
+
+fn counts(line: &str) -> Option<(usize, usize)> {
+    let (done, total) = line.strip_prefix('[')?.split_once(']')?.0.split_once('/')?;
+    Some((done.trim().parse().ok()?, total.trim().parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_are_found_by_name_and_number() {
+        for &(name, number) in FILE_TYPES {
+            let by_name: FileType = name.parse().unwrap();
+            assert_eq!((by_name.name(), by_name.number()), (name, number));
+            let by_number = FileType::of_number(number.into()).unwrap();
+            assert_eq!(by_number, by_name, "{name}: two types with one number");
+        }
+        assert_eq!("q4_k".parse::<FileType>().unwrap().name(), "Q4_K_M");
+        assert_eq!("Q4_K_M".parse::<FileType>().unwrap().number(), 15);
+        for wrong in ["", "Q4", "Q4_K_XL", "COPY", "15"] {
+            assert!(wrong.parse::<FileType>().is_err(), "{wrong}");
+        }
+        assert_eq!(FileType::of_number(4), None);
+        assert_eq!(FileType::of_number(u64::MAX), None);
+    }
+
+    #[test]
+    fn lines_of_progress_are_told_from_others() {
+        assert_eq!(counts("[  12/ 272] blk.0.attn_k.weight"), Some((12, 272)));
+        assert_eq!(counts("[1/2]"), Some((1, 2)));
+        for other in ["", "[12]", "[a/b] x", "size = 1 [1/2]", "[1/2 x"] {
+            assert_eq!(counts(other), None, "{other}");
+        }
+    }
+}

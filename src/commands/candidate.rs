@@ -1,0 +1,264 @@
+//! What a row of `compare` is made of: a file, or the parent without some blocks or in another type, which then has no
+//! place of its own.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use anyhow::{Context, Result, bail};
+use ggml::{Backend, FileType, Mapping, ModelOptions};
+
+use super::eval::{load, model_options, parse};
+use super::note_layout;
+use crate::commit;
+use crate::comparison::Kind;
+use crate::error::Hint;
+use crate::evaluator;
+use crate::gguf;
+use crate::input::Input;
+use crate::model::Model;
+use crate::options::Compare;
+use crate::plan::{Constraints, Plan, Provenance};
+use crate::progress::{self, Unit};
+use crate::report::comparison::RowReport;
+use crate::scratch::ScratchFile;
+use crate::search::Removed;
+use crate::segment::memory::MemoryFile;
+
+/// A row, before anything of it is read or made.
+pub(super) enum Candidate {
+    /// A file as it is.
+    File(PathBuf),
+    /// The parent without so many blocks: those, unless none could be chosen.
+    Drop(usize, Result<Removed>),
+    /// The parent in another type.
+    Type(FileType),
+}
+
+impl Candidate {
+    /// The row, of which no more is known than what it stands for.
+    pub(super) fn row(&self) -> RowReport {
+        match self {
+            Self::File(path) => {
+                let mut row = RowReport::new(Kind::File, path.display().to_string());
+                row.path = Some(path.display().to_string());
+                row
+            }
+            Self::Drop(n, _) => {
+                let blocks = if *n == 1 { "block" } else { "blocks" };
+                RowReport::new(Kind::Drop, format!("{n} {blocks} fewer"))
+            }
+            Self::Type(file_type) => {
+                let mut row = RowReport::new(Kind::Requantize, file_type.name().to_owned());
+                row.file_type = Some(file_type.name());
+                row
+            }
+        }
+    }
+}
+
+/// A candidate that only has to be loaded.
+pub(super) struct Ready<'a> {
+    /// What errors call it.
+    name: PathBuf,
+    /// Bytes of its files.
+    pub(super) n_bytes: u64,
+    source: Source<'a>,
+}
+
+enum Source<'a> {
+    File(Box<Input>),
+    Plan(Box<Plan<'a>>),
+    Scratch(ScratchFile),
+}
+
+/// What lasts as long as the engine that was loaded from it.
+enum Kept {
+    Input(#[expect(dead_code, reason = "held for its temporary file")] Box<Input>),
+    Scratch(#[expect(dead_code, reason = "held for its file")] ScratchFile),
+}
+
+/// A candidate that can be evaluated.
+pub(super) struct Loaded {
+    /// What errors call it.
+    pub(super) name: PathBuf,
+    pub(super) engine: ggml::Model,
+    /// Where weights lie that are mapped.
+    _kept: Option<Kept>,
+}
+
+/// Makes candidates of one parent.
+pub(super) struct Maker<'m, 'a> {
+    pub(super) options: &'m Compare,
+    pub(super) input: &'m Input,
+    pub(super) model: &'m Model<'a>,
+    /// What may be removed, where blocks are.
+    pub(super) constraints: Option<&'m Constraints>,
+}
+
+impl<'a> Maker<'_, 'a> {
+    /// Reads, plans or quantizes a candidate, and notes in its `row` what is then known.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being loaded, with the name of what it is made of.
+    pub(super) fn prepare(&self, candidate: &Candidate, row: &mut RowReport) -> Result<Ready<'a>> {
+        let parent = self.input.path().display();
+        match candidate {
+            Candidate::File(path) => {
+                let input = Input::open(path)?;
+                note_layout(&input, &self.options.printing);
+                note(row, &parse(&input)?);
+                Ok(Ready {
+                    name: path.clone(),
+                    n_bytes: row.bytes.unwrap_or(0),
+                    source: Source::File(Box::new(input)),
+                })
+            }
+            Candidate::Drop(_, removed) => {
+                let removed = match removed {
+                    Ok(removed) => removed,
+                    // An error has one owner.
+                    Err(error) => bail!("{}", crate::error::message(error)),
+                };
+                let plan = self.plan(removed).with_context(|| parent.to_string())?;
+                row.file_type = file_type(self.model);
+                row.removed = Some(plan.removed.iter().map(|block| block.index()).collect());
+                row.bytes = Some(plan.layout.file_len());
+                row.block_count = Some(plan.renumbering.kept().len());
+                row.parameters = Some(plan.n_parameters);
+                Ok(Ready {
+                    name: format!("{parent}, {}", row.name).into(),
+                    n_bytes: plan.layout.file_len(),
+                    source: Source::Plan(Box::new(plan)),
+                })
+            }
+            Candidate::Type(file_type) => {
+                let name = PathBuf::from(format!("{parent} as {}", file_type.name()));
+                let scratch = self
+                    .quantize(*file_type, &name)
+                    .with_context(|| name.display().to_string())?;
+                let mapping = Mapping::open(scratch.path())?;
+                let whole = gguf::File::parse(&mapping)
+                    .map_err(Into::into)
+                    .and_then(|file| Model::new(vec![file]));
+                let whole = whole.with_context(|| {
+                    format!(
+                        "{}: what llama.cpp wrote in folder '{}' is not whole, perhaps the disk is full",
+                        name.display(),
+                        self.options.scratch.display()
+                    )
+                })?;
+                note(row, &whole);
+                row.file_type = Some(file_type.name());
+                Ok(Ready {
+                    name,
+                    n_bytes: whole.n_bytes(),
+                    source: Source::Scratch(scratch),
+                })
+            }
+        }
+    }
+
+    fn plan(&self, removed: &Removed) -> Result<Plan<'a>> {
+        let (Some(constraints), Some(drops)) = (self.constraints, &self.options.drops) else {
+            bail!("bug: blocks are removed under no constraints");
+        };
+        // As long as the entries of the file that would be written, so that its size is the same.
+        let provenance = Provenance {
+            parent_blake3: blake3::Hash::from_bytes([0; blake3::OUT_LEN]),
+            method: drops.method.to_string(),
+            heal: "none".to_owned(),
+        };
+        Plan::new(self.model, constraints, removed.clone(), &provenance)
+    }
+
+    fn quantize(&self, file_type: FileType, name: &Path) -> Result<ScratchFile> {
+        let folder = &self.options.scratch;
+        let scratch = new_scratch(folder)?;
+        let bar = progress::bar(
+            format!("quantizing to {}", file_type.name()),
+            Unit::Tensors,
+            self.model.tensors().len() as u64,
+            self.options.printing.quiet,
+        );
+        let shown = bar.clone();
+        let backend = Backend::init();
+        backend.on_abort(
+            format!("gguf-shorten: {}: ", name.display()),
+            commit::remove_unfinished,
+        );
+        let result = ggml::requantize::requantize(
+            backend,
+            self.input.for_llama()?,
+            scratch.path(),
+            file_type,
+            self.options.text.threads,
+            Rc::new(move |n_begun, _| shown.set_position(n_begun as u64)),
+        );
+        bar.finish_and_clear();
+        result?;
+        Ok(scratch)
+    }
+
+    /// Loads what was prepared.
+    ///
+    /// # Errors
+    /// llama.cpp's; a shortened model that cannot be evaluated.
+    pub(super) fn load(&self, ready: Ready<'a>) -> Result<Loaded> {
+        let name = ready.name;
+        let at_name = || name.display().to_string();
+        let options = model_options(&self.options.text);
+        let (engine, kept) = match ready.source {
+            Source::File(input) => {
+                let engine = load(input.for_llama()?, &name, options)?;
+                (engine, Some(Kept::Input(input)))
+            }
+            Source::Scratch(scratch) => {
+                let engine = load(scratch.path(), &name, options)?;
+                (engine, Some(Kept::Scratch(scratch)))
+            }
+            Source::Plan(plan) => {
+                let file = MemoryFile::write_plan(self.model, &plan).with_context(at_name)?;
+                let mapping = Mapping::open(&file.path).with_context(at_name)?;
+                let short = Model::new(vec![gguf::File::parse(&mapping).with_context(at_name)?]);
+                short
+                    .and_then(|short| evaluator::check_causal(&short))
+                    .with_context(at_name)?;
+                // The file is gone afterwards: its bytes are in memory once.
+                let options = ModelOptions {
+                    no_mmap: true,
+                    ..options
+                };
+                (load(&file.path, &name, options)?, None)
+            }
+        };
+        Ok(Loaded {
+            name,
+            engine,
+            _kept: kept,
+        })
+    }
+}
+
+/// Notes what a file says of itself.
+pub(super) fn note(row: &mut RowReport, model: &Model<'_>) {
+    row.file_type = file_type(model);
+    row.bytes = Some(model.n_bytes());
+    row.block_count = Some(model.n_blocks());
+    row.parameters = Some(model.n_parameters());
+}
+
+/// The type that a file says it has.
+fn file_type(model: &Model<'_>) -> Option<&'static str> {
+    let number = model.metadata().get("general.file_type")?.value().as_u64();
+    FileType::of_number(number.ok()?).map(FileType::name)
+}
+
+/// A scratch file in `folder`, or what is wrong with that folder.
+///
+/// # Errors
+/// A folder in which no file can be made.
+pub(super) fn new_scratch(folder: &Path) -> Result<ScratchFile> {
+    ScratchFile::new(folder)
+        .with_context(|| format!("cannot write in folder '{}'", folder.display()))
+        .context(Hint("--scratch names another folder".to_owned()))
+}

@@ -1,0 +1,461 @@
+//! One sentence about what the rows show: above all whether a smaller quantization would have been better than fewer
+//! blocks.
+//!
+//! Two rows are compared where the answer is plain: where their sizes are about the same, or where one is smaller and
+//! closer to the parent at once. Where the larger one is the closer one, nothing follows. Rows that are not smaller than
+//! the parent take no part: the parent itself is better.
+
+use indicatif::DecimalBytes;
+
+use super::{Kind, Point};
+
+/// Sizes that differ by less than this share of the larger one are about the same.
+const SAME_SIZE: f64 = 0.05;
+
+/// Distances that differ by less than so many standard errors are not told apart. The errors are taken for independent,
+/// though both are of the same tokens: the real error of the difference is smaller.
+const N_STDERRS: f64 = 2.0;
+
+/// How two rows compare.
+#[derive(Clone, Copy, Debug)]
+struct Pair<'p> {
+    /// The better one; of a tie in everything the first.
+    better: &'p Point,
+    worse: &'p Point,
+    /// Their sizes are about the same.
+    same_size: bool,
+    /// Their distances from the parent are not told apart.
+    same_kl: bool,
+    /// By how much the sizes differ, as a share of the larger one.
+    gap: f64,
+}
+
+impl<'p> Pair<'p> {
+    /// `None` where the larger one is the closer one.
+    fn new(a: &'p Point, b: &'p Point) -> Option<Self> {
+        let gap = share(a.bytes.abs_diff(b.bytes), a.bytes.max(b.bytes));
+        let same_size = gap < SAME_SIZE;
+        let variance = |point: &Point| point.kl_stderr.unwrap_or(0.0).powi(2);
+        let margin = N_STDERRS * (variance(a) + variance(b)).sqrt();
+        let same_kl = (a.kl - b.kl).abs() <= margin;
+        let (closer, other) = if b.kl < a.kl { (b, a) } else { (a, b) };
+        let (smaller, larger) = if b.bytes < a.bytes { (b, a) } else { (a, b) };
+        let (better, worse) = match (same_size, same_kl) {
+            (true, _) => (closer, other),
+            (false, true) => (smaller, larger),
+            (false, false) if closer.bytes < other.bytes => (closer, other),
+            (false, false) => return None,
+        };
+        Some(Self {
+            better,
+            worse,
+            same_size,
+            same_kl,
+            gap,
+        })
+    }
+
+    fn is_tie(&self) -> bool {
+        self.same_size && self.same_kl
+    }
+
+    fn sentence(&self) -> String {
+        let (better, worse) = (called(self.better), called(self.worse));
+        let (kl, worse_kl) = (digits(self.better.kl), digits(self.worse.kl));
+        let (bytes, worse_bytes) = (
+            DecimalBytes(self.better.bytes),
+            DecimalBytes(self.worse.bytes),
+        );
+        match (self.same_size, self.same_kl) {
+            (true, true) => {
+                format!(
+                    "at {bytes} {better} and {worse} are not told apart (KL {kl} and {worse_kl})"
+                )
+            }
+            (true, false) => {
+                format!("at {bytes} {better} is better (KL {kl}) than {worse} ({worse_kl})")
+            }
+            (false, true) => format!(
+                "{better} is smaller ({bytes}) than {worse} ({worse_bytes}), and their KL is not told apart ({kl} and \
+                 {worse_kl})"
+            ),
+            (false, false) => format!(
+                "{better} is smaller ({bytes}) and better (KL {kl}) than {worse} ({worse_bytes}, {worse_kl})"
+            ),
+        }
+    }
+}
+
+/// What follows from `rows`, the parent's among them; those that failed are left out.
+#[must_use]
+pub fn verdict(rows: &[Point]) -> String {
+    let parent = rows.iter().find(|row| row.kind == Kind::Parent);
+    let others = || rows.iter().filter(|row| row.kind != Kind::Parent);
+    if others().next().is_none() {
+        return "no verdict: no row but the parent's was measured".to_owned();
+    }
+    let smaller: Vec<&Point> = others()
+        .filter(|row| parent.is_none_or(|parent| row.bytes < parent.bytes))
+        .collect();
+    let of = |kind: Kind| smaller.iter().copied().filter(move |row| row.kind == kind);
+    let (drops, types): (Vec<_>, Vec<_>) =
+        (of(Kind::Drop).collect(), of(Kind::Requantize).collect());
+    if smaller.is_empty() {
+        return "no verdict: no row is smaller than the parent, which is the better choice"
+            .to_owned();
+    }
+    let pairs: Vec<Pair<'_>> = drops
+        .iter()
+        .flat_map(|a| types.iter().filter_map(|b| Pair::new(a, b)))
+        .collect();
+    if !pairs.is_empty() {
+        return of_both_kinds(&pairs);
+    }
+    if of(Kind::File).next().is_some() {
+        return with_files(&smaller);
+    }
+    match (&drops[..], &types[..]) {
+        (drops, []) => one_kind(
+            "rows with fewer blocks",
+            drops,
+            "--requantize shows whether a smaller quantization is better",
+        ),
+        ([], types) => one_kind(
+            "other quantizations",
+            types,
+            "--drop shows whether fewer blocks are better",
+        ),
+        _ => "no verdict: no quantization has about the size of a row with fewer blocks, or is smaller and closer to the \
+              parent than one, or larger and further away"
+            .to_owned(),
+    }
+}
+
+/// Fewer blocks against other quantizations.
+fn of_both_kinds(pairs: &[Pair<'_>]) -> String {
+    let won_by = |kind: Kind| {
+        let won: Vec<_> = pairs
+            .iter()
+            .filter(|pair| !pair.is_tie() && pair.better.kind == kind)
+            .collect();
+        (closest(won.iter().copied()), won.len())
+    };
+    let all = match pairs.len() {
+        1 => String::new(),
+        2 => "both pairs that can be compared".to_owned(),
+        n => format!("all {n} pairs that can be compared"),
+    };
+    let (by_type, n_by_type) = won_by(Kind::Requantize);
+    let (by_drop, n_by_drop) = won_by(Kind::Drop);
+    match (by_type, by_drop) {
+        (Some(by_type), Some(by_drop)) => format!(
+            "it depends: {}, but {}; the quantization is better in {n_by_type}, fewer blocks in {n_by_drop} of {} pairs that can be \
+             compared",
+            by_type.sentence(),
+            by_drop.sentence(),
+            pairs.len()
+        ),
+        (Some(one), None) | (None, Some(one)) => match (n_by_type + n_by_drop, pairs.len()) {
+            (_, 1) => one.sentence(),
+            (n, of) if n == of => format!("{}; it is so in {all}", one.sentence()),
+            (n, _) => format!(
+                "{}; it is so in {n} of {} pairs that can be compared, and the others are ties",
+                one.sentence(),
+                pairs.len()
+            ),
+        },
+        (None, None) => closest(pairs.iter()).map_or_else(String::new, |tie| match pairs.len() {
+            1 => tie.sentence(),
+            _ => format!("{}; it is so in {all}", tie.sentence()),
+        }),
+    }
+}
+
+/// Files against each other and against what was made of the parent.
+fn with_files(rows: &[&Point]) -> String {
+    if let [row] = rows {
+        return format!(
+            "no verdict: {} ({}, KL {}) is the only row that is smaller than the parent",
+            called(row),
+            DecimalBytes(row.bytes),
+            digits(row.kl)
+        );
+    }
+    let mut pairs = Vec::new();
+    for (i, a) in rows.iter().enumerate() {
+        for b in &rows[i + 1..] {
+            if a.kind == Kind::File || b.kind == Kind::File {
+                pairs.extend(Pair::new(a, b));
+            }
+        }
+    }
+    let decided = pairs.iter().filter(|pair| !pair.is_tie());
+    match closest(decided).or(closest(pairs.iter())) {
+        Some(pair) => pair.sentence(),
+        None => "no verdict: of every two rows the larger one is the closer one to the parent"
+            .to_owned(),
+    }
+}
+
+/// Rows with nothing to compare them with.
+fn one_kind(what: &str, rows: &[&Point], hint: &str) -> String {
+    let one = |row: &Point| {
+        format!(
+            "{} ({}, KL {})",
+            called(row),
+            DecimalBytes(row.bytes),
+            digits(row.kl)
+        )
+    };
+    let rows = match rows {
+        [first, .., last] => format!("from {} to {}", one(first), one(last)),
+        [row] => one(row),
+        [] => String::new(),
+    };
+    format!("no verdict: only {what} were measured, {rows}; {hint}")
+}
+
+/// The pair whose sizes differ least; of several the first.
+fn closest<'r, 'p: 'r>(pairs: impl Iterator<Item = &'r Pair<'p>>) -> Option<&'r Pair<'p>> {
+    pairs.min_by(|a, b| a.gap.total_cmp(&b.gap))
+}
+
+/// What a sentence calls a row.
+fn called(row: &Point) -> String {
+    match row.kind {
+        Kind::Requantize => format!("{} of the parent", row.name),
+        _ => row.name.clone(),
+    }
+}
+
+/// Three digits that count.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "1 to 9"
+)]
+fn digits(kl: f64) -> String {
+    if kl == 0.0 {
+        return "0".to_owned();
+    }
+    let n = (2.0 - kl.abs().log10().floor()).clamp(1.0, 9.0);
+    format!("{kl:.*}", n as usize)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "file sizes stay far below 2^53")]
+fn share(part: u64, whole: u64) -> f64 {
+    match whole {
+        0 => 0.0,
+        _ => part as f64 / whole as f64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A row of so many megabytes.
+    #[allow(clippy::cast_possible_truncation, reason = "some millions")]
+    fn row(kind: Kind, name: &str, megabytes: f64, kl: f64) -> Point {
+        Point {
+            name: name.to_owned(),
+            kind,
+            bytes: (megabytes * 1e6) as u64,
+            kl,
+            kl_stderr: Some(0.01 * kl),
+        }
+    }
+
+    fn parent() -> Point {
+        row(Kind::Parent, "m.gguf", 100.0, 0.0)
+    }
+
+    fn drop(n: usize, megabytes: f64, kl: f64) -> Point {
+        row(Kind::Drop, &format!("{n} blocks fewer"), megabytes, kl)
+    }
+
+    fn quantized(name: &str, megabytes: f64, kl: f64) -> Point {
+        row(Kind::Requantize, name, megabytes, kl)
+    }
+
+    fn file(name: &str, megabytes: f64, kl: f64) -> Point {
+        row(Kind::File, name, megabytes, kl)
+    }
+
+    fn of(others: &[Point]) -> String {
+        let mut rows = vec![parent()];
+        rows.extend_from_slice(others);
+        verdict(&rows)
+    }
+
+    #[test]
+    fn the_better_of_two_of_one_size_is_named() {
+        assert_eq!(
+            of(&[drop(6, 71.0, 0.48), quantized("Q3_K_M", 70.0, 0.21)]),
+            "at 70.00 MB Q3_K_M of the parent is better (KL 0.210) than 6 blocks fewer (0.480)"
+        );
+        assert_eq!(
+            of(&[drop(6, 70.0, 0.0123), quantized("Q3_K_M", 71.0, 1.5)]),
+            "at 70.00 MB 6 blocks fewer is better (KL 0.0123) than Q3_K_M of the parent (1.50)"
+        );
+    }
+
+    #[test]
+    fn smaller_and_closer_wins_at_any_size() {
+        assert_eq!(
+            of(&[drop(6, 80.0, 0.48), quantized("Q2_K", 50.0, 0.3)]),
+            "Q2_K of the parent is smaller (50.00 MB) and better (KL 0.300) than 6 blocks fewer (80.00 MB, 0.480)"
+        );
+        // In either order of rows.
+        assert_eq!(
+            of(&[quantized("Q2_K", 80.0, 0.5), drop(6, 50.0, 0.3)]),
+            "6 blocks fewer is smaller (50.00 MB) and better (KL 0.300) than Q2_K of the parent (80.00 MB, 0.500)"
+        );
+    }
+
+    #[test]
+    fn the_pair_closest_in_size_speaks_for_all() {
+        let rows = [
+            drop(2, 92.0, 0.2),
+            drop(6, 71.0, 0.48),
+            quantized("Q3_K_M", 70.0, 0.1),
+        ];
+        assert_eq!(
+            of(&rows),
+            "at 70.00 MB Q3_K_M of the parent is better (KL 0.100) than 6 blocks fewer (0.480); it is so in both pairs \
+             that can be compared"
+        );
+    }
+
+    #[test]
+    fn both_sides_are_heard() {
+        let rows = [
+            drop(1, 95.0, 0.05),
+            drop(6, 71.0, 0.48),
+            quantized("Q6_K", 94.0, 0.1),
+            quantized("Q3_K_M", 70.0, 0.21),
+        ];
+        assert_eq!(
+            of(&rows),
+            "it depends: at 70.00 MB Q3_K_M of the parent is better (KL 0.210) than 6 blocks fewer (0.480), but at 95.00 \
+             MB 1 blocks fewer is better (KL 0.0500) than Q6_K of the parent (0.100); the quantization is better in 1, \
+             fewer blocks in 1 of 2 pairs that can be compared"
+        );
+    }
+
+    #[test]
+    fn ties_are_ties() {
+        let rows = [drop(6, 71.0, 0.2), quantized("Q3_K_M", 70.0, 0.202)];
+        assert_eq!(
+            of(&rows),
+            "at 71.00 MB 6 blocks fewer and Q3_K_M of the parent are not told apart (KL 0.200 and 0.202)"
+        );
+        // Where sizes differ the smaller one is still the better choice.
+        let rows = [drop(6, 81.0, 0.2), quantized("Q3_K_M", 70.0, 0.202)];
+        assert_eq!(
+            of(&rows),
+            "Q3_K_M of the parent is smaller (70.00 MB) than 6 blocks fewer (81.00 MB), and their KL is not told apart \
+             (0.202 and 0.200)"
+        );
+        // A tie and a win.
+        let rows = [
+            drop(6, 71.0, 0.2),
+            drop(5, 73.0, 0.3),
+            quantized("Q3_K_M", 70.9, 0.202),
+        ];
+        assert_eq!(
+            of(&rows),
+            "at 70.90 MB Q3_K_M of the parent is better (KL 0.202) than 5 blocks fewer (0.300); it is so in 1 of 2 pairs \
+             that can be compared, and the others are ties"
+        );
+        // Single tokens have no error: only equals are ties.
+        let mut rows = [drop(6, 71.0, 0.2), quantized("Q3_K_M", 70.0, 0.2)];
+        rows.iter_mut().for_each(|row| row.kl_stderr = None);
+        assert!(of(&rows).contains("not told apart"));
+        rows[0].kl = 0.201;
+        assert!(of(&rows).contains("Q3_K_M of the parent is better"));
+    }
+
+    #[test]
+    fn no_pair_no_verdict() {
+        assert_eq!(
+            of(&[drop(1, 95.0, 0.05), quantized("Q2_K", 60.0, 0.9)]),
+            "no verdict: no quantization has about the size of a row with fewer blocks, or is smaller and closer to the \
+             parent than one, or larger and further away"
+        );
+        assert_eq!(of(&[]), "no verdict: no row but the parent's was measured");
+        assert_eq!(verdict(&[]), of(&[]));
+    }
+
+    #[test]
+    fn one_kind_alone_says_what_is_missing() {
+        assert_eq!(
+            of(&[drop(1, 95.0, 0.05), drop(2, 92.0, 0.1), drop(7, 80.0, 1.05)]),
+            "no verdict: only rows with fewer blocks were measured, from 1 blocks fewer (95.00 MB, KL 0.0500) to 7 blocks fewer \
+             (80.00 MB, KL 1.05); --requantize shows whether a smaller quantization is better"
+        );
+        assert_eq!(
+            of(&[quantized("Q2_K", 60.0, 0.9)]),
+            "no verdict: only other quantizations were measured, Q2_K of the parent (60.00 MB, KL 0.900); --drop shows \
+             whether fewer blocks are better"
+        );
+    }
+
+    #[test]
+    fn what_is_no_smaller_than_the_parent_takes_no_part() {
+        assert_eq!(
+            of(&[
+                quantized("Q8_0", 130.0, 0.001),
+                quantized("Q6_K", 100.0, 0.002)
+            ]),
+            "no verdict: no row is smaller than the parent, which is the better choice"
+        );
+        // Fewer blocks do not win against what nobody would take.
+        assert!(
+            of(&[drop(1, 95.0, 0.05), quantized("Q8_0", 130.0, 0.06)])
+                .starts_with("no verdict: only rows with fewer")
+        );
+    }
+
+    #[test]
+    fn files_are_compared_with_all() {
+        assert_eq!(
+            of(&[file("b.gguf", 71.0, 0.48), file("c.gguf", 70.0, 0.21)]),
+            "at 70.00 MB c.gguf is better (KL 0.210) than b.gguf (0.480)"
+        );
+        assert_eq!(
+            of(&[
+                file("b.gguf", 71.0, 0.48),
+                drop(2, 90.0, 0.7),
+                drop(3, 85.0, 0.3)
+            ]),
+            "b.gguf is smaller (71.00 MB) and better (KL 0.480) than 2 blocks fewer (90.00 MB, 0.700)"
+        );
+        assert_eq!(
+            of(&[file("b.gguf", 90.0, 0.1), file("c.gguf", 70.0, 0.21)]),
+            "no verdict: of every two rows the larger one is the closer one to the parent"
+        );
+        assert_eq!(
+            of(&[file("b.gguf", 90.0, 0.1)]),
+            "no verdict: b.gguf (90.00 MB, KL 0.100) is the only row that is smaller than the parent"
+        );
+        assert_eq!(
+            of(&[file("b.gguf", 70.0, 0.2), file("c.gguf", 70.0, 0.2)]),
+            "at 70.00 MB b.gguf and c.gguf are not told apart (KL 0.200 and 0.200)"
+        );
+    }
+
+    #[test]
+    fn distances_have_three_digits() {
+        for (kl, text) in [
+            (0.0, "0"),
+            (0.2123, "0.212"),
+            (1.0519, "1.05"),
+            (12.345, "12.3"),
+            (0.000_123_4, "0.000123"),
+            (1e-12, "0.000000000"),
+        ] {
+            assert_eq!(digits(kl), text);
+        }
+    }
+}

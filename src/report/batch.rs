@@ -1,0 +1,218 @@
+//! The table at the end of a batch.
+
+use std::fmt::Write as _;
+
+use comfy_table::{Cell, CellAlignment, Color, Table, presets};
+use indicatif::DecimalBytes;
+
+use super::block_list;
+use super::table::Colour;
+
+/// What became of one model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// The model.
+    pub model: String,
+    /// What became of it.
+    pub end: End,
+}
+
+/// What became of a model.
+#[derive(Clone, Debug, PartialEq)]
+pub enum End {
+    /// There is an output.
+    Done(Short),
+    /// There was one already, of an earlier run.
+    DoneBefore(Short),
+    /// There is a reason why not.
+    Failed {
+        /// The reason.
+        why: String,
+        /// A remedy.
+        hint: Option<String>,
+    },
+    /// The run was stopped before.
+    NotDone,
+}
+
+/// A shortened model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Short {
+    /// Blocks of the input.
+    pub parent_blocks: u64,
+    /// Blocks that went.
+    pub removed: Vec<usize>,
+    /// Bytes of the input.
+    pub parent_bytes: u64,
+    /// Blocks that are left.
+    pub blocks: u64,
+    /// Bytes of the output.
+    pub bytes: u64,
+    /// Where the output is; of a dry run, where it would be.
+    pub output: String,
+    /// Time of its process.
+    pub seconds: Option<f64>,
+}
+
+impl Short {
+    /// The result in a few words.
+    #[must_use]
+    pub fn words(&self) -> String {
+        format!(
+            "{} of {} blocks, {} ({})",
+            self.blocks,
+            self.parent_blocks,
+            DecimalBytes(self.bytes),
+            self.share()
+        )
+    }
+
+    fn share(&self) -> String {
+        #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
+        let share = self.bytes as f64 / self.parent_bytes as f64 * 100.0;
+        format!("{share:.1} %")
+    }
+}
+
+/// How many models ended how.
+#[must_use]
+pub fn counts(rows: &[Row]) -> String {
+    let n = |is: fn(&End) -> bool| rows.iter().filter(|row| is(&row.end)).count();
+    let counts = [
+        (n(|end| matches!(end, End::Done(_))), "done"),
+        (n(|end| matches!(end, End::DoneBefore(_))), "done before"),
+        (n(|end| matches!(end, End::Failed { .. })), "failed"),
+        (n(|end| matches!(end, End::NotDone)), "not done"),
+    ];
+    let shown: Vec<String> = counts
+        .iter()
+        .filter(|(n, _)| *n > 0)
+        .map(|(n, word)| format!("{n} {word}"))
+        .collect();
+    shown.join(", ")
+}
+
+/// A row for each model, the reasons of those that failed, and how many there are of each kind.
+#[must_use]
+pub fn batch(rows: &[Row], results: Option<&str>, colour: Colour) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    let right = |text: &str| Cell::new(text).set_alignment(CellAlignment::Right);
+    table.set_header(vec![
+        Cell::new("model"),
+        right("blocks"),
+        right("removed"),
+        right("bytes"),
+        right("%"),
+        right("s"),
+        Cell::new("output"),
+    ]);
+    let mut failures = String::new();
+    for row in rows {
+        let word = |word: &str| {
+            let empty = || Cell::new("");
+            let mut cells = vec![Cell::new(&row.model)];
+            cells.extend((0..5).map(|_| empty()));
+            cells.push(Cell::new(word));
+            cells
+        };
+        let mut cells = match &row.end {
+            End::Done(short) | End::DoneBefore(short) => {
+                let seconds = match (&row.end, short.seconds) {
+                    (End::Done(_), Some(seconds)) => format!("{seconds:.1}"),
+                    _ => "before".to_owned(),
+                };
+                vec![
+                    Cell::new(&row.model),
+                    right(&format!("{} -> {}", short.parent_blocks, short.blocks)),
+                    right(&block_list(&short.removed)),
+                    right(&DecimalBytes(short.bytes).to_string()),
+                    right(short.share().trim_end_matches(" %")),
+                    right(&seconds),
+                    Cell::new(&short.output),
+                ]
+            }
+            End::Failed { why, hint } => {
+                let prefix = format!("{}: ", row.model);
+                let why = why.strip_prefix(&prefix).unwrap_or(why);
+                let _ = writeln!(failures, "failed   {}: {why}", row.model);
+                if let Some(hint) = hint {
+                    let _ = writeln!(failures, "         hint: {hint}");
+                }
+                word("failed")
+            }
+            End::NotDone => word("not done"),
+        };
+        if colour && matches!(row.end, End::Failed { .. }) {
+            cells = cells.into_iter().map(|cell| cell.fg(Color::Red)).collect();
+        }
+        table.add_row(cells);
+    }
+    if colour {
+        table.enforce_styling();
+    }
+    let n = rows.len();
+    let models = if n == 1 { "model" } else { "models" };
+    let mut text = format!(
+        "{table}\n\n{failures}batch    {n} {models}: {}\n",
+        counts(rows)
+    );
+    if let Some(results) = results {
+        let _ = writeln!(text, "results  {results}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_says_what_became_of_each_model() {
+        let short = Short {
+            parent_blocks: 30,
+            removed: vec![12, 13, 14, 17],
+            parent_bytes: 1_000_000,
+            blocks: 26,
+            bytes: 910_000,
+            output: "out/a-drop4.gguf".to_owned(),
+            seconds: Some(12.34),
+        };
+        let row = |model: &str, end| Row {
+            model: model.to_owned(),
+            end,
+        };
+        let rows = [
+            row("a.gguf", End::Done(short.clone())),
+            row("b.gguf", End::DoneBefore(short)),
+            row(
+                "c.gguf",
+                End::Failed {
+                    why: "c.gguf: is bad".to_owned(),
+                    hint: Some("mend it".to_owned()),
+                },
+            ),
+            row("d.gguf", End::NotDone),
+        ];
+        let text = batch(&rows, Some("out/results.jsonl"), false);
+        let lines: Vec<String> = text
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect();
+        assert_eq!(
+            lines,
+            [
+                "model blocks removed bytes % s output",
+                "a.gguf 30 -> 26 12-14,17 910.00 kB 91.0 12.3 out/a-drop4.gguf",
+                "b.gguf 30 -> 26 12-14,17 910.00 kB 91.0 before out/a-drop4.gguf",
+                "c.gguf failed",
+                "d.gguf not done",
+                "",
+                "failed c.gguf: is bad",
+                "hint: mend it",
+                "batch 4 models: 1 done, 1 done before, 1 failed, 1 not done",
+                "results out/results.jsonl",
+            ]
+        );
+    }
+}

@@ -1,0 +1,324 @@
+//! What a comparison found, as JSON and as a screen for a person.
+
+use std::fmt::Write as _;
+
+use comfy_table::{Cell, CellAlignment, Table, presets};
+use indicatif::{DecimalBytes, HumanCount};
+use serde::Serialize;
+
+use super::evaluation::{KlReport, SpeedReport};
+use super::{CalibrationReport, ModelReport, block_list, table};
+use crate::comparison::{Kind, Point, pareto, verdict};
+use crate::evaluator::Speed;
+use crate::quality::measure::Quality;
+use crate::quality::perplexity::Perplexity;
+
+/// The result of `compare`. Its fields are the JSON contract: unknown values are null, never left out.
+#[derive(Clone, Debug, Serialize)]
+pub struct CompareReport {
+    /// Version of this program.
+    pub gguf_shorten: &'static str,
+    /// Version of the bundled llama.cpp.
+    pub llama_cpp: &'static str,
+    /// Always `compare`.
+    pub command: &'static str,
+    /// The text that is scored. Its time is that of the evaluation of all windows with all models.
+    pub text: CalibrationReport,
+    /// What all are compared with.
+    pub parent: ModelReport,
+    /// How the rows of fewer blocks were chosen; null if there are none.
+    pub choice: Option<ChoiceReport>,
+    /// CPU threads.
+    pub threads: usize,
+    /// The parent, then files, fewer blocks and other types, in the order in which they were asked for.
+    pub rows: Vec<RowReport>,
+    /// One sentence.
+    pub verdict: String,
+}
+
+/// How the blocks of the rows of fewer blocks were chosen.
+#[derive(Clone, Debug, Serialize)]
+pub struct ChoiceReport {
+    /// As in the main job.
+    pub method: String,
+    /// What a method that measures losses makes small; null for others.
+    pub objective: Option<String>,
+    /// The text; null for a method that needs none.
+    pub calibration: Option<CalibrationReport>,
+    /// The share of the scored tokens that the choice has seen, 0 to 1.
+    pub seen_share: f64,
+}
+
+/// One row.
+#[derive(Clone, Debug, Serialize)]
+pub struct RowReport {
+    /// What it is called.
+    pub name: String,
+    /// `parent`, `file`, `drop` or `requantize`.
+    pub kind: Kind,
+    /// Where it is; null where no file was written.
+    pub path: Option<String>,
+    /// The type that the file says it has (`general.file_type`), or that it was quantized to, such as `Q4_K_M`.
+    #[serde(rename = "type")]
+    pub file_type: Option<&'static str>,
+    /// The blocks that are gone, in the parent's numbering; null but for fewer blocks.
+    pub removed: Option<Vec<usize>>,
+    /// Bytes of all files; of fewer blocks those that the file would have.
+    pub bytes: Option<u64>,
+    /// Number of blocks.
+    pub block_count: Option<usize>,
+    /// Number of weights.
+    pub parameters: Option<u64>,
+    /// Perplexity.
+    pub perplexity: Option<f64>,
+    /// Its standard error; null for a single token.
+    pub perplexity_stderr: Option<f64>,
+    /// Of the parent's predictions and the row's; zeros for the parent.
+    pub kl_divergence: Option<KlReport>,
+    /// Share of tokens behind which the parent holds the same token to be the likeliest.
+    pub same_top: Option<f64>,
+    /// Its standard error.
+    pub same_top_stderr: Option<f64>,
+    /// How fast it is.
+    pub tokens_per_second: Option<SpeedReport>,
+    /// Whether no other row is as small and as close to the parent, and better in one of the two.
+    pub pareto: bool,
+    /// Why it was not measured; null if it was.
+    pub error: Option<String>,
+}
+
+impl RowReport {
+    /// A row of which nothing is known yet.
+    #[must_use]
+    pub fn new(kind: Kind, name: String) -> Self {
+        Self {
+            name,
+            kind,
+            path: None,
+            file_type: None,
+            removed: None,
+            bytes: None,
+            block_count: None,
+            parameters: None,
+            perplexity: None,
+            perplexity_stderr: None,
+            kl_divergence: None,
+            same_top: None,
+            same_top_stderr: None,
+            tokens_per_second: None,
+            pareto: false,
+            error: None,
+        }
+    }
+
+    /// Takes over what the parent's predictions are.
+    pub fn measured_parent(&mut self, perplexity: &Perplexity, speed: Speed) {
+        self.perplexity = Some(perplexity.value);
+        self.perplexity_stderr = perplexity.stderr;
+        self.kl_divergence = Some(KlReport::NONE);
+        self.same_top = Some(1.0);
+        self.same_top_stderr = Some(0.0);
+        self.tokens_per_second = Some(speed.into());
+    }
+
+    /// Takes over what was measured against the parent.
+    pub fn measured(&mut self, quality: &Quality, speed: Speed) {
+        self.perplexity = Some(quality.perplexity.value);
+        self.perplexity_stderr = quality.perplexity.stderr;
+        let divergence = quality.divergence.as_ref();
+        self.kl_divergence = divergence.map(KlReport::new);
+        self.same_top = divergence.map(|found| found.same_top.mean);
+        self.same_top_stderr = divergence.and_then(|found| found.same_top.stderr);
+        self.tokens_per_second = Some(speed.into());
+    }
+
+    /// What the front and the verdict look at; `None` for a row that failed.
+    fn point(&self) -> Option<Point> {
+        if self.error.is_some() {
+            return None;
+        }
+        let kl = self.kl_divergence?;
+        Some(Point {
+            name: self.name.clone(),
+            kind: self.kind,
+            bytes: self.bytes?,
+            kl: kl.mean,
+            kl_stderr: kl.mean_stderr,
+        })
+    }
+}
+
+/// Marks the rows that are on the front, and says what all of them show.
+#[must_use]
+pub fn judge(rows: &mut [RowReport]) -> String {
+    let (numbers, points): (Vec<usize>, Vec<Point>) = rows
+        .iter()
+        .enumerate()
+        .filter_map(|(number, row)| Some((number, row.point()?)))
+        .unzip();
+    let sizes: Vec<(u64, f64)> = points.iter().map(|point| (point.bytes, point.kl)).collect();
+    for (number, on_front) in numbers.into_iter().zip(pareto::front(&sizes)) {
+        rows[number].pareto = on_front;
+    }
+    verdict::verdict(&points)
+}
+
+/// The result on one screen.
+#[must_use]
+pub fn screen(report: &CompareReport) -> String {
+    let mut text = format!("{}\n\n", rows(&report.rows));
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(text, "{name:<8} {value}");
+    };
+    for row in &report.rows {
+        if let Some(error) = &row.error {
+            line("failed", error.clone());
+        }
+    }
+    line("parent", table::model(&report.parent));
+    line("scored", scored(&report.text));
+    for row in &report.rows {
+        if let (Some(removed), None) = (&row.removed, &row.error) {
+            line("removed", format!("{}: {}", row.name, block_list(removed)));
+        }
+    }
+    if let Some(choice) = &report.choice {
+        line("chosen", chosen(choice));
+    }
+    line(
+        "front",
+        "* no other row is as small and as close to the parent, and better in one of the two"
+            .to_owned(),
+    );
+    line("verdict", report.verdict.clone());
+    text
+}
+
+/// The text, and how long all took.
+fn scored(text: &CalibrationReport) -> String {
+    format!(
+        "{} tokens of {} text, {} {} of {}, the second half of each; {:.1} s for all models",
+        HumanCount(text.tokens as u64),
+        text.source,
+        text.windows,
+        if text.windows == 1 {
+            "window"
+        } else {
+            "windows"
+        },
+        text.window,
+        text.seconds
+    )
+}
+
+fn chosen(choice: &ChoiceReport) -> String {
+    let by = match &choice.objective {
+        Some(objective) => format!("by {} on {objective}", choice.method),
+        None => format!("by {}", choice.method),
+    };
+    let Some(text) = &choice.calibration else {
+        return by;
+    };
+    let of = format!(
+        "{by}, {} tokens of {} text",
+        HumanCount(text.tokens as u64),
+        text.source
+    );
+    match choice.seen_share {
+        0.0 => format!("{of}, none of which is scored"),
+        share => format!(
+            "{of}; {:.0} % of the scored tokens are of that text, so fewer blocks look better here than on another one",
+            (100.0 * share).max(1.0)
+        ),
+    }
+}
+
+fn rows(rows: &[RowReport]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
+    let mut head = vec![Cell::new("")];
+    head.extend(
+        [
+            "size",
+            "blocks",
+            "parameters",
+            "perplexity",
+            "\u{b1}",
+            "KL",
+            "\u{b1}",
+            "same top",
+            "prompt/s",
+            "decode/s",
+            "front",
+        ]
+        .map(|text| right(text.to_owned())),
+    );
+    table.set_header(head);
+    for row in rows {
+        let text = |text: Option<String>| right(text.unwrap_or_default());
+        let number =
+            |value: Option<f64>, digits: usize| text(value.map(|v| format!("{v:.digits$}")));
+        let kl = row.kl_divergence;
+        let speed = row.tokens_per_second;
+        table.add_row(vec![
+            Cell::new(&row.name),
+            text(row.bytes.map(|bytes| DecimalBytes(bytes).to_string())),
+            text(row.block_count.map(|n| n.to_string())),
+            text(row.parameters.map(|n| HumanCount(n).to_string())),
+            number(row.perplexity, 2),
+            number(row.perplexity_stderr, 2),
+            number(kl.map(|kl| kl.mean), 4),
+            number(kl.and_then(|kl| kl.mean_stderr), 4),
+            text(row.same_top.map(|share| format!("{:.1} %", 100.0 * share))),
+            number(speed.map(|speed| speed.prompt), 1),
+            number(speed.map(|speed| speed.decode), 1),
+            text(Some(
+                match (&row.error, row.pareto) {
+                    (Some(_), _) => "failed",
+                    (None, true) => "*",
+                    (None, false) => "",
+                }
+                .to_owned(),
+            )),
+        ]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(name: &str, kind: Kind, bytes: u64, kl: f64) -> RowReport {
+        RowReport {
+            bytes: Some(bytes),
+            kl_divergence: Some(KlReport {
+                mean: kl,
+                ..KlReport::NONE
+            }),
+            ..RowReport::new(kind, name.to_owned())
+        }
+    }
+
+    #[test]
+    fn rows_that_failed_are_judged_by_nothing() {
+        let mut rows = vec![
+            row("m.gguf", Kind::Parent, 100, 0.0),
+            row("Q2_K", Kind::Requantize, 1, 0.0),
+            row("1 block fewer", Kind::Drop, 95, 0.1),
+            RowReport::new(Kind::File, "other.gguf".to_owned()),
+        ];
+        rows[1].error = Some("refused".to_owned());
+        rows[3].error = Some("not there".to_owned());
+        let verdict = judge(&mut rows);
+        assert!(
+            verdict.starts_with(
+                "no verdict: only rows with fewer blocks were measured, 1 block fewer ("
+            ),
+            "{verdict}"
+        );
+        let marked: Vec<bool> = rows.iter().map(|row| row.pareto).collect();
+        assert_eq!(marked, [true, false, true, false]);
+    }
+}
