@@ -64,6 +64,8 @@ pub fn of_arguments(error: &clap::Error) -> String {
     message
         .strip_prefix("error: ")
         .unwrap_or(&message)
+        // Of an argument that may be repeated.
+        .trim_end_matches("...")
         .to_owned()
 }
 

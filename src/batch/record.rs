@@ -113,6 +113,7 @@ impl Record {
         let result = json!({
             "gguf_shorten": env!("CARGO_PKG_VERSION"),
             "llama_cpp": ggml::backend::llama_cpp_version(),
+            "arguments": job.arguments().iter().map(|a| a.to_string_lossy()).collect::<Vec<_>>(),
             "model": {
                 "path": job.source.path().display().to_string(),
                 "architecture": null,
@@ -121,15 +122,19 @@ impl Record {
                 "bytes": (!run.input.is_empty()).then_some(bytes),
                 "parameters": null,
                 "blake3": null,
+                "layout": null,
             },
             "calibration": null,
             "method": null,
             "search": null,
+            "goal": null,
             "blocks": null,
             "removed": null,
             "attention_removed": null,
             "attention_method": null,
+            "pairs": null,
             "output": null,
+            "evaluation": null,
             "error": error,
         });
         let result = match result {

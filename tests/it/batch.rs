@@ -81,13 +81,14 @@ fn every_model_gets_what_the_main_job_gives_it_alone() {
         let mut alone: Value = serde_json::from_str(&alone.stdout).unwrap();
         let out = format!("out/{output}");
         assert!(dir.read(&out) == dir.read("alone.gguf"), "{model}");
-        // The same fields and values, but for where the output is and how long it took.
+        // The same fields and values, but for where the output is, how long it took, and the command line.
         let mut line = line.clone();
         assert_eq!(line["output"]["path"], out);
         for result in [&mut line, &mut alone] {
             for field in ["path", "seconds", "parts"] {
                 result["output"][field].take();
             }
+            assert!(result["arguments"].take().is_array());
         }
         let line = line.as_object_mut().unwrap();
         assert_eq!(line.remove("error"), Some(Value::Null));
