@@ -4,26 +4,35 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use etcetera::BaseStrategy;
 
-/// The folder of this program among the caches of this user.
+use crate::commit;
+
+/// Names another folder for the cache.
+pub const VARIABLE: &str = "GGUF_SHORTEN_CACHE";
+
+/// The folder that `GGUF_SHORTEN_CACHE` names, else that of this program among the caches of this user.
 ///
 /// # Errors
 /// A user without a home.
 pub fn folder() -> Result<PathBuf> {
-    Ok(etcetera::choose_base_strategy()?
-        .cache_dir()
-        .join("gguf-shorten"))
+    let named = std::env::var_os(VARIABLE).filter(|folder| !folder.is_empty());
+    Ok(match named {
+        Some(folder) => PathBuf::from(folder),
+        None => etcetera::choose_base_strategy()?
+            .cache_dir()
+            .join("gguf-shorten"),
+    })
 }
 
 /// Files of one kind.
 #[derive(Clone, Debug)]
-pub struct Cache {
+pub struct Files {
     folder: PathBuf,
 }
 
-impl Cache {
+impl Files {
     /// Those of `kind`, in the cache folder of this user; `None` where the system names none.
     #[must_use]
     pub fn of(kind: &str) -> Option<Self> {
@@ -38,13 +47,26 @@ impl Cache {
         }
     }
 
-    /// What was kept under `key`; `None` if nothing was, or if it is damaged.
-    #[must_use]
-    pub fn get(&self, key: &blake3::Hash) -> Option<Vec<u8>> {
-        let mut bytes = std::fs::read(self.path(key)).ok()?;
-        let at = bytes.len().checked_sub(blake3::OUT_LEN)?;
-        let hash = bytes.split_off(at);
-        (blake3::hash(&bytes).as_bytes()[..] == hash).then_some(bytes)
+    /// What was kept under `key`; `None` if nothing was.
+    ///
+    /// # Errors
+    /// What was kept is damaged.
+    pub fn get(&self, key: &blake3::Hash) -> Result<Option<Vec<u8>>> {
+        let path = self.path(key);
+        let get = || {
+            let mut bytes = match std::fs::read(&path) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+                bytes => bytes?,
+            };
+            let at = bytes.len().checked_sub(blake3::OUT_LEN);
+            let hash = bytes.split_off(at.context("ends too early")?);
+            ensure!(
+                blake3::hash(&bytes).as_bytes()[..] == hash,
+                "is not what was written"
+            );
+            Ok(Some(bytes))
+        };
+        get().with_context(|| path.display().to_string())
     }
 
     /// Keeps `bytes` under `key`, in place of what was kept there.
@@ -54,7 +76,12 @@ impl Cache {
     pub fn put(&self, key: &blake3::Hash, bytes: &[u8]) -> Result<()> {
         let at_folder = || self.folder.display().to_string();
         std::fs::create_dir_all(&self.folder).with_context(at_folder)?;
-        let mut file = tempfile::NamedTempFile::new_in(&self.folder).with_context(at_folder)?;
+        let (start, end) = commit::TEMPORARY;
+        let mut file = tempfile::Builder::new()
+            .prefix(start)
+            .suffix(end)
+            .tempfile_in(&self.folder)
+            .with_context(at_folder)?;
         let path = self.path(key);
         file.write_all(bytes)
             .and_then(|()| file.write_all(blake3::hash(bytes).as_bytes()))
@@ -77,19 +104,19 @@ mod tests {
     #[test]
     fn what_was_put_is_got_unless_it_is_damaged() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = Cache::in_folder(&dir.path().join("a").join("b"));
+        let cache = Files::in_folder(&dir.path().join("a").join("b"));
         let (key, other) = (blake3::hash(b"key"), blake3::hash(b"other"));
-        assert_eq!(cache.get(&key), None);
+        assert_eq!(cache.get(&key).unwrap(), None);
         cache.put(&key, b"first").unwrap();
         cache.put(&key, b"value").unwrap();
         cache.put(&other, b"").unwrap();
-        assert_eq!(cache.get(&key).as_deref(), Some(&b"value"[..]));
-        assert_eq!(cache.get(&other).as_deref(), Some(&b""[..]));
+        assert_eq!(cache.get(&key).unwrap().as_deref(), Some(&b"value"[..]));
+        assert_eq!(cache.get(&other).unwrap().as_deref(), Some(&b""[..]));
         let path = cache.path(&key);
         let whole = std::fs::read(&path).unwrap();
         for damaged in [&whole[..3], &whole[..whole.len() - 1], &[0; 64][..]] {
             std::fs::write(&path, damaged).unwrap();
-            assert_eq!(cache.get(&key), None);
+            assert!(cache.get(&key).is_err());
         }
         // Nothing unfinished is left.
         assert_eq!(

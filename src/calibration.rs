@@ -1,5 +1,6 @@
 //! Text -> windows of tokens.
 
+use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -25,6 +26,31 @@ pub enum Source {
         /// Another number gives another text.
         seed: u64,
     },
+}
+
+impl Source {
+    /// What chose the text that a model writes; `None` of any other.
+    #[must_use]
+    pub fn seed(&self) -> Option<u64> {
+        match *self {
+            Self::Own { seed } => Some(seed),
+            Self::BuiltIn | Self::Files(_) => None,
+        }
+    }
+}
+
+/// `built-in`, the files, or `self`.
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BuiltIn => f.write_str("built-in"),
+            Self::Files(paths) => {
+                let paths: Vec<_> = paths.iter().map(|p| p.display().to_string()).collect();
+                f.write_str(&paths.join(", "))
+            }
+            Self::Own { .. } => f.write_str("self"),
+        }
+    }
 }
 
 /// Calibration text, read but not yet tokenized.
@@ -64,6 +90,25 @@ impl Texts {
     #[must_use]
     pub fn source(&self) -> &Source {
         &self.source
+    }
+
+    /// A hash of all that they are: what each of them says, or by what a model writes one.
+    #[must_use]
+    pub fn fingerprint(&self) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new();
+        match self.source.seed() {
+            Some(seed) => {
+                hasher.update(b"self");
+                hasher.update(&seed.to_le_bytes());
+            }
+            None => {
+                for text in &self.texts {
+                    hasher.update(&(text.len() as u64).to_le_bytes());
+                    hasher.update(text.as_bytes());
+                }
+            }
+        }
+        hasher.finalize()
     }
 }
 
@@ -303,6 +348,29 @@ mod tests {
         assert_eq!(set.n_tokens(), 6);
         let set = CalibrationSet::new(&texts(&["abcdefgh"]), cut(3, 5), &bytes).unwrap();
         assert_eq!(windows(&set), ["abc"]);
+    }
+
+    #[test]
+    fn a_fingerprint_tells_apart_what_is_cut_in_other_ways() {
+        let own = |seed| Texts {
+            source: Source::Own { seed },
+            ..texts(&[])
+        };
+        let all = [
+            texts(&["abc"]),
+            texts(&["ab", "c"]),
+            texts(&["a", "bc"]),
+            texts(&["bc", "a"]),
+            texts(&[]),
+            own(0),
+            own(1),
+        ];
+        let hashes: std::collections::BTreeSet<_> = all
+            .iter()
+            .map(|texts| texts.fingerprint().to_hex().to_string())
+            .collect();
+        assert_eq!(hashes.len(), all.len());
+        assert_eq!(own(1).fingerprint(), own(1).fingerprint());
     }
 
     #[test]

@@ -64,6 +64,12 @@ pub enum Command {
     Batch(BatchArgs),
     /// Show saved results on one page, with charts and tables
     Report(ReportArgs),
+    /// List or clear the cache of scores
+    Cache {
+        /// What to do
+        #[command(subcommand)]
+        command: CacheCommand,
+    },
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -73,10 +79,20 @@ pub enum Command {
     Man,
 }
 
+/// What to do with the cache.
+#[derive(Debug, Subcommand)]
+pub enum CacheCommand {
+    /// Show what is in it
+    List(CommonArgs),
+    /// Remove all that is in it
+    Clear(CommonArgs),
+}
+
 /// Arguments of the main job.
 #[derive(Debug, Args)]
 pub struct ShortenArgs {
-    /// The model; of a split model, any of its parts
+    /// The model: a file, of a split model any of its parts, or ollama:NAME, ollama:NAME:TAG, hf:ORG/REPO, hf:ORG/REPO/FILE or
+    /// lmstudio:ORG/REPO, looked up in the local stores of those programs
     #[arg(required = true)]
     pub model: Option<PathBuf>,
 
@@ -162,6 +178,10 @@ pub struct ShortenArgs {
     #[arg(long, num_args = 2, value_names = ["IN", "OUT"])]
     pub imatrix: Option<Vec<PathBuf>>,
 
+    /// Write a Modelfile beside the output, with the template, parameters and system text of a parent named ollama:..., and run
+    /// `ollama create NAME` if there is an Ollama
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["split_max_size", "keep_split"])]
+    pub ollama: Option<String>,
     /// Also write a model card, ready to publish with the output: measures quality and speed of output and input, on the
     /// text behind what chose the blocks
     #[arg(long, value_name = "FILE.md", conflicts_with = "dry_run")]
@@ -379,7 +399,8 @@ pub struct CompareArgs {
     #[arg(long, value_name = "TYPES", value_delimiter = ',')]
     pub requantize: Vec<FileType>,
 
-    /// Folder for the file that --requantize needs as long as it is evaluated [default: that of the parent]
+    /// Folder for the file that --requantize needs as long as it is evaluated [default: that of the parent; of one named in a
+    /// store, the system's for temporary files]
     #[arg(long, value_name = "DIR", requires = "requantize")]
     pub scratch: Option<PathBuf>,
 
@@ -414,6 +435,10 @@ pub struct CompareArgs {
     /// How much of that text to use, in tokens from its start [default: 8192]
     #[arg(long, value_name = "N", requires = "drop")]
     pub choose_tokens: Option<usize>,
+
+    /// Choose anew, and keep nothing in the cache of scores
+    #[arg(long, requires = "drop")]
+    pub no_cache: bool,
 
     /// What is scored.
     #[command(flatten)]
@@ -558,6 +583,10 @@ pub struct CalibrationArgs {
         allow_negative_numbers = true
     )]
     pub gpu_layers: Option<i32>,
+
+    /// Measure anew, and keep nothing in the cache of scores
+    #[arg(long)]
+    pub no_cache: bool,
 }
 
 /// What every command prints.

@@ -1,14 +1,18 @@
 //! The mapped files of one model: the one file, or all parts of a split model.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use ggml::Mapping;
 
 use crate::error::Hint;
 use crate::gguf;
 use crate::part_name::Prefix;
+use crate::restate::{self, Reading, Restated};
 use crate::stamp::Stamp;
+use crate::stores::{self, ollama};
+use crate::temporary::Temporary;
 
 /// One mapped file.
 pub struct Part {
@@ -23,21 +27,39 @@ pub struct Part {
 /// The mapped files of one model, in order.
 pub struct Input {
     parts: Vec<Part>,
+    reading: Reading,
+    /// The file that llama.cpp reads in place of a restated one, made when it is first asked for.
+    stock: OnceLock<Temporary>,
+    ollama: Option<ollama::StoredModel>,
 }
 
 impl Input {
-    /// Maps the model that the file at `path` belongs to. A part of a split model, whichever, stands for the model: the
+    /// Maps the model that `model` names: one of a store ([`stores::locate`]), or the one that the file at that path belongs to. A
+    /// part of a split model, whichever, stands for the model: the
     /// others lie beside it, named `<name>-<number>-of-<count>.gguf` (`llama.cpp: llama_split_path`).
     ///
     /// # Errors
-    /// A file that cannot be read or is not GGUF; a part that is missing or of another model.
-    pub fn open(path: &Path) -> Result<Self> {
+    /// A name that stands for nothing; a file that cannot be read or is not GGUF; a part that is missing or of another model.
+    pub fn open(model: &Path) -> Result<Self> {
+        let found = stores::locate(model)?;
+        let mut input = Self::open_file(&found.path)?;
+        input.ollama = found.ollama;
+        Ok(input)
+    }
+
+    /// As [`Input::open`], of a path, whatever it begins with.
+    ///
+    /// # Errors
+    /// As [`Input::open`].
+    pub fn open_file(path: &Path) -> Result<Self> {
         let given = open_part(path)?;
         let n_parts = split_number(&parse(&given)?, "split.count")
             .with_context(|| path.display().to_string())?
             .unwrap_or(1);
         if n_parts <= 1 {
-            return Ok(Self { parts: vec![given] });
+            let reading = restate::read(&parse(&given)?);
+            let reading = reading.with_context(|| path.display().to_string())?;
+            return Ok(Self::of(vec![given], reading));
         }
         let prefix = prefix(path, n_parts).with_context(|| path.display().to_string())?;
         let mut parts = Vec::new();
@@ -61,9 +83,19 @@ impl Input {
                 .with_context(|| path.display().to_string())?;
             parts.push(part);
         }
-        let input = Self { parts };
+        // Ollama does not write such.
+        let input = Self::of(parts, Reading::Stock);
         input.check_tensor_count()?;
         Ok(input)
+    }
+
+    fn of(parts: Vec<Part>, reading: Reading) -> Self {
+        Self {
+            parts,
+            reading,
+            stock: OnceLock::new(),
+            ollama: None,
+        }
     }
 
     /// The mapped files.
@@ -78,11 +110,73 @@ impl Input {
         &self.parts[0].path
     }
 
-    /// The checked view of every file.
+    /// What Ollama's store knows of it, if it was named there.
+    #[must_use]
+    pub fn ollama(&self) -> Option<&ollama::StoredModel> {
+        self.ollama.as_ref()
+    }
+
+    /// How a file in a layout of Ollama's is read under stock names, if it is one.
+    #[must_use]
+    pub fn restated(&self) -> Option<&Restated> {
+        match &self.reading {
+            Reading::Restated(restated) => Some(restated),
+            Reading::Stock | Reading::Refused(_) => None,
+        }
+    }
+
+    /// The path that llama.cpp loads: of a restated model that of a temporary copy under stock names, which is made now.
+    ///
+    /// # Errors
+    /// No room for the copy in the system's folder for temporary files.
+    pub fn for_llama(&self) -> Result<&Path> {
+        let Some(shown) = self.shown()? else {
+            return Ok(self.path());
+        };
+        if let Some(stock) = self.stock.get() {
+            return Ok(stock.path());
+        }
+        let copy = Temporary::of_shown(&self.parts[0], &shown);
+        let (copy, _) = copy.with_context(|| {
+            let path = self.path().display();
+            format!("{path}: a copy under the names that llama.cpp reads")
+        })?;
+        Ok(self.stock.get_or_init(|| copy).path())
+    }
+
+    /// A restated model's file under stock names.
+    ///
+    /// # Errors
+    /// A bug.
+    pub fn shown(&self) -> Result<Option<gguf::File<'_>>> {
+        let Some(restated) = self.restated() else {
+            return Ok(None);
+        };
+        Ok(Some(restated.apply(&parse(&self.parts[0])?)?))
+    }
+
+    /// The checked view of every file, under the names that llama.cpp reads.
+    ///
+    /// # Errors
+    /// The first file that is not well-formed; a layout of Ollama's that cannot be read so.
+    pub fn parse(&self) -> Result<Vec<gguf::File<'_>>> {
+        if let Reading::Refused(why) = &self.reading {
+            bail!(
+                anyhow!("{}: {why}", self.path().display())
+                    .context(Hint(restate::REMEDY.to_owned()))
+            );
+        }
+        match self.shown()? {
+            Some(shown) => Ok(vec![shown]),
+            None => self.parse_as_stored(),
+        }
+    }
+
+    /// The checked view of every file, under the names that it has.
     ///
     /// # Errors
     /// The first file that is not well-formed.
-    pub fn parse(&self) -> Result<Vec<gguf::File<'_>>> {
+    pub fn parse_as_stored(&self) -> Result<Vec<gguf::File<'_>>> {
         self.parts.iter().map(parse).collect()
     }
 

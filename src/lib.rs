@@ -3,9 +3,11 @@
 //! # Data flow
 //!
 //! ```text
-//! path -> Input (ggml::Mapping) -> &[u8] -> gguf::File { Header, Metadata, TensorTable } -> Model -> Constraints --+
-//!                                                                                                                  +-> Plan -> save
-//! text -> CalibrationSet -> HiddenStates -> Importance ------------------------------------------------------------+
+//! name -> stores -> path -> Input (ggml::Mapping) -> &[u8] -> gguf::File { Header, Metadata, TensorTable }
+//! gguf::File -> restate (a layout of Ollama's) -> gguf::File under stock names
+//! gguf::File -> Model -> Constraints --------------------------------------------+
+//!                                                                                +-> Plan -> save
+//! text -> CalibrationSet -> HiddenStates -> Importance (or cache) ---------------+
 //! removed blocks, CalibrationSet -> Healer -> Healing -> Plan
 //! text -> CalibrationSet -> ScoredLogits -> Quality ----------------------------------------------------> Report
 //! Quality of several models -> comparison (front, verdict) -------------------------------------------> Report
@@ -17,10 +19,63 @@
 //! metadata, Plan, Report of an evaluation -> Card
 //! ```
 //!
-//! Each type is made once, by a function of the types before it, and not changed afterwards. Only `commands`, `input`,
-//! `llama`, `healer`, `evaluator`, `own_text`, `cache_folder`, `calibration::Texts`, `segment`, `search::journal`, `scratch`, `room`, `commit`, `save`, `beside`,
-//! `oracle`, `stamp` and `batch` do I/O; planning and verifying are pure. A [`batch`] runs this program again for each of many
-//! models.
+//! Each type is made once, by a function of the types before it, and not changed afterwards. Only `commands`, `stores`, `input`,
+//! `temporary`, `cache`, `cache_folder`, `llama`, `healer`, `evaluator`, `own_text`, `calibration::Texts`, `segment`,
+//! `search::journal`, `scratch`, `room`, `commit`, `save`, `beside`, `oracle`, `stamp` and `batch` do I/O; planning and verifying
+//! are pure. A [`batch`] runs this program again for each of many models.
+//!
+//! # The steps, as a program has them
+//!
+//! Open a model, score its blocks, plan what goes, write the rest, and prove that it is the rest:
+//!
+//! ```
+//! use std::collections::BTreeSet;
+//!
+//! use gguf_shorten::input::Input;
+//! use gguf_shorten::model::Model;
+//! use gguf_shorten::options::Calibration;
+//! use gguf_shorten::plan::{Constraints, Method, Plan, Provenance, removal};
+//! use gguf_shorten::save::Target;
+//! use gguf_shorten::score::score;
+//! use gguf_shorten::verify::verify;
+//!
+//! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/examples/tiny_model.rs"));
+//! # fn main() -> anyhow::Result<()> {
+//! # let folder = tempfile::tempdir()?;
+//! # let [path, out] = ["model.gguf", "short.gguf"].map(|name| folder.path().join(name));
+//! # save_tiny_model(&path, 6)?;
+//! // A path, or a model of a store such as `ollama:llama3.2`. The file is mapped, and checked before anything is believed.
+//! let input = Input::open(&path)?;
+//! let model = Model::new(input.parse()?)?;
+//! let constraints = Constraints::of(&model)?;
+//!
+//! // llama.cpp evaluates the built-in text.
+//! let calibration = Calibration { tokens: 128, window: 32, threads: 1, ..Calibration::default() };
+//! let importance = score(&model, &constraints, &input, &calibration)?;
+//! assert_eq!(importance.blocks.len(), model.n_trunk_blocks());
+//!
+//! // The two blocks with the lowest Block Influence, of those sets that the architecture allows.
+//! let keep = BTreeSet::new();
+//! let removed = removal::choose(&constraints, Method::Bi, Some(&importance), &keep, 2)?;
+//!
+//! // Written beside its place, and renamed when it is complete.
+//! let plan = |parent_blake3| {
+//!     let provenance =
+//!         Provenance { parent_blake3, method: "bi".to_owned(), heal: "none".to_owned() };
+//!     Plan::new(&model, &constraints, removed.clone(), &provenance)
+//! };
+//! let target = Target::new(&out, &input, false)?;
+//! let plan = target.save(&input, &model, &plan, &mut |_n_bytes| {})?;
+//! assert_eq!(plan.renumbering.kept().len(), 4);
+//!
+//! // Every byte is compared with what the parent makes it.
+//! let written = Input::open_file(&out)?;
+//! let verification = verify(&model, &constraints, &written.parse()?, &|_n_bytes| {})?;
+//! assert!(verification.differences.is_empty());
+//! assert_eq!(verification.removed, removed);
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # Invariants
 //!
@@ -46,11 +101,17 @@ pub mod commands;
 
 pub mod part_name;
 
+pub mod stores;
+
 pub mod stamp;
 
 pub mod input;
 
+pub mod temporary;
+
 pub mod gguf;
+
+pub mod restate;
 
 pub mod companion;
 
@@ -73,6 +134,10 @@ pub mod llama;
 pub mod evaluator;
 
 pub mod importance;
+
+pub mod cache;
+
+pub mod score;
 
 pub mod quality;
 

@@ -62,6 +62,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Some(Command::Compare(args)) => commands::compare::run(&Compare::new(args)?),
         Some(Command::Batch(args)) => commands::batch::run(args),
         Some(Command::Report(args)) => commands::report::run(args),
+        Some(Command::Cache { command }) => commands::cache::run(command),
         Some(Command::Completions { shell }) => commands::generate::completions(*shell),
         Some(Command::Man) => commands::generate::man(),
     }

@@ -287,6 +287,23 @@ pub struct Calibration {
     pub threads: usize,
     /// As in llama.cpp; `None` is its default.
     pub gpu_layers: Option<i32>,
+    /// Whether scores may come from the cache, and go there.
+    pub cache: bool,
+}
+
+/// What a user gets who says nothing, but without the cache.
+impl Default for Calibration {
+    fn default() -> Self {
+        Self {
+            source: Source::BuiltIn,
+            tokens: DEFAULT_TOKENS,
+            window: DEFAULT_WINDOW,
+            window_is_default: true,
+            threads: default_threads(),
+            gpu_layers: None,
+            cache: false,
+        }
+    }
 }
 
 impl Calibration {
@@ -337,6 +354,7 @@ impl Calibration {
             window_is_default: args.window.is_none(),
             threads: args.threads.unwrap_or_else(default_threads),
             gpu_layers: args.gpu_layers,
+            cache: !args.no_cache,
         })
     }
 }
@@ -350,6 +368,8 @@ fn scored_text(args: &TextArgs) -> Result<Calibration> {
         window: args.window,
         threads: args.threads,
         gpu_layers: args.gpu_layers,
+        // What a model writes is kept; there are no scores.
+        no_cache: false,
     })?;
     if text.window < MIN_WINDOW {
         bail!(Usage(format!(
@@ -479,6 +499,8 @@ pub struct Shorten {
     pub splitting: Splitting,
     /// An importance matrix that is renumbered too, and where it goes.
     pub imatrix: Option<(PathBuf, PathBuf)>,
+    /// What the output is to be called in Ollama.
+    pub ollama: Option<String>,
     /// A model card, and where it goes.
     pub card: Option<PathBuf>,
     /// Overwrite the output.
@@ -556,6 +578,9 @@ impl Shorten {
         if args.confidence.is_some() {
             check_may_stop(args, goal)?;
         }
+        if let Some(name) = &args.ollama {
+            crate::commands::ollama::check_name(name)?;
+        }
         if args.output.is_none() && !args.dry_run {
             bail!(Usage("--output is needed".to_owned()));
         }
@@ -586,6 +611,7 @@ impl Shorten {
                 Some([from, to]) => Some((from.clone(), to.clone())),
                 _ => None,
             },
+            ollama: args.ollama.clone(),
             card: args.card.clone(),
             force: args.force,
             min_free: args.min_free.map_or(0, |ByteSize(n_bytes)| n_bytes),

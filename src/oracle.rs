@@ -10,9 +10,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -21,11 +21,12 @@ use ggml::{Backend, Context, ContextOptions, ModelOptions, Token};
 use crate::arch::Stream;
 use crate::commit;
 use crate::gguf::{self, EntryOut, Layout, Quoted, TensorOut, TensorType};
-use crate::input::{Input, Part};
+use crate::input::Input;
 use crate::llama;
 use crate::model::{BlockId, Model, ModelTensor};
 use crate::plan::ChangedTensors;
 use crate::plan::kinds::Kinds;
+use crate::temporary::Temporary;
 
 /// Tokens of the sequence, where neither window nor context wants another number.
 pub const DEFAULT_TOKENS: usize = 700;
@@ -226,17 +227,16 @@ pub fn run(
     announce(parent.path());
     let (tokens, expected) = {
         let copies = match changed.is_empty() {
-            true => parent
-                .parts()
+            true => silence
+                .parts
                 .iter()
-                .zip(&silence.parts)
-                .map(|(part, fills)| Temporary::copy(part, fills))
-                .collect::<io::Result<Vec<_>>>()
-                .map_err(anyhow::Error::from),
-            false => Temporary::write(model, silence, changed).map(|copy| vec![copy]),
+                .enumerate()
+                .map(|(number, fills)| copy(parent, number, fills))
+                .collect::<Result<Vec<_>>>(),
+            false => write(model, silence, changed).map(|copy| vec![copy]),
         };
         let copies = copies.context("the zeroed copy of the parent")?;
-        let paths: Vec<&Path> = copies.iter().map(|copy| copy.path.as_path()).collect();
+        let paths: Vec<&Path> = copies.iter().map(Temporary::path).collect();
         let at_path = || format!("{}: with zeroed blocks", parent.path().display());
         let engine = ggml::Model::load_parts(backend, &paths).with_context(at_path)?;
         let tokens = sequence(&engine, silence.sliding_window);
@@ -330,112 +330,97 @@ fn n_different(expected: &[f32], found: &[f32]) -> u64 {
     expected.iter().zip(found).filter(differs).count() as u64
 }
 
-/// A temporary file. On Linux it has no name, so that nothing is left however the process ends.
-struct Temporary {
-    /// What llama.cpp opens.
-    path: PathBuf,
-    /// Keeps the file open, or its name in place.
-    _keep: Keep,
+/// A copy of part `number` of the parent, as llama.cpp reads it, with some bytes overwritten.
+fn copy(parent: &Input, number: usize, fills: &[(Range<u64>, Fill)]) -> Result<Temporary> {
+    let part = &parent.parts()[number];
+    let Some(shown) = parent.shown()? else {
+        let copy = Temporary::copy(part)?;
+        fill(copy.file(), fills, &Some)?;
+        return Ok(copy);
+    };
+    let (copy, positions) = Temporary::of_shown(part, &shown)?;
+    // Fills lie where the parent's tensors do.
+    let place = |position: u64| {
+        let mut tensors = shown.tensors().iter().zip(&positions);
+        tensors.find_map(|(tensor, start)| {
+            let range = tensor.position().0..tensor.end().0;
+            range
+                .contains(&position)
+                .then(|| start + position - range.start)
+        })
+    };
+    fill(copy.file(), fills, &place)?;
+    Ok(copy)
 }
 
-#[cfg(target_os = "linux")]
-type Keep = File;
-
-#[cfg(not(target_os = "linux"))]
-type Keep = tempfile::TempPath;
-
-impl Temporary {
-    /// Copies a part of the parent, with some bytes overwritten.
-    fn copy(part: &Part, fills: &[(Range<u64>, Fill)]) -> io::Result<Self> {
-        #[cfg(target_os = "linux")]
-        let mut file = tempfile::tempfile()?;
-        #[cfg(not(target_os = "linux"))]
-        let (mut file, keep) = tempfile::NamedTempFile::new()?.into_parts();
-        let mut source = part.mapping.file().try_clone()?;
-        source.seek(SeekFrom::Start(0))?;
-        io::copy(&mut source.take(part.mapping.len() as u64), &mut file)?;
-        for (range, fill) in fills {
-            file.seek(SeekFrom::Start(range.start))?;
-            let n_bytes = range.end - range.start;
-            match fill {
-                Fill::Zeros => io::copy(&mut io::repeat(0).take(n_bytes), &mut file)?,
-                Fill::Ones => {
-                    let ones = (0..n_bytes / 4).flat_map(|_| 1f32.to_le_bytes());
-                    file.write_all(&ones.collect::<Vec<u8>>())?;
-                    n_bytes
-                }
-            };
-        }
-        file.flush()?;
-        #[cfg(not(target_os = "linux"))]
-        let file = keep;
-        Self::of(file)
+/// Overwrites bytes of a copy; `place` says where in it a position of the parent is.
+fn fill(
+    mut file: &File,
+    fills: &[(Range<u64>, Fill)],
+    place: &dyn Fn(u64) -> Option<u64>,
+) -> Result<()> {
+    for (range, fill) in fills {
+        let start = place(range.start).context("bug: bytes of no tensor are to be overwritten")?;
+        file.seek(SeekFrom::Start(start))?;
+        fill.write(range.end - range.start, file)?;
     }
+    file.flush()?;
+    Ok(())
+}
 
-    /// The parent in one file, silenced and with the tensors of `changed`.
-    fn write(model: &Model<'_>, silence: &Silence, changed: &ChangedTensors) -> Result<Self> {
-        #[cfg(target_os = "linux")]
-        let mut file = tempfile::tempfile()?;
-        #[cfg(not(target_os = "linux"))]
-        let (mut file, keep) = tempfile::NamedTempFile::new()?.into_parts();
-        let entries = model.metadata().iter();
-        let entries = entries.filter(|entry| !entry.key().starts_with("split."));
-        let tensor = |(i, tensor): (usize, &ModelTensor<'_>)| -> Result<TensorOut<'static>> {
-            let info = &tensor.info;
-            let of = changed
-                .get(&i)
-                .map_or(info.tensor_type(), |changed| changed.tensor_type);
-            let name = info.name().to_owned();
-            Ok(TensorOut::new(name, &info.dims()[..info.n_dims()], of)?)
-        };
-        let tensors = model.tensors().iter().enumerate().map(tensor);
-        let first = model.first();
-        let layout = Layout::new(
-            first.header().version,
-            first.alignment(),
-            entries.map(EntryOut::keep).collect(),
-            tensors.collect::<Result<_>>()?,
-            true,
-        )?;
-        file.set_len(layout.file_len())?;
-        gguf::write_head(&layout, &mut file)?;
-        for (i, planned) in layout.tensors().iter().enumerate() {
-            file.seek(SeekFrom::Start(planned.position().0))?;
-            let n_bytes = planned.tensor().n_bytes();
-            match (silence.tensors.get(&i), changed.get(&i)) {
-                (Some(Fill::Zeros), _) => {
-                    io::copy(&mut io::repeat(0).take(n_bytes), &mut file)?;
-                }
-                (Some(Fill::Ones), _) => {
-                    let ones = (0..n_bytes / 4).flat_map(|_| 1f32.to_le_bytes());
-                    file.write_all(&ones.collect::<Vec<u8>>())?;
-                }
-                (None, Some(changed)) => file.write_all(&changed.bytes)?,
-                (None, None) => file.write_all(model.tensors()[i].info.bytes())?,
+impl Fill {
+    fn write(self, n_bytes: u64, mut file: &File) -> io::Result<()> {
+        match self {
+            Self::Zeros => {
+                io::copy(&mut io::repeat(0).take(n_bytes), &mut file)?;
+            }
+            Self::Ones => {
+                let ones = (0..n_bytes / 4).flat_map(|_| 1f32.to_le_bytes());
+                file.write_all(&ones.collect::<Vec<u8>>())?;
             }
         }
-        file.flush()?;
-        #[cfg(not(target_os = "linux"))]
-        let file = keep;
-        Ok(Self::of(file)?)
+        Ok(())
     }
+}
 
-    /// Of a file that was written.
-    fn of(file: Keep) -> io::Result<Self> {
-        #[cfg(target_os = "linux")]
-        {
-            use std::os::fd::AsRawFd;
-            Ok(Self {
-                path: format!("/proc/self/fd/{}", file.as_raw_fd()).into(),
-                _keep: file,
-            })
+/// The parent in one file, silenced and with the tensors of `changed`.
+fn write(model: &Model<'_>, silence: &Silence, changed: &ChangedTensors) -> Result<Temporary> {
+    let copy = Temporary::new()?;
+    let mut file = copy.file();
+    let entries = model.metadata().iter();
+    let entries = entries.filter(|entry| !entry.key().starts_with("split."));
+    let tensor = |(i, tensor): (usize, &ModelTensor<'_>)| -> Result<TensorOut<'static>> {
+        let info = &tensor.info;
+        let of = changed
+            .get(&i)
+            .map_or(info.tensor_type(), |changed| changed.tensor_type);
+        let name = info.name().to_owned();
+        Ok(TensorOut::new(name, &info.dims()[..info.n_dims()], of)?)
+    };
+    let tensors = model.tensors().iter().enumerate().map(tensor);
+    let first = model.first();
+    let layout = Layout::new(
+        first.header().version,
+        first.alignment(),
+        entries.map(EntryOut::keep).collect(),
+        tensors.collect::<Result<_>>()?,
+        true,
+    )?;
+    file.set_len(layout.file_len())?;
+    let mut head = BufWriter::with_capacity(1 << 16, file);
+    gguf::write_head(&layout, &mut head)?;
+    head.flush()?;
+    drop(head);
+    for (i, planned) in layout.tensors().iter().enumerate() {
+        file.seek(SeekFrom::Start(planned.position().0))?;
+        match (silence.tensors.get(&i), changed.get(&i)) {
+            (Some(fill), _) => fill.write(planned.tensor().n_bytes(), file)?,
+            (None, Some(changed)) => file.write_all(&changed.bytes)?,
+            (None, None) => file.write_all(model.tensors()[i].info.bytes())?,
         }
-        #[cfg(not(target_os = "linux"))]
-        Ok(Self {
-            path: file.to_path_buf(),
-            _keep: file,
-        })
     }
+    file.flush()?;
+    Ok(copy)
 }
 
 #[cfg(test)]

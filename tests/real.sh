@@ -12,6 +12,8 @@ cd "$(dirname "$0")/.." || exit 1
 passed=0 failed=0 skipped=0
 mkdir -p "$target" && work=$(mktemp -d "$target/real.XXXXXX") || exit 1
 trap 'rm -rf "$work"' EXIT
+# Nothing that was measured before.
+export GGUF_SHORTEN_CACHE="$work/cache"
 trap 'exit 1' HUP INT TERM
 
 # check NAME COMMAND...: what the command prints is shown, indented.

@@ -16,10 +16,12 @@ use crate::cli::ShortenArgs;
 const OF_BATCH: &[&str] = &["model", "output", "json", "quiet", "verbose"];
 
 /// Flags that name one file for each model, so that they cannot be the same for all.
-const OF_ONE_MODEL: &[&str] = &["imatrix", "card"];
+const OF_ONE_MODEL: &[&str] = &["imatrix", "card", "ollama"];
 
 /// Flags on which the result does not depend.
-const WITHOUT_EFFECT: &[&str] = &["threads", "force", "min-free", "dry-run", "scratch"];
+const WITHOUT_EFFECT: &[&str] = &[
+    "threads", "force", "min-free", "dry-run", "scratch", "no-cache",
+];
 
 /// Flags with their values, by their long names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -15,6 +15,7 @@ use crate::error::{self, Hint, Usage};
 use crate::options::{Choice, HealArg, Shorten};
 use crate::part_name::Prefix;
 use crate::plan::Method;
+use crate::stores;
 
 /// One model, and what becomes of it.
 #[derive(Clone, Debug)]
@@ -53,7 +54,9 @@ fn arguments(flags: &Flags, output: &Path, model: &Path) -> Vec<OsString> {
     arguments.extend(flags.arguments());
     let mut to = OsString::from("--output=");
     to.push(output);
-    arguments.extend([to, "--json=-".into(), "--".into(), model.into()]);
+    // A file, whatever its name begins with.
+    let model = stores::as_path(model).into();
+    arguments.extend([to, "--json=-".into(), "--".into(), model]);
     arguments
 }
 

@@ -113,7 +113,7 @@ impl Record {
         let result = json!({
             "gguf_shorten": env!("CARGO_PKG_VERSION"),
             "llama_cpp": ggml::backend::llama_cpp_version(),
-            "arguments": [],
+            "arguments": job.arguments().iter().map(|a| a.to_string_lossy()).collect::<Vec<_>>(),
             "model": {
                 "path": job.source.path().display().to_string(),
                 "architecture": null,
@@ -122,6 +122,7 @@ impl Record {
                 "bytes": (!run.input.is_empty()).then_some(bytes),
                 "parameters": null,
                 "blake3": null,
+                "layout": null,
             },
             "calibration": null,
             "method": null,

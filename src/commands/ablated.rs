@@ -1,6 +1,5 @@
 //! The loss of the model without each block alone, beside the scores.
 
-use std::path::Path;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -10,6 +9,7 @@ use ggml::ThreadPool;
 use super::{load_and_cut, measured};
 use crate::error;
 use crate::evaluator;
+use crate::input::Input;
 use crate::model::{BlockId, Model};
 use crate::options::{Calibration, Printing};
 use crate::plan::Constraints;
@@ -44,10 +44,11 @@ impl Ablated {
 pub(super) fn measure(
     model: &Model<'_>,
     constraints: &Constraints,
-    path: &Path,
+    input: &Input,
     options: &Calibration,
     printing: &Printing,
 ) -> Result<Ablated> {
+    let path = input.path();
     let at_path = || path.display().to_string();
     let mut singles = Vec::new();
     let mut ablated = Ablated {
@@ -71,7 +72,7 @@ pub(super) fn measure(
         return Ok(ablated);
     }
     evaluator::check_causal(model).with_context(at_path)?;
-    let (engine, set) = load_and_cut(path, options, printing, None)?;
+    let (engine, set) = load_and_cut(input, options, printing, None)?;
     evaluator::check_predicts(&engine).with_context(at_path)?;
     measured::check_window(&set, path)?;
     let threads = Rc::new(ThreadPool::new(options.threads)?);

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use ggml::{Backend, FileType, Mapping, ModelOptions};
 
 use super::eval::{load, model_options, parse};
+use super::note_layout;
 use crate::commit;
 use crate::comparison::Kind;
 use crate::error::Hint;
@@ -65,9 +66,15 @@ pub(super) struct Ready<'a> {
 }
 
 enum Source<'a> {
-    File(PathBuf),
+    File(Box<Input>),
     Plan(Box<Plan<'a>>),
     Scratch(ScratchFile),
+}
+
+/// What lasts as long as the engine that was loaded from it.
+enum Kept {
+    Input(#[expect(dead_code, reason = "held for its temporary file")] Box<Input>),
+    Scratch(#[expect(dead_code, reason = "held for its file")] ScratchFile),
 }
 
 /// A candidate that can be evaluated.
@@ -76,7 +83,7 @@ pub(super) struct Loaded {
     pub(super) name: PathBuf,
     pub(super) engine: ggml::Model,
     /// Where weights lie that are mapped.
-    _scratch: Option<ScratchFile>,
+    _kept: Option<Kept>,
 }
 
 /// Makes candidates of one parent.
@@ -98,11 +105,12 @@ impl<'a> Maker<'_, 'a> {
         match candidate {
             Candidate::File(path) => {
                 let input = Input::open(path)?;
+                note_layout(&input, &self.options.printing);
                 note(row, &parse(&input)?);
                 Ok(Ready {
                     name: path.clone(),
                     n_bytes: row.bytes.unwrap_or(0),
-                    source: Source::File(input.path().to_owned()),
+                    source: Source::File(Box::new(input)),
                 })
             }
             Candidate::Drop(_, removed) => {
@@ -175,7 +183,7 @@ impl<'a> Maker<'_, 'a> {
         );
         let result = ggml::requantize::requantize(
             backend,
-            self.input.path(),
+            self.input.for_llama()?,
             scratch.path(),
             file_type,
             self.options.text.threads,
@@ -194,9 +202,15 @@ impl<'a> Maker<'_, 'a> {
         let name = ready.name;
         let at_name = || name.display().to_string();
         let options = model_options(&self.options.text);
-        let (engine, scratch) = match ready.source {
-            Source::File(path) => (load(&path, &path, options)?, None),
-            Source::Scratch(scratch) => (load(scratch.path(), &name, options)?, Some(scratch)),
+        let (engine, kept) = match ready.source {
+            Source::File(input) => {
+                let engine = load(input.for_llama()?, &name, options)?;
+                (engine, Some(Kept::Input(input)))
+            }
+            Source::Scratch(scratch) => {
+                let engine = load(scratch.path(), &name, options)?;
+                (engine, Some(Kept::Scratch(scratch)))
+            }
             Source::Plan(plan) => {
                 let file = MemoryFile::write_plan(self.model, &plan).with_context(at_name)?;
                 let mapping = Mapping::open(&file.path).with_context(at_name)?;
@@ -215,7 +229,7 @@ impl<'a> Maker<'_, 'a> {
         Ok(Loaded {
             name,
             engine,
-            _scratch: scratch,
+            _kept: kept,
         })
     }
 }

@@ -104,7 +104,7 @@ impl CardFile {
         }
         let card = Card {
             metadata: model.metadata(),
-            parent: ModelReport::new(model, parent.path(), Some(hash)),
+            parent: ModelReport::of(model, parent, Some(hash)),
             file: place
                 .file_name()
                 .unwrap_or_default()
@@ -186,7 +186,7 @@ impl Linked {
     fn new(files: &[Unplaced<'_>]) -> Result<Self> {
         if let [file] = files {
             return Ok(Self {
-                input: Input::open(file.now)?,
+                input: Input::open_file(file.now)?,
                 _folder: None,
             });
         }
@@ -200,7 +200,7 @@ impl Linked {
             link(&std::path::absolute(file.now)?, &name(file))?;
         }
         Ok(Self {
-            input: Input::open(&name(&files[0]))?,
+            input: Input::open_file(&name(&files[0]))?,
             _folder: Some(folder),
         })
     }

@@ -1,7 +1,5 @@
 //! The blocks that go for each row of fewer blocks of `compare`.
 
-use std::path::Path;
-
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::measured::{self, Request, Target};
@@ -71,7 +69,7 @@ pub(super) fn choose(
         let found = calibrate(
             model,
             constraints,
-            path,
+            input,
             &drops.calibration,
             printing,
             Asked::default(),
@@ -100,11 +98,10 @@ pub(super) fn choose(
             let options = &drops.calibration;
             let chosen = measured::choose(model, constraints, input, &request, options, printing)?;
             close_journal(chosen.journal, printing);
-            let seconds = calibration
-                .as_ref()
-                .map_or(0.0, |text: &CalibrationReport| text.seconds);
             if let Some(mut text) = chosen.calibration {
-                text.seconds += seconds;
+                let earlier: Option<CalibrationReport> = calibration.take();
+                text.seconds += earlier.as_ref().map_or(0.0, |earlier| earlier.seconds);
+                text.cached &= earlier.is_none_or(|earlier| earlier.cached);
                 calibration = Some(text);
             }
             Ok(chosen.removed)
@@ -120,7 +117,7 @@ pub(super) fn choose(
 pub(super) fn report(
     drops: &Drops,
     calibration: Option<CalibrationReport>,
-    (engine, path): (&ggml::Model, &Path),
+    (engine, input): (&ggml::Model, &Input),
     set: &CalibrationSet,
     printing: &Printing,
 ) -> Result<ChoiceReport> {
@@ -128,7 +125,7 @@ pub(super) fn report(
         None => 0.0,
         Some(_) => {
             let texts = Texts::read(drops.calibration.source.clone())?;
-            let choosing = cut(&texts, (engine, path), &drops.calibration, printing)?;
+            let choosing = cut(&texts, (engine, input), &drops.calibration, printing)?;
             let scored: Vec<_> = set.windows().collect();
             let choosing: Vec<_> = choosing.windows().collect();
             overlap::share(&scored, &choosing)

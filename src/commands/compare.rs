@@ -11,8 +11,8 @@ use std::time::Instant;
 use anyhow::{Context, Error, Result, anyhow, ensure};
 
 use super::candidate::{Candidate, Loaded, Maker, new_scratch, note};
-use super::eval::{check_window, load, model_options, parse};
-use super::{check_json, choice, cut, print_json, to_stdout};
+use super::eval::{check_window, load_input, parse};
+use super::{check_json, choice, cut, note_layout, print_json, to_stdout};
 use crate::calibration::{CalibrationSet, Texts};
 use crate::comparison::Kind;
 use crate::error;
@@ -38,6 +38,7 @@ pub fn run(options: &Compare) -> Result<()> {
     let input = Input::open(&options.parent)?;
     check_json(printing, &input, None)?;
     check_apart(options)?;
+    note_layout(&input, printing);
     let model = parse(&input)?;
     let at_path = || input.path().display().to_string();
     let texts = Texts::read(options.text.source.clone())?;
@@ -49,9 +50,8 @@ pub fn run(options: &Compare) -> Result<()> {
         new_scratch(&options.scratch)?;
     }
     ggml::log::echo(printing.verbose);
-    let parent = load(input.path(), input.path(), model_options(&options.text))?;
-    let set =
-        cut(&texts, (&parent, input.path()), &options.text, printing).with_context(at_path)?;
+    let parent = load_input(&input, &options.text)?;
+    let set = cut(&texts, (&parent, &input), &options.text, printing).with_context(at_path)?;
     check_window(&set, &parent).with_context(at_path)?;
 
     let files = options.files.iter().cloned().map(Candidate::File);
@@ -65,8 +65,7 @@ pub fn run(options: &Compare) -> Result<()> {
                 let found = constraints.insert(found);
                 let (sets, calibration) =
                     choice::choose(&model, found, &input, drops, &numbers, printing)?;
-                let report =
-                    choice::report(drops, calibration, (&parent, input.path()), &set, printing);
+                let report = choice::report(drops, calibration, (&parent, &input), &set, printing);
                 choice = Some(report.with_context(at_path)?);
                 sets
             }
@@ -101,9 +100,9 @@ pub fn run(options: &Compare) -> Result<()> {
         llama_cpp: ggml::backend::llama_cpp_version(),
         command: "compare",
         text: CalibrationReport::new(&set, seconds),
-        parent: ModelReport::new(
+        parent: ModelReport::of(
             &model,
-            input.path(),
+            &input,
             printing.json.is_some().then(|| input.blake3()),
         ),
         choice,

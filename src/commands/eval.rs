@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use ggml::{Backend, ModelOptions};
 
-use super::{arguments, check_json, cut, print_json, to_stdout};
+use super::{arguments, check_json, cut, note_layout, print_json, to_stdout};
 use crate::calibration::{CalibrationSet, Source, Texts};
 use crate::commit;
 use crate::evaluator::{self, LlamaLogits, Speed, vocabulary_difference};
@@ -30,6 +30,7 @@ pub fn run(options: &Eval) -> Result<()> {
     let parent_input = options.parent.as_deref().map(Input::open).transpose()?;
     for input in std::iter::once(&input).chain(&parent_input) {
         check_json(printing, input, None)?;
+        note_layout(input, printing);
     }
     let model = parse(&input)?;
     let parent = parent_input.as_ref().map(parse).transpose()?;
@@ -43,7 +44,7 @@ pub fn run(options: &Eval) -> Result<()> {
     let texts = Texts::read(options.text.source.clone())?;
 
     ggml::log::echo(printing.verbose);
-    let load = |input: &Input| load(input.path(), input.path(), model_options(&options.text));
+    let load = |input: &Input| load_input(input, &options.text);
     let engine = load(&input)?;
     let parent_engine = parent_input.as_ref().map(load);
     let parent_engine = parent_engine.transpose()?;
@@ -59,11 +60,11 @@ pub fn run(options: &Eval) -> Result<()> {
     }
     // A text of its own is written by the parent, whose predictions are the aim.
     let writer = match (&parent_engine, &parent_input, texts.source()) {
-        (Some(engine), Some(input), Source::Own { .. }) => (engine, input.path()),
-        _ => (&engine, input.path()),
+        (Some(engine), Some(input), Source::Own { .. }) => (engine, input),
+        _ => (&engine, &input),
     };
     let set = cut(&texts, writer, &options.text, printing)
-        .with_context(|| writer.1.display().to_string())?;
+        .with_context(|| writer.1.path().display().to_string())?;
     check_window(&set, &engine).with_context(at_model)?;
     if let (Some(engine), Some(input)) = (&parent_engine, &parent_input) {
         check_window(&set, engine).with_context(|| input.path().display().to_string())?;
@@ -80,10 +81,10 @@ pub fn run(options: &Eval) -> Result<()> {
     let (quality, speed, seconds) = threads.install(|| measure(sides, &set, options))?;
     let hash = |input: &Input| printing.json.is_some().then(|| input.blake3());
     let mut report = EvalReport::new(
-        ModelReport::new(&model, input.path(), hash(&input)),
+        ModelReport::of(&model, &input, hash(&input)),
         parent
             .zip(parent_input.as_ref())
-            .map(|(parent, input)| ModelReport::new(&parent, input.path(), hash(input))),
+            .map(|(parent, input)| ModelReport::of(&parent, input, hash(input))),
         CalibrationReport::new(&set, seconds),
         &quality,
         speed,
@@ -118,10 +119,10 @@ pub(super) fn against_parent(
     let texts = Texts::read(options.text.source.clone())?;
     ggml::log::echo(options.printing.verbose);
     let (engine, parent_engine) = (
-        load(output.path(), output.path(), model_options(&options.text))?,
-        load(parent.path(), parent.path(), model_options(&options.text))?,
+        load_input(output, &options.text)?,
+        load_input(parent, &options.text)?,
     );
-    let source = (&parent_engine, parent.path());
+    let source = (&parent_engine, parent);
     let all = cut(&texts, source, &options.text, &options.printing)?;
     let others = match n_windows {
         0 => None,
@@ -151,8 +152,8 @@ pub(super) fn against_parent(
         calibration.source += &format!(" (behind its first {n_tokens} tokens)");
     }
     let mut report = EvalReport::new(
-        ModelReport::new(&models.0, output.path(), None),
-        Some(ModelReport::new(&models.1, parent.path(), None)),
+        ModelReport::of(&models.0, output, None),
+        Some(ModelReport::of(&models.1, parent, None)),
         calibration,
         &quality,
         speed,
@@ -194,6 +195,11 @@ pub(super) fn model_options(options: &Calibration) -> ModelOptions {
         gpu_layers: options.gpu_layers,
         ..ModelOptions::default()
     }
+}
+
+/// Loads the model of `input`, as `options` say.
+pub(super) fn load_input(input: &Input, options: &Calibration) -> Result<ggml::Model> {
+    load(input.for_llama()?, input.path(), model_options(options))
 }
 
 /// Loads the model at `path`, which errors call `name`.

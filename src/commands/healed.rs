@@ -1,7 +1,6 @@
 //! Healing as a part of the main job: what is tried, and what is kept.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -14,6 +13,7 @@ use crate::heal::normal::NormalEquations;
 use crate::heal::split::{MIN_WINDOWS, Split};
 use crate::healer::{Candidate, Extent, HealType, Healer, Request};
 use crate::hidden_state::Token;
+use crate::input::Input;
 use crate::llama;
 use crate::model::{BlockId, Model};
 use crate::options::{Calibration, Heal, HealArg, Printing};
@@ -103,7 +103,7 @@ pub(super) fn check(model: &Model<'_>, heal: &Heal, calibration: &Calibration) -
 pub(super) fn heal(
     model: &Model<'_>,
     constraints: &Constraints,
-    path: &Path,
+    input: &Input,
     removed: &BTreeSet<BlockId>,
     attention: Option<&AttentionCut>,
     heal: &Heal,
@@ -111,7 +111,7 @@ pub(super) fn heal(
     calibration: &Calibration,
     printing: &Printing,
 ) -> Result<Healed> {
-    let at_path = || path.display().to_string();
+    let at_path = || input.path().display().to_string();
     let objective = match objective {
         Objective::Ppl => Objective::Ppl,
         Objective::Kl | Objective::Task | Objective::Draft => Objective::Kl,
@@ -121,11 +121,11 @@ pub(super) fn heal(
     if heal.tokens_are_default {
         calibration.tokens = default_tokens(&carrier).max(calibration.window);
     }
-    let (engine, set) = load_and_cut(path, &calibration, printing, None)?;
+    let (engine, set) = load_and_cut(input, &calibration, printing, None)?;
     ensure!(
         set.window >= MIN_WINDOW,
         "{}: a window has {} tokens, but {MIN_WINDOW} or more are needed to score predictions",
-        path.display(),
+        at_path(),
         set.window
     );
     let start = Instant::now();

@@ -11,10 +11,12 @@ use ggml::ThreadPool;
 use indicatif::ProgressBar;
 
 use super::goal;
+use super::known::Known;
 use super::load_and_cut;
 use super::resume::{close_journal, key, note, open_journal};
 use super::runs::Runs;
 use super::tasked::{self, Candidates};
+use crate::cache::{Entry, Scored};
 use crate::calibration::CalibrationSet;
 use crate::evaluator;
 use crate::hidden_state::Token;
@@ -169,7 +171,24 @@ fn run(
     let path = input.path();
     let at_path = || path.display().to_string();
     llama::check_ends(model).with_context(at_path)?;
-    let (engine, set) = load_and_cut(path, options, printing, Some(model))?;
+    let known = match limit {
+        None => Known::look(input, options, printing, Scored::Runs(first))?,
+        // Runs of several lengths, each of which is an entry of its own.
+        Some(_) => None,
+    };
+    if let Some((entry, report)) = known.as_ref().and_then(Known::found)
+        && let Some(distances) = entry.runs(model.n_trunk_blocks())
+    {
+        let removed = removal::best_run(constraints, &distances, request.keep, first);
+        return Ok(Chosen {
+            removed: removed.with_context(at_path)?,
+            calibration: Some(report),
+            search: None,
+            goal: None,
+            journal: None,
+        });
+    }
+    let (engine, set) = load_and_cut(input, options, printing, Some(model))?;
     let threads = Rc::new(ThreadPool::new(options.threads)?);
     let bar = progress::bar(
         "calibrating",
@@ -186,8 +205,13 @@ fn run(
         threads: &threads,
     };
     let start = Instant::now();
+    let mut found = None;
     let chosen = match limit {
-        None => runs.best(first, &bar).map(|removed| (removed, None)),
+        None => runs.distances(first, &bar).and_then(|distances| {
+            let removed = removal::best_run(constraints, &distances, request.keep, first)?;
+            found = Some(distances);
+            Ok((removed, None))
+        }),
         Some(limit) => {
             let mut sets = |n| {
                 bar.set_position(0);
@@ -199,9 +223,16 @@ fn run(
     };
     bar.finish_and_clear();
     let (removed, goal) = chosen.with_context(at_path)?;
+    let mut calibration = CalibrationReport::new(&set, start.elapsed().as_secs_f64());
+    if let (Some(known), Some(distances)) = (known, found) {
+        calibration.scored = Some(known.model());
+        known.keep(input, &calibration, |key, path, measured| {
+            Entry::of_runs(key, path, measured, &distances)
+        });
+    }
     Ok(Chosen {
         removed,
-        calibration: Some(CalibrationReport::new(&set, start.elapsed().as_secs_f64())),
+        calibration: Some(calibration),
         search: None,
         goal,
         journal: None,
@@ -220,7 +251,7 @@ fn search(
     let path = input.path();
     let at_path = || path.display().to_string();
     evaluator::check_causal(model).with_context(at_path)?;
-    let (engine, set) = load_and_cut(path, options, printing, None)?;
+    let (engine, set) = load_and_cut(input, options, printing, None)?;
     evaluator::check_predicts(&engine).with_context(at_path)?;
     check_window(&set, path)?;
     let threads = Rc::new(ThreadPool::new(options.threads)?);

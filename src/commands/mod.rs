@@ -1,5 +1,5 @@
-//! One file per command: each loads, computes, prints. The only modules, with `llama`, `evaluator`, `input`, `scratch`, `room`,
-//! `commit`, `save`, `beside`, `oracle`, `stamp` and `batch`, that do I/O.
+//! One file per command: each loads, computes, prints. The only modules, with `llama`, `evaluator`, `input`, `stores`, `temporary`,
+//! `cache`, `scratch`, `room`, `commit`, `save`, `beside`, `oracle`, `stamp` and `batch`, that do I/O.
 
 pub mod batch;
 
@@ -13,6 +13,8 @@ mod choice;
 
 pub mod compare;
 
+pub mod cache;
+
 pub mod eval;
 
 pub mod generate;
@@ -21,7 +23,11 @@ mod goal;
 
 mod healed;
 
+mod known;
+
 mod measured;
+
+pub(crate) mod ollama;
 
 pub mod report;
 
@@ -45,9 +51,13 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use ggml::{Backend, ContextOptions, ModelOptions};
+use indicatif::DecimalBytes;
+
+use known::Known;
 
 use crate::arch::Architecture;
-use crate::cache_folder::Cache;
+use crate::cache::{Cache, Entry, OWN_TEXT, Scored};
+use crate::cache_folder::Files;
 use crate::calibration::{CalibrationSet, Cut, Source, Texts};
 use crate::commit;
 use crate::error::Hint;
@@ -66,8 +76,8 @@ use crate::save;
 use crate::stability::{self, Goal, Stopping};
 
 /// What a calibration gave.
-struct Calibrated {
-    importance: Importance,
+pub(crate) struct Calibrated {
+    pub(crate) importance: Importance,
     /// Of the windows that were evaluated.
     report: CalibrationReport,
     /// Tokens that might have been evaluated.
@@ -76,7 +86,7 @@ struct Calibrated {
 
 /// What is asked of a calibration beside the scores of whole blocks.
 #[derive(Default)]
-struct Asked<'c> {
+pub(crate) struct Asked<'c> {
     /// The scores of the two halves of each block.
     sub_blocks: bool,
     /// How alike the hidden states of any two positions are, of all windows that are evaluated.
@@ -85,16 +95,39 @@ struct Asked<'c> {
     goal: Option<Goal<'c>>,
 }
 
-/// Measures the importance of every block of the model at `path`, and what else is `asked`.
-fn calibrate(
+/// Measures the importance of every block of the model of `input`, and what else is `asked`; scores that were measured before
+/// come from the cache.
+pub(crate) fn calibrate(
     model: &Model<'_>,
     constraints: &Constraints,
-    path: &Path,
+    input: &Input,
     options: &Calibration,
     printing: &Printing,
     asked: Asked<'_>,
 ) -> Result<Calibrated> {
+    let path = input.path();
     llama::check_ends(model).with_context(|| path.display().to_string())?;
+    let scored = match asked.sub_blocks {
+        true => Scored::Halves,
+        false => Scored::Blocks,
+    };
+    let known = match asked.goal {
+        None => Known::look(input, options, printing, scored)?,
+        // Of as many windows as this goal needs.
+        Some(_) => None,
+    };
+    // Pairs of positions are not kept.
+    if asked.pairs.is_none()
+        && let Some((entry, report)) = known.as_ref().and_then(Known::found)
+        && let Some(importance) = entry.blocks(model.n_trunk_blocks())
+    {
+        warn_of_zero_rows(&importance, printing);
+        return Ok(Calibrated {
+            n_tokens_allowed: importance.n_tokens,
+            importance,
+            report,
+        });
+    }
     let halves = match asked.sub_blocks {
         true => Some(
             Halves::of(model, constraints.rules, &constraints.kinds)
@@ -102,7 +135,7 @@ fn calibrate(
         ),
         false => None,
     };
-    let (engine, set) = load_and_cut(path, options, printing, Some(model))?;
+    let (engine, set) = load_and_cut(input, options, printing, Some(model))?;
     let stopping = (asked.goal).map(|goal| Stopping::new(constraints, goal, set.windows().len()));
     let (importance, seconds) = measure(
         model,
@@ -117,11 +150,17 @@ fn calibrate(
     )
     .with_context(|| path.display().to_string())?;
     warn_of_zero_rows(&importance, printing);
-    let report = CalibrationReport {
+    let mut report = CalibrationReport {
         windows: importance.n_windows,
         tokens: importance.n_tokens,
         ..CalibrationReport::new(&set, seconds)
     };
+    if let Some(known) = known {
+        report.scored = Some(known.model());
+        known.keep(input, &report, |key, path, measured| {
+            Entry::of_blocks(key, path, measured, &importance)
+        });
+    }
     Ok(Calibrated {
         importance,
         report,
@@ -129,14 +168,15 @@ fn calibrate(
     })
 }
 
-/// Loads the model at `path`, and cuts the text into windows for it. With `recode` its weights may be [`Recoded`], which
+/// Loads the model of `input`, and cuts the text into windows for it. With `recode` its weights may be [`Recoded`], which
 /// scores do not see.
 fn load_and_cut(
-    path: &Path,
+    input: &Input,
     options: &Calibration,
     printing: &Printing,
     recode: Option<&Model<'_>>,
 ) -> Result<(ggml::Model, CalibrationSet)> {
+    let path = input.path();
     let texts = Texts::read(options.source.clone())?;
     let at_path = || path.display().to_string();
     let backend = Backend::init();
@@ -146,10 +186,10 @@ fn load_and_cut(
     );
     ggml::log::echo(printing.verbose);
     let engine = match recode {
-        Some(model) => llama::load_for_scores(model, path, options.gpu_layers),
+        Some(model) => llama::load_for_scores(model, input.for_llama()?, options.gpu_layers),
         None => ggml::Model::load(
             backend,
-            path,
+            input.for_llama()?,
             ModelOptions {
                 gpu_layers: options.gpu_layers,
                 ..ModelOptions::default()
@@ -168,15 +208,15 @@ fn load_and_cut(
             "--blocks, and --method sequential or reverse, need no calibration".to_owned()
         ))
     );
-    let set = cut(&texts, (&engine, path), options, printing).with_context(at_path)?;
+    let set = cut(&texts, (&engine, input), options, printing).with_context(at_path)?;
     Ok((engine, set))
 }
 
-/// Cuts the text into windows that the model can take. A text that the model at this path writes itself is written now, or
-/// taken from the cache.
+/// Cuts the text into windows that the model can take. A text that the model, which is that of the input, writes itself is
+/// written now, or taken from the cache.
 fn cut(
     texts: &Texts,
-    (engine, path): (&ggml::Model, &Path),
+    (engine, input): (&ggml::Model, &Input),
     options: &Calibration,
     printing: &Printing,
 ) -> Result<CalibrationSet> {
@@ -195,7 +235,7 @@ fn cut(
             n_windows: options.tokens / window,
             seed,
         };
-        let tokens = own_text(engine, path, order, options, printing)?;
+        let tokens = own_text(engine, input, order, options, printing)?;
         return Ok(CalibrationSet::written(seed, window, tokens));
     }
     CalibrationSet::new(
@@ -209,27 +249,38 @@ fn cut(
     )
 }
 
-/// What the model at `path` writes itself: from the cache, or now, and kept there. What it writes rests on the model, the
+/// What the model of `input` writes itself: from the cache, or now, and kept there. What it writes rests on the model, the
 /// order, and the version of this program and of llama.cpp.
 fn own_text(
     engine: &ggml::Model,
-    path: &Path,
+    input: &Input,
     order: Order,
     options: &Calibration,
     printing: &Printing,
 ) -> Result<Vec<Token>> {
     own_text::first_token(engine)?;
     let n_tokens = order.n_windows.saturating_mul(order.window);
-    let cache = Cache::of("own-text");
+    let files = options.cache.then(|| Files::of(OWN_TEXT)).flatten();
     let mut key = blake3::Hasher::new();
-    key.update(Input::open(path)?.blake3().as_bytes());
+    let model = match Cache::of_user(printing.quiet).filter(|_| options.cache) {
+        Some(cache) => cache.model_hash(input),
+        None => input.blake3(),
+    };
+    key.update(model.as_bytes());
     for number in [order.seed, order.window as u64, order.n_windows as u64] {
         key.update(&number.to_le_bytes());
     }
     key.update(env!("CARGO_PKG_VERSION").as_bytes());
     key.update(ggml::backend::llama_cpp_version().as_bytes());
     let key = key.finalize();
-    if let Some(bytes) = cache.as_ref().and_then(|cache| cache.get(&key)) {
+    let found = files.as_ref().map_or(Ok(None), |files| files.get(&key));
+    if let Some(bytes) = found.unwrap_or_else(|error| {
+        resume::note(
+            printing,
+            &format!("a text in the cache is damaged and is written again: {error:#}"),
+        );
+        None
+    }) {
         let (tokens, rest) = bytes.as_chunks::<4>();
         let tokens: Vec<Token> = tokens.iter().copied().map(Token::from_le_bytes).collect();
         let known = |&token: &Token| usize::try_from(token).is_ok_and(|i| i < engine.n_vocab());
@@ -250,11 +301,10 @@ fn own_text(
         .iter()
         .flat_map(|token| token.to_le_bytes())
         .collect();
-    if let Some(Err(error)) = cache.map(|cache| cache.put(&key, &bytes))
-        && !printing.quiet
-    {
-        eprintln!(
-            "gguf-shorten: note: the model's own text is not kept for the next time: {error:#}"
+    if let Some(Err(error)) = files.map(|files| files.put(&key, &bytes)) {
+        resume::note(
+            printing,
+            &format!("the model's own text is not kept for the next time: {error:#}"),
         );
     }
     Ok(tokens)
@@ -339,6 +389,27 @@ fn warn_of_zero_rows(importance: &Importance, printing: &Printing) {
     if rows > 0 && !printing.quiet {
         eprintln!(
             "gguf-shorten: note: {rows} hidden states of a token are all zeros and take no part in the scores"
+        );
+    }
+}
+
+/// Says how a file of Ollama's own layout is read.
+fn note_layout(input: &Input, printing: &Printing) {
+    if let Some(restated) = input.restated()
+        && !printing.quiet
+    {
+        let left_out = match restated.left_out.len() {
+            0 => String::new(),
+            n => format!(
+                "; {n} tensors of {} are left out: they are not of the text part, which alone llama.cpp reads",
+                DecimalBytes(restated.n_bytes_left_out())
+            ),
+        };
+        eprintln!(
+            "gguf-shorten: note: {} is in Ollama's own layout '{}' and is read as '{}'{left_out}",
+            input.path().display(),
+            restated.found,
+            restated.stock
         );
     }
 }

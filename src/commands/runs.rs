@@ -25,8 +25,8 @@ pub(super) struct Runs<'r, 'a> {
 }
 
 impl Runs<'_, '_> {
-    /// The best run of `n` blocks.
-    pub(super) fn best(&self, n: usize, bar: &ProgressBar) -> Result<Removed> {
+    /// The angular distance over every run of `n` blocks, by its first block.
+    pub(super) fn distances(&self, n: usize, bar: &ProgressBar) -> Result<Vec<f64>> {
         let stream = self.constraints.rules.stream;
         let mut states = LlamaHiddenStates::with_threads(
             self.engine,
@@ -35,9 +35,14 @@ impl Runs<'_, '_> {
             stream,
             Course::of(self.model, stream)?,
         )?;
-        let distances = angular::measure(&mut states, self.set.windows(), n, &mut |n_tokens| {
+        angular::measure(&mut states, self.set.windows(), n, &mut |n_tokens| {
             bar.inc(n_tokens as u64);
-        })?;
+        })
+    }
+
+    /// The best run of `n` blocks.
+    fn best(&self, n: usize, bar: &ProgressBar) -> Result<Removed> {
+        let distances = self.distances(n, bar)?;
         removal::best_run(self.constraints, &distances, self.keep, n)
     }
 

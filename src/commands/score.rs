@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result, bail};
 
 use super::ablated::{self, Ablated};
-use super::{Asked, Calibrated, arguments, calibrate, check_json, print};
+use super::{Asked, Calibrated, arguments, calibrate, check_json, note_layout, print};
 use crate::calibration::Texts;
 use crate::evaluator;
 use crate::input::Input;
@@ -43,6 +43,7 @@ pub fn run(options: &Score) -> Result<()> {
         // What is wrong with it is said before the first text is measured.
         Texts::read(text.source.clone())?;
     }
+    note_layout(&input, printing);
     let scoring = Scoring {
         model: &model,
         constraints: &constraints,
@@ -59,8 +60,8 @@ pub fn run(options: &Score) -> Result<()> {
         .transpose()?;
     let ablated = (options.ablate)
         .then(|| {
-            let (path, text) = (input.path(), &options.calibration);
-            ablated::measure(&model, &constraints, path, text, printing)
+            let text = &options.calibration;
+            ablated::measure(&model, &constraints, &input, text, printing)
         })
         .transpose()?;
     let mut blocks = scoring.rows(&here);
@@ -77,7 +78,7 @@ pub fn run(options: &Score) -> Result<()> {
         gguf_shorten: env!("CARGO_PKG_VERSION"),
         llama_cpp: ggml::backend::llama_cpp_version(),
         arguments: arguments(),
-        model: ModelReport::new(&model, input.path(), blake3),
+        model: ModelReport::of(&model, &input, blake3),
         calibration: Some(here.calibrated.report.clone()),
         method: options.method.to_string(),
         search: None,
@@ -160,7 +161,7 @@ impl Scoring<'_, '_> {
         let calibrated = calibrate(
             self.model,
             self.constraints,
-            self.input.path(),
+            self.input,
             text,
             &options.printing,
             Asked {

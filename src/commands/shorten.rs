@@ -9,9 +9,11 @@ use anyhow::{Context, Result, bail, ensure};
 use super::card::CardFile;
 use super::healed;
 use super::measured::{self, Request, Target as Wanted};
+use super::ollama::Creation;
 use super::resume::close_journal;
-use super::{Asked, Calibrated, arguments, calibrate, check_json, eval, goal, print};
+use super::{Asked, Calibrated, arguments, calibrate, check_json, eval, goal, note_layout, print};
 use crate::beside::{ImatrixFile, stale};
+use crate::cache::Cache;
 use crate::commit::Staged;
 use crate::companion::Companion;
 use crate::error::Hint;
@@ -28,8 +30,8 @@ use crate::progress::{self, Unit};
 use crate::report::goal::{Figure, GoalReport, StepReport};
 use crate::report::stability::{ConfidenceReport, Rating};
 use crate::report::{
-    CalibrationReport, ImatrixReport, ModelReport, OutputReport, PartReport, Report, SearchReport,
-    block_list, block_rows,
+    CalibrationReport, ImatrixReport, ModelReport, OllamaReport, OutputReport, PartReport, Report,
+    SearchReport, block_list, block_rows, restated_changes,
 };
 use crate::save::{Naming, Target, Tell, Unplaced, Written};
 use crate::search::Goal;
@@ -68,7 +70,10 @@ pub fn run(options: &Shorten) -> Result<()> {
         .map(|file| file.parse(&model))
         .transpose()?;
     healed::check(&model, &options.heal, &options.calibration).with_context(at_path)?;
+    let creation = Creation::plan(&model, &input, target.as_ref(), options)?;
+    note_layout(&input, &options.printing);
     let mut selection = select(&model, &constraints, &input, options)?;
+    let scored = selection.calibration.as_ref().and_then(|of| of.scored);
     let mut heal_report = None;
     let mut heal = HealArg::None.to_string();
     let mut healing = None;
@@ -76,7 +81,7 @@ pub fn run(options: &Shorten) -> Result<()> {
         let healed = healed::heal(
             &model,
             &constraints,
-            input.path(),
+            &input,
             &selection.removed,
             selection.attention.as_ref(),
             &options.heal,
@@ -89,7 +94,8 @@ pub fn run(options: &Shorten) -> Result<()> {
         (heal, healing) = (healed.method, healed.healing);
         heal_report = Some(healed.report);
     }
-    let plan = |parent_blake3| {
+    let plan = |parent_blake3: blake3::Hash| {
+        check_scored(scored, parent_blake3, &input).with_context(at_path)?;
         let provenance = Provenance {
             parent_blake3,
             method: selection.method.clone(),
@@ -122,6 +128,9 @@ pub fn run(options: &Shorten) -> Result<()> {
             beside.push(file.stage(&planned, options.force)?);
         }
     }
+    if let (Some(creation), Some(_)) = (&creation, &target) {
+        beside.push(creation.stage(&input, options.force)?);
+    }
     let mut blake3 = None;
     let mut evaluation = None;
     let (plan, files, seconds) = match &target {
@@ -150,7 +159,12 @@ pub fn run(options: &Shorten) -> Result<()> {
             let seconds = seconds - telling;
             // Read again only for those who ask.
             if options.printing.json.is_some() {
-                blake3 = Some(Input::open(&files[0].path)?.blake3().to_hex().to_string());
+                blake3 = Some(
+                    Input::open_file(&files[0].path)?
+                        .blake3()
+                        .to_hex()
+                        .to_string(),
+                );
             }
             let report = |file: Written| PartReport {
                 path: Some(file.path.display().to_string()),
@@ -202,11 +216,32 @@ pub fn run(options: &Shorten) -> Result<()> {
     if let Some(rating) = &selection.rating {
         rating.mark(&mut blocks);
     }
+    let mut ollama = None;
+    let mut failure = None;
+    if let Some(creation) = &creation {
+        if !options.printing.quiet {
+            for note in creation.notes() {
+                eprintln!("gguf-shorten: note: {note}");
+            }
+        }
+        let created = match &target {
+            Some(_) => creation.run(&options.printing).unwrap_or_else(|error| {
+                failure = Some(error);
+                false
+            }),
+            None => false,
+        };
+        ollama = Some(OllamaReport {
+            name: creation.name().to_owned(),
+            modelfile: creation.path().display().to_string(),
+            created,
+        });
+    }
     let report = Report {
         gguf_shorten: env!("CARGO_PKG_VERSION"),
         llama_cpp: ggml::backend::llama_cpp_version(),
         arguments: arguments(),
-        model: ModelReport::new(&model, input.path(), Some(plan.provenance.parent_blake3)),
+        model: ModelReport::of(&model, &input, Some(plan.provenance.parent_blake3)),
         calibration: selection.calibration,
         method: selection.method,
         search: selection.search,
@@ -237,13 +272,31 @@ pub fn run(options: &Shorten) -> Result<()> {
             seconds,
             parts: files,
             imatrix: imatrix_report,
-            changes: plan.changes,
+            ollama,
+            changes: [plan.changes, restated_changes(&input)].concat(),
         }),
         evaluation,
     };
     print(&report, &options.printing)?;
     // What an interrupt would have left to go on with is not needed any more.
     close_journal(selection.journal, &options.printing);
+    failure.map_or(Ok(()), Err)
+}
+
+/// Checks that the scores are of the model that is written: its hash was remembered where they come from the cache, and it may
+/// have been changed since it was read.
+fn check_scored(scored: Option<blake3::Hash>, parent: blake3::Hash, input: &Input) -> Result<()> {
+    // Of a draft.
+    let is_draft = parent == blake3::Hash::from_bytes([0; blake3::OUT_LEN]);
+    if scored.is_some_and(|scored| scored != parent) && !is_draft {
+        if let Some(cache) = Cache::of_user(true) {
+            cache.forget(input);
+        }
+        bail!(
+            anyhow::anyhow!("is not the model that was scored: it was changed in place")
+                .context(Hint("the next run scores it anew".to_owned()))
+        );
+    }
     Ok(())
 }
 
@@ -375,7 +428,7 @@ fn select(
         Some(calibrate(
             model,
             constraints,
-            input.path(),
+            input,
             &options.calibration,
             &options.printing,
             Asked {

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use indicatif::{DecimalBytes, HumanCount};
 use serde::Serialize;
 
-use super::{check_json, print_json, to_stdout};
+use super::{check_json, note_layout, print_json, to_stdout};
 use crate::cli::ShowArgs;
 use crate::gguf::{self, Entry, TensorInfo, ValueType};
 use crate::input::Input;
@@ -32,9 +32,13 @@ const PREDICTION: &str = "prediction (MTP)";
 pub fn run(args: &ShowArgs) -> Result<()> {
     let printing = Printing::new(&args.common);
     let input = Input::open(&args.model)?;
-    let files = input.parse()?;
     check_json(&printing, &input, None)?;
-    let mut model = Model::new(files.clone());
+    // What cannot be shortened can be shown.
+    let (files, mut model) = match input.parse() {
+        Ok(files) => (files.clone(), Model::new(files)),
+        Err(error) => (input.parse_as_stored()?, Err(error)),
+    };
+    note_layout(&input, &printing);
     if printing.json.is_some() {
         // Said before anything is shown.
         model = Ok(model.with_context(|| args.model.display().to_string())?);
@@ -344,7 +348,7 @@ impl ShowReport {
         let constraints = Constraints::of(model);
         Self {
             gguf_shorten: env!("CARGO_PKG_VERSION"),
-            model: ModelReport::new(model, input.path(), Some(input.blake3())),
+            model: ModelReport::of(model, input, Some(input.blake3())),
             metadata: model
                 .metadata()
                 .iter()

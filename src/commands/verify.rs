@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use ggml::log;
 
-use super::{arguments, check_json, print_json, to_stdout};
+use super::{arguments, check_json, note_layout, print_json, to_stdout};
 use crate::gguf::{self, Quoted};
 use crate::input::Input;
 use crate::model::Model;
@@ -13,6 +13,7 @@ use crate::options::{Printing, Verify};
 use crate::oracle::{self, Run, Silence};
 use crate::plan::{ChangeKind, ChangedTensors, Constraints, TensorChange};
 use crate::progress::{self, Unit};
+use crate::report::ModelReport;
 use crate::report::verification::{VerifyReport, screen};
 use crate::verify::{self, Verification, verify};
 
@@ -34,6 +35,7 @@ pub fn run(options: &Verify) -> Result<()> {
         oracle::check(&parent).with_context(at_parent)?;
     }
 
+    note_layout(&input, &options.printing);
     let start = Instant::now();
     let verification = compare(&parent, &constraints, &files, options).with_context(at_output)?;
     let seconds = start.elapsed().as_secs_f64();
@@ -60,6 +62,7 @@ pub fn run(options: &Verify) -> Result<()> {
         run,
         seconds,
     );
+    report.parent = ModelReport::of(&parent, &input, Some(verification.parent_blake3));
     report.arguments = arguments();
     print(&report, &options.printing)?;
     if !report.verified {

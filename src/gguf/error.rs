@@ -86,6 +86,8 @@ pub enum ErrorKind {
         /// Index of the second one.
         second: usize,
     },
+    /// A tensor that another head describes is of another type or shape there.
+    OtherData,
     /// A metadata key that is needed does not exist.
     MissingKey,
     /// A metadata value, or an element of an array, is of another type.
@@ -246,6 +248,7 @@ impl Error {
             ErrorKind::WrongStart { .. }
                 | ErrorKind::WrongEnd { .. }
                 | ErrorKind::OtherAlignment { .. }
+                | ErrorKind::OtherData
         )
     }
 
@@ -335,6 +338,10 @@ impl ErrorKind {
                     "{place} appears twice, as number {first} and number {second}"
                 )
             }
+            K::OtherData => write!(
+                f,
+                "bug: {place} is of another type or shape in the new head"
+            ),
             K::MissingKey => write!(f, "{place} is missing"),
             K::WrongType { found, expected } => write!(
                 f,

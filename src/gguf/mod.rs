@@ -135,6 +135,25 @@ impl<'a> File<'a> {
         })
     }
 
+    /// The same data under another head: `head` is what a file begins with, up to its tensor data, and tensor `i` of it is tensor
+    /// `sources[i]` of this file. Positions and bytes stay those of this file.
+    ///
+    /// # Errors
+    ///
+    /// If `head` is not well-formed, or says another type or shape of a tensor.
+    pub fn under_head(&self, head: &'a [u8], sources: &[usize]) -> Result<File<'a>, Error> {
+        let mut reader = Reader::new(head, Place::Header);
+        let header = Header::read(&mut reader)?;
+        let metadata = Metadata::read(&mut reader, header.n_metadata)?;
+        let infos = tensor::read_infos(&mut reader, header.n_tensors)?;
+        Ok(File {
+            header,
+            metadata,
+            tensors: self.tensors.under(infos, sources)?,
+            ..self.clone()
+        })
+    }
+
     /// The first metadata entries of a file, `n` at most, for a look at what it is: they are checked one by one, and nothing
     /// behind them is read. None of what is no GGUF file.
     pub fn first_entries(bytes: &'a [u8], n: u64) -> Vec<Entry<'a>> {

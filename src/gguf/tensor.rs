@@ -67,6 +67,35 @@ impl<'a> TensorTable<'a> {
         Ok(TensorTable { tensors, by_name })
     }
 
+    /// Tensors of this table under other names: `infos[i]` describes tensor `sources[i]`.
+    pub(super) fn under(
+        &self,
+        infos: Vec<RawInfo<'a>>,
+        sources: &[usize],
+    ) -> Result<TensorTable<'a>, Error> {
+        let mut by_name = BTreeMap::new();
+        let mut tensors = Vec::with_capacity(infos.len());
+        for (second, info) in infos.into_iter().enumerate() {
+            if let Some(first) = by_name.insert(info.name, second) {
+                return Err(info.error(ErrorKind::Duplicate { first, second }));
+            }
+            let source = sources.get(second).and_then(|&i| self.tensors.get(i));
+            let same = source.filter(|source| {
+                let of = |info: &RawInfo<'_>| (info.dims, info.tensor_type, info.n_bytes);
+                of(&source.info) == of(&info)
+            });
+            let Some(source) = same else {
+                return Err(info.error(ErrorKind::OtherData));
+            };
+            let offset = source.info.offset;
+            tensors.push(TensorInfo {
+                info: RawInfo { offset, ..info },
+                ..*source
+            });
+        }
+        Ok(TensorTable { tensors, by_name })
+    }
+
     /// The tensor with this name.
     pub fn get(&self, name: &str) -> Option<&TensorInfo<'a>> {
         self.by_name

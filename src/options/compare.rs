@@ -12,6 +12,7 @@ use crate::commit::folder_of;
 use crate::error::Usage;
 use crate::plan::{Budget, Method};
 use crate::search::Objective;
+use crate::stores;
 
 /// Numbers of blocks such as `1..9` or `1,3,7` or `10%,25%`.
 #[derive(Clone, Debug, PartialEq)]
@@ -109,7 +110,10 @@ impl Compare {
             (None, [parent, files @ ..]) => (parent, files),
             (None, []) => bail!(Usage("a model is needed".to_owned())),
         };
-        let text = scored_text(&args.text)?;
+        let text = Calibration {
+            cache: !args.no_cache,
+            ..scored_text(&args.text)?
+        };
         if files.is_empty() && args.drop.is_none() && args.requantize.is_empty() {
             bail!(Usage(
                 "there is nothing to compare with: name another model, or give --drop or --requantize".to_owned()
@@ -148,6 +152,7 @@ impl Compare {
                         window: None,
                         threads: args.text.threads,
                         gpu_layers: args.text.gpu_layers,
+                        no_cache: args.no_cache,
                     })?,
                 })
             }
@@ -159,6 +164,8 @@ impl Compare {
             types,
             scratch: match &args.scratch {
                 Some(folder) => folder.clone(),
+                // Stores hold what they themselves put there.
+                None if stores::is_named(parent) => std::env::temp_dir(),
                 None => folder_of(parent).to_owned(),
             },
             text,

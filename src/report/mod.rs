@@ -18,10 +18,12 @@ pub mod healing;
 use evaluation::EvalReport;
 use serde::Serialize;
 
-use crate::calibration::{CalibrationSet, Source};
+use crate::calibration::CalibrationSet;
 use crate::importance::Importance;
+use crate::input::Input;
 use crate::model::{BlockId, Model};
-use crate::plan::TensorChange;
+use crate::plan::{ChangeKind, TensorChange};
+use crate::restate::Restated;
 use crate::search::{Measured, Objective};
 use goal::{DraftReport, GoalReport, TaskReport};
 use stability::{AblateReport, AgainstReport, ConfidenceReport};
@@ -91,6 +93,21 @@ pub struct ModelReport {
     pub parameters: u64,
     /// Hash of all bytes; null where no command needed it.
     pub blake3: Option<String>,
+    /// How a file in a layout of Ollama's own is read; null of any other.
+    pub layout: Option<LayoutReport>,
+}
+
+/// How a file in a layout of Ollama's own is read.
+#[derive(Clone, Debug, Serialize)]
+pub struct LayoutReport {
+    /// `general.architecture` of the file.
+    pub found: &'static str,
+    /// `general.architecture` under which its text part is read.
+    pub read_as: &'static str,
+    /// Tensors that are not of the text part.
+    pub tensors_left_out: usize,
+    /// Their bytes.
+    pub bytes_left_out: u64,
 }
 
 /// How scores were measured.
@@ -110,8 +127,13 @@ pub struct CalibrationReport {
     pub tokens: usize,
     /// Whether every window begins with the model's BOS token.
     pub bos: bool,
-    /// Time of the evaluation, without loading the model.
+    /// Time of the evaluation, without loading the model; of scores from the cache, what it took then.
     pub seconds: f64,
+    /// Whether the scores were in the cache, so that nothing was evaluated.
+    pub cached: bool,
+    /// The hash by which the model was looked up there.
+    #[serde(skip)]
+    pub scored: Option<blake3::Hash>,
 }
 
 /// What a search measured.
@@ -246,8 +268,21 @@ pub struct OutputReport {
     pub parts: Vec<PartReport>,
     /// The importance matrix that was renumbered with it; null if none was asked for.
     pub imatrix: Option<ImatrixReport>,
+    /// The model of Ollama's that was made of it; null if none was asked for.
+    pub ollama: Option<OllamaReport>,
     /// Tensors that are not the input's with all their bytes.
     pub changes: Vec<TensorChange>,
+}
+
+/// A model of Ollama's.
+#[derive(Clone, Debug, Serialize)]
+pub struct OllamaReport {
+    /// Its name.
+    pub name: String,
+    /// What it is made from.
+    pub modelfile: String,
+    /// Whether it was made; else there is no `ollama` here, or it was a dry run.
+    pub created: bool,
 }
 
 /// A renumbered importance matrix.
@@ -284,34 +319,57 @@ impl ModelReport {
             bytes: model.n_bytes(),
             parameters: model.n_parameters(),
             blake3: blake3.map(|hash| hash.to_hex().to_string()),
+            layout: None,
         }
     }
+
+    /// Of `model`, which is what `input` shows.
+    #[must_use]
+    pub fn of(model: &Model<'_>, input: &Input, blake3: Option<blake3::Hash>) -> Self {
+        Self {
+            layout: input.restated().map(|restated| LayoutReport {
+                found: restated.found,
+                read_as: restated.stock,
+                tensors_left_out: restated.left_out.len(),
+                bytes_left_out: restated.n_bytes_left_out(),
+            }),
+            ..Self::new(model, input.path(), blake3)
+        }
+    }
+}
+
+/// The tensors of a restated model that are not of its text part.
+#[must_use]
+pub fn restated_changes(input: &Input) -> Vec<TensorChange> {
+    let left_out = |restated: &Restated| {
+        let names = restated.left_out.iter();
+        names
+            .map(|(name, _)| TensorChange {
+                tensor: None,
+                parent: Some(name.clone()),
+                change: ChangeKind::LeftOut,
+                why: Restated::WHY_LEFT_OUT.to_owned(),
+            })
+            .collect()
+    };
+    input.restated().map_or_else(Vec::new, left_out)
 }
 
 impl CalibrationReport {
     /// Of a calibration with `set` that took `seconds`.
     #[must_use]
     pub fn new(set: &CalibrationSet, seconds: f64) -> Self {
-        let source = match &set.source {
-            Source::BuiltIn => "built-in".to_owned(),
-            Source::Files(paths) => {
-                let paths: Vec<_> = paths.iter().map(|p| p.display().to_string()).collect();
-                paths.join(", ")
-            }
-            Source::Own { .. } => "self".to_owned(),
-        };
         Self {
-            source,
-            seed: match set.source {
-                Source::Own { seed } => Some(seed),
-                _ => None,
-            },
+            source: set.source.to_string(),
+            seed: set.source.seed(),
             blake3: set.blake3.to_hex().to_string(),
             windows: set.windows().len(),
             window: set.window,
             tokens: set.n_tokens(),
             bos: set.bos,
             seconds,
+            cached: false,
+            scored: None,
         }
     }
 }

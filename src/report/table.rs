@@ -79,6 +79,17 @@ pub fn report(report: &Report, colour: Colour) -> String {
         }
         let _ = writeln!(text, "output   {}", written(output, report.model.bytes));
         text.push_str(&changes(&output.changes));
+        if let Some(ollama) = &output.ollama {
+            let done = match ollama.created {
+                true => "",
+                false => ", not made yet",
+            };
+            let _ = writeln!(
+                text,
+                "ollama   {} from {}{done}",
+                ollama.name, ollama.modelfile
+            );
+        }
         if let Some(imatrix) = &output.imatrix {
             let _ = writeln!(
                 text,
@@ -316,19 +327,27 @@ fn alike(cosine: &[Vec<Option<f64>>]) -> String {
 /// The text that was evaluated, on one line.
 #[must_use]
 pub fn calibrated(calibration: &CalibrationReport) -> String {
+    let windows = match calibration.windows {
+        1 => "window",
+        _ => "windows",
+    };
+    if calibration.cached {
+        return format!(
+            "scores from the cache: {} tokens of {} text, {} {windows} of {}",
+            HumanCount(calibration.tokens as u64),
+            calibration.source,
+            calibration.windows,
+            calibration.window
+        );
+    }
     #[expect(clippy::cast_precision_loss, reason = "shown with four digits")]
     let rate = calibration.tokens as f64 / calibration.seconds;
     format!(
-        "{} tokens of {} text in {:.1} s ({rate:.0} tokens/s), {} {} of {}",
+        "{} tokens of {} text in {:.1} s ({rate:.0} tokens/s), {} {windows} of {}",
         HumanCount(calibration.tokens as u64),
         calibration.source,
         calibration.seconds,
         calibration.windows,
-        if calibration.windows == 1 {
-            "window"
-        } else {
-            "windows"
-        },
         calibration.window,
     )
 }

@@ -11,6 +11,7 @@ use crate::eval::byte_model;
 fn run(dir: &Path, arguments: &str) -> Value {
     let output = Command::new(env!("CARGO_BIN_EXE_gguf-shorten"))
         .current_dir(dir)
+        .env("GGUF_SHORTEN_CACHE", dir.join("cache"))
         .args(arguments.split_whitespace())
         .args(["--threads", "1", "--window", "40", "--json", "-"])
         .output()

@@ -250,6 +250,7 @@ pub fn program(dir: &Path, arguments: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_gguf-shorten"))
         .args(arguments.split_whitespace())
         .current_dir(dir)
+        .env("GGUF_SHORTEN_CACHE", dir.join(".cache"))
         .output()
         .unwrap()
 }
@@ -261,6 +262,7 @@ pub fn failure(dir: &Path, arguments: &str) -> String {
         let size = |entry: std::fs::DirEntry| (entry.file_name(), entry.metadata().unwrap().len());
         entries
             .map(|entry| size(entry.unwrap()))
+            .filter(|(name, _)| name != ".cache")
             .collect::<BTreeMap<_, _>>()
     };
     let before = names();

@@ -250,6 +250,7 @@ fn an_interrupt_leaves_the_journal_and_nothing_else() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_gguf-shorten"))
         .args(arguments.split(' '))
         .current_dir(dir)
+        .env("GGUF_SHORTEN_CACHE", dir.join("cache"))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()

@@ -96,7 +96,7 @@ fn run(dir: &Path, arguments: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_gguf-shorten"))
         .args(arguments.split_whitespace())
         .args(["--threads", "1"])
-        .env("XDG_CACHE_HOME", dir.join("cache"))
+        .env("GGUF_SHORTEN_CACHE", dir.join("cache"))
         .current_dir(dir)
         .output()
         .unwrap()
@@ -123,7 +123,7 @@ fn own_text_is_kept_and_says_what_it_is() {
     byte_model("llama", 4)
         .save(Backend::init(), &parent)
         .unwrap();
-    let kept = dir.path().join("cache/gguf-shorten/own-text");
+    let kept = dir.path().join("cache/own-text");
     let score = "score parent.gguf --calibration self:70 --window 32";
     let first = calibration(dir.path(), score);
     assert_eq!(first["source"], "self");
@@ -132,10 +132,32 @@ fn own_text_is_kept_and_says_what_it_is() {
     assert_eq!(first["window"], 32);
     assert_eq!(first["bos"], true);
     assert_eq!(files(&kept).len(), 1);
-    // The same again, from the cache; also where that is damaged.
-    assert_eq!(calibration(dir.path(), score)["blake3"], first["blake3"]);
+    // The same again, with its scores from the cache.
+    let again = calibration(dir.path(), score);
+    assert_eq!(
+        (&again["cached"], &again["seed"]),
+        (&true.into(), &0.into())
+    );
+    assert_eq!(again["blake3"], first["blake3"]);
+    // The text alone, also where that is damaged.
+    let anew = || {
+        std::fs::remove_dir_all(dir.path().join("cache/scores")).unwrap();
+        let output = run(dir.path(), &format!("{score} --json -"));
+        let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(json["calibration"]["blake3"], first["blake3"]);
+        assert_eq!(json["calibration"]["cached"], false);
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert_eq!(anew(), "");
     std::fs::write(&files(&kept)[0], [1; 288]).unwrap();
-    assert_eq!(calibration(dir.path(), score)["blake3"], first["blake3"]);
+    let said = anew();
+    assert!(
+        said.starts_with(
+            "gguf-shorten: note: a text in the cache is damaged and is written again: "
+        ) && said.lines().count() == 1,
+        "{said}"
+    );
+    assert_eq!(anew(), "");
     assert_eq!(files(&kept).len(), 1);
     let other = calibration(dir.path(), &format!("{score} --seed 1"));
     assert_eq!(other["seed"], 1);
@@ -159,9 +181,7 @@ fn own_text_is_kept_and_says_what_it_is() {
     let output = run(dir.path(), &format!("{score} --json -"));
     let note = String::from_utf8_lossy(&output.stderr);
     assert!(
-        note.starts_with(
-            "gguf-shorten: note: the model's own text is not kept for the next time: "
-        ),
+        note.contains("gguf-shorten: note: the model's own text is not kept for the next time: "),
         "{note}"
     );
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();

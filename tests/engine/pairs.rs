@@ -30,6 +30,7 @@ fn cosines_of_all_positions_equal_those_of_the_recorded_states() {
         std::fs::write(dir.path().join("text"), &text).unwrap();
         let output = Command::new(env!("CARGO_BIN_EXE_gguf-shorten"))
             .current_dir(dir.path())
+            .env("GGUF_SHORTEN_CACHE", dir.path().join("cache"))
             .args(["score", "m.gguf", "--pairs", "--calibration", "text"])
             .args(["--window", &WINDOW.to_string(), "--threads", "1"])
             .args(["--json", "-"])

@@ -27,6 +27,7 @@ fn program(dir: &Path, arguments: &str) -> Output {
         .args(arguments.split_whitespace())
         .args(["-t", "1"])
         .current_dir(dir)
+        .env("GGUF_SHORTEN_CACHE", dir.join(".cache"))
         .output()
         .unwrap()
 }

@@ -51,6 +51,12 @@ mod save;
 
 mod verify;
 
+mod stores;
+
+mod modelfile;
+
+mod cache;
+
 mod data;
 
 mod eval;

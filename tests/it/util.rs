@@ -112,6 +112,15 @@ impl Dir {
     }
 }
 
+/// A cache that no other run of the tests uses.
+fn cache() -> &'static Path {
+    static CACHE: std::sync::LazyLock<PathBuf> = std::sync::LazyLock::new(|| {
+        let name = format!("gguf-shorten-test-cache-{}", std::process::id());
+        std::env::temp_dir().join(name)
+    });
+    &CACHE
+}
+
 /// The program, about to run in a folder.
 pub struct TestCommand<'d> {
     dir: &'d Dir,
@@ -123,11 +132,25 @@ impl<'d> TestCommand<'d> {
         command
             .current_dir(dir.root())
             .env("PROGRAM", PROGRAM)
+            // Neither the user's models nor what the user has measured.
+            .env("HOME", dir.path("no-home"))
+            .env("GGUF_SHORTEN_CACHE", cache())
+            .env_remove("OLLAMA_MODELS")
+            .env_remove("HF_HOME")
+            .env_remove("HF_HUB_CACHE")
+            .env_remove("HUGGINGFACE_HUB_CACHE")
+            .env_remove("XDG_CACHE_HOME")
             .env_remove("NO_COLOR")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         Self { dir, command }
+    }
+
+    /// With a path in its environment.
+    pub fn env(mut self, name: &str, path: &Path) -> Self {
+        self.command.env(name, path);
+        self
     }
 
     /// Starts the program without waiting for it.

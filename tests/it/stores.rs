@@ -1,0 +1,738 @@
+//! Models named in the stores of Ollama, Hugging Face and LM Studio: found, never written to, and refused by name where a store
+//! is not what it says.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use gguf_shorten::gguf::ValueOut;
+use serde_json::{Value, json};
+
+use crate::make::{F32, Make, Q4_1};
+use crate::util::{Dir, TestCommand};
+
+const MODEL: &str = "application/vnd.ollama.image.model";
+const TEMPLATE: &str = "application/vnd.ollama.image.template";
+const LIST: &str = "application/vnd.ollama.manifest.list.v2+json";
+
+/// A folder with a model `m.gguf`, and Ollama's store in `store`.
+pub struct Store {
+    pub dir: Dir,
+}
+
+impl Store {
+    pub fn new() -> Self {
+        let store = Self { dir: Dir::new() };
+        Make::new("llama", 6).write(&store.dir, "m.gguf");
+        fs::create_dir_all(store.dir.path("store/blobs")).unwrap();
+        store
+    }
+
+    /// Puts a file into the store, and returns its layer. (The digest's length is right; Ollama's hash is another.)
+    pub fn blob(&self, media_type: &str, bytes: &[u8]) -> Value {
+        let hex = blake3::hash(bytes).to_hex();
+        self.dir.write(&format!("store/blobs/sha256-{hex}"), bytes);
+        json!({"mediaType": media_type, "digest": format!("sha256:{hex}"), "size": bytes.len()})
+    }
+
+    /// The layer of `m.gguf`.
+    pub fn model(&self) -> Value {
+        self.blob(MODEL, &self.dir.read("m.gguf"))
+    }
+
+    /// Writes what the manifest at a path below `store` says.
+    pub fn manifest(&self, path: &str, text: &str) {
+        let path = self.dir.path("store").join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    /// The usual manifest of `m:latest` with these layers.
+    pub fn layers(&self, layers: &[Value]) {
+        let manifest = json!({"schemaVersion": 2, "config": {}, "layers": layers});
+        self.manifest(
+            "manifests/registry.ollama.ai/library/m/latest",
+            &manifest.to_string(),
+        );
+    }
+
+    pub fn run(&self, arguments: &str) -> TestCommand<'_> {
+        let command = self.dir.run(arguments);
+        command.env("OLLAMA_MODELS", &self.dir.path("store"))
+    }
+}
+
+/// The path of the model that JSON in `file` tells of.
+fn path_in(dir: &Dir, file: &str) -> String {
+    let json: Value = serde_json::from_slice(&dir.read(file)).unwrap();
+    json["model"]["path"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn ollamas_names_stand_for_their_files() {
+    let store = Store::new();
+    let layer = store.model();
+    let manifest = json!({"schemaVersion": 2, "layers": [layer]}).to_string();
+    let digest = layer["digest"].as_str().unwrap().replace(':', "-");
+    for (path, name) in [
+        ("manifests/registry.ollama.ai/library/m/latest", "m"),
+        ("manifests/registry.ollama.ai/library/m/latest", "m:latest"),
+        (
+            "manifests/registry.ollama.ai/library/m/1b-q4_0",
+            "m:1b-q4_0",
+        ),
+        ("manifests/registry.ollama.ai/me/n/latest", "me/n"),
+        (
+            "manifests/hf.co/org/Repo-GGUF/Q4_K_M",
+            "hf.co/org/Repo-GGUF:Q4_K_M",
+        ),
+        ("manifests/localhost:5000/a/b/c", "localhost:5000/a/b:c"),
+        ("manifests-v2/ollama.com/library/new/latest", "new"),
+    ] {
+        store.manifest(path, &manifest);
+        let run = format!("ollama:{name} --blocks 1,3 -o out.gguf --force --json out.json");
+        store.run(&run).succeeds();
+        store
+            .dir
+            .run("m.gguf --blocks 1,3 -o same.gguf --force")
+            .succeeds();
+        assert_eq!(
+            store.dir.read("out.gguf"),
+            store.dir.read("same.gguf"),
+            "{name}"
+        );
+        assert!(path_in(&store.dir, "out.json").ends_with(&digest), "{name}");
+    }
+    // Every command that takes a model.
+    store.run("show ollama:m").succeeds();
+    store.run("show ollama:m --json show.json").succeeds();
+    assert!(path_in(&store.dir, "show.json").ends_with(&digest));
+    store.run("verify out.gguf --parent ollama:m").succeeds();
+}
+
+#[test]
+fn a_list_of_manifests_stands_for_the_one_with_a_gguf_file() {
+    let store = Store::new();
+    let child = json!({"schemaVersion": 2, "layers": [store.model()]});
+    let blob = store.blob("", child.to_string().as_bytes());
+    let path = "manifests-v2/ollama.com/library/m/latest";
+    for listed in [
+        json!({"runner": "llamacpp", "digest": blob["digest"]}),
+        json!({"runner": "Ollama", "layers": child["layers"]}),
+    ] {
+        let mlx = json!({"runner": "mlx", "digest": "sha256:00"});
+        let list = json!({"mediaType": LIST, "manifests": [mlx, listed]});
+        store.manifest(path, &list.to_string());
+        store.run("show ollama:m").succeeds();
+    }
+    let list = json!({"mediaType": LIST, "manifests": [{"runner": "mlx"}]});
+    store.manifest(path, &list.to_string());
+    store.run("show ollama:m").fails(
+        1,
+        "ollama:m:latest: its manifest lists no form of the model that is a GGUF file",
+    );
+}
+
+#[test]
+fn the_users_store_is_looked_at_where_the_environment_names_none() {
+    let store = Store::new();
+    store.layers(&[store.model()]);
+    fs::create_dir_all(store.dir.path("home/.ollama")).unwrap();
+    fs::rename(
+        store.dir.path("store"),
+        store.dir.path("home/.ollama/models"),
+    )
+    .unwrap();
+    let home = store.dir.path("home");
+    let show = || store.dir.run("show ollama:m").env("HOME", &home);
+    show().succeeds();
+    show().env("OLLAMA_MODELS", Path::new("  ")).succeeds();
+    let folder = store.dir.path("nowhere");
+    let output = show().env("OLLAMA_MODELS", &folder).refused();
+    let expected = format!(
+        "ollama:m:latest: no model of Ollama's is in {}",
+        folder.display()
+    );
+    assert_eq!(output.error(), expected);
+    assert!(output.hint().unwrap().starts_with("OLLAMA_MODELS names"));
+}
+
+#[test]
+fn a_name_that_is_not_there_is_answered_with_those_that_are() {
+    let store = Store::new();
+    let text = json!({"layers": [store.model()]}).to_string();
+    for model in ["llama3.2/1b", "llama3.2/3b", "qwen3/8b"] {
+        store.manifest(
+            &format!("manifests/registry.ollama.ai/library/{model}"),
+            &text,
+        );
+    }
+    store.manifest("manifests/hf.co/a/b/c", &text);
+    let output = store.run("show ollama:lama3.2:3b").refused();
+    let folder = store.dir.path("store");
+    let expected = format!("ollama:lama3.2:3b: no such model in {}", folder.display());
+    assert_eq!(output.error(), expected);
+    let hint = "there are llama3.2:3b, llama3.2:1b, ";
+    assert!(
+        output.hint().unwrap().starts_with(hint),
+        "{:?}",
+        output.hint()
+    );
+}
+
+#[test]
+fn names_lead_nowhere_else() {
+    let store = Store::new();
+    store.layers(&[store.model()]);
+    for name in [
+        "",
+        "..",
+        "../m",
+        "m:..",
+        "a/../m",
+        "/etc/passwd",
+        "m:a/b:",
+        "m\\x",
+        "-m",
+        "a/b/c/d",
+    ] {
+        let message = format!(
+            "ollama:{name}: is not a name of the form ollama:NAME, ollama:NAME:TAG or ollama:NAMESPACE/NAME:TAG"
+        );
+        store.run(&format!("show ollama:{name}")).fails(1, &message);
+    }
+}
+
+#[test]
+fn a_manifest_that_is_not_true_is_refused_by_name() {
+    let store = Store::new();
+    let layer = store.model();
+    let blob = |change: &dyn Fn(&mut Value)| {
+        let mut layer = layer.clone();
+        change(&mut layer);
+        layer
+    };
+    let hex = "0".repeat(64);
+    let missing = format!("sha256:{hex}");
+    let shown = layer["digest"].as_str().unwrap().replace(':', "-");
+    let n_bytes = layer["size"].as_u64().unwrap();
+    let blobs = store.dir.path("store/blobs");
+    for (layers, message) in [
+        (
+            vec![],
+            "its manifest names no GGUF file, but nothing at all".to_owned(),
+        ),
+        (
+            vec![store.blob(TEMPLATE, b"x"), store.blob("text/plain", b"y")],
+            format!("its manifest names no GGUF file, but {TEMPLATE}, text/plain"),
+        ),
+        (
+            vec![layer.clone(), layer.clone()],
+            "its manifest names 2 files of weights, expected one".to_owned(),
+        ),
+        (
+            vec![blob(&|layer| layer["digest"] = json!(missing))],
+            format!(
+                "the manifest names blob sha256-{hex} (model), which is missing in {}",
+                blobs.display()
+            ),
+        ),
+        (
+            vec![blob(&|layer| layer["size"] = json!(n_bytes + 1))],
+            format!(
+                "blob {shown} (model) has {n_bytes} bytes, but the manifest says {}",
+                n_bytes + 1
+            ),
+        ),
+        (
+            vec![blob(&|layer| {
+                layer["digest"] = json!("sha256:../../m.gguf")
+            })],
+            "the manifest names a model by 'sha256:../../m.gguf', expected sha256 and 64 digits"
+                .to_owned(),
+        ),
+        (
+            vec![blob(&|layer| layer["digest"] = json!(""))],
+            "the manifest names a model by '', expected sha256 and 64 digits".to_owned(),
+        ),
+    ] {
+        store.layers(&layers);
+        store
+            .run("show ollama:m")
+            .fails(1, &format!("ollama:m:latest: {message}"));
+    }
+    let path = "manifests/registry.ollama.ai/library/m/latest";
+    let at = store.dir.path("store").join(path);
+    let mut deep = String::new();
+    let _ = write!(deep, "{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    for (text, message) in [
+        ("", "is not well-formed JSON: line 1, column 0"),
+        (
+            "{\"layers\": [}",
+            "is not well-formed JSON: line 1, column 13",
+        ),
+        (
+            "{\"layers\": 1}",
+            "does not hold what is expected: line 1, column 12",
+        ),
+        (
+            "{\"layers\": [{\"size\": -1}]}",
+            "does not hold what is expected: line 1, column 23",
+        ),
+        (&deep, "does not hold what is expected: line 1, column 0"),
+    ] {
+        store.manifest(path, text);
+        let output = store.run("show ollama:m").refused();
+        let start = format!("{}: {}", at.display(), &message[..20]);
+        assert!(output.error().starts_with(&start), "{}", output.error());
+    }
+    store.manifest(path, &" ".repeat((4 << 20) + 1));
+    let message = format!("{}: is larger than 4194304 bytes", at.display());
+    store.run("show ollama:m").fails(1, &message);
+    fs::remove_file(&at).unwrap();
+    fs::create_dir(&at).unwrap();
+    let message = format!("{}: is not a regular file", at.display());
+    store.run("show ollama:m").fails(1, &message);
+}
+
+#[test]
+fn a_store_is_never_written_to() {
+    let store = Store::new();
+    let layer = store.model();
+    store.layers(std::slice::from_ref(&layer));
+    let blob = layer["digest"].as_str().unwrap().replace(':', "-");
+    let run = format!("ollama:m --blocks 1 --force -o store/blobs/{blob}");
+    store
+        .run(&run)
+        .fails(1, &format!("store/blobs/{blob}: is the input itself"));
+}
+
+/// A cache of the Hugging Face hub in `hub` with one repository of these files.
+fn hub(files: &[&str]) -> Dir {
+    let dir = Dir::new();
+    Make::new("llama", 6).write(&dir, "m.gguf");
+    let repository = dir.path("hub/models--org--Repo-GGUF");
+    let snapshot = repository.join("snapshots/abc123");
+    fs::create_dir_all(repository.join("refs")).unwrap();
+    fs::create_dir_all(repository.join("blobs")).unwrap();
+    fs::write(repository.join("refs/main"), "abc123").unwrap();
+    for (i, file) in files.iter().enumerate() {
+        let blob = repository.join("blobs").join(i.to_string());
+        fs::copy(dir.path("m.gguf"), &blob).unwrap();
+        let link = snapshot.join(file);
+        fs::create_dir_all(link.parent().unwrap()).unwrap();
+        #[cfg(unix)]
+        {
+            let up = "../".repeat(1 + file.split('/').count());
+            std::os::unix::fs::symlink(format!("{up}blobs/{i}"), link).unwrap();
+        }
+        #[cfg(not(unix))]
+        fs::copy(&blob, link).unwrap();
+    }
+    dir
+}
+
+fn with_hub<'d>(dir: &'d Dir, arguments: &str) -> TestCommand<'d> {
+    dir.run(arguments).env("HF_HUB_CACHE", &dir.path("hub"))
+}
+
+#[test]
+fn the_hubs_names_stand_for_their_files() {
+    let dir = hub(&["a-Q4_0.gguf", "mmproj-a.gguf", "README.md"]);
+    for name in ["hf:org/Repo-GGUF", "hf:org/Repo-GGUF/a-Q4_0.gguf"] {
+        with_hub(
+            &dir,
+            &format!("{name} --blocks 1,3 -o out.gguf --force --json out.json"),
+        )
+        .succeeds();
+        dir.run("m.gguf --blocks 1,3 -o same.gguf --force")
+            .succeeds();
+        assert_eq!(dir.read("out.gguf"), dir.read("same.gguf"));
+        assert!(path_in(&dir, "out.json").ends_with("snapshots/abc123/a-Q4_0.gguf"));
+    }
+    with_hub(&dir, "verify out.gguf --parent hf:org/Repo-GGUF").succeeds();
+    // Where the cache is, from the most to the least explicit word of it.
+    let show = || dir.run("show hf:org/Repo-GGUF");
+    let none = dir.path("none");
+    show()
+        .env("HUGGINGFACE_HUB_CACHE", &dir.path("hub"))
+        .env("HF_HOME", &none)
+        .succeeds();
+    show()
+        .env("HF_HOME", dir.root())
+        .env("XDG_CACHE_HOME", &none)
+        .succeeds();
+    fs::create_dir_all(dir.path("xdg/huggingface")).unwrap();
+    fs::rename(dir.path("hub"), dir.path("xdg/huggingface/hub")).unwrap();
+    show()
+        .env("XDG_CACHE_HOME", &dir.path("xdg"))
+        .env("HOME", &none)
+        .succeeds();
+    fs::create_dir_all(dir.path("home")).unwrap();
+    fs::rename(dir.path("xdg"), dir.path("home/.cache")).unwrap();
+    show().env("HOME", &dir.path("home")).succeeds();
+}
+
+#[test]
+fn a_repository_of_several_models_wants_a_file() {
+    let dir = hub(&[
+        "a-Q4_0.gguf",
+        "a-Q8_0.gguf",
+        "BF16/a-00001-of-00002.gguf",
+        "BF16/a-00002-of-00002.gguf",
+    ]);
+    let output = with_hub(&dir, "show hf:org/Repo-GGUF").refused();
+    assert_eq!(output.error(), "hf:org/Repo-GGUF: holds 3 models");
+    assert_eq!(
+        output.hint().unwrap(),
+        "hf:org/Repo-GGUF/FILE names one: BF16/a-00001-of-00002.gguf, a-Q4_0.gguf, a-Q8_0.gguf"
+    );
+    let output = with_hub(&dir, "show hf:org/Repo-GGUF/a-Q4_K.gguf").refused();
+    assert!(
+        output
+            .error()
+            .starts_with("hf:org/Repo-GGUF/a-Q4_K.gguf: no such file in ")
+    );
+    assert!(
+        output
+            .hint()
+            .unwrap()
+            .starts_with("there are a-Q4_0.gguf, ")
+    );
+    with_hub(&dir, "show hf:org/Repo-GGUF/a-Q8_0.gguf").succeeds();
+}
+
+#[test]
+fn a_split_model_is_found_through_the_links_of_all_its_parts() {
+    let dir = hub(&[]);
+    let folder = dir.path("hub/models--org--Repo-GGUF/snapshots/abc123/Q4");
+    fs::create_dir_all(&folder).unwrap();
+    dir.run("m.gguf --blocks 0 --split-max-size 500 -o s")
+        .succeeds();
+    let parts: Vec<String> = dir
+        .names()
+        .into_iter()
+        .filter(|n| n.starts_with("s-0"))
+        .collect();
+    assert!(parts.len() > 1);
+    for part in &parts {
+        fs::rename(dir.path(part), folder.join(part)).unwrap();
+    }
+    with_hub(&dir, "hf:org/Repo-GGUF --blocks 1 -o out.gguf").succeeds();
+    with_hub(
+        &dir,
+        &format!("verify out.gguf --parent hf:org/Repo-GGUF/{}", parts[1]),
+    )
+    .succeeds();
+    with_hub(
+        &dir,
+        &format!("verify out.gguf --parent hf:org/Repo-GGUF/Q4/{}", parts[1]),
+    )
+    .succeeds();
+}
+
+#[test]
+fn a_cache_that_is_not_true_is_refused_by_name() {
+    let dir = hub(&["a.gguf"]);
+    let repository = dir.path("hub/models--org--Repo-GGUF");
+    let main = repository.join("refs/main");
+    for (commit, message) in [
+        (
+            "gone",
+            format!(
+                "hf:org/Repo-GGUF: its refs/main names snapshot 'gone', which is missing in {}",
+                repository.join("snapshots").display()
+            ),
+        ),
+        (
+            "../../..",
+            format!(
+                "hf:org/Repo-GGUF: {}: does not hold the name of a commit",
+                main.display()
+            ),
+        ),
+        (
+            "",
+            format!(
+                "hf:org/Repo-GGUF: {}: does not hold the name of a commit",
+                main.display()
+            ),
+        ),
+    ] {
+        fs::write(&main, commit).unwrap();
+        with_hub(&dir, "show hf:org/Repo-GGUF").fails(1, &message);
+    }
+    // Without a word of a branch the only snapshot is meant.
+    fs::remove_file(&main).unwrap();
+    with_hub(&dir, "show hf:org/Repo-GGUF").succeeds();
+    fs::create_dir(repository.join("snapshots/def")).unwrap();
+    let output = with_hub(&dir, "show hf:org/Repo-GGUF").refused();
+    assert!(
+        output
+            .error()
+            .contains("it has no refs/main, and 2 snapshots in ")
+    );
+    fs::write(&main, "abc123\n").unwrap();
+    fs::remove_file(repository.join("blobs/0")).unwrap();
+    let output = with_hub(&dir, "show hf:org/Repo-GGUF").refused();
+    assert!(
+        output.error().contains("a.gguf: what it links to: "),
+        "{}",
+        output.error()
+    );
+    let output = with_hub(&dir, "show hf:org/Repo").refused();
+    assert_eq!(output.hint().unwrap(), "there are org/Repo-GGUF");
+    for name in [
+        "org",
+        "org/",
+        "../x",
+        "org/../x",
+        "org/Repo-GGUF/../../x",
+        "org/Repo-GGUF/",
+    ] {
+        let message =
+            format!("hf:{name}: is not a name of the form hf:ORG/REPO or hf:ORG/REPO/FILE");
+        with_hub(&dir, &format!("show hf:{name}")).fails(1, &message);
+    }
+}
+
+#[test]
+fn lm_studios_names_stand_for_their_files() {
+    let dir = Dir::new();
+    Make::new("llama", 6).write(&dir, "m.gguf");
+    let home = dir.path("home");
+    let run = |name: &str| dir.run(&format!("show {name}")).env("HOME", &home);
+    let put = |folder: &str| {
+        let folder = dir.path(folder).join("org/repo");
+        fs::create_dir_all(&folder).unwrap();
+        fs::copy(dir.path("m.gguf"), folder.join("m-Q4.gguf")).unwrap();
+        fs::copy(dir.path("m.gguf"), folder.join("mmproj-m.gguf")).unwrap();
+        folder
+    };
+    for folder in ["home/.lmstudio/models", "home/.cache/lm-studio/models"] {
+        let folder = put(folder);
+        run("lmstudio:org/repo").succeeds();
+        run("lmstudio:org/repo/m-Q4.gguf").succeeds();
+        let output = run("lmstudio:org/rep").refused();
+        assert_eq!(output.hint().unwrap(), "there are org/repo");
+        fs::remove_dir_all(folder).unwrap();
+    }
+    let folder = put("elsewhere")
+        .parent()
+        .unwrap()
+        .parent()
+        .unwrap()
+        .to_owned();
+    fs::create_dir_all(home.join(".lmstudio")).unwrap();
+    let settings = home.join(".lmstudio/settings.json");
+    fs::write(&settings, json!({"downloadsFolder": folder}).to_string()).unwrap();
+    run("lmstudio:org/repo").succeeds();
+    fs::write(&settings, "{\"downloadsFolder\": ").unwrap();
+    let output = run("lmstudio:org/repo").refused();
+    let start = format!("{}: is not well-formed JSON", settings.display());
+    assert!(output.error().starts_with(&start), "{}", output.error());
+    // The program's folder may be elsewhere.
+    fs::write(&settings, "{}").unwrap();
+    fs::create_dir(dir.path("studio")).unwrap();
+    fs::rename(folder, dir.path("studio/models")).unwrap();
+    run("lmstudio:org/repo").refused();
+    let pointer = dir.path("studio").display().to_string() + "\n";
+    fs::write(home.join(".lmstudio-home-pointer"), pointer).unwrap();
+    run("lmstudio:org/repo").succeeds();
+    run("lmstudio:..").refused();
+}
+
+/// A `gemma3` as Ollama has it: keys of its own, no epsilon, a vision tower and a projector, more tokens than the embedding has
+/// rows. And the same as llama.cpp reads it.
+fn gemma3() -> (Make, Make) {
+    let tokens: Vec<String> = (0..9).map(|i| format!("t{i}")).collect();
+    let tensors = |mut make: Make| {
+        make = make.tensor("token_embd.weight", &[32, 4], F32);
+        for block in 0..8 {
+            make = make
+                .tensor(&format!("blk.{block}.attn_q.weight"), &[32, 3], Q4_1)
+                .tensor(&format!("blk.{block}.ffn_down.weight"), &[32], F32);
+        }
+        make.tensor("output_norm.weight", &[32], F32)
+    };
+    let common = |make: Make| {
+        make.without_tensors()
+            .unset("gemma3.attention.layer_norm_rms_epsilon")
+            .set("gemma3.attention.sliding_window", ValueOut::u32(512))
+            .set("gemma3.context_length", ValueOut::u32(131_072))
+    };
+    let own = common(Make::new("gemma3", 8))
+        .set("gemma3.rope.global.freq_base", ValueOut::f32(5e5))
+        .set("gemma3.rope.local.freq_base", ValueOut::f32(2e4))
+        .set("gemma3.mm.tokens_per_image", ValueOut::u32(256))
+        .set("gemma3.vision.block_count", ValueOut::u32(8))
+        .set("tokenizer.ggml.tokens", ValueOut::strings(&tokens))
+        .set("tokenizer.ggml.scores", ValueOut::f32s(&[0.5; 9]));
+    let own = tensors(own.tensor("v.patch_embedding.weight", &[32, 2], F32));
+    let own = (0..8).fold(own, |make, block| {
+        make.tensor(&format!("v.blk.{block}.attn_q.weight"), &[32, 2], F32)
+    });
+    let own = own.tensor("mm.mm_input_projection.weight", &[32], F32);
+    let stock = common(Make::new("gemma3", 8))
+        .set("gemma3.rope.freq_base", ValueOut::f32(5e5))
+        .set("gemma3.rope.freq_base_swa", ValueOut::f32(2e4))
+        .set("tokenizer.ggml.tokens", ValueOut::strings(&tokens[..4]))
+        .set("tokenizer.ggml.scores", ValueOut::f32s(&[0.5; 4]))
+        .set(
+            "gemma3.attention.layer_norm_rms_epsilon",
+            ValueOut::f32(1e-6),
+        )
+        .set("gemma3.rope.scaling.type", ValueOut::string("linear"))
+        .set("gemma3.rope.scaling.factor", ValueOut::f32(8.0));
+    (own, tensors(stock))
+}
+
+#[test]
+fn a_file_of_ollamas_layout_is_shown_and_shortened_as_its_stock_twin() {
+    let dir = Dir::new();
+    let (own, stock) = gemma3();
+    own.write(&dir, "own.gguf");
+    stock.write(&dir, "stock.gguf");
+    let sorted = |text: &str| {
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    let show = |name: &str| dir.run(&format!("show {name} --diffable")).succeeds();
+    assert_eq!(
+        sorted(&show("own.gguf").stdout),
+        sorted(&show("stock.gguf").stdout)
+    );
+    assert!(show("stock.gguf").stderr.is_empty());
+    let note = "gguf-shorten: note: own.gguf is in Ollama's own layout 'gemma3' and is read as 'gemma3'; 10 tensors of \
+                2.43 kB are left out: they are not of the text part, which alone llama.cpp reads\n";
+    assert_eq!(show("own.gguf").stderr, note);
+
+    dir.run("own.gguf --blocks 1,3 -o out.gguf --json out.json")
+        .succeeds();
+    dir.run("stock.gguf --blocks 1,3 -o twin.gguf").succeeds();
+    // Only the parent is another.
+    let without_hash = |name: &str| {
+        let lines = sorted(&show(name).stdout).into_iter();
+        lines
+            .filter(|line| !line.contains("parent.blake3"))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(without_hash("out.gguf"), without_hash("twin.gguf"));
+    let data = |name: &str| {
+        let bytes = dir.read(name);
+        let file = gguf_shorten::gguf::File::parse(&bytes).unwrap();
+        let tensors = file.tensors().iter();
+        tensors
+            .map(|t| (t.name().to_owned(), t.bytes().to_vec()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(data("out.gguf"), data("twin.gguf"));
+    // The proof holds for the file as it is, and only for it.
+    let output = dir.run("verify out.gguf --parent own.gguf").succeeds();
+    assert!(
+        output
+            .stderr
+            .starts_with("gguf-shorten: note: own.gguf is in Ollama's own layout")
+    );
+    let output = dir.run("verify out.gguf --parent stock.gguf").output();
+    assert_eq!(output.status.code(), Some(1));
+    // What a vision tower numbers is not the model's.
+    let json: Value = serde_json::from_slice(&dir.read("out.json")).unwrap();
+    assert_eq!(
+        json["model"]["layout"],
+        json!({"found": "gemma3", "read_as": "gemma3", "tensors_left_out": 10, "bytes_left_out": 2432})
+    );
+    let changes = json["output"]["changes"].as_array().unwrap();
+    assert_eq!(changes.len(), 10);
+    assert!(
+        changes
+            .iter()
+            .all(|change| change["change"] == "left_out" && change["tensor"].is_null())
+    );
+    assert!(
+        changes
+            .iter()
+            .any(|change| change["parent"] == "v.blk.1.attn_q.weight")
+    );
+    let written = dir.read("out.json");
+    dir.run("stock.gguf --blocks 1 --dry-run --json out.json")
+        .succeeds();
+    assert_ne!(written, dir.read("out.json"));
+    let json: Value = serde_json::from_slice(&dir.read("out.json")).unwrap();
+    assert!(json["model"]["layout"].is_null());
+}
+
+#[test]
+fn layouts_that_cannot_be_read_are_refused_by_name_and_shown_as_they_are() {
+    let dir = Dir::new();
+    for (make, message) in [
+        (
+            Make::new("glmocr", 4),
+            "is in Ollama's own layout 'glmocr', which stock llama.cpp does not read: gate and up projections, which \
+             llama.cpp reads as one tensor, are two",
+        ),
+        (
+            Make::new("mllama", 4),
+            "is in Ollama's own layout 'mllama', which stock llama.cpp does not read: some of its blocks attend to an \
+             image, which no architecture of llama.cpp does",
+        ),
+        (
+            Make::new("gptoss", 4).tensor("blk.0.ffn_gate_up_exps.weight", &[32], F32),
+            "is in Ollama's own layout 'gptoss', which stock llama.cpp does not read: gate and up projections of its \
+             experts are interleaved in one tensor",
+        ),
+        (
+            Make::new("qwen35", 4).set("qwen35.ssm.v_head_reordered", ValueOut::bool(false)),
+            "is in Ollama's own layout 'qwen35', which stock llama.cpp does not read: its value heads stand in another \
+             order",
+        ),
+    ] {
+        make.write(&dir, "m.gguf");
+        let output = dir.run("m.gguf --blocks 1 -o out.gguf").refused();
+        assert_eq!(output.error(), format!("m.gguf: {message}"));
+        assert!(
+            output
+                .hint()
+                .unwrap()
+                .starts_with("a GGUF of the same model that llama.cpp's")
+        );
+        let output = dir.run("show m.gguf").succeeds();
+        assert!(output.stdout.contains("blk.1.") || output.stdout.contains("Ollama's own layout"));
+        dir.run("show m.gguf --json x.json").refused();
+    }
+}
+
+#[test]
+fn malformed_files_of_ollamas_layouts_are_errors() {
+    let dir = Dir::new();
+    let sections = |value| Make::new("qwen25vl", 4).set("qwen25vl.rope.mrope_section", value);
+    for (make, message) in [
+        (sections(ValueOut::u32(3)), "is a u32"),
+        (sections(ValueOut::strings(&["a", "b", "c"])), "is a string"),
+        (
+            Make::new("gptoss", 2)
+                .tensor("blk.0.post_attention_norm.weight", &[32], F32)
+                .tensor("blk.0.ffn_norm.weight", &[32], F32),
+            "appears twice",
+        ),
+        (
+            Make::new("glm4moelite", 2),
+            "metadata 'deepseek2.attention.kv_lora_rank' is missing",
+        ),
+        (
+            Make::new("qwen3vl", 2).tensor("v.norm.weight", &[4], F32),
+            "'qwen3vl.attention.key_length' is missing, expected 128",
+        ),
+        (
+            Make::new("qwen3next", 2)
+                .tensor("blk.0.ssm_dt", &[1], F32)
+                .set("qwen3next.attention.head_count_kv", ValueOut::u32s(&[1, 2])),
+            "metadata 'qwen3next.attention.head_count_kv' has 1 and 2",
+        ),
+    ] {
+        make.write(&dir, "m.gguf");
+        let output = dir.run("m.gguf --blocks 1 -o out.gguf").refused();
+        assert!(output.error().contains(message), "{}", output.error());
+    }
+}
