@@ -15,9 +15,10 @@ struct Folder(tempfile::TempDir);
 impl Folder {
     fn new() -> Self {
         let folder = Self(tempfile::tempdir().unwrap());
-        byte_model("llama", 6)
-            .save(Backend::init(), &folder.path("m.gguf"))
-            .unwrap();
+        let mut spec = byte_model("llama", 6);
+        // What llama.cpp reads of llama and not of deci, as which a block without attention is written.
+        spec.omitted = |name| name.ends_with("scale");
+        spec.save(Backend::init(), &folder.path("m.gguf")).unwrap();
         folder
     }
 
@@ -163,7 +164,7 @@ fn how_sure_scores_are_is_the_same_with_scores_from_the_cache() {
             let lines = shown.lines().filter(|line| !is_time(line));
             lines.map(str::to_owned).collect::<Vec<_>>()
         });
-        assert!(cached.len() > 6);
+        assert!(cached.len() > 2, "{run}: {cached:?}");
         assert_eq!(cached, anew, "{run}");
     }
 }
