@@ -506,3 +506,44 @@ fn tensor_reports(model: &Model<'_>, candidate: &Candidate) -> Vec<HealedTensorR
     };
     candidate.tensors.iter().filter_map(report).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::TensorType;
+
+    #[test]
+    fn as_much_text_is_used_as_memory_has_room_for() {
+        // Of 7 billion parameters.
+        let carrier = Carrier {
+            source: 0,
+            tensor_type: TensorType::F16,
+            n_in: 11_008,
+            n_out: 4096,
+        };
+        let heal = |max_memory| Heal {
+            how: HealArg::Linear,
+            heal_type: HealType::Auto,
+            max_memory,
+            tokens_are_default: true,
+        };
+        let tokens = |max_memory| wanted_tokens(&carrier, &heal(max_memory), 512);
+        assert_eq!(tokens(None), 16 * 11_008);
+        assert_eq!(tokens(Some(1 << 40)), 16 * 11_008);
+        let sums = 4 * 8 * 11_008 * (11_008 + 4096);
+        let per_token = 12 * 4096;
+        let found = tokens(Some(8_000_000_000));
+        assert_eq!(found as u64, (8_000_000_000 - sums) / per_token / 512 * 512);
+        // Never less than healing needs, which is then refused.
+        assert_eq!(tokens(Some(1000)), 3 * 512);
+        let n_weightings = |max_memory| {
+            let orders = orders(&heal(max_memory), Objective::Kl, &carrier, found, false);
+            orders[0].1.weightings.len()
+        };
+        assert_eq!(n_weightings(Some(8_000_000_000)), 1);
+        assert_eq!(n_weightings(None), 3);
+        let text = found as u64 * per_token;
+        assert_eq!(n_weightings(Some(2 * sums + text)), 3);
+        assert_eq!(n_weightings(Some(2 * sums + text - 1)), 1);
+    }
+}
