@@ -149,7 +149,8 @@ pub struct ShortenArgs {
     #[arg(long, value_name = "TYPE")]
     pub heal_type: Option<HealType>,
 
-    /// Refuse to heal if its hidden states and sums need more memory than this, such as 4G
+    /// The memory that hidden states and sums of healing may take beside the model, such as 4G: less text is used unless --tokens
+    /// says how much, and what does not fit is refused before anything is measured
     #[arg(long, value_name = "SIZE")]
     pub max_memory: Option<ByteSize>,
 

@@ -10,10 +10,13 @@
 //! A block is loaded once for all windows, as a model of its own. In memory are the streams of all windows, twice or three
 //! times, and the normal equations of one matrix.
 
+pub mod stepwise;
+
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use anyhow::{Context as _, Result, ensure};
+use faer::Mat;
 use ggml::{Context, ThreadPool, WindowInput};
 use rayon::prelude::*;
 
@@ -21,7 +24,8 @@ use crate::gguf::{Quoted, TensorType};
 use crate::heal::Weighting;
 use crate::heal::carrier::{CARRIER, Carrier};
 use crate::heal::normal::NormalEquations;
-use crate::heal::ridge::{Fit, cross_fit};
+use crate::heal::ridge::{Fit, factor};
+use crate::heal::rounding::nearest_plane;
 use crate::heal::split::Split;
 use crate::hidden_state::{HiddenStates, Position, Token};
 use crate::llama::{Course, LlamaHiddenStates};
@@ -32,7 +36,7 @@ use crate::plan::{
 use crate::quality::scored;
 use crate::search::Loss;
 use crate::segment::memory::MemoryFile;
-use crate::segment::{Chain, Lone};
+use crate::segment::{Lone, Tail, check_alone};
 
 /// What refitted weights are rounded to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,10 +51,6 @@ pub enum HealType {
 
 /// The share of a fit's gain that rounding may not take.
 const KEPT_GAIN: f64 = 0.95;
-
-/// A matrix that is not at a cut is left as it is if its fit leaves more than this of the stream's error: rounding it again would
-/// cost bytes, or more than is gained.
-const WORTHWHILE: f64 = 0.98;
 
 /// Types that are tried where the one that the weights had loses too much, by their bits.
 const LADDER: &[&str] = &["Q4_K", "Q5_K", "Q5_1", "Q6_K", "Q8_0", "F16"];
@@ -104,6 +104,9 @@ pub struct Candidate {
 /// The streams of all windows, `[n_tokens, n_embd]` each; empty for those that take no part.
 type Streams = Vec<Vec<f32>>;
 
+/// Told of what is done, and of how much of how many.
+pub type Tell<'t> = dyn Fn(&str, usize, usize) + 't;
+
 /// Fits and measures, on windows that are given once.
 pub struct Healer<'m, 'a> {
     model: &'m Model<'a>,
@@ -117,6 +120,19 @@ pub struct Healer<'m, 'a> {
     window: usize,
     /// The parent's streams before this block.
     start: Option<(usize, Streams)>,
+    /// The parent's streams before the last block, of windows that judge; empty before they are evaluated.
+    before_last: Streams,
+    tell: Box<Tell<'m>>,
+}
+
+/// Tokens that are fitted to.
+struct Shown<'s> {
+    /// What the matrix multiplies, `[n_tokens, n_in]`.
+    inputs: &'s [f32],
+    /// What is left to add, `[n_tokens, n_out]`.
+    residuals: &'s [f32],
+    /// The parent's stream, `[n_tokens, n_out]`.
+    targets: &'s [f32],
 }
 
 impl<'m, 'a> Healer<'m, 'a> {
@@ -133,9 +149,10 @@ impl<'m, 'a> Healer<'m, 'a> {
         n_threads: usize,
     ) -> Result<Self> {
         let threads = Rc::new(ThreadPool::new(n_threads)?);
-        let first: Vec<&[Token]> = windows.iter().copied().take(1).collect();
-        Chain::new(model, constraints, engine, &first, &threads)
-            .context("cannot be healed: its blocks are not evaluated one by one")?;
+        if let Some(window) = windows.first() {
+            check_alone(model, constraints, engine, window, &threads)
+                .context("cannot be healed: its blocks are not evaluated one by one")?;
+        }
         Ok(Self {
             window: windows.iter().map(|window| window.len()).max().unwrap_or(0),
             model,
@@ -146,110 +163,19 @@ impl<'m, 'a> Healer<'m, 'a> {
             threads,
             n_threads,
             start: None,
+            before_last: Vec::new(),
+            tell: Box::new(|_, _, _| {}),
         })
     }
 
-    /// Fits what `request` says to a model without `removed` and without the attention of `attention`. `None` if nothing is
-    /// gained by any matrix.
-    ///
-    /// # Errors
-    /// A block that cannot make up for others; llama.cpp's; numbers that are not finite.
-    pub fn fit(
-        &mut self,
-        removed: &BTreeSet<BlockId>,
-        attention: Option<&AttentionCut>,
-        request: Request,
-    ) -> Result<Option<Candidate>> {
-        let n_blocks = self.model.n_trunk_blocks();
-        let mut candidate = Candidate {
-            removed: removed.clone(),
-            attention: attention.cloned(),
-            tensors: ChangedTensors::new(),
-            fitted: Vec::new(),
-        };
-        let without = |block: BlockId| attention.is_some_and(|cut| cut.blocks.contains(&block));
-        let run_end = |start: usize| {
-            let kept = |&block: &usize| !removed.contains(&BlockId::new(block));
-            (start..n_blocks).find(kept).unwrap_or(n_blocks)
-        };
-        let Some(first) = (0..n_blocks)
-            .map(BlockId::new)
-            .find(|&block| removed.contains(&block) || without(block))
-        else {
-            return Ok(None);
-        };
-        let last = (0..n_blocks)
-            .map(BlockId::new)
-            .rfind(|&block| removed.contains(&block) || without(block))
-            .unwrap_or(first);
-        // The block before the first cut makes up for it, where there is one.
-        let at_cut = removed.contains(&first) && !request.with_block;
-        let mut block = first.index().saturating_sub(usize::from(at_cut));
-        let mut targets = self.start(block)?.clone();
-        let mut streams = targets.clone();
-        let mut differs = false;
-        while block < n_blocks {
-            let id = BlockId::new(block);
-            if removed.contains(&id) {
-                let end = run_end(block);
-                self.advance(block..end, &mut targets)?;
-                differs = true;
-                if request.with_block {
-                    self.fit_one_of(block..end, &targets, &mut streams, &mut candidate, request)?;
-                }
-                block = end;
-                if request.extent == Extent::Cuts && last.index() < end {
-                    // Where the run ends the model or one of it stayed, nothing is left to fit.
-                    let is_done = end == n_blocks || !candidate.tensors.is_empty();
-                    if is_done {
-                        break;
-                    }
-                }
-                continue;
-            }
-            let end = match request.with_block {
-                true => block + 1,
-                false => run_end(block + 1),
-            };
-            self.advance(block..end, &mut targets)?;
-            let is_at_cut =
-                end > block + 1 || without(id) || (differs && candidate.fitted.is_empty());
-            differs |= is_at_cut;
-            let zeros = match without(id) {
-                true => self.without_attention(id),
-                false => ChangedTensors::new(),
-            };
-            let wanted = is_at_cut || (request.extent == Extent::Onward && differs);
-            let carrier = match (wanted, Carrier::of(self.model, id)) {
-                (true, Ok(carrier)) => Some(carrier),
-                (true, Err(error)) if is_at_cut => return Err(error),
-                _ => None,
-            };
-            let mut weights = zeros.clone();
-            if let Some(carrier) = carrier
-                && let Some((fit, equations)) =
-                    self.fit_block(id, carrier, &zeros, &targets, &streams, request.weighting)?
-                && (is_at_cut || fit.left <= WORTHWHILE)
-            {
-                let changed = self.rounded(&carrier, &fit, &equations, request.heal_type)?;
-                candidate.fitted.push(Fitted {
-                    source: carrier.source,
-                    ridge: fit.ridge,
-                    left: fit.left,
-                });
-                candidate.tensors.insert(carrier.source, changed.clone());
-                if candidate.fitted.len() == 1 {
-                    self.check_answer(id, &carrier, &zeros, &changed, &streams)?;
-                }
-                weights.insert(carrier.source, changed);
-            }
-            block = end;
-            if request.extent == Extent::Cuts && last.index() < end {
-                break;
-            }
-            self.pass(id, &weights, &mut streams)?;
-        }
-        Ok((!candidate.tensors.is_empty()).then_some(candidate))
+    /// Tells `tell` what is being done, and of how many windows how many are done.
+    #[must_use]
+    pub fn with_progress(self, tell: Box<Tell<'m>>) -> Self {
+        Self { tell, ..self }
+    }
+
+    fn tell(&self, what: &str, n_done: usize, n_windows: usize) {
+        (self.tell)(what, n_done, n_windows);
     }
 
     /// Checks on some tokens that the stream behind `block` answers to other weights as their product says: that nothing
@@ -308,53 +234,6 @@ impl<'m, 'a> Healer<'m, 'a> {
         Ok(())
     }
 
-    /// Lets the block of a run stay whose feed-forward network leaves least of the stream's error, and fits it.
-    fn fit_one_of(
-        &self,
-        run: std::ops::Range<usize>,
-        targets: &Streams,
-        streams: &mut Streams,
-        candidate: &mut Candidate,
-        request: Request,
-    ) -> Result<()> {
-        let mut best: Option<(BlockId, Carrier, Fit, NormalEquations)> = None;
-        for id in run.map(BlockId::new) {
-            let Ok(carrier) = Carrier::of(self.model, id) else {
-                continue;
-            };
-            let zeros = self.without_attention(id);
-            let found = self.fit_block(id, carrier, &zeros, targets, streams, request.weighting)?;
-            if let Some((fit, equations)) = found
-                && best.as_ref().is_none_or(|best| fit.left < best.2.left)
-            {
-                best = Some((id, carrier, fit, equations));
-            }
-        }
-        let Some((id, carrier, fit, equations)) = best else {
-            return Ok(());
-        };
-        let changed = self.rounded(&carrier, &fit, &equations, request.heal_type)?;
-        let mut weights = self.without_attention(id);
-        weights.insert(carrier.source, changed.clone());
-        self.pass(id, &weights, streams)?;
-        candidate.removed.remove(&id);
-        candidate
-            .attention
-            .get_or_insert_with(|| AttentionCut {
-                blocks: BTreeSet::new(),
-                method: "blocks".to_owned(),
-            })
-            .blocks
-            .insert(id);
-        candidate.tensors.insert(carrier.source, changed);
-        candidate.fitted.push(Fitted {
-            source: carrier.source,
-            ridge: fit.ridge,
-            left: fit.left,
-        });
-        Ok(())
-    }
-
     /// Zeros in place of what the attention of `block` writes.
     fn without_attention(&self, block: BlockId) -> ChangedTensors {
         let mut zeros = ChangedTensors::new();
@@ -375,32 +254,12 @@ impl<'m, 'a> Healer<'m, 'a> {
 
     /// The parent's streams before `block`, of all windows that take part.
     fn start(&mut self, block: usize) -> Result<&Streams> {
-        if self.start.as_ref().is_none_or(|(of, _)| *of != block) {
-            let stream = self.constraints.rules.stream;
-            let course = Course::of(self.model, stream)?;
-            let mut states = LlamaHiddenStates::with_threads(
-                self.engine,
-                self.window,
-                &self.threads,
-                stream,
-                course,
-            )?
-            .up_to(block);
-            let mut streams = vec![Vec::new(); self.windows.len()];
-            for window in self.split.all() {
-                let wanted = match block {
-                    0 => Position::Input,
-                    block => Position::Output(BlockId::new(block - 1)),
-                };
-                let into: &mut Vec<f32> = &mut streams[window];
-                states.visit(self.windows[window], &mut |position, state| {
-                    if position == wanted {
-                        state.clone_into(into);
-                    }
-                    Ok(())
-                })?;
+        match self.start.take() {
+            Some((of, mut streams)) if of <= block => {
+                self.advance(of..block, &mut streams)?;
+                self.start = Some((block, streams));
             }
-            self.start = Some((block, streams));
+            _ => self.start = Some((block, self.evaluate_parent(block)?)),
         }
         self.start
             .as_ref()
@@ -408,10 +267,57 @@ impl<'m, 'a> Healer<'m, 'a> {
             .context("bug: streams that were just made")
     }
 
+    /// The streams before `block` from the windows' tokens; of windows that judge also those before the last block, which are
+    /// kept.
+    fn evaluate_parent(&mut self, block: usize) -> Result<Streams> {
+        let stream = self.constraints.rules.stream;
+        let course = Course::of(self.model, stream)?;
+        let last = self.model.n_trunk_blocks() - 1;
+        let before = |block: usize| match block {
+            0 => Position::Input,
+            block => Position::Output(BlockId::new(block - 1)),
+        };
+        let mut streams = vec![Vec::new(); self.windows.len()];
+        let mut before_last = std::mem::take(&mut self.before_last);
+        let knows_last = !before_last.is_empty();
+        before_last.resize(self.windows.len(), Vec::new());
+        let fitted: Vec<usize> = self.split.folds.concat();
+        let judges = &self.split.judge;
+        let judged_to = if knows_last { block } else { last };
+        let n_windows = fitted.len() + judges.len();
+        let mut n_seen = 0;
+        for (windows, n_blocks) in [(&fitted, block), (judges, judged_to)] {
+            let mut states = LlamaHiddenStates::with_threads(
+                self.engine,
+                self.window,
+                &self.threads,
+                stream,
+                course,
+            )?
+            .up_to(n_blocks);
+            for &window in windows {
+                self.tell("whole model", n_seen, n_windows);
+                n_seen += 1;
+                states.visit(self.windows[window], &mut |position, state| {
+                    if position == before(block) {
+                        state.clone_into(&mut streams[window]);
+                    }
+                    if position == before(last) && n_blocks == last {
+                        state.clone_into(&mut before_last[window]);
+                    }
+                    Ok(())
+                })?;
+            }
+        }
+        self.before_last = before_last;
+        Ok(streams)
+    }
+
     /// Passes streams through `blocks` of the parent.
     fn advance(&self, blocks: std::ops::Range<usize>, streams: &mut Streams) -> Result<()> {
         for block in blocks {
-            self.pass(BlockId::new(block), &ChangedTensors::new(), streams)?;
+            let block = BlockId::new(block);
+            self.pass(block, &ChangedTensors::new(), streams)?;
         }
         Ok(())
     }
@@ -419,7 +325,10 @@ impl<'m, 'a> Healer<'m, 'a> {
     /// Passes streams through a block with these weights.
     fn pass(&self, block: BlockId, changed: &ChangedTensors, streams: &mut Streams) -> Result<()> {
         let mut lone = self.lone(block, changed)?;
-        for stream in streams.iter_mut().filter(|stream| !stream.is_empty()) {
+        let n_windows = self.split.all().len();
+        let all = streams.iter_mut().filter(|stream| !stream.is_empty());
+        for (n_seen, stream) in all.enumerate() {
+            self.tell(&format!("block {block}"), n_seen, n_windows);
             *stream = lone.run(stream)?;
         }
         Ok(())
@@ -437,42 +346,38 @@ impl<'m, 'a> Healer<'m, 'a> {
         )
     }
 
-    /// Fits the carrier of `block`, which has the weights of `changed` otherwise: the change, and the sums over all tokens
-    /// that it was fitted to. `None` if nothing is gained.
-    fn fit_block(
+    /// Shows the tokens that are fitted to, window by window, with the number of their fold: what the carrier of `block` multiplies, and what is
+    /// left to add, the block having the weights of `changed` otherwise.
+    fn show_windows(
         &self,
         block: BlockId,
-        carrier: Carrier,
         changed: &ChangedTensors,
-        targets: &Streams,
-        streams: &Streams,
-        weighting: Weighting,
-    ) -> Result<Option<(Fit, NormalEquations)>> {
+        (targets, streams): (&Streams, &Streams),
+        show: &mut dyn FnMut(usize, Shown<'_>) -> Result<()>,
+    ) -> Result<()> {
         let mut lone = self.lone(block, changed)?;
-        let mut equations =
-            [0, 1].map(|_| NormalEquations::new(carrier.n_in, carrier.n_out, self.n_threads));
         let mut inputs = Vec::new();
-        for (fold, equations) in self.split.folds.iter().zip(&mut equations) {
-            for &window in fold {
-                let target = &targets[window];
+        let n_windows = self.split.folds.iter().map(Vec::len).sum();
+        let mut n_seen = 0;
+        for (fold, windows) in self.split.folds.iter().enumerate() {
+            for &window in windows {
+                self.tell(&format!("fitting block {block}"), n_seen, n_windows);
+                n_seen += 1;
+                let targets = &targets[window];
                 let output = lone.run_reading(&streams[window], CARRIER, &mut inputs)?;
                 // Else they would look for work while sums are made.
                 self.threads.pause();
-                let residuals: Vec<f32> = target.iter().zip(&output).map(|(t, x)| t - x).collect();
-                let weights: Vec<f64> = target
-                    .chunks_exact(carrier.n_out)
-                    .map(|token| weighting.of(token))
-                    .collect();
-                equations
-                    .add(&inputs, &residuals, &weights)
+                let residuals: Vec<f32> = targets.iter().zip(&output).map(|(t, x)| t - x).collect();
+                let shown = Shown {
+                    inputs: &inputs,
+                    residuals: &residuals,
+                    targets,
+                };
+                show(fold, shown)
                     .with_context(|| format!("block {block}, window {}", window + 1))?;
             }
         }
-        drop(lone);
-        let fit = cross_fit(&equations);
-        let [mut all, other] = equations;
-        all.add_all(&other);
-        Ok(fit.map(|fit| (fit, all)))
+        Ok(())
     }
 
     /// The weights of `carrier` with the change of `fit`, rounded.
@@ -507,14 +412,19 @@ impl<'m, 'a> Healer<'m, 'a> {
                 .map(|i| (i / largest).max(1e-12) as f32)
                 .collect()
         };
+        let factor = factor(equations, fit.ridge);
         let round = |tensor_type: TensorType| {
-            let bytes = quantized(tensor_type, &new, n_in, &importance)?;
+            let par = equations.par();
+            let apart = || quantized(tensor_type, &new, n_in, &importance);
+            let together =
+                |factor: &Mat<f64>| nearest_plane(tensor_type, &new, n_in, factor.as_ref(), par);
+            let bytes = factor.as_ref().and_then(together).or_else(apart)?;
             Some(ChangedTensor { tensor_type, bytes })
         };
         let exact = equations.energy() - equations.left(fit.change.as_ref());
         let gain = |changed: &ChangedTensor| -> Option<f64> {
             let back = ggml::quantize::dequantize(changed.tensor_type.id(), &changed.bytes)?;
-            let change = faer::Mat::from_fn(n_in, carrier.n_out, |i, o| {
+            let change = Mat::from_fn(n_in, carrier.n_out, |i, o| {
                 f64::from(back[o * n_in + i]) - f64::from(old[o * n_in + i])
             });
             Some(equations.energy() - equations.left(change.as_ref()))
@@ -550,8 +460,72 @@ impl<'m, 'a> Healer<'m, 'a> {
         Ok(changed)
     }
 
-    /// What `candidate` loses on the windows with these numbers; `None` is the model without the blocks of `candidate` and
-    /// without other weights.
+    /// What the model without `removed` and without the attention of `attention` loses on the windows that judge.
+    ///
+    /// # Errors
+    /// llama.cpp's; logits that are not numbers.
+    pub fn unhealed(
+        &mut self,
+        removed: &BTreeSet<BlockId>,
+        attention: Option<&AttentionCut>,
+    ) -> Result<(Candidate, Loss)> {
+        let candidate = Candidate {
+            removed: removed.clone(),
+            attention: attention.cloned(),
+            tensors: ChangedTensors::new(),
+            fitted: Vec::new(),
+        };
+        let without = attention.and_then(|cut| cut.blocks.first().copied());
+        let first = removed.first().copied().into_iter().chain(without).min();
+        let block = first.map_or(0, |first| first.index().saturating_sub(1));
+        let streams = self.start(block)?.clone();
+        let loss = self.loss_from(block, &streams, &candidate)?;
+        Ok((candidate, loss))
+    }
+
+    /// What `candidate` loses on the windows that judge, where these are its streams before `block`.
+    fn loss_from(&self, block: usize, streams: &Streams, candidate: &Candidate) -> Result<Loss> {
+        let blocks = |from: usize| (from..self.model.n_trunk_blocks()).map(BlockId::new);
+        let kept: Vec<BlockId> = blocks(block)
+            .filter(|block| !candidate.removed.contains(block))
+            .collect();
+        let mut changed = candidate.tensors.clone();
+        for cut in candidate.attention.iter().flat_map(|cut| &cut.blocks) {
+            changed.extend(self.without_attention(*cut));
+        }
+        let tail = |blocks: &[BlockId], changed| {
+            let (window, threads) = (self.window, &self.threads);
+            Tail::new(
+                self.model,
+                self.constraints,
+                blocks,
+                changed,
+                window,
+                threads,
+            )
+        };
+        let last = self.model.n_trunk_blocks() - 1;
+        let unchanged = ChangedTensors::new();
+        let tails = tail(&[BlockId::new(last)], &unchanged)
+            .and_then(|parent| Ok((parent, tail(&kept, &changed)?)));
+        let Ok((mut parent, mut tail)) = tails else {
+            return self.loss(candidate, &self.split.judge);
+        };
+        let judges = &self.split.judge;
+        let mut losses = Vec::new();
+        for (n_seen, &window) in judges.iter().enumerate() {
+            self.tell("measuring", n_seen, judges.len());
+            let expected = parent.logits(&self.before_last[window])?;
+            let found = tail.logits(&streams[window])?;
+            losses.push(
+                Loss::of(self.windows[window], expected, found)
+                    .with_context(|| format!("window {}", window + 1))?,
+            );
+        }
+        Ok(losses.into_iter().sum())
+    }
+
+    /// What `candidate` loses on the windows with these numbers, as a whole model.
     ///
     /// # Errors
     /// llama.cpp's; logits that are not numbers.

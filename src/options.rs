@@ -145,7 +145,7 @@ impl FromStr for ByteSize {
 pub enum HealArg {
     /// Nothing: the output computes exactly the input without the removed blocks
     None,
-    /// Feed-forward matrices at and behind each cut, refitted by least squares
+    /// Feed-forward matrices before each cut, and behind it as long as that helps, refitted by least squares
     Linear,
     /// Of each run of removed blocks one stays as its feed-forward network alone, refitted (dense llama, written as deci)
     Block,

@@ -94,6 +94,7 @@ pub(super) fn choose(
                 // Neither objective of this command goes by it.
                 n_bytes: &|_| bail!("bug: sizes play no part here"),
                 scratch: None,
+                heals: false,
             };
             let options = &drops.calibration;
             let chosen = measured::choose(model, constraints, input, &request, options, printing)?;

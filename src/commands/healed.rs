@@ -11,16 +11,20 @@ use crate::heal::Weighting;
 use crate::heal::carrier::Carrier;
 use crate::heal::normal::NormalEquations;
 use crate::heal::split::{MIN_WINDOWS, Split};
-use crate::healer::{Candidate, Extent, HealType, Healer, Request};
+use crate::healer::stepwise::{Order, PATIENCE};
+use crate::healer::{Candidate, HealType, Healer};
 use crate::hidden_state::Token;
 use crate::input::Input;
 use crate::llama;
 use crate::model::{BlockId, Model};
 use crate::options::{Calibration, Heal, HealArg, Printing};
-use crate::plan::{AttentionCut, ChangedTensors, Constraints, Healing, attention};
+use crate::plan::{AttentionCut, Constraints, Healing, attention};
+use crate::progress::{self, Unit};
 use crate::quality::MIN_WINDOW;
 use crate::report::HealReport;
-use crate::report::healing::{HealCandidateReport, HealedTensorReport, HeldOutReport};
+use crate::report::healing::{
+    HealCandidateReport, HealedSetReport, HealedTensorReport, HeldOutReport,
+};
 use crate::search::{Loss, Objective};
 
 /// Tokens for each unknown of a row below which a fit is not to be trusted.
@@ -42,6 +46,25 @@ fn default_tokens(carrier: &Carrier) -> usize {
     // A part of the windows is not fitted to.
     let wanted = carrier.n_in.saturating_mul(TOKENS_PER_UNKNOWN * 2);
     wanted.next_multiple_of(DEFAULT_WINDOW).max(DEFAULT_TOKENS)
+}
+
+/// Bytes for each token: the streams of the parent, before the cut and after it, and of the shortened model.
+fn streams_bytes(carrier: &Carrier) -> u64 {
+    (carrier.n_out as u64).saturating_mul(3 * size_of::<f32>() as u64)
+}
+
+/// As [`default_tokens`], or as many as the memory that may be taken has room for, in windows of `window`.
+fn wanted_tokens(carrier: &Carrier, heal: &Heal, window: usize) -> usize {
+    let wanted = default_tokens(carrier).max(window);
+    let Some(max) = heal.max_memory else {
+        return wanted;
+    };
+    let room = max.saturating_sub(sums_bytes(carrier, 1)) / streams_bytes(carrier).max(1);
+    let room = usize::try_from(room).unwrap_or(usize::MAX);
+    let least = window.saturating_mul(MIN_WINDOWS);
+    (room / window.max(1))
+        .saturating_mul(window)
+        .clamp(least, wanted.max(least))
 }
 
 /// Checks before any calibration whether `model` can be healed as `heal` says, and in the memory that it may take.
@@ -73,15 +96,11 @@ pub(super) fn check(model: &Model<'_>, heal: &Heal, calibration: &Calibration) -
         return Ok(());
     };
     let n_tokens = match heal.tokens_are_default {
-        true => default_tokens(&carrier),
+        true => wanted_tokens(&carrier, heal, calibration.window),
         false => calibration.tokens,
     };
-    // Both folds, their sum, and a factor of it.
-    let sums = NormalEquations::n_bytes(carrier.n_in, carrier.n_out).saturating_mul(4);
-    // The streams of the parent, before the cut and after it, and of the shortened model.
-    let streams = (n_tokens as u64)
-        .saturating_mul(carrier.n_out as u64)
-        .saturating_mul(4 * 3);
+    let sums = sums_bytes(&carrier, 1);
+    let streams = (n_tokens as u64).saturating_mul(streams_bytes(&carrier));
     let needed = sums.saturating_add(streams);
     ensure!(
         needed <= max,
@@ -104,7 +123,7 @@ pub(super) fn heal(
     model: &Model<'_>,
     constraints: &Constraints,
     input: &Input,
-    removed: &BTreeSet<BlockId>,
+    (removed, shortlist): (&BTreeSet<BlockId>, &[BTreeSet<BlockId>]),
     attention: Option<&AttentionCut>,
     heal: &Heal,
     objective: Objective,
@@ -119,7 +138,7 @@ pub(super) fn heal(
     let carrier = Carrier::largest(model).with_context(at_path)?;
     let mut calibration = calibration.clone();
     if heal.tokens_are_default {
-        calibration.tokens = default_tokens(&carrier).max(calibration.window);
+        calibration.tokens = wanted_tokens(&carrier, heal, calibration.window);
     }
     let (engine, set) = load_and_cut(input, &calibration, printing, None)?;
     ensure!(
@@ -137,9 +156,21 @@ pub(super) fn heal(
             eprintln!("gguf-shorten: warning: {warning}");
         }
     }
-    let mut tried = Vec::new();
+    let mut all = TriedAll {
+        removed: removed.clone(),
+        shortlist: Vec::new(),
+        tried: Vec::new(),
+    };
     if !is_hopeless {
-        let mut healer = Healer::new(
+        let bar = progress::bar("healing", Unit::Time, 0, printing.quiet);
+        let tell = |what: &str, n_done: usize, n_windows: usize| {
+            bar.set_message(match n_windows {
+                0 => format!("healing: {what}"),
+                _ => format!("healing: {what}, window {}/{n_windows}", n_done + 1),
+            });
+        };
+        let orders = |may_block| orders(heal, objective, &carrier, set.n_tokens(), may_block);
+        let result = Healer::new(
             model,
             constraints,
             &engine,
@@ -147,32 +178,22 @@ pub(super) fn heal(
             &split,
             calibration.threads,
         )
-        .with_context(at_path)?;
-        let none = Candidate {
-            removed: removed.clone(),
-            attention: attention.cloned(),
-            tensors: ChangedTensors::new(),
-            fitted: Vec::new(),
-        };
-        let loss = healer.loss(&none, &split.judge).with_context(at_path)?;
-        tried.push(Tried::new("none", None, Some((none, loss))));
-        for (method, variant, request) in requests(heal, attention::check_model(model).is_ok()) {
-            let candidate = healer
-                .fit(removed, attention, request)
-                .with_context(|| format!("healing by {method}"))
-                .with_context(at_path)?;
-            let measured = match candidate {
-                Some(candidate) => {
-                    let loss = healer
-                        .loss(&candidate, &split.judge)
-                        .with_context(at_path)?;
-                    Some((candidate, loss))
-                }
-                None => None,
-            };
-            tried.push(Tried::new(method, Some(variant), measured));
-        }
+        .and_then(|healer| {
+            let mut healer = healer.with_progress(Box::new(tell));
+            if attention.is_none() && shortlist.len() > 1 {
+                all.choose(&mut healer, shortlist, &orders(false))?;
+            }
+            let may_block = attention::check_model(model).is_ok();
+            all.try_all(&mut healer, attention, &orders(may_block))
+        });
+        bar.finish_and_clear();
+        result.with_context(at_path)?;
     }
+    let TriedAll {
+        removed,
+        shortlist,
+        tried,
+    } = all;
     let best = tried
         .iter()
         .enumerate()
@@ -180,9 +201,90 @@ pub(super) fn heal(
         .filter(|(_, loss)| loss.is_finite())
         .min_by(|(_, a), (_, b)| a.total_cmp(b))
         .map(|(i, _)| i);
-    Ok(kept(
-        model, removed, attention, heal, objective, &split, tried, best, warnings, start,
-    ))
+    let mut healed = kept(
+        model, &removed, attention, heal, objective, &split, tried, best, warnings, start,
+    );
+    healed.report.shortlist = shortlist;
+    Ok(healed)
+}
+
+/// Whether a search is to name sets that may be better than its best once they are healed as `heal` says.
+pub(super) fn may_choose(heal: &Heal, objective: Objective) -> bool {
+    matches!(heal.how, HealArg::Linear | HealArg::Auto)
+        && matches!(objective, Objective::Kl | Objective::Ppl)
+}
+
+/// Everything that was tried.
+struct TriedAll {
+    /// What goes.
+    removed: BTreeSet<BlockId>,
+    /// Sets that were compared.
+    shortlist: Vec<HealedSetReport>,
+    /// For what goes.
+    tried: Vec<Tried>,
+}
+
+impl TriedAll {
+    /// Lets that one of `sets` go which loses least where its cuts are healed in the first way of the first of `orders`.
+    fn choose(
+        &mut self,
+        healer: &mut Healer<'_, '_>,
+        sets: &[BTreeSet<BlockId>],
+        orders: &[(&'static str, Order)],
+    ) -> Result<()> {
+        let Some((_, order)) = orders.first() else {
+            return Ok(());
+        };
+        let order = Order {
+            weightings: order.weightings[..1].to_vec(),
+            patience: 0,
+            ..order.clone()
+        };
+        // Streams of a block are got from those of the one before it.
+        let mut by_first: Vec<&BTreeSet<BlockId>> = sets.iter().collect();
+        by_first.sort_by_key(|set| set.first().copied());
+        let mut best = f64::INFINITY;
+        for set in by_first {
+            let (_, loss) = healer.unhealed(set, None)?;
+            let loss = loss.mean(order.objective);
+            let steps = healer.fit(set, None, &order)?;
+            let measured = steps.iter().filter_map(|step| step.measured.as_ref());
+            // Of steps that stay, each is better than the one before it.
+            let loss_healed = measured
+                .map(|(_, loss)| loss.mean(order.objective))
+                .fold(loss, f64::min);
+            if loss_healed < best {
+                best = loss_healed;
+                self.removed = set.clone();
+            }
+            self.shortlist.push(HealedSetReport {
+                removed: set.iter().map(|block| block.index()).collect(),
+                loss,
+                loss_healed,
+            });
+        }
+        Ok(())
+    }
+
+    /// Measures what is chosen, as it is and healed in every way of `orders`.
+    fn try_all(
+        &mut self,
+        healer: &mut Healer<'_, '_>,
+        attention: Option<&AttentionCut>,
+        orders: &[(&'static str, Order)],
+    ) -> Result<()> {
+        let none = healer.unhealed(&self.removed, attention)?;
+        self.tried.push(Tried::new("none", None, Some(none)));
+        for &(method, ref order) in orders {
+            let steps = healer
+                .fit(&self.removed, attention, order)
+                .with_context(|| format!("healing by {method}"))?;
+            let steps = steps.into_iter();
+            let tried = steps.map(|step| Tried::new(method, Some(step.variant), step.measured));
+            self.tried.extend(tried);
+        }
+        Ok(())
+    }
 }
 
 /// One thing that was tried.
@@ -208,35 +310,45 @@ impl Tried {
 }
 
 /// What is tried, each with its name.
-fn requests(heal: &Heal, may_block: bool) -> Vec<(&'static str, String, Request)> {
-    let mut requests = Vec::new();
-    for weighting in [Weighting::Plain, Weighting::Direction] {
-        for extent in [Extent::Cuts, Extent::Onward] {
-            for with_block in [false, true] {
-                let wanted = match heal.how {
-                    HealArg::None => false,
-                    HealArg::Linear => !with_block,
-                    HealArg::Block => with_block,
-                    HealArg::Auto => !with_block || may_block,
-                };
-                let extent_name = match extent {
-                    Extent::Cuts => "cuts",
-                    Extent::Onward => "onward",
-                };
-                let method = if with_block { "block" } else { "linear" };
-                if wanted {
-                    let request = Request {
-                        weighting,
-                        extent,
-                        with_block,
-                        heal_type: heal.heal_type,
-                    };
-                    requests.push((method, format!("{weighting}, {extent_name}"), request));
-                }
-            }
-        }
-    }
-    requests
+fn orders(
+    heal: &Heal,
+    objective: Objective,
+    carrier: &Carrier,
+    n_tokens: usize,
+    may_block: bool,
+) -> Vec<(&'static str, Order)> {
+    let methods: &[(&str, bool)] = match heal.how {
+        HealArg::None => &[],
+        HealArg::Linear => &[("linear", false)],
+        HealArg::Block => &[("block", true)],
+        HealArg::Auto if may_block => &[("linear", false), ("block", true)],
+        HealArg::Auto => &[("linear", false)],
+    };
+    let all = [Weighting::Length, Weighting::Plain, Weighting::Direction];
+    let streams = (n_tokens as u64).saturating_mul(streams_bytes(carrier));
+    let has_room = heal
+        .max_memory
+        .is_none_or(|max| sums_bytes(carrier, all.len()).saturating_add(streams) <= max);
+    let order = |&(method, with_block): &(&'static str, bool)| {
+        let order = Order {
+            patience: PATIENCE,
+            weightings: match has_room && !with_block {
+                true => all.to_vec(),
+                false => all[..1].to_vec(),
+            },
+            with_block,
+            heal_type: heal.heal_type,
+            objective,
+        };
+        (method, order)
+    };
+    methods.iter().map(order).collect()
+}
+
+/// Bytes of the sums for so many weightings: both folds of each, and beside them their sum and a factor of it.
+fn sums_bytes(carrier: &Carrier, n_weightings: usize) -> u64 {
+    NormalEquations::n_bytes(carrier.n_in, carrier.n_out)
+        .saturating_mul(2 * n_weightings as u64 + 2)
 }
 
 /// What speaks against trusting a fit to these windows, and whether none is to be tried.
@@ -350,6 +462,7 @@ fn kept(
             .map(|fitted| fitted.ridge),
         held_out,
         candidates,
+        shortlist: Vec::new(),
         seconds: start.elapsed().as_secs_f64(),
         warnings,
     };
@@ -392,4 +505,45 @@ fn tensor_reports(model: &Model<'_>, candidate: &Candidate) -> Vec<HealedTensorR
         })
     };
     candidate.tensors.iter().filter_map(report).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::TensorType;
+
+    #[test]
+    fn as_much_text_is_used_as_memory_has_room_for() {
+        // Of 7 billion parameters.
+        let carrier = Carrier {
+            source: 0,
+            tensor_type: TensorType::F16,
+            n_in: 11_008,
+            n_out: 4096,
+        };
+        let heal = |max_memory| Heal {
+            how: HealArg::Linear,
+            heal_type: HealType::Auto,
+            max_memory,
+            tokens_are_default: true,
+        };
+        let tokens = |max_memory| wanted_tokens(&carrier, &heal(max_memory), 512);
+        assert_eq!(tokens(None), 16 * 11_008);
+        assert_eq!(tokens(Some(1 << 40)), 16 * 11_008);
+        let sums = 4 * 8 * 11_008 * (11_008 + 4096);
+        let per_token = 12 * 4096;
+        let found = tokens(Some(8_000_000_000));
+        assert_eq!(found as u64, (8_000_000_000 - sums) / per_token / 512 * 512);
+        // Never less than healing needs, which is then refused.
+        assert_eq!(tokens(Some(1000)), 3 * 512);
+        let n_weightings = |max_memory| {
+            let orders = orders(&heal(max_memory), Objective::Kl, &carrier, found, false);
+            orders[0].1.weightings.len()
+        };
+        assert_eq!(n_weightings(Some(8_000_000_000)), 1);
+        assert_eq!(n_weightings(None), 3);
+        let text = found as u64 * per_token;
+        assert_eq!(n_weightings(Some(2 * sums + text)), 3);
+        assert_eq!(n_weightings(Some(2 * sums + text - 1)), 1);
+    }
 }

@@ -38,11 +38,15 @@ use crate::search::journal::{Extent, Journal};
 use crate::search::measure::Tasks;
 use crate::search::{
     Goal, Measure, Measured, Memo, Objective, Record, Removed, Search, Settings, expected_losses,
-    measured,
+    measured, race,
 };
 use crate::segment::{Chain, Subsets, Whole};
 use crate::stability;
 use crate::tasks::Task;
+
+/// Sets of a search that are healed, beside the best one: of those that it measured on all windows, and of the runs of
+/// consecutive blocks, whose single cut is healed best, so many each.
+const SHORTLISTED: usize = 3;
 
 /// What is to be chosen, and how.
 pub(super) struct Request<'r> {
@@ -58,6 +62,8 @@ pub(super) struct Request<'r> {
     pub(super) n_bytes: &'r dyn Fn(&Removed) -> Result<u64>,
     /// Where measurements are kept; `None` for the system's folder for caches.
     pub(super) scratch: Option<&'r Path>,
+    /// A search also names the sets that are next best, and runs of consecutive blocks, to be compared once they are healed.
+    pub(super) heals: bool,
 }
 
 /// How many blocks go.
@@ -90,6 +96,8 @@ pub(super) struct Chosen {
     pub(super) goal: Option<GoalReport>,
     /// What was measured, to be removed once the output is there.
     pub(super) journal: Option<Journal>,
+    /// Sets of as many blocks that may be better once they are healed, `removed` first; empty unless that is asked for.
+    pub(super) shortlist: Vec<Removed>,
 }
 
 /// Chooses as `request` says: by the angle of runs, by losses, or by sizes.
@@ -151,6 +159,7 @@ pub(super) fn choose(
                 search: None,
                 goal: Some(report),
                 journal: None,
+                shortlist: Vec::new(),
             })
         }
         _ => search(model, constraints, input, request, options, printing),
@@ -183,6 +192,7 @@ fn run(
         return Ok(Chosen {
             removed: removed.with_context(at_path)?,
             calibration: Some(report),
+            shortlist: Vec::new(),
             search: None,
             goal: None,
             journal: None,
@@ -236,6 +246,7 @@ fn run(
         search: None,
         goal,
         journal: None,
+        shortlist: Vec::new(),
     })
 }
 
@@ -313,6 +324,30 @@ fn search(
         progress: &progress,
     };
     let decided = job.decide(&mut memo);
+    let shortlist = match (&decided, request.target) {
+        (Ok((chosen, _)), Target::Exactly(n)) if request.heals => {
+            let runs = race(
+                &mut memo,
+                request.objective,
+                job.consecutive(n),
+                SHORTLISTED,
+            );
+            runs.map(|runs| {
+                let all_windows = memo.best_known(n, request.objective, SHORTLISTED);
+                let others = all_windows
+                    .into_iter()
+                    .chain(runs.best.into_iter().map(|run| run.removed));
+                let mut sets = vec![chosen.removed.clone()];
+                for set in others {
+                    if !sets.contains(&set) {
+                        sets.push(set);
+                    }
+                }
+                sets
+            })
+        }
+        _ => Ok(Vec::new()),
+    };
     let parent_tasks = match (&decided, request.tasks) {
         (Ok(_), Some(_)) => memo
             .tasks(&[Removed::new()])
@@ -329,6 +364,7 @@ fn search(
         close_journal(journal.take(), printing);
     }
     let (chosen, goal) = decided?;
+    let shortlist = shortlist.with_context(at_path)?;
     let parent_tasks = parent_tasks.with_context(at_path)?;
     let seconds = start.elapsed().as_secs_f64();
     let objective = (request.method.needs_losses()).then_some(request.objective);
@@ -352,6 +388,7 @@ fn search(
         removed: chosen.removed,
         goal,
         journal: journal.into_inner(),
+        shortlist,
     })
 }
 
@@ -404,6 +441,15 @@ struct Job<'j, 'a> {
 }
 
 impl Job<'_, '_> {
+    /// All runs of `n` consecutive blocks that may go.
+    fn consecutive(&self, n: usize) -> Vec<Removed> {
+        let n_blocks = self.constraints.n_trunk_blocks;
+        let runs = (0..=n_blocks.saturating_sub(n))
+            .map(|start| (start..start + n).map(BlockId::new).collect::<Removed>());
+        runs.filter(|run| run.is_disjoint(self.request.keep) && self.constraints.check(run).is_ok())
+            .collect()
+    }
+
     fn decide(&self, measure: &mut dyn Measure) -> Result<(Measured, Option<GoalReport>)> {
         let (constraints, request) = (self.constraints, self.request);
         let most_blocks = request.target.most();

@@ -82,7 +82,7 @@ pub fn run(options: &Shorten) -> Result<()> {
             &model,
             &constraints,
             &input,
-            &selection.removed,
+            (&selection.removed, &selection.shortlist),
             selection.attention.as_ref(),
             &options.heal,
             options.objective,
@@ -314,6 +314,8 @@ fn constraints(model: &Model<'_>, options: &Shorten) -> Result<Constraints> {
 /// What goes, and why.
 struct Selection {
     removed: BTreeSet<BlockId>,
+    /// Sets that may be better once they are healed.
+    shortlist: Vec<BTreeSet<BlockId>>,
     method: String,
     attention: Option<AttentionCut>,
     importance: Option<Importance>,
@@ -447,6 +449,7 @@ fn select(
     let mut search = None;
     let mut goal_report = None;
     let mut journal = None;
+    let mut shortlist = Vec::new();
     let method = match &options.choice {
         Choice::Nothing { .. } if options.drop_mtp => "blocks".to_owned(),
         Choice::Nothing { .. } => attention::NO_WHOLE_BLOCK.to_owned(),
@@ -466,6 +469,7 @@ fn select(
                 tasks: task_file.as_ref().map(|(path, tasks)| (*path, &tasks[..])),
                 n_bytes: &bytes_of,
                 scratch: options.scratch.as_deref(),
+                heals: healed::may_choose(&options.heal, options.objective),
             };
             let chosen = measured::choose(
                 model,
@@ -481,6 +485,7 @@ fn select(
             search = chosen.search;
             goal_report = chosen.goal;
             journal = chosen.journal;
+            shortlist = chosen.shortlist;
             name
         }
         Choice::Goal { .. } => bail!("bug: a goal that is not wanted"),
@@ -524,6 +529,7 @@ fn select(
     };
     Ok(Selection {
         removed,
+        shortlist,
         method,
         attention,
         importance: calibrated.map(|calibrated| calibrated.importance),
@@ -565,6 +571,7 @@ fn without_trunk_blocks(limit: u64, n_bytes: u64) -> Selection {
     let step = StepReport::of_size(&BTreeSet::new(), value, Some(true));
     Selection {
         removed: BTreeSet::new(),
+        shortlist: Vec::new(),
         method: "blocks".to_owned(),
         attention: None,
         importance: None,

@@ -6,7 +6,8 @@
 //! is the parent's stream after the removed blocks minus the shortened model's stream, plus a ridge toward `D = 0`. Where
 //! ReplaceMe (arXiv:2505.02819) folds a map of the stream into that matrix, here every input of it counts.
 //!
-//! In reading order: [`carrier`] is such a matrix, [`split`] says what each window is for, [`normal`] keeps the sums over tokens, [`ridge`] solves.
+//! In reading order: [`carrier`] is such a matrix, [`split`] says what each window is for, [`normal`] keeps the sums over tokens, [`ridge`] solves,
+//! [`rounding`] rounds.
 
 pub mod carrier;
 
@@ -15,6 +16,8 @@ pub mod split;
 pub mod normal;
 
 pub mod ridge;
+
+pub mod rounding;
 
 pub mod scale;
 
@@ -25,6 +28,8 @@ use std::fmt;
 pub enum Weighting {
     /// The same: the few tokens whose stream is hundreds of times as long as that of others count most.
     Plain,
+    /// By one over the length of the parent's stream: between the other two.
+    Length,
     /// By one over the squared length of the parent's stream: the norms that read the stream see its direction.
     Direction,
 }
@@ -33,13 +38,13 @@ impl Weighting {
     /// Of a token with this stream in the parent.
     #[must_use]
     pub fn of(self, target: &[f32]) -> f64 {
+        let square = || -> f64 { target.iter().map(|&x| f64::from(x) * f64::from(x)).sum() };
+        // A stream of nothing has no direction.
+        let inverse = |of: f64| if of > 0.0 { 1.0 / of } else { 0.0 };
         match self {
             Self::Plain => 1.0,
-            Self::Direction => {
-                let square: f64 = target.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-                // A stream of nothing has no direction.
-                if square > 0.0 { 1.0 / square } else { 0.0 }
-            }
+            Self::Length => inverse(square().sqrt()),
+            Self::Direction => inverse(square()),
         }
     }
 }
@@ -48,6 +53,7 @@ impl fmt::Display for Weighting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Plain => "plain",
+            Self::Length => "length",
             Self::Direction => "direction",
         })
     }

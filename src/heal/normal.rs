@@ -148,7 +148,8 @@ impl NormalEquations {
         left
     }
 
-    pub(super) fn par(&self) -> Par {
+    /// On which threads sums are made.
+    pub(crate) fn par(&self) -> Par {
         self.par
     }
 }

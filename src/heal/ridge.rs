@@ -24,6 +24,24 @@ pub struct Fit {
 /// to fit, or no number comes of it.
 #[must_use]
 pub fn solve(equations: &NormalEquations, ridge: f64) -> Option<Mat<f64>> {
+    let factor = factor(equations, ridge)?;
+    let par = equations.par();
+    let mut change = equations.products.clone();
+    let scratch = llt::solve::solve_in_place_scratch::<f64>(factor.nrows(), change.ncols(), par);
+    let mut memory = MemBuffer::new(scratch);
+    llt::solve::solve_in_place(
+        factor.as_ref(),
+        change.as_mut(),
+        par,
+        MemStack::new(&mut memory),
+    );
+    is_finite(change.as_ref()).then_some(change)
+}
+
+/// Cholesky's factor of `sum w h h^T + ridge * mean(diagonal)`, `[n_in, n_in]`: only the lower triangle means something. `None`
+/// if there is nothing to fit, or no number comes of it.
+#[must_use]
+pub fn factor(equations: &NormalEquations, ridge: f64) -> Option<Mat<f64>> {
     let n_in = equations.inputs.nrows();
     let mut factor = equations.inputs.clone();
     #[expect(clippy::cast_precision_loss, reason = "a width stays far below 2^53")]
@@ -45,14 +63,7 @@ pub fn solve(equations: &NormalEquations, ridge: f64) -> Option<Mat<f64>> {
         Default::default(),
     )
     .ok()?;
-    let mut change = equations.products.clone();
-    llt::solve::solve_in_place(
-        factor.as_ref(),
-        change.as_mut(),
-        par,
-        MemStack::new(&mut memory),
-    );
-    is_finite(change.as_ref()).then_some(change)
+    Some(factor)
 }
 
 /// Fits to both folds with the ridge that leaves least when a change that is fitted to one is used on the other. `None` if

@@ -22,6 +22,9 @@ pub struct Split {
 /// The share of windows that judge.
 const JUDGES: f64 = 0.2;
 
+/// About how many windows judge at most: each thing that is tried is measured on all of them.
+const MOST_JUDGES: f64 = 12.0;
+
 /// One window to judge, and one for each fold.
 pub const MIN_WINDOWS: usize = 3;
 
@@ -40,10 +43,12 @@ impl Split {
             .any(|&window| texts.get(window) != texts.first());
         let mut judge = Vec::new();
         let mut fit = Vec::new();
+        #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
+        let share = JUDGES.min(MOST_JUDGES / distinct.len().max(1) as f64);
         // Evenly spread, and not in step with texts that take turns.
         let mut part = 0.5;
         for &window in &distinct {
-            if part < JUDGES {
+            if part < share {
                 judge.push(window);
             } else {
                 fit.push(window);
@@ -120,6 +125,14 @@ mod tests {
             assert_eq!(split.all(), (0..n).collect::<Vec<_>>());
             assert_eq!(split.is_enough(), n >= MIN_WINDOWS, "{n}");
             assert!(split.judge.len() <= 1 + n / 4);
+        }
+    }
+
+    #[test]
+    fn much_text_is_fitted_to_not_judged_by() {
+        for n in [90, 200, 1000] {
+            let split = split(&windows(n), &vec![0; n]);
+            assert!((11..=13).contains(&split.judge.len()), "{n}");
         }
     }
 

@@ -24,10 +24,23 @@ pub struct HealReport {
     pub held_out: Option<HeldOutReport>,
     /// Everything that was tried.
     pub candidates: Vec<HealCandidateReport>,
+    /// The sets of a search that were compared once healed at their cuts, by their first block; empty where none were.
+    pub shortlist: Vec<HealedSetReport>,
     /// Time of all of it.
     pub seconds: f64,
     /// What speaks against trusting the result.
     pub warnings: Vec<String>,
+}
+
+/// A set of blocks of a search.
+#[derive(Clone, Debug, Serialize)]
+pub struct HealedSetReport {
+    /// The blocks.
+    pub removed: Vec<usize>,
+    /// The objective on the held-out windows without them, in nats per token.
+    pub loss: f64,
+    /// The same with each cut healed.
+    pub loss_healed: f64,
 }
 
 /// A tensor with other weights.

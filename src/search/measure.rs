@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail};
 
-use super::loss::{Loss, TaskLoss};
+use super::loss::{Loss, Objective, TaskLoss};
 use crate::model::BlockId;
 use crate::segment::Subsets;
 
@@ -98,6 +98,27 @@ impl<'s> Memo<'s> {
 }
 
 impl Memo<'_> {
+    /// Of the sets of `n` blocks that were measured on every window those with the lowest losses, `most` at most, the lowest
+    /// first.
+    #[must_use]
+    pub fn best_known(&self, n: usize, objective: Objective, most: usize) -> Vec<Removed> {
+        let mut sums: BTreeMap<&Removed, (usize, Loss)> = BTreeMap::new();
+        for ((set, _), loss) in self.known.iter().filter(|((set, _), _)| set.len() == n) {
+            let (n_windows, sum) = sums.entry(set).or_default();
+            *n_windows += 1;
+            *sum = [*sum, *loss].into_iter().sum();
+        }
+        let n_all = self.subsets.n_windows();
+        let mut measured: Vec<(&Removed, f64)> = sums
+            .into_iter()
+            .filter(|(_, (n_windows, _))| *n_windows == n_all)
+            .map(|(set, (_, loss))| (set, loss.mean(objective)))
+            .collect();
+        measured.sort_by(|(_, a), (_, b)| a.total_cmp(b));
+        let best = measured.into_iter().take(most);
+        best.map(|(set, _)| set.clone()).collect()
+    }
+
     fn measure(&mut self, windows: &[usize], sets: &[Removed]) -> Result<()> {
         let kept: Vec<Vec<BlockId>> = sets
             .iter()

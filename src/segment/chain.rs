@@ -6,6 +6,7 @@ use std::rc::Rc;
 use anyhow::{Context as _, Result, ensure};
 use ggml::{Context, ThreadPool, WindowInput};
 
+use super::alone::same_bits;
 use super::contexts::Contexts;
 use super::memory::MemoryFile;
 use super::plan::{CHAINED, Head, SegmentPlan};
@@ -335,12 +336,4 @@ impl Subsets for Chain<'_, '_> {
     fn n_block_evaluations(&self) -> u64 {
         self.n_block_evaluations
     }
-}
-
-/// Whether two results are the same in every bit but the sign of a zero.
-fn same_bits(a: &[f32], b: &[f32]) -> bool {
-    a.len() == b.len()
-        && a.iter()
-            .zip(b)
-            .all(|(a, b)| a.to_bits() == b.to_bits() || (*a == 0.0 && *b == 0.0))
 }

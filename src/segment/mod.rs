@@ -7,7 +7,8 @@
 //! other weights.
 //!
 //! In reading order: `plan` says what a segment's file holds, `memory` writes it, `contexts` says what is kept ready, [`chain`]
-//! evaluates, [`whole`] is the fall-back, [`lone`] is a single block.
+//! evaluates, [`whole`] is the fall-back, [`lone`] is a single block, [`tail`] are the last ones, and `alone`
+//! compares blocks alone with the whole model.
 
 mod plan;
 
@@ -21,14 +22,20 @@ pub mod whole;
 
 pub mod lone;
 
+pub mod tail;
+
+mod alone;
+
 use anyhow::Result;
 
 use crate::hidden_state::Token;
 use crate::model::BlockId;
 
+pub use alone::check_alone;
 pub use chain::Chain;
 pub use lone::Lone;
-pub use plan::CHAINED;
+pub use plan::{CHAINED, SCALES_INPUT};
+pub use tail::Tail;
 pub use whole::Whole;
 
 /// What a set gives on a window, beside its parent.

@@ -5,12 +5,16 @@ use std::path::Path;
 
 use ggml::{Backend, Token};
 use gguf_shorten::gguf::File;
+use gguf_shorten::heal::Weighting;
 use gguf_shorten::heal::split::Split;
+use gguf_shorten::healer::stepwise::Order;
+use gguf_shorten::healer::{HealType, Healer};
 use gguf_shorten::hidden_state::{HiddenStates, Position};
 use gguf_shorten::input::Input;
 use gguf_shorten::llama::{Course, Halves, LlamaHiddenStates};
 use gguf_shorten::model::{BlockId, Model};
-use gguf_shorten::plan::Constraints;
+use gguf_shorten::plan::{AttentionCut, Constraints};
+use gguf_shorten::search::Objective;
 use serde_json::Value;
 
 use crate::eval::{byte_model, program};
@@ -164,10 +168,8 @@ fn weights_are_the_least_squares_of_a_loop_over_tokens() {
     let first = &json["heal"]["tensors"][0];
     assert_eq!(first["name"], "blk.1.ffn_down.weight");
     let ridge = first["ridge"].as_f64().unwrap();
-    let is_plain = json["heal"]["variant"]
-        .as_str()
-        .unwrap()
-        .starts_with("plain");
+    let variant = json["heal"]["variant"].as_str().unwrap();
+    let weighting = variant.split(',').next().unwrap();
 
     let parent = dir.join("parent.gguf");
     let all = windows(&parent, &dir.join("text.txt"));
@@ -203,9 +205,12 @@ fn weights_are_the_least_squares_of_a_loop_over_tokens() {
                 })
                 .collect();
             let target: Vec<f64> = target[row.clone()].iter().map(|&t| f64::from(t)).collect();
-            let weight = match is_plain {
-                true => 1.0,
-                false => 1.0 / target.iter().map(|t| t * t).sum::<f64>(),
+            let square = target.iter().map(|t| t * t).sum::<f64>();
+            let weight = match weighting {
+                "plain" => 1.0,
+                "length" => 1.0 / square.sqrt(),
+                "direction" => 1.0 / square,
+                other => panic!("{other}"),
             };
             for i in 0..n_in {
                 for j in 0..n_in {
@@ -320,6 +325,99 @@ fn a_healed_file_is_the_parent_but_for_the_tensors_that_it_names() {
             assert_eq!(verify("-q").status.code(), Some(1), "{how}: byte {place}");
         }
     }
+}
+
+#[test]
+fn losses_measured_from_hidden_states_are_those_of_whole_models() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    prepare(dir);
+    let parent = dir.join("parent.gguf");
+    let input = Input::open(&parent).unwrap();
+    let engine = load(&parent).unwrap();
+    let model = Model::new(input.parse().unwrap()).unwrap();
+    let constraints = Constraints::of(&model).unwrap();
+    let all = windows(&parent, &dir.join("text.txt"));
+    let slices: Vec<&[Token]> = all.iter().map(Vec::as_slice).collect();
+    let split = Split::of(&slices, &vec![0; all.len()]);
+    let mut healer = Healer::new(&model, &constraints, &engine, slices, &split, 1).unwrap();
+    let blocks = |of: &[usize]| {
+        of.iter()
+            .copied()
+            .map(BlockId::new)
+            .collect::<BTreeSet<_>>()
+    };
+    let attention = AttentionCut {
+        blocks: blocks(&[4]),
+        method: "blocks".to_owned(),
+    };
+    let mut n_measured = 0;
+    // From the back to the front and on again, so that streams are both made and passed on.
+    for (removed, attention) in [
+        (vec![4], None),
+        (vec![0, 2], None),
+        (vec![2, 3], None),
+        (vec![2], Some(&attention)),
+    ] {
+        let removed = blocks(&removed);
+        let (none, loss) = healer.unhealed(&removed, attention).unwrap();
+        assert_eq!(loss, healer.loss(&none, &split.judge).unwrap());
+        for with_block in [false, true] {
+            let order = Order {
+                weightings: vec![Weighting::Length, Weighting::Plain],
+                with_block,
+                patience: 2,
+                heal_type: HealType::Auto,
+                objective: Objective::Kl,
+            };
+            for step in healer.fit(&removed, attention, &order).unwrap() {
+                let Some((candidate, loss)) = step.measured else {
+                    continue;
+                };
+                n_measured += 1;
+                let whole = healer.loss(&candidate, &split.judge).unwrap();
+                assert_eq!(loss, whole, "{removed:?} {}", step.variant);
+            }
+        }
+    }
+    assert!(n_measured > 12, "{n_measured}");
+}
+
+#[test]
+fn a_search_takes_the_set_that_is_best_once_healed() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    prepare(dir);
+    let command = "parent.gguf --drop 2 --method search --calibration text.txt --tokens 896 --window 64 -t 1 \
+                   --heal linear --json result.json --dry-run --scratch .";
+    let out = program(dir, command);
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{stderr}");
+    let json: Value =
+        serde_json::from_slice(&std::fs::read(dir.join("result.json")).unwrap()).unwrap();
+    let sets = json["heal"]["shortlist"].as_array().unwrap();
+    assert!(sets.len() > 2, "{sets:?}");
+    let healed = |set: &Value| set["loss_healed"].as_f64().unwrap();
+    let best = sets
+        .iter()
+        .min_by(|a, b| healed(a).total_cmp(&healed(b)))
+        .unwrap();
+    for set in sets {
+        assert_eq!(set["removed"].as_array().unwrap().len(), 2);
+        assert!(healed(set) <= set["loss"].as_f64().unwrap());
+    }
+    let held_out = &json["heal"]["held_out"];
+    assert_eq!(held_out["loss_none"], best["loss"]);
+    assert!(held_out["loss_healed"].as_f64().unwrap() <= healed(best));
+    if json["heal"]["method"] == "linear" {
+        assert_eq!(json["removed"], best["removed"]);
+    }
+    // At least one of them is a run.
+    let is_run = |set: &Value| {
+        let of = |i: usize| set["removed"][i].as_u64().unwrap();
+        of(1) == of(0) + 1
+    };
+    assert!(sets.iter().any(is_run));
 }
 
 #[test]
