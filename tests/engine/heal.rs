@@ -363,6 +363,10 @@ fn losses_measured_from_hidden_states_are_those_of_whole_models() {
         let (none, loss) = healer.unhealed(&removed, attention).unwrap();
         assert_eq!(loss, healer.loss(&none, &split.judge).unwrap());
         for with_block in [false, true] {
+            // llama.cpp takes the head size from the first block's heads.
+            if with_block && removed.contains(&BlockId::new(0)) {
+                continue;
+            }
             let order = Order {
                 weightings: vec![Weighting::Length, Weighting::Plain],
                 with_block,
