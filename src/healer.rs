@@ -10,6 +10,10 @@
 //! A block is loaded once for all windows, as a model of its own. In memory are the streams of all windows, twice or three
 //! times, and the normal equations of one matrix.
 
+pub mod scaling;
+
+pub mod norms;
+
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
@@ -33,6 +37,8 @@ use crate::quality::scored;
 use crate::search::Loss;
 use crate::segment::memory::MemoryFile;
 use crate::segment::{Chain, Lone};
+
+pub use scaling::Scaling;
 
 /// What refitted weights are rounded to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -292,6 +292,51 @@ pub(crate) fn evaluate_segment(
     evaluate_tapped(context, course, input, None)
 }
 
+/// Evaluates the first block of a segment on `input`, `[n_tokens, n_embd]`. Returns the hidden state between its halves, and
+/// the one behind it.
+///
+/// # Errors
+/// As [`evaluate_segment`].
+pub(crate) fn evaluate_halves(
+    context: &mut Context<'_>,
+    (stream, n_blocks, n_embd): (Stream, usize, usize),
+    input: &[f32],
+    halves: &Halves,
+) -> Result<(Vec<f32>, Vec<f32>)> {
+    let (mut middle, mut output) = (Vec::new(), Vec::new());
+    let mut tap = StreamTap {
+        stream,
+        n_blocks,
+        n_runs: n_blocks,
+        n_wanted: 1,
+        shape: [n_embd, input.len() / n_embd, 1, 1],
+        halves: Some(halves),
+        state: &mut Vec::new(),
+        visit: &mut |position, state| {
+            match position {
+                Position::Input => {}
+                Position::Middle(_) => state.clone_into(&mut middle),
+                Position::Output(_) => state.clone_into(&mut output),
+            }
+            Ok(())
+        },
+        n_outputs: 0,
+        seen_middle: false,
+        seen_input: false,
+        error: None,
+    };
+    let result = context.evaluate(WindowInput::HiddenStates(input), &mut tap);
+    if let Some(error) = tap.error.take() {
+        return Err(error);
+    }
+    result?;
+    ensure!(
+        middle.len() == input.len() && output.len() == input.len(),
+        "llama.cpp's graph does not show the hidden states of the block"
+    );
+    Ok((middle, output))
+}
+
 /// As [`evaluate_segment`] of the first block of a segment; what the matrix `reader` multiplies there goes to `read`, `[n_tokens,
 /// n_in]`, in place of what it held.
 ///

@@ -7,11 +7,13 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 
 use super::load_and_cut;
+use super::repairs::Repairs;
 use crate::calibration::{DEFAULT_TOKENS, DEFAULT_WINDOW};
 use crate::heal::Weighting;
 use crate::heal::carrier::Carrier;
 use crate::heal::normal::NormalEquations;
 use crate::heal::split::{MIN_WINDOWS, Split};
+use crate::healer::scaling::LOGITS_BYTES;
 use crate::healer::{Candidate, Extent, HealType, Healer, Request};
 use crate::hidden_state::Token;
 use crate::llama;
@@ -38,9 +40,10 @@ pub(super) struct Healed {
 }
 
 /// How much text is used, where the user does not say otherwise: enough for the largest matrix.
-fn default_tokens(carrier: &Carrier) -> usize {
+fn default_tokens(carrier: Option<&Carrier>) -> usize {
+    let n_in = carrier.map_or(0, |carrier| carrier.n_in);
     // A part of the windows is not fitted to.
-    let wanted = carrier.n_in.saturating_mul(TOKENS_PER_UNKNOWN * 2);
+    let wanted = n_in.saturating_mul(TOKENS_PER_UNKNOWN * 2);
     wanted.next_multiple_of(DEFAULT_WINDOW).max(DEFAULT_TOKENS)
 }
 
@@ -53,12 +56,8 @@ pub(super) fn check(model: &Model<'_>, heal: &Heal, calibration: &Calibration) -
         return Ok(());
     }
     llama::check_ends(model)?;
-    let carrier = Carrier::largest(model).context("cannot be healed")?;
-    ensure!(
-        model.n_blocks() == model.n_trunk_blocks(),
-        "cannot be healed: it has blocks behind those that pass the stream on, which are not evaluated one by one"
-    );
-    if let HealType::To(tensor_type) = heal.heal_type {
+    let carrier = Repairs::of(model, heal.how)?.carrier;
+    if let (HealType::To(tensor_type), Some(carrier)) = (heal.heal_type, carrier) {
         ensure!(
             tensor_type.row_bytes(carrier.n_in as u64).is_some(),
             "--heal-type {tensor_type}: rows of 'ffn_down' have {} weights, which are not whole quantisation blocks of {}",
@@ -69,11 +68,11 @@ pub(super) fn check(model: &Model<'_>, heal: &Heal, calibration: &Calibration) -
     if heal.how == HealArg::Block {
         attention::check_model(model).context("cannot be healed by a block without attention")?;
     }
-    let Some(max) = heal.max_memory else {
+    let (Some(max), Some(carrier)) = (heal.max_memory, carrier) else {
         return Ok(());
     };
     let n_tokens = match heal.tokens_are_default {
-        true => default_tokens(&carrier),
+        true => default_tokens(Some(&carrier)),
         false => calibration.tokens,
     };
     // Both folds, their sum, and a factor of it.
@@ -116,10 +115,11 @@ pub(super) fn heal(
         Objective::Ppl => Objective::Ppl,
         Objective::Kl | Objective::Task | Objective::Draft => Objective::Kl,
     };
-    let carrier = Carrier::largest(model).with_context(at_path)?;
+    let repairs = Repairs::of(model, heal.how).with_context(at_path)?;
+    let carrier = repairs.carrier;
     let mut calibration = calibration.clone();
     if heal.tokens_are_default {
-        calibration.tokens = default_tokens(&carrier).max(calibration.window);
+        calibration.tokens = default_tokens(carrier.as_ref()).max(calibration.window);
     }
     let (engine, set) = load_and_cut(path, &calibration, printing, None)?;
     ensure!(
@@ -131,7 +131,8 @@ pub(super) fn heal(
     let start = Instant::now();
     let windows: Vec<&[Token]> = set.windows().collect();
     let split = Split::of(&windows, set.texts());
-    let (warnings, is_hopeless) = warnings(&split, &carrier);
+    let (mut warnings, is_hopeless) = warnings(&split, carrier.as_ref());
+    warnings.extend(repairs.left_out);
     if !printing.quiet {
         for warning in &warnings {
             eprintln!("gguf-shorten: warning: {warning}");
@@ -139,15 +140,15 @@ pub(super) fn heal(
     }
     let mut tried = Vec::new();
     if !is_hopeless {
-        let mut healer = Healer::new(
-            model,
-            constraints,
-            &engine,
-            windows.clone(),
-            &split,
-            calibration.threads,
-        )
-        .with_context(at_path)?;
+        // To scale writers, blocks need not be evaluated one by one.
+        let make = match (repairs.fits, repairs.post_norms) {
+            (true, false) => Healer::new,
+            (true, true) => Healer::of_blocks,
+            (false, _) => Healer::of_whole_models,
+        };
+        let n_threads = calibration.threads;
+        let mut healer =
+            make(model, constraints, &engine, windows, &split, n_threads).with_context(at_path)?;
         let none = Candidate {
             removed: removed.clone(),
             attention: attention.cloned(),
@@ -155,10 +156,18 @@ pub(super) fn heal(
             fitted: Vec::new(),
         };
         let loss = healer.loss(&none, &split.judge).with_context(at_path)?;
-        tried.push(Tried::new("none", None, Some((none, loss))));
-        for (method, variant, request) in requests(heal, attention::check_model(model).is_ok()) {
-            let candidate = healer
-                .fit(removed, attention, request)
+        tried.push(Tried::new("none", None, Some((none.clone(), loss))));
+        let requests = match (repairs.fits, repairs.post_norms) {
+            (true, true) => norm_requests(heal),
+            (true, false) => requests(heal, attention::check_model(model).is_ok()),
+            (false, _) => Vec::new(),
+        };
+        for (method, variant, request) in requests {
+            let candidate = match repairs.post_norms {
+                true => healer.fit_norms(removed, request, variant.contains(UNDER)),
+                false => healer.fit(removed, attention, request),
+            };
+            let candidate = candidate
                 .with_context(|| format!("healing by {method}"))
                 .with_context(at_path)?;
             let measured = match candidate {
@@ -172,14 +181,56 @@ pub(super) fn heal(
             };
             tried.push(Tried::new(method, Some(variant), measured));
         }
+        if let Some(writers) = &repairs.writers {
+            let room = heal.max_memory.map_or(LOGITS_BYTES, |max| {
+                // The streams of all windows are kept by what was fitted before.
+                let streams = (calibration.tokens as u64)
+                    .saturating_mul(engine.n_embd() as u64)
+                    .saturating_mul(4);
+                max.saturating_sub(streams).min(LOGITS_BYTES)
+            });
+            // Of the model as it is, and of the best that was fitted.
+            let mut bases = vec![("scale", none)];
+            if let Some(i) = best_of(&tried, objective).filter(|&i| i > 0)
+                && let Some((candidate, _)) = &tried[i].measured
+            {
+                let method = match tried[i].method {
+                    "block" => "block+scale",
+                    _ => "linear+scale",
+                };
+                bases.push((method, candidate.clone()));
+            }
+            for (method, base) in bases {
+                let scaling = healer
+                    .scale(writers, &base, objective, room)
+                    .and_then(|scaling| {
+                        let Some(scaling) = scaling else {
+                            return Ok(None);
+                        };
+                        let loss = healer.loss(&scaling.candidate, &split.judge)?;
+                        Ok(Some((scaling, loss)))
+                    })
+                    .with_context(|| format!("healing by {method}"))
+                    .with_context(at_path)?;
+                let variant = scaling.as_ref().map(|(scaling, _)| scaling.to_string());
+                if let Some((scaling, _)) = &scaling
+                    && !scaling.requantized.is_empty()
+                {
+                    let warning = format!(
+                        "{method}: rounded again, since no scale can carry the factor: {}",
+                        scaling.requantized.join(", ")
+                    );
+                    if !printing.quiet {
+                        eprintln!("gguf-shorten: warning: {warning}");
+                    }
+                    warnings.push(warning);
+                }
+                let measured = scaling.map(|(scaling, loss)| (scaling.candidate, loss));
+                tried.push(Tried::new(method, variant, measured));
+            }
+        }
     }
-    let best = tried
-        .iter()
-        .enumerate()
-        .filter_map(|(i, tried)| Some((i, tried.measured.as_ref()?.1.mean(objective))))
-        .filter(|(_, loss)| loss.is_finite())
-        .min_by(|(_, a), (_, b)| a.total_cmp(b))
-        .map(|(i, _)| i);
+    let best = best_of(&tried, objective);
     Ok(kept(
         model, removed, attention, heal, objective, &split, tried, best, warnings, start,
     ))
@@ -207,6 +258,38 @@ impl Tried {
     }
 }
 
+/// The number of what has the least loss, of equals the first.
+fn best_of(tried: &[Tried], objective: Objective) -> Option<usize> {
+    let measured = tried.iter().enumerate();
+    measured
+        .filter_map(|(i, tried)| Some((i, tried.measured.as_ref()?.1.mean(objective))))
+        .filter(|(_, loss)| loss.is_finite())
+        .min_by(|(_, a), (_, b)| a.total_cmp(b))
+        .map(|(i, _)| i)
+}
+
+/// How a variant with the matrices under norms is called.
+const UNDER: &str = "ffn_down";
+
+/// What is tried of a model whose branches pass norms before they are added, each with its name.
+fn norm_requests(heal: &Heal) -> Vec<(&'static str, String, Request)> {
+    let mut requests = Vec::new();
+    for weighting in [Weighting::Plain, Weighting::Direction] {
+        for (extent, name) in [(Extent::Cuts, "cuts"), (Extent::Onward, "onward")] {
+            for what in ["norms", "norms and ffn_down"] {
+                let request = Request {
+                    weighting,
+                    extent,
+                    with_block: false,
+                    heal_type: heal.heal_type,
+                };
+                requests.push(("linear", format!("{weighting}, {name}, {what}"), request));
+            }
+        }
+    }
+    requests
+}
+
 /// What is tried, each with its name.
 fn requests(heal: &Heal, may_block: bool) -> Vec<(&'static str, String, Request)> {
     let mut requests = Vec::new();
@@ -214,7 +297,7 @@ fn requests(heal: &Heal, may_block: bool) -> Vec<(&'static str, String, Request)
         for extent in [Extent::Cuts, Extent::Onward] {
             for with_block in [false, true] {
                 let wanted = match heal.how {
-                    HealArg::None => false,
+                    HealArg::None | HealArg::Scale => false,
                     HealArg::Linear => !with_block,
                     HealArg::Block => with_block,
                     HealArg::Auto => !with_block || may_block,
@@ -240,7 +323,8 @@ fn requests(heal: &Heal, may_block: bool) -> Vec<(&'static str, String, Request)
 }
 
 /// What speaks against trusting a fit to these windows, and whether none is to be tried.
-fn warnings(split: &Split, carrier: &Carrier) -> (Vec<String>, bool) {
+fn warnings(split: &Split, carrier: Option<&Carrier>) -> (Vec<String>, bool) {
+    let n_in = carrier.map_or(1, |carrier| carrier.n_in);
     let mut warnings = Vec::new();
     if split.n_repeated > 0 {
         warnings.push(format!(
@@ -260,16 +344,16 @@ fn warnings(split: &Split, carrier: &Carrier) -> (Vec<String>, bool) {
             "the text repeats itself: only {} of {} tokens follow others than before",
             split.n_distinct, split.n_tokens
         ));
-        if split.n_distinct < carrier.n_in {
+        if split.n_distinct < n_in {
             warnings.push("a fit to it would mean nothing, so nothing is healed".to_owned());
             return (warnings, true);
         }
     }
-    let wanted = carrier.n_in * TOKENS_PER_UNKNOWN;
+    let wanted = n_in * TOKENS_PER_UNKNOWN;
     if split.n_distinct.min(split.n_tokens) < wanted {
         warnings.push(format!(
             "{} tokens to fit {} unknowns of each output; {wanted} or more are advised",
-            split.n_tokens, carrier.n_in
+            split.n_tokens, n_in
         ));
     }
     (warnings, false)

@@ -25,6 +25,8 @@ mod measured;
 
 pub mod report;
 
+mod repairs;
+
 mod resume;
 
 mod runs;

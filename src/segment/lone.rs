@@ -1,14 +1,15 @@
 //! One block of a model, perhaps with other weights, evaluated on its own.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 
 use anyhow::{Context as _, Result};
 use ggml::{Context, ThreadPool};
 
 use super::memory::MemoryFile;
-use super::plan::{Head, SegmentPlan};
+use super::plan::{Head, SCALES_INPUT, SegmentPlan};
 use crate::arch::Stream;
-use crate::llama::{evaluate_block_reading, evaluate_segment};
+use crate::llama::{Halves, evaluate_block_reading, evaluate_halves, evaluate_segment};
 use crate::model::{BlockId, Model};
 use crate::plan::{ChangedTensors, Constraints};
 
@@ -20,6 +21,8 @@ pub struct Lone {
     n_blocks: usize,
     n_embd: usize,
     prefix: &'static str,
+    /// By what a hidden state is multiplied before the block gets it.
+    input_scale: Option<f32>,
 }
 
 impl Lone {
@@ -40,14 +43,26 @@ impl Lone {
             .with_context(at_block)?;
         let file = MemoryFile::write(model, &plan, changed)?;
         let loaded = file.load().with_context(at_block)?;
+        let n_embd = loaded.n_embd();
+        #[expect(clippy::cast_precision_loss, reason = "a width stays far below 2^24")]
+        let input_scale = (n_embd as f32).sqrt().recip();
         Ok(Self {
             block,
-            n_embd: loaded.n_embd(),
+            n_embd,
+            input_scale: SCALES_INPUT
+                .contains(&constraints.rules.name)
+                .then_some(input_scale),
             context: Context::of_shared(&Rc::new(loaded), window, window, threads)?,
             stream: constraints.rules.stream,
             n_blocks: plan.n_blocks,
             prefix: model.block_prefix(),
         })
+    }
+
+    /// Width of the stream, in elements.
+    #[must_use]
+    pub fn n_embd(&self) -> usize {
+        self.n_embd
     }
 
     /// The hidden state behind the block, for the one before it; both `[n_tokens, n_embd]`.
@@ -56,8 +71,28 @@ impl Lone {
     /// llama.cpp's.
     pub fn run(&mut self, state: &[f32]) -> Result<Vec<f32>> {
         let (stream, n_blocks, n_embd) = (self.stream, self.n_blocks, self.n_embd);
+        let state = &self.given(state);
         evaluate_segment(&mut self.context, stream, n_blocks, 1, n_embd, state)
             .with_context(|| format!("block {} as a model of its own", self.block))
+    }
+
+    /// The hidden state between the halves of the block, and the one behind it, for the one before it.
+    ///
+    /// # Errors
+    /// llama.cpp's; a block without halves.
+    pub fn run_halves(&mut self, state: &[f32], halves: &Halves) -> Result<(Vec<f32>, Vec<f32>)> {
+        let course = (self.stream, self.n_blocks, self.n_embd);
+        let state = &self.given(state);
+        evaluate_halves(&mut self.context, course, state, halves)
+            .with_context(|| format!("block {} as a model of its own", self.block))
+    }
+
+    /// What llama.cpp gets for this hidden state.
+    fn given<'s>(&self, state: &'s [f32]) -> Cow<'s, [f32]> {
+        match self.input_scale {
+            Some(scale) => state.iter().map(|x| x * scale).collect(),
+            None => Cow::Borrowed(state),
+        }
     }
 
     /// As [`Lone::run`]; `read` becomes what the block's matrix `rest` multiplies, `[n_tokens, n_in]`.
@@ -70,6 +105,7 @@ impl Lone {
         rest: &str,
         read: &mut Vec<f32>,
     ) -> Result<Vec<f32>> {
+        let state = &self.given(state);
         evaluate_block_reading(
             &mut self.context,
             self.stream,

@@ -7,7 +7,7 @@
 //! other weights.
 //!
 //! In reading order: `plan` says what a segment's file holds, `memory` writes it, `contexts` says what is kept ready, [`chain`]
-//! evaluates, [`whole`] is the fall-back, [`lone`] is a single block.
+//! evaluates, [`whole`] is the fall-back, [`lone`] is a single block, [`tail`] are the last ones.
 
 mod plan;
 
@@ -21,6 +21,8 @@ pub mod whole;
 
 pub mod lone;
 
+pub mod tail;
+
 use anyhow::Result;
 
 use crate::hidden_state::Token;
@@ -28,7 +30,8 @@ use crate::model::BlockId;
 
 pub use chain::Chain;
 pub use lone::Lone;
-pub use plan::CHAINED;
+pub use plan::{CHAINED, SCALES_INPUT};
+pub use tail::Tail;
 pub use whole::Whole;
 
 /// What a set gives on a window, beside its parent.

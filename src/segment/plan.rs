@@ -220,6 +220,10 @@ pub const CHAINED: &[&str] = &[
     "xverse",
 ];
 
+/// Architectures whose graph multiplies what enters block 0 by the root of its width, hidden states as well (`gemma2.cpp`): given
+/// a hidden state over that root, a block computes what it does inside of the model, up to rounding.
+pub const SCALES_INPUT: &[&str] = &["gemma2"];
+
 /// Tensors whose last dimension is the vocabulary's.
 pub(super) const VOCABULARY: &[&str] = &["token_embd.weight", "output.weight", "output.bias"];
 

@@ -21,6 +21,7 @@ mod portable;
 mod prediction;
 mod random_model;
 mod recoded;
+mod scaled;
 mod segments;
 mod shared;
 mod split_output;
