@@ -186,12 +186,8 @@ fn weights(path: &Path, name: &str) -> Vec<f32> {
 fn what_is_written_behind_a_cut_is_divided_by_the_number_that_is_said() {
     // The weights are so small that a scale of Q4_K would have but three bits.
     const Q8_0: u32 = 7;
-    for (architecture, quantized) in [
-        ("llama", false),
-        ("llama", true),
-        ("gpt2", false),
-        ("gemma3", false),
-    ] {
+    let architecture = "llama";
+    for quantized in [false, true] {
         let dir = tempfile::tempdir().unwrap();
         let [plain, parent] = ["plain.gguf", "m.gguf"].map(|name| dir.path().join(name));
         let spec = byte_model(architecture, 8);
@@ -222,10 +218,7 @@ fn what_is_written_behind_a_cut_is_divided_by_the_number_that_is_said() {
             let name = tensor["name"].as_str().unwrap();
             let (block, rest) = name.strip_prefix("blk.").unwrap().split_once('.').unwrap();
             let block: usize = block.parse().unwrap();
-            let known = match architecture {
-                "gemma3" => ["post_attention_norm.", "post_ffw_norm."],
-                _ => ["attn_output.", "ffn_down."],
-            };
+            let known = ["attn_output.", "ffn_down."];
             assert!(known.iter().any(|known| rest.starts_with(known)), "{name}");
             blocks.push(block);
             assert_eq!(tensor["bytes_added"], 0);
