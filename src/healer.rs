@@ -10,6 +10,10 @@
 //! A block is loaded once for all windows, as a model of its own. In memory are the streams of all windows, twice or three
 //! times, and the normal equations of one matrix.
 
+pub mod scaling;
+
+pub mod norms;
+
 pub mod stepwise;
 
 use std::collections::BTreeSet;
@@ -37,6 +41,8 @@ use crate::quality::scored;
 use crate::search::Loss;
 use crate::segment::memory::MemoryFile;
 use crate::segment::{Lone, Tail, check_alone};
+
+pub use scaling::Scaling;
 
 /// What refitted weights are rounded to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

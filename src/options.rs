@@ -145,7 +145,10 @@ impl FromStr for ByteSize {
 pub enum HealArg {
     /// Nothing: the output computes exactly the input without the removed blocks
     None,
-    /// Feed-forward matrices before each cut, and behind it as long as that helps, refitted by least squares
+    /// The stream behind each cut multiplied by a number, through scales alone: what blocks add to it is divided by that
+    Scale,
+    /// Feed-forward matrices before each cut, and behind it as long as that helps, refitted by least squares; the norms behind
+    /// them, where there are such
     Linear,
     /// Of each run of removed blocks one stays as its feed-forward network alone, refitted (dense llama, written as deci)
     Block,
@@ -157,6 +160,7 @@ impl fmt::Display for HealArg {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::None => "none",
+            Self::Scale => "scale",
             Self::Linear => "linear",
             Self::Block => "block",
             Self::Auto => "auto",
@@ -201,6 +205,11 @@ impl Heal {
         if args.heal == HealArg::None && (args.heal_type.is_some() || args.max_memory.is_some()) {
             bail!(Usage(
                 "--heal-type and --max-memory need --heal linear, block or auto".to_owned()
+            ));
+        }
+        if args.heal == HealArg::Scale && args.heal_type.is_some() {
+            bail!(Usage(
+                "--heal-type needs --heal linear, block or auto".to_owned()
             ));
         }
         Ok(Self {

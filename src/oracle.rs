@@ -35,7 +35,7 @@ pub const DEFAULT_TOKENS: usize = 700;
 const PAST_WINDOW: usize = 128;
 
 /// What the names of a block's output projections begin with, behind `blk.<i>.`: weights, scales and biases.
-const WRITERS: &[&str] = &[
+pub(crate) const WRITERS: &[&str] = &[
     "attn_output.",
     "attn_o.",
     "ffn_down.",
@@ -58,7 +58,7 @@ const SCALE: &str = "layer_output_scale.";
 
 /// Architectures whose stream passes more than sums, so that a zeroed block is not the identity: hyper-connections,
 /// alternating updates, and a lightning attention that scales the stream.
-const NOT_SUMS: &[&str] = &[
+pub(crate) const NOT_SUMS: &[&str] = &[
     "deepseek4",
     "hy_v4",
     "glm5-next",

@@ -6,19 +6,22 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 
 use super::load_and_cut;
+use super::repairs::Repairs;
 use crate::calibration::{DEFAULT_TOKENS, DEFAULT_WINDOW};
 use crate::heal::Weighting;
 use crate::heal::carrier::Carrier;
 use crate::heal::normal::NormalEquations;
 use crate::heal::split::{MIN_WINDOWS, Split};
+use crate::heal::writers::Writers;
+use crate::healer::scaling::LOGITS_BYTES;
 use crate::healer::stepwise::{Order, PATIENCE};
-use crate::healer::{Candidate, HealType, Healer};
+use crate::healer::{Candidate, Extent, HealType, Healer, Request};
 use crate::hidden_state::Token;
 use crate::input::Input;
 use crate::llama;
 use crate::model::{BlockId, Model};
 use crate::options::{Calibration, Heal, HealArg, Printing};
-use crate::plan::{AttentionCut, Constraints, Healing, attention};
+use crate::plan::{AttentionCut, ChangedTensors, Constraints, Healing, attention};
 use crate::progress::{self, Unit};
 use crate::quality::MIN_WINDOW;
 use crate::report::HealReport;
@@ -42,9 +45,10 @@ pub(super) struct Healed {
 }
 
 /// How much text is used, where the user does not say otherwise: enough for the largest matrix.
-fn default_tokens(carrier: &Carrier) -> usize {
+fn default_tokens(carrier: Option<&Carrier>) -> usize {
+    let n_in = carrier.map_or(0, |carrier| carrier.n_in);
     // A part of the windows is not fitted to.
-    let wanted = carrier.n_in.saturating_mul(TOKENS_PER_UNKNOWN * 2);
+    let wanted = n_in.saturating_mul(TOKENS_PER_UNKNOWN * 2);
     wanted.next_multiple_of(DEFAULT_WINDOW).max(DEFAULT_TOKENS)
 }
 
@@ -54,9 +58,9 @@ fn streams_bytes(carrier: &Carrier) -> u64 {
 }
 
 /// As [`default_tokens`], or as many as the memory that may be taken has room for, in windows of `window`.
-fn wanted_tokens(carrier: &Carrier, heal: &Heal, window: usize) -> usize {
+fn wanted_tokens(carrier: Option<&Carrier>, heal: &Heal, window: usize) -> usize {
     let wanted = default_tokens(carrier).max(window);
-    let Some(max) = heal.max_memory else {
+    let (Some(max), Some(carrier)) = (heal.max_memory, carrier) else {
         return wanted;
     };
     let room = max.saturating_sub(sums_bytes(carrier, 1)) / streams_bytes(carrier).max(1);
@@ -76,12 +80,8 @@ pub(super) fn check(model: &Model<'_>, heal: &Heal, calibration: &Calibration) -
         return Ok(());
     }
     llama::check_ends(model)?;
-    let carrier = Carrier::largest(model).context("cannot be healed")?;
-    ensure!(
-        model.n_blocks() == model.n_trunk_blocks(),
-        "cannot be healed: it has blocks behind those that pass the stream on, which are not evaluated one by one"
-    );
-    if let HealType::To(tensor_type) = heal.heal_type {
+    let carrier = Repairs::of(model, heal.how)?.carrier;
+    if let (HealType::To(tensor_type), Some(carrier)) = (heal.heal_type, carrier) {
         ensure!(
             tensor_type.row_bytes(carrier.n_in as u64).is_some(),
             "--heal-type {tensor_type}: rows of 'ffn_down' have {} weights, which are not whole quantisation blocks of {}",
@@ -92,11 +92,11 @@ pub(super) fn check(model: &Model<'_>, heal: &Heal, calibration: &Calibration) -
     if heal.how == HealArg::Block {
         attention::check_model(model).context("cannot be healed by a block without attention")?;
     }
-    let Some(max) = heal.max_memory else {
+    let (Some(max), Some(carrier)) = (heal.max_memory, carrier) else {
         return Ok(());
     };
     let n_tokens = match heal.tokens_are_default {
-        true => wanted_tokens(&carrier, heal, calibration.window),
+        true => wanted_tokens(Some(&carrier), heal, calibration.window),
         false => calibration.tokens,
     };
     let sums = sums_bytes(&carrier, 1);
@@ -135,10 +135,11 @@ pub(super) fn heal(
         Objective::Ppl => Objective::Ppl,
         Objective::Kl | Objective::Task | Objective::Draft => Objective::Kl,
     };
-    let carrier = Carrier::largest(model).with_context(at_path)?;
+    let repairs = Repairs::of(model, heal.how).with_context(at_path)?;
+    let carrier = repairs.carrier;
     let mut calibration = calibration.clone();
     if heal.tokens_are_default {
-        calibration.tokens = wanted_tokens(&carrier, heal, calibration.window);
+        calibration.tokens = wanted_tokens(carrier.as_ref(), heal, calibration.window);
     }
     let (engine, set) = load_and_cut(input, &calibration, printing, None)?;
     ensure!(
@@ -150,7 +151,7 @@ pub(super) fn heal(
     let start = Instant::now();
     let windows: Vec<&[Token]> = set.windows().collect();
     let split = Split::of(&windows, set.texts());
-    let (warnings, is_hopeless) = warnings(&split, &carrier);
+    let (mut warnings, is_hopeless) = warnings(&split, carrier.as_ref());
     if !printing.quiet {
         for warning in &warnings {
             eprintln!("gguf-shorten: warning: {warning}");
@@ -169,8 +170,13 @@ pub(super) fn heal(
                 _ => format!("healing: {what}, window {}/{n_windows}", n_done + 1),
             });
         };
-        let orders = |may_block| orders(heal, objective, &carrier, set.n_tokens(), may_block);
-        let result = Healer::new(
+        // To scale writers, blocks need not be evaluated one by one.
+        let make = match (repairs.fits, repairs.post_norms) {
+            (true, false) => Healer::new,
+            (true, true) => Healer::of_blocks,
+            (false, _) => Healer::of_whole_models,
+        };
+        let result = make(
             model,
             constraints,
             &engine,
@@ -180,27 +186,48 @@ pub(super) fn heal(
         )
         .and_then(|healer| {
             let mut healer = healer.with_progress(Box::new(tell));
-            if attention.is_none() && shortlist.len() > 1 {
-                all.choose(&mut healer, shortlist, &orders(false))?;
+            match carrier {
+                Some(carrier) if repairs.fits && !repairs.post_norms => {
+                    let orders =
+                        |may_block| orders(heal, objective, &carrier, set.n_tokens(), may_block);
+                    if attention.is_none() && shortlist.len() > 1 {
+                        all.choose(&mut healer, shortlist, &orders(false))?;
+                    }
+                    let may_block = attention::check_model(model).is_ok();
+                    all.try_all(&mut healer, attention, &orders(may_block))?;
+                }
+                _ => all.try_none(&healer, attention, &split)?,
             }
-            let may_block = attention::check_model(model).is_ok();
-            all.try_all(&mut healer, attention, &orders(may_block))
+            if repairs.fits && repairs.post_norms {
+                all.try_norms(&mut healer, heal, &split)?;
+            }
+            let Some(writers) = &repairs.writers else {
+                return Ok(Vec::new());
+            };
+            let room = heal.max_memory.map_or(LOGITS_BYTES, |max| {
+                // The streams of all windows are kept by what was fitted before.
+                let streams = (set.n_tokens() as u64)
+                    .saturating_mul(engine.n_embd() as u64)
+                    .saturating_mul(size_of::<f32>() as u64);
+                max.saturating_sub(streams).min(LOGITS_BYTES)
+            });
+            all.try_scales(&healer, writers, objective, room, &split)
         });
         bar.finish_and_clear();
-        result.with_context(at_path)?;
+        let n_before = warnings.len();
+        warnings.extend(result.with_context(at_path)?);
+        if !printing.quiet {
+            for warning in &warnings[n_before..] {
+                eprintln!("gguf-shorten: warning: {warning}");
+            }
+        }
     }
     let TriedAll {
         removed,
         shortlist,
         tried,
     } = all;
-    let best = tried
-        .iter()
-        .enumerate()
-        .filter_map(|(i, tried)| Some((i, tried.measured.as_ref()?.1.mean(objective))))
-        .filter(|(_, loss)| loss.is_finite())
-        .min_by(|(_, a), (_, b)| a.total_cmp(b))
-        .map(|(i, _)| i);
+    let best = best_of(&tried, objective);
     let mut healed = kept(
         model, &removed, attention, heal, objective, &split, tried, best, warnings, start,
     );
@@ -285,6 +312,97 @@ impl TriedAll {
         }
         Ok(())
     }
+
+    /// Measures what is chosen as it is, whole.
+    fn try_none(
+        &mut self,
+        healer: &Healer<'_, '_>,
+        attention: Option<&AttentionCut>,
+        split: &Split,
+    ) -> Result<()> {
+        let none = Candidate {
+            removed: self.removed.clone(),
+            attention: attention.cloned(),
+            tensors: ChangedTensors::new(),
+            fitted: Vec::new(),
+        };
+        let loss = healer.loss(&none, &split.judge)?;
+        self.tried
+            .push(Tried::new("none", None, Some((none, loss))));
+        Ok(())
+    }
+
+    /// Measures what is chosen with the norms behind its branches fitted.
+    fn try_norms(&mut self, healer: &mut Healer<'_, '_>, heal: &Heal, split: &Split) -> Result<()> {
+        for (method, variant, request) in norm_requests(heal) {
+            let candidate = healer
+                .fit_norms(&self.removed, request, variant.contains(UNDER))
+                .with_context(|| format!("healing by {method}"))?;
+            let measured = match candidate {
+                Some(candidate) => {
+                    let loss = healer.loss(&candidate, &split.judge)?;
+                    Some((candidate, loss))
+                }
+                None => None,
+            };
+            self.tried.push(Tried::new(method, Some(variant), measured));
+        }
+        Ok(())
+    }
+
+    /// Measures what is chosen with its writers scaled, as it is and on top of the best so far. Returns what is to be said.
+    fn try_scales(
+        &mut self,
+        healer: &Healer<'_, '_>,
+        writers: &Writers,
+        objective: Objective,
+        room: u64,
+        split: &Split,
+    ) -> Result<Vec<String>> {
+        let candidate_of = |tried: &Tried| {
+            let (candidate, _) = tried.measured.as_ref()?;
+            Some(candidate.clone())
+        };
+        let mut bases: Vec<(&'static str, Candidate)> = Vec::new();
+        bases.extend(
+            self.tried
+                .first()
+                .and_then(candidate_of)
+                .map(|none| ("scale", none)),
+        );
+        if let Some(best) = best_of(&self.tried, objective).filter(|&best| best > 0) {
+            let method = match self.tried[best].method {
+                "block" => "block+scale",
+                _ => "linear+scale",
+            };
+            bases.extend(candidate_of(&self.tried[best]).map(|candidate| (method, candidate)));
+        }
+        let mut said = Vec::new();
+        for (method, base) in bases {
+            let at_method = || format!("healing by {method}");
+            let scaling = healer
+                .scale(writers, &base, objective, room)
+                .with_context(at_method)?;
+            let Some(scaling) = scaling else {
+                self.tried.push(Tried::new(method, None, None));
+                continue;
+            };
+            let loss = healer
+                .loss(&scaling.candidate, &split.judge)
+                .with_context(at_method)?;
+            if !scaling.requantized.is_empty() {
+                said.push(format!(
+                    "{method}: rounded again, since no scale can carry the factor: {}",
+                    scaling.requantized.join(", ")
+                ));
+            }
+            let variant = scaling.to_string();
+            let measured = (scaling.candidate, loss);
+            self.tried
+                .push(Tried::new(method, Some(variant), Some(measured)));
+        }
+        Ok(said)
+    }
 }
 
 /// One thing that was tried.
@@ -309,6 +427,38 @@ impl Tried {
     }
 }
 
+/// The number of what has the least loss, of equals the first.
+fn best_of(tried: &[Tried], objective: Objective) -> Option<usize> {
+    let measured = tried.iter().enumerate();
+    measured
+        .filter_map(|(i, tried)| Some((i, tried.measured.as_ref()?.1.mean(objective))))
+        .filter(|(_, loss)| loss.is_finite())
+        .min_by(|(_, a), (_, b)| a.total_cmp(b))
+        .map(|(i, _)| i)
+}
+
+/// How a variant with the matrices under norms is called.
+const UNDER: &str = "ffn_down";
+
+/// What is tried of a model whose branches pass norms before they are added, each with its name.
+fn norm_requests(heal: &Heal) -> Vec<(&'static str, String, Request)> {
+    let mut requests = Vec::new();
+    for weighting in [Weighting::Plain, Weighting::Direction] {
+        for (extent, name) in [(Extent::Cuts, "cuts"), (Extent::Onward, "onward")] {
+            for what in ["norms", "norms and ffn_down"] {
+                let request = Request {
+                    weighting,
+                    extent,
+                    with_block: false,
+                    heal_type: heal.heal_type,
+                };
+                requests.push(("linear", format!("{weighting}, {name}, {what}"), request));
+            }
+        }
+    }
+    requests
+}
+
 /// What is tried, each with its name.
 fn orders(
     heal: &Heal,
@@ -318,7 +468,7 @@ fn orders(
     may_block: bool,
 ) -> Vec<(&'static str, Order)> {
     let methods: &[(&str, bool)] = match heal.how {
-        HealArg::None => &[],
+        HealArg::None | HealArg::Scale => &[],
         HealArg::Linear => &[("linear", false)],
         HealArg::Block => &[("block", true)],
         HealArg::Auto if may_block => &[("linear", false), ("block", true)],
@@ -352,7 +502,8 @@ fn sums_bytes(carrier: &Carrier, n_weightings: usize) -> u64 {
 }
 
 /// What speaks against trusting a fit to these windows, and whether none is to be tried.
-fn warnings(split: &Split, carrier: &Carrier) -> (Vec<String>, bool) {
+fn warnings(split: &Split, carrier: Option<&Carrier>) -> (Vec<String>, bool) {
+    let n_in = carrier.map_or(1, |carrier| carrier.n_in);
     let mut warnings = Vec::new();
     if split.n_repeated > 0 {
         warnings.push(format!(
@@ -372,16 +523,16 @@ fn warnings(split: &Split, carrier: &Carrier) -> (Vec<String>, bool) {
             "the text repeats itself: only {} of {} tokens follow others than before",
             split.n_distinct, split.n_tokens
         ));
-        if split.n_distinct < carrier.n_in {
+        if split.n_distinct < n_in {
             warnings.push("a fit to it would mean nothing, so nothing is healed".to_owned());
             return (warnings, true);
         }
     }
-    let wanted = carrier.n_in * TOKENS_PER_UNKNOWN;
+    let wanted = n_in * TOKENS_PER_UNKNOWN;
     if split.n_distinct.min(split.n_tokens) < wanted {
         warnings.push(format!(
             "{} tokens to fit {} unknowns of each output; {wanted} or more are advised",
-            split.n_tokens, carrier.n_in
+            split.n_tokens, n_in
         ));
     }
     (warnings, false)
@@ -527,7 +678,7 @@ mod tests {
             max_memory,
             tokens_are_default: true,
         };
-        let tokens = |max_memory| wanted_tokens(&carrier, &heal(max_memory), 512);
+        let tokens = |max_memory| wanted_tokens(Some(&carrier), &heal(max_memory), 512);
         assert_eq!(tokens(None), 16 * 11_008);
         assert_eq!(tokens(Some(1 << 40)), 16 * 11_008);
         let sums = 4 * 8 * 11_008 * (11_008 + 4096);

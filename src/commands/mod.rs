@@ -31,6 +31,8 @@ pub(crate) mod ollama;
 
 pub mod report;
 
+mod repairs;
+
 mod resume;
 
 mod runs;

@@ -8,6 +8,10 @@
 //!
 //! In reading order: [`carrier`] is such a matrix, [`split`] says what each window is for, [`normal`] keeps the sums over tokens, [`ridge`] solves,
 //! [`rounding`] rounds.
+//! Where a norm stands between that matrix and the stream, [`channels`] fits the weights of the norm.
+//!
+//! A cut also leaves the stream shorter than the blocks behind it expect: [`scale`] multiplies a tensor by its scales alone,
+//! [`writers`] are the tensors that write to the stream, [`magnitude`] finds the number that they are divided by.
 
 pub mod carrier;
 
@@ -20,6 +24,12 @@ pub mod ridge;
 pub mod rounding;
 
 pub mod scale;
+
+pub mod writers;
+
+pub mod magnitude;
+
+pub mod channels;
 
 use std::fmt;
 

@@ -139,9 +139,14 @@ impl Claim {
         let attention = self.attention.as_ref().map(|cut| cut.method.as_str());
         let attention = attention.filter(is_unknown);
         let heal = self.heal.as_deref();
-        let is_unknown_heal = |word: &&str| match HealArg::from_str(word, false) {
-            Err(_) | Ok(HealArg::Auto) => true,
-            Ok(how) => (how == HealArg::None) != self.healed.is_none(),
+        let is_healed = self.healed.is_some();
+        let is_unknown_heal = |words: &&str| match *words {
+            "none" => is_healed,
+            "linear+scale" | "block+scale" => !is_healed,
+            word => {
+                let how = HealArg::from_str(word, false);
+                !is_healed || matches!(how, Err(_) | Ok(HealArg::Auto | HealArg::None))
+            }
         };
         let heal = heal.filter(is_unknown_heal);
         for (key, word) in [

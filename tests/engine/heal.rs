@@ -432,13 +432,18 @@ fn what_cannot_be_healed_is_refused_before_calibration() {
     let cases = [
         (
             "gemma2",
-            "linear",
+            "block",
             "a norm stands between its 'ffn_down' and the stream",
+        ),
+        (
+            "gemma",
+            "linear",
+            "blocks of 'gemma' are not evaluated one by one",
         ),
         ("qwen2moe", "linear", "its feed-forward network has experts"),
         (
             "granite",
-            "auto",
+            "linear",
             "in 'granite' what a block writes is multiplied by a factor",
         ),
         ("mamba", "linear", "it has no 'ffn_down.weight'"),

@@ -22,6 +22,7 @@ mod portable;
 mod prediction;
 mod random_model;
 mod recoded;
+mod scaled;
 mod score_cache;
 mod segments;
 mod shared;

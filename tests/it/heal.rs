@@ -24,6 +24,10 @@ fn arguments_that_do_not_fit_together_are_refused() {
             "--heal-type and --max-memory need --heal linear, block or auto",
         ),
         (
+            "--heal scale --heal-type Q8_0",
+            "--heal-type needs --heal linear, block or auto",
+        ),
+        (
             "--heal linear --window 2",
             "--window 2 leaves no token to score, expected 3 or more",
         ),
@@ -61,6 +65,17 @@ fn what_cannot_be_healed_is_said_before_anything_is_measured() {
         Make::new("llama", 3),
         "--heal linear",
         "cannot be healed: tensor 'blk.0.ffn_down.weight' cannot make up for removed blocks: weights of type I8 cannot be made",
+    );
+    refused(
+        Make::new("llama", 3),
+        "--heal scale",
+        "cannot be healed: writers of 'llama' cannot be scaled: tensor 'blk.0.ffn_down.weight' is I8, and it has no scales",
+    );
+    refused(
+        Make::new("olmo2", 3),
+        "--heal scale",
+        "cannot be healed: writers of 'olmo2' cannot be scaled: attention and feed-forward network read the stream without \
+         a norm (olmo2.cpp)",
     );
     let with = |rest: &str| {
         (0..3).fold(Make::new("llama", 3), |make, block| {
