@@ -152,6 +152,7 @@ pub(super) fn heal(
     let windows: Vec<&[Token]> = set.windows().collect();
     let split = Split::of(&windows, set.texts());
     let (mut warnings, is_hopeless) = warnings(&split, carrier.as_ref());
+    warnings.extend(repairs.left_out.iter().cloned());
     if !printing.quiet {
         for warning in &warnings {
             eprintln!("gguf-shorten: warning: {warning}");
