@@ -16,9 +16,9 @@
 //! that changed just before they were hashed are not remembered: a change within the same tick of the clock would not show. What
 //! is written never rests on this: the hash of the parent is computed anew while it is copied, and compared.
 
-use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
@@ -67,6 +67,8 @@ pub struct Key {
     pub window_is_default: bool,
     /// As in llama.cpp; null is its default.
     pub gpu_layers: Option<i32>,
+    /// Servers that evaluate, each of which may round in its own way.
+    pub rpc: String,
     /// What was scored.
     pub scored: Scored,
 }
@@ -153,8 +155,6 @@ pub struct Listed {
 pub struct Cache {
     folder: PathBuf,
     quiet: bool,
-    /// What is said is said once.
-    has_spoken: Cell<bool>,
 }
 
 impl Cache {
@@ -164,7 +164,6 @@ impl Cache {
         Some(Self {
             folder: cache_folder::folder().ok()?,
             quiet,
-            has_spoken: Cell::new(false),
         })
     }
 
@@ -337,8 +336,10 @@ impl Cache {
         }
     }
 
+    /// What is wrong with the cache is said once in a run.
     fn say(&self, what: &str) {
-        if !self.quiet && !self.has_spoken.replace(true) {
+        static HAS_SPOKEN: AtomicBool = AtomicBool::new(false);
+        if !self.quiet && !HAS_SPOKEN.swap(true, Ordering::Relaxed) {
             eprintln!(
                 "gguf-shorten: note: {}",
                 what.replace(char::is_control, " ")
@@ -565,7 +566,6 @@ mod tests {
         let cache = Cache {
             folder: dir.path().join("c"),
             quiet: true,
-            has_spoken: Cell::new(false),
         };
         (dir, cache)
     }
@@ -580,6 +580,7 @@ mod tests {
             window: 64,
             window_is_default: true,
             gpu_layers: None,
+            rpc: String::new(),
             scored,
         }
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use ggml::FileType;
+use ggml::rpc::Endpoints;
 
 use crate::batch::flags::Flags;
 use crate::batch::share::Task;
@@ -453,8 +454,8 @@ pub struct CompareArgs {
 /// Arguments of `batch`.
 #[derive(Debug, Args)]
 pub struct BatchArgs {
-    /// Models: files, folders with all folders in them, patterns such as 'models/**/*Q4*.gguf', lists of those (@FILE, one a
-    /// line)
+    /// Models: files, folders with all folders in them, patterns such as 'models/**/*Q4*.gguf', models of stores such as
+    /// ollama:NAME, lists of those (@FILE, one a line)
     #[arg(value_name = "PATH", required = true)]
     pub paths: Vec<PathBuf>,
 
@@ -549,6 +550,10 @@ pub struct TextArgs {
         allow_negative_numbers = true
     )]
     pub gpu_layers: Option<i32>,
+
+    /// Servers whose memory takes blocks too, as llama.cpp's rpc-server offers it; for models that this machine alone cannot hold
+    #[arg(long, value_name = "HOST:PORT,...")]
+    pub rpc: Option<Endpoints>,
 }
 
 /// How a model is calibrated.
@@ -584,6 +589,10 @@ pub struct CalibrationArgs {
         allow_negative_numbers = true
     )]
     pub gpu_layers: Option<i32>,
+
+    /// Servers whose memory takes blocks too, as llama.cpp's rpc-server offers it; for models that this machine alone cannot hold
+    #[arg(long, value_name = "HOST:PORT,...")]
+    pub rpc: Option<Endpoints>,
 
     /// Measure anew, and keep nothing in the cache of scores
     #[arg(long)]

@@ -17,26 +17,23 @@ use crate::recoded::Recoded;
 use crate::segment::memory::MemoryFile;
 
 /// Loads the model at `path`, which is `model`, to take scores from: [`Recoded`] where that gains time and the CPU
-/// evaluates all of it, else as it is. `gpu_layers` as in llama.cpp.
+/// evaluates all of it, else as it is, with `options`.
 ///
 /// # Errors
 /// llama.cpp's reason for not loading it.
 pub fn load_for_scores(
     model: &Model<'_>,
     path: &Path,
-    gpu_layers: Option<i32>,
+    options: ModelOptions,
 ) -> Result<ggml::Model> {
     let backend = Backend::init();
-    if gpu_layers == Some(0) || !backend.supports_gpu_offload() {
+    let has_gpu = options.rpc.is_some() || backend.supports_gpu_offload();
+    if options.gpu_layers == Some(0) || !has_gpu {
         // Whatever keeps it from being recoded, such as no room, does not keep it from being loaded.
         if let Ok(Some(engine)) = load_recoded(model) {
             return Ok(engine);
         }
     }
-    let options = ModelOptions {
-        gpu_layers,
-        ..ModelOptions::default()
-    };
     Ok(ggml::Model::load(backend, path, options)?)
 }
 

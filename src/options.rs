@@ -1,6 +1,7 @@
 //! Checked settings made from the arguments: values of flags, and every cross-check between flags.
 
 mod compare;
+mod rpc;
 mod score;
 
 use std::collections::BTreeSet;
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Result, bail};
+use ggml::rpc::Endpoints;
 
 use crate::calibration::{DEFAULT_TOKENS, DEFAULT_WINDOW, Source};
 use crate::cli::{CalibrationArgs, CommonArgs, EvalArgs, ShortenArgs, TextArgs, VerifyArgs};
@@ -296,6 +298,8 @@ pub struct Calibration {
     pub threads: usize,
     /// As in llama.cpp; `None` is its default.
     pub gpu_layers: Option<i32>,
+    /// Servers that evaluate blocks, too.
+    pub rpc: Endpoints,
     /// Whether scores may come from the cache, and go there.
     pub cache: bool,
 }
@@ -310,6 +314,7 @@ impl Default for Calibration {
             window_is_default: true,
             threads: default_threads(),
             gpu_layers: None,
+            rpc: Endpoints::default(),
             cache: false,
         }
     }
@@ -321,6 +326,9 @@ impl Calibration {
     /// # Errors
     /// [`Usage`] for numbers that do not fit together.
     pub fn new(args: &CalibrationArgs) -> Result<Self> {
+        if let Some(servers) = &args.rpc {
+            rpc::check(servers)?;
+        }
         let own = OwnText::find(&args.calibration)?;
         if own.is_none() && args.seed.is_some() {
             bail!(Usage("--seed needs --calibration self".to_owned()));
@@ -363,6 +371,7 @@ impl Calibration {
             window_is_default: args.window.is_none(),
             threads: args.threads.unwrap_or_else(default_threads),
             gpu_layers: args.gpu_layers,
+            rpc: args.rpc.clone().unwrap_or_default(),
             cache: !args.no_cache,
         })
     }
@@ -377,6 +386,7 @@ fn scored_text(args: &TextArgs) -> Result<Calibration> {
         window: args.window,
         threads: args.threads,
         gpu_layers: args.gpu_layers,
+        rpc: args.rpc.clone(),
         // What a model writes is kept; there are no scores.
         no_cache: false,
     })?;
@@ -594,7 +604,7 @@ impl Shorten {
             bail!(Usage("--output is needed".to_owned()));
         }
         check_tasks(args)?;
-        Ok(Self {
+        let options = Self {
             model,
             choice,
             drop_mtp: args.drop_mtp,
@@ -627,7 +637,9 @@ impl Shorten {
             dry_run: args.dry_run,
             calibration: Calibration::new(&args.calibration)?,
             printing: Printing::new(&args.common),
-        })
+        };
+        rpc::check_shorten(&options)?;
+        Ok(options)
     }
 }
 

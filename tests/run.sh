@@ -28,11 +28,12 @@ count() {
 }
 
 logged cargo cargo test --release --workspace --no-fail-fast
+logged rpc cargo test --release --features rpc --test engine --test it rpc
 logged real sh tests/real.sh
 logged slurm bash tests/slurm/test.sh
 
 passed=0 failed=0 skipped=0
-for name in cargo real slurm; do
+for name in cargo rpc real slurm; do
     n=$(count $name failed)
     # Also what ends without a count has failed: a compiler's error, a crash.
     [ "$(cat "$work/$name.status" 2>/dev/null)" = 0 ] || [ "$n" -gt 0 ] || n=1

@@ -33,6 +33,13 @@ pub enum Error {
         /// llama.cpp's reason.
         reason: String,
     },
+    /// A server that cannot evaluate anything.
+    Rpc {
+        /// Where it should be.
+        endpoint: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A path that cannot be passed to C.
     Path,
     /// A graph node whose values cannot be read as numbers.
@@ -59,6 +66,7 @@ impl fmt::Display for Error {
                 )
             }
             Self::Quantize { reason } => write!(f, "llama.cpp could not quantize: {reason}"),
+            Self::Rpc { endpoint, reason } => write!(f, "RPC server {endpoint}: {reason}"),
             Self::Path => f.write_str("the path has a NUL byte or is not valid text"),
             Self::Node { name, tensor_type } => write!(
                 f,

@@ -8,6 +8,7 @@
 //! - [`limits`]: limits that the system sets on this process.
 //! - [`log`]: what llama.cpp says, captured.
 //! - [`backend`]: the library, initialised once.
+//! - [`rpc`]: other machines that evaluate a part of a model.
 //! - [`model`]: a loaded model and its tokenizer.
 //! - [`vocabulary`]: the entries of its vocabulary, and what kind of model it is.
 //! - [`node`]: one node of a compute graph while it is evaluated.
@@ -32,6 +33,8 @@ pub mod limits;
 pub mod log;
 
 pub mod backend;
+
+pub mod rpc;
 
 pub mod model;
 

@@ -6,6 +6,7 @@ use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
 
+use crate::rpc::Servers;
 use crate::{Backend, Error, log};
 
 /// A token id of a model's vocabulary.
@@ -20,6 +21,8 @@ pub struct ModelOptions {
     pub vocab_only: bool,
     /// Read the weights into memory, so that the file is not needed any more.
     pub no_mmap: bool,
+    /// Servers to which weights go as to GPUs, before those of this machine.
+    pub rpc: Option<Servers>,
 }
 
 /// A model loaded by llama.cpp. Weights stay in the mapped file where its kernels can use them as they are.
@@ -53,9 +56,13 @@ impl Model {
         if options.no_mmap {
             params.load_mode = sys::LLAMA_LOAD_MODE_NONE;
         }
+        let mut devices = options.rpc.map(Servers::with_local);
+        if let Some(devices) = &mut devices {
+            params.devices = devices.as_mut_ptr();
+        }
         log::clear();
-        // SAFETY: the path is NUL-terminated and outlives the call; `params` is the library's default with two plain
-        // values changed. A failure is a null pointer, checked below.
+        // SAFETY: the path is NUL-terminated and outlives the call, as does the list of devices, which ends with a null pointer;
+        // `params` is else the library's default with plain values changed. A failure is a null pointer, checked below.
         let raw = unsafe { sys::llama_model_load_from_file(path.as_ptr(), params) };
         Self::from_raw(raw)
     }

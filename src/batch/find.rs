@@ -15,12 +15,15 @@ use crate::companion::Companion;
 use crate::error::Usage;
 use crate::gguf;
 use crate::part_name::Prefix;
+use crate::stores;
 
 /// The files of one model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
     /// Its file; of a split model, those parts that are there, in order.
     pub files: Vec<PathBuf>,
+    /// Its name in a store where files are not called by names.
+    pub name: Option<String>,
 }
 
 impl Source {
@@ -39,6 +42,7 @@ impl Source {
         let files = parts.filter(|files| !files.is_empty());
         Self {
             files: files.unwrap_or_else(|| vec![path]),
+            name: None,
         }
     }
 }
@@ -59,9 +63,9 @@ const N_FIRST: u64 = 64;
 const FIRST_BYTES: u64 = 1 << 20;
 const MAX_BYTES: u64 = 64 << 20;
 
-/// Finds all models of `paths`: a file; a folder, of which all files with the name of a GGUF are taken; a pattern such as
-/// `models/**/*Q4*.gguf`, where there is no such file; `@FILE`, a list with one of those a line. Of folders and patterns,
-/// files that are no models are left out, and those in `out_dir` that this program wrote.
+/// Finds all models of `paths`: a file; a model of a store ([`stores::locate`]); a folder, of which all files with the name of
+/// a GGUF are taken; a pattern such as `models/**/*Q4*.gguf`, where there is no such file; `@FILE`, a list with one of those a
+/// line. Of folders and patterns, files that are no models are left out, and those in `out_dir` that this program wrote.
 ///
 /// # Errors
 /// A path that is not there; a folder, pattern or list without a model.
@@ -114,6 +118,15 @@ impl Finder {
     }
 
     fn path(&mut self, path: &Path) -> Result<()> {
+        if stores::is_named(path) {
+            let found = stores::locate(path)?;
+            let source = Source {
+                name: found.ollama.map(|stored| stored.file_name()),
+                ..Source::of(found.path)
+            };
+            self.add(source);
+            return Ok(());
+        }
         let pattern = path.to_str().filter(|text| text.contains(['*', '?', '[']));
         match (std::fs::metadata(path), pattern) {
             (Ok(metadata), _) if metadata.is_dir() => self.folder(path),
@@ -218,8 +231,11 @@ impl Finder {
     }
 
     fn model(&mut self, path: PathBuf) {
+        self.add(Source::of(path));
+    }
+
+    fn add(&mut self, source: Source) {
         self.n_models += 1;
-        let source = Source::of(path);
         let path = source.path();
         let key = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         if self.seen.insert(key) {

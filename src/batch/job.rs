@@ -102,7 +102,7 @@ fn job(source: &Source, common: &Common<'_>) -> Result<(Job, Vec<usize>)> {
     }
     let name = match name {
         Some(name) => name,
-        None => name_of(model, &flags, common.suffix)?,
+        None => name_of(source, &flags, common.suffix)?,
     };
     let output = common.out_dir.join(&name);
     let options = check(&flags, &output, model)?;
@@ -141,10 +141,12 @@ fn evaluates(options: &Shorten) -> bool {
 }
 
 /// The name of the output: the model's with a suffix.
-fn name_of(model: &Path, flags: &Flags, suffix: Option<&str>) -> Result<String> {
-    let stem = match Prefix::of_part(model) {
-        Some((prefix, _)) => prefix.name().to_owned(),
-        None => match model.extension() {
+fn name_of(source: &Source, flags: &Flags, suffix: Option<&str>) -> Result<String> {
+    let model = source.path();
+    let stem = match (&source.name, Prefix::of_part(model)) {
+        (Some(name), _) => name.into(),
+        (None, Some((prefix, _))) => prefix.name().to_owned(),
+        (None, None) => match model.extension() {
             Some(extension) if extension.eq_ignore_ascii_case("gguf") => {
                 model.file_stem().unwrap_or_default().to_owned()
             }
@@ -215,7 +217,11 @@ mod tests {
     #[test]
     fn outputs_are_called_after_the_model_and_what_is_dropped() {
         let name = |model: &str, flags: &Flags, suffix| {
-            name_of(Path::new(model), flags, suffix).map_err(|error| error.to_string())
+            let source = Source {
+                files: vec![model.into()],
+                name: None,
+            };
+            name_of(&source, flags, suffix).map_err(|error| error.to_string())
         };
         for (model, drop, expected) in [
             ("d/m.Q4_1.gguf", "9", "m.Q4_1-drop9.gguf"),
@@ -237,6 +243,7 @@ mod tests {
     fn models_that_differ_in_capitals_alone_have_one_output() {
         let source = |name: &str| Source {
             files: vec![name.into()],
+            name: None,
         };
         let common = Common {
             flags: &flags("2"),

@@ -7,8 +7,8 @@ use std::rc::Rc;
 use anyhow::{Context, Result, bail};
 use ggml::{Backend, FileType, Mapping, ModelOptions};
 
-use super::eval::{load, model_options, parse};
-use super::note_layout;
+use super::eval::{load, parse};
+use super::{model_options, note_layout};
 use crate::commit;
 use crate::comparison::Kind;
 use crate::error::Hint;
@@ -201,7 +201,7 @@ impl<'a> Maker<'_, 'a> {
     pub(super) fn load(&self, ready: Ready<'a>) -> Result<Loaded> {
         let name = ready.name;
         let at_name = || name.display().to_string();
-        let options = model_options(&self.options.text);
+        let options = model_options(&self.options.text)?;
         let (engine, kept) = match ready.source {
             Source::File(input) => {
                 let engine = load(input.for_llama()?, &name, options)?;

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use ggml::{Backend, ModelOptions};
 
-use super::{arguments, check_json, cut, note_layout, print_json, to_stdout};
+use super::{arguments, check_json, cut, model_options, note_layout, print_json, to_stdout};
 use crate::calibration::{CalibrationSet, Source, Texts};
 use crate::commit;
 use crate::evaluator::{self, LlamaLogits, Speed, vocabulary_difference};
@@ -189,17 +189,9 @@ pub(super) fn read_tasks(
     Ok((path, tasks))
 }
 
-/// How `options` says that a model is loaded.
-pub(super) fn model_options(options: &Calibration) -> ModelOptions {
-    ModelOptions {
-        gpu_layers: options.gpu_layers,
-        ..ModelOptions::default()
-    }
-}
-
 /// Loads the model of `input`, as `options` say.
 pub(super) fn load_input(input: &Input, options: &Calibration) -> Result<ggml::Model> {
-    load(input.for_llama()?, input.path(), model_options(options))
+    load(input.for_llama()?, input.path(), model_options(options)?)
 }
 
 /// Loads the model at `path`, which errors call `name`.

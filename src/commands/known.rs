@@ -59,6 +59,7 @@ impl Known {
             window: options.window,
             window_is_default: options.window_is_default,
             gpu_layers: options.gpu_layers,
+            rpc: options.rpc.to_string(),
             scored,
         };
         let found = cache.find(&key);

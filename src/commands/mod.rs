@@ -52,6 +52,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use ggml::rpc::Servers;
 use ggml::{Backend, ContextOptions, ModelOptions};
 use indicatif::DecimalBytes;
 
@@ -170,6 +171,22 @@ pub(crate) fn calibrate(
     })
 }
 
+/// How `options` says that a model is loaded. Servers are reached now.
+///
+/// # Errors
+/// A server that cannot be.
+fn model_options(options: &Calibration) -> Result<ModelOptions> {
+    let rpc = match options.rpc.is_empty() {
+        true => None,
+        false => Some(Servers::reach(Backend::init(), &options.rpc)?),
+    };
+    Ok(ModelOptions {
+        gpu_layers: options.gpu_layers,
+        rpc,
+        ..ModelOptions::default()
+    })
+}
+
 /// Loads the model of `input`, and cuts the text into windows for it. With `recode` its weights may be [`Recoded`], which
 /// scores do not see.
 fn load_and_cut(
@@ -187,17 +204,10 @@ fn load_and_cut(
         commit::remove_unfinished,
     );
     ggml::log::echo(printing.verbose);
+    let how = model_options(options)?;
     let engine = match recode {
-        Some(model) => llama::load_for_scores(model, input.for_llama()?, options.gpu_layers),
-        None => ggml::Model::load(
-            backend,
-            input.for_llama()?,
-            ModelOptions {
-                gpu_layers: options.gpu_layers,
-                ..ModelOptions::default()
-            },
-        )
-        .map_err(anyhow::Error::from),
+        Some(model) => llama::load_for_scores(model, input.for_llama()?, how),
+        None => ggml::Model::load(backend, input.for_llama()?, how).map_err(anyhow::Error::from),
     }
     .with_context(at_path)?;
     ensure!(

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use anyhow::{Result, bail};
 use ggml::FileType;
 
-use super::{BlockList, Calibration, Printing, scored_text};
+use super::{BlockList, Calibration, Printing, rpc, scored_text};
 use crate::cli::{CalibrationArgs, CompareArgs};
 use crate::commit::folder_of;
 use crate::error::Usage;
@@ -137,9 +137,13 @@ impl Compare {
                         "--objective {objective} belongs to the main job; compare chooses by kl or ppl"
                     )));
                 }
+                let method = args.method.unwrap_or(Method::Bi);
+                if method.needs_losses() && !text.rpc.is_empty() {
+                    bail!(rpc::refused(&format!("method '{method}'")));
+                }
                 Some(Drops {
                     list: list.clone(),
-                    method: args.method.unwrap_or(Method::Bi),
+                    method,
                     objective,
                     keep: args.keep.clone(),
                     drop_mtp: args.drop_mtp,
@@ -152,6 +156,7 @@ impl Compare {
                         window: None,
                         threads: args.text.threads,
                         gpu_layers: args.text.gpu_layers,
+                        rpc: args.text.rpc.clone(),
                         no_cache: args.no_cache,
                     })?,
                 })

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
-use super::{BlockList, Calibration, Printing};
+use super::{BlockList, Calibration, Printing, rpc};
 use crate::calibration::Source;
 use crate::cli::ScoreArgs;
 use crate::error::Usage;
@@ -72,7 +72,7 @@ impl Score {
             source: Source::Files(vec![file]),
             ..calibration.clone()
         });
-        Ok(Self {
+        let options = Self {
             model: args.model.clone(),
             sub_blocks: args.sub_blocks,
             pairs: args.pairs,
@@ -84,6 +84,8 @@ impl Score {
             ablate: args.ablate,
             calibration,
             printing: Printing::new(&args.common),
-        })
+        };
+        rpc::check_score(&options)?;
+        Ok(options)
     }
 }

@@ -328,6 +328,16 @@ fn names(stores: &[PathBuf]) -> Vec<String> {
 }
 
 impl StoredModel {
+    /// A name for a file of it, without an end: that of the model, and the tag, unless it is the usual one.
+    #[must_use]
+    pub fn file_name(&self) -> String {
+        let Name { model, tag, .. } = &self.name;
+        match &**tag {
+            TAG => model.clone(),
+            tag => format!("{model}-{tag}"),
+        }
+    }
+
     fn of(name: Name, store: &Path, manifest: Manifest) -> Result<Self> {
         let mut stored = Self {
             name,

@@ -22,6 +22,8 @@ mod portable;
 mod prediction;
 mod random_model;
 mod recoded;
+#[cfg(feature = "rpc")]
+mod rpc;
 mod scaled;
 mod score_cache;
 mod segments;

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use ggml::ContextOptions;
+use ggml::{ContextOptions, ModelOptions};
 use gguf_shorten::arch::Architecture;
 use gguf_shorten::calibration::{CalibrationSet, Cut, Source, Texts};
 use gguf_shorten::importance::Importance;
@@ -27,7 +27,7 @@ fn main() -> Result<()> {
     let input = Input::open(path)?;
     let parent = gguf_shorten::model::Model::new(input.parse()?)?;
     let rules = Architecture::find(parent.architecture()).context("a known architecture")?;
-    let model = load_for_scores(&parent, path, None)?;
+    let model = load_for_scores(&parent, path, ModelOptions::default())?;
     let options = ContextOptions {
         window: window.parse().context("WINDOW is a number")?,
         threads: threads.parse().context("THREADS is a number")?,

@@ -75,6 +75,8 @@ mod heal;
 
 mod own_text;
 
+mod rpc;
+
 mod stability;
 
 mod hostile;

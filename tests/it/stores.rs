@@ -111,6 +111,32 @@ fn ollamas_names_stand_for_their_files() {
 }
 
 #[test]
+fn a_batch_takes_models_of_stores() {
+    let store = Store::new();
+    let layer = store.model();
+    let manifest = json!({"schemaVersion": 2, "layers": [layer]}).to_string();
+    let library = "manifests/registry.ollama.ai/library";
+    for path in ["m/latest", "n/1b-q4_0"] {
+        store.manifest(&format!("{library}/{path}"), &manifest);
+    }
+    let batch = |models: &str| store.run(&format!("batch {models} --blocks 1,3 --out-dir out"));
+    fs::write(store.dir.path("list.txt"), "ollama:n:1b-q4_0\nollama:m\n").unwrap();
+    // The same file under two names is one model, called by the first.
+    batch("@list.txt m.gguf").succeeds();
+    assert_eq!(
+        store.dir.read("out/n-1b-q4_0-short.gguf"),
+        store.dir.read("out/m-short.gguf")
+    );
+    assert!(!store.dir.path("out/m-1b-q4_0-short.gguf").exists());
+    let output = batch("ollama:none m.gguf").refused();
+    assert!(
+        output
+            .error()
+            .starts_with("ollama:none:latest: no such model in ")
+    );
+}
+
+#[test]
 fn a_list_of_manifests_stands_for_the_one_with_a_gguf_file() {
     let store = Store::new();
     let child = json!({"schemaVersion": 2, "layers": [store.model()]});
