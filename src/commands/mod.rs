@@ -43,7 +43,11 @@ pub mod shorten;
 
 pub mod show;
 
+mod selection;
+
 mod tasked;
+
+mod trials;
 
 pub mod verify;
 

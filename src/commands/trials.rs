@@ -1,0 +1,239 @@
+//! What is tried to heal a model, and what each trial came to.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result};
+
+use crate::heal::Weighting;
+use crate::heal::split::Split;
+use crate::heal::writers::Writers;
+use crate::healer::stepwise::Order;
+use crate::healer::{Candidate, Extent, Healer, Request};
+use crate::model::BlockId;
+use crate::options::Heal;
+use crate::plan::{AttentionCut, ChangedTensors};
+use crate::report::healing::HealedSetReport;
+use crate::search::{Loss, Objective};
+
+/// Everything that was tried.
+pub(super) struct TriedAll {
+    /// What goes.
+    pub(super) removed: BTreeSet<BlockId>,
+    /// Sets that were compared.
+    pub(super) shortlist: Vec<HealedSetReport>,
+    /// For what goes.
+    pub(super) tried: Vec<Tried>,
+}
+
+impl TriedAll {
+    /// Lets that one of `sets` go which loses least where its cuts are healed in the first way of the first of `orders`.
+    pub(super) fn choose(
+        &mut self,
+        healer: &mut Healer<'_, '_>,
+        sets: &[BTreeSet<BlockId>],
+        orders: &[(&'static str, Order)],
+    ) -> Result<()> {
+        let Some((_, order)) = orders.first() else {
+            return Ok(());
+        };
+        let order = Order {
+            weightings: order.weightings[..1].to_vec(),
+            patience: 0,
+            ..order.clone()
+        };
+        // Streams of a block are got from those of the one before it.
+        let mut by_first: Vec<&BTreeSet<BlockId>> = sets.iter().collect();
+        by_first.sort_by_key(|set| set.first().copied());
+        let mut best = f64::INFINITY;
+        for set in by_first {
+            let (_, loss) = healer.unhealed(set, None)?;
+            let loss = loss.mean(order.objective);
+            let steps = healer.fit(set, None, &order)?;
+            let measured = steps.iter().filter_map(|step| step.measured.as_ref());
+            // Of steps that stay, each is better than the one before it.
+            let loss_healed = measured
+                .map(|(_, loss)| loss.mean(order.objective))
+                .fold(loss, f64::min);
+            if loss_healed < best {
+                best = loss_healed;
+                self.removed = set.clone();
+            }
+            self.shortlist.push(HealedSetReport {
+                removed: set.iter().map(|block| block.index()).collect(),
+                loss,
+                loss_healed,
+            });
+        }
+        Ok(())
+    }
+
+    /// Measures what is chosen, as it is and healed in every way of `orders`.
+    pub(super) fn try_all(
+        &mut self,
+        healer: &mut Healer<'_, '_>,
+        attention: Option<&AttentionCut>,
+        orders: &[(&'static str, Order)],
+    ) -> Result<()> {
+        let none = healer.unhealed(&self.removed, attention)?;
+        self.tried.push(Tried::new("none", None, Some(none)));
+        for &(method, ref order) in orders {
+            let steps = healer
+                .fit(&self.removed, attention, order)
+                .with_context(|| format!("healing by {method}"))?;
+            let steps = steps.into_iter();
+            let tried = steps.map(|step| Tried::new(method, Some(step.variant), step.measured));
+            self.tried.extend(tried);
+        }
+        Ok(())
+    }
+
+    /// Measures what is chosen as it is, whole.
+    pub(super) fn try_none(
+        &mut self,
+        healer: &Healer<'_, '_>,
+        attention: Option<&AttentionCut>,
+        split: &Split,
+    ) -> Result<()> {
+        let none = Candidate {
+            removed: self.removed.clone(),
+            attention: attention.cloned(),
+            tensors: ChangedTensors::new(),
+            fitted: Vec::new(),
+        };
+        let loss = healer.loss(&none, &split.judge)?;
+        self.tried
+            .push(Tried::new("none", None, Some((none, loss))));
+        Ok(())
+    }
+
+    /// Measures what is chosen with the norms behind its branches fitted.
+    pub(super) fn try_norms(
+        &mut self,
+        healer: &mut Healer<'_, '_>,
+        heal: &Heal,
+        split: &Split,
+    ) -> Result<()> {
+        for (method, variant, request) in norm_requests(heal) {
+            let candidate = healer
+                .fit_norms(&self.removed, request, variant.contains(UNDER))
+                .with_context(|| format!("healing by {method}"))?;
+            let measured = match candidate {
+                Some(candidate) => {
+                    let loss = healer.loss(&candidate, &split.judge)?;
+                    Some((candidate, loss))
+                }
+                None => None,
+            };
+            self.tried.push(Tried::new(method, Some(variant), measured));
+        }
+        Ok(())
+    }
+
+    /// Measures what is chosen with its writers scaled, as it is and on top of the best so far. Returns what is to be said.
+    pub(super) fn try_scales(
+        &mut self,
+        healer: &Healer<'_, '_>,
+        writers: &Writers,
+        objective: Objective,
+        room: u64,
+        split: &Split,
+    ) -> Result<Vec<String>> {
+        let candidate_of = |tried: &Tried| {
+            let (candidate, _) = tried.measured.as_ref()?;
+            Some(candidate.clone())
+        };
+        let mut bases: Vec<(&'static str, Candidate)> = Vec::new();
+        bases.extend(
+            self.tried
+                .first()
+                .and_then(candidate_of)
+                .map(|none| ("scale", none)),
+        );
+        if let Some(best) = best_of(&self.tried, objective).filter(|&best| best > 0) {
+            let method = match self.tried[best].method {
+                "block" => "block+scale",
+                _ => "linear+scale",
+            };
+            bases.extend(candidate_of(&self.tried[best]).map(|candidate| (method, candidate)));
+        }
+        let mut said = Vec::new();
+        for (method, base) in bases {
+            let at_method = || format!("healing by {method}");
+            let scaling = healer
+                .scale(writers, &base, objective, room)
+                .with_context(at_method)?;
+            let Some(scaling) = scaling else {
+                self.tried.push(Tried::new(method, None, None));
+                continue;
+            };
+            let loss = healer
+                .loss(&scaling.candidate, &split.judge)
+                .with_context(at_method)?;
+            if !scaling.requantized.is_empty() {
+                said.push(format!(
+                    "{method}: rounded again, since no scale can carry the factor: {}",
+                    scaling.requantized.join(", ")
+                ));
+            }
+            let variant = scaling.to_string();
+            let measured = (scaling.candidate, loss);
+            self.tried
+                .push(Tried::new(method, Some(variant), Some(measured)));
+        }
+        Ok(said)
+    }
+}
+
+/// One thing that was tried.
+pub(super) struct Tried {
+    pub(super) method: &'static str,
+    pub(super) variant: Option<String>,
+    /// `None` if no weight was changed.
+    pub(super) measured: Option<(Candidate, Loss)>,
+}
+
+impl Tried {
+    pub(super) fn new(
+        method: &'static str,
+        variant: Option<String>,
+        measured: Option<(Candidate, Loss)>,
+    ) -> Self {
+        Self {
+            method,
+            variant,
+            measured,
+        }
+    }
+}
+
+/// The number of what has the least loss, of equals the first.
+pub(super) fn best_of(tried: &[Tried], objective: Objective) -> Option<usize> {
+    let measured = tried.iter().enumerate();
+    measured
+        .filter_map(|(i, tried)| Some((i, tried.measured.as_ref()?.1.mean(objective))))
+        .filter(|(_, loss)| loss.is_finite())
+        .min_by(|(_, a), (_, b)| a.total_cmp(b))
+        .map(|(i, _)| i)
+}
+
+/// How a variant with the matrices under norms is called.
+const UNDER: &str = "ffn_down";
+
+/// What is tried of a model whose branches pass norms before they are added, each with its name.
+fn norm_requests(heal: &Heal) -> Vec<(&'static str, String, Request)> {
+    let mut requests = Vec::new();
+    for weighting in [Weighting::Plain, Weighting::Direction] {
+        for (extent, name) in [(Extent::Cuts, "cuts"), (Extent::Onward, "onward")] {
+            for what in ["norms", "norms and ffn_down"] {
+                let request = Request {
+                    weighting,
+                    extent,
+                    with_block: false,
+                    heal_type: heal.heal_type,
+                };
+                requests.push(("linear", format!("{weighting}, {name}, {what}"), request));
+            }
+        }
+    }
+    requests
+}
