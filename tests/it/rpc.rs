@@ -36,7 +36,6 @@ fn without_its_feature_it_is_refused_with_the_way_to_build_it() {
         "eval m.gguf",
         "m.gguf --drop 1 -o o.gguf",
         "compare m.gguf --drop 1",
-        "batch m.gguf --drop 1 --out-dir out",
     ] {
         let output = dir.run(&format!("{command} --rpc localhost:50052")).fails(
             2,
@@ -50,6 +49,12 @@ fn without_its_feature_it_is_refused_with_the_way_to_build_it() {
             output.stderr
         );
     }
+    // In a batch what is wrong with flags is said of the first model.
+    dir.run("batch m.gguf --drop 1 --out-dir out --rpc localhost:50052")
+        .fails(
+            2,
+            "m.gguf: --rpc needs feature 'rpc', without which this program was built",
+        );
 }
 
 #[cfg(feature = "rpc")]

@@ -119,7 +119,7 @@ fn a_batch_takes_models_of_stores() {
     for path in ["m/latest", "n/1b-q4_0"] {
         store.manifest(&format!("{library}/{path}"), &manifest);
     }
-    let batch = |models: &str| store.run(&format!("batch {models} --blocks 1,3 --out-dir out"));
+    let batch = |models: &str| store.run(&format!("batch {models} -q --blocks 1,3 --out-dir out"));
     fs::write(store.dir.path("list.txt"), "ollama:n:1b-q4_0\nollama:m\n").unwrap();
     // The same file under two names is one model, called by the first.
     batch("@list.txt m.gguf").succeeds();
