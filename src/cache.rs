@@ -263,9 +263,10 @@ impl Cache {
                 n += 1;
                 n_bytes += len;
             }
-            // Stays if something else is in it.
+            // A folder stays if something else is in it.
             let _ = fs::remove_dir(self.folder.join(folder));
         }
+        // So does that of all.
         let _ = fs::remove_dir(&self.folder);
         Ok((n, n_bytes))
     }

@@ -25,11 +25,10 @@ use ggml::{Context, ThreadPool, WindowInput};
 use rayon::prelude::*;
 
 use crate::gguf::{Quoted, TensorType};
-use crate::heal::Weighting;
 use crate::heal::carrier::{CARRIER, Carrier};
 use crate::heal::normal::NormalEquations;
 use crate::heal::ridge::{Fit, factor};
-use crate::heal::rounding::nearest_plane;
+use crate::heal::rounding::{nearest_plane, shares};
 use crate::heal::split::Split;
 use crate::hidden_state::{HiddenStates, Position, Token};
 use crate::llama::{Course, LlamaHiddenStates};
@@ -55,33 +54,22 @@ pub enum HealType {
     To(TensorType),
 }
 
+impl HealType {
+    /// The types that are tried for weights of type `own`, in order.
+    fn types(self, own: TensorType) -> Vec<TensorType> {
+        match self {
+            Self::Keep => vec![own],
+            Self::To(tensor_type) => vec![tensor_type],
+            Self::Auto => ladder(own),
+        }
+    }
+}
+
 /// The share of a fit's gain that rounding may not take.
 const KEPT_GAIN: f64 = 0.95;
 
 /// Types that are tried where the one that the weights had loses too much, by their bits.
 const LADDER: &[&str] = &["Q4_K", "Q5_K", "Q5_1", "Q6_K", "Q8_0", "F16"];
-
-/// Which matrices are fitted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Extent {
-    /// Those at cuts.
-    Cuts,
-    /// Those behind the first cut, too, each toward the parent's stream behind the same block.
-    Onward,
-}
-
-/// What is to be fitted.
-#[derive(Clone, Copy, Debug)]
-pub struct Request {
-    /// How tokens count.
-    pub weighting: Weighting,
-    /// Which matrices.
-    pub extent: Extent,
-    /// Of every run of removed blocks one stays as its feed-forward network alone.
-    pub with_block: bool,
-    /// What weights are rounded to.
-    pub heal_type: HealType,
-}
 
 /// A matrix that was fitted.
 #[derive(Clone, Debug)]
@@ -105,6 +93,19 @@ pub struct Candidate {
     pub tensors: ChangedTensors,
     /// How they were fitted.
     pub fitted: Vec<Fitted>,
+}
+
+impl Candidate {
+    /// Without `removed` and the attention of `attention`, all weights as they were.
+    #[must_use]
+    pub fn unhealed(removed: &BTreeSet<BlockId>, attention: Option<&AttentionCut>) -> Self {
+        Self {
+            removed: removed.clone(),
+            attention: attention.cloned(),
+            tensors: ChangedTensors::new(),
+            fitted: Vec::new(),
+        }
+    }
 }
 
 /// The streams of all windows, `[n_tokens, n_embd]` each; empty for those that take no part.
@@ -154,24 +155,12 @@ impl<'m, 'a> Healer<'m, 'a> {
         split: &'m Split,
         n_threads: usize,
     ) -> Result<Self> {
-        let threads = Rc::new(ThreadPool::new(n_threads)?);
-        if let Some(window) = windows.first() {
-            check_alone(model, constraints, engine, window, &threads)
+        let healer = Self::of_whole_models(model, constraints, engine, windows, split, n_threads)?;
+        if let Some(window) = healer.windows.first() {
+            check_alone(model, constraints, engine, window, &healer.threads)
                 .context("cannot be healed: its blocks are not evaluated one by one")?;
         }
-        Ok(Self {
-            window: windows.iter().map(|window| window.len()).max().unwrap_or(0),
-            model,
-            constraints,
-            engine,
-            windows,
-            split,
-            threads,
-            n_threads,
-            start: None,
-            before_last: Vec::new(),
-            tell: Box::new(|_, _, _| {}),
-        })
+        Ok(healer)
     }
 
     /// Tells `tell` what is being done, and of how many windows how many are done.
@@ -394,30 +383,14 @@ impl<'m, 'a> Healer<'m, 'a> {
         equations: &NormalEquations,
         heal_type: HealType,
     ) -> Result<ChangedTensor> {
-        let info = &self.model.tensors()[carrier.source].info;
-        let name = || Quoted(info.name());
-        let old = ggml::quantize::dequantize(carrier.tensor_type.id(), info.bytes())
-            .with_context(|| format!("tensor {} cannot be decoded", name()))?;
-        ensure!(
-            old.iter().all(|weight| weight.is_finite()),
-            "tensor {} has weights that are not finite",
-            name()
-        );
+        let name = || Quoted(self.model.tensors()[carrier.source].info.name());
+        let old = self.decoded(carrier)?;
         let n_in = carrier.n_in;
         #[expect(clippy::cast_possible_truncation, reason = "rounded to a float")]
         let new: Vec<f32> = (old.iter().enumerate())
             .map(|(i, &weight)| (f64::from(weight) + fit.change[(i % n_in, i / n_in)]) as f32)
             .collect();
-        #[expect(clippy::cast_possible_truncation, reason = "rounded to a float")]
-        let importance: Vec<f32> = {
-            let importance = equations.importance();
-            let largest = importance.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
-            // Far from what a float cannot hold.
-            importance
-                .iter()
-                .map(|i| (i / largest).max(1e-12) as f32)
-                .collect()
-        };
+        let importance = shares(&equations.importance());
         let factor = factor(equations, fit.ridge);
         let round = |tensor_type: TensorType| {
             let par = equations.par();
@@ -435,13 +408,8 @@ impl<'m, 'a> Healer<'m, 'a> {
             });
             Some(equations.energy() - equations.left(change.as_ref()))
         };
-        let types: Vec<TensorType> = match heal_type {
-            HealType::Keep => vec![carrier.tensor_type],
-            HealType::To(tensor_type) => vec![tensor_type],
-            HealType::Auto => ladder(carrier.tensor_type),
-        };
         let mut best: Option<(f64, ChangedTensor)> = None;
-        for tensor_type in types {
+        for tensor_type in heal_type.types(carrier.tensor_type) {
             let Some(changed) = round(tensor_type) else {
                 continue;
             };
@@ -466,6 +434,20 @@ impl<'m, 'a> Healer<'m, 'a> {
         Ok(changed)
     }
 
+    /// The weights of a matrix as they are in the parent, `[n_out, n_in]`.
+    fn decoded(&self, carrier: &Carrier) -> Result<Vec<f32>> {
+        let info = &self.model.tensors()[carrier.source].info;
+        let name = || Quoted(info.name());
+        let weights = ggml::quantize::dequantize(carrier.tensor_type.id(), info.bytes())
+            .with_context(|| format!("tensor {} cannot be decoded", name()))?;
+        ensure!(
+            weights.iter().all(|weight| weight.is_finite()),
+            "tensor {} has weights that are not finite",
+            name()
+        );
+        Ok(weights)
+    }
+
     /// What the model without `removed` and without the attention of `attention` loses on the windows that judge.
     ///
     /// # Errors
@@ -475,12 +457,7 @@ impl<'m, 'a> Healer<'m, 'a> {
         removed: &BTreeSet<BlockId>,
         attention: Option<&AttentionCut>,
     ) -> Result<(Candidate, Loss)> {
-        let candidate = Candidate {
-            removed: removed.clone(),
-            attention: attention.cloned(),
-            tensors: ChangedTensors::new(),
-            fitted: Vec::new(),
-        };
+        let candidate = Candidate::unhealed(removed, attention);
         let without = attention.and_then(|cut| cut.blocks.first().copied());
         let first = removed.first().copied().into_iter().chain(without).min();
         let block = first.map_or(0, |first| first.index().saturating_sub(1));
@@ -566,6 +543,12 @@ impl<'m, 'a> Healer<'m, 'a> {
         }
         Ok(losses.into_iter().sum())
     }
+}
+
+/// Where the blocks from `start` on end that go, of `n_blocks`.
+fn run_end(removed: &BTreeSet<BlockId>, start: usize, n_blocks: usize) -> usize {
+    let kept = |&block: &usize| !removed.contains(&BlockId::new(block));
+    (start..n_blocks).find(kept).unwrap_or(n_blocks)
 }
 
 /// `own`, and the types of [`LADDER`] with more bits.

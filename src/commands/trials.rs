@@ -7,11 +7,12 @@ use anyhow::{Context, Result};
 use crate::heal::Weighting;
 use crate::heal::split::Split;
 use crate::heal::writers::Writers;
+use crate::healer::norms::{Extent, Request};
 use crate::healer::stepwise::Order;
-use crate::healer::{Candidate, Extent, Healer, Request};
+use crate::healer::{Candidate, Healer};
 use crate::model::BlockId;
 use crate::options::Heal;
-use crate::plan::{AttentionCut, ChangedTensors};
+use crate::plan::AttentionCut;
 use crate::report::healing::HealedSetReport;
 use crate::search::{Loss, Objective};
 
@@ -94,12 +95,7 @@ impl TriedAll {
         attention: Option<&AttentionCut>,
         split: &Split,
     ) -> Result<()> {
-        let none = Candidate {
-            removed: self.removed.clone(),
-            attention: attention.cloned(),
-            tensors: ChangedTensors::new(),
-            fitted: Vec::new(),
-        };
+        let none = Candidate::unhealed(&self.removed, attention);
         let loss = healer.loss(&none, &split.judge)?;
         self.tried
             .push(Tried::new("none", None, Some((none, loss))));
@@ -115,7 +111,7 @@ impl TriedAll {
     ) -> Result<()> {
         for (method, variant, request) in norm_requests(heal) {
             let candidate = healer
-                .fit_norms(&self.removed, request, variant.contains(UNDER))
+                .fit_norms(&self.removed, request)
                 .with_context(|| format!("healing by {method}"))?;
             let measured = match candidate {
                 Some(candidate) => {
@@ -216,19 +212,16 @@ pub(super) fn best_of(tried: &[Tried], objective: Objective) -> Option<usize> {
         .map(|(i, _)| i)
 }
 
-/// How a variant with the matrices under norms is called.
-const UNDER: &str = "ffn_down";
-
 /// What is tried of a model whose branches pass norms before they are added, each with its name.
 fn norm_requests(heal: &Heal) -> Vec<(&'static str, String, Request)> {
     let mut requests = Vec::new();
     for weighting in [Weighting::Plain, Weighting::Direction] {
         for (extent, name) in [(Extent::Cuts, "cuts"), (Extent::Onward, "onward")] {
-            for what in ["norms", "norms and ffn_down"] {
+            for (matrices, what) in [(false, "norms"), (true, "norms and ffn_down")] {
                 let request = Request {
                     weighting,
                     extent,
-                    with_block: false,
+                    matrices,
                     heal_type: heal.heal_type,
                 };
                 requests.push(("linear", format!("{weighting}, {name}, {what}"), request));

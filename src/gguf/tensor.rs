@@ -55,15 +55,24 @@ impl<'a> TensorTable<'a> {
         alignment: u64,
         data_start: FileOffset,
     ) -> Result<TensorTable<'a>, Error> {
+        let table = Self::of(infos, |_, info| info.locate(bytes, alignment, data_start))?;
+        check_overlap(&table.tensors)?;
+        Ok(table)
+    }
+
+    /// Tensors of different names, each by its number and what is said of it.
+    fn of(
+        infos: Vec<RawInfo<'a>>,
+        tensor: impl Fn(usize, RawInfo<'a>) -> Result<TensorInfo<'a>, Error>,
+    ) -> Result<TensorTable<'a>, Error> {
         let mut by_name = BTreeMap::new();
         let mut tensors = Vec::with_capacity(infos.len());
         for (second, info) in infos.into_iter().enumerate() {
             if let Some(first) = by_name.insert(info.name, second) {
                 return Err(info.error(ErrorKind::Duplicate { first, second }));
             }
-            tensors.push(info.locate(bytes, alignment, data_start)?);
+            tensors.push(tensor(second, info)?);
         }
-        check_overlap(&tensors)?;
         Ok(TensorTable { tensors, by_name })
     }
 
@@ -73,13 +82,8 @@ impl<'a> TensorTable<'a> {
         infos: Vec<RawInfo<'a>>,
         sources: &[usize],
     ) -> Result<TensorTable<'a>, Error> {
-        let mut by_name = BTreeMap::new();
-        let mut tensors = Vec::with_capacity(infos.len());
-        for (second, info) in infos.into_iter().enumerate() {
-            if let Some(first) = by_name.insert(info.name, second) {
-                return Err(info.error(ErrorKind::Duplicate { first, second }));
-            }
-            let source = sources.get(second).and_then(|&i| self.tensors.get(i));
+        Self::of(infos, |number, info| {
+            let source = sources.get(number).and_then(|&i| self.tensors.get(i));
             let same = source.filter(|source| {
                 let of = |info: &RawInfo<'_>| (info.dims, info.tensor_type, info.n_bytes);
                 of(&source.info) == of(&info)
@@ -88,12 +92,11 @@ impl<'a> TensorTable<'a> {
                 return Err(info.error(ErrorKind::OtherData));
             };
             let offset = source.info.offset;
-            tensors.push(TensorInfo {
+            Ok(TensorInfo {
                 info: RawInfo { offset, ..info },
                 ..*source
-            });
-        }
-        Ok(TensorTable { tensors, by_name })
+            })
+        })
     }
 
     /// The tensor with this name.

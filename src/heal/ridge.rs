@@ -99,11 +99,11 @@ fn is_finite(matrix: MatRef<'_, f64>) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// Numbers that look random, between -1 and 1.
-    fn numbers(seed: u32, n: usize) -> Vec<f32> {
+    pub fn numbers(seed: u32, n: usize) -> Vec<f32> {
         let mut state = seed;
         std::iter::repeat_with(move || {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

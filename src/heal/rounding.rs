@@ -98,10 +98,16 @@ fn shift(
 fn importance(own: MatRef<'_, f64>) -> Vec<f32> {
     let squares = (0..own.nrows()).map(|row| (0..=row).map(|c| own[(row, c)].powi(2)).sum::<f64>());
     let squares: Vec<f64> = squares.collect();
-    let largest = squares.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
+    shares(&squares)
+}
+
+/// Each of `sums` relative to the largest, none so small that a float cannot hold it.
+#[must_use]
+pub fn shares(sums: &[f64]) -> Vec<f32> {
+    let largest = sums.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
     #[expect(clippy::cast_possible_truncation, reason = "rounded to a float")]
-    let relative = |square: f64| (square / largest).max(1e-12) as f32;
-    squares.into_iter().map(relative).collect()
+    let share = |sum: &f64| (sum / largest).max(1e-12) as f32;
+    sums.iter().map(share).collect()
 }
 
 #[cfg(test)]
@@ -109,17 +115,7 @@ mod tests {
     use faer::linalg::solvers::Solve as _;
 
     use super::*;
-
-    /// Numbers that look random, between -1 and 1.
-    fn numbers(seed: u32, n: usize) -> Vec<f32> {
-        let mut state = seed;
-        std::iter::repeat_with(move || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            f32::from(u16::try_from(state >> 16).unwrap()) / 32768.0 - 1.0
-        })
-        .take(n)
-        .collect()
-    }
+    use crate::heal::ridge::tests::numbers;
 
     /// Second moments of inputs that go with one another, and their factor.
     fn moments(n: usize) -> (Mat<f64>, Mat<f64>) {

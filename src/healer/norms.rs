@@ -12,12 +12,14 @@ use anyhow::{Context, Result, ensure};
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef, Par};
 
-use super::{Candidate, Extent, Fitted, Healer, KEPT_GAIN, Request, Streams, ladder, quantized};
+use super::{Candidate, Fitted, HealType, Healer, KEPT_GAIN, Streams, quantized, run_end};
 use crate::gguf::{Quoted, TensorType};
+use crate::heal::Weighting;
 use crate::heal::carrier::{CARRIER, Carrier};
 use crate::heal::channels::{self, ChannelSums};
 use crate::heal::normal::NormalEquations;
 use crate::heal::ridge::cross_fit;
+use crate::heal::rounding::shares;
 use crate::heal::split::Split;
 use crate::heal::writers::{POST_NORMS, is_norm};
 use crate::hidden_state::{HiddenStates, Position, Token};
@@ -25,6 +27,42 @@ use crate::llama::{Course, Halves, LlamaHiddenStates};
 use crate::model::{BlockId, Model};
 use crate::plan::kinds::Kinds;
 use crate::plan::{ChangedTensor, ChangedTensors, Constraints};
+
+/// Which blocks are fitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// Those at cuts.
+    Cuts,
+    /// Those behind the first cut, too, each toward the parent's stream behind the same block.
+    Onward,
+}
+
+/// What is to be fitted.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    /// How tokens count.
+    pub weighting: Weighting,
+    /// Which blocks.
+    pub extent: Extent,
+    /// Beside the norms also `ffn_down` under them.
+    pub matrices: bool,
+    /// What weights of matrices are rounded to.
+    pub heal_type: HealType,
+}
+
+/// A fit of a block: what it is made from, and what has come of it.
+struct BlockFit<'f> {
+    block: BlockId,
+    halves: &'f Halves,
+    /// The parent's streams behind the block and the removed ones that follow it.
+    targets: &'f Streams,
+    /// The healed model's before it.
+    streams: &'f Streams,
+    request: Request,
+    /// Of the block, those that are not the parent's.
+    weights: &'f mut ChangedTensors,
+    fitted: &'f mut Vec<Fitted>,
+}
 
 /// Architectures of which it is known that their blocks alone show what each branch adds; each is tested.
 const FITTED: &[&str] = &["gemma2", "gemma3", "olmo2"];
@@ -145,7 +183,7 @@ impl<'m, 'a> Healer<'m, 'a> {
         Ok(healer)
     }
 
-    /// As [`Healer::fit`], for a model with norms behind its branches; with `matrices` also `ffn_down` under them.
+    /// As [`Healer::fit`], for a model with norms behind its branches.
     ///
     /// # Errors
     /// As [`Healer::fit`].
@@ -153,21 +191,11 @@ impl<'m, 'a> Healer<'m, 'a> {
         &mut self,
         removed: &BTreeSet<BlockId>,
         request: Request,
-        matrices: bool,
     ) -> Result<Option<Candidate>> {
         let n_blocks = self.model.n_trunk_blocks();
         let rules = self.constraints.rules;
         let halves = Halves::of(self.model, rules, &self.constraints.kinds)?;
-        let mut candidate = Candidate {
-            removed: removed.clone(),
-            attention: None,
-            tensors: ChangedTensors::new(),
-            fitted: Vec::new(),
-        };
-        let run_end = |start: usize| {
-            let kept = |&block: &usize| !removed.contains(&BlockId::new(block));
-            (start..n_blocks).find(kept).unwrap_or(n_blocks)
-        };
+        let mut candidate = Candidate::unhealed(removed, None);
         let Some((first, last)) = removed.first().zip(removed.last()) else {
             return Ok(None);
         };
@@ -178,24 +206,33 @@ impl<'m, 'a> Healer<'m, 'a> {
         while block < n_blocks {
             let id = BlockId::new(block);
             if removed.contains(&id) {
-                let end = run_end(block);
+                let end = run_end(removed, block, n_blocks);
                 self.advance(block..end, &mut targets)?;
                 differs = true;
                 block = end;
                 continue;
             }
-            let end = run_end(block + 1);
+            let end = run_end(removed, block + 1, n_blocks);
             self.advance(block..end, &mut targets)?;
             let is_at_cut = end > block + 1 || (differs && candidate.fitted.is_empty());
             differs |= is_at_cut;
             let mut weights = ChangedTensors::new();
             if is_at_cut || (request.extent == Extent::Onward && differs) {
-                let (targets, streams) = (&targets, &streams);
-                let fitted = &mut candidate.fitted;
-                self.fit_both(id, &halves, targets, streams, request, &mut weights, fitted)?;
-                if matrices {
-                    self.fit_under(id, targets, streams, request, &mut weights, fitted)?;
-                    self.fit_last(id, &halves, targets, streams, request, &mut weights, fitted)?;
+                let mut fit = BlockFit {
+                    block: id,
+                    halves: &halves,
+                    targets: &targets,
+                    streams: &streams,
+                    request,
+                    weights: &mut weights,
+                    fitted: &mut candidate.fitted,
+                };
+                self.fit_channels(&mut fit, true)?;
+                // Again, since its network reads what the norm behind the attention writes.
+                self.fit_channels(&mut fit, false)?;
+                if request.matrices {
+                    self.fit_under(&mut fit)?;
+                    self.fit_channels(&mut fit, false)?;
                 }
             }
             block = end;
@@ -210,65 +247,20 @@ impl<'m, 'a> Healer<'m, 'a> {
         Ok((!candidate.tensors.is_empty()).then_some(candidate))
     }
 
-    /// Fits both norms of a block at once, then that of its feed-forward network again, which reads what the first one
-    /// writes.
-    #[expect(clippy::too_many_arguments, reason = "what a fit is made of")]
-    fn fit_both(
-        &self,
-        block: BlockId,
-        halves: &Halves,
-        targets: &Streams,
-        streams: &Streams,
-        request: Request,
-        weights: &mut ChangedTensors,
-        fitted: &mut Vec<Fitted>,
-    ) -> Result<()> {
-        self.fit_channels(
-            block, halves, targets, streams, request, weights, fitted, true,
-        )?;
-        self.fit_channels(
-            block, halves, targets, streams, request, weights, fitted, false,
-        )
-    }
-
-    /// Fits the norm behind the feed-forward network of a block.
-    #[expect(clippy::too_many_arguments, reason = "what a fit is made of")]
-    fn fit_last(
-        &self,
-        block: BlockId,
-        halves: &Halves,
-        targets: &Streams,
-        streams: &Streams,
-        request: Request,
-        weights: &mut ChangedTensors,
-        fitted: &mut Vec<Fitted>,
-    ) -> Result<()> {
-        self.fit_channels(
-            block, halves, targets, streams, request, weights, fitted, false,
-        )
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "what a fit is made of")]
-    fn fit_channels(
-        &self,
-        block: BlockId,
-        halves: &Halves,
-        targets: &Streams,
-        streams: &Streams,
-        request: Request,
-        weights: &mut ChangedTensors,
-        fitted: &mut Vec<Fitted>,
-        attention: bool,
-    ) -> Result<()> {
-        let mut lone = self.lone(block, weights)?;
+    /// Fits the norm behind the feed-forward network of a block; with `attention` that behind its attention, too, at once.
+    fn fit_channels(&self, fit: &mut BlockFit<'_>, attention: bool) -> Result<()> {
+        let block = fit.block;
+        let mut lone = self.lone(block, fit.weights)?;
         let n_embd = lone.n_embd();
         let mut folds = [ChannelSums::new(n_embd), ChannelSums::new(n_embd)];
         for (fold, sums) in self.split.folds.iter().zip(&mut folds) {
             for &window in fold {
-                let (input, target) = (&streams[window], &targets[window]);
-                let (middle, output) = lone.run_halves(input, halves)?;
+                let (input, target) = (&fit.streams[window], &fit.targets[window]);
+                let (middle, output) = lone.run_halves(input, fit.halves)?;
                 let tokens = target.chunks_exact(n_embd);
-                let counts: Vec<f64> = tokens.map(|token| request.weighting.of(token)).collect();
+                let counts: Vec<f64> = tokens
+                    .map(|token| fit.request.weighting.of(token))
+                    .collect();
                 sums.add(
                     &difference(&middle, input),
                     &difference(&output, &middle),
@@ -278,15 +270,18 @@ impl<'m, 'a> Healer<'m, 'a> {
                 .with_context(|| format!("block {block}, window {}", window + 1))?;
             }
         }
-        let Some(fit) = channels::fit(&folds, attention) else {
+        let Some(found) = channels::fit(&folds, attention) else {
             return Ok(());
         };
-        for (rest, factors) in POST_NORMS.into_iter().zip([&fit.attention, &fit.ffn]) {
+        for (rest, factors) in POST_NORMS.into_iter().zip([&found.attention, &found.ffn]) {
             if rest == POST_NORMS[0] && !attention {
                 continue;
             }
             let source = norm(self.model, block, rest)?;
-            let bytes = self.norm_weights(source, weights).into_iter().zip(factors);
+            let bytes = self
+                .norm_weights(source, fit.weights)
+                .into_iter()
+                .zip(factors);
             #[expect(clippy::cast_possible_truncation, reason = "rounded to a float")]
             let product =
                 |(weight, factor): (f32, &f64)| (f64::from(weight) * (1.0 + factor)) as f32;
@@ -294,12 +289,12 @@ impl<'m, 'a> Healer<'m, 'a> {
                 tensor_type: TensorType::F32,
                 bytes: bytes.flat_map(|pair| product(pair).to_le_bytes()).collect(),
             };
-            weights.insert(source, changed);
-            fitted.retain(|fitted| fitted.source != source);
-            fitted.push(Fitted {
+            fit.weights.insert(source, changed);
+            fit.fitted.retain(|fitted| fitted.source != source);
+            fit.fitted.push(Fitted {
                 source,
-                ridge: fit.ridge,
-                left: fit.left,
+                ridge: found.ridge,
+                left: found.left,
             });
         }
         Ok(())
@@ -317,35 +312,21 @@ impl<'m, 'a> Healer<'m, 'a> {
     }
 
     /// Fits `ffn_down` under the norm of a block.
-    fn fit_under(
-        &self,
-        block: BlockId,
-        targets: &Streams,
-        streams: &Streams,
-        request: Request,
-        weights: &mut ChangedTensors,
-        fitted: &mut Vec<Fitted>,
-    ) -> Result<()> {
+    fn fit_under(&self, fit: &mut BlockFit<'_>) -> Result<()> {
+        let block = fit.block;
         let Some(carrier) = carrier_under(self.model, block)? else {
             return Ok(());
         };
         let (n_in, n_out) = (carrier.n_in, carrier.n_out);
-        let info = &self.model.tensors()[carrier.source].info;
-        let old = ggml::quantize::dequantize(carrier.tensor_type.id(), info.bytes())
-            .with_context(|| format!("tensor {} cannot be decoded", Quoted(info.name())))?;
-        ensure!(
-            old.iter().all(|weight| weight.is_finite()),
-            "tensor {} has weights that are not finite",
-            Quoted(info.name())
-        );
-        let gains = self.norm_weights(norm(self.model, block, POST_NORMS[1])?, weights);
-        let mut lone = self.lone(block, weights)?;
+        let old = self.decoded(&carrier)?;
+        let gains = self.norm_weights(norm(self.model, block, POST_NORMS[1])?, fit.weights);
+        let mut lone = self.lone(block, fit.weights)?;
         let mut equations = [0, 1].map(|_| NormalEquations::new(n_in, n_out, self.n_threads));
         let mut inputs = Vec::new();
         for (fold, equations) in self.split.folds.iter().zip(&mut equations) {
             for &window in fold {
-                let target = &targets[window];
-                let output = lone.run_reading(&streams[window], CARRIER, &mut inputs)?;
+                let target = &fit.targets[window];
+                let output = lone.run_reading(&fit.streams[window], CARRIER, &mut inputs)?;
                 let sizes = sizes(&old, &inputs, n_in, n_out, self.n_threads);
                 let mut residuals = difference(target, &output);
                 let rows = residuals.chunks_exact_mut(n_out);
@@ -356,7 +337,7 @@ impl<'m, 'a> Healer<'m, 'a> {
                         row.iter_mut()
                             .for_each(|x| *x = (f64::from(*x) * size) as f32);
                         if size > 0.0 {
-                            request.weighting.of(token) / (size * size)
+                            fit.request.weighting.of(token) / (size * size)
                         } else {
                             0.0
                         }
@@ -368,7 +349,7 @@ impl<'m, 'a> Healer<'m, 'a> {
             }
         }
         drop(lone);
-        let Some(fit) = cross_fit(&equations) else {
+        let Some(found) = cross_fit(&equations) else {
             return Ok(());
         };
         let [mut all, other] = equations;
@@ -381,7 +362,7 @@ impl<'m, 'a> Healer<'m, 'a> {
             .enumerate()
             .map(|(i, &weight)| {
                 let (input, o) = (i % n_in, i / n_in);
-                let change = fit.change[(input, o)] / gain_of(o);
+                let change = found.change[(input, o)] / gain_of(o);
                 if change.is_finite() {
                     (f64::from(weight) + change) as f32
                 } else {
@@ -389,21 +370,10 @@ impl<'m, 'a> Healer<'m, 'a> {
                 }
             })
             .collect();
-        let importance = {
-            let importance = all.importance();
-            let largest = importance.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
-            #[expect(clippy::cast_possible_truncation, reason = "rounded to a float")]
-            let share = |i: &f64| (i / largest).max(1e-12) as f32;
-            importance.iter().map(share).collect::<Vec<f32>>()
-        };
-        let exact = all.energy() - all.left(fit.change.as_ref());
-        let types = match request.heal_type {
-            super::HealType::Keep => vec![carrier.tensor_type],
-            super::HealType::To(tensor_type) => vec![tensor_type],
-            super::HealType::Auto => ladder(carrier.tensor_type),
-        };
+        let importance = shares(&all.importance());
+        let exact = all.energy() - all.left(found.change.as_ref());
         let mut best: Option<(f64, ChangedTensor)> = None;
-        for tensor_type in types {
+        for tensor_type in fit.request.heal_type.types(carrier.tensor_type) {
             let Some(bytes) = quantized(tensor_type, &new, n_in, &importance) else {
                 continue;
             };
@@ -424,11 +394,11 @@ impl<'m, 'a> Healer<'m, 'a> {
         if let Some((gain, changed)) = best
             && gain > 0.0
         {
-            weights.insert(carrier.source, changed);
-            fitted.push(Fitted {
+            fit.weights.insert(carrier.source, changed);
+            fit.fitted.push(Fitted {
                 source: carrier.source,
-                ridge: fit.ridge,
-                left: fit.left,
+                ridge: found.ridge,
+                left: found.left,
             });
         }
         Ok(())

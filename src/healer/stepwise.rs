@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use anyhow::Result;
 
-use super::{Candidate, Fitted, HealType, Healer, Streams};
+use super::{Candidate, Fitted, HealType, Healer, Streams, run_end};
 use crate::heal::Weighting;
 use crate::heal::carrier::Carrier;
 use crate::heal::normal::NormalEquations;
@@ -93,21 +93,12 @@ impl Healer<'_, '_> {
     ) -> Result<Vec<Step>> {
         let n_blocks = self.model.n_trunk_blocks();
         let without = |block: BlockId| attention.is_some_and(|cut| cut.blocks.contains(&block));
-        let run_end = |start: usize| {
-            let kept = |&block: &usize| !removed.contains(&BlockId::new(block));
-            (start..n_blocks).find(kept).unwrap_or(n_blocks)
-        };
         let is_cut = |block: &BlockId| removed.contains(block) || without(*block);
         let blocks = || (0..n_blocks).map(BlockId::new);
         let (Some(first), Some(last)) = (blocks().find(is_cut), blocks().rfind(is_cut)) else {
             return Ok(Vec::new());
         };
-        let candidate = Candidate {
-            removed: removed.clone(),
-            attention: attention.cloned(),
-            tensors: ChangedTensors::new(),
-            fitted: Vec::new(),
-        };
+        let candidate = Candidate::unhealed(removed, attention);
         // The block before the first cut makes up for it, where there is one.
         let at_cut = removed.contains(&first) && !order.with_block;
         let mut block = first.index().saturating_sub(usize::from(at_cut));
@@ -127,7 +118,7 @@ impl Healer<'_, '_> {
         while block < n_blocks && (block <= last.index() || n_failed < order.patience) {
             let id = BlockId::new(block);
             if removed.contains(&id) {
-                let end = run_end(block);
+                let end = run_end(removed, block, n_blocks);
                 self.advance(block..end, &mut walk.targets)?;
                 differs = true;
                 if order.with_block {
@@ -138,7 +129,7 @@ impl Healer<'_, '_> {
             }
             let end = match order.with_block {
                 true => block + 1,
-                false => run_end(block + 1),
+                false => run_end(removed, block + 1, n_blocks),
             };
             self.advance(block..end, &mut walk.targets)?;
             let is_at_cut =

@@ -25,16 +25,7 @@ pub fn check_alone(
     window: &[Token],
     threads: &Rc<ThreadPool>,
 ) -> Result<()> {
-    ensure!(
-        !constraints.trusted && CHAINED.contains(&constraints.rules.name),
-        "its architecture is not one of those that are known to be evaluated so"
-    );
-    let n_embd = engine.n_embd();
-    ensure!(
-        engine.n_embd_inp() == n_embd,
-        "block 0 takes rows of {} numbers, but the stream has {n_embd}",
-        engine.n_embd_inp()
-    );
+    check_known(constraints, engine)?;
     let stream = constraints.rules.stream;
     let course = Course::of(model, stream)?;
     let mut states: Vec<Vec<f32>> = Vec::new();
@@ -73,6 +64,24 @@ pub fn check_alone(
     ensure!(
         same_bits(tail.logits(&states[n_blocks - 1])?, expected),
         "the last block alone does not give the model's logits"
+    );
+    Ok(())
+}
+
+/// Checks what is known of a model before anything is evaluated: its architecture, and that block 0 takes the stream.
+///
+/// # Errors
+/// Its blocks are not evaluated one by one.
+pub(super) fn check_known(constraints: &Constraints, engine: &ggml::Model) -> Result<()> {
+    ensure!(
+        !constraints.trusted && CHAINED.contains(&constraints.rules.name),
+        "its architecture is not one of those that are known to be evaluated so"
+    );
+    ensure!(
+        engine.n_embd_inp() == engine.n_embd(),
+        "block 0 takes rows of {} numbers, but the stream has {}",
+        engine.n_embd_inp(),
+        engine.n_embd()
     );
     Ok(())
 }

@@ -6,10 +6,10 @@ use std::rc::Rc;
 use anyhow::{Context as _, Result, ensure};
 use ggml::{Context, ThreadPool, WindowInput};
 
-use super::alone::same_bits;
+use super::alone::{check_known, same_bits};
 use super::contexts::Contexts;
 use super::memory::MemoryFile;
-use super::plan::{CHAINED, Head, SegmentPlan};
+use super::plan::{Head, SegmentPlan};
 use super::{Outcome, Subsets, Visitor};
 use crate::arch::Stream;
 use crate::hidden_state::{HiddenStates, Position, Token};
@@ -94,16 +94,8 @@ impl<'m, 'a> Chain<'m, 'a> {
         windows: &[&[Token]],
         threads: &Rc<ThreadPool>,
     ) -> Result<Self> {
-        ensure!(
-            !constraints.trusted && CHAINED.contains(&constraints.rules.name),
-            "its architecture is not one of those that are known to be evaluated so"
-        );
+        check_known(constraints, engine)?;
         let n_embd = engine.n_embd();
-        ensure!(
-            engine.n_embd_inp() == n_embd,
-            "block 0 takes rows of {} numbers, but the stream has {n_embd}",
-            engine.n_embd_inp()
-        );
         let window = windows.iter().map(|window| window.len()).max().unwrap_or(0);
         let mut chain = Self {
             model,
