@@ -129,6 +129,8 @@ pub struct Healer<'m, 'a> {
     start: Option<(usize, Streams)>,
     /// The parent's streams before the last block, of windows that judge; empty before they are evaluated.
     before_last: Streams,
+    /// What was last measured without any fit.
+    unhealed: Option<(Candidate, Loss)>,
     tell: Box<Tell<'m>>,
 }
 
@@ -457,12 +459,19 @@ impl<'m, 'a> Healer<'m, 'a> {
         removed: &BTreeSet<BlockId>,
         attention: Option<&AttentionCut>,
     ) -> Result<(Candidate, Loss)> {
+        let known = self.unhealed.as_ref().filter(|(known, _)| {
+            known.removed == *removed && known.attention.as_ref() == attention
+        });
+        if let Some(known) = known {
+            return Ok(known.clone());
+        }
         let candidate = Candidate::unhealed(removed, attention);
         let without = attention.and_then(|cut| cut.blocks.first().copied());
         let first = removed.first().copied().into_iter().chain(without).min();
         let block = first.map_or(0, |first| first.index().saturating_sub(1));
         let streams = self.start(block)?.clone();
         let loss = self.loss_from(block, &streams, &candidate)?;
+        self.unhealed = Some((candidate.clone(), loss));
         Ok((candidate, loss))
     }
 

@@ -117,6 +117,12 @@ impl NormalEquations {
     /// `sum w |r - D h|^2`: what is left with `D` (`change`, transposed: `[n_in, n_out]`).
     #[must_use]
     pub fn left(&self, change: MatRef<'_, f64>) -> f64 {
+        self.energy + self.excess(change, self.products.as_ref())
+    }
+
+    /// `sum w |D h|^2 - 2 w r^T D h`, where `products` are `sum w h r^T`, `[n_in, n]` as `change`: by how much more is left with `D`
+    /// than without it.
+    pub(super) fn excess(&self, change: MatRef<'_, f64>, products: MatRef<'_, f64>) -> f64 {
         let mut product = Mat::zeros(change.nrows(), change.ncols());
         let mut multiply = |accum, matrix, structure| {
             triangular::matmul(
@@ -138,14 +144,14 @@ impl NormalEquations {
             lower.transpose(),
             BlockStructure::StrictTriangularUpper,
         );
-        let mut left = self.energy;
+        let mut excess = 0.0;
         for column in 0..change.ncols() {
             for row in 0..change.nrows() {
                 let of = change[(row, column)];
-                left += of * (product[(row, column)] - 2.0 * self.products[(row, column)]);
+                excess += of * (product[(row, column)] - 2.0 * products[(row, column)]);
             }
         }
-        left
+        excess
     }
 
     /// On which threads sums are made.

@@ -2,12 +2,19 @@
 
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt;
-use faer::{Mat, MatRef};
+use faer::linalg::matmul::matmul;
+use faer::{Accum, Mat, MatRef};
 
 use super::normal::NormalEquations;
 
 /// Ridges that are tried, relative to the mean of the diagonal of `sum w h h^T`.
 pub const RIDGES: [f64; 6] = [1e-3, 1e-2, 1e-1, 0.5, 2.0, 8.0];
+
+/// Ways to add up outputs on which ridges are compared.
+const PROBES: usize = 64;
+
+/// `1 / sqrt(PROBES)`.
+const SCALE: f64 = 0.125;
 
 /// A fit.
 #[derive(Clone, Debug)]
@@ -24,9 +31,14 @@ pub struct Fit {
 /// to fit, or no number comes of it.
 #[must_use]
 pub fn solve(equations: &NormalEquations, ridge: f64) -> Option<Mat<f64>> {
+    solved(equations, ridge, equations.products.clone())
+}
+
+/// As [`solve`], for these sums of products, `[n_in, n]`.
+fn solved(equations: &NormalEquations, ridge: f64, products: Mat<f64>) -> Option<Mat<f64>> {
     let factor = factor(equations, ridge)?;
     let par = equations.par();
-    let mut change = equations.products.clone();
+    let mut change = products;
     let scratch = llt::solve::solve_in_place_scratch::<f64>(factor.nrows(), change.ncols(), par);
     let mut memory = MemBuffer::new(scratch);
     llt::solve::solve_in_place(
@@ -67,22 +79,35 @@ pub fn factor(equations: &NormalEquations, ridge: f64) -> Option<Mat<f64>> {
 }
 
 /// Fits to both folds with the ridge that leaves least when a change that is fitted to one is used on the other. `None` if
-/// every ridge leaves more than no change does.
+/// that one leaves more than no change does.
+///
+/// Ridges are compared on `[n_out, 64]` signs in place of all outputs (Hutchinson's estimate of a trace), and from the middle
+/// of [`RIDGES`] only for as long as the next one is better: what is left has one minimum in the ridge but for noise.
 #[must_use]
 pub fn cross_fit(folds: &[NormalEquations; 2]) -> Option<Fit> {
     let energy = folds[0].energy() + folds[1].energy();
-    let left = |ridge| -> Option<f64> {
+    let projected = folds.each_ref().map(projected);
+    // Of a change, less the energy: so much more is left than without one.
+    let excess = |ridge: f64| -> f64 {
         let of = |own: usize| {
-            let change = solve(&folds[own], ridge)?;
-            Some(folds[1 - own].left(change.as_ref()))
+            let change = solved(&folds[own], ridge, projected[own].clone())?;
+            Some(folds[1 - own].excess(change.as_ref(), projected[1 - own].as_ref()))
         };
-        Some((of(0)? + of(1)?) / energy)
+        // What gives no number is never the best.
+        match (of(0), of(1)) {
+            (Some(first), Some(second)) => first + second,
+            _ => f64::INFINITY,
+        }
     };
-    let (ridge, left) = RIDGES
-        .into_iter()
-        .filter_map(|ridge| Some((ridge, left(ridge)?)))
-        .filter(|(_, left)| *left < 1.0)
-        .min_by(|(_, a), (_, b)| a.total_cmp(b))?;
+    let ridge = RIDGES[descend(RIDGES.len(), |at| excess(RIDGES[at]))];
+    let left_of = |own: usize| -> Option<f64> {
+        let change = solve(&folds[own], ridge)?;
+        Some(folds[1 - own].left(change.as_ref()))
+    };
+    let left = (left_of(0)? + left_of(1)?) / energy;
+    if left.is_nan() || left >= 1.0 {
+        return None;
+    }
     let mut all = folds[0].clone();
     all.add_all(&folds[1]);
     Some(Fit {
@@ -90,6 +115,61 @@ pub fn cross_fit(folds: &[NormalEquations; 2]) -> Option<Fit> {
         ridge,
         left,
     })
+}
+
+/// The place of the least of `n` numbers that fall and then rise, looked for from the middle.
+fn descend(n: usize, mut value: impl FnMut(usize) -> f64) -> usize {
+    let mut at = n / 2;
+    let mut least = value(at);
+    for is_up in [true, false] {
+        let start = at;
+        loop {
+            let next = match is_up {
+                true => Some(at + 1).filter(|&next| next < n),
+                false => at.checked_sub(1),
+            };
+            let Some((next, found)) = next.map(|next| (next, value(next))) else {
+                break;
+            };
+            if found.is_nan() || found > least {
+                break;
+            }
+            (at, least) = (next, found);
+        }
+        if at != start {
+            break;
+        }
+    }
+    at
+}
+
+/// The columns of the products of `equations`, `[n_in, n_out]`, each added or subtracted, in [`PROBES`] ways: `[n_in, PROBES]`.
+/// All of them as they are if there are no more.
+fn projected(equations: &NormalEquations) -> Mat<f64> {
+    let products = &equations.products;
+    let n_out = products.ncols();
+    if n_out <= PROBES {
+        return products.clone();
+    }
+    // Bits of Weyl's sequence, mixed as in SplitMix64.
+    let sign = |column: usize, probe: usize| {
+        let mut bits = (column * PROBES + probe) as u64;
+        bits = bits.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        if bits >> 63 == 0 { SCALE } else { -SCALE }
+    };
+    let signs = Mat::from_fn(n_out, PROBES, sign);
+    let mut projected = Mat::zeros(products.nrows(), PROBES);
+    matmul(
+        projected.as_mut(),
+        Accum::Replace,
+        products,
+        &signs,
+        1.0,
+        equations.par(),
+    );
+    projected
 }
 
 fn is_finite(matrix: MatRef<'_, f64>) -> bool {
@@ -200,6 +280,62 @@ pub(super) mod tests {
             .sum();
         assert!((equations.left(change.as_ref()) / naive - 1.0).abs() < 1e-10);
         assert_eq!(equations.n_tokens(), n_tokens);
+    }
+
+    #[test]
+    fn a_ridge_is_about_as_good_as_the_best_of_all_on_all_outputs() {
+        let (n_in, n_out, n_tokens) = (40, 150, 90);
+        let planted = numbers(21, n_out * n_in);
+        let mut chosen = Vec::new();
+        for noise in [0.0_f32, 0.5, 3.0, 12.0, 40.0] {
+            let folds = [22, 23].map(|seed| {
+                let inputs = numbers(seed, n_tokens * n_in);
+                let mut residuals = product(&planted, &inputs, n_in);
+                for (residual, error) in residuals
+                    .iter_mut()
+                    .zip(numbers(seed + 2, n_tokens * n_out))
+                {
+                    *residual += noise * error;
+                }
+                let mut fold = NormalEquations::new(n_in, n_out, 1);
+                fold.add(&inputs, &residuals, &vec![1.0; n_tokens]).unwrap();
+                fold
+            });
+            let energy = folds[0].energy() + folds[1].energy();
+            let left = |ridge: f64| {
+                let changes = folds.each_ref().map(|fold| solve(fold, ridge).unwrap());
+                (folds[1].left(changes[0].as_ref()) + folds[0].left(changes[1].as_ref())) / energy
+            };
+            let best = RIDGES.map(left).into_iter().fold(f64::INFINITY, f64::min);
+            match cross_fit(&folds) {
+                Some(fit) => {
+                    assert!((fit.left / left(fit.ridge) - 1.0).abs() < 1e-10);
+                    assert!(
+                        fit.left - best < 0.02 * (1.0 - best),
+                        "{noise}: {} {best}",
+                        fit.left
+                    );
+                    chosen.push(fit.ridge);
+                }
+                None => assert!(best > 0.99, "{noise}: {best}"),
+            }
+        }
+        assert!(chosen.len() > 2 && chosen.is_sorted(), "{chosen:?}");
+        assert!(chosen.first() < chosen.last(), "{chosen:?}");
+    }
+
+    #[test]
+    fn the_bottom_of_a_valley_is_found() {
+        for bottom in 0..6_usize {
+            let mut asked = 0;
+            let found = descend(6, |at| {
+                asked += 1;
+                at.abs_diff(bottom) as f64
+            });
+            assert_eq!(found, bottom);
+            assert!(asked <= 5, "{asked}");
+        }
+        assert_eq!(descend(1, |_| f64::NAN), 0);
     }
 
     #[test]

@@ -106,6 +106,7 @@ impl<'m, 'a> Healer<'m, 'a> {
             n_threads,
             start: None,
             before_last: Vec::new(),
+            unhealed: None,
             tell: Box::new(|_, _, _| {}),
         })
     }

@@ -98,12 +98,11 @@ impl Healer<'_, '_> {
         let (Some(first), Some(last)) = (blocks().find(is_cut), blocks().rfind(is_cut)) else {
             return Ok(Vec::new());
         };
-        let candidate = Candidate::unhealed(removed, attention);
+        let (candidate, loss) = self.unhealed(removed, attention)?;
         // The block before the first cut makes up for it, where there is one.
         let at_cut = removed.contains(&first) && !order.with_block;
         let mut block = first.index().saturating_sub(usize::from(at_cut));
         let targets = self.start(block)?.clone();
-        let loss = self.loss_from(block, &targets, &candidate)?;
         let mut walk = Walk {
             order,
             streams: targets.clone(),
@@ -115,7 +114,10 @@ impl Healer<'_, '_> {
         };
         let mut differs = false;
         let mut n_failed = 0;
-        while block < n_blocks && (block <= last.index() || n_failed < order.patience) {
+        let is_on = |block: usize, n_failed: usize| {
+            block < n_blocks && (block <= last.index() || n_failed < order.patience)
+        };
+        while is_on(block, n_failed) {
             let id = BlockId::new(block);
             if removed.contains(&id) {
                 let end = run_end(removed, block, n_blocks);
@@ -144,9 +146,11 @@ impl Healer<'_, '_> {
                     false => n_failed + 1,
                 };
             }
-            let weights = self.weights_of(id, &walk.candidate);
-            self.pass(id, &weights, &mut walk.streams)?;
             block = end;
+            if is_on(block, n_failed) {
+                let weights = self.weights_of(id, &walk.candidate);
+                self.pass(id, &weights, &mut walk.streams)?;
+            }
         }
         Ok(walk.steps)
     }
