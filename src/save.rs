@@ -1,6 +1,8 @@
 //! Writing the output: beside its place, checked against the plan, synced, then renamed. On failure nothing is left
 //! behind and nothing existing is touched.
 
+mod small;
+
 use std::ffi::OsStr;
 use std::fs::{DirEntry, File, Permissions};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
@@ -10,13 +12,15 @@ use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::commit::{Staged, TEMPORARY, commit, folder_of};
+use crate::commit::{Staged, commit, folder_of};
 use crate::gguf::{self, Layout};
 use crate::input::Input;
 use crate::model::Model;
 use crate::part_name::Prefix;
 use crate::plan::parts::{Part, Splitting, parts};
 use crate::plan::{Plan, TensorData};
+
+pub use small::{check_page, check_text, text};
 
 /// A place for the output, checked before any work is done.
 #[derive(Debug)]
@@ -534,47 +538,6 @@ fn ends_in_separator(path: &Path) -> bool {
     last.is_some_and(|&byte| std::path::is_separator(byte.into()))
 }
 
-/// Checks that [`text`] can write at `path`, and that it takes the place of neither the input nor the output.
-///
-/// # Errors
-/// What is wrong with the place.
-pub fn check_text(path: &Path, input: &Input, output: Option<&Path>) -> Result<()> {
-    let fail = || path.display().to_string();
-    match std::fs::metadata(path) {
-        Ok(kind) if kind.is_dir() => bail!("{}: is a folder, expected the name of a file", fail()),
-        // A pipe or device.
-        Ok(kind) if !kind.is_file() => return Ok(()),
-        _ => {}
-    }
-    ensure!(!is_input(path, input), "{}: is the input itself", fail());
-    let folder = folder_of(path);
-    let is_output = output.is_some_and(|output| {
-        path.file_name() == output.file_name()
-            && same_file::is_same_file(folder, folder_of(output)).unwrap_or(false)
-    });
-    ensure!(!is_output, "{}: is the output itself", fail());
-    check_folder(path)
-}
-
-/// Checks that [`text`] can write at `path`, where the caller knows what may be replaced.
-///
-/// # Errors
-/// What is wrong with the place.
-pub fn check_page(path: &Path) -> Result<()> {
-    let fail = || path.display().to_string();
-    ensure!(
-        path.file_name().is_some() && !ends_in_separator(path),
-        "{}: is not the name of a file",
-        fail()
-    );
-    match std::fs::metadata(path) {
-        Ok(kind) if kind.is_dir() => bail!("{}: is a folder, expected the name of a file", fail()),
-        // A pipe or device.
-        Ok(kind) if !kind.is_file() => Ok(()),
-        _ => check_folder(path),
-    }
-}
-
 /// Checks that a file can be made in the folder of `path`.
 fn check_folder(path: &Path) -> Result<()> {
     let fail = || path.display().to_string();
@@ -589,24 +552,5 @@ fn check_folder(path: &Path) -> Result<()> {
     );
     tempfile::tempfile_in(folder)
         .with_context(|| format!("{}: cannot write in folder '{}'", fail(), folder.display()))?;
-    Ok(())
-}
-
-/// Writes a small result beside its place, then renames it over what is there. A pipe or device is written to as it is.
-///
-/// # Errors
-/// The system's.
-pub fn text(path: &Path, text: &str) -> Result<()> {
-    if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
-        return Ok(std::fs::write(path, text)?);
-    }
-    let folder = folder_of(path);
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(TEMPORARY.0).suffix(TEMPORARY.1);
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut temporary = builder.tempfile_in(folder)?;
-    temporary.write_all(text.as_bytes())?;
-    temporary.persist(path).map_err(|error| error.error)?;
     Ok(())
 }

@@ -23,6 +23,7 @@ mod goal;
 
 mod healed;
 
+mod job;
 mod known;
 
 mod measured;

@@ -10,6 +10,7 @@
 )]
 
 mod make;
+mod ollama_layouts;
 mod random;
 mod util;
 

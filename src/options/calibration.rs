@@ -1,0 +1,187 @@
+//! The text to calibrate on or to score, and how it is evaluated, checked.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use ggml::rpc::Endpoints;
+
+use super::rpc;
+use crate::calibration::{DEFAULT_TOKENS, DEFAULT_WINDOW, Source};
+use crate::cli::{CalibrationArgs, TextArgs};
+use crate::error::Usage;
+use crate::quality::MIN_WINDOW;
+
+/// How a model is calibrated, before the model is known.
+#[derive(Clone, Debug)]
+pub struct Calibration {
+    /// The text.
+    pub source: Source,
+    /// At most this many tokens.
+    pub tokens: usize,
+    /// Tokens of a window.
+    pub window: usize,
+    /// Whether a model with a shorter context may have shorter windows.
+    pub window_is_default: bool,
+    /// CPU threads.
+    pub threads: usize,
+    /// As in llama.cpp; `None` is its default.
+    pub gpu_layers: Option<i32>,
+    /// Servers that evaluate blocks, too.
+    pub rpc: Endpoints,
+    /// Whether scores may come from the cache, and go there.
+    pub cache: bool,
+}
+
+/// What a user gets who says nothing, but without the cache.
+impl Default for Calibration {
+    fn default() -> Self {
+        Self {
+            source: Source::BuiltIn,
+            tokens: DEFAULT_TOKENS,
+            window: DEFAULT_WINDOW,
+            window_is_default: true,
+            threads: default_threads(),
+            gpu_layers: None,
+            rpc: Endpoints::default(),
+            cache: false,
+        }
+    }
+}
+
+impl Calibration {
+    /// Checks the arguments.
+    ///
+    /// # Errors
+    /// [`Usage`] for numbers that do not fit together.
+    pub fn new(args: &CalibrationArgs) -> Result<Self> {
+        if let Some(servers) = &args.rpc {
+            rpc::check(servers)?;
+        }
+        let own = OwnText::find(&args.calibration)?;
+        if own.is_none() && args.seed.is_some() {
+            bail!(Usage("--seed needs --calibration self".to_owned()));
+        }
+        // What a model is to write is all used, unless less is asked for.
+        let written = own.and_then(|own| own.tokens);
+        let asked = match (args.tokens, written) {
+            (Some(tokens), Some(written)) => Some(tokens.min(written)),
+            (tokens, written) => tokens.or(written),
+        };
+        // What was not asked for gives way to what was.
+        let window = args
+            .window
+            .unwrap_or(DEFAULT_WINDOW.min(asked.unwrap_or(usize::MAX)));
+        let tokens = asked.unwrap_or(DEFAULT_TOKENS.max(window));
+        if window == 0 || args.threads == Some(0) {
+            bail!(Usage(
+                "--tokens, --window and --threads are at least 1".to_owned()
+            ));
+        }
+        if tokens < window {
+            bail!(Usage(format!(
+                "{} {tokens} is less than one window of {window}",
+                match args.tokens {
+                    None if written.is_some() => "--calibration self of",
+                    _ => "--tokens",
+                }
+            )));
+        }
+        Ok(Self {
+            source: match (&args.calibration[..], own) {
+                (_, Some(_)) => Source::Own {
+                    seed: args.seed.unwrap_or(0),
+                },
+                ([], None) => Source::BuiltIn,
+                (files, None) => Source::Files(files.to_vec()),
+            },
+            tokens,
+            window,
+            window_is_default: args.window.is_none(),
+            threads: args.threads.unwrap_or_else(default_threads),
+            gpu_layers: args.gpu_layers,
+            rpc: args.rpc.clone().unwrap_or_default(),
+            cache: !args.no_cache,
+        })
+    }
+}
+
+/// The text that is scored, and how.
+pub(super) fn scored_text(args: &TextArgs) -> Result<Calibration> {
+    let text = Calibration::new(&CalibrationArgs {
+        calibration: args.calibration.clone(),
+        seed: args.seed,
+        tokens: args.tokens,
+        window: args.window,
+        threads: args.threads,
+        gpu_layers: args.gpu_layers,
+        rpc: args.rpc.clone(),
+        // What a model writes is kept; there are no scores.
+        no_cache: false,
+    })?;
+    if text.window < MIN_WINDOW {
+        bail!(Usage(format!(
+            "--window {} leaves no token to score, expected {MIN_WINDOW} or more",
+            text.window
+        )));
+    }
+    Ok(text)
+}
+
+/// The text that the model is to write: `self` or `self:TOKENS`. A file of that name is `./self`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct OwnText {
+    /// How much of it.
+    tokens: Option<usize>,
+}
+
+impl OwnText {
+    /// Among the values of `--calibration`.
+    fn find(values: &[PathBuf]) -> Result<Option<Self>> {
+        let own = |value: &PathBuf| value.to_str().map(Self::parse)?.transpose();
+        let Some(own) = values.iter().find_map(own) else {
+            return Ok(None);
+        };
+        let own = own.map_err(Usage)?;
+        if values.len() > 1 {
+            bail!(Usage(
+                "--calibration self stands alone; a file of that name is ./self".to_owned()
+            ));
+        }
+        Ok(Some(own))
+    }
+
+    /// `None` if `text` is the name of a file.
+    fn parse(text: &str) -> Result<Option<Self>, String> {
+        let Some(rest) = text.strip_prefix("self") else {
+            return Ok(None);
+        };
+        if rest.is_empty() {
+            return Ok(Some(Self { tokens: None }));
+        }
+        let Some(number) = rest.strip_prefix(':') else {
+            return Ok(None);
+        };
+        let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+        match number.parse() {
+            Ok(0) => Err(format!("--calibration {text} is no text")),
+            Ok(tokens) if is_number && tokens <= MAX_OWN_TOKENS => Ok(Some(Self {
+                tokens: Some(tokens),
+            })),
+            _ if is_number => Err(format!(
+                "--calibration {text} is more than a model can write, at most {MAX_OWN_TOKENS} tokens"
+            )),
+            _ => Err(format!(
+                "--calibration {text}: '{number}' is not a number of tokens; a file of that name is ./{text}"
+            )),
+        }
+    }
+}
+
+/// More would take weeks, and is a mistake.
+const MAX_OWN_TOKENS: usize = 1 << 30;
+
+/// One thread for each physical core that this process may use: two threads of a core slow each other down, and more
+/// threads than cores wait at every barrier of ggml.
+pub(super) fn default_threads() -> usize {
+    num_cpus::get_physical().min(num_cpus::get()).max(1)
+}
