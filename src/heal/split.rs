@@ -1,10 +1,10 @@
 //! What each window of the calibration text is for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::hidden_state::Token;
 
-/// The windows of a text by what they are for. No window of one kind is the same as one of another.
+/// The windows of a text by what they are for, as far as they take part. No window of one kind is the same as one of another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Split {
     /// Weights are fitted to the first, with the ridge that is best on the second, and the other way round; then to both.
@@ -25,13 +25,17 @@ const JUDGES: f64 = 0.2;
 /// About how many windows judge at most: each thing that is tried is measured on all of them.
 const MOST_JUDGES: f64 = 12.0;
 
+/// So many texts or more are enough that one of them judges: what helps on windows of the texts that were fitted to need not help
+/// elsewhere.
+const TEXTS: usize = 4;
+
 /// One window to judge, and one for each fold.
 pub const MIN_WINDOWS: usize = 3;
 
 impl Split {
     /// Splits `windows`, each of them from the text with that number. The folds are of different texts where there are
     /// several, else of different halves of the one: a ridge is to be good for text that is not quite like what the weights
-    /// were fitted to.
+    /// were fitted to. Of [`TEXTS`] texts or more that one judges whose words are least like those of the others.
     #[must_use]
     pub fn of(windows: &[&[Token]], texts: &[usize]) -> Self {
         let mut seen = BTreeSet::new();
@@ -41,16 +45,21 @@ impl Split {
         let several = distinct
             .iter()
             .any(|&window| texts.get(window) != texts.first());
+        let stranger = stranger(windows, texts, &distinct);
+        let may_judge =
+            |window: &usize| stranger.is_none_or(|text| texts.get(*window) == Some(&text));
+        let (judges, mut fit): (Vec<usize>, Vec<usize>) =
+            distinct.iter().copied().partition(may_judge);
         let mut judge = Vec::new();
-        let mut fit = Vec::new();
+        let share = if stranger.is_some() { 1.0 } else { JUDGES };
         #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
-        let share = JUDGES.min(MOST_JUDGES / distinct.len().max(1) as f64);
+        let share = (MOST_JUDGES / judges.len().max(1) as f64).min(share);
         // Evenly spread, and not in step with texts that take turns.
         let mut part = 0.5;
-        for &window in &distinct {
+        for window in judges {
             if part < share {
                 judge.push(window);
-            } else {
+            } else if stranger.is_none() {
                 fit.push(window);
             }
             part = (part + 0.618_033_988_749_895_f64).fract();
@@ -102,6 +111,35 @@ impl Split {
     }
 }
 
+/// The text whose words, by how often they occur, are least like those of all others (Bhattacharyya's coefficient); `None` of fewer
+/// than [`TEXTS`].
+fn stranger(windows: &[&[Token]], texts: &[usize], of: &[usize]) -> Option<usize> {
+    let mut counts: BTreeMap<usize, BTreeMap<Token, f64>> = BTreeMap::new();
+    let mut totals: BTreeMap<Token, f64> = BTreeMap::new();
+    for &window in of {
+        let own = counts.entry(*texts.get(window)?).or_default();
+        for &token in windows[window] {
+            *own.entry(token).or_default() += 1.0;
+            *totals.entry(token).or_default() += 1.0;
+        }
+    }
+    if counts.len() < TEXTS {
+        return None;
+    }
+    let n_all: f64 = totals.values().sum();
+    let likeness = |own: &BTreeMap<Token, f64>| {
+        let n: f64 = own.values().sum();
+        let common = own
+            .iter()
+            .map(|(token, count)| count * (totals[token] - count));
+        common.map(f64::sqrt).sum::<f64>() / (n * (n_all - n)).sqrt()
+    };
+    let likeness = counts.iter().map(|(&text, own)| (likeness(own), text));
+    likeness
+        .min_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, text)| text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,12 +176,35 @@ mod tests {
 
     #[test]
     fn folds_are_of_different_texts_and_judges_of_all() {
-        let texts: Vec<usize> = (0..60).map(|i| i % 4).collect();
+        let texts: Vec<usize> = (0..60).map(|i| i % 3).collect();
         let split = split(&windows(60), &texts);
-        assert!(split.folds[0].iter().all(|w| w % 2 == 0));
-        assert!(split.folds[1].iter().all(|w| w % 2 == 1));
-        let judged: BTreeSet<usize> = split.judge.iter().map(|w| w % 4).collect();
-        assert_eq!(judged.len(), 4);
+        assert!(split.folds[0].iter().all(|w| w % 3 != 1));
+        assert!(split.folds[1].iter().all(|w| w % 3 == 1));
+        let judged: BTreeSet<usize> = split.judge.iter().map(|w| w % 3).collect();
+        assert_eq!(judged.len(), 3);
+    }
+
+    #[test]
+    fn of_many_texts_the_one_that_is_least_like_the_others_judges() {
+        for (stranger, n) in [(0, 60), (2, 60), (3, 12), (3, 400)] {
+            let texts: Vec<usize> = (0..n).map(|i| i % 4).collect();
+            // The others are of the same words in another order.
+            let mut windows = windows(n);
+            for (w, window) in windows.iter_mut().enumerate() {
+                for token in window {
+                    *token = match w % 4 == stranger {
+                        true => *token,
+                        false => *token * 7 % 31 + 5000,
+                    };
+                }
+            }
+            let split = split(&windows, &texts);
+            assert!(split.judge.iter().all(|w| w % 4 == stranger));
+            assert!(((n / 4).min(11)..=13).contains(&split.judge.len()), "{n}");
+            let fitted = split.folds.concat();
+            assert!(fitted.iter().all(|w| w % 4 != stranger));
+            assert!(split.is_enough());
+        }
     }
 
     #[test]
