@@ -26,6 +26,15 @@ pub enum Source {
         /// Another number gives another text.
         seed: u64,
     },
+    /// These files, and what the model writes as one text more.
+    FilesAndOwn {
+        /// The files.
+        files: Vec<PathBuf>,
+        /// As of [`Source::Own`].
+        seed: u64,
+        /// How many tokens it writes at most; `None` for as many as there are of each file.
+        tokens: Option<usize>,
+    },
 }
 
 impl Source {
@@ -33,22 +42,24 @@ impl Source {
     #[must_use]
     pub fn seed(&self) -> Option<u64> {
         match *self {
-            Self::Own { seed } => Some(seed),
+            Self::Own { seed } | Self::FilesAndOwn { seed, .. } => Some(seed),
             Self::BuiltIn | Self::Files(_) => None,
         }
     }
 }
 
-/// `built-in`, the files, or `self`.
+/// `built-in`, the files, or `self`; the files and `self`.
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = |paths: &[PathBuf]| -> String {
+            let paths: Vec<_> = paths.iter().map(|p| p.display().to_string()).collect();
+            paths.join(", ")
+        };
         match self {
             Self::BuiltIn => f.write_str("built-in"),
-            Self::Files(paths) => {
-                let paths: Vec<_> = paths.iter().map(|p| p.display().to_string()).collect();
-                f.write_str(&paths.join(", "))
-            }
+            Self::Files(paths) => f.write_str(&names(paths)),
             Self::Own { .. } => f.write_str("self"),
+            Self::FilesAndOwn { files, .. } => write!(f, "{}, self", names(files)),
         }
     }
 }
@@ -57,7 +68,6 @@ impl fmt::Display for Source {
 pub struct Texts {
     source: Source,
     texts: Vec<String>,
-    blake3: blake3::Hash,
 }
 
 impl Texts {
@@ -68,22 +78,14 @@ impl Texts {
     pub fn read(source: Source) -> Result<Self> {
         let texts = match &source {
             Source::BuiltIn => vec![built_in()?],
-            Source::Files(paths) => paths
+            Source::Files(paths) | Source::FilesAndOwn { files: paths, .. } => paths
                 .iter()
                 .map(|path| read_file(path).with_context(|| path.display().to_string()))
                 .collect::<Result<_>>()?,
             // It is written once the model is there.
             Source::Own { .. } => Vec::new(),
         };
-        let mut hasher = blake3::Hasher::new();
-        for text in &texts {
-            hasher.update(text.as_bytes());
-        }
-        Ok(Self {
-            source,
-            texts,
-            blake3: hasher.finalize(),
-        })
+        Ok(Self { source, texts })
     }
 
     /// Where they come from.
@@ -96,19 +98,35 @@ impl Texts {
     #[must_use]
     pub fn fingerprint(&self) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new();
-        match self.source.seed() {
-            Some(seed) => {
-                hasher.update(b"self");
-                hasher.update(&seed.to_le_bytes());
-            }
-            None => {
-                for text in &self.texts {
-                    hasher.update(&(text.len() as u64).to_le_bytes());
-                    hasher.update(text.as_bytes());
-                }
-            }
+        for text in &self.texts {
+            hasher.update(&(text.len() as u64).to_le_bytes());
+            hasher.update(text.as_bytes());
+        }
+        if let Some(seed) = self.source.seed() {
+            hasher.update(b"self");
+            hasher.update(&seed.to_le_bytes());
+        }
+        if let Source::FilesAndOwn { tokens, .. } = self.source {
+            hasher.update(
+                &tokens
+                    .map_or(u64::MAX, |tokens| tokens as u64)
+                    .to_le_bytes(),
+            );
         }
         hasher.finalize()
+    }
+
+    /// How many of `n_windows` the model is to write beside the files, as one text of several.
+    #[must_use]
+    pub fn n_own_windows(&self, n_windows: usize, window: usize) -> usize {
+        match self.source {
+            Source::BuiltIn | Source::Files(_) => 0,
+            Source::Own { .. } => n_windows,
+            Source::FilesAndOwn { tokens, .. } => {
+                let asked = tokens.map(|tokens| tokens / window.max(1));
+                asked.unwrap_or(n_windows.div_ceil(self.texts.len() + 1))
+            }
+        }
     }
 }
 
@@ -129,7 +147,7 @@ pub struct Cut {
 pub struct CalibrationSet {
     /// Where the text comes from.
     pub source: Source,
-    /// Hash of the texts, one after another; of what a model wrote, of its tokens, each as four bytes.
+    /// Hash of the texts, one after another, and of the tokens that the model wrote, each as four bytes.
     pub blake3: blake3::Hash,
     /// Tokens of one window.
     pub window: usize,
@@ -138,16 +156,20 @@ pub struct CalibrationSet {
     tokens: Vec<Token>,
     /// Of each window, which text it is from.
     texts: Vec<usize>,
+    /// The number of the text that the model wrote itself.
+    own: Option<usize>,
 }
 
 impl CalibrationSet {
     /// Tokenizes the texts and cuts them: consecutive windows from the start of the text; with several texts, one window
-    /// of each in turn, each text from its own start. A rest shorter than a window is left out.
+    /// of each in turn, each text from its own start. A rest shorter than a window is left out. `own` is what the model wrote,
+    /// the last of the texts, in windows that each begin with its BOS token; empty if it wrote none.
     ///
     /// # Errors
     /// Texts that give less than one window; the tokenizer's.
     pub fn new(
         texts: &Texts,
+        own: Vec<Token>,
         cut: Cut,
         tokenize: &dyn Fn(&str) -> Result<Vec<Token>>,
     ) -> Result<Self> {
@@ -159,11 +181,20 @@ impl CalibrationSet {
             cut.tokens,
             cut.window
         );
-        let tokenized = texts
+        let mut tokenized = texts
             .texts
             .iter()
             .map(|text| tokens_of_start(text, n_windows.saturating_mul(cut.window), tokenize))
             .collect::<Result<Vec<_>>>()?;
+        let mut hasher = blake3::Hasher::new();
+        for text in &texts.texts {
+            hasher.update(text.as_bytes());
+        }
+        for token in &own {
+            hasher.update(&token.to_le_bytes());
+        }
+        let number_of_own = (!own.is_empty()).then_some(tokenized.len());
+        tokenized.extend(number_of_own.map(|_| own));
         let mut by_text: Vec<_> = tokenized
             .iter()
             .map(|tokens| tokens.chunks_exact(cut.window))
@@ -199,11 +230,12 @@ impl CalibrationSet {
         }
         Ok(Self {
             source: texts.source.clone(),
-            blake3: texts.blake3,
+            blake3: hasher.finalize(),
             window: cut.window,
-            bos: cut.bos.is_some(),
+            bos: cut.bos.is_some() || texts.texts.is_empty(),
             tokens,
             texts: from,
+            own: number_of_own,
         })
     }
 
@@ -234,21 +266,10 @@ impl CalibrationSet {
         &self.texts
     }
 
-    /// Windows of `window` tokens that a model has written; each begins with its BOS token.
+    /// The number of the text that the model wrote itself; `None` if there is none.
     #[must_use]
-    pub fn written(seed: u64, window: usize, tokens: Vec<Token>) -> Self {
-        let mut hasher = blake3::Hasher::new();
-        for token in &tokens {
-            hasher.update(&token.to_le_bytes());
-        }
-        Self {
-            source: Source::Own { seed },
-            blake3: hasher.finalize(),
-            window,
-            bos: true,
-            texts: vec![0; tokens.len() / window.max(1)],
-            tokens,
-        }
+    pub fn own(&self) -> Option<usize> {
+        self.own
     }
 
     /// The windows, in order.
@@ -318,7 +339,6 @@ mod tests {
         Texts {
             source: Source::BuiltIn,
             texts: texts.iter().map(|text| (*text).to_owned()).collect(),
-            blake3: blake3::hash(b""),
         }
     }
 
@@ -343,10 +363,12 @@ mod tests {
 
     #[test]
     fn windows_are_consecutive_and_whole() {
-        let set = CalibrationSet::new(&texts(&["abcdefgh"]), cut(3, 100), &bytes).unwrap();
+        let set =
+            CalibrationSet::new(&texts(&["abcdefgh"]), Vec::new(), cut(3, 100), &bytes).unwrap();
         assert_eq!(windows(&set), ["abc", "def"]);
         assert_eq!(set.n_tokens(), 6);
-        let set = CalibrationSet::new(&texts(&["abcdefgh"]), cut(3, 5), &bytes).unwrap();
+        let set =
+            CalibrationSet::new(&texts(&["abcdefgh"]), Vec::new(), cut(3, 5), &bytes).unwrap();
         assert_eq!(windows(&set), ["abc"]);
     }
 
@@ -375,7 +397,8 @@ mod tests {
 
     #[test]
     fn what_lies_behind_has_a_fingerprint_of_its_own() {
-        let set = CalibrationSet::new(&texts(&["abcdefgh"]), cut(2, 8), &bytes).unwrap();
+        let set =
+            CalibrationSet::new(&texts(&["abcdefgh"]), Vec::new(), cut(2, 8), &bytes).unwrap();
         let behind = set.behind(1, 2).unwrap();
         assert_eq!(windows(&behind), ["cd", "ef", "gh"]);
         assert_ne!(behind.blake3, set.blake3);
@@ -388,8 +411,35 @@ mod tests {
 
     #[test]
     fn several_texts_take_turns() {
-        let set = CalibrationSet::new(&texts(&["abcdef", "xy", "uv"]), cut(2, 10), &bytes).unwrap();
+        let set = CalibrationSet::new(
+            &texts(&["abcdef", "xy", "uv"]),
+            Vec::new(),
+            cut(2, 10),
+            &bytes,
+        )
+        .unwrap();
         assert_eq!(windows(&set), ["ab", "xy", "uv", "cd", "ef"]);
+    }
+
+    #[test]
+    fn what_the_model_writes_is_the_last_text() {
+        let own = bytes("^a^b").unwrap();
+        let set = CalibrationSet::new(&texts(&["abcdef", "xy"]), own, cut(2, 10), &bytes).unwrap();
+        assert_eq!(windows(&set), ["ab", "xy", "^a", "cd", "^b"]);
+        assert_eq!((set.texts(), set.own()), (&[0, 1, 2, 0, 2][..], Some(2)));
+        let mut mixed = texts(&["abcdef", "xy"]);
+        mixed.source = Source::FilesAndOwn {
+            files: Vec::new(),
+            seed: 0,
+            tokens: None,
+        };
+        assert_eq!(mixed.n_own_windows(10, 2), 4);
+        mixed.source = Source::FilesAndOwn {
+            files: Vec::new(),
+            seed: 0,
+            tokens: Some(5),
+        };
+        assert_eq!(mixed.n_own_windows(10, 2), 2);
     }
 
     #[test]
@@ -398,13 +448,14 @@ mod tests {
             bos: Some(Token::from(b'^')),
             ..cut(3, 100)
         };
-        let set = CalibrationSet::new(&texts(&["abcdef"]), cut, &bytes).unwrap();
+        let set = CalibrationSet::new(&texts(&["abcdef"]), Vec::new(), cut, &bytes).unwrap();
         assert_eq!(windows(&set), ["^bc", "^ef"]);
     }
 
     #[test]
     fn a_text_shorter_than_a_window_is_an_error() {
-        let error = CalibrationSet::new(&texts(&["abc"]), cut(4, 100), &bytes).unwrap_err();
+        let error =
+            CalibrationSet::new(&texts(&["abc"]), Vec::new(), cut(4, 100), &bytes).unwrap_err();
         assert_eq!(
             error.to_string(),
             "the text has 3 tokens, less than one window of 4"

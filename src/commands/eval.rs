@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use ggml::{Backend, ModelOptions};
 
 use super::{arguments, check_json, cut, model_options, note_layout, print_json, to_stdout};
-use crate::calibration::{CalibrationSet, Source, Texts};
+use crate::calibration::{CalibrationSet, Texts};
 use crate::commit;
 use crate::evaluator::{self, LlamaLogits, Speed, vocabulary_difference};
 use crate::input::Input;
@@ -59,8 +59,8 @@ pub fn run(options: &Eval) -> Result<()> {
         );
     }
     // A text of its own is written by the parent, whose predictions are the aim.
-    let writer = match (&parent_engine, &parent_input, texts.source()) {
-        (Some(engine), Some(input), Source::Own { .. }) => (engine, input),
+    let writer = match (&parent_engine, &parent_input, texts.source().seed()) {
+        (Some(engine), Some(input), Some(_)) => (engine, input),
         _ => (&engine, &input),
     };
     let set = cut(&texts, writer, &options.text, printing)

@@ -148,7 +148,7 @@ pub(super) fn heal(
     );
     let start = Instant::now();
     let windows: Vec<&[Token]> = set.windows().collect();
-    let split = Split::of(&windows, set.texts());
+    let split = Split::of(&windows, set.texts(), set.own());
     let (mut warnings, is_hopeless) = warnings(&split, carrier.as_ref());
     warnings.extend(repairs.left_out.iter().cloned());
     if !printing.quiet {

@@ -66,7 +66,7 @@ use known::Known;
 use crate::arch::Architecture;
 use crate::cache::{Cache, Entry, OWN_TEXT, Scored};
 use crate::cache_folder::Files;
-use crate::calibration::{CalibrationSet, Cut, Source, Texts};
+use crate::calibration::{CalibrationSet, Cut, Texts};
 use crate::commit;
 use crate::error::Hint;
 use crate::hidden_state::{HiddenStates, Token};
@@ -246,17 +246,21 @@ fn cut(
         );
         window = n_ctx;
     }
-    if let Source::Own { seed } = *texts.source() {
-        let order = Order {
-            window,
-            n_windows: options.tokens / window,
-            seed,
-        };
-        let tokens = own_text(engine, input, order, options, printing)?;
-        return Ok(CalibrationSet::written(seed, window, tokens));
-    }
+    let own = match texts.source().seed() {
+        Some(seed) => {
+            let n_windows = texts.n_own_windows(options.tokens / window.max(1), window);
+            let order = Order {
+                window,
+                n_windows,
+                seed,
+            };
+            own_text(engine, input, order, options, printing)?
+        }
+        None => Vec::new(),
+    };
     CalibrationSet::new(
         texts,
+        own,
         Cut {
             window,
             tokens: options.tokens,

@@ -35,9 +35,10 @@ pub const MIN_WINDOWS: usize = 3;
 impl Split {
     /// Splits `windows`, each of them from the text with that number. The folds are of different texts where there are
     /// several, else of different halves of the one: a ridge is to be good for text that is not quite like what the weights
-    /// were fitted to. Of four texts or more that one judges whose words are least like those of the others.
+    /// were fitted to. Of four texts or more that one judges whose words are least like those of the others, but not `own`,
+    /// which the model wrote: there is nothing that it is more worth to be fitted to.
     #[must_use]
-    pub fn of(windows: &[&[Token]], texts: &[usize]) -> Self {
+    pub fn of(windows: &[&[Token]], texts: &[usize], own: Option<usize>) -> Self {
         let mut seen = BTreeSet::new();
         let distinct: Vec<usize> = (0..windows.len())
             .filter(|&window| seen.insert(windows[window]))
@@ -45,7 +46,7 @@ impl Split {
         let several = distinct
             .iter()
             .any(|&window| texts.get(window) != texts.first());
-        let stranger = stranger(windows, texts, &distinct);
+        let stranger = stranger(windows, texts, own, &distinct);
         let may_judge =
             |window: &usize| stranger.is_none_or(|text| texts.get(*window) == Some(&text));
         let (judges, mut fit): (Vec<usize>, Vec<usize>) =
@@ -114,7 +115,12 @@ impl Split {
 /// The text whose words, by how often they occur, are least like those of all others (Bhattacharyya's coefficient), of those that are
 /// neither so short that they would say little, nor so long that little were left to fit to. `None` of fewer than [`TEXTS`], and if
 /// there is no such.
-fn stranger(windows: &[&[Token]], texts: &[usize], of: &[usize]) -> Option<usize> {
+fn stranger(
+    windows: &[&[Token]],
+    texts: &[usize],
+    own: Option<usize>,
+    of: &[usize],
+) -> Option<usize> {
     #[derive(Default)]
     struct Text {
         n_windows: usize,
@@ -146,7 +152,7 @@ fn stranger(windows: &[&[Token]], texts: &[usize], of: &[usize]) -> Option<usize
         common.map(f64::sqrt).sum::<f64>() / (n * (n_all - n)).sqrt()
     };
     each.iter()
-        .filter(|(_, text)| may_judge(text))
+        .filter(|&(&number, text)| Some(number) != own && may_judge(text))
         .map(|(&number, text)| (likeness(text), number))
         .min_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, number)| number)
@@ -165,7 +171,7 @@ mod tests {
 
     fn split(windows: &[Vec<Token>], texts: &[usize]) -> Split {
         let windows: Vec<&[Token]> = windows.iter().map(Vec::as_slice).collect();
-        Split::of(&windows, texts)
+        Split::of(&windows, texts, None)
     }
 
     #[test]
@@ -216,6 +222,10 @@ mod tests {
             let fitted = split.folds.concat();
             assert!(fitted.iter().all(|w| w % 4 != stranger));
             assert!(split.is_enough());
+            // But not what the model wrote.
+            let windows: Vec<&[Token]> = windows.iter().map(Vec::as_slice).collect();
+            let split = Split::of(&windows, &texts, Some(stranger));
+            assert!(split.judge.iter().all(|w| w % 4 != stranger));
         }
     }
 

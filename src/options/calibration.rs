@@ -57,12 +57,12 @@ impl Calibration {
         if let Some(servers) = &args.rpc {
             rpc::check(servers)?;
         }
-        let own = OwnText::find(&args.calibration)?;
+        let (own, files) = OwnText::find(&args.calibration)?;
         if own.is_none() && args.seed.is_some() {
             bail!(Usage("--seed needs --calibration self".to_owned()));
         }
-        // What a model is to write is all used, unless less is asked for.
-        let written = own.and_then(|own| own.tokens);
+        // What a model is to write is all used, unless less is asked for; beside files it is one text of several.
+        let written = own.and_then(|own| own.tokens).filter(|_| files.is_empty());
         let asked = match (args.tokens, written) {
             (Some(tokens), Some(written)) => Some(tokens.min(written)),
             (tokens, written) => tokens.or(written),
@@ -77,22 +77,27 @@ impl Calibration {
                 "--tokens, --window and --threads are at least 1".to_owned()
             ));
         }
-        if tokens < window {
+        if tokens < window && (args.tokens.is_some() || written.is_none()) {
             bail!(Usage(format!(
-                "{} {tokens} is less than one window of {window}",
-                match args.tokens {
-                    None if written.is_some() => "--calibration self of",
-                    _ => "--tokens",
-                }
+                "--tokens {tokens} is less than one window of {window}"
             )));
         }
+        if let Some(own) = own.and_then(|own| own.tokens).filter(|own| *own < window) {
+            bail!(Usage(format!(
+                "--calibration self of {own} is less than one window of {window}"
+            )));
+        }
+        let seed = args.seed.unwrap_or(0);
         Ok(Self {
-            source: match (&args.calibration[..], own) {
-                (_, Some(_)) => Source::Own {
-                    seed: args.seed.unwrap_or(0),
+            source: match (own, files.is_empty()) {
+                (Some(_), true) => Source::Own { seed },
+                (Some(own), false) => Source::FilesAndOwn {
+                    files,
+                    seed,
+                    tokens: own.tokens,
                 },
-                ([], None) => Source::BuiltIn,
-                (files, None) => Source::Files(files.to_vec()),
+                (None, true) => Source::BuiltIn,
+                (None, false) => Source::Files(files),
             },
             tokens,
             window,
@@ -135,19 +140,23 @@ struct OwnText {
 }
 
 impl OwnText {
-    /// Among the values of `--calibration`.
-    fn find(values: &[PathBuf]) -> Result<Option<Self>> {
-        let own = |value: &PathBuf| value.to_str().map(Self::parse)?.transpose();
-        let Some(own) = values.iter().find_map(own) else {
-            return Ok(None);
-        };
-        let own = own.map_err(Usage)?;
-        if values.len() > 1 {
-            bail!(Usage(
-                "--calibration self stands alone; a file of that name is ./self".to_owned()
-            ));
+    /// Among the values of `--calibration`, and the files there.
+    fn find(values: &[PathBuf]) -> Result<(Option<Self>, Vec<PathBuf>)> {
+        let mut own = None;
+        let mut files = Vec::new();
+        for value in values {
+            match value.to_str().map(Self::parse).transpose().map_err(Usage)? {
+                Some(Some(_)) if own.is_some() => {
+                    bail!(Usage(
+                        "--calibration self is given twice; a file of that name is ./self"
+                            .to_owned()
+                    ))
+                }
+                Some(Some(found)) => own = Some(found),
+                _ => files.push(value.clone()),
+            }
         }
-        Ok(Some(own))
+        Ok((own, files))
     }
 
     /// `None` if `text` is the name of a file.

@@ -174,7 +174,7 @@ fn weights_are_the_least_squares_of_a_loop_over_tokens() {
     let parent = dir.join("parent.gguf");
     let all = windows(&parent, &dir.join("text.txt"));
     let slices: Vec<&[Token]> = all.iter().map(Vec::as_slice).collect();
-    let split = Split::of(&slices, &vec![0; all.len()]);
+    let split = Split::of(&slices, &vec![0; all.len()], None);
     let states = states(&parent, &all);
     let [norm, gate, up] = ["ffn_norm", "ffn_gate", "ffn_up"]
         .map(|name| floats(&parent, &format!("blk.1.{name}.weight")));
@@ -339,7 +339,7 @@ fn losses_measured_from_hidden_states_are_those_of_whole_models() {
     let constraints = Constraints::of(&model).unwrap();
     let all = windows(&parent, &dir.join("text.txt"));
     let slices: Vec<&[Token]> = all.iter().map(Vec::as_slice).collect();
-    let split = Split::of(&slices, &vec![0; all.len()]);
+    let split = Split::of(&slices, &vec![0; all.len()], None);
     let mut healer = Healer::new(&model, &constraints, &engine, slices, &split, 1).unwrap();
     let blocks = |of: &[usize]| {
         of.iter()

@@ -175,6 +175,18 @@ fn own_text_is_kept_and_says_what_it_is() {
     let alone = format!("eval short.gguf {own}");
     assert_ne!(calibration(dir.path(), &alone)["blake3"], first["blake3"]);
 
+    // Beside files it is one text of several, and as long as asked for.
+    std::fs::write(dir.path().join("text.txt"), "text ".repeat(100)).unwrap();
+    let mixed = "score parent.gguf --tokens 320 --window 32 --calibration text.txt --calibration";
+    let both = calibration(dir.path(), &format!("{mixed} self"));
+    assert_eq!(both["source"], "text.txt, self");
+    assert_eq!((&both["seed"], &both["windows"]), (&0.into(), &10.into()));
+    let fewer = calibration(dir.path(), &format!("{mixed} self:70"));
+    assert_ne!(fewer["blake3"], both["blake3"]);
+    assert_eq!(fewer["windows"], 10);
+    let other = calibration(dir.path(), &format!("{mixed} self:70 --seed 1"));
+    assert_ne!(other["blake3"], fewer["blake3"]);
+
     // Without a place for it, it is written each time.
     std::fs::remove_dir_all(dir.path().join("cache")).unwrap();
     std::fs::write(dir.path().join("cache"), "a file").unwrap();

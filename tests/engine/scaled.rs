@@ -278,7 +278,7 @@ fn the_number_is_about_the_best_for_the_whole_model() {
             })
             .collect();
         let windows: Vec<&[Token]> = windows.iter().map(Vec::as_slice).collect();
-        let split = Split::of(&windows, &[0; 5]);
+        let split = Split::of(&windows, &[0; 5], None);
         let all = split.folds.concat();
         let healer =
             Healer::of_whole_models(&model, &constraints, &engine, windows, &split, 1).unwrap();

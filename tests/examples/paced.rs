@@ -37,7 +37,7 @@ fn main() -> Result<()> {
         tokens: usize::MAX,
         bos: model.bos(),
     };
-    let set = CalibrationSet::new(&Texts::read(Source::BuiltIn)?, cut, &|text| {
+    let set = CalibrationSet::new(&Texts::read(Source::BuiltIn)?, Vec::new(), cut, &|text| {
         Ok(model.tokenize(text)?)
     })?;
     let mut states = LlamaHiddenStates::new(

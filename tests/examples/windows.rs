@@ -28,7 +28,7 @@ fn main() -> Result<()> {
         bos: model.bos(),
     };
     let texts = Texts::read(Source::Files(vec![text.into()]))?;
-    let set = CalibrationSet::new(&texts, cut, &|text| Ok(model.tokenize(text)?))?;
+    let set = CalibrationSet::new(&texts, Vec::new(), cut, &|text| Ok(model.tokenize(text)?))?;
     let mut stdout = std::io::stdout().lock();
     for window in set.windows() {
         let ids: Vec<_> = window.iter().map(ToString::to_string).collect();

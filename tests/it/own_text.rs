@@ -35,12 +35,8 @@ fn wrong_amounts_of_own_text_are_refused() {
             "--calibration self of 100 is less than one window of 200",
         ),
         (
-            "--calibration self --calibration other.txt",
-            "--calibration self stands alone; a file of that name is ./self",
-        ),
-        (
-            "--calibration self --calibration self:5",
-            "--calibration self stands alone; a file of that name is ./self",
+            "--calibration self --calibration other.txt --calibration self:5",
+            "--calibration self is given twice; a file of that name is ./self",
         ),
         ("--seed 3", "--seed needs --calibration self"),
         (
