@@ -16,12 +16,18 @@ pub mod norms;
 
 pub mod stepwise;
 
+mod attention;
+
+pub mod judged;
+
+use judged::Predictions;
+
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use anyhow::{Context as _, Result, ensure};
 use faer::Mat;
-use ggml::{Context, ThreadPool, WindowInput};
+use ggml::ThreadPool;
 use rayon::prelude::*;
 
 use crate::gguf::{Quoted, TensorType};
@@ -33,13 +39,9 @@ use crate::heal::split::Split;
 use crate::hidden_state::{HiddenStates, Position, Token};
 use crate::llama::{Course, LlamaHiddenStates};
 use crate::model::{BlockId, Model};
-use crate::plan::{
-    AttentionCut, ChangedTensor, ChangedTensors, Constraints, Healing, Plan, Provenance,
-};
-use crate::quality::scored;
+use crate::plan::{AttentionCut, ChangedTensor, ChangedTensors, Constraints};
 use crate::search::Loss;
-use crate::segment::memory::MemoryFile;
-use crate::segment::{Lone, Tail, check_alone};
+use crate::segment::{Lone, check_alone};
 
 pub use scaling::Scaling;
 
@@ -129,8 +131,14 @@ pub struct Healer<'m, 'a> {
     start: Option<(usize, Streams)>,
     /// The parent's streams before the last block, of windows that judge; empty before they are evaluated.
     before_last: Streams,
+    /// The parent's streams before this block, of windows that judge alone: one that no cut lies before.
+    before_cut: Option<(usize, Streams)>,
     /// What was last measured without any fit.
     unhealed: Option<(Candidate, Loss)>,
+    /// Memory for logits of the parent.
+    logits_bytes: u64,
+    /// Of windows that judge.
+    predictions: Predictions,
     tell: Box<Tell<'m>>,
 }
 
@@ -145,7 +153,8 @@ struct Shown<'s> {
 }
 
 impl<'m, 'a> Healer<'m, 'a> {
-    /// Prepares healing of `model`, which is `engine`, and checks on a window that it can be evaluated block by block.
+    /// Prepares healing of `model`, which is `engine`, and checks on a window that it can be evaluated block by block: exactly,
+    /// or up to rounding where llama.cpp scales what enters.
     ///
     /// # Errors
     /// It cannot; llama.cpp's.
@@ -163,6 +172,16 @@ impl<'m, 'a> Healer<'m, 'a> {
                 .context("cannot be healed: its blocks are not evaluated one by one")?;
         }
         Ok(healer)
+    }
+
+    /// Keeps at most so many bytes of the parent's logits.
+    #[must_use]
+    pub fn with_logits_bytes(self, logits_bytes: u64) -> Self {
+        Self {
+            logits_bytes,
+            predictions: Predictions::with_room(logits_bytes),
+            ..self
+        }
     }
 
     /// Tells `tell` what is being done, and of how many windows how many are done.
@@ -185,7 +204,6 @@ impl<'m, 'a> Healer<'m, 'a> {
         changed: &ChangedTensor,
         streams: &Streams,
     ) -> Result<()> {
-        const TOKENS: usize = 16;
         let Some(state) = self.split.folds[0].first().map(|&window| &streams[window]) else {
             return Ok(());
         };
@@ -196,13 +214,25 @@ impl<'m, 'a> Healer<'m, 'a> {
         let mut weights = zeros.clone();
         weights.insert(carrier.source, changed.clone());
         let after = self.lone(block, &weights)?.run(state)?;
-        let info = &self.model.tensors()[carrier.source].info;
-        let decoded = |of: TensorType, bytes: &[u8]| {
-            ggml::quantize::dequantize(of.id(), bytes)
-                .context("bug: weights that were decoded once")
-        };
-        let old = decoded(carrier.tensor_type, info.bytes())?;
-        let new = decoded(changed.tensor_type, &changed.bytes)?;
+        ensure!(
+            self.is_product(carrier, changed, &inputs, (&before, &after))?,
+            "block {block} cannot make up for others: the stream behind it is not the sum that its 'ffn_down' writes to"
+        );
+        Ok(())
+    }
+
+    /// Whether states became others by what the change of a matrix makes of `inputs`, on some tokens.
+    fn is_product(
+        &self,
+        carrier: &Carrier,
+        changed: &ChangedTensor,
+        inputs: &[f32],
+        (before, after): (&[f32], &[f32]),
+    ) -> Result<bool> {
+        const TOKENS: usize = 16;
+        let old = self.decoded(carrier)?;
+        let new = ggml::quantize::dequantize(changed.tensor_type.id(), &changed.bytes)
+            .context("bug: weights that were decoded once")?;
         let (n_in, n_out) = (carrier.n_in, carrier.n_out);
         let (mut square, mut product, mut error) = (0.0, 0.0, 0.0);
         for (token, inputs) in inputs.chunks_exact(n_in).take(TOKENS).enumerate() {
@@ -222,13 +252,7 @@ impl<'m, 'a> Healer<'m, 'a> {
             }
         }
         // Activations are rounded, too, so that the two are not quite the same.
-        let is_sum =
-            square == 0.0 || ((product / square - 1.0).abs() < 0.2 && error < 0.25 * square);
-        ensure!(
-            is_sum,
-            "block {block} cannot make up for others: the stream behind it is not the sum that its 'ffn_down' writes to"
-        );
-        Ok(())
+        Ok(square == 0.0 || ((product / square - 1.0).abs() < 0.2 && error < 0.25 * square))
     }
 
     /// Zeros in place of what the attention of `block` writes.
@@ -377,10 +401,12 @@ impl<'m, 'a> Healer<'m, 'a> {
         Ok(())
     }
 
-    /// The weights of `carrier` with the change of `fit`, rounded.
+    /// The weights of `carrier` with the change of `fit`, rounded. What is fitted is each output times its gain; one without a
+    /// gain keeps its weights.
     fn rounded(
         &self,
         carrier: &Carrier,
+        gains: Option<&[f32]>,
         fit: &Fit,
         equations: &NormalEquations,
         heal_type: HealType,
@@ -388,9 +414,15 @@ impl<'m, 'a> Healer<'m, 'a> {
         let name = || Quoted(self.model.tensors()[carrier.source].info.name());
         let old = self.decoded(carrier)?;
         let n_in = carrier.n_in;
-        #[expect(clippy::cast_possible_truncation, reason = "rounded to a float")]
+        let gain_of = |o: usize| gains.map_or(1.0, |gains| f64::from(gains[o]));
         let new: Vec<f32> = (old.iter().enumerate())
-            .map(|(i, &weight)| (f64::from(weight) + fit.change[(i % n_in, i / n_in)]) as f32)
+            .map(|(i, &weight)| {
+                let (input, o) = (i % n_in, i / n_in);
+                let change = fit.change[(input, o)] / gain_of(o);
+                #[expect(clippy::cast_possible_truncation, reason = "rounded to a float")]
+                let new = (f64::from(weight) + change) as f32;
+                if new.is_finite() { new } else { weight }
+            })
             .collect();
         let importance = shares(&equations.importance());
         let factor = factor(equations, fit.ridge);
@@ -406,7 +438,7 @@ impl<'m, 'a> Healer<'m, 'a> {
         let gain = |changed: &ChangedTensor| -> Option<f64> {
             let back = ggml::quantize::dequantize(changed.tensor_type.id(), &changed.bytes)?;
             let change = Mat::from_fn(n_in, carrier.n_out, |i, o| {
-                f64::from(back[o * n_in + i]) - f64::from(old[o * n_in + i])
+                (f64::from(back[o * n_in + i]) - f64::from(old[o * n_in + i])) * gain_of(o)
             });
             Some(equations.energy() - equations.left(change.as_ref()))
         };
@@ -448,109 +480,6 @@ impl<'m, 'a> Healer<'m, 'a> {
             name()
         );
         Ok(weights)
-    }
-
-    /// What the model without `removed` and without the attention of `attention` loses on the windows that judge.
-    ///
-    /// # Errors
-    /// llama.cpp's; logits that are not numbers.
-    pub fn unhealed(
-        &mut self,
-        removed: &BTreeSet<BlockId>,
-        attention: Option<&AttentionCut>,
-    ) -> Result<(Candidate, Loss)> {
-        let known = self.unhealed.as_ref().filter(|(known, _)| {
-            known.removed == *removed && known.attention.as_ref() == attention
-        });
-        if let Some(known) = known {
-            return Ok(known.clone());
-        }
-        let candidate = Candidate::unhealed(removed, attention);
-        let without = attention.and_then(|cut| cut.blocks.first().copied());
-        let first = removed.first().copied().into_iter().chain(without).min();
-        let block = first.map_or(0, |first| first.index().saturating_sub(1));
-        let streams = self.start(block)?.clone();
-        let loss = self.loss_from(block, &streams, &candidate)?;
-        self.unhealed = Some((candidate.clone(), loss));
-        Ok((candidate, loss))
-    }
-
-    /// What `candidate` loses on the windows that judge, where these are its streams before `block`.
-    fn loss_from(&self, block: usize, streams: &Streams, candidate: &Candidate) -> Result<Loss> {
-        let blocks = |from: usize| (from..self.model.n_trunk_blocks()).map(BlockId::new);
-        let kept: Vec<BlockId> = blocks(block)
-            .filter(|block| !candidate.removed.contains(block))
-            .collect();
-        let mut changed = candidate.tensors.clone();
-        for cut in candidate.attention.iter().flat_map(|cut| &cut.blocks) {
-            changed.extend(self.without_attention(*cut));
-        }
-        let tail = |blocks: &[BlockId], changed| {
-            let (window, threads) = (self.window, &self.threads);
-            Tail::new(
-                self.model,
-                self.constraints,
-                blocks,
-                changed,
-                window,
-                threads,
-            )
-        };
-        let last = self.model.n_trunk_blocks() - 1;
-        let unchanged = ChangedTensors::new();
-        let tails = tail(&[BlockId::new(last)], &unchanged)
-            .and_then(|parent| Ok((parent, tail(&kept, &changed)?)));
-        let Ok((mut parent, mut tail)) = tails else {
-            return self.loss(candidate, &self.split.judge);
-        };
-        let judges = &self.split.judge;
-        let mut losses = Vec::new();
-        for (n_seen, &window) in judges.iter().enumerate() {
-            self.tell("measuring", n_seen, judges.len());
-            let expected = parent.logits(&self.before_last[window])?;
-            let found = tail.logits(&streams[window])?;
-            losses.push(
-                Loss::of(self.windows[window], expected, found)
-                    .with_context(|| format!("window {}", window + 1))?,
-            );
-        }
-        Ok(losses.into_iter().sum())
-    }
-
-    /// What `candidate` loses on the windows with these numbers, as a whole model.
-    ///
-    /// # Errors
-    /// llama.cpp's; logits that are not numbers.
-    pub fn loss(&self, candidate: &Candidate, windows: &[usize]) -> Result<Loss> {
-        let healing = Healing {
-            tensors: candidate.tensors.clone(),
-            loss: [0.0; 2],
-        };
-        let plan = Plan::healed(
-            self.model,
-            self.constraints,
-            candidate.removed.clone(),
-            candidate.attention.as_ref(),
-            Some(&healing),
-            &Provenance::draft("heal"),
-        )?;
-        let model = MemoryFile::write_plan(self.model, &plan)?.load()?;
-        let n_outputs = scored(self.window).len();
-        let context_of =
-            |model| Context::with_outputs(model, self.window, n_outputs, &self.threads);
-        let (mut parent, mut context) = (context_of(self.engine)?, context_of(&model)?);
-        let mut losses = Vec::new();
-        for &window in windows {
-            let tokens = self.windows[window];
-            let (input, rows) = (WindowInput::Tokens(tokens), scored(tokens.len()));
-            let expected = parent.logits_of(input, rows.clone())?;
-            let found = context.logits_of(input, rows)?;
-            losses.push(
-                Loss::of(tokens, expected, found)
-                    .with_context(|| format!("window {}", window + 1))?,
-            );
-        }
-        Ok(losses.into_iter().sum())
     }
 }
 

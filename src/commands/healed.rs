@@ -8,12 +8,12 @@ use anyhow::{Context, Result, ensure};
 use super::load_and_cut;
 use super::repairs::Repairs;
 use super::trials::{Tried, TriedAll, best_of};
-use crate::calibration::{DEFAULT_TOKENS, DEFAULT_WINDOW};
+use crate::calibration::{CalibrationSet, DEFAULT_TOKENS, DEFAULT_WINDOW};
 use crate::heal::Weighting;
 use crate::heal::carrier::Carrier;
 use crate::heal::normal::NormalEquations;
 use crate::heal::split::{MIN_WINDOWS, Split};
-use crate::healer::scaling::LOGITS_BYTES;
+use crate::healer::judged::LOGITS_BYTES;
 use crate::healer::stepwise::{Order, PATIENCE};
 use crate::healer::{Candidate, HealType, Healer};
 use crate::hidden_state::Token;
@@ -50,9 +50,12 @@ fn default_tokens(carrier: Option<&Carrier>) -> usize {
     wanted.next_multiple_of(DEFAULT_WINDOW).max(DEFAULT_TOKENS)
 }
 
-/// Bytes for each token: the streams of the parent, before the cut and after it, and of the shortened model.
+/// Streams that are kept: the parent's, before the cut and after it, and the shortened model's.
+const STREAMS: u64 = 3;
+
+/// Bytes for each token.
 fn streams_bytes(carrier: &Carrier) -> u64 {
-    (carrier.n_out as u64).saturating_mul(3 * size_of::<f32>() as u64)
+    (carrier.n_out as u64).saturating_mul(STREAMS * size_of::<f32>() as u64)
 }
 
 /// As [`default_tokens`], or as many as the memory that may be taken has room for, in windows of `window`.
@@ -170,10 +173,9 @@ pub(super) fn heal(
             });
         };
         // To scale writers, blocks need not be evaluated one by one.
-        let make = match (repairs.fits, repairs.post_norms) {
-            (true, false) => Healer::new,
-            (true, true) => Healer::of_blocks,
-            (false, _) => Healer::of_whole_models,
+        let make = match repairs.fits {
+            true => Healer::new,
+            false => Healer::of_whole_models,
         };
         let result = make(
             model,
@@ -184,33 +186,25 @@ pub(super) fn heal(
             calibration.threads,
         )
         .and_then(|healer| {
-            let mut healer = healer.with_progress(Box::new(tell));
-            match carrier {
-                Some(carrier) if repairs.fits && !repairs.post_norms => {
-                    let orders =
-                        |may_block| orders(heal, objective, &carrier, set.n_tokens(), may_block);
-                    if attention.is_none() && shortlist.len() > 1 {
-                        all.choose(&mut healer, shortlist, &orders(false))?;
-                    }
-                    let may_block = attention::check_model(model).is_ok();
-                    all.try_all(&mut healer, attention, &orders(may_block))?;
+            let mut healer = healer
+                .with_progress(Box::new(tell))
+                .with_logits_bytes(logits_bytes(heal, carrier.as_ref(), &set, engine.n_embd()));
+            if repairs.fits {
+                let carrier = carrier.as_ref();
+                let orders =
+                    |may_block| orders(heal, objective, carrier, set.n_tokens(), may_block);
+                if attention.is_none() && shortlist.len() > 1 {
+                    all.choose(&mut healer, shortlist, &orders(false))?;
                 }
-                _ => all.try_none(&healer, attention, &split)?,
+                let may_block = !repairs.post_norms && attention::check_model(model).is_ok();
+                all.try_all(&mut healer, attention, &orders(may_block))?;
+            } else {
+                all.try_none(&healer, attention, &split)?;
             }
-            if repairs.fits && repairs.post_norms {
-                all.try_norms(&mut healer, heal, &split)?;
+            match &repairs.writers {
+                Some(writers) => all.try_scales(&mut healer, writers, objective),
+                None => Ok(Vec::new()),
             }
-            let Some(writers) = &repairs.writers else {
-                return Ok(Vec::new());
-            };
-            let room = heal.max_memory.map_or(LOGITS_BYTES, |max| {
-                // The streams of all windows are kept by what was fitted before.
-                let streams = (set.n_tokens() as u64)
-                    .saturating_mul(engine.n_embd() as u64)
-                    .saturating_mul(size_of::<f32>() as u64);
-                max.saturating_sub(streams).min(LOGITS_BYTES)
-            });
-            all.try_scales(&healer, writers, objective, room, &split)
         });
         bar.finish_and_clear();
         let n_before = warnings.len();
@@ -240,11 +234,28 @@ pub(super) fn may_choose(heal: &Heal, objective: Objective) -> bool {
         && matches!(objective, Objective::Kl | Objective::Ppl)
 }
 
+/// Memory for logits of the parent: what the streams of all windows and one fit's sums leave.
+fn logits_bytes(
+    heal: &Heal,
+    carrier: Option<&Carrier>,
+    set: &CalibrationSet,
+    n_embd: usize,
+) -> u64 {
+    let Some(max) = heal.max_memory else {
+        return LOGITS_BYTES;
+    };
+    let per_token = (n_embd as u64).saturating_mul(STREAMS * size_of::<f32>() as u64);
+    let streams = (set.n_tokens() as u64).saturating_mul(per_token);
+    let sums = carrier.map_or(0, |carrier| sums_bytes(carrier, 1));
+    max.saturating_sub(streams.saturating_add(sums))
+        .min(LOGITS_BYTES)
+}
+
 /// What is tried, each with its name.
 fn orders(
     heal: &Heal,
     objective: Objective,
-    carrier: &Carrier,
+    carrier: Option<&Carrier>,
     n_tokens: usize,
     may_block: bool,
 ) -> Vec<(&'static str, Order)> {
@@ -256,10 +267,10 @@ fn orders(
         HealArg::Auto => &[("linear", false)],
     };
     let all = [Weighting::Length, Weighting::Plain, Weighting::Direction];
-    let streams = (n_tokens as u64).saturating_mul(streams_bytes(carrier));
-    let has_room = heal
-        .max_memory
-        .is_none_or(|max| sums_bytes(carrier, all.len()).saturating_add(streams) <= max);
+    let has_room = heal.max_memory.zip(carrier).is_none_or(|(max, carrier)| {
+        let streams = (n_tokens as u64).saturating_mul(streams_bytes(carrier));
+        sums_bytes(carrier, all.len()).saturating_add(streams) <= max
+    });
     let order = |&(method, with_block): &(&'static str, bool)| {
         let order = Order {
             patience: PATIENCE,
@@ -469,7 +480,13 @@ mod tests {
         // Never less than healing needs, which is then refused.
         assert_eq!(tokens(Some(1000)), 3 * 512);
         let n_weightings = |max_memory| {
-            let orders = orders(&heal(max_memory), Objective::Kl, &carrier, found, false);
+            let orders = orders(
+                &heal(max_memory),
+                Objective::Kl,
+                Some(&carrier),
+                found,
+                false,
+            );
             orders[0].1.weightings.len()
         };
         assert_eq!(n_weightings(Some(8_000_000_000)), 1);

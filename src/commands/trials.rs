@@ -4,14 +4,11 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
 
-use crate::heal::Weighting;
 use crate::heal::split::Split;
 use crate::heal::writers::Writers;
-use crate::healer::norms::{Extent, Request};
 use crate::healer::stepwise::Order;
 use crate::healer::{Candidate, Healer};
 use crate::model::BlockId;
-use crate::options::Heal;
 use crate::plan::AttentionCut;
 use crate::report::healing::HealedSetReport;
 use crate::search::{Loss, Objective};
@@ -102,37 +99,12 @@ impl TriedAll {
         Ok(())
     }
 
-    /// Measures what is chosen with the norms behind its branches fitted.
-    pub(super) fn try_norms(
-        &mut self,
-        healer: &mut Healer<'_, '_>,
-        heal: &Heal,
-        split: &Split,
-    ) -> Result<()> {
-        for (method, variant, request) in norm_requests(heal) {
-            let candidate = healer
-                .fit_norms(&self.removed, request)
-                .with_context(|| format!("healing by {method}"))?;
-            let measured = match candidate {
-                Some(candidate) => {
-                    let loss = healer.loss(&candidate, &split.judge)?;
-                    Some((candidate, loss))
-                }
-                None => None,
-            };
-            self.tried.push(Tried::new(method, Some(variant), measured));
-        }
-        Ok(())
-    }
-
     /// Measures what is chosen with its writers scaled, as it is and on top of the best so far. Returns what is to be said.
     pub(super) fn try_scales(
         &mut self,
-        healer: &Healer<'_, '_>,
+        healer: &mut Healer<'_, '_>,
         writers: &Writers,
         objective: Objective,
-        room: u64,
-        split: &Split,
     ) -> Result<Vec<String>> {
         let candidate_of = |tried: &Tried| {
             let (candidate, _) = tried.measured.as_ref()?;
@@ -156,15 +128,13 @@ impl TriedAll {
         for (method, base) in bases {
             let at_method = || format!("healing by {method}");
             let scaling = healer
-                .scale(writers, &base, objective, room)
+                .scale(writers, &base, objective)
                 .with_context(at_method)?;
             let Some(scaling) = scaling else {
                 self.tried.push(Tried::new(method, None, None));
                 continue;
             };
-            let loss = healer
-                .loss(&scaling.candidate, &split.judge)
-                .with_context(at_method)?;
+            let loss = healer.judged(&scaling.candidate).with_context(at_method)?;
             if !scaling.requantized.is_empty() {
                 said.push(format!(
                     "{method}: rounded again, since no scale can carry the factor: {}",
@@ -210,23 +180,4 @@ pub(super) fn best_of(tried: &[Tried], objective: Objective) -> Option<usize> {
         .filter(|(_, loss)| loss.is_finite())
         .min_by(|(_, a), (_, b)| a.total_cmp(b))
         .map(|(i, _)| i)
-}
-
-/// What is tried of a model whose branches pass norms before they are added, each with its name.
-fn norm_requests(heal: &Heal) -> Vec<(&'static str, String, Request)> {
-    let mut requests = Vec::new();
-    for weighting in [Weighting::Plain, Weighting::Direction] {
-        for (extent, name) in [(Extent::Cuts, "cuts"), (Extent::Onward, "onward")] {
-            for (matrices, what) in [(false, "norms"), (true, "norms and ffn_down")] {
-                let request = Request {
-                    weighting,
-                    extent,
-                    matrices,
-                    heal_type: heal.heal_type,
-                };
-                requests.push(("linear", format!("{weighting}, {name}, {what}"), request));
-            }
-        }
-    }
-    requests
 }

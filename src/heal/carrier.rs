@@ -3,10 +3,13 @@
 use anyhow::{Context, Result, ensure};
 
 use crate::gguf::{Quoted, TensorType};
-use crate::model::{BlockId, Model};
+use crate::model::{BlockId, Model, ModelTensor};
 
 /// The matrix, behind `blk.<i>.`.
 pub const CARRIER: &str = "ffn_down.weight";
+
+/// As [`CARRIER`], the matrix that writes what attention adds.
+pub const ATTENTION: &str = "attn_output.weight";
 
 /// What a block must not have, and why.
 const OBSTACLES: &[(&str, &str)] = &[
@@ -72,13 +75,10 @@ impl Carrier {
     /// # Errors
     /// A block that has none, with the reason.
     pub fn of(model: &Model<'_>, block: BlockId) -> Result<Self> {
-        let find = |rest: &str| {
-            let mut tensors = model.tensors().iter().enumerate();
-            tensors.find(|(_, tensor)| tensor.block == Some((block, rest)))
-        };
         for (rest, why) in OBSTACLES {
+            let is_there = |tensor: &ModelTensor<'_>| tensor.block == Some((block, *rest));
             ensure!(
-                find(rest).is_none(),
+                !model.tensors().iter().any(is_there),
                 "block {block} cannot make up for others: {why}"
             );
         }
@@ -87,9 +87,21 @@ impl Carrier {
             "block {block} cannot make up for others: in {} what a block writes is multiplied by a factor",
             Quoted(model.architecture())
         );
-        let (source, tensor) = find(CARRIER).with_context(|| {
+        Self::named(model, block, CARRIER)?.with_context(|| {
             format!("block {block} cannot make up for others: it has no '{CARRIER}'")
-        })?;
+        })
+    }
+
+    /// The matrix of `block` that is called `rest` behind `blk.<i>.`; `None` if there is none.
+    ///
+    /// # Errors
+    /// One that other weights cannot be given to.
+    pub fn named(model: &Model<'_>, block: BlockId, rest: &str) -> Result<Option<Self>> {
+        let mut tensors = model.tensors().iter().enumerate();
+        let found = tensors.find(|(_, tensor)| tensor.block == Some((block, rest)));
+        let Some((source, tensor)) = found else {
+            return Ok(None);
+        };
         let info = &tensor.info;
         let tensor_type = info.tensor_type();
         ensure!(
@@ -98,12 +110,12 @@ impl Carrier {
             Quoted(info.name())
         );
         let dim = |i: usize| usize::try_from(info.dims()[i]);
-        Ok(Self {
+        Ok(Some(Self {
             source,
             tensor_type,
             n_in: dim(0)?,
             n_out: dim(1)?,
-        })
+        }))
     }
 
     /// Checks that blocks of `model` can make up for others, and returns the largest matrix.

@@ -117,26 +117,22 @@ pub fn cross_fit(folds: &[NormalEquations; 2]) -> Option<Fit> {
     })
 }
 
-/// The place of the least of `n` numbers that fall and then rise, looked for from the middle.
+/// The place of the least of `n` numbers that fall and then rise, looked for from the middle: upward, and downward if the next
+/// one upward is larger.
 fn descend(n: usize, mut value: impl FnMut(usize) -> f64) -> usize {
-    let mut at = n / 2;
-    let mut least = value(at);
-    for is_up in [true, false] {
-        let start = at;
-        loop {
-            let next = match is_up {
-                true => Some(at + 1).filter(|&next| next < n),
-                false => at.checked_sub(1),
-            };
-            let Some((next, found)) = next.map(|next| (next, value(next))) else {
-                break;
-            };
+    let middle = n / 2;
+    let (mut at, mut least) = (middle, value(middle));
+    let (mut upward, mut downward) = (middle + 1..n, (0..middle).rev());
+    let ways: [&mut dyn Iterator<Item = usize>; 2] = [&mut upward, &mut downward];
+    for way in ways {
+        for next in way {
+            let found = value(next);
             if found.is_nan() || found > least {
                 break;
             }
             (at, least) = (next, found);
         }
-        if at != start {
+        if at != middle {
             break;
         }
     }

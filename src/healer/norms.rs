@@ -6,48 +6,44 @@
 //! `g * (D h) / rms(y)`, which is fitted to what is missing, channel by channel, as where there is no norm; then `g` is fitted
 //! to the new directions.
 
-use std::collections::BTreeSet;
+use std::fmt;
 
 use anyhow::{Context, Result, ensure};
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef, Par};
 
-use super::{Candidate, Fitted, HealType, Healer, KEPT_GAIN, Streams, quantized, run_end};
+use super::stepwise::{Step, WORTHWHILE, Walk};
+use super::{Candidate, Fitted, HealType, Healer, Streams};
 use crate::gguf::{Quoted, TensorType};
 use crate::heal::Weighting;
 use crate::heal::carrier::{CARRIER, Carrier};
 use crate::heal::channels::{self, ChannelSums};
 use crate::heal::normal::NormalEquations;
 use crate::heal::ridge::cross_fit;
-use crate::heal::rounding::shares;
-use crate::heal::split::Split;
 use crate::heal::writers::{POST_NORMS, is_norm};
-use crate::hidden_state::{HiddenStates, Position, Token};
-use crate::llama::{Course, Halves, LlamaHiddenStates};
+use crate::llama::Halves;
 use crate::model::{BlockId, Model};
 use crate::plan::kinds::Kinds;
-use crate::plan::{ChangedTensor, ChangedTensors, Constraints};
+use crate::plan::{ChangedTensor, ChangedTensors};
 
-/// Which blocks are fitted.
+/// How the norms of a block are fitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Extent {
-    /// Those at cuts.
-    Cuts,
-    /// Those behind the first cut, too, each toward the parent's stream behind the same block.
-    Onward,
+pub(super) struct Way {
+    /// How tokens count.
+    pub(super) weighting: Weighting,
+    /// Beside the norms also `ffn_down` under them.
+    pub(super) matrices: bool,
 }
 
-/// What is to be fitted.
-#[derive(Clone, Copy, Debug)]
-pub struct Request {
-    /// How tokens count.
-    pub weighting: Weighting,
-    /// Which blocks.
-    pub extent: Extent,
-    /// Beside the norms also `ffn_down` under them.
-    pub matrices: bool,
-    /// What weights of matrices are rounded to.
-    pub heal_type: HealType,
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = if self.matrices {
+            "norms and ffn_down"
+        } else {
+            "norms"
+        };
+        write!(f, "{}, {what}", self.weighting)
+    }
 }
 
 /// A fit of a block: what it is made from, and what has come of it.
@@ -58,10 +54,11 @@ struct BlockFit<'f> {
     targets: &'f Streams,
     /// The healed model's before it.
     streams: &'f Streams,
-    request: Request,
+    way: Way,
+    heal_type: HealType,
     /// Of the block, those that are not the parent's.
-    weights: &'f mut ChangedTensors,
-    fitted: &'f mut Vec<Fitted>,
+    weights: ChangedTensors,
+    fitted: Vec<Fitted>,
 }
 
 /// Architectures of which it is known that their blocks alone show what each branch adds; each is tested.
@@ -94,7 +91,7 @@ pub fn check(model: &Model<'_>) -> Result<Option<Carrier>> {
         for rest in POST_NORMS {
             norm(model, block, rest)?;
         }
-        let carrier = carrier_under(model, block)?;
+        let carrier = carrier_under(model, block);
         largest = largest
             .into_iter()
             .chain(carrier)
@@ -104,22 +101,8 @@ pub fn check(model: &Model<'_>) -> Result<Option<Carrier>> {
 }
 
 /// The matrix under the norm of a block; `None` where there is none that can be fitted.
-fn carrier_under(model: &Model<'_>, block: BlockId) -> Result<Option<Carrier>> {
-    let mut tensors = model.tensors().iter().enumerate();
-    let found = tensors.find(|(_, tensor)| tensor.block == Some((block, CARRIER)));
-    let Some((source, tensor)) = found else {
-        return Ok(None);
-    };
-    let tensor_type = tensor.info.tensor_type();
-    if tensor.info.n_dims() != 2 || !ggml::quantize::can_quantize(tensor_type.id()) {
-        return Ok(None);
-    }
-    Ok(Some(Carrier {
-        source,
-        tensor_type,
-        n_in: usize::try_from(tensor.info.dims()[0])?,
-        n_out: usize::try_from(tensor.info.dims()[1])?,
-    }))
+fn carrier_under(model: &Model<'_>, block: BlockId) -> Option<Carrier> {
+    Carrier::named(model, block, CARRIER).ok().flatten()
 }
 
 /// The index of a norm, which must be F32.
@@ -141,116 +124,92 @@ fn norm(model: &Model<'_>, block: BlockId, rest: &str) -> Result<usize> {
     Ok(i)
 }
 
-impl<'m, 'a> Healer<'m, 'a> {
-    /// As [`Healer::new`], for a model of which each block alone need compute what it does inside of the model up to rounding
-    /// only.
-    ///
-    /// # Errors
-    /// It does not; llama.cpp's.
-    pub fn of_blocks(
-        model: &'m Model<'a>,
-        constraints: &'m Constraints,
-        engine: &'m ggml::Model,
-        windows: Vec<&'m [Token]>,
-        split: &'m Split,
-        n_threads: usize,
-    ) -> Result<Self> {
-        let healer = Self::of_whole_models(model, constraints, engine, windows, split, n_threads)?;
-        let Some(window) = split.all().first().copied() else {
-            return Ok(healer);
-        };
-        let stream = constraints.rules.stream;
-        let course = Course::of(model, stream)?;
-        let threads = &healer.threads;
-        let mut whole =
-            LlamaHiddenStates::with_threads(engine, healer.window, threads, stream, course)?;
-        let mut before: Vec<f32> = Vec::new();
-        whole.visit(healer.windows[window], &mut |position, state| {
-            if let Position::Output(block) = position {
-                let found = healer.lone(block, &ChangedTensors::new())?.run(&before)?;
-                let square = |x: &mut dyn Iterator<Item = f32>| x.map(|x| x * x).sum::<f32>();
-                let size = square(&mut state.iter().copied());
-                let error = square(&mut state.iter().zip(&found).map(|(a, b)| a - b));
-                ensure!(
-                    error <= 1e-4 * size,
-                    "cannot be healed: block {block} alone does not compute what it does inside of the model"
-                );
-            }
-            state.clone_into(&mut before);
-            Ok(())
-        })?;
-        drop(whole);
-        Ok(healer)
+impl Healer<'_, '_> {
+    /// Fits the norms of a block toward the parent's stream behind it and the removed ones that follow it: at a cut in every
+    /// way, behind one in the best. Returns whether that helps.
+    pub(super) fn step_of_norms(
+        &mut self,
+        block: BlockId,
+        is_at_cut: bool,
+        walk: &mut Walk<'_>,
+    ) -> Result<bool> {
+        let base = walk.candidate.clone();
+        let matrices = carrier_under(self.model, block).is_some();
+        let mut ways = vec![walk.way];
+        if is_at_cut {
+            let weightings = walk.order.weightings.iter();
+            let way = |&weighting| Way {
+                weighting,
+                matrices,
+            };
+            ways = weightings.map(way).collect();
+        }
+        let mut gain: f64 = 0.0;
+        for way in ways {
+            gain = gain.max(self.step_of_way(block, way, &base, walk)?);
+        }
+        if is_at_cut && matrices {
+            let norms = Way {
+                matrices: false,
+                ..walk.way
+            };
+            gain = gain.max(self.step_of_way(block, norms, &base, walk)?);
+        }
+        Ok(gain >= WORTHWHILE)
     }
 
-    /// As [`Healer::fit`], for a model with norms behind its branches.
-    ///
-    /// # Errors
-    /// As [`Healer::fit`].
-    pub fn fit_norms(
+    /// Fits the norms of a block in one way on top of `base`. Returns the share of the loss that this takes.
+    fn step_of_way(
         &mut self,
-        removed: &BTreeSet<BlockId>,
-        request: Request,
-    ) -> Result<Option<Candidate>> {
-        let n_blocks = self.model.n_trunk_blocks();
+        block: BlockId,
+        way: Way,
+        base: &Candidate,
+        walk: &mut Walk<'_>,
+    ) -> Result<f64> {
+        let variant = format!("{way}, block {block}");
         let rules = self.constraints.rules;
-        let halves = Halves::of(self.model, rules, &self.constraints.kinds)?;
-        let mut candidate = Candidate::unhealed(removed, None);
-        let Some((first, last)) = removed.first().zip(removed.last()) else {
-            return Ok(None);
+        let mut fit = BlockFit {
+            block,
+            halves: &Halves::of(self.model, rules, &self.constraints.kinds)?,
+            targets: &walk.targets,
+            streams: &walk.streams,
+            way,
+            heal_type: walk.order.heal_type,
+            weights: self.weights_of(block, base),
+            fitted: Vec::new(),
         };
-        let mut block = first.index().saturating_sub(1);
-        let mut targets = self.start(block)?.clone();
-        let mut streams = targets.clone();
-        let mut differs = false;
-        while block < n_blocks {
-            let id = BlockId::new(block);
-            if removed.contains(&id) {
-                let end = run_end(removed, block, n_blocks);
-                self.advance(block..end, &mut targets)?;
-                differs = true;
-                block = end;
-                continue;
-            }
-            let end = run_end(removed, block + 1, n_blocks);
-            self.advance(block..end, &mut targets)?;
-            let is_at_cut = end > block + 1 || (differs && candidate.fitted.is_empty());
-            differs |= is_at_cut;
-            let mut weights = ChangedTensors::new();
-            if is_at_cut || (request.extent == Extent::Onward && differs) {
-                let mut fit = BlockFit {
-                    block: id,
-                    halves: &halves,
-                    targets: &targets,
-                    streams: &streams,
-                    request,
-                    weights: &mut weights,
-                    fitted: &mut candidate.fitted,
-                };
-                self.fit_channels(&mut fit, true)?;
-                // Again, since its network reads what the norm behind the attention writes.
-                self.fit_channels(&mut fit, false)?;
-                if request.matrices {
-                    self.fit_under(&mut fit)?;
-                    self.fit_channels(&mut fit, false)?;
-                }
-            }
-            block = end;
-            let is_done = request.extent == Extent::Cuts && last.index() < end;
-            if is_done && !candidate.fitted.is_empty() {
-                candidate.tensors.extend(weights);
-                break;
-            }
-            self.pass(id, &weights, &mut streams)?;
-            candidate.tensors.extend(weights);
+        self.fit_channels(&mut fit, true)?;
+        // Again, since its network reads what the norm behind the attention writes.
+        self.fit_channels(&mut fit, false)?;
+        if way.matrices {
+            self.fit_under(&mut fit)?;
+            self.fit_channels(&mut fit, false)?;
         }
-        Ok((!candidate.tensors.is_empty()).then_some(candidate))
+        let BlockFit {
+            weights, fitted, ..
+        } = fit;
+        if fitted.is_empty() {
+            walk.steps.push(Step {
+                variant,
+                measured: None,
+            });
+            return Ok(0.0);
+        }
+        let mut candidate = base.clone();
+        candidate.tensors.extend(weights);
+        candidate.fitted.extend(fitted);
+        let loss = self.loss_from(block.index(), &walk.streams, &candidate)?;
+        let gain = walk.judge(variant, candidate, loss);
+        if gain > 0.0 {
+            walk.way = way;
+        }
+        Ok(gain)
     }
 
     /// Fits the norm behind the feed-forward network of a block; with `attention` that behind its attention, too, at once.
     fn fit_channels(&self, fit: &mut BlockFit<'_>, attention: bool) -> Result<()> {
         let block = fit.block;
-        let mut lone = self.lone(block, fit.weights)?;
+        let mut lone = self.lone(block, &fit.weights)?;
         let n_embd = lone.n_embd();
         let mut folds = [ChannelSums::new(n_embd), ChannelSums::new(n_embd)];
         for (fold, sums) in self.split.folds.iter().zip(&mut folds) {
@@ -258,9 +217,7 @@ impl<'m, 'a> Healer<'m, 'a> {
                 let (input, target) = (&fit.streams[window], &fit.targets[window]);
                 let (middle, output) = lone.run_halves(input, fit.halves)?;
                 let tokens = target.chunks_exact(n_embd);
-                let counts: Vec<f64> = tokens
-                    .map(|token| fit.request.weighting.of(token))
-                    .collect();
+                let counts: Vec<f64> = tokens.map(|token| fit.way.weighting.of(token)).collect();
                 sums.add(
                     &difference(&middle, input),
                     &difference(&output, &middle),
@@ -279,7 +236,7 @@ impl<'m, 'a> Healer<'m, 'a> {
             }
             let source = norm(self.model, block, rest)?;
             let bytes = self
-                .norm_weights(source, fit.weights)
+                .norm_weights(source, &fit.weights)
                 .into_iter()
                 .zip(factors);
             #[expect(clippy::cast_possible_truncation, reason = "rounded to a float")]
@@ -314,13 +271,13 @@ impl<'m, 'a> Healer<'m, 'a> {
     /// Fits `ffn_down` under the norm of a block.
     fn fit_under(&self, fit: &mut BlockFit<'_>) -> Result<()> {
         let block = fit.block;
-        let Some(carrier) = carrier_under(self.model, block)? else {
+        let Some(carrier) = carrier_under(self.model, block) else {
             return Ok(());
         };
         let (n_in, n_out) = (carrier.n_in, carrier.n_out);
         let old = self.decoded(&carrier)?;
-        let gains = self.norm_weights(norm(self.model, block, POST_NORMS[1])?, fit.weights);
-        let mut lone = self.lone(block, fit.weights)?;
+        let gains = self.norm_weights(norm(self.model, block, POST_NORMS[1])?, &fit.weights);
+        let mut lone = self.lone(block, &fit.weights)?;
         let mut equations = [0, 1].map(|_| NormalEquations::new(n_in, n_out, self.n_threads));
         let mut inputs = Vec::new();
         for (fold, equations) in self.split.folds.iter().zip(&mut equations) {
@@ -337,7 +294,7 @@ impl<'m, 'a> Healer<'m, 'a> {
                         row.iter_mut()
                             .for_each(|x| *x = (f64::from(*x) * size) as f32);
                         if size > 0.0 {
-                            fit.request.weighting.of(token) / (size * size)
+                            fit.way.weighting.of(token) / (size * size)
                         } else {
                             0.0
                         }
@@ -355,57 +312,18 @@ impl<'m, 'a> Healer<'m, 'a> {
         let [mut all, other] = equations;
         all.add_all(&other);
         // The fit is of what the norm makes of the change.
-        let gain_of = |o: usize| f64::from(gains[o]);
-        #[expect(clippy::cast_possible_truncation, reason = "rounded to a float")]
-        let new: Vec<f32> = old
-            .iter()
-            .enumerate()
-            .map(|(i, &weight)| {
-                let (input, o) = (i % n_in, i / n_in);
-                let change = found.change[(input, o)] / gain_of(o);
-                if change.is_finite() {
-                    (f64::from(weight) + change) as f32
-                } else {
-                    weight
-                }
-            })
-            .collect();
-        let importance = shares(&all.importance());
-        let exact = all.energy() - all.left(found.change.as_ref());
-        let mut best: Option<(f64, ChangedTensor)> = None;
-        for tensor_type in fit.request.heal_type.types(carrier.tensor_type) {
-            let Some(bytes) = quantized(tensor_type, &new, n_in, &importance) else {
-                continue;
-            };
-            let Some(back) = ggml::quantize::dequantize(tensor_type.id(), &bytes) else {
-                continue;
-            };
-            let change = Mat::from_fn(n_in, n_out, |i, o| {
-                (f64::from(back[o * n_in + i]) - f64::from(old[o * n_in + i])) * gain_of(o)
-            });
-            let gain = all.energy() - all.left(change.as_ref());
-            if best.as_ref().is_none_or(|(best, _)| gain > *best) {
-                best = Some((gain, ChangedTensor { tensor_type, bytes }));
-            }
-            if gain >= KEPT_GAIN * exact {
-                break;
-            }
-        }
-        if let Some((gain, changed)) = best
-            && gain > 0.0
-        {
-            fit.weights.insert(carrier.source, changed);
-            fit.fitted.push(Fitted {
-                source: carrier.source,
-                ridge: found.ridge,
-                left: found.left,
-            });
-        }
+        let changed = self.rounded(&carrier, Some(&gains), &found, &all, fit.heal_type)?;
+        fit.weights.insert(carrier.source, changed);
+        fit.fitted.push(Fitted {
+            source: carrier.source,
+            ridge: found.ridge,
+            left: found.left,
+        });
         Ok(())
     }
 }
 
-fn difference(a: &[f32], b: &[f32]) -> Vec<f32> {
+pub(super) fn difference(a: &[f32], b: &[f32]) -> Vec<f32> {
     a.iter().zip(b).map(|(a, b)| a - b).collect()
 }
 

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use anyhow::{Context as _, Result};
 use ggml::{Context, ThreadPool, WindowInput};
 
+use super::judged::{LOGITS_BYTES, Predictions};
 use super::{Candidate, Healer, Streams};
 use crate::heal::magnitude::{Cut, line_search, ratios};
 use crate::heal::split::Split;
@@ -17,21 +18,15 @@ use crate::heal::writers::Writers;
 use crate::hidden_state::Token;
 use crate::llama::{Course, LlamaHiddenStates};
 use crate::model::{BlockId, Model};
-use crate::plan::{ChangedTensors, Constraints, Healing, Plan, Provenance};
-use crate::quality::scored;
+use crate::plan::{ChangedTensors, Constraints};
 use crate::search::{Loss, Objective};
-use crate::segment::memory::MemoryFile;
-use crate::segment::{CHAINED, Tail};
+use crate::segment::{Tail, takes_streams};
 
 /// Windows on which factors are compared, at most.
 const SEARCH_WINDOWS: usize = 4;
 
 /// Factors that are tried for each cut, beside 1 and the first guess.
 const TRIALS: usize = 6;
-
-/// Memory for the parent's logits, in bytes, where nothing else is said: of as many windows as it holds they are kept, of the
-/// others they are computed each time.
-pub const LOGITS_BYTES: u64 = 512 << 20;
 
 /// A candidate whose writers were scaled.
 #[derive(Clone, Debug)]
@@ -55,30 +50,6 @@ impl fmt::Display for Scaling {
             )?;
         }
         Ok(())
-    }
-}
-
-/// The parent's predictions of windows, kept as far as there is room.
-struct Expected<'h> {
-    context: Context<'h>,
-    kept: BTreeMap<usize, Vec<f32>>,
-    room: u64,
-}
-
-impl Expected<'_> {
-    /// Those of the window with this number, behind the tokens that are scored.
-    fn of(&mut self, window: usize, tokens: &[Token]) -> Result<&[f32]> {
-        if self.kept.contains_key(&window) {
-            return Ok(&self.kept[&window]);
-        }
-        let rows = scored(tokens.len());
-        let logits = self.context.logits_of(WindowInput::Tokens(tokens), rows)?;
-        let n_bytes = size_of_val(logits) as u64;
-        if n_bytes > self.room {
-            return Ok(logits);
-        }
-        self.room -= n_bytes;
-        Ok(self.kept.entry(window).or_insert_with(|| logits.to_vec()))
     }
 }
 
@@ -106,43 +77,41 @@ impl<'m, 'a> Healer<'m, 'a> {
             n_threads,
             start: None,
             before_last: Vec::new(),
+            before_cut: None,
             unhealed: None,
+            logits_bytes: LOGITS_BYTES,
+            predictions: Predictions::with_room(LOGITS_BYTES),
             tell: Box::new(|_, _, _| {}),
         })
     }
 
     /// Scales the writers behind the cuts of `base`, which may have other weights already: one factor for each cut, the
-    /// first cut's first, by what `objective` says of windows that weights are fitted to. Of the parent's logits as many are
-    /// kept as `logits_bytes` holds. `None` if nothing is better than `base`.
+    /// first cut's first, by what `objective` says of windows that weights are fitted to. `None` if nothing is better than
+    /// `base`.
     ///
     /// # Errors
     /// A product that a tensor cannot hold; llama.cpp's.
     pub fn scale(
-        &self,
+        &mut self,
         writers: &Writers,
         base: &Candidate,
         objective: Objective,
-        logits_bytes: u64,
     ) -> Result<Option<Scaling>> {
         let cuts = Cut::all(self.model.n_trunk_blocks(), &base.removed);
         if cuts.is_empty() {
             return Ok(None);
         }
         let windows = self.search_windows();
-        let n_outputs = scored(self.window).len();
-        let mut expected = Expected {
-            context: Context::with_outputs(self.engine, self.window, n_outputs, &self.threads)?,
-            kept: BTreeMap::new(),
-            room: logits_bytes,
-        };
+        // The room is for the logits of other windows now.
+        self.predictions = Predictions::with_room(self.logits_bytes);
+        let mut predictions = Predictions::with_room(self.logits_bytes);
+        let mut parent = self.context_of(self.engine)?;
         let (guesses, streams) = self.before_cuts(base, &cuts, &windows)?;
         // Elsewhere blocks are not evaluated from a hidden state on.
-        let rules = self.constraints.rules;
-        let is_chained = !self.constraints.trusted && CHAINED.contains(&rules.name);
-        let mut streams = is_chained.then_some(streams);
+        let mut streams = takes_streams(self.constraints).then_some(streams);
         let changed = self.with_zeros(base);
         let mut factors: Vec<(Cut, f64)> = Vec::new();
-        let mut from = self.first_change(base, &cuts);
+        let mut from = self.first_change(base);
         let mut unchanged = None;
         for (cut, guess) in cuts.into_iter().zip(guesses) {
             let mut tail = match &mut streams {
@@ -156,13 +125,14 @@ impl<'m, 'a> Healer<'m, 'a> {
             let mut loss_of = |factor: f64| -> Result<f64> {
                 let loss = match (&mut tail, &streams) {
                     (Some(tail), Some(streams)) => {
-                        self.loss_of_tail(&windows, streams, tail, factor, &mut expected)?
+                        let expected = (&mut parent, &mut predictions);
+                        self.loss_of_tail(&windows, streams, tail, factor, expected)?
                     }
                     _ => {
                         let mut factors = factors.clone();
                         factors.push((cut, factor));
                         let (candidate, _) = self.divided(writers, base, &factors)?;
-                        self.loss_of_whole(&windows, candidate, &mut expected)?
+                        self.loss_of_whole(&windows, &candidate, &mut parent, &mut predictions)?
                     }
                 };
                 Ok(loss.mean(objective))
@@ -204,16 +174,7 @@ impl<'m, 'a> Healer<'m, 'a> {
             self.pass(block, changed, streams).ok()?;
         }
         let behind: Vec<BlockId> = self.behind(base, cut).collect();
-        let (window, threads) = (self.window, &self.threads);
-        Tail::new(
-            self.model,
-            self.constraints,
-            &behind,
-            changed,
-            window,
-            threads,
-        )
-        .ok()
+        self.tail_of(&behind, changed).ok()
     }
 
     /// Kept blocks behind a cut.
@@ -251,27 +212,6 @@ impl<'m, 'a> Healer<'m, 'a> {
         })
     }
 
-    /// The weights of `base`, and zeros where it has no attention.
-    fn with_zeros(&self, base: &Candidate) -> ChangedTensors {
-        let mut changed = base.tensors.clone();
-        for &block in base.attention.iter().flat_map(|cut| &cut.blocks) {
-            changed.extend(self.without_attention(block));
-        }
-        changed
-    }
-
-    /// The first block that is not as in the parent, or is removed.
-    fn first_change(&self, base: &Candidate, cuts: &[Cut]) -> usize {
-        let of_tensor = |source: &usize| self.model.tensors().get(*source)?.block;
-        let changed = base.tensors.keys().filter_map(of_tensor);
-        let without = base.attention.iter().flat_map(|cut| cut.blocks.iter());
-        let blocks = changed
-            .map(|(block, _)| block)
-            .chain(without.copied())
-            .chain(cuts.first().map(|cut| cut.first));
-        blocks.min().map_or(0, BlockId::index)
-    }
-
     /// By how much the stream grows in each cut, and the parent's streams of `windows` before the first block that is not as
     /// in the parent.
     fn before_cuts(
@@ -288,7 +228,7 @@ impl<'m, 'a> Healer<'m, 'a> {
             LlamaHiddenStates::with_threads(self.engine, window, threads, stream, course)?
                 .up_to(last.last.index() + 1);
         let texts: Vec<&[Token]> = windows.iter().map(|&w| self.windows[w]).collect();
-        let first = self.first_change(base, cuts);
+        let first = self.first_change(base);
         let (guesses, found) = ratios(&mut states, &texts, cuts, first)?;
         let mut streams = vec![Vec::new(); self.windows.len()];
         for (&window, stream) in windows.iter().zip(found) {
@@ -304,49 +244,18 @@ impl<'m, 'a> Healer<'m, 'a> {
         streams: &Streams,
         tail: &mut Tail,
         factor: f64,
-        expected: &mut Expected<'_>,
+        (parent, predictions): (&mut Context<'_>, &mut Predictions),
     ) -> Result<Loss> {
         let mut losses = Vec::new();
         for &window in windows {
             let mut stream = streams[window].clone();
             times(factor, &mut stream);
-            let tokens = self.windows[window];
-            let found = tail.logits(&stream)?;
-            losses.push(Loss::of(tokens, expected.of(window, tokens)?, found)?);
-        }
-        Ok(losses.into_iter().sum())
-    }
-
-    /// What `candidate` loses.
-    fn loss_of_whole(
-        &self,
-        windows: &[usize],
-        candidate: Candidate,
-        expected: &mut Expected<'_>,
-    ) -> Result<Loss> {
-        let healing = Healing {
-            tensors: candidate.tensors,
-            loss: [0.0; 2],
-        };
-        let attention = candidate.attention.as_ref();
-        let plan = Plan::healed(
-            self.model,
-            self.constraints,
-            candidate.removed,
-            attention,
-            Some(&healing),
-            &Provenance::draft("heal"),
-        )?;
-        let file = MemoryFile::write_plan(self.model, &plan)?;
-        drop((plan, healing));
-        let model = file.load()?;
-        let n_outputs = scored(self.window).len();
-        let mut context = Context::with_outputs(&model, self.window, n_outputs, &self.threads)?;
-        let mut losses = Vec::new();
-        for &window in windows {
-            let tokens = self.windows[window];
-            let found = context.logits_of(WindowInput::Tokens(tokens), scored(tokens.len()))?;
-            losses.push(Loss::of(tokens, expected.of(window, tokens)?, found)?);
+            let (tokens, rows) = (self.windows[window], self.rows(window));
+            let found = tail.logits(&stream, rows.clone())?;
+            let expected = predictions.of(window, || {
+                Ok(parent.logits_of(WindowInput::Tokens(tokens), rows.clone())?)
+            })?;
+            losses.push(Loss::of_rows(tokens, rows, expected, found)?);
         }
         Ok(losses.into_iter().sum())
     }

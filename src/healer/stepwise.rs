@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use anyhow::Result;
 
+use super::norms::{Way, has_post_norms};
 use super::{Candidate, Fitted, HealType, Healer, Streams, run_end};
 use crate::heal::Weighting;
 use crate::heal::carrier::Carrier;
@@ -22,7 +23,7 @@ use crate::search::{Loss, Objective};
 pub const PATIENCE: usize = 1;
 
 /// A fit of a block behind a cut that takes less than this share of the loss counts as one that gains nothing.
-const WORTHWHILE: f64 = 0.005;
+pub(super) const WORTHWHILE: f64 = 0.005;
 
 /// What is to be fitted.
 #[derive(Clone, Debug)]
@@ -50,22 +51,23 @@ pub struct Step {
 }
 
 /// Where the walk through the blocks is.
-struct Walk<'o> {
-    order: &'o Order,
+pub(super) struct Walk<'o> {
+    pub(super) order: &'o Order,
     /// The parent's streams before the block at hand, or behind it and the removed ones that follow it.
-    targets: Streams,
+    pub(super) targets: Streams,
     /// The healed model's before it.
-    streams: Streams,
-    candidate: Candidate,
+    pub(super) streams: Streams,
+    pub(super) candidate: Candidate,
     /// Of `candidate`.
     loss: f64,
-    weighting: Weighting,
-    steps: Vec<Step>,
+    /// The best so far.
+    pub(super) way: Way,
+    pub(super) steps: Vec<Step>,
 }
 
 impl Walk<'_> {
     /// Keeps what was measured if it is better than what there is. Returns the share of the loss that it takes.
-    fn judge(&mut self, variant: String, candidate: Candidate, loss: Loss) -> f64 {
+    pub(super) fn judge(&mut self, variant: String, candidate: Candidate, loss: Loss) -> f64 {
         let mean = loss.mean(self.order.objective);
         let gain = 1.0 - mean / self.loss;
         if mean < self.loss {
@@ -109,9 +111,13 @@ impl Healer<'_, '_> {
             targets,
             candidate,
             loss: loss.mean(order.objective),
-            weighting: order.weightings[0],
+            way: Way {
+                weighting: order.weightings[0],
+                matrices: true,
+            },
             steps: Vec::new(),
         };
+        let norms = has_post_norms(self.model);
         let mut differs = false;
         let mut n_failed = 0;
         let is_on = |block: usize, n_failed: usize| {
@@ -133,18 +139,26 @@ impl Healer<'_, '_> {
                 true => block + 1,
                 false => run_end(removed, block + 1, n_blocks),
             };
-            self.advance(block..end, &mut walk.targets)?;
             let is_at_cut =
                 end > block + 1 || without(id) || (differs && walk.candidate.fitted.is_empty());
+            let is_behind = !is_at_cut && differs && n_failed < order.patience;
             differs |= is_at_cut;
-            if is_at_cut {
+            let mut helps = false;
+            if is_behind && !norms {
+                helps = self.step_of_attention(id, &mut walk)?;
+            }
+            self.advance(block..end, &mut walk.targets)?;
+            if norms && (is_at_cut || is_behind) {
+                helps = self.step_of_norms(id, is_at_cut, &mut walk)?;
+            } else if is_at_cut {
                 self.step_at_cut(id, Carrier::of(self.model, id)?, &mut walk)?;
+            } else if is_behind {
+                helps |= self.step_behind(id, &mut walk)?;
+            }
+            if is_at_cut || helps {
                 n_failed = 0;
-            } else if differs && n_failed < order.patience {
-                n_failed = match self.step_behind(id, &mut walk)? {
-                    true => 0,
-                    false => n_failed + 1,
-                };
+            } else if is_behind {
+                n_failed += 1;
             }
             block = end;
             if is_on(block, n_failed) {
@@ -156,7 +170,7 @@ impl Healer<'_, '_> {
     }
 
     /// The weights of `block` in `candidate` that are not the parent's; zeros for attention that is removed.
-    fn weights_of(&self, block: BlockId, candidate: &Candidate) -> ChangedTensors {
+    pub(super) fn weights_of(&self, block: BlockId, candidate: &Candidate) -> ChangedTensors {
         let is_cut = |cut: &AttentionCut| cut.blocks.contains(&block);
         let mut weights = match candidate.attention.as_ref().is_some_and(is_cut) {
             true => self.without_attention(block),
@@ -171,7 +185,7 @@ impl Healer<'_, '_> {
     }
 
     /// Fits the carrier of a block at a cut in every way, and keeps the best.
-    fn step_at_cut(&self, block: BlockId, carrier: Carrier, walk: &mut Walk<'_>) -> Result<()> {
+    fn step_at_cut(&mut self, block: BlockId, carrier: Carrier, walk: &mut Walk<'_>) -> Result<()> {
         let zeros = self.weights_of(block, &walk.candidate);
         let weightings = &walk.order.weightings;
         let sums = self.sums(block, carrier, &zeros, walk, weightings)?;
@@ -192,20 +206,20 @@ impl Healer<'_, '_> {
             }
             let loss = self.loss_from(block.index(), &walk.streams, &candidate)?;
             if walk.judge(variant, candidate, loss) > 0.0 {
-                walk.weighting = weighting;
+                walk.way.weighting = weighting;
             }
         }
         Ok(())
     }
 
     /// Fits the carrier of a block behind a cut. Returns whether that helps.
-    fn step_behind(&self, block: BlockId, walk: &mut Walk<'_>) -> Result<bool> {
+    fn step_behind(&mut self, block: BlockId, walk: &mut Walk<'_>) -> Result<bool> {
         let Ok(carrier) = Carrier::of(self.model, block) else {
             return Ok(false);
         };
         let weights = self.weights_of(block, &walk.candidate);
-        let sums = self.sums(block, carrier, &weights, walk, &[walk.weighting])?;
-        let variant = format!("{}, on to block {block}", walk.weighting);
+        let sums = self.sums(block, carrier, &weights, walk, &[walk.way.weighting])?;
+        let variant = format!("{}, on to block {block}", walk.way.weighting);
         self.tell(&format!("{variant}, solving"), 0, 0);
         for folds in sums {
             let heal_type = walk.order.heal_type;
@@ -222,7 +236,7 @@ impl Healer<'_, '_> {
     }
 
     /// Lets the block of a run stay whose feed-forward network leaves least of the stream's error, and fits it.
-    fn step_of_run(&self, run: Range<usize>, walk: &mut Walk<'_>) -> Result<()> {
+    fn step_of_run(&mut self, run: Range<usize>, walk: &mut Walk<'_>) -> Result<()> {
         let mut best: Option<(BlockId, Carrier, Fit, NormalEquations)> = None;
         let weighting = walk.order.weightings[0];
         for id in run.map(BlockId::new) {
@@ -248,7 +262,7 @@ impl Healer<'_, '_> {
             return Ok(());
         };
         let mut candidate = walk.candidate.clone();
-        let changed = self.rounded(&carrier, &fit, &all, walk.order.heal_type)?;
+        let changed = self.rounded(&carrier, None, &fit, &all, walk.order.heal_type)?;
         candidate.removed.remove(&id);
         let cut = candidate.attention.get_or_insert_with(|| AttentionCut {
             blocks: BTreeSet::new(),
@@ -271,7 +285,7 @@ impl Healer<'_, '_> {
     }
 
     /// `base` with the carrier fitted to both folds, and its weights rounded. `None` if the fit gains nothing.
-    fn solved(
+    pub(super) fn solved(
         &self,
         carrier: Carrier,
         folds: [NormalEquations; 2],
@@ -285,7 +299,7 @@ impl Healer<'_, '_> {
         all.add_all(&other);
         drop(other);
         let mut candidate = base.clone();
-        let changed = self.rounded(&carrier, &fit, &all, heal_type)?;
+        let changed = self.rounded(&carrier, None, &fit, &all, heal_type)?;
         candidate.tensors.insert(carrier.source, changed);
         candidate.fitted.push(Fitted {
             source: carrier.source,

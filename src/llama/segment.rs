@@ -57,7 +57,8 @@ pub(crate) fn evaluate_halves(
         },
         n_outputs: 0,
         seen_middle: false,
-        seen_input: false,
+        // It is given, and may show nowhere before the middle.
+        seen_input: true,
         error: None,
     };
     let result = context.evaluate(WindowInput::HiddenStates(input), &mut tap);

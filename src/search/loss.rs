@@ -1,6 +1,7 @@
 //! What a removal costs: the loss of a set of blocks on windows of text.
 
 use std::fmt;
+use std::ops::Range;
 
 use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
@@ -52,16 +53,31 @@ pub struct Loss {
 }
 
 impl Loss {
-    /// Of a window: `logits` and the parent's, `[n_scored, n_vocab]`.
+    /// Of a window: `logits` and the parent's behind the tokens that [`scored`] names, `[n_scored, n_vocab]`.
     ///
     /// # Errors
     /// Logits that are not numbers.
     pub fn of(window: &[Token], parent: &[f32], logits: &[f32]) -> Result<Self> {
+        Self::of_rows(window, scored(window.len()), parent, logits)
+    }
+
+    /// As [`Loss::of`], behind the tokens at `rows`: `[rows.len(), n_vocab]`.
+    ///
+    /// # Errors
+    /// As [`Loss::of`].
+    ///
+    /// # Panics
+    /// If the last token of the window, which has no successor, is one of `rows`.
+    pub fn of_rows(
+        window: &[Token],
+        rows: Range<usize>,
+        parent: &[f32],
+        logits: &[f32],
+    ) -> Result<Self> {
         ensure!(
             parent.iter().any(|&logit| logit != 0.0),
             "the model gives no logits, so it predicts nothing"
         );
-        let rows = scored(window.len());
         let next = &window[rows.start + 1..=rows.end];
         let n_vocab = logits.len() / next.len().max(1);
         let losses: Vec<Self> = next

@@ -1,13 +1,13 @@
 //! One block of a model, perhaps with other weights, evaluated on its own.
 
-use std::borrow::Cow;
 use std::rc::Rc;
 
 use anyhow::{Context as _, Result};
 use ggml::{Context, ThreadPool};
 
+use super::input_scale::InputScale;
 use super::memory::MemoryFile;
-use super::plan::{Head, SCALES_INPUT, SegmentPlan};
+use super::plan::{Head, SegmentPlan};
 use crate::arch::Stream;
 use crate::llama::{Halves, evaluate_block_reading, evaluate_halves, evaluate_segment};
 use crate::model::{BlockId, Model};
@@ -21,8 +21,7 @@ pub struct Lone {
     n_blocks: usize,
     n_embd: usize,
     prefix: &'static str,
-    /// By what a hidden state is multiplied before the block gets it.
-    input_scale: Option<f32>,
+    input_scale: InputScale,
 }
 
 impl Lone {
@@ -44,14 +43,10 @@ impl Lone {
         let file = MemoryFile::write(model, &plan, changed)?;
         let loaded = file.load().with_context(at_block)?;
         let n_embd = loaded.n_embd();
-        #[expect(clippy::cast_precision_loss, reason = "a width stays far below 2^24")]
-        let input_scale = (n_embd as f32).sqrt().recip();
         Ok(Self {
             block,
             n_embd,
-            input_scale: SCALES_INPUT
-                .contains(&constraints.rules.name)
-                .then_some(input_scale),
+            input_scale: InputScale::of(constraints, n_embd),
             context: Context::of_shared(&Rc::new(loaded), window, window, threads)?,
             stream: constraints.rules.stream,
             n_blocks: plan.n_blocks,
@@ -71,7 +66,7 @@ impl Lone {
     /// llama.cpp's.
     pub fn run(&mut self, state: &[f32]) -> Result<Vec<f32>> {
         let (stream, n_blocks, n_embd) = (self.stream, self.n_blocks, self.n_embd);
-        let state = &self.given(state);
+        let state = &self.input_scale.divide(state);
         evaluate_segment(&mut self.context, stream, n_blocks, 1, n_embd, state)
             .with_context(|| format!("block {} as a model of its own", self.block))
     }
@@ -82,17 +77,9 @@ impl Lone {
     /// llama.cpp's; a block without halves.
     pub fn run_halves(&mut self, state: &[f32], halves: &Halves) -> Result<(Vec<f32>, Vec<f32>)> {
         let course = (self.stream, self.n_blocks, self.n_embd);
-        let state = &self.given(state);
+        let state = &self.input_scale.divide(state);
         evaluate_halves(&mut self.context, course, state, halves)
             .with_context(|| format!("block {} as a model of its own", self.block))
-    }
-
-    /// What llama.cpp gets for this hidden state.
-    fn given<'s>(&self, state: &'s [f32]) -> Cow<'s, [f32]> {
-        match self.input_scale {
-            Some(scale) => state.iter().map(|x| x * scale).collect(),
-            None => Cow::Borrowed(state),
-        }
     }
 
     /// As [`Lone::run`]; `read` becomes what the block's matrix `rest` multiplies, `[n_tokens, n_in]`.
@@ -105,7 +92,7 @@ impl Lone {
         rest: &str,
         read: &mut Vec<f32>,
     ) -> Result<Vec<f32>> {
-        let state = &self.given(state);
+        let state = &self.input_scale.divide(state);
         evaluate_block_reading(
             &mut self.context,
             self.stream,

@@ -6,11 +6,13 @@
 //! where it cannot be used, [`Whole`] evaluates shortened models one by one. A [`Lone`] block is evaluated as a segment with
 //! other weights.
 //!
-//! In reading order: `plan` says what a segment's file holds, `memory` writes it, `contexts` says what is kept ready, [`chain`]
-//! evaluates, [`whole`] is the fall-back, [`lone`] is a single block, [`tail`] are the last ones, and `alone`
-//! compares blocks alone with the whole model.
+//! In reading order: `plan` says what a segment's file holds, `memory` writes it, `input_scale` is what llama.cpp does to the
+//! hidden states that it is fed with, `contexts` says what is kept ready, [`chain`] evaluates, [`whole`] is the fall-back,
+//! [`lone`] is a single block, [`tail`] are the last ones, and `alone` compares blocks alone with the whole model.
 
 mod plan;
+
+mod input_scale;
 
 pub(crate) mod memory;
 
@@ -34,7 +36,7 @@ use crate::model::BlockId;
 pub use alone::check_alone;
 pub use chain::Chain;
 pub use lone::Lone;
-pub use plan::{CHAINED, SCALES_INPUT};
+pub use plan::{CHAINED, SCALES_INPUT, takes_streams};
 pub use tail::Tail;
 pub use whole::Whole;
 

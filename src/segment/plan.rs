@@ -224,6 +224,13 @@ pub const CHAINED: &[&str] = &[
 /// a hidden state over that root, a block computes what it does inside of the model, up to rounding.
 pub const SCALES_INPUT: &[&str] = &["gemma2"];
 
+/// Whether blocks of such a model compute alone what they do inside of it, up to rounding at least.
+#[must_use]
+pub fn takes_streams(constraints: &Constraints) -> bool {
+    let name = constraints.rules.name;
+    !constraints.trusted && (CHAINED.contains(&name) || SCALES_INPUT.contains(&name))
+}
+
 /// Tensors whose last dimension is the vocabulary's.
 pub(super) const VOCABULARY: &[&str] = &["token_embd.weight", "output.weight", "output.bias"];
 

@@ -1,12 +1,14 @@
 //! The blocks behind a place in a model, evaluated from the hidden state there to logits.
 
+use std::ops::Range;
 use std::rc::Rc;
 
 use anyhow::{Result, ensure};
 use ggml::{Context, ThreadPool, WindowInput};
 
+use super::input_scale::InputScale;
 use super::memory::MemoryFile;
-use super::plan::{CHAINED, Head, SegmentPlan};
+use super::plan::{Head, SegmentPlan, takes_streams};
 use crate::model::{BlockId, Model};
 use crate::plan::{ChangedTensors, Constraints};
 use crate::quality::scored;
@@ -14,7 +16,7 @@ use crate::quality::scored;
 /// Blocks as a model of their own that ends in logits. In memory are their weights and the vocabulary's.
 pub struct Tail {
     context: Context<'static>,
-    n_embd: usize,
+    input_scale: InputScale,
 }
 
 impl Tail {
@@ -32,25 +34,25 @@ impl Tail {
         threads: &Rc<ThreadPool>,
     ) -> Result<Self> {
         ensure!(
-            !constraints.trusted && CHAINED.contains(&constraints.rules.name),
+            takes_streams(constraints),
             "its architecture is not one of those whose blocks are known to be evaluated alone as inside of the model"
         );
         let plan = SegmentPlan::new(model, constraints, blocks, Head::With, changed)?;
         let loaded = MemoryFile::write(model, &plan, changed)?.load()?;
-        let (n_embd, n_outputs) = (loaded.n_embd(), scored(window).len());
+        let n_outputs = scored(window).len();
         Ok(Self {
-            n_embd,
+            input_scale: InputScale::of(constraints, loaded.n_embd()),
             context: Context::of_shared(&Rc::new(loaded), window, n_outputs, threads)?,
         })
     }
 
-    /// The logits behind the tokens that [`scored`] names, `[n_scored, n_vocab]`, for the hidden state before the first of the
-    /// blocks, `[n_tokens, n_embd]`.
+    /// The logits behind the tokens at `rows`, of those that [`scored`] names, `[rows.len(), n_vocab]`, for the hidden state
+    /// before the first of the blocks, `[n_tokens, n_embd]`.
     ///
     /// # Errors
     /// llama.cpp's.
-    pub fn logits(&mut self, state: &[f32]) -> Result<&[f32]> {
-        let rows = scored(state.len() / self.n_embd);
+    pub fn logits(&mut self, state: &[f32], rows: Range<usize>) -> Result<&[f32]> {
+        let state = &self.input_scale.divide(state);
         Ok(self
             .context
             .logits_of(WindowInput::HiddenStates(state), rows)?)

@@ -280,8 +280,12 @@ fn the_number_is_about_the_best_for_the_whole_model() {
         let windows: Vec<&[Token]> = windows.iter().map(Vec::as_slice).collect();
         let split = Split::of(&windows, &[0; 5], None);
         let all = split.folds.concat();
-        let healer =
-            Healer::of_whole_models(&model, &constraints, &engine, windows, &split, 1).unwrap();
+        // Whether the parent's logits are kept or not.
+        let [mut healer, mut poor] = [u64::MAX, 0].map(|room| {
+            let windows = windows.clone();
+            let healer = Healer::of_whole_models(&model, &constraints, &engine, windows, &split, 1);
+            healer.unwrap().with_logits_bytes(room)
+        });
         let base = Candidate {
             removed: [2, 3].map(BlockId::new).into(),
             attention: None,
@@ -289,13 +293,12 @@ fn the_number_is_about_the_best_for_the_whole_model() {
             fitted: Vec::new(),
         };
         let writers = Writers::of(&model).unwrap();
-        let kl = |candidate: &Candidate| healer.loss(candidate, &all).unwrap().kl_divergence();
-        // Whether the parent's logits are kept or not.
-        let [scaling, again] = [u64::MAX, 0].map(|room| {
-            let found = healer.scale(&writers, &base, Objective::Kl, room).unwrap();
+        let [scaling, again] = [&mut healer, &mut poor].map(|healer| {
+            let found = healer.scale(&writers, &base, Objective::Kl).unwrap();
             found.unwrap()
         });
         assert_eq!(scaling.factors, again.factors);
+        let kl = |candidate: &Candidate| healer.loss(candidate, &all).unwrap().kl_divergence();
         let best = kl(&scaling.candidate);
         let [(cut, factor)] = scaling.factors[..] else {
             panic!("{:?}", scaling.factors);

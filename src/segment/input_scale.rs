@@ -1,0 +1,26 @@
+//! What llama.cpp multiplies a hidden state by before its first block gets it.
+
+use std::borrow::Cow;
+
+use super::plan::SCALES_INPUT;
+use crate::plan::Constraints;
+
+/// The factor of [`SCALES_INPUT`]; none for other architectures.
+pub(super) struct InputScale(Option<f32>);
+
+impl InputScale {
+    /// For hidden states of `n_embd` numbers.
+    pub(super) fn of(constraints: &Constraints, n_embd: usize) -> Self {
+        #[expect(clippy::cast_precision_loss, reason = "a width stays far below 2^24")]
+        let scale = || (n_embd as f32).sqrt();
+        Self(SCALES_INPUT.contains(&constraints.rules.name).then(scale))
+    }
+
+    /// What llama.cpp makes `state` of.
+    pub(super) fn divide<'s>(&self, state: &'s [f32]) -> Cow<'s, [f32]> {
+        match self.0.map(f32::recip) {
+            Some(factor) => state.iter().map(|x| x * factor).collect(),
+            None => Cow::Borrowed(state),
+        }
+    }
+}
