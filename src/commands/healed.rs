@@ -251,40 +251,38 @@ fn logits_bytes(
         .min(LOGITS_BYTES)
 }
 
-/// What is tried, each with its name.
+/// What is tried.
 fn orders(
     heal: &Heal,
     objective: Objective,
     carrier: Option<&Carrier>,
     n_tokens: usize,
     may_block: bool,
-) -> Vec<(&'static str, Order)> {
-    let methods: &[(&str, bool)] = match heal.how {
+) -> Vec<Order> {
+    // Whether the block before a cut is fitted, and whether one of the run stays as its network.
+    let ways: &[(bool, bool)] = match heal.how {
         HealArg::None | HealArg::Scale => &[],
-        HealArg::Linear => &[("linear", false)],
-        HealArg::Block => &[("block", true)],
-        HealArg::Auto if may_block => &[("linear", false), ("block", true)],
-        HealArg::Auto => &[("linear", false)],
+        HealArg::Linear => &[(true, false)],
+        HealArg::Block => &[(false, true), (true, true)],
+        HealArg::Auto => &[(true, may_block)],
     };
     let all = [Weighting::Length, Weighting::Plain, Weighting::Direction];
     let has_room = heal.max_memory.zip(carrier).is_none_or(|(max, carrier)| {
         let streams = (n_tokens as u64).saturating_mul(streams_bytes(carrier));
         sums_bytes(carrier, all.len()).saturating_add(streams) <= max
     });
-    let order = |&(method, with_block): &(&'static str, bool)| {
-        let order = Order {
-            patience: PATIENCE,
-            weightings: match has_room && !with_block {
-                true => all.to_vec(),
-                false => all[..1].to_vec(),
-            },
-            with_block,
-            heal_type: heal.heal_type,
-            objective,
-        };
-        (method, order)
+    let order = |&(before, with_block): &(bool, bool)| Order {
+        patience: PATIENCE,
+        weightings: match has_room && before {
+            true => all.to_vec(),
+            false => all[..1].to_vec(),
+        },
+        before,
+        with_block,
+        heal_type: heal.heal_type,
+        objective,
     };
-    methods.iter().map(order).collect()
+    ways.iter().map(order).collect()
 }
 
 /// Bytes of the sums for so many weightings: both folds of each, and beside them their sum and a factor of it.
@@ -487,7 +485,7 @@ mod tests {
                 found,
                 false,
             );
-            orders[0].1.weightings.len()
+            orders[0].weightings.len()
         };
         assert_eq!(n_weightings(Some(8_000_000_000)), 1);
         assert_eq!(n_weightings(None), 3);

@@ -29,13 +29,14 @@ impl TriedAll {
         &mut self,
         healer: &mut Healer<'_, '_>,
         sets: &[BTreeSet<BlockId>],
-        orders: &[(&'static str, Order)],
+        orders: &[Order],
     ) -> Result<()> {
-        let Some((_, order)) = orders.first() else {
+        let Some(order) = orders.first() else {
             return Ok(());
         };
         let order = Order {
             weightings: order.weightings[..1].to_vec(),
+            with_block: false,
             patience: 0,
             ..order.clone()
         };
@@ -70,17 +71,22 @@ impl TriedAll {
         &mut self,
         healer: &mut Healer<'_, '_>,
         attention: Option<&AttentionCut>,
-        orders: &[(&'static str, Order)],
+        orders: &[Order],
     ) -> Result<()> {
         let none = healer.unhealed(&self.removed, attention)?;
         self.tried.push(Tried::new("none", None, Some(none)));
-        for &(method, ref order) in orders {
+        for order in orders {
             let steps = healer
                 .fit(&self.removed, attention, order)
-                .with_context(|| format!("healing by {method}"))?;
-            let steps = steps.into_iter();
-            let tried = steps.map(|step| Tried::new(method, Some(step.variant), step.measured));
-            self.tried.extend(tried);
+                .with_context(|| format!("healing by {}", method(order, false)))?;
+            for step in steps {
+                let measured = step.measured.as_ref();
+                let has_block = measured
+                    .is_some_and(|(candidate, _)| candidate.removed.len() < self.removed.len());
+                let method = method(order, has_block);
+                self.tried
+                    .push(Tried::new(method, Some(step.variant), step.measured));
+            }
         }
         Ok(())
     }
@@ -120,6 +126,7 @@ impl TriedAll {
         if let Some(best) = best_of(&self.tried, objective).filter(|&best| best > 0) {
             let method = match self.tried[best].method {
                 "block" => "block+scale",
+                "linear+block" => "linear+block+scale",
                 _ => "linear+scale",
             };
             bases.extend(candidate_of(&self.tried[best]).map(|candidate| (method, candidate)));
@@ -169,6 +176,15 @@ impl Tried {
             variant,
             measured,
         }
+    }
+}
+
+/// What a fit is called that has come to a block of its own for a run, or has not.
+fn method(order: &Order, has_block: bool) -> &'static str {
+    match (order.before, has_block) {
+        (true, false) => "linear",
+        (true, true) => "linear+block",
+        (false, _) => "block",
     }
 }
 

@@ -23,15 +23,16 @@ use crate::search::{Loss, Objective};
 pub const PATIENCE: usize = 1;
 
 /// A fit of a block behind a cut that takes less than this share of the loss counts as one that gains nothing.
-pub(super) const WORTHWHILE: f64 = 0.005;
+pub(super) const WORTHWHILE: f64 = 0.01;
 
 /// What is to be fitted.
 #[derive(Clone, Debug)]
 pub struct Order {
-    /// How tokens count: at a cut each is tried, and behind it what was best there. Of the first alone are the fits of
-    /// [`Order::with_block`].
+    /// How tokens count: at a cut each is tried, and elsewhere what was best there.
     pub weightings: Vec<Weighting>,
-    /// Of every run of removed blocks one stays as its feed-forward network alone.
+    /// The block before a cut makes up for it.
+    pub before: bool,
+    /// Of every run of removed blocks one stays as its feed-forward network alone, which makes up for what is then missing.
     pub with_block: bool,
     /// [`PATIENCE`], or 0 for cuts alone.
     pub patience: usize,
@@ -102,7 +103,7 @@ impl Healer<'_, '_> {
         };
         let (candidate, loss) = self.unhealed(removed, attention)?;
         // The block before the first cut makes up for it, where there is one.
-        let at_cut = removed.contains(&first) && !order.with_block;
+        let at_cut = removed.contains(&first) && order.before;
         let mut block = first.index().saturating_sub(usize::from(at_cut));
         let targets = self.start(block)?.clone();
         let mut walk = Walk {
@@ -135,9 +136,9 @@ impl Healer<'_, '_> {
                 block = end;
                 continue;
             }
-            let end = match order.with_block {
-                true => block + 1,
-                false => run_end(removed, block + 1, n_blocks),
+            let end = match order.before {
+                true => run_end(removed, block + 1, n_blocks),
+                false => block + 1,
             };
             let is_at_cut =
                 end > block + 1 || without(id) || (differs && walk.candidate.fitted.is_empty());
@@ -160,10 +161,15 @@ impl Healer<'_, '_> {
             } else if is_behind {
                 n_failed += 1;
             }
+            let run = block + 1..end;
             block = end;
-            if is_on(block, n_failed) {
+            let with_block = order.with_block && !run.is_empty();
+            if with_block || is_on(block, n_failed) {
                 let weights = self.weights_of(id, &walk.candidate);
                 self.pass(id, &weights, &mut walk.streams)?;
+            }
+            if with_block {
+                self.step_of_run(run, &mut walk)?;
             }
         }
         Ok(walk.steps)
@@ -238,7 +244,7 @@ impl Healer<'_, '_> {
     /// Lets the block of a run stay whose feed-forward network leaves least of the stream's error, and fits it.
     fn step_of_run(&mut self, run: Range<usize>, walk: &mut Walk<'_>) -> Result<()> {
         let mut best: Option<(BlockId, Carrier, Fit, NormalEquations)> = None;
-        let weighting = walk.order.weightings[0];
+        let weighting = walk.way.weighting;
         for id in run.map(BlockId::new) {
             let Ok(carrier) = Carrier::of(self.model, id) else {
                 continue;

@@ -9,7 +9,6 @@ use super::{Difference, Differences, VERSION_KEY};
 use crate::error::Hint;
 use crate::gguf::{Entry, Metadata, Place};
 use crate::model::BlockId;
-use crate::options::HealArg;
 use crate::plan::attention::{METHOD_KEY as ATTENTION_METHOD_KEY, NO_WHOLE_BLOCK, REMOVED_KEY};
 use crate::plan::healing::{LOSS_KEY, TENSORS_KEY};
 use crate::plan::{AttentionCut, Method};
@@ -142,11 +141,7 @@ impl Claim {
         let is_healed = self.healed.is_some();
         let is_unknown_heal = |words: &&str| match *words {
             "none" => is_healed,
-            "linear+scale" | "block+scale" => !is_healed,
-            word => {
-                let how = HealArg::from_str(word, false);
-                !is_healed || matches!(how, Err(_) | Ok(HealArg::Auto | HealArg::None))
-            }
+            word => !is_healed || !HEALED.contains(&word),
         };
         let heal = heal.filter(is_unknown_heal);
         for (key, word) in [
@@ -163,6 +158,17 @@ impl Claim {
         }
     }
 }
+
+/// How a file can have been healed.
+const HEALED: &[&str] = &[
+    "scale",
+    "linear",
+    "block",
+    "linear+block",
+    "linear+scale",
+    "block+scale",
+    "linear+block+scale",
+];
 
 fn kept(metadata: &Metadata<'_>) -> Result<Vec<BlockId>> {
     let Some(entry) = metadata.get(BLOCKS_KEY) else {

@@ -302,6 +302,7 @@ fn what_attention_writes_is_fitted_to_the_stream_between_the_halves() {
     let mut healer = Healer::new(&model, &constraints, &engine, slices, &split, 1).unwrap();
     let order = Order {
         weightings: vec![Weighting::Length],
+        before: true,
         with_block: false,
         patience: 1,
         heal_type: HealType::To(TensorType::F32),
@@ -474,6 +475,7 @@ fn losses_with_norms_fitted_are_those_of_whole_models() {
         let mut healer = Healer::new(&model, &constraints, &engine, slices, &split, 1).unwrap();
         let order = Order {
             weightings: vec![Weighting::Plain, Weighting::Direction],
+            before: true,
             with_block: false,
             patience: 2,
             heal_type: HealType::Auto,
@@ -538,13 +540,14 @@ fn losses_measured_from_hidden_states_are_those_of_whole_models() {
         let removed = blocks(&removed);
         let (none, loss) = healer.unhealed(&removed, attention).unwrap();
         assert_eq!(loss, healer.loss(&none, &split.judge).unwrap());
-        for with_block in [false, true] {
+        for (before, with_block) in [(true, false), (false, true), (true, true)] {
             // llama.cpp takes the head size from the first block's heads.
             if with_block && removed.contains(&BlockId::new(0)) {
                 continue;
             }
             let order = Order {
                 weightings: vec![Weighting::Length, Weighting::Plain],
+                before,
                 with_block,
                 patience: 2,
                 heal_type: HealType::Auto,
