@@ -1,10 +1,11 @@
 //! The command line: clap definitions and nothing else.
 
+mod text;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use ggml::FileType;
-use ggml::rpc::Endpoints;
 
 use crate::batch::flags::Flags;
 use crate::batch::share::Task;
@@ -14,6 +15,8 @@ use crate::plan::{Budget, Method};
 use crate::search::Objective;
 use crate::search::goal::{KlLimit, PerplexityLimit};
 use crate::stability::Confidence;
+
+pub use text::{CalibrationArgs, TextArgs};
 
 /// Make a GGUF model shorter
 ///
@@ -514,89 +517,6 @@ pub struct ReportArgs {
     /// No notes
     #[arg(short, long)]
     pub quiet: bool,
-}
-
-/// The text that is scored.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Scored text")]
-pub struct TextArgs {
-    /// Text to score, repeatable, or self, or self:TOKENS, for what the parent, else the model, writes itself [default: the text
-    /// built into the program]
-    #[arg(long, value_name = "FILE|self")]
-    pub calibration: Vec<PathBuf>,
-
-    /// Chooses what --calibration self writes [default: 0]
-    #[arg(long, value_name = "N")]
-    pub seed: Option<u64>,
-
-    /// How much of it to use, in tokens from its start [default: 8192]
-    #[arg(long, value_name = "N")]
-    pub tokens: Option<usize>,
-
-    /// Length of the windows it is cut into, in tokens; the second half of each is scored [default: 512, or the model's
-    /// context if shorter]
-    #[arg(long, value_name = "N")]
-    pub window: Option<usize>,
-
-    /// CPU threads [default: the number of physical cores]
-    #[arg(short, long, value_name = "N")]
-    pub threads: Option<usize>,
-
-    /// Blocks whose weights go to the GPU, as in llama.cpp
-    #[arg(
-        long,
-        visible_alias = "ngl",
-        value_name = "N",
-        allow_negative_numbers = true
-    )]
-    pub gpu_layers: Option<i32>,
-
-    /// Servers whose memory takes blocks too, as llama.cpp's rpc-server offers it; for models that this machine alone cannot hold
-    #[arg(long, value_name = "HOST:PORT,...")]
-    pub rpc: Option<Endpoints>,
-}
-
-/// How a model is calibrated.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Calibration")]
-pub struct CalibrationArgs {
-    /// Text to calibrate on, repeatable, or self, or self:TOKENS, for what the model writes itself [default: the text built into the
-    /// program]
-    #[arg(long, value_name = "FILE|self")]
-    pub calibration: Vec<PathBuf>,
-
-    /// Chooses what --calibration self writes [default: 0]
-    #[arg(long, value_name = "N")]
-    pub seed: Option<u64>,
-
-    /// How much of it to use, in tokens from its start [default: 8192]
-    #[arg(long, value_name = "N")]
-    pub tokens: Option<usize>,
-
-    /// Length of the windows it is cut into, in tokens [default: 512, or the model's context if shorter]
-    #[arg(long, value_name = "N")]
-    pub window: Option<usize>,
-
-    /// CPU threads [default: the number of physical cores]
-    #[arg(short, long, value_name = "N")]
-    pub threads: Option<usize>,
-
-    /// Blocks whose weights go to the GPU, as in llama.cpp
-    #[arg(
-        long,
-        visible_alias = "ngl",
-        value_name = "N",
-        allow_negative_numbers = true
-    )]
-    pub gpu_layers: Option<i32>,
-
-    /// Servers whose memory takes blocks too, as llama.cpp's rpc-server offers it; for models that this machine alone cannot hold
-    #[arg(long, value_name = "HOST:PORT,...")]
-    pub rpc: Option<Endpoints>,
-
-    /// Measure anew, and keep nothing in the cache of scores
-    #[arg(long)]
-    pub no_cache: bool,
 }
 
 /// What every command prints.

@@ -14,6 +14,7 @@ mod eval;
 mod goals;
 mod halves;
 mod heal;
+mod heal_twins;
 mod imatrix;
 mod ollama_layouts;
 mod own_text;
