@@ -14,7 +14,7 @@ use crate::plan::{ChangedTensors, Constraints};
 use crate::quality::scored;
 
 /// Compares every block of `model`, which is `engine`, with the whole model on a window, and the logits behind the last one:
-/// in every bit but the sign of a zero, or up to rounding for [`SCALES_INPUT`]. In memory is one block at a time.
+/// in every bit but the sign of a zero, or up to rounding for [`SCALES_INPUT`](super::SCALES_INPUT). In memory is one block at a time.
 ///
 /// # Errors
 /// A difference; a block that llama.cpp does not take alone.
