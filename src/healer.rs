@@ -8,19 +8,20 @@
 //! ```
 //!
 //! A block is loaded once for all windows, as a model of its own. In memory are the streams of all windows, twice or three
-//! times, and the normal equations of one matrix.
-
-pub mod scaling;
-
-pub mod norms;
+//! times, the normal equations of one matrix, and some of the parent's logits.
+//!
+//! In reading order: [`stepwise`] walks through the blocks, `attention` and [`norms`] are two of its steps, [`judged`] says what
+//! a candidate loses, and [`scaling`] is healing by the length of the stream alone.
 
 pub mod stepwise;
 
 mod attention;
 
+pub mod norms;
+
 pub mod judged;
 
-use judged::Predictions;
+pub mod scaling;
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -30,6 +31,7 @@ use faer::Mat;
 use ggml::ThreadPool;
 use rayon::prelude::*;
 
+use self::judged::Predictions;
 use crate::gguf::{Quoted, TensorType};
 use crate::heal::carrier::{CARRIER, Carrier};
 use crate::heal::normal::NormalEquations;

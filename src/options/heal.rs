@@ -18,10 +18,11 @@ pub enum HealArg {
     None,
     /// The stream behind each cut multiplied by a number, through scales alone: what blocks add to it is divided by that
     Scale,
-    /// Feed-forward matrices before each cut, and behind it as long as that helps, refitted by least squares; the norms behind
-    /// them, where there are such
+    /// The feed-forward matrix before each cut refitted by least squares, and behind it, as long as that helps, attention's and
+    /// the feed-forward matrix; the norms behind them, where there are such
     Linear,
-    /// Of each run of removed blocks one stays as its feed-forward network alone, refitted (dense llama, written as deci)
+    /// Of each run of removed blocks one stays as its feed-forward network alone, refitted, with the matrix before the cut or
+    /// without (dense llama, written as deci)
     Block,
     /// What is best of all on text that nothing was fitted to
     Auto,
