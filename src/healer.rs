@@ -110,6 +110,16 @@ impl Candidate {
             fitted: Vec::new(),
         }
     }
+
+    /// Gives a matrix other weights, which come of `fit`.
+    fn put(&mut self, carrier: &Carrier, changed: ChangedTensor, fit: &Fit) {
+        self.tensors.insert(carrier.source, changed);
+        self.fitted.push(Fitted {
+            source: carrier.source,
+            ridge: fit.ridge,
+            left: fit.left,
+        });
+    }
 }
 
 /// The streams of all windows, `[n_tokens, n_embd]` each; empty for those that take no part.
@@ -369,8 +379,8 @@ impl<'m, 'a> Healer<'m, 'a> {
         )
     }
 
-    /// Shows the tokens that are fitted to, window by window, with the number of their fold: what the carrier of `block` multiplies, and what is
-    /// left to add, the block having the weights of `changed` otherwise.
+    /// Shows the tokens that are fitted to, window by window, with the number of their fold: what the carrier of `block`
+    /// multiplies, and what is left to add, the block having the weights of `changed` otherwise.
     fn show_windows(
         &self,
         block: BlockId,
@@ -390,10 +400,9 @@ impl<'m, 'a> Healer<'m, 'a> {
                 let output = lone.run_reading(&streams[window], CARRIER, &mut inputs)?;
                 // Else they would look for work while sums are made.
                 self.threads.pause();
-                let residuals: Vec<f32> = targets.iter().zip(&output).map(|(t, x)| t - x).collect();
                 let shown = Shown {
                     inputs: &inputs,
-                    residuals: &residuals,
+                    residuals: &difference(targets, &output),
                     targets,
                 };
                 show(fold, shown)
@@ -483,6 +492,10 @@ impl<'m, 'a> Healer<'m, 'a> {
         );
         Ok(weights)
     }
+}
+
+fn difference(a: &[f32], b: &[f32]) -> Vec<f32> {
+    a.iter().zip(b).map(|(a, b)| a - b).collect()
 }
 
 /// Where the blocks from `start` on end that go, of `n_blocks`.

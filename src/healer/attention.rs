@@ -4,9 +4,8 @@
 
 use anyhow::{Context as _, Result};
 
-use super::norms::difference;
 use super::stepwise::{Step, WORTHWHILE, Walk};
-use super::{Candidate, Healer};
+use super::{Candidate, Healer, difference};
 use crate::heal::carrier::{ATTENTION, Carrier};
 use crate::heal::normal::NormalEquations;
 use crate::llama::Halves;

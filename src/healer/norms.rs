@@ -13,7 +13,7 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef, Par};
 
 use super::stepwise::{Step, WORTHWHILE, Walk};
-use super::{Candidate, Fitted, HealType, Healer, Streams};
+use super::{Candidate, Fitted, HealType, Healer, Streams, difference};
 use crate::gguf::{Quoted, TensorType};
 use crate::heal::Weighting;
 use crate::heal::carrier::{CARRIER, Carrier};
@@ -321,10 +321,6 @@ impl Healer<'_, '_> {
         });
         Ok(())
     }
-}
-
-pub(super) fn difference(a: &[f32], b: &[f32]) -> Vec<f32> {
-    a.iter().zip(b).map(|(a, b)| a - b).collect()
 }
 
 /// For each token the root of the mean square of what the matrix with `weights` (rows of `n_in`) makes of its inputs.

@@ -10,7 +10,7 @@ use std::ops::Range;
 use anyhow::Result;
 
 use super::norms::{Way, has_post_norms};
-use super::{Candidate, Fitted, HealType, Healer, Streams, run_end};
+use super::{Candidate, HealType, Healer, Streams, run_end};
 use crate::heal::Weighting;
 use crate::heal::carrier::Carrier;
 use crate::heal::normal::NormalEquations;
@@ -275,12 +275,7 @@ impl Healer<'_, '_> {
             method: "blocks".to_owned(),
         });
         cut.blocks.insert(id);
-        candidate.tensors.insert(carrier.source, changed);
-        candidate.fitted.push(Fitted {
-            source: carrier.source,
-            ridge: fit.ridge,
-            left: fit.left,
-        });
+        candidate.put(&carrier, changed, &fit);
         let variant = format!("{weighting}, feed-forward network of block {id}");
         let loss = self.loss_from(id.index(), &walk.streams, &candidate)?;
         if walk.judge(variant, candidate, loss) > 0.0 {
@@ -306,12 +301,7 @@ impl Healer<'_, '_> {
         drop(other);
         let mut candidate = base.clone();
         let changed = self.rounded(&carrier, None, &fit, &all, heal_type)?;
-        candidate.tensors.insert(carrier.source, changed);
-        candidate.fitted.push(Fitted {
-            source: carrier.source,
-            ridge: fit.ridge,
-            left: fit.left,
-        });
+        candidate.put(&carrier, changed, &fit);
         Ok(Some(candidate))
     }
 
