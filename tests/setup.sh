@@ -62,31 +62,44 @@ END
     fi || { say "pip could not install $1"; return 1; }
 }
 
-# Whether a folder has a libclang that can be loaded.
-has_libclang() {
-    for library in "$1"/libclang.so "$1"/libclang.so.* "$1"/libclang-*.so* "$1"/libclang.dylib; do
-        [ -e "$library" ] || continue
-        python3 -c 'import ctypes, sys; ctypes.CDLL(sys.argv[1])' "$library" 2>/dev/null && return 0
+# Prints the first libclang of some folders, as bindgen names the file, that answers as one: libclang-cpp has none of its
+# functions, and below version 9 bindgen makes wrong bindings.
+libclang_in() {
+    for folder in "$@"; do
+        for library in "$folder"/libclang.so "$folder"/libclang.so.* "$folder"/libclang-*.so "$folder"/libclang-*.so.* \
+            "$folder"/libclang.dylib; do
+            case $library in *-cpp.*) continue ;; esac
+            [ -f "$library" ] || continue
+            python3 - "$library" 2>/dev/null <<'END' && echo "$library" && return
+import ctypes, re, sys
+
+class CXString(ctypes.Structure):
+    _fields_ = [("data", ctypes.c_void_p), ("flags", ctypes.c_uint)]
+
+clang = ctypes.CDLL(sys.argv[1])
+clang.clang_getClangVersion.restype = CXString
+clang.clang_getCString.argtypes = [CXString]
+clang.clang_getCString.restype = ctypes.c_char_p
+version = re.search(rb"version (\d+)", clang.clang_getCString(clang.clang_getClangVersion()))
+sys.exit(version is None or int(version[1]) < 9)
+END
+        done
     done
     return 1
 }
 
-# Prints the folder of a usable libclang: where bindgen is told to look, or where it looks by itself.
+# Prints a usable libclang: where bindgen is told to look, or else where it would look by itself.
 find_libclang() {
     if [ -n "${LIBCLANG_PATH:-}" ]; then
-        folder=$LIBCLANG_PATH
-        [ -d "$folder" ] || folder=$(dirname "$folder")
-        has_libclang "$folder" && echo "$folder"
-        return
+        [ -d "$LIBCLANG_PATH" ] && folder=$LIBCLANG_PATH || folder=$(dirname "$LIBCLANG_PATH")
+        libclang_in "$folder" && return
+        say "no libclang in LIBCLANG_PATH=$LIBCLANG_PATH"
     fi
-    for folder in \
+    libclang_in \
         "$(${LLVM_CONFIG_PATH:-llvm-config} --libdir 2>/dev/null)" \
         /usr/lib/llvm-*/lib /usr/lib/*-linux-gnu /usr/lib64 /usr/lib /usr/local/lib /usr/local/llvm*/lib \
         "$(PATH=$PATH:/sbin:/usr/sbin ldconfig -p 2>/dev/null | sed -n 's|.* => \(/.*\)/libclang[-.0-9]*\.so.*|\1|p' | head -n 1)" \
-        "$(xcode-select -p 2>/dev/null)/usr/lib"; do
-        [ -n "$folder" ] && has_libclang "$folder" && echo "$folder" && return
-    done
-    return 1
+        "$(xcode-select -p 2>/dev/null)/usr/lib"
 }
 
 # cmake, something that it can drive, and libclang for the bindings of llama.cpp.
@@ -113,13 +126,13 @@ need_build_tools() {
     fi
     libclang=$(find_libclang) || {
         pip_install libclang==18.1.1 || return 1
-        libclang=$site/clang/native
-        has_libclang "$libclang" || { say "the libclang of PyPI does not load here"; return 1; }
-        LIBCLANG_PATH=$libclang
-        export LIBCLANG_PATH
+        libclang=$(libclang_in "$site/clang/native") || { say "the libclang of PyPI does not load here"; return 1; }
     }
+    # The very file, since bindgen would take the one with the highest number in its name, usable or not.
+    LIBCLANG_PATH=$libclang
+    export LIBCLANG_PATH
     # A libclang alone has no stddef.h and the like. Where a clang can be asked for its own, bindgen asks it.
-    if ! command -v clang >/dev/null && ! ls "$libclang"/clang/*/include/stddef.h >/dev/null 2>&1; then
+    if ! command -v clang >/dev/null && ! ls "$(dirname "$libclang")"/clang/*/include/stddef.h >/dev/null 2>&1; then
         headers=$(${CC:-cc} -print-file-name=include)
         case ${BINDGEN_EXTRA_CLANG_ARGS:-} in
             *"-I$headers"*) ;;
