@@ -320,8 +320,8 @@ impl Card<'_> {
     }
 
     fn string(&self, key: &str) -> Option<String> {
-        let value = self.metadata.get(key)?.value().as_str().ok()?;
-        Some(value.trim().to_owned()).filter(|value| !value.is_empty())
+        let value = self.metadata.get(key)?.value().as_bytes().ok()?;
+        Some(String::from_utf8_lossy(value).trim().to_owned()).filter(|value| !value.is_empty())
     }
 
     /// The first strings of an array; a card is no place for thousands.
@@ -331,10 +331,10 @@ impl Card<'_> {
             return Vec::new();
         };
         array
-            .strs()
+            .byte_strings()
             .take(MOST)
             .map_while(Result::ok)
-            .map(str::to_owned)
+            .map(|value| String::from_utf8_lossy(value).into_owned())
             .collect()
     }
 }

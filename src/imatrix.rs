@@ -29,6 +29,7 @@ use crate::arch::BLOCK_PREFIX;
 use crate::gguf::{self, EntryOut, Layout, MAGIC, Quoted, TensorOut, ValueOut};
 use crate::model::{BlockId, Model, block_of};
 use crate::plan::Renumbering;
+use crate::plan::names::Names;
 
 /// `general.type` of an importance matrix.
 pub const GENERAL_TYPE: &str = "imatrix";
@@ -270,9 +271,9 @@ fn plan_gguf<'a>(file: &gguf::File<'a>, renumbering: &Renumbering) -> Result<Pla
         data.push(tensor.bytes());
         n_entries += is_entry;
     }
-    let entries = file.metadata().iter().map(|entry| {
+    let entries = names_left(file, renumbering)?.into_iter().map(|entry| {
         if entry.key() != N_PREDICTION_BLOCKS {
-            return Ok(EntryOut::keep(entry));
+            return Ok(entry);
         }
         let n_before = usize::try_from(entry.value().as_u64()?)?;
         let first = renumbering.n_blocks().saturating_sub(n_before);
@@ -281,10 +282,10 @@ fn plan_gguf<'a>(file: &gguf::File<'a>, renumbering: &Renumbering) -> Result<Pla
             .iter()
             .filter(|block| block.index() >= first)
             .count();
-        let value = ValueOut::integer(entry.value().value_type(), n as u64);
+        let value = ValueOut::integer(entry.value_type(), n as u64);
         let value =
             value.with_context(|| format!("metadata '{N_PREDICTION_BLOCKS}' cannot be {n}"))?;
-        Ok(EntryOut::new(entry.key(), value))
+        Ok(EntryOut::new(N_PREDICTION_BLOCKS, value))
     });
     let layout = Layout::new(
         file.header().version,
@@ -301,6 +302,15 @@ fn plan_gguf<'a>(file: &gguf::File<'a>, renumbering: &Renumbering) -> Result<Pla
             data,
         },
     })
+}
+
+/// The metadata with the names of the weights that are left.
+fn names_left<'a>(file: &gguf::File<'a>, renumbering: &Renumbering) -> Result<Vec<EntryOut<'a>>> {
+    // Names of blocks do: every weight with values is of one, or keeps its name.
+    let names = Names::new([], Some((BLOCK_PREFIX, renumbering)));
+    let entries = file.metadata().iter().map(EntryOut::keep).collect();
+    let (entries, _) = names.apply(entries, true)?;
+    Ok(entries)
 }
 
 /// The older form.

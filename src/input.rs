@@ -125,12 +125,18 @@ impl Input {
         }
     }
 
-    /// The path that llama.cpp loads: of a restated model that of a temporary copy under stock names, which is made now.
+    /// The path that llama.cpp loads: of a restated model that of a temporary copy under stock names, which is made now, and
+    /// of one that it cannot map that of a copy whose data is aligned.
     ///
     /// # Errors
     /// No room for the copy in the system's folder for temporary files.
     pub fn for_llama(&self) -> Result<&Path> {
-        let Some(shown) = self.shown()? else {
+        let shown = match self.parts.len() {
+            1 => self.to_copy(0)?,
+            // The others would not be found beside a copy of the first.
+            _ => None,
+        };
+        let Some(shown) = shown else {
             return Ok(self.path());
         };
         if let Some(stock) = self.stock.get() {
@@ -139,9 +145,22 @@ impl Input {
         let copy = Temporary::of_shown(&self.parts[0], &shown);
         let (copy, _) = copy.with_context(|| {
             let path = self.path().display();
-            format!("{path}: a copy under the names that llama.cpp reads")
+            format!("{path}: a copy that llama.cpp can read")
         })?;
         Ok(self.stock.get_or_init(|| copy).path())
+    }
+
+    /// What llama.cpp must read in place of part `number`: a restated model's file under stock names, or a part that it
+    /// cannot map.
+    ///
+    /// # Errors
+    /// A bug.
+    pub fn to_copy(&self, number: usize) -> Result<Option<gguf::File<'_>>> {
+        if let Some(shown) = self.shown()? {
+            return Ok(Some(shown));
+        }
+        let file = parse(&self.parts[number])?;
+        Ok((!file.is_mappable()).then_some(file))
     }
 
     /// A restated model's file under stock names.

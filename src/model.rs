@@ -72,6 +72,7 @@ impl<'a> Model<'a> {
     pub fn new(parts: Vec<gguf::File<'a>>) -> Result<Self> {
         let first = parts.first().context("a model has at least one file")?;
         refuse_companion(first)?;
+        parts.iter().try_for_each(check_end)?;
         let architecture = first.metadata().require("general.architecture")?.as_str()?;
         if let Some(entry) = first.metadata().get("general.type") {
             let kind = entry.value().as_str()?;
@@ -188,10 +189,11 @@ impl<'a> Model<'a> {
         tensors.any(|tensor| tensor.block.is_some_and(|(of, _)| of == block))
     }
 
-    /// `general.name`, if it is there and is text.
+    /// `general.name`, if it is there and is a string, which need not be text.
     #[must_use]
-    pub fn name(&self) -> Option<&'a str> {
-        self.metadata().get("general.name")?.value().as_str().ok()
+    pub fn name(&self) -> Option<&'a [u8]> {
+        let entry = self.metadata().get("general.name")?;
+        entry.value().as_bytes().ok()
     }
 
     /// All tensors, part after part, in file order.
@@ -242,6 +244,29 @@ fn refuse_companion(file: &gguf::File<'_>) -> Result<()> {
         Some(remedy) => error.context(Hint(remedy.to_owned())),
         None => error,
     })
+}
+
+/// The most bytes behind the last tensor that are looked at.
+const MAX_END_BYTES: usize = 1 << 16;
+
+/// Refuses a file that goes on behind its last tensor with something else than zeros: with the rest of that tensor, if its type
+/// is a larger one to whoever wrote the file.
+fn check_end(file: &gguf::File<'_>) -> Result<()> {
+    let trailing = file.trailing_bytes();
+    let looked_at = &trailing[..trailing.len().min(MAX_END_BYTES)];
+    let last = file.tensors().iter().max_by_key(|tensor| tensor.end());
+    match last {
+        Some(last) if looked_at.iter().any(|&byte| byte != 0) => Err(anyhow!(
+            "tensor {} has type {} ({}), {} bytes, but the file goes on for {} bytes behind it and its padding",
+            gguf::Quoted(last.name()),
+            last.tensor_type().id(),
+            last.tensor_type(),
+            last.n_bytes(),
+            trailing.len()
+        )
+        .context(Hint(gguf::OTHER_TYPES.to_owned()))),
+        _ => Ok(()),
+    }
 }
 
 /// The key of that name under the architecture's prefix. The architecture is the file's word: quote it in messages.
@@ -307,7 +332,14 @@ fn tensors_of<'a>(
 /// The block of a tensor named `<prefix><i>.<rest>`. Anchored at the start: `v.blk.0.` belongs to a vision tower, and of
 /// `blk.3.ffn_gate.7.weight` only the first number is the block's.
 pub(crate) fn block_of<'n>(name: &'n str, prefix: &str) -> Option<(BlockId, &'n str)> {
-    let (number, rest) = name.strip_prefix(prefix)?.split_once('.')?;
+    let (block, rest) = leading_block(name, prefix)?;
+    Some((block, rest.strip_prefix('.')?))
+}
+
+/// The block in a name `<prefix><i>` or `<prefix><i>.<rest>`, and what stands behind its number, with the dot.
+pub(crate) fn leading_block<'n>(name: &'n str, prefix: &str) -> Option<(BlockId, &'n str)> {
+    let name = name.strip_prefix(prefix)?;
+    let (number, rest) = name.split_at(name.find('.').unwrap_or(name.len()));
     let canonical = !number.is_empty()
         && number.bytes().all(|byte| byte.is_ascii_digit())
         && (number == "0" || !number.starts_with('0'));

@@ -333,7 +333,7 @@ fn n_different(expected: &[f32], found: &[f32]) -> u64 {
 /// A copy of part `number` of the parent, as llama.cpp reads it, with some bytes overwritten.
 fn copy(parent: &Input, number: usize, fills: &[(Range<u64>, Fill)]) -> Result<Temporary> {
     let part = &parent.parts()[number];
-    let Some(shown) = parent.shown()? else {
+    let Some(shown) = parent.to_copy(number)? else {
         let copy = Temporary::copy(part)?;
         fill(copy.file(), fills, &Some)?;
         return Ok(copy);
@@ -399,7 +399,7 @@ fn write(model: &Model<'_>, silence: &Silence, changed: &ChangedTensors) -> Resu
     };
     let tensors = model.tensors().iter().enumerate().map(tensor);
     let first = model.first();
-    let layout = Layout::new(
+    let layout = Layout::mappable(
         first.header().version,
         first.alignment(),
         entries.map(EntryOut::keep).collect(),

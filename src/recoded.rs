@@ -145,7 +145,7 @@ impl<'a> Recoded<'a> {
             })
             .collect::<Result<_, _>>()?;
         let first = model.first();
-        let layout = Layout::new(
+        let layout = Layout::mappable(
             first.header().version,
             first.alignment(),
             entries,

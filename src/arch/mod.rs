@@ -403,6 +403,9 @@ pub const OTHER_ARRAYS: &[&str] = &[
     "classifier.output_labels",
     "rope.scaling.long_factors",
     "rope.scaling.short_factors",
+    // One for each adapter (granite-switch.cpp).
+    "adapters.token_ids_activate",
+    "adapters.token_ids_substitute",
 ];
 
 #[cfg(test)]

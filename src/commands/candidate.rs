@@ -1,6 +1,8 @@
 //! What a row of `compare` is made of: a file, or the parent without some blocks or in another type, which then has no
 //! place of its own.
 
+use std::fs::OpenOptions;
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -13,7 +15,7 @@ use crate::commit;
 use crate::comparison::Kind;
 use crate::error::Hint;
 use crate::evaluator;
-use crate::gguf;
+use crate::gguf::{self, ALIGNMENT_KEY, DEFAULT_ALIGNMENT, Header, ValueOut};
 use crate::input::Input;
 use crate::model::Model;
 use crate::options::Compare;
@@ -191,6 +193,7 @@ impl<'a> Maker<'_, 'a> {
         );
         bar.finish_and_clear();
         result?;
+        say_alignment(scratch.path())?;
         Ok(scratch)
     }
 
@@ -232,6 +235,27 @@ impl<'a> Maker<'_, 'a> {
             _kept: kept,
         })
     }
+}
+
+/// Lets a file that llama.cpp quantized say how its data is aligned: to the default, whatever the input's says
+/// (`llama-quant.cpp: llama_model_quantize_impl`).
+fn say_alignment(path: &Path) -> Result<()> {
+    let mapping = Mapping::open(path)?;
+    let mut end = Header::N_BYTES;
+    let mut entries = gguf::File::first_entries(&mapping, u64::MAX).into_iter();
+    let found = entries.find(|entry| {
+        end += entry.raw().len() as u64;
+        entry.key() == ALIGNMENT_KEY
+    });
+    let Some(value) =
+        found.and_then(|found| ValueOut::integer(found.value().value_type(), DEFAULT_ALIGNMENT))
+    else {
+        return Ok(());
+    };
+    drop(mapping);
+    let mut file = OpenOptions::new().write(true).open(path)?;
+    file.seek(SeekFrom::Start(end - value.raw().len() as u64))?;
+    Ok(file.write_all(value.raw())?)
 }
 
 /// Notes what a file says of itself.

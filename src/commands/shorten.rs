@@ -172,6 +172,9 @@ pub fn run(options: &Shorten) -> Result<()> {
         if let Some(stale) = stale {
             eprintln!("gguf-shorten: note: {stale}");
         }
+        for warning in &plan.warnings {
+            eprintln!("gguf-shorten: warning: {warning}");
+        }
         if let Some((name, n_bytes)) = parts::too_large(&plan.layout, options.splitting) {
             eprintln!(
                 "gguf-shorten: note: tensor {} alone has {n_bytes} bytes, so its part is larger than --split-max-size",
@@ -264,6 +267,7 @@ pub fn run(options: &Shorten) -> Result<()> {
             imatrix: imatrix_report,
             ollama,
             changes: [plan.changes, restated_changes(&input)].concat(),
+            warnings: plan.warnings,
         }),
         evaluation,
     };

@@ -15,7 +15,7 @@ use crate::plan::{ChangeKind, ChangedTensors, Constraints, TensorChange};
 use crate::progress::{self, Unit};
 use crate::report::ModelReport;
 use crate::report::verification::{VerifyReport, screen};
-use crate::verify::{self, Verification, verify};
+use crate::verify::{self, Claim, Verification, verify};
 
 /// Runs the command.
 ///
@@ -37,9 +37,20 @@ pub fn run(options: &Verify) -> Result<()> {
 
     note_layout(&input, &options.printing);
     let start = Instant::now();
-    let verification = compare(&parent, &constraints, &files, options).with_context(at_output)?;
+    let verification = compare(&parent, &constraints, &files, options).with_context(at_output);
     let seconds = start.elapsed().as_secs_f64();
-    note_release(&verification, options);
+    // Of another release, as far as the file says so.
+    let claim = files
+        .first()
+        .and_then(|file| Claim::of(file.metadata()).ok());
+    let version = claim.as_ref().and_then(Claim::other_release);
+    let faults = match (&verification, version) {
+        (Ok(found), _) if found.differences.is_empty() => Vec::new(),
+        (_, Some(version)) => verify::faults(version, &parent, &files),
+        (_, None) => Vec::new(),
+    };
+    note_release(version, &faults, options);
+    let verification = verification?;
     let run = match &verification.differences {
         differences if options.run && differences.is_empty() => {
             let changed = changed_tensors(&parent, &files, &verification);
@@ -64,6 +75,7 @@ pub fn run(options: &Verify) -> Result<()> {
     );
     report.parent = ModelReport::of(&parent, &input, Some(verification.parent_blake3));
     report.arguments = arguments();
+    report.known_faults = faults;
     print(&report, &options.printing)?;
     if !report.verified {
         bail!("{}: {}", at_output(), verdict(&report));
@@ -144,16 +156,19 @@ fn evaluate(
     )
 }
 
-fn note_release(verification: &Verification, options: &Verify) {
-    if let Some(version) = verification.claim.other_release()
-        && !options.printing.quiet
-    {
-        eprintln!(
-            "gguf-shorten: note: {} was written by version {}, this is {}",
-            options.output.display(),
-            Quoted(version),
-            env!("CARGO_PKG_VERSION")
-        );
+/// Says that another release wrote the file, and what may be wrong with it.
+fn note_release(version: Option<&str>, faults: &[String], options: &Verify) {
+    let Some(version) = version.filter(|_| !options.printing.quiet) else {
+        return;
+    };
+    eprintln!(
+        "gguf-shorten: note: {} was written by version {}, this is {}",
+        options.output.display(),
+        Quoted(version),
+        env!("CARGO_PKG_VERSION")
+    );
+    for fault in faults {
+        eprintln!("gguf-shorten: note: version {} {fault}", Quoted(version));
     }
 }
 

@@ -27,6 +27,10 @@ struct Inner {
     position: Option<FileOffset>,
 }
 
+/// What may be behind a tensor whose type takes less room than there is.
+pub const OTHER_TYPES: &str =
+    "the file may be of a program that numbers tensor types in another way than llama.cpp";
+
 /// What is wrong. Numbers are as found in the file; lengths are in bytes where not said otherwise.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -190,6 +194,20 @@ pub enum ErrorKind {
         /// Where the other tensor ends.
         other_end: FileOffset,
     },
+    /// The data of a tensor is followed by more room than its type takes.
+    Gap {
+        /// The tensor's type.
+        tensor_type: TensorType,
+        /// The tensor's bytes, without padding.
+        n_bytes: u64,
+        /// Bytes from its start to the start of the next tensor.
+        room: u64,
+    },
+    /// The data of the first tensor does not start where tensor data does.
+    LateStart {
+        /// The offset found, from the start of tensor data.
+        offset: u64,
+    },
     /// A position of the output does not fit in 64 bits.
     TooLarge,
     /// The writer is not where the layout says that the place starts. Our fault.
@@ -272,6 +290,7 @@ impl Error {
             ErrorKind::BigEndian { .. } => {
                 Some("gguf_convert_endian.py of llama.cpp changes the byte order")
             }
+            ErrorKind::Gap { .. } => Some(OTHER_TYPES),
             ErrorKind::Version { version: 1 } | ErrorKind::RemovedTensorType { .. } => {
                 Some("convert or quantize the model again with a current llama.cpp")
             }
@@ -429,6 +448,25 @@ impl ErrorKind {
                     Quoted(other)
                 )
             }
+            K::Gap {
+                tensor_type,
+                n_bytes,
+                room,
+            } => {
+                let id = tensor_type.id();
+                write!(
+                    f,
+                    "{place} has type {id} ({tensor_type}), {n_bytes} bytes, "
+                )?;
+                write!(
+                    f,
+                    "but the next tensor starts {room} bytes behind its start"
+                )
+            }
+            K::LateStart { offset } => write!(
+                f,
+                "{place} has data offset {offset}, but no tensor lies before it"
+            ),
             K::TooLarge => write!(f, "{place} would end after byte {}", u64::MAX),
             K::WrongStart { planned, actual } => {
                 write!(

@@ -125,6 +125,33 @@ impl<'a> Layout<'a> {
         })
     }
 
+    /// As [`Layout::new`], of a file that llama.cpp can map whatever the length of its head: an alignment below
+    /// [`DEFAULT_ALIGNMENT`] is raised to it, in `metadata` too. It maps tensors only from such addresses
+    /// (`ggml-backend.cpp: ggml_backend_cpu_buffer_from_ptr`).
+    ///
+    /// # Errors
+    ///
+    /// As [`Layout::new`].
+    pub fn mappable(
+        version: u32,
+        alignment: u64,
+        mut metadata: Vec<EntryOut<'a>>,
+        tensors: Vec<TensorOut<'a>>,
+        pad_end: bool,
+    ) -> Result<Layout<'a>, Error> {
+        if alignment >= DEFAULT_ALIGNMENT {
+            return Layout::new(version, alignment, metadata, tensors, pad_end);
+        }
+        for entry in &mut metadata {
+            if entry.key() == ALIGNMENT_KEY
+                && let Some(value) = ValueOut::integer(ValueType::U32, DEFAULT_ALIGNMENT)
+            {
+                *entry = EntryOut::new(ALIGNMENT_KEY, value);
+            }
+        }
+        Layout::new(version, DEFAULT_ALIGNMENT, metadata, tensors, pad_end)
+    }
+
     /// Version of the format.
     pub fn version(&self) -> u32 {
         self.version

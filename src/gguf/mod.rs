@@ -28,8 +28,8 @@
 //! position, and [`write_head`] or [`write()`] proves them.
 //!
 //! Source: `docs/gguf.md` of ggml-org/ggml and `ggml/src/gguf.cpp` of the bundled llama.cpp, whose
-//! limits apply here. We read more than that reader in two ways: arrays of arrays, and tensors with
-//! gaps between them or in another order.
+//! limits apply here. We read more than that reader in two ways: arrays of arrays, and tensors in
+//! another order.
 
 #![warn(clippy::indexing_slicing)]
 #![cfg_attr(
@@ -65,7 +65,7 @@ mod place;
 mod testing;
 
 pub use array::Array;
-pub use error::{Error, ErrorKind};
+pub use error::{Error, ErrorKind, OTHER_TYPES};
 pub use header::{Header, MAGIC};
 pub use layout::{DataOffset, FileOffset, Layout, PlannedEntry, PlannedTensor, align_up};
 pub use metadata::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, Entry, Metadata};
@@ -103,7 +103,7 @@ impl<'a> File<'a> {
     ///
     /// If the file is not GGUF, is damaged or cut off, or is something that a reader could
     /// understand in two ways: two entries with one key, two tensors with one name, tensors that
-    /// overlap.
+    /// overlap or have more room than their types take.
     pub fn parse(bytes: &'a [u8]) -> Result<File<'a>, Error> {
         let mut reader = Reader::new(bytes, Place::Header);
         let header = Header::read(&mut reader)?;
@@ -192,6 +192,12 @@ impl<'a> File<'a> {
     /// Where tensor data starts: the end of the tensor infos and their padding.
     pub fn data_start(&self) -> FileOffset {
         self.data_start
+    }
+
+    /// Whether llama.cpp can map the file: every tensor starts at a multiple of [`DEFAULT_ALIGNMENT`].
+    pub fn is_mappable(&self) -> bool {
+        let mut tensors = self.tensors.iter();
+        tensors.all(|tensor| tensor.position().0.is_multiple_of(DEFAULT_ALIGNMENT))
     }
 
     /// The whole file.

@@ -9,6 +9,7 @@ use super::metadata::Entry;
 use super::place::Place;
 use super::tensor::{self, MAX_DIMS, TensorInfo, check_name};
 use super::tensor_type::TensorType;
+use super::value::Value;
 use super::value_out::ValueOut;
 use super::value_type::ValueType;
 
@@ -71,8 +72,11 @@ impl<'a> EntryOut<'a> {
         EntryOut::new(key, ValueOut::bool(value))
     }
 
-    /// A new string entry.
-    pub fn string(key: impl Into<Cow<'a, str>>, value: &str) -> EntryOut<'a> {
+    /// A new string entry, which need not be text.
+    pub fn string<S: AsRef<[u8]> + ?Sized>(
+        key: impl Into<Cow<'a, str>>,
+        value: &S,
+    ) -> EntryOut<'a> {
         EntryOut::new(key, ValueOut::string(value))
     }
 
@@ -100,6 +104,14 @@ impl<'a> EntryOut<'a> {
         match &self.0 {
             Source::Kept(entry) => entry.value().value_type(),
             Source::New { value, .. } => value.value_type(),
+        }
+    }
+
+    /// The value as a reader will see it.
+    pub fn value(&self) -> Value<'_> {
+        match &self.0 {
+            Source::Kept(entry) => entry.value(),
+            Source::New { key, value } => Value::encoded(key, value.value_type(), value.raw()),
         }
     }
 

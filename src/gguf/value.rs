@@ -36,6 +36,15 @@ impl<'a> Value<'a> {
         })
     }
 
+    /// The value of an entry of a new file, whose bytes are right.
+    pub(super) fn encoded(key: &'a str, value_type: ValueType, raw: &'a [u8]) -> Value<'a> {
+        Value {
+            key,
+            value_type,
+            raw,
+        }
+    }
+
     /// Reads the next element of an array.
     pub(super) fn read_element(
         reader: &mut Reader<'a>,

@@ -38,10 +38,10 @@ impl ValueOut {
         ValueOut::scalar(ValueType::Bool, &[value.into()])
     }
 
-    /// A string.
-    pub fn string(value: &str) -> ValueOut {
+    /// A string, which need not be text.
+    pub fn string<S: AsRef<[u8]> + ?Sized>(value: &S) -> ValueOut {
         let mut raw = Vec::new();
-        push_string(&mut raw, value.as_bytes());
+        push_string(&mut raw, value.as_ref());
         ValueOut {
             value_type: ValueType::String,
             raw,

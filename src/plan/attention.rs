@@ -333,13 +333,14 @@ pub(super) fn convert<'a>(
         (key("rope.dimension_count"), ValueOut::u32(heads.n_rot)),
     ];
     if let Some(name) = model.name() {
-        let name = format!(
-            "{name} ({} of {} blocks, {} without attention)",
+        let suffix = format!(
+            " ({} of {} blocks, {} without attention)",
             kept.len(),
             model.n_blocks(),
             cut.blocks.len()
         );
-        values.push(("general.name".to_owned(), ValueOut::string(&name)));
+        let name = ValueOut::string(&[name, suffix.as_bytes()].concat());
+        values.push(("general.name".to_owned(), name));
     }
     let prefix = format!("{FROM}.");
     let mut converted = Vec::new();

@@ -3,7 +3,8 @@
 
 use anyhow::{Context, Result, anyhow, ensure};
 
-use super::{Constraints, Renumbering, counts};
+use super::names::Names;
+use super::{Constraints, Renumbering, Tensors, counts};
 use crate::arch::{Architecture, Derived, OTHER_ARRAYS, PER_BLOCK_ARRAYS, Recurrent};
 use crate::error::Hint;
 use crate::gguf::{Array, Entry, EntryOut, Quoted, ValueOut, ValueType};
@@ -34,7 +35,7 @@ impl Provenance {
 }
 
 /// The prefix of every key that this program adds.
-const OWN_PREFIX: &str = "gguf_shorten.";
+pub(super) const OWN_PREFIX: &str = "gguf_shorten.";
 
 /// Checks that what to do with every entry is known, whatever is removed.
 pub(super) fn check(model: &Model<'_>, rules: &Architecture, trusted: bool) -> Result<()> {
@@ -42,24 +43,45 @@ pub(super) fn check(model: &Model<'_>, rules: &Architecture, trusted: bool) -> R
     for entry in model.metadata().iter() {
         keys.role(entry)?;
     }
+    let nothing = Renumbering::in_order(model.n_blocks(), Vec::new());
+    let entries = model.metadata().iter().map(EntryOut::keep).collect();
+    Names::of_blocks(model, &nothing).apply(entries, trusted)?;
     Ok(())
 }
 
-/// The entries of the output.
+/// The entries of the output, which has these tensors, and what a user should know of them.
 pub(super) fn decide<'a>(
     model: &Model<'a>,
     constraints: &Constraints,
     renumbering: &Renumbering,
+    tensors: &Tensors<'_>,
     provenance: &Provenance,
-) -> Result<Vec<EntryOut<'a>>> {
-    let mut entries = segment_entries(model, constraints, renumbering)?;
+) -> Result<(Vec<EntryOut<'a>>, Vec<String>)> {
+    let names = Names::of_output(model, renumbering, tensors);
+    let entries = by_role(model, constraints, renumbering)?;
+    let (mut entries, warnings) = names.apply(entries, constraints.trusted)?;
     entries.extend(parent_entries(model)?);
     entries.extend(own_entries(model, renumbering, provenance)?);
-    Ok(entries)
+    Ok((entries, warnings))
 }
 
 /// The entries of a file of some blocks, without any word of where they come from.
+///
+/// # Errors
+/// An entry that is not known to be right in such a file.
 pub fn segment_entries<'a>(
+    model: &Model<'a>,
+    constraints: &Constraints,
+    renumbering: &Renumbering,
+) -> Result<Vec<EntryOut<'a>>> {
+    let entries = by_role(model, constraints, renumbering)?;
+    // What is not clear was refused, or taken on trust.
+    let (entries, _) = Names::of_blocks(model, renumbering).apply(entries, true)?;
+    Ok(entries)
+}
+
+/// The entries by their keys, whatever they name.
+fn by_role<'a>(
     model: &Model<'a>,
     constraints: &Constraints,
     renumbering: &Renumbering,
@@ -109,12 +131,10 @@ pub fn segment_entries<'a>(
                 let first = constraints.kinds.first_sharing.unwrap_or(usize::MAX);
                 count(kept.iter().filter(|block| block.index() >= first).count())?
             }
-            Role::Name => ValueOut::string(&format!(
-                "{} ({} of {} blocks)",
-                entry.value().as_str()?,
-                kept.len(),
-                model.n_blocks()
-            )),
+            Role::Name => {
+                let suffix = format!(" ({} of {} blocks)", kept.len(), model.n_blocks());
+                ValueOut::string(&[entry.value().as_bytes()?, suffix.as_bytes()].concat())
+            }
             Role::PerBlock(array) => {
                 let places = kept.iter().map(|block| block.index());
                 array.select(places.filter(|&i| i < array.len()))?
@@ -365,7 +385,7 @@ fn parent_entries<'a>(model: &Model<'a>) -> Result<Vec<EntryOut<'a>>> {
         {
             entries.push(EntryOut::string(
                 format!("general.base_model.0.{property}"),
-                entry.value().as_str()?,
+                entry.value().as_bytes()?,
             ));
         }
     }

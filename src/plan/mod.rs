@@ -1,7 +1,8 @@
 //! Plan: which blocks go, and what every entry and tensor of the output will be. Pure: no I/O.
 //!
 //! In reading order: [`kinds`] says what each block is, [`counts`] how many may stay, [`constraints`] what may be removed,
-//! [`removal`] chooses, `metadata` decides every entry, `tensors` every tensor, whose data is a [`data::TensorData`].
+//! [`removal`] chooses, `tensors` decides every tensor, whose data is a [`data::TensorData`], `metadata` every entry, with what
+//! it `names` and what it says of the model's `size`.
 //! [`attention`] leaves out the attention of blocks that stay, [`healing`] gives tensors other weights. [`parts`] cuts the output into files.
 
 pub mod kinds;
@@ -16,6 +17,10 @@ pub mod data;
 
 mod metadata;
 
+pub(crate) mod names;
+
+mod size;
+
 mod tensors;
 
 pub mod attention;
@@ -28,7 +33,7 @@ use std::collections::BTreeSet;
 
 use anyhow::Result;
 
-use crate::gguf::{EntryOut, Layout, TensorOut};
+use crate::gguf::{ALIGNMENT_KEY, EntryOut, Layout, TensorOut};
 use crate::model::{BlockId, Model};
 
 pub use attention::AttentionCut;
@@ -110,6 +115,8 @@ pub struct Plan<'a> {
     pub changes: Vec<TensorChange>,
     /// Number of weights of the output.
     pub n_parameters: u64,
+    /// What a user should know of the metadata.
+    pub warnings: Vec<String>,
     /// What the output says about where it comes from.
     pub provenance: Provenance,
 }
@@ -157,22 +164,26 @@ impl<'a> Plan<'a> {
         removed.extend(&constraints.dropped);
         constraints.check(&removed)?;
         let renumbering = Renumbering::new(model.n_blocks(), &removed);
-        let mut entries = metadata::decide(model, constraints, &renumbering, provenance)?;
         let mut tensors = tensors::decide(model, constraints, &renumbering)?;
         if let Some(cut) = attention {
             attention::check(model, &removed, &cut.blocks)?;
-            entries = attention::convert(model, entries, &renumbering, cut)?;
             attention::leave_out(model, &mut tensors, cut);
+        }
+        let (mut entries, warnings) =
+            metadata::decide(model, constraints, &renumbering, &tensors, provenance)?;
+        if let Some(cut) = attention {
+            entries = attention::convert(model, entries, &renumbering, cut)?;
         }
         if let Some(healing) = healing {
             let why = format!("makes up for removed blocks ({})", provenance.heal);
             healing.apply(model, &mut tensors, &why)?;
             entries.extend(healing.entries(model, &provenance.heal)?);
         }
-        Ok(Self {
-            attention_removed: attention.map(|cut| cut.blocks.clone()).unwrap_or_default(),
-            ..Self::of(model, removed, entries, tensors, provenance)?
-        })
+        let entries = size::set(entries, &tensors);
+        let mut plan = Self::of(model, removed, entries, tensors, provenance)?;
+        plan.attention_removed = attention.map(|cut| cut.blocks.clone()).unwrap_or_default();
+        plan.warnings.extend(warnings);
+        Ok(plan)
     }
 
     /// The plan of these entries and tensors for `model` without `removed`.
@@ -191,7 +202,7 @@ impl<'a> Plan<'a> {
         let last = model.parts().last().unwrap_or(first);
         let (tensors, data): (Vec<_>, Vec<_>) = tensors.planned.into_iter().unzip();
         let n_parameters = tensors.iter().map(TensorOut::n_elements).sum();
-        let layout = Layout::new(
+        let layout = Layout::mappable(
             first.header().version,
             first.alignment(),
             entries,
@@ -202,13 +213,24 @@ impl<'a> Plan<'a> {
             renumbering: Renumbering::new(model.n_blocks(), &removed),
             removed,
             attention_removed: BTreeSet::new(),
-            layout,
             data,
             changes,
             n_parameters,
+            warnings: raised(first.alignment(), &layout).into_iter().collect(),
+            layout,
             provenance: provenance.clone(),
         })
     }
+}
+
+/// What to say where the layout has another alignment than the input.
+fn raised(alignment: u64, layout: &Layout<'_>) -> Option<String> {
+    (layout.alignment() != alignment).then(|| {
+        format!(
+            "metadata '{ALIGNMENT_KEY}' is raised from {alignment} to {}: llama.cpp may not map a file with less",
+            layout.alignment()
+        )
+    })
 }
 
 #[cfg(test)]

@@ -272,6 +272,8 @@ pub struct OutputReport {
     pub ollama: Option<OllamaReport>,
     /// Tensors that are not the input's with all their bytes.
     pub changes: Vec<TensorChange>,
+    /// What a user should know of its metadata.
+    pub warnings: Vec<String>,
 }
 
 /// A model of Ollama's.

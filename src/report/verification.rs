@@ -48,6 +48,8 @@ pub struct VerifyReport {
     pub difference_count: usize,
     /// The first few of them.
     pub differences: Vec<String>,
+    /// What the earlier release that wrote the file may have done wrong; of a verified file, nothing.
+    pub known_faults: Vec<String>,
     /// The run with llama.cpp; null if there was none.
     pub run: Option<Run>,
     /// Bytes of both models.
@@ -130,6 +132,7 @@ impl VerifyReport {
                 .iter()
                 .map(ToString::to_string)
                 .collect(),
+            known_faults: Vec::new(),
             run,
             bytes: bytes + parent.n_bytes(),
             seconds,

@@ -8,6 +8,7 @@ use crate::gguf::{
     Entry, EntryOut, File, Quoted, TensorInfo, TensorOut, Value, ValueOut, ValueType,
 };
 use crate::model::block_of;
+use crate::plan::names::{Fate, Names};
 
 /// The lists that have one entry for each token of the vocabulary.
 const VOCABULARY: &[&str] = &[
@@ -356,16 +357,38 @@ impl<'f, 'a> Draft<'f, 'a> {
         None
     }
 
-    /// The entries, and the tensors that stay, each with its number in the file.
-    pub(super) fn finish(self) -> (Vec<EntryOut<'a>>, Vec<(usize, TensorOut<'a>)>) {
+    /// What becomes of the tensors' names.
+    fn names(&self) -> Names<'f> {
+        let tensors = self.file.tensors().iter().map(|tensor| {
+            let name: &'f str = tensor.name();
+            let fate = match self.new_name(name) {
+                _ if self.is_left_out(tensor) => Fate::Gone,
+                Some(new) => Fate::Renamed(new),
+                None => Fate::Same,
+            };
+            (name, fate)
+        });
+        Names::new(tensors, None)
+    }
+
+    /// The tensors that stay, each with its number in the file.
+    pub(super) fn tensors(&self) -> Vec<(usize, TensorOut<'a>)> {
         let tensors = self.file.tensors().iter().enumerate();
-        let tensors = tensors
+        tensors
             .filter(|(_, tensor)| !self.is_left_out(tensor))
             .map(|(i, tensor)| match self.new_name(tensor.name()) {
                 Some(name) => (i, TensorOut::rename(tensor, name)),
                 None => (i, TensorOut::keep(tensor)),
             })
-            .collect();
+            .collect()
+    }
+
+    /// The entries, which name tensors as they will be.
+    ///
+    /// # Errors
+    /// Two entries that would get one key.
+    pub(super) fn entries(self) -> Result<Vec<EntryOut<'a>>> {
+        let names = self.names();
         let entries = self
             .entries
             .into_iter()
@@ -374,7 +397,9 @@ impl<'f, 'a> Draft<'f, 'a> {
                 Content::Kept(entry) => EntryOut::keep(&entry).renamed(key),
                 Content::New(value) => EntryOut::new(key, value),
             });
-        (entries.collect(), tensors)
+        // An entry that is not clear names what it did.
+        let (entries, _) = names.apply(entries.collect(), true)?;
+        Ok(entries)
     }
 }
 

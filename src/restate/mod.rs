@@ -155,7 +155,8 @@ fn restate(rule: &'static Rule, file: &File<'_>) -> Result<Restated> {
         draft.take(*step)?;
     }
     let left_out = draft.left_out();
-    let (entries, tensors) = draft.finish();
+    let tensors = draft.tensors();
+    let entries = draft.entries()?;
     let sources = tensors.iter().map(|(source, _)| *source).collect();
     let tensors = tensors.into_iter().map(|(_, tensor)| tensor).collect();
     let head = Layout::new(
@@ -181,7 +182,7 @@ fn restate(rule: &'static Rule, file: &File<'_>) -> Result<Restated> {
 /// # Errors
 /// Positions that do not fit.
 pub fn layout_of<'a>(file: &File<'a>) -> Result<Layout<'a>> {
-    Ok(Layout::new(
+    Ok(Layout::mappable(
         file.header().version,
         file.alignment(),
         file.metadata().iter().map(EntryOut::keep).collect(),

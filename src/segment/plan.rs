@@ -121,7 +121,7 @@ impl<'a> SegmentPlan<'a> {
             sources.push(source);
         }
         let first = model.first();
-        let layout = Layout::new(
+        let layout = Layout::mappable(
             first.header().version,
             first.alignment(),
             entries,

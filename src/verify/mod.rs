@@ -12,13 +12,15 @@ mod data;
 
 mod difference;
 
+mod earlier;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::error::Hint;
-use crate::gguf::{self, EntryOut, Layout, Place, TensorInfo, ValueType};
+use crate::gguf::{self, ALIGNMENT_KEY, EntryOut, Layout, Place, TensorInfo, ValueType};
 use crate::model::{BlockId, Model, ModelTensor};
 use crate::plan::kinds::Pattern;
 use crate::plan::parts::{Part, cut};
@@ -28,6 +30,7 @@ use crate::plan::{
 
 pub use claim::{Claim, HealedClaim};
 pub use difference::{Difference, Differences, Whose};
+pub use earlier::faults;
 
 /// The key whose value may be that of another release.
 const VERSION_KEY: &str = "gguf_shorten.version";
@@ -165,7 +168,7 @@ pub fn compare(
     out: &[gguf::File<'_>],
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Verification> {
-    let layout = with_version(&plan.layout, &claim)?;
+    let layout = as_of_release(parent, &plan.layout, &claim, out)?;
     let parts = parts(&layout, out)?;
 
     let mut differences = Differences::default();
@@ -310,16 +313,30 @@ fn parts<'a>(layout: &Layout<'a>, out: &[gguf::File<'_>]) -> Result<Vec<Part<'a>
 }
 
 /// The planned layout, with the version of the release that wrote the file. All else that it wrote is compared with what
-/// this release writes.
-fn with_version<'a>(layout: &Layout<'a>, claim: &Claim) -> Result<Layout<'a>> {
+/// this release writes, but for a lower alignment with which llama.cpp can map the file all the same.
+fn as_of_release<'a>(
+    parent: &Model<'a>,
+    layout: &Layout<'a>,
+    claim: &Claim,
+    out: &[gguf::File<'_>],
+) -> Result<Layout<'a>> {
     let Some(version) = claim.other_release() else {
         return Ok(layout.clone());
     };
+    let kept = (parent.metadata().get(ALIGNMENT_KEY)).filter(|_| {
+        let alignment = parent.first().alignment();
+        let mut files = out.iter();
+        files.all(|file| file.alignment() == alignment && file.is_mappable())
+    });
+    let alignment = kept.map_or(layout.alignment(), |_| parent.first().alignment());
     let entries = layout
         .metadata()
         .iter()
         .map(|planned| match planned.entry() {
             entry if entry.key() == VERSION_KEY => EntryOut::string(VERSION_KEY, version),
+            entry if entry.key() == ALIGNMENT_KEY => {
+                kept.map_or_else(|| entry.clone(), EntryOut::keep)
+            }
             entry => entry.clone(),
         });
     let tensors = layout
@@ -330,7 +347,7 @@ fn with_version<'a>(layout: &Layout<'a>, claim: &Claim) -> Result<Layout<'a>> {
     let pad_end = layout.file_len().is_multiple_of(layout.alignment());
     Ok(Layout::new(
         layout.version(),
-        layout.alignment(),
+        alignment,
         entries.collect(),
         tensors.collect(),
         pad_end,
