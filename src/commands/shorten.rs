@@ -172,8 +172,8 @@ pub fn run(options: &Shorten) -> Result<()> {
         if let Some(stale) = stale {
             eprintln!("gguf-shorten: note: {stale}");
         }
-        for warning in &plan.warnings {
-            eprintln!("gguf-shorten: warning: {warning}");
+        for note in &plan.notes {
+            eprintln!("gguf-shorten: note: {note}");
         }
         if let Some((name, n_bytes)) = parts::too_large(&plan.layout, options.splitting) {
             eprintln!(
@@ -267,7 +267,7 @@ pub fn run(options: &Shorten) -> Result<()> {
             imatrix: imatrix_report,
             ollama,
             changes: [plan.changes, restated_changes(&input)].concat(),
-            warnings: plan.warnings,
+            notes: plan.notes,
         }),
         evaluation,
     };

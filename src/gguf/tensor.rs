@@ -549,7 +549,7 @@ mod tests {
     fn any_order_and_tensors_of_no_bytes_are_fine() {
         let builder = Builder::new()
             .tensor_at("b", 32, b"bb")
-            .tensor_at("none", 64, b"")
+            .tensor_at("none", 32, b"")
             .tensor_at("a", 0, b"aa")
             .tensor_at("none too", 0, b"");
         let mut bytes = builder.head();

@@ -59,10 +59,10 @@ pub(super) fn decide<'a>(
 ) -> Result<(Vec<EntryOut<'a>>, Vec<String>)> {
     let names = Names::of_output(model, renumbering, tensors);
     let entries = by_role(model, constraints, renumbering)?;
-    let (mut entries, warnings) = names.apply(entries, constraints.trusted)?;
+    let (mut entries, notes) = names.apply(entries, constraints.trusted)?;
     entries.extend(parent_entries(model)?);
     entries.extend(own_entries(model, renumbering, provenance)?);
-    Ok((entries, warnings))
+    Ok((entries, notes))
 }
 
 /// The entries of a file of some blocks, without any word of where they come from.

@@ -116,7 +116,7 @@ pub struct Plan<'a> {
     /// Number of weights of the output.
     pub n_parameters: u64,
     /// What a user should know of the metadata.
-    pub warnings: Vec<String>,
+    pub notes: Vec<String>,
     /// What the output says about where it comes from.
     pub provenance: Provenance,
 }
@@ -169,7 +169,7 @@ impl<'a> Plan<'a> {
             attention::check(model, &removed, &cut.blocks)?;
             attention::leave_out(model, &mut tensors, cut);
         }
-        let (mut entries, warnings) =
+        let (mut entries, notes) =
             metadata::decide(model, constraints, &renumbering, &tensors, provenance)?;
         if let Some(cut) = attention {
             entries = attention::convert(model, entries, &renumbering, cut)?;
@@ -182,7 +182,7 @@ impl<'a> Plan<'a> {
         let entries = size::set(entries, &tensors);
         let mut plan = Self::of(model, removed, entries, tensors, provenance)?;
         plan.attention_removed = attention.map(|cut| cut.blocks.clone()).unwrap_or_default();
-        plan.warnings.extend(warnings);
+        plan.notes.extend(notes);
         Ok(plan)
     }
 
@@ -216,7 +216,7 @@ impl<'a> Plan<'a> {
             data,
             changes,
             n_parameters,
-            warnings: raised(first.alignment(), &layout).into_iter().collect(),
+            notes: raised(first.alignment(), &layout).into_iter().collect(),
             layout,
             provenance: provenance.clone(),
         })

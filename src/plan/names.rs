@@ -10,7 +10,7 @@
 //! ```
 //!
 //! A name follows its tensor: it gets the new number, or goes, with what is said of it. Text in which a name is only one word
-//! of several stays as it is, of which a warning tells. A vocabulary's tokens are never names.
+//! of several stays as it is, of which a note tells. A vocabulary's tokens are never names.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -242,7 +242,7 @@ impl<'n> Names<'n> {
         })
     }
 
-    /// The entries with the names that are left, and warnings of text that is left as it is.
+    /// The entries with the names that are left, and notes of text that is left as it is.
     ///
     /// # Errors
     /// An entry for which it is not known what would be right, unless it is `trusted`; two that would get one key.
@@ -251,10 +251,10 @@ impl<'n> Names<'n> {
         entries: Vec<EntryOut<'a>>,
         trusted: bool,
     ) -> Result<(Vec<EntryOut<'a>>, Vec<String>)> {
-        let mut warnings = Vec::new();
+        let mut notes = Vec::new();
         let mut mentions = Vec::new();
         for entry in &entries {
-            mentions.push(self.mention(entry, trusted, &mut warnings)?);
+            mentions.push(self.mention(entry, trusted, &mut notes)?);
         }
         let lists = Lists::of(&entries, &mentions, trusted)?;
         let mut out = Vec::new();
@@ -290,7 +290,7 @@ impl<'n> Names<'n> {
                 None => entry.renamed(key),
             });
         }
-        Ok((out, warnings))
+        Ok((out, notes))
     }
 
     /// What an entry names.
@@ -298,7 +298,7 @@ impl<'n> Names<'n> {
         &self,
         entry: &EntryOut<'_>,
         trusted: bool,
-        warnings: &mut Vec<String>,
+        notes: &mut Vec<String>,
     ) -> Result<Mention> {
         let key = entry.key();
         let mut mention = Mention {
@@ -364,7 +364,7 @@ impl<'n> Names<'n> {
             _ => {}
         }
         if speaks {
-            warnings.push(format!(
+            notes.push(format!(
                 "metadata {} speaks of blocks by the numbers that they have in the input; it is left as it is",
                 Quoted(key)
             ));

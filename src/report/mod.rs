@@ -273,7 +273,7 @@ pub struct OutputReport {
     /// Tensors that are not the input's with all their bytes.
     pub changes: Vec<TensorChange>,
     /// What a user should know of its metadata.
-    pub warnings: Vec<String>,
+    pub notes: Vec<String>,
 }
 
 /// A model of Ollama's.

@@ -10,6 +10,7 @@ mod attention;
 mod card;
 mod compare;
 mod counts;
+mod entries;
 mod eval;
 mod goals;
 mod halves;

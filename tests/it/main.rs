@@ -20,6 +20,12 @@ mod shorten;
 
 mod attention;
 
+mod names;
+
+mod entries;
+
+mod places;
+
 mod rules;
 
 mod kinds;
@@ -51,6 +57,8 @@ mod card;
 mod save;
 
 mod verify;
+
+mod earlier;
 
 mod stores;
 

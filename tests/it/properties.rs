@@ -98,7 +98,11 @@ fn removing_nothing_changes_nothing() {
         };
         let (file, written) = (File::parse(&bytes).unwrap(), File::parse(&out).unwrap());
         let data = |file: &File<'_>| file.bytes()[file.data_start().0 as usize..].to_vec();
-        assert_eq!(data(&file), data(&written), "case {case}: tensor data");
+        let is_raised = file.alignment() < 32;
+        assert_eq!(written.alignment(), file.alignment().max(32));
+        if !is_raised {
+            assert_eq!(data(&file), data(&written), "case {case}: tensor data");
+        }
         assert_eq!(tensors(&file), tensors(&written), "case {case}: tensors");
         // What llama.cpp would else derive from a block's number is written out, and a count of more blocks than there
         // are is set to what it means. All other entries are as they were, in their order.
@@ -121,7 +125,9 @@ fn removing_nothing_changes_nothing() {
         };
         let others = |file| -> Vec<_> {
             let mut entries = entries(file);
-            entries.retain(|(key, ..)| !written_out(key));
+            entries.retain(|(key, ..)| {
+                !written_out(key) && !(is_raised && *key == "general.alignment")
+            });
             entries
         };
         assert_eq!(others(&file), others(&written), "case {case}: metadata");

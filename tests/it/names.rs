@@ -1,0 +1,393 @@
+//! Metadata that names tensors or blocks: the names follow their tensors, go with them, or keep the model from being cut.
+
+use gguf_shorten::gguf::{File, ValueOut, ValueType};
+
+use crate::make::{F32, Make, array, string};
+use crate::shorten::{check_metadata, check_tensors, removes, value};
+use crate::util::Dir;
+
+const NAMES: &str = "general.tensor_extra.name";
+const FLAGS: &str = "general.tensor_extra.prec_a4";
+
+/// Six blocks, and a list of tensors with a flag for each, as llama.cpp reads them.
+fn listed(names: &[&str], flags: &[bool]) -> Make {
+    Make::new("llama", 6)
+        .set(NAMES, ValueOut::strings(names))
+        .set(FLAGS, ValueOut::bools(flags))
+}
+
+/// An array of integers as [`Make::set`] takes it.
+fn integers(numbers: &[u32]) -> ValueOut {
+    ValueOut::u32s(numbers)
+}
+
+#[test]
+fn a_list_of_tensors_and_the_list_beside_it_lose_the_same_elements() {
+    let make = listed(
+        &[
+            "blk.0.ffn_down.weight",
+            "output_norm.weight",
+            "blk.2.attn_q.weight",
+            "blk.4.ffn_down",
+            "blk.2",
+            "blk.5.none.bias",
+            "blk.99.attn_q.weight",
+        ],
+        &[true, false, true, true, false, false, true],
+    );
+    let out = removes(&make, &[2], &[NAMES, FLAGS]);
+    assert_eq!(
+        value(&out, NAMES),
+        "str[] blk.0.ffn_down.weight output_norm.weight blk.3.ffn_down blk.4.none.bias blk.99.attn_q.weight"
+    );
+    assert_eq!(value(&out, FLAGS), "bool[] true false true false true");
+    // Nothing but the numbers.
+    let out = removes(&make, &[3], &[NAMES]);
+    assert_eq!(
+        value(&out, NAMES),
+        "str[] blk.0.ffn_down.weight output_norm.weight blk.2.attn_q.weight blk.3.ffn_down blk.2 blk.4.none.bias \
+         blk.99.attn_q.weight"
+    );
+    // Blocks that keep their numbers.
+    let make = listed(&["blk.0.ffn_down.weight", "blk.1"], &[true, false]);
+    removes(&make, &[5], &[]);
+    // Nothing is left, so the lists are not.
+    let out = removes(&make, &[0, 1], &[NAMES, FLAGS]);
+    assert_eq!((value(&out, NAMES), value(&out, FLAGS)).0, "none");
+}
+
+#[test]
+fn keys_that_name_tensors_or_blocks_are_renumbered_or_go() {
+    let shape = || integers(&[32, 3]);
+    let make = Make::new("llama", 6)
+        .tensor("v.blk.4.attn_q.weight", &[4], F32)
+        .set("comfy.gguf.orig_shape.blk.1.attn_q.weight", shape())
+        .set("comfy.gguf.orig_shape.blk.2.attn_q.weight", shape())
+        .set("comfy.gguf.orig_shape.blk.4.attn_q.weight", shape())
+        .set("comfy.gguf.orig_shape.output_norm.weight", shape())
+        .set("comfy.gguf.orig_shape.v.blk.4.attn_q.weight", shape())
+        .set("v.blk.2.scale", ValueOut::f32(0.5))
+        .set("blk.3.scale", ValueOut::f32(3.0))
+        .set("some.blk.2.scale", ValueOut::f32(2.0))
+        .set("some.blk.5", ValueOut::f32(5.0))
+        .set("some.blk.05.scale", ValueOut::f32(5.0))
+        .set("some.blk.6.scale", ValueOut::f32(6.0))
+        .set("some..blk.5..", ValueOut::f32(7.0));
+    let dir = Dir::new();
+    make.write(&dir, "m.gguf");
+    dir.run("m.gguf --blocks 2 -o out.gguf").succeeds();
+    let out = dir.read("out.gguf");
+    check_tensors(&dir.read("m.gguf"), &out, &[2]);
+    let file = File::parse(&out).unwrap();
+    let keys: Vec<&str> = file.metadata().iter().map(|entry| entry.key()).collect();
+    let ours: Vec<&str> = keys
+        .iter()
+        .copied()
+        .filter(|key| key.contains("blk") || key.contains("comfy"))
+        .collect();
+    assert_eq!(
+        ours,
+        [
+            "comfy.gguf.orig_shape.blk.1.attn_q.weight",
+            "comfy.gguf.orig_shape.blk.3.attn_q.weight",
+            "comfy.gguf.orig_shape.output_norm.weight",
+            "comfy.gguf.orig_shape.v.blk.4.attn_q.weight",
+            "v.blk.2.scale",
+            "blk.2.scale",
+            "some.blk.4",
+            "some.blk.05.scale",
+            "some.blk.6.scale",
+            "some..blk.4..",
+        ]
+    );
+    assert_eq!(value(&out, "blk.2.scale"), "f32 3");
+    assert_eq!(
+        value(&out, "comfy.gguf.orig_shape.blk.3.attn_q.weight"),
+        "u32[] 32 3"
+    );
+    dir.run("verify out.gguf --parent m.gguf").succeeds();
+}
+
+#[test]
+fn whole_values_are_renumbered_or_go_with_their_entry() {
+    let make = Make::new("llama", 6)
+        .set("a.tied", ValueOut::string("blk.4.attn_q.weight"))
+        .set("a.gone", ValueOut::string("blk.2.attn_q.weight"))
+        .set("a.block", ValueOut::string("blk.5"))
+        .set("a.first", ValueOut::string("blk.0.attn_q"))
+        .set("a.word", ValueOut::string("output_norm"))
+        .set("a.bytes", ValueOut::string(b"blk.4.\xff"));
+    let out = removes(&make, &[2], &["a.tied", "a.gone", "a.block"]);
+    assert_eq!(value(&out, "a.tied"), "str blk.3.attn_q.weight");
+    assert_eq!(value(&out, "a.gone"), "none");
+    assert_eq!(value(&out, "a.block"), "str blk.4");
+}
+
+#[test]
+fn tokens_are_no_names() {
+    let tokens = ["blk.4.attn_q.weight", "blk.2", "a", "b"];
+    let make = Make::new("llama", 6)
+        .set("tokenizer.ggml.tokens", ValueOut::strings(&tokens))
+        .set(
+            "tokenizer.ggml.pre",
+            ValueOut::string("blk.4.attn_q.weight"),
+        )
+        .set("tokenizer.blk.4.x", ValueOut::u32(1));
+    removes(&make, &[2], &[]);
+}
+
+#[test]
+fn text_that_speaks_of_blocks_stays_and_is_told() {
+    let text = "attention of blk.4 was trained; see blk.0.";
+    let make = Make::new("llama", 6)
+        .set("general.description", ValueOut::string(text))
+        .set("general.tags", ValueOut::strings(&["x", "blk.(4|5)=q8_0"]))
+        .set("a.list", ValueOut::strings(&["blk.5.*=q8_0"]))
+        .set(
+            "tokenizer.chat_template",
+            ValueOut::string("{{ 'blk.3.' }}"),
+        )
+        .set("a.other", ValueOut::string("x.blk.4 and blk.9 and blk.0"));
+    let dir = Dir::new();
+    make.write(&dir, "m.gguf");
+    let output = dir
+        .run("m.gguf --blocks 2 -o out.gguf --json out.json")
+        .succeeds();
+    check_metadata(&dir.read("m.gguf"), &dir.read("out.gguf"), &[]);
+    let says = |key: &str| {
+        format!(
+            "metadata '{key}' speaks of blocks by the numbers that they have in the input; it is left as it is"
+        )
+    };
+    let keys = ["general.description", "a.list", "tokenizer.chat_template"];
+    let mut expected: Vec<String> = keys.iter().map(|key| says(key)).collect();
+    expected.sort();
+    let mut found: Vec<String> = output
+        .stderr
+        .lines()
+        .map(|line| {
+            line.strip_prefix("gguf-shorten: note: ")
+                .unwrap()
+                .to_owned()
+        })
+        .collect();
+    found.sort();
+    assert_eq!(found, expected);
+    let json: serde_json::Value = serde_json::from_slice(&dir.read("out.json")).unwrap();
+    assert_eq!(json["output"]["notes"].as_array().unwrap().len(), 3);
+    // Of blocks that keep their numbers there is nothing to say.
+    let quiet = dir.run("m.gguf --blocks 5 -o other.gguf").succeeds();
+    assert!(!quiet.stderr.contains("description"), "{}", quiet.stderr);
+}
+
+#[test]
+fn what_is_not_known_to_be_right_is_refused_before_anything_is_measured() {
+    let nested = {
+        let inner = array(8, 1, &string(b"blk.3.attn_q.weight"));
+        ValueOut::array("a.nested", ValueType::Array, 1, &inner).unwrap()
+    };
+    for (key, entry, message) in [
+        (
+            "general.tensor_extra.block",
+            integers(&[0, 4]),
+            "metadata 'general.tensor_extra.block' runs beside 'general.tensor_extra.name', which names tensors, and \
+             whether its numbers count blocks or tensors is not known",
+        ),
+        (
+            "a.nested",
+            nested,
+            "metadata 'a.nested' is an array of arrays with names of tensors or blocks",
+        ),
+    ] {
+        let dir = Dir::new();
+        listed(
+            &["blk.0.ffn_down.weight", "blk.4.ffn_down.weight"],
+            &[true, true],
+        )
+        .set(key, entry)
+        .write(&dir, "m.gguf");
+        let output = dir
+            .run("m.gguf --drop 1 -o out.gguf")
+            .fails(1, &format!("m.gguf: {message}"));
+        assert!(output.hint().unwrap().contains("--trust-any-cut"));
+        dir.run("m.gguf --blocks 1 --trust-any-cut -o out.gguf")
+            .succeeds();
+        let out = dir.read("out.gguf");
+        assert_eq!(
+            value(&out, NAMES),
+            "str[] blk.0.ffn_down.weight blk.3.ffn_down.weight"
+        );
+    }
+}
+
+#[test]
+fn a_name_of_a_tensor_that_loses_a_part_is_refused() {
+    let dir = Dir::new();
+    let make = Make::new("gemma3n", 24)
+        .set("gemma3n.attention.sliding_window", ValueOut::u32(8))
+        .tensor("per_layer_token_embd.weight", &[24 * 32, 4], F32)
+        .set(
+            "comfy.gguf.orig_shape.per_layer_token_embd.weight",
+            integers(&[24 * 32, 4]),
+        );
+    make.write(&dir, "m.gguf");
+    let message = "m.gguf: metadata 'comfy.gguf.orig_shape.per_layer_token_embd.weight' has a name in its key that stands \
+                   for a tensor of which only the parts of kept blocks stay";
+    dir.run("m.gguf --blocks 23 -o out.gguf").fails(1, message);
+}
+
+#[test]
+fn two_entries_do_not_get_one_key() {
+    let dir = Dir::new();
+    let make = Make::new("t5encoder", 3).without_tensors();
+    let make = (0..3).fold(make, |make, block| {
+        make.tensor(&format!("enc.blk.{block}.attn_q.weight"), &[32], F32)
+    });
+    // Block 1 inherits the tensor of block 0, and becomes block 0.
+    make.tensor("enc.blk.0.attn_rel_b.weight", &[32], F32)
+        .set("a.enc.blk.0.attn_rel_b.weight", ValueOut::u32(1))
+        .set("a.enc.blk.1.attn_rel_b.weight", ValueOut::u32(2))
+        .write(&dir, "m.gguf");
+    let message = "out.gguf: nothing was written: m.gguf: metadata 'a.enc.blk.0.attn_rel_b.weight' and 'a.enc.blk.1.attn_rel_b.weight' would both become \
+                   'a.enc.blk.0.attn_rel_b.weight'";
+    dir.run("m.gguf --blocks 0 -o out.gguf").fails(1, message);
+    dir.run("m.gguf --blocks 2 -o out.gguf").succeeds();
+}
+
+#[test]
+fn names_of_left_out_attention_go_with_it() {
+    let dir = Dir::new();
+    let mut make = Make::new("llama", 3).without_tensors();
+    for block in 0..3 {
+        for name in [
+            "attn_norm",
+            "attn_q",
+            "attn_k",
+            "attn_v",
+            "attn_output",
+            "ffn_norm",
+            "ffn_gate",
+            "ffn_up",
+            "ffn_down",
+        ] {
+            make = make.tensor(&format!("blk.{block}.{name}.weight"), &[32], F32);
+        }
+    }
+    make.tensor("token_embd.weight", &[32, 4], F32)
+        .set(
+            NAMES,
+            ValueOut::strings(&[
+                "blk.2.attn_q.weight",
+                "blk.2.ffn_up.weight",
+                "blk.1.attn_q.weight",
+            ]),
+        )
+        .set(FLAGS, ValueOut::bools(&[true, false, true]))
+        .set("llama.tied", ValueOut::string("blk.2.ffn_up.weight"))
+        .set("llama.blk.2.attn_k.x", ValueOut::u32(1))
+        .write(&dir, "m.gguf");
+    dir.run("m.gguf --blocks 1 --attention-blocks 2 -o out.gguf")
+        .succeeds();
+    let out = dir.read("out.gguf");
+    assert_eq!(value(&out, NAMES), "str[] blk.1.ffn_up.weight");
+    assert_eq!(value(&out, FLAGS), "bool[] false");
+    assert_eq!(value(&out, "deci.tied"), "str blk.1.ffn_up.weight");
+    assert_eq!(value(&out, "deci.blk.1.attn_k.x"), "none");
+    dir.run("verify out.gguf --parent m.gguf").succeeds();
+}
+
+#[test]
+fn other_prefixes_of_blocks_and_split_models_are_known() {
+    let dir = Dir::new();
+    let make = Make::new("t5encoder", 4).without_tensors();
+    let make = (0..4).fold(make, |make, block| {
+        make.tensor(&format!("enc.blk.{block}.attn_q.weight"), &[32], F32)
+            .tensor(&format!("enc.blk.{block}.attn_rel_b.weight"), &[32], F32)
+    });
+    make.set("a.tied", ValueOut::string("enc.blk.3.attn_q.weight"))
+        .set("x.enc.blk.3.scale", ValueOut::u32(3))
+        .set("x.blk.3.scale", ValueOut::u32(4))
+        .write(&dir, "t5.gguf");
+    dir.run("t5.gguf --blocks 1 -o out.gguf").succeeds();
+    let out = dir.read("out.gguf");
+    assert_eq!(value(&out, "a.tied"), "str enc.blk.2.attn_q.weight");
+    assert_eq!(value(&out, "x.enc.blk.2.scale"), "u32 3");
+    assert_eq!(value(&out, "x.blk.3.scale"), "u32 4");
+
+    let make = listed(&["blk.5.ffn_down.weight", "blk.1"], &[true, false]);
+    crate::make::write_parts(&dir, &make.split(3));
+    dir.run("m-00001-of-00003.gguf --blocks 1 -o joined.gguf")
+        .succeeds();
+    let out = dir.read("joined.gguf");
+    assert_eq!(value(&out, NAMES), "str[] blk.4.ffn_down.weight");
+    assert_eq!(value(&out, FLAGS), "bool[] true");
+}
+
+#[test]
+fn prediction_blocks_that_go_take_their_names_along() {
+    let dir = Dir::new();
+    Make::new("glm4moe", 4)
+        .set("glm4moe.nextn_predict_layers", ValueOut::u32(1))
+        .tensor("blk.3.nextn.eh_proj.weight", &[32], F32)
+        .set(
+            NAMES,
+            ValueOut::strings(&["blk.3.nextn.eh_proj.weight", "blk.2.attn_q.weight"]),
+        )
+        .set(FLAGS, ValueOut::bools(&[true, false]))
+        .write(&dir, "m.gguf");
+    dir.run("m.gguf --drop-mtp -o out.gguf").succeeds();
+    let out = dir.read("out.gguf");
+    assert_eq!(value(&out, NAMES), "str[] blk.2.attn_q.weight");
+    assert_eq!(value(&out, FLAGS), "bool[] false");
+}
+
+#[test]
+fn names_in_a_layout_of_ollamas_are_those_of_the_stock_file() {
+    let dir = Dir::new();
+    let make = Make::new("gptoss", 6).without_tensors();
+    let make = (0..6).fold(make, |make, block| {
+        make.tensor(&format!("blk.{block}.attn_out.weight"), &[32], F32)
+            .tensor(&format!("blk.{block}.ffn_gate_exps.weight"), &[32, 3], F32)
+    });
+    make.tensor("token_embd.weight", &[32, 4], F32)
+        .set("gptoss.attention.sliding_window", ValueOut::u32(8))
+        .set(
+            NAMES,
+            ValueOut::strings(&["blk.4.attn_out.weight", "blk.5.attn_out"]),
+        )
+        .set(FLAGS, ValueOut::bools(&[true, false]))
+        .write(&dir, "m.gguf");
+    dir.run("m.gguf --blocks 0,1 -o out.gguf").succeeds();
+    let out = dir.read("out.gguf");
+    assert_eq!(
+        value(&out, NAMES),
+        "str[] blk.2.attn_output.weight blk.3.attn_output"
+    );
+}
+
+#[test]
+fn names_in_an_importance_matrix_are_renumbered_too() {
+    let dir = Dir::new();
+    Make::new("llama", 3).write(&dir, "m.gguf");
+    let matrix = Make::empty()
+        .set("general.type", ValueOut::string("imatrix"))
+        .set("imatrix.datasets", ValueOut::strings(&["a.txt"]))
+        .set("imatrix.chunk_count", ValueOut::u32(5))
+        .set("imatrix.chunk_size", ValueOut::u32(512))
+        .set(
+            "a.names",
+            ValueOut::strings(&["blk.1.attn_q.weight", "blk.2.attn_q.weight"]),
+        )
+        .set("a.flags", ValueOut::bools(&[false, true]));
+    let matrix = (0..3).fold(matrix, |make, block| {
+        let name = format!("blk.{block}.attn_q.weight");
+        make.tensor(&format!("{name}.in_sum2"), &[32, 1], F32)
+            .tensor(&format!("{name}.counts"), &[1, 1], F32)
+    });
+    matrix.write(&dir, "i.gguf");
+    dir.run("m.gguf --blocks 1 -o out.gguf --imatrix i.gguf j.gguf")
+        .succeeds();
+    let out = dir.read("j.gguf");
+    assert_eq!(value(&out, "a.names"), "str[] blk.1.attn_q.weight");
+    assert_eq!(value(&out, "a.flags"), "bool[] true");
+}
