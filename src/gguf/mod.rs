@@ -40,9 +40,10 @@
 // From bytes to numbers and strings.
 mod reader;
 
-// The head of a file, in file order.
+// The head of a file, in file order, and where it says that data lies.
 mod header;
 mod metadata;
+mod places;
 mod tensor;
 mod tensor_type;
 

@@ -83,7 +83,7 @@ fn walk_value(value: Value<'_>) {
     array.elements().take(64).for_each(walk_value);
 }
 
-/// The head as the writer has it, but for the offsets where the input has gaps or another order, and for padding that is
+/// The head as the writer has it, but for the offsets where the input has another order, and for padding that is
 /// not zero.
 fn check_head(file: &File<'_>) {
     let entries = file.metadata().iter().map(EntryOut::keep).collect();

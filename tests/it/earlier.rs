@@ -2,6 +2,9 @@
 
 use gguf_shorten::gguf::{EntryOut, File, Layout, TensorOut, ValueOut, write};
 
+use gguf_shorten::model::Model;
+use gguf_shorten::verify::faults;
+
 use crate::make::Make;
 use crate::util::Dir;
 use crate::verify::Taken;
@@ -129,5 +132,36 @@ fn a_right_file_of_an_earlier_release_is_verified() {
     let output = dir.run("verify old.gguf --parent m.gguf").succeeds();
     let lines: Vec<&str> = output.stderr.lines().collect();
     assert_eq!(lines.len(), 1, "{}", output.stderr);
-    assert!(lines[0].contains("was written by version '0.1.0', this is 0.2.0"));
+    let note = format!(
+        "was written by version '0.1.0', this is {}",
+        env!("CARGO_PKG_VERSION")
+    );
+    assert!(lines[0].contains(&note), "{}", lines[0]);
+}
+
+#[test]
+fn faults_are_told_of_releases_that_had_them_and_files_that_they_concern() {
+    let of = |version: &str, parent: &Make| {
+        let bytes = parent.bytes();
+        let file = || File::parse(&bytes).unwrap();
+        faults(version, &Model::new(vec![file()]).unwrap(), &[file()])
+    };
+    let counted = Make::new("glm4moe", 4).set("glm4moe.nextn_predict_layers", ValueOut::u32(1));
+    let held = counted
+        .clone()
+        .tensor("blk.3.nextn.eh_proj.weight", &[32], crate::make::F32);
+    let all = counted.clone().alignment(16);
+    assert!(of("0.1.0", &counted)[0].contains("a prediction block"));
+    assert!(of("0.1.0", &held).is_empty());
+    assert_eq!(of("0.1.0", &all).len(), 2);
+    assert_eq!(of("0.0.9-rc.1", &all).len(), 2);
+    for version in ["0.2.0", "1.0.0", "0.1.1", "x", "0.1"] {
+        assert!(of(version, &all).is_empty(), "{version}");
+    }
+    for architecture in ["deepseek4", "minimax-m3"] {
+        let [fault] = &of("0.1.0", &Make::new(architecture, 4))[..] else {
+            panic!("one fault");
+        };
+        assert!(fault.contains("could leave no block with"), "{fault}");
+    }
 }
