@@ -1,5 +1,6 @@
 #!/bin/sh
-# All tests: those of cargo, then the checks on a real model (real.sh), then those with Slurm (slurm/test.sh).
+# All tests: those of setup.sh (setup_test.sh), those of cargo, the checks on a real model (real.sh), those with Slurm
+# (slurm/test.sh).
 #
 #     sh tests/run.sh
 #
@@ -14,26 +15,31 @@ mkdir -p "$target" && work=$(mktemp -d "$target/run.XXXXXX") || exit 1
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
 
-# logged NAME COMMAND...: shows what the command prints, and keeps that and its status.
+# logged NAME COMMAND...: shows what the command prints, and keeps that, its status and how long it took.
 logged() {
     name=$1
     shift
+    start=$(date +%s)
     { "$@" 2>&1; echo $? >"$work/$name.status"; } | tee "$work/$name.log"
+    seconds=$(($(date +%s) - start))
+    times="$times, $name $seconds s"
 }
 
 # count NAME WORD: adds up the numbers before a word in the closing lines of a log.
 count() {
-    sed -nE "s/^(test result|real|slurm): (.* )?([0-9]+) $2.*/\3/p" "$work/$1.log" |
+    sed -nE "s/^(test result|setup|real|slurm): (.* )?([0-9]+) $2.*/\3/p" "$work/$1.log" |
         { n=0; while read -r m; do n=$((n + m)); done; echo $n; }
 }
 
+times=
+logged setup sh tests/setup_test.sh
 logged cargo cargo test --release --workspace --no-fail-fast
 logged rpc cargo test --release --features rpc --test engine --test it rpc
 logged real sh tests/real.sh
 logged slurm bash tests/slurm/test.sh
 
 passed=0 failed=0 skipped=0
-for name in cargo rpc real slurm; do
+for name in setup cargo rpc real slurm; do
     n=$(count $name failed)
     # Also what ends without a count has failed: a compiler's error, a crash.
     [ "$(cat "$work/$name.status" 2>/dev/null)" = 0 ] || [ "$n" -gt 0 ] || n=1
@@ -42,6 +48,7 @@ for name in cargo rpc real slurm; do
     skipped=$((skipped + $(count $name ignored) + $(count $name skipped)))
 done
 echo
+echo "took ${times#, }"
 line="$passed passed, $failed failed"
 [ $skipped -eq 0 ] || line="$line, $skipped skipped"
 echo "$line"

@@ -62,15 +62,19 @@ END
     fi || { say "pip could not install $1"; return 1; }
 }
 
-# Prints the first libclang of some folders, as bindgen names the file, that answers as one: libclang-cpp has none of its
+# Prints the first of some files that bindgen takes for libclang and that answers as one: libclang-cpp has none of its
 # functions, and below version 9 bindgen makes wrong bindings.
-libclang_in() {
-    for folder in "$@"; do
-        for library in "$folder"/libclang.so "$folder"/libclang.so.* "$folder"/libclang-*.so "$folder"/libclang-*.so.* \
-            "$folder"/libclang.dylib; do
-            case $library in *-cpp.*) continue ;; esac
-            [ -f "$library" ] || continue
-            python3 - "$library" 2>/dev/null <<'END' && echo "$library" && return
+first_libclang() {
+    for library in "$@"; do
+        case ${library##*/} in
+            *-cpp.*) continue ;;
+            libclang.so | libclang.so.* | libclang-*.so | libclang-*.so.* | libclang.dylib) ;;
+            *) continue ;;
+        esac
+        [ -f "$library" ] || continue
+        # In a shell of its own, which is silent where loading it crashes.
+        (
+            python3 - "$library" <<'END'
 import ctypes, re, sys
 
 class CXString(ctypes.Structure):
@@ -83,23 +87,36 @@ clang.clang_getCString.restype = ctypes.c_char_p
 version = re.search(rb"version (\d+)", clang.clang_getCString(clang.clang_getClangVersion()))
 sys.exit(version is None or int(version[1]) < 9)
 END
-        done
+            exit $?
+        ) >/dev/null 2>&1 && echo "$library" && return
     done
     return 1
 }
 
-# Prints a usable libclang: where bindgen is told to look, or else where it would look by itself.
+# Prints a usable libclang of the system, of the folders in which bindgen looks.
+system_libclang() {
+    # shellcheck disable=SC2046 # one word for each file
+    first_libclang \
+        "$(${LLVM_CONFIG_PATH:-llvm-config} --libdir 2>/dev/null)"/libclang* \
+        /usr/local/llvm*/lib*/libclang* /usr/local/lib*/libclang* /usr/local/lib*/*/libclang* \
+        /usr/lib*/*/*/libclang* /usr/lib*/*/libclang* /usr/lib*/libclang* \
+        $(PATH=$PATH:/sbin:/usr/sbin ldconfig -p 2>/dev/null | sed -n 's|.* => \(/.*/libclang[^/]*\)$|\1|p') \
+        "$(xcode-select -p 2>/dev/null)"/usr/lib/libclang.dylib \
+        "$(xcode-select -p 2>/dev/null)"/Toolchains/XcodeDefault.xctoolchain/usr/lib/libclang.dylib
+}
+
+# Prints a usable libclang: the file or of the folder that bindgen is told of, or else of the system.
 find_libclang() {
+    case ${LIBCLANG_PATH:-} in
+        "") ;;
+        /*) told=$LIBCLANG_PATH ;;
+        *) told=$PWD/$LIBCLANG_PATH ;;
+    esac
     if [ -n "${LIBCLANG_PATH:-}" ]; then
-        [ -d "$LIBCLANG_PATH" ] && folder=$LIBCLANG_PATH || folder=$(dirname "$LIBCLANG_PATH")
-        libclang_in "$folder" && return
-        say "no libclang in LIBCLANG_PATH=$LIBCLANG_PATH"
+        if [ -d "$told" ]; then first_libclang "$told"/libclang*; else first_libclang "$told"; fi && return
+        say "LIBCLANG_PATH=$LIBCLANG_PATH is no usable libclang"
     fi
-    libclang_in \
-        "$(${LLVM_CONFIG_PATH:-llvm-config} --libdir 2>/dev/null)" \
-        /usr/lib/llvm-*/lib /usr/lib/*-linux-gnu /usr/lib64 /usr/lib /usr/local/lib /usr/local/llvm*/lib \
-        "$(PATH=$PATH:/sbin:/usr/sbin ldconfig -p 2>/dev/null | sed -n 's|.* => \(/.*\)/libclang[-.0-9]*\.so.*|\1|p' | head -n 1)" \
-        "$(xcode-select -p 2>/dev/null)/usr/lib"
+    system_libclang
 }
 
 # cmake, something that it can drive, and libclang for the bindings of llama.cpp.
@@ -126,7 +143,7 @@ need_build_tools() {
     fi
     libclang=$(find_libclang) || {
         pip_install libclang==18.1.1 || return 1
-        libclang=$(libclang_in "$site/clang/native") || { say "the libclang of PyPI does not load here"; return 1; }
+        libclang=$(first_libclang "$site"/clang/native/libclang*) || { say "the libclang of PyPI does not load here"; return 1; }
     }
     # The very file, since bindgen would take the one with the highest number in its name, usable or not.
     LIBCLANG_PATH=$libclang
