@@ -40,7 +40,7 @@ pub struct Cli {
     #[command(flatten)]
     pub shorten: ShortenArgs,
 
-    /// Print version, and that of the bundled llama.cpp
+    /// Print version, that of the bundled llama.cpp, and the devices that it finds
     #[arg(short = 'V', long, exclusive = true)]
     pub version: bool,
 }

@@ -19,6 +19,47 @@ pub struct Backend {
     _private: (),
 }
 
+/// A part of ggml that evaluates on devices of one kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackEnd {
+    /// Such as `CPU` or `CUDA`.
+    pub name: String,
+    /// Those that it found.
+    pub devices: Vec<Device>,
+}
+
+/// What a back end evaluates on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Such as `CUDA0`.
+    pub name: String,
+    /// What its maker calls it.
+    pub description: String,
+    /// What it is.
+    pub kind: DeviceKind,
+    /// Bytes of its memory; 0 if it does not say.
+    pub memory: u64,
+}
+
+/// What a device is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// The processor of this machine.
+    Cpu,
+    /// A graphics processor, to which blocks go; also one that shares the machine's memory.
+    Gpu,
+    /// Works beside the processor, and holds no blocks.
+    Accelerator,
+}
+
+/// Back ends for graphics processors that this build has, as ggml calls them.
+const GPU_BACK_ENDS: &[(bool, &str)] = &[
+    (cfg!(feature = "cuda"), "CUDA"),
+    (cfg!(feature = "rocm"), "ROCm"),
+    (cfg!(feature = "metal"), "MTL"),
+    (cfg!(feature = "vulkan"), "Vulkan"),
+];
+
 impl Backend {
     /// Initialises llama.cpp on the first call; later calls return the same proof.
     pub fn init() -> &'static Self {
@@ -49,6 +90,85 @@ impl Backend {
         // SAFETY: no arguments; the library is initialised.
         unsafe { sys::llama_supports_gpu_offload() }
     }
+
+    /// What can evaluate here, in the order in which llama.cpp prefers it. A back end that was built in but does not work on
+    /// this machine has no devices. Those of servers are not among them.
+    #[must_use]
+    pub fn back_ends(&self) -> Vec<BackEnd> {
+        // SAFETY: no arguments; the library is initialised.
+        let n = unsafe { sys::ggml_backend_reg_count() };
+        let mut all: Vec<BackEnd> = (0..n)
+            .map(|i| {
+                // SAFETY: `i` is less than their number.
+                BackEnd::of(unsafe { sys::ggml_backend_reg_get(i) })
+            })
+            .collect();
+        // Vulkan is not registered where there is no driver.
+        for &(_, name) in GPU_BACK_ENDS.iter().filter(|(is_built, _)| *is_built) {
+            if !all.iter().any(|one| one.name == name) {
+                all.push(BackEnd {
+                    name: name.to_owned(),
+                    devices: Vec::new(),
+                });
+            }
+        }
+        all
+    }
+}
+
+impl BackEnd {
+    /// That of a registry, which lives as long as the process.
+    fn of(registry: sys::ggml_backend_reg_t) -> Self {
+        // SAFETY: a registry of ggml's own list is never freed.
+        let name = unsafe { sys::ggml_backend_reg_name(registry) };
+        // SAFETY: as above.
+        let n = unsafe { sys::ggml_backend_reg_dev_count(registry) };
+        let device = |i| {
+            // SAFETY: as above, and `i` is less than the number of its devices.
+            Device::of(unsafe { sys::ggml_backend_reg_dev_get(registry, i) })
+        };
+        Self {
+            name: text(name),
+            devices: (0..n).map(device).collect(),
+        }
+    }
+}
+
+impl Device {
+    /// One of a registry, which lives as long as the process.
+    fn of(device: sys::ggml_backend_dev_t) -> Self {
+        // SAFETY: a device of a registry is never freed.
+        let name = unsafe { sys::ggml_backend_dev_name(device) };
+        // SAFETY: as above.
+        let description = unsafe { sys::ggml_backend_dev_description(device) };
+        // SAFETY: as above.
+        let kind = unsafe { sys::ggml_backend_dev_type(device) };
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: as above; both numbers outlive the call.
+        unsafe { sys::ggml_backend_dev_memory(device, &raw mut free, &raw mut total) };
+        Self {
+            name: text(name),
+            description: text(description),
+            kind: match kind {
+                sys::GGML_BACKEND_DEVICE_TYPE_CPU => DeviceKind::Cpu,
+                sys::GGML_BACKEND_DEVICE_TYPE_GPU | sys::GGML_BACKEND_DEVICE_TYPE_IGPU => {
+                    DeviceKind::Gpu
+                }
+                _ => DeviceKind::Accelerator,
+            },
+            memory: total as u64,
+        }
+    }
+}
+
+/// A name that ggml gives.
+fn text(name: *const c_char) -> String {
+    if name.is_null() {
+        return String::new();
+    }
+    // SAFETY: ggml's names are NUL-terminated and live as long as the process, and this one is not null.
+    let name = unsafe { CStr::from_ptr(name) };
+    name.to_string_lossy().into_owned()
 }
 
 /// The version of the bundled llama.cpp, such as `0.6.0`.

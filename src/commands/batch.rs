@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
-use super::to_stdout;
+use super::{devices, to_stdout};
 use crate::batch::child::{self, Failure};
 use crate::batch::earlier::{self, Kept, NewStamps};
 use crate::batch::find::{Found, Source, find};
@@ -60,6 +60,7 @@ pub fn run(args: &BatchArgs) -> Result<()> {
             );
         }
     }
+    devices::warn_of(gpu_layers(&jobs), &printing);
     let screen = Screen::new(jobs.len(), printing.quiet, printing.verbose);
     let n_jobs = options.n_jobs;
     let work = Work {
@@ -105,6 +106,15 @@ pub fn run(args: &BatchArgs) -> Result<()> {
     }
     ensure!(n_failed == 0, "{n_failed} of {} models failed", rows.len());
     Ok(())
+}
+
+/// The first number of layers that a job would have on a GPU of this machine.
+fn gpu_layers(jobs: &[Job]) -> Option<i32> {
+    let of = |job: &Job| match job.flags.has("rpc") {
+        true => None,
+        false => job.flags.value("gpu-layers")?.to_str()?.parse().ok(),
+    };
+    jobs.iter().filter_map(of).find(|&n: &i32| n != 0)
 }
 
 /// Whether a model is this task's. One that cannot be read has no content to go by: the first task says so.

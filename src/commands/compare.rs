@@ -12,7 +12,7 @@ use anyhow::{Context, Error, Result, anyhow, ensure};
 
 use super::candidate::{Candidate, Loaded, Maker, new_scratch, note};
 use super::eval::{check_window, load_input, parse};
-use super::{check_json, choice, cut, note_layout, print_json, to_stdout};
+use super::{check_json, choice, cut, devices, note_layout, print_json, to_stdout};
 use crate::calibration::{CalibrationSet, Texts};
 use crate::comparison::Kind;
 use crate::error;
@@ -35,6 +35,7 @@ const SHARE_OF_FREE: u64 = 2;
 /// Whatever keeps the parent from being evaluated; after everything is printed, rows that failed.
 pub fn run(options: &Compare) -> Result<()> {
     let printing = &options.printing;
+    devices::warn(&options.text, printing);
     let input = Input::open(&options.parent)?;
     check_json(printing, &input, None)?;
     check_apart(options)?;

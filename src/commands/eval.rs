@@ -6,7 +6,9 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use ggml::{Backend, ModelOptions};
 
-use super::{arguments, check_json, cut, model_options, note_layout, print_json, to_stdout};
+use super::{
+    arguments, check_json, cut, devices, model_options, note_layout, print_json, to_stdout,
+};
 use crate::calibration::{CalibrationSet, Texts};
 use crate::commit;
 use crate::evaluator::{self, LlamaLogits, Speed, vocabulary_difference};
@@ -26,6 +28,7 @@ use crate::tasks::{self, Task};
 /// Whatever keeps the model from being evaluated.
 pub fn run(options: &Eval) -> Result<()> {
     let printing = &options.printing;
+    devices::warn(&options.text, printing);
     let input = Input::open(&options.model)?;
     let parent_input = options.parent.as_deref().map(Input::open).transpose()?;
     for input in std::iter::once(&input).chain(&parent_input) {

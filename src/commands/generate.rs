@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::CommandFactory;
 
-use super::to_stdout;
+use super::{devices, to_stdout};
 use crate::cli::Cli;
 
 /// Prints a completion script.
@@ -31,14 +31,15 @@ pub fn man() -> Result<()> {
     to_stdout(&String::from_utf8(page)?)
 }
 
-/// Prints this program's version and that of the bundled llama.cpp.
+/// Prints this program's version, that of the bundled llama.cpp, and what that can evaluate on.
 ///
 /// # Errors
 /// Those of stdout.
 pub fn version() -> Result<()> {
     to_stdout(&format!(
-        "gguf-shorten {}, with llama.cpp {}\n",
+        "gguf-shorten {}, with llama.cpp {}\n{}",
         env!("GGUF_SHORTEN_VERSION"),
-        ggml::backend::llama_cpp_version()
+        ggml::backend::llama_cpp_version(),
+        devices::lines()
     ))
 }

@@ -15,6 +15,8 @@ pub mod compare;
 
 pub mod cache;
 
+mod devices;
+
 pub mod eval;
 
 pub mod generate;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result, bail};
 
 use super::ablated::{self, Ablated};
-use super::{Asked, Calibrated, arguments, calibrate, check_json, note_layout, print};
+use super::{Asked, Calibrated, arguments, calibrate, check_json, devices, note_layout, print};
 use crate::calibration::Texts;
 use crate::evaluator;
 use crate::input::Input;
@@ -24,6 +24,7 @@ use crate::stability::edge::Chosen;
 /// Whatever keeps the model from being scored.
 pub fn run(options: &Score) -> Result<()> {
     let printing = &options.printing;
+    devices::warn(&options.calibration, printing);
     let input = Input::open(&options.model)?;
     check_json(printing, &input, None)?;
     let at_path = || options.model.display().to_string();

@@ -10,7 +10,7 @@ use super::healed;
 use super::ollama::Creation;
 use super::resume::close_journal;
 use super::selection::select;
-use super::{arguments, check_json, note_layout, print};
+use super::{arguments, check_json, devices, note_layout, print};
 use crate::beside::{ImatrixFile, stale};
 use crate::cache::Cache;
 use crate::commit::Staged;
@@ -34,6 +34,7 @@ use crate::save::{Naming, Target, Tell, Unplaced, Written};
 /// # Errors
 /// Whatever keeps the model from being shortened; nothing is written then.
 pub fn run(options: &Shorten) -> Result<()> {
+    devices::warn(&options.calibration, &options.printing);
     let input = Input::open(&options.model)?;
     let at_path = || options.model.display().to_string();
     let model = Model::new(input.parse()?).with_context(at_path)?;

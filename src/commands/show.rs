@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use indicatif::{DecimalBytes, HumanCount};
 use serde::Serialize;
 
+use super::devices::{self, BackEndReport};
 use super::{check_json, note_layout, print_json, to_stdout};
 use crate::cli::ShowArgs;
 use crate::gguf::{self, Entry, TensorInfo, ValueType};
@@ -105,6 +106,10 @@ fn shown(
             );
         }
     }
+    text.push_str("\ndevices\n");
+    for line in devices::lines().lines() {
+        let _ = writeln!(text, "  {line}");
+    }
     text
 }
 
@@ -184,7 +189,7 @@ fn element(value: &gguf::Value<'_>) -> String {
 }
 
 /// Text with its control characters written out, so that it stays on its line.
-struct Escaped<'a>(&'a str);
+pub(super) struct Escaped<'a>(pub(super) &'a str);
 
 impl std::fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -341,6 +346,8 @@ struct ShowReport {
     blocks: Vec<BlockRow>,
     /// Why nothing may be removed; null if something may.
     refused: Option<String>,
+    /// What can evaluate it here.
+    back_ends: Vec<BackEndReport>,
 }
 
 impl ShowReport {
@@ -356,6 +363,7 @@ impl ShowReport {
                 .collect(),
             blocks: rows(model, constraints.as_ref().ok()),
             refused: constraints.err().map(|error| crate::error::message(&error)),
+            back_ends: devices::report(),
         }
     }
 }

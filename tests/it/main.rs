@@ -16,6 +16,8 @@ mod util;
 
 mod show;
 
+mod devices;
+
 mod shorten;
 
 mod attention;
