@@ -13,7 +13,6 @@ const CALIBRATION: &str = "testdata/calibration.txt";
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed={CALIBRATION}");
-    println!("cargo::rerun-if-changed=.git/HEAD");
     println!("cargo::rerun-if-changed=Cargo.lock");
     let out = env::var("OUT_DIR")?;
     let text = fs::read(CALIBRATION)?;
@@ -32,14 +31,13 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// The first 12 digits of the checked-out commit, read from git's files; `None` outside of a checkout.
 fn git_revision(git: &Path) -> Option<String> {
-    let head = fs::read_to_string(git.join("HEAD")).ok()?;
+    let head = read_watched(&git.join("HEAD"))?;
     let commit = match head.strip_prefix("ref: ") {
         None => head,
         Some(name) => {
             let name = name.trim();
-            println!("cargo::rerun-if-changed=.git/{name}");
-            fs::read_to_string(git.join(name)).ok().or_else(|| {
-                let packed = fs::read_to_string(git.join("packed-refs")).ok()?;
+            read_watched(&git.join(name)).or_else(|| {
+                let packed = read_watched(&git.join("packed-refs"))?;
                 let line = packed
                     .lines()
                     .find(|line| line.ends_with(&format!(" {name}")))?;
@@ -48,4 +46,11 @@ fn git_revision(git: &Path) -> Option<String> {
         }
     };
     commit.get(..12).map(str::to_owned)
+}
+
+/// A file whose changes build anew. One that is not there is not named: cargo would build anew each time.
+fn read_watched(path: &Path) -> Option<String> {
+    let text = fs::read_to_string(path).ok()?;
+    println!("cargo::rerun-if-changed={}", path.display());
+    Some(text)
 }
