@@ -32,6 +32,7 @@ pub(super) const fn of_stream(name: &'static str, stream: Stream) -> Architectur
         full_only: &[],
         shared_kv: None,
         positions: &[],
+        needed: &[],
         first: None,
         last: None,
         counts: &[],

@@ -49,6 +49,8 @@ pub struct Architecture {
     pub shared_kv: Option<&'static str>,
     /// Kinds of blocks that the program text ties to a block's number.
     pub positions: &'static [PositionRule],
+    /// Kinds of blocks of which one must stay, beside those that windows and recurrent blocks ask for.
+    pub needed: &'static [Needed],
     /// What the first block must be.
     pub first: Option<FirstRule>,
     /// What the last block must be.
@@ -213,6 +215,27 @@ pub enum Period {
     Fixed(usize),
     /// The value of a key below the architecture's prefix; 0 or no key: no block has the kind.
     Key(&'static str),
+}
+
+/// A kind of block of which one must stay: llama.cpp makes its memory or its inputs whether or not a block uses them, and
+/// divides by zero or fails a check where none does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needed {
+    /// Which blocks are of the kind.
+    pub blocks: Which,
+    /// What the blocks are, in the plural.
+    pub what: &'static str,
+}
+
+/// Which blocks are of a kind; all keys are below the architecture's prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Those whose entry in this list is this number.
+    With(&'static str, i64),
+    /// Those whose entry in this list is not 0.
+    WithAny(&'static str),
+    /// Those behind the leading blocks that this key counts.
+    Behind(&'static str),
 }
 
 /// A tensor outside of blocks that holds a part for each trunk block, in order.

@@ -6,8 +6,8 @@ use super::family::{
     with_full, with_input,
 };
 use super::{
-    Architecture, CountRule, Derived, FirstRule, FullBlock, LastRule, Period, PositionRule,
-    QueryScale, Stream, WindowPresence,
+    Architecture, CountRule, Derived, FirstRule, FullBlock, LastRule, Needed, Period, PositionRule,
+    QueryScale, Stream, Which, WindowPresence,
 };
 
 pub(super) const ARCHITECTURES: &[Architecture] = &[
@@ -217,6 +217,11 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
     flagged("maple"),
     Architecture {
         arrays: &["attention.rope_pattern"],
+        // The input of positions is not guarded (granite-swa.cpp, llama-graph.cpp: llm_graph_input_pos).
+        needed: &[Needed {
+            blocks: Which::WithAny("attention.rope_pattern"),
+            what: "blocks with rotary embedding",
+        }],
         ..flagged("granite_swa")
     },
     Architecture {
@@ -230,7 +235,14 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
     dense_lead("deepseek32"),
     dense_lead("glm4moe"),
     dense_lead("bailingmoe2"),
-    dense_lead("minimax-m3"),
+    // The inputs of its indexer are not guarded (minimax-m3.cpp: llm_graph_input_msa::set_input).
+    Architecture {
+        needed: &[Needed {
+            blocks: Which::Behind("leading_dense_block_count"),
+            what: "blocks with experts and an indexer",
+        }],
+        ..dense_lead("minimax-m3")
+    },
     Architecture {
         counts: &[CountRule::QueryRank],
         derived: &[Derived::QueryRank, Derived::Gating],
@@ -250,6 +262,12 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         leading: &["hash_layer_count"],
         arrays: &["attention.compress_ratios"],
         long_arrays: &["attention.compress_ratios"],
+        // The size of its indexer's rotation is found by dividing the width of the heads of that cache's blocks, which without
+        // such a block is 0 (llama-kv-cache-dsv4.cpp, llama-kv-cache.cpp: llama_kv_cache).
+        needed: &[Needed {
+            blocks: Which::With("attention.compress_ratios", 4),
+            what: "blocks with keys compressed 4:1",
+        }],
         ..of_stream(
             "deepseek4",
             Stream::Parallel {
@@ -330,6 +348,11 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         ..plain("apertus")
     },
     Architecture {
+        // The inputs of attention are not guarded (deci.cpp, llama-graph.cpp: llm_graph_input_attn_kv).
+        needed: &[Needed {
+            blocks: Which::WithAny("attention.head_count_kv"),
+            what: "blocks with keys and values",
+        }],
         last: Some(LastRule::WithFeedForward {
             why: "the rows of the last block are chosen before its feed-forward network (deci.cpp)",
         }),

@@ -8,7 +8,7 @@ use super::Renumbering;
 use super::counts::Counts;
 use super::kinds::{ByPosition, Kinds, Pattern};
 use super::metadata::WINDOWS;
-use crate::arch::{Architecture, FirstRule, LastRule};
+use crate::arch::{Architecture, FirstRule, LastRule, Needed, Which};
 use crate::error::Hint;
 use crate::gguf::Quoted;
 use crate::model::{BlockId, Model};
@@ -411,7 +411,32 @@ fn groups(model: &Model<'_>, rules: &Architecture, kinds: &Kinds) -> Result<Vec<
         // A model that has experts must use some (llama-model.cpp: load_hparams).
         add(&mut used.into_iter(), "blocks that use experts");
     }
+    for needed in rules.needed {
+        if let Some(blocks) = needed_blocks(model, needed)? {
+            add(&mut blocks.into_iter(), needed.what);
+        }
+    }
     Ok(groups)
+}
+
+/// Whether each trunk block is of a kind that is needed; `None` where nothing tells blocks apart.
+fn needed_blocks(model: &Model<'_>, needed: &Needed) -> Result<Option<Vec<bool>>> {
+    let n_trunk = model.n_trunk_blocks();
+    let listed = |key: &str, is_of_kind: &dyn Fn(i64) -> bool| -> Result<Option<Vec<bool>>> {
+        let Some(list) = list(model, key)? else {
+            return Ok(None);
+        };
+        let of_trunk = list.into_iter().take(n_trunk);
+        Ok(Some(of_trunk.map(is_of_kind).collect()))
+    };
+    match needed.blocks {
+        Which::With(key, number) => listed(key, &|entry| entry == number),
+        Which::WithAny(key) => listed(key, &|entry| entry != 0),
+        Which::Behind(key) => {
+            let n_leading = model.count(key)?.unwrap_or(0);
+            Ok(Some((0..n_trunk).map(|i| i >= n_leading).collect()))
+        }
+    }
 }
 
 /// Whether each trunk block uses experts, where a list says so.
@@ -428,15 +453,19 @@ fn experts_used(model: &Model<'_>) -> Result<Option<Vec<bool>>> {
 
 /// Whether each number of a list below the architecture's prefix is not zero; `None` if there is no such list.
 fn numbers(model: &Model<'_>, name: &str) -> Result<Option<Vec<bool>>> {
+    let list = list(model, name)?;
+    Ok(list.map(|list| list.into_iter().map(|n| n != 0).collect()))
+}
+
+/// The numbers of a list below the architecture's prefix; `None` if there is no such list.
+fn list(model: &Model<'_>, name: &str) -> Result<Option<Vec<i64>>> {
     let key = format!("{}.{name}", model.architecture());
     match model
         .metadata()
         .get(&key)
         .map(|entry| entry.value().as_array())
     {
-        Some(Ok(array)) => Ok(Some(
-            array.i64s().map(|n| Ok(n? != 0)).collect::<Result<_>>()?,
-        )),
+        Some(Ok(array)) => Ok(Some(array.i64s().collect::<Result<_, _>>()?)),
         // One number for all blocks, or none.
         _ => Ok(None),
     }

@@ -17,6 +17,7 @@ mod halves;
 mod heal;
 mod heal_twins;
 mod imatrix;
+mod kinds;
 mod ollama_layouts;
 mod own_text;
 mod pairs;
