@@ -7,18 +7,102 @@ use std::path::Path;
 use std::rc::Rc;
 
 use anyhow::{Error, Result, bail, ensure};
-use ggml::{Backend, Context, ContextOptions, ModelOptions, ThreadPool, WindowInput};
+use ggml::{Backend, BlockCounts, Context, ContextOptions, ModelOptions, ThreadPool, WindowInput};
 
-use crate::arch::{Architecture, Middle, Stream};
-use crate::gguf::Quoted;
+use crate::arch::{Architecture, Middle, PER_BLOCK_ARRAYS, Stream};
+use crate::error::Hint;
+use crate::gguf::{Quoted, ValueType};
 use crate::hidden_state::{HiddenStates, Token, Visitor};
-use crate::model::Model;
+use crate::input::Input;
+use crate::model::{BlockId, Model};
 use crate::plan::kinds::Kinds;
 use crate::recoded::Recoded;
 use crate::segment::memory::MemoryFile;
 use stream_tap::StreamTap;
 
 pub(crate) use segment::{evaluate_block_reading, evaluate_halves, evaluate_segment};
+
+/// How many blocks llama.cpp is told that `model` has, where the file counts prediction blocks that are none or are not there:
+/// it would leave the first out, and of many architectures loads no file without the others. `None` where it reads the file as
+/// it is, and where a list has an entry for a block that is not there.
+#[must_use]
+pub fn counts(model: &Model<'_>) -> Option<BlockCounts> {
+    let held = |block: &BlockId| model.has_tensors(*block);
+    let n_held = model.prediction_blocks().filter(held).count();
+    let n_missing = model.prediction_blocks().count() - n_held;
+    let rules = model.rules()?;
+    let is_read = model.n_counted_prediction_blocks() == n_held
+        || (n_missing > 0 && has_lists_of_blocks(model, rules));
+    (!is_read).then(|| BlockCounts {
+        architecture: rules.name,
+        n_blocks: model.n_blocks() - n_missing,
+        n_prediction_blocks: n_held,
+    })
+}
+
+/// Whether a list has an entry for each of all blocks.
+fn has_lists_of_blocks(model: &Model<'_>, rules: &Architecture) -> bool {
+    let mut entries = model.metadata().iter();
+    entries.any(|entry| {
+        let name = entry.key().strip_prefix(rules.name);
+        let name = name.and_then(|name| name.strip_prefix('.'));
+        let is_of_blocks = name
+            .is_some_and(|name| PER_BLOCK_ARRAYS.contains(&name) || rules.arrays.contains(&name));
+        is_of_blocks && entry.value().value_type() == ValueType::Array
+    })
+}
+
+/// What is said of a model whose file counts prediction blocks that are blocks as any other.
+#[must_use]
+pub fn note_counts(model: &Model<'_>) -> Option<String> {
+    let n_counted = model.n_counted_prediction_blocks();
+    let first = model.n_blocks() - n_counted;
+    let ordinary = first..model.n_blocks() - model.prediction_blocks().count();
+    let last = ordinary.clone().last()?;
+    let (which, are) = match ordinary.len() {
+        1 => (format!("block {first}"), "is a block as any other"),
+        _ => (
+            format!("blocks {first} to {last}"),
+            "are blocks as any other",
+        ),
+    };
+    Some(format!(
+        "metadata '{}.nextn_predict_layers' counts {n_counted} for prediction (MTP), but {which}, without \
+         'nextn.eh_proj.weight', {are}, and an output says so; llama.cpp by itself leaves such a block out, or does not load \
+         the file",
+        model.architecture()
+    ))
+}
+
+/// Loads the model of `input`, as `options` say, with its [`counts`].
+///
+/// # Errors
+/// llama.cpp's reason for not loading it.
+pub fn load(input: &Input, options: ModelOptions) -> Result<ggml::Model> {
+    let model = Model::new(input.parse()?)?;
+    load_as(&model, input.for_llama()?, options)
+}
+
+/// Loads the file at `path`, which has the blocks of `model`, as `options` say.
+///
+/// # Errors
+/// llama.cpp's reason for not loading it.
+pub fn load_as(model: &Model<'_>, path: &Path, options: ModelOptions) -> Result<ggml::Model> {
+    let options = ModelOptions {
+        counts: counts(model),
+        ..options
+    };
+    ggml::Model::load(Backend::init(), path, options).map_err(|error| {
+        let is_missing = |block| !model.has_tensors(block);
+        match model.prediction_blocks().any(is_missing) {
+            true => Error::from(error).context(Hint(
+                "metadata counts prediction blocks (MTP) that are not in the file; --drop-mtp alone writes it without them"
+                    .to_owned(),
+            )),
+            false => error.into(),
+        }
+    })
+}
 
 /// Loads the model at `path`, which is `model`, to take scores from: [`Recoded`] where that gains time and the CPU
 /// evaluates all of it, else as it is, with `options`.
@@ -38,7 +122,7 @@ pub fn load_for_scores(
             return Ok(engine);
         }
     }
-    Ok(ggml::Model::load(backend, path, options)?)
+    load_as(model, path, options)
 }
 
 fn load_recoded(model: &Model<'_>) -> Result<Option<ggml::Model>> {
@@ -46,7 +130,7 @@ fn load_recoded(model: &Model<'_>) -> Result<Option<ggml::Model>> {
         return Ok(None);
     };
     let file = MemoryFile::of_layout(&recoded.layout, &mut |i, out| recoded.write(model, i, out))?;
-    Ok(Some(file.load()?))
+    Ok(Some(file.load_with(counts(model))?))
 }
 
 /// How the stream between the halves of a model's blocks is found.

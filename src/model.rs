@@ -57,8 +57,10 @@ pub struct Model<'a> {
     parts: Vec<gguf::File<'a>>,
     architecture: &'a str,
     n_blocks: usize,
-    /// Prediction blocks, and those of a head.
+    /// Prediction blocks, and how many the file counts.
     n_prediction_blocks: usize,
+    n_counted_prediction_blocks: usize,
+    /// Blocks of a head.
     n_head_blocks: usize,
     tensors: Vec<ModelTensor<'a>>,
 }
@@ -101,20 +103,20 @@ impl<'a> Model<'a> {
             );
             Ok(n)
         };
-        let n_prediction_blocks = trailing(Some("nextn_predict_layers"), n_blocks)?;
-        let n_head_blocks = trailing(head_blocks, n_blocks - n_prediction_blocks)?;
+        let n_counted_prediction_blocks = trailing(Some("nextn_predict_layers"), n_blocks)?;
+        let n_head_blocks = trailing(head_blocks, n_blocks - n_counted_prediction_blocks)?;
         let prefix =
             Architecture::find(architecture).map_or(BLOCK_PREFIX, |rules| rules.block_prefix);
         let tensors = tensors_of(&parts, n_blocks, prefix)?;
-        let n_prediction_blocks = match architecture {
-            // Takes the count for a trunk's where the first prediction block is not there (deepseek4.cpp).
-            "deepseek4" if !has_projection(&tensors, n_blocks - n_prediction_blocks) => 0,
-            _ => n_prediction_blocks,
+        let n_prediction_blocks = match n_head_blocks {
+            0 => n_prediction_blocks(&tensors, n_blocks, n_counted_prediction_blocks),
+            _ => n_counted_prediction_blocks,
         };
         Ok(Self {
             architecture,
             n_blocks,
             n_prediction_blocks,
+            n_counted_prediction_blocks,
             n_head_blocks,
             tensors,
             parts,
@@ -175,6 +177,13 @@ impl<'a> Model<'a> {
     pub fn prediction_blocks(&self) -> impl Iterator<Item = BlockId> + use<> {
         let first = self.n_trunk_blocks();
         (first..first + self.n_prediction_blocks).map(BlockId)
+    }
+
+    /// How many of the last blocks the file counts as prediction blocks: more than there are if some of those are blocks as
+    /// any other.
+    #[must_use]
+    pub fn n_counted_prediction_blocks(&self) -> usize {
+        self.n_counted_prediction_blocks
     }
 
     /// The trailing blocks of a head behind the final norm, which an evaluation for the stream does not run.
@@ -295,12 +304,19 @@ fn count(metadata: &Metadata<'_>, architecture: &str, name: &str) -> Result<Opti
     Ok(Some(count))
 }
 
-/// Whether a block has the tensor by which llama.cpp knows a prediction block.
-fn has_projection(tensors: &[ModelTensor<'_>], block: usize) -> bool {
-    let projection = (BlockId(block), "nextn.eh_proj.weight");
-    tensors
-        .iter()
-        .any(|tensor| tensor.block == Some(projection))
+/// How many of the last blocks are prediction blocks, where the file counts `n_counted`: in every architecture such a block
+/// has the tensor by which llama.cpp looks for it, or is not in the file at all. One that has others alone is a block as any
+/// other, and what counts it was left behind when the prediction blocks went.
+fn n_prediction_blocks(tensors: &[ModelTensor<'_>], n_blocks: usize, n_counted: usize) -> usize {
+    let (mut is_held, mut predicts) = (vec![false; n_blocks], vec![false; n_blocks]);
+    for (block, name) in tensors.iter().filter_map(|tensor| tensor.block) {
+        is_held[block.index()] = true;
+        predicts[block.index()] |= name == "nextn.eh_proj.weight";
+    }
+    let counted = (n_blocks - n_counted..n_blocks).rev();
+    counted
+        .take_while(|&block| predicts[block] || !is_held[block])
+        .count()
 }
 
 fn tensors_of<'a>(

@@ -238,7 +238,8 @@ pub fn run(
         let copies = copies.context("the zeroed copy of the parent")?;
         let paths: Vec<&Path> = copies.iter().map(Temporary::path).collect();
         let at_path = || format!("{}: with zeroed blocks", parent.path().display());
-        let engine = ggml::Model::load_parts(backend, &paths).with_context(at_path)?;
+        let counts = llama::counts(model);
+        let engine = ggml::Model::load_parts(backend, &paths, counts).with_context(at_path)?;
         let tokens = sequence(&engine, silence.sliding_window);
         let expected = logits(&engine, &tokens, threads, <[f32]>::to_vec).with_context(at_path)?;
         check_meaning(&expected).with_context(at_path)?;

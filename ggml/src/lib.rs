@@ -63,7 +63,7 @@ pub use context::{Context, ContextOptions, Flow, Tap, WindowInput};
 pub use decoder::{Batch, Decoder, DecoderOptions};
 pub use error::Error;
 pub use mapping::Mapping;
-pub use model::{Model, ModelOptions, Token};
+pub use model::{BlockCounts, Model, ModelOptions, Token};
 pub use node::Node;
 pub use requantize::FileType;
 pub use threadpool::ThreadPool;

@@ -23,6 +23,48 @@ pub struct ModelOptions {
     pub no_mmap: bool,
     /// Servers to which weights go as to GPUs, before those of this machine.
     pub rpc: Option<Servers>,
+    /// Counts of blocks in place of the file's.
+    pub counts: Option<BlockCounts>,
+}
+
+/// How many blocks a model has, whatever its file says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockCounts {
+    /// `general.architecture`, which the keys begin with.
+    pub architecture: &'static str,
+    /// All blocks.
+    pub n_blocks: usize,
+    /// Those of them, the last, that predict tokens further on.
+    pub n_prediction_blocks: usize,
+}
+
+impl BlockCounts {
+    /// As llama.cpp takes them: an entry for each key, and an empty one.
+    fn overrides(self) -> [sys::llama_model_kv_override; 3] {
+        let entry = |key: &str, value: usize| {
+            let mut entry = sys::llama_model_kv_override {
+                tag: sys::LLAMA_KV_OVERRIDE_TYPE_INT,
+                key: [0; 128],
+                __bindgen_anon_1: sys::llama_model_kv_override__bindgen_ty_1 {
+                    val_i64: i64::try_from(value).unwrap_or(i64::MAX),
+                },
+            };
+            // The last byte stays 0.
+            for (to, from) in entry.key[..127].iter_mut().zip(key.bytes()) {
+                *to = from.cast_signed();
+            }
+            entry
+        };
+        let name = self.architecture;
+        [
+            entry(&format!("{name}.block_count"), self.n_blocks),
+            entry(
+                &format!("{name}.nextn_predict_layers"),
+                self.n_prediction_blocks,
+            ),
+            entry("", 0),
+        ]
+    }
 }
 
 /// A model loaded by llama.cpp. Weights stay in the mapped file where its kernels can use them as they are.
@@ -60,18 +102,28 @@ impl Model {
         if let Some(devices) = &mut devices {
             params.devices = devices.as_mut_ptr();
         }
+        let overrides = options.counts.map(BlockCounts::overrides);
+        if let Some(overrides) = &overrides {
+            params.kv_overrides = overrides.as_ptr();
+        }
         log::clear();
-        // SAFETY: the path is NUL-terminated and outlives the call, as does the list of devices, which ends with a null pointer;
+        // SAFETY: the path is NUL-terminated and outlives the call, as do the list of devices, which ends with a null pointer, and
+        // the entries, which end with an empty key;
         // `params` is else the library's default with plain values changed. A failure is a null pointer, checked below.
         let raw = unsafe { sys::llama_model_load_from_file(path.as_ptr(), params) };
         Self::from_raw(raw)
     }
 
-    /// Loads the model whose files are at `paths`: one, or all parts of a split model in order, under any names.
+    /// Loads the model whose files are at `paths`: one, or all parts of a split model in order, under any names; with `counts`
+    /// in place of the files' own.
     ///
     /// # Errors
     /// [`Error::Path`] or [`Error::Load`] with llama.cpp's reason.
-    pub fn load_parts(_backend: &Backend, paths: &[&Path]) -> Result<Self, Error> {
+    pub fn load_parts(
+        _backend: &Backend,
+        paths: &[&Path],
+        counts: Option<BlockCounts>,
+    ) -> Result<Self, Error> {
         let paths: Vec<CString> = paths
             .iter()
             .map(|path| path.to_str().and_then(|path| CString::new(path).ok()))
@@ -79,10 +131,14 @@ impl Model {
             .ok_or(Error::Path)?;
         let mut pointers: Vec<_> = paths.iter().map(|path| path.as_ptr()).collect();
         // SAFETY: no arguments.
-        let params = unsafe { sys::llama_model_default_params() };
+        let mut params = unsafe { sys::llama_model_default_params() };
+        let overrides = counts.map(BlockCounts::overrides);
+        if let Some(overrides) = &overrides {
+            params.kv_overrides = overrides.as_ptr();
+        }
         log::clear();
         // SAFETY: pointer and length describe `pointers`; each points to a NUL-terminated path. All outlive the call, which
-        // copies them. A failure is a null pointer, checked below.
+        // copies them, as do the entries, which end with an empty key. A failure is a null pointer, checked below.
         let raw = unsafe {
             sys::llama_model_load_from_splits(pointers.as_mut_ptr(), pointers.len(), params)
         };

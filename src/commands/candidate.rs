@@ -10,13 +10,14 @@ use anyhow::{Context, Result, bail};
 use ggml::{Backend, FileType, Mapping, ModelOptions};
 
 use super::eval::{load, parse};
-use super::{model_options, note_layout};
+use super::{model_options, note_counts, note_layout};
 use crate::commit;
 use crate::comparison::Kind;
 use crate::error::Hint;
 use crate::evaluator;
 use crate::gguf::{self, ALIGNMENT_KEY, DEFAULT_ALIGNMENT, Header, ValueOut};
 use crate::input::Input;
+use crate::llama;
 use crate::model::Model;
 use crate::options::Compare;
 use crate::plan::{Constraints, Plan, Provenance};
@@ -108,7 +109,9 @@ impl<'a> Maker<'_, 'a> {
             Candidate::File(path) => {
                 let input = Input::open(path)?;
                 note_layout(&input, &self.options.printing);
-                note(row, &parse(&input)?);
+                let model = parse(&input)?;
+                note_counts(&model, &input, &self.options.printing);
+                note(row, &model);
                 Ok(Ready {
                     name: path.clone(),
                     n_bytes: row.bytes.unwrap_or(0),
@@ -207,11 +210,12 @@ impl<'a> Maker<'_, 'a> {
         let options = model_options(&self.options.text)?;
         let (engine, kept) = match ready.source {
             Source::File(input) => {
-                let engine = load(input.for_llama()?, &name, options)?;
+                let engine = load(&name, &|| llama::load(&input, options))?;
                 (engine, Some(Kept::Input(input)))
             }
             Source::Scratch(scratch) => {
-                let engine = load(scratch.path(), &name, options)?;
+                let as_model = || llama::load_as(self.model, scratch.path(), options);
+                let engine = load(&name, &as_model)?;
                 (engine, Some(Kept::Scratch(scratch)))
             }
             Source::Plan(plan) => {
@@ -226,7 +230,8 @@ impl<'a> Maker<'_, 'a> {
                     no_mmap: true,
                     ..options
                 };
-                (load(&file.path, &name, options)?, None)
+                let as_it_is = || Ok(ggml::Model::load(Backend::init(), &file.path, options)?);
+                (load(&name, &as_it_is)?, None)
             }
         };
         Ok(Loaded {

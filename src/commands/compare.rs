@@ -12,7 +12,7 @@ use anyhow::{Context, Error, Result, anyhow, ensure};
 
 use super::candidate::{Candidate, Loaded, Maker, new_scratch, note};
 use super::eval::{check_window, load_input, parse};
-use super::{check_json, choice, cut, devices, note_layout, print_json, to_stdout};
+use super::{check_json, choice, cut, devices, note_counts, note_layout, print_json, to_stdout};
 use crate::calibration::{CalibrationSet, Texts};
 use crate::comparison::Kind;
 use crate::error;
@@ -41,6 +41,7 @@ pub fn run(options: &Compare) -> Result<()> {
     check_apart(options)?;
     note_layout(&input, printing);
     let model = parse(&input)?;
+    note_counts(&model, &input, printing);
     let at_path = || input.path().display().to_string();
     let texts = Texts::read(options.text.source.clone())?;
     if let Some(drops) = &options.drops {

@@ -4,15 +4,17 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
-use ggml::{Backend, ModelOptions};
+use ggml::Backend;
 
 use super::{
-    arguments, check_json, cut, devices, model_options, note_layout, print_json, to_stdout,
+    arguments, check_json, cut, devices, model_options, note_counts, note_layout, print_json,
+    to_stdout,
 };
 use crate::calibration::{CalibrationSet, Texts};
 use crate::commit;
 use crate::evaluator::{self, LlamaLogits, Speed, vocabulary_difference};
 use crate::input::Input;
+use crate::llama;
 use crate::model::Model;
 use crate::options::{Calibration, Eval, Printing};
 use crate::progress::{self, Unit};
@@ -37,6 +39,10 @@ pub fn run(options: &Eval) -> Result<()> {
     }
     let model = parse(&input)?;
     let parent = parent_input.as_ref().map(parse).transpose()?;
+    note_counts(&model, &input, printing);
+    if let (Some(parent), Some(input)) = (&parent, &parent_input) {
+        note_counts(parent, input, printing);
+    }
     let hellaswag = options.hellaswag.as_deref();
     let hellaswag = hellaswag.map(|path| read_tasks(path, options.n_tasks, tasks::hellaswag));
     let hellaswag = hellaswag.transpose()?;
@@ -194,18 +200,19 @@ pub(super) fn read_tasks(
 
 /// Loads the model of `input`, as `options` say.
 pub(super) fn load_input(input: &Input, options: &Calibration) -> Result<ggml::Model> {
-    load(input.for_llama()?, input.path(), model_options(options)?)
+    let how = model_options(options)?;
+    load(input.path(), &|| llama::load(input, how))
 }
 
-/// Loads the model at `path`, which errors call `name`.
-pub(super) fn load(path: &Path, name: &Path, options: ModelOptions) -> Result<ggml::Model> {
+/// Loads a model, which errors call `name`.
+pub(super) fn load(name: &Path, load: &dyn Fn() -> Result<ggml::Model>) -> Result<ggml::Model> {
     let at_path = || name.display().to_string();
     let backend = Backend::init();
     backend.on_abort(
         format!("gguf-shorten: {}: ", at_path()),
         commit::remove_unfinished,
     );
-    let engine = ggml::Model::load(backend, path, options).with_context(at_path)?;
+    let engine = load().with_context(at_path)?;
     ensure!(
         engine.has_tokenizer(),
         "{}: the model has no tokenizer, so it cannot be evaluated on text",

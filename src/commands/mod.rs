@@ -214,7 +214,7 @@ fn load_and_cut(
     let how = model_options(options)?;
     let engine = match recode {
         Some(model) => llama::load_for_scores(model, input.for_llama()?, how),
-        None => ggml::Model::load(backend, input.for_llama()?, how).map_err(anyhow::Error::from),
+        None => llama::load(input, how),
     }
     .with_context(at_path)?;
     ensure!(
@@ -413,6 +413,13 @@ fn warn_of_zero_rows(importance: &Importance, printing: &Printing) {
         eprintln!(
             "gguf-shorten: note: {rows} hidden states of a token are all zeros and take no part in the scores"
         );
+    }
+}
+
+/// Says that the file of `input` counts prediction blocks that are none, if it does.
+fn note_counts(model: &Model<'_>, input: &Input, printing: &Printing) {
+    if let Some(counts) = llama::note_counts(model) {
+        resume::note(printing, &format!("{}: {counts}", input.path().display()));
     }
 }
 

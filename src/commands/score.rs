@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result, bail};
 
 use super::ablated::{self, Ablated};
-use super::{Asked, Calibrated, arguments, calibrate, check_json, devices, note_layout, print};
+use super::{
+    Asked, Calibrated, arguments, calibrate, check_json, devices, note_counts, note_layout, print,
+};
 use crate::calibration::Texts;
 use crate::evaluator;
 use crate::input::Input;
@@ -45,6 +47,7 @@ pub fn run(options: &Score) -> Result<()> {
         Texts::read(text.source.clone())?;
     }
     note_layout(&input, printing);
+    note_counts(&model, &input, printing);
     let scoring = Scoring {
         model: &model,
         constraints: &constraints,

@@ -10,7 +10,7 @@ use super::healed;
 use super::ollama::Creation;
 use super::resume::close_journal;
 use super::selection::select;
-use super::{arguments, check_json, devices, note_layout, print};
+use super::{arguments, check_json, devices, note_counts, note_layout, print};
 use crate::beside::{ImatrixFile, stale};
 use crate::cache::Cache;
 use crate::commit::Staged;
@@ -169,6 +169,7 @@ pub fn run(options: &Shorten) -> Result<()> {
             (plan, files, None)
         }
     };
+    note_counts(&model, &input, &options.printing);
     if !options.printing.quiet {
         if let Some(stale) = stale {
             eprintln!("gguf-shorten: note: {stale}");

@@ -12,6 +12,7 @@ use super::{check_json, note_layout, print_json, to_stdout};
 use crate::cli::ShowArgs;
 use crate::gguf::{self, Entry, TensorInfo, ValueType};
 use crate::input::Input;
+use crate::llama;
 use crate::model::{BlockId, Model};
 use crate::options::Printing;
 use crate::plan::Constraints;
@@ -270,6 +271,9 @@ fn blocks(model: &Model<'_>) -> String {
                     group.blocks.len(),
                     group.what
                 );
+            }
+            if let Some(counts) = llama::note_counts(model) {
+                let _ = writeln!(text, "  {counts}");
             }
             if constraints.n_trunk_blocks < constraints.n_blocks {
                 text.push_str("  prediction blocks may go all together, with --drop-mtp\n");

@@ -22,6 +22,8 @@ pub struct Constraints {
     pub n_trunk_blocks: usize,
     /// Prediction blocks that go with any cut: those that the file counts but does not hold, or all of them.
     pub dropped: BTreeSet<BlockId>,
+    /// The file counts blocks as prediction blocks that are none, which any cut mends.
+    pub miscounted: bool,
     /// Blocks that must stay, each with the reason.
     pub must_stay: BTreeMap<BlockId, String>,
     /// Of each of these groups at least one block must stay.
@@ -152,12 +154,10 @@ impl Constraints {
         let rules = rules(model, trusted)?;
         super::metadata::check(model, rules, trusted)?;
         let (n_blocks, n_trunk_blocks) = (model.n_blocks(), model.n_trunk_blocks());
-        let is_held = |block| model.has_tensors(block);
         // A count without tensors is nothing to load, and many architectures do not even take it.
-        let dropped = match model.prediction_blocks().any(is_held) {
-            true => BTreeSet::new(),
-            false => model.prediction_blocks().collect(),
-        };
+        let is_missing = |&block: &BlockId| !model.has_tensors(block);
+        let dropped: BTreeSet<BlockId> = model.prediction_blocks().filter(is_missing).collect();
+        let n_prediction_blocks = model.prediction_blocks().count();
         let kinds = Kinds::of(model, rules)?;
         let mut must_stay = must_stay(model, rules, &kinds)?;
         must_stay.retain(|block, _| !dropped.contains(block));
@@ -169,6 +169,7 @@ impl Constraints {
             n_blocks,
             n_trunk_blocks,
             dropped,
+            miscounted: model.n_counted_prediction_blocks() > n_prediction_blocks,
             must_stay,
             groups,
             places,
@@ -186,7 +187,8 @@ impl Constraints {
     /// A model without such blocks.
     pub fn dropping_prediction_blocks(mut self) -> Result<Self> {
         ensure!(
-            self.n_trunk_blocks < self.n_blocks && self.rules.head_blocks.is_none(),
+            (self.n_trunk_blocks < self.n_blocks || self.miscounted)
+                && self.rules.head_blocks.is_none(),
             "has no next-token prediction blocks (MTP) to drop"
         );
         self.dropped = (self.n_trunk_blocks..self.n_blocks)

@@ -432,6 +432,7 @@ mod tests {
             n_blocks,
             n_trunk_blocks: n_blocks,
             dropped: BTreeSet::new(),
+            miscounted: false,
             must_stay: BTreeMap::new(),
             groups: Vec::new(),
             places: Vec::new(),

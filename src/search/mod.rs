@@ -262,6 +262,7 @@ mod tests {
             places: Vec::new(),
             counts: crate::plan::counts::Counts::default(),
             dropped: Removed::new(),
+            miscounted: false,
             portable: false,
             kinds: Kinds::default(),
             rules: Architecture::trusted(),

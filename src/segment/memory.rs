@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use ggml::{Backend, ModelOptions};
+use ggml::{Backend, BlockCounts, ModelOptions};
 
 use super::plan::{SegmentPlan, Source};
 use crate::gguf::{self, Layout};
@@ -62,8 +62,17 @@ impl MemoryFile {
     /// # Errors
     /// llama.cpp's reason for not loading it.
     pub(crate) fn load(self) -> Result<ggml::Model> {
+        self.load_with(None)
+    }
+
+    /// As [`MemoryFile::load`], with counts of blocks in place of the file's.
+    ///
+    /// # Errors
+    /// llama.cpp's reason for not loading it.
+    pub(crate) fn load_with(self, counts: Option<BlockCounts>) -> Result<ggml::Model> {
         let options = ModelOptions {
             no_mmap: true,
+            counts,
             ..ModelOptions::default()
         };
         Ok(ggml::Model::load(Backend::init(), &self.path, options)?)

@@ -163,6 +163,7 @@ pub(super) mod tests {
             places: Vec::new(),
             counts: Counts::default(),
             dropped: BTreeSet::new(),
+            miscounted: false,
             portable: false,
             kinds: Kinds::default(),
             rules: Architecture::trusted(),

@@ -50,9 +50,13 @@ pub fn load(path: &Path) -> Result<ggml::Model, String> {
 
 /// What the model at `path` computes for [`tokens`]: its logits, or of a model that has none the last hidden state.
 pub fn outputs(path: &Path) -> Result<Vec<f32>, String> {
+    outputs_of(&load(path)?, path)
+}
+
+/// What the model at `path` computes, which is loaded.
+pub fn outputs_of(model: &ggml::Model, path: &Path) -> Result<Vec<f32>, String> {
     let n_tokens = n_tokens(&architecture(path)?);
-    let model = load(path)?;
-    let mut context = Context::new(&model, options(n_tokens)).map_err(|error| error.to_string())?;
+    let mut context = Context::new(model, options(n_tokens)).map_err(|error| error.to_string())?;
     if let Ok(logits) = context.logits(&tokens(n_tokens))
         && logits.iter().any(|&logit| logit != 0.0)
     {

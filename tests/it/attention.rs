@@ -272,7 +272,7 @@ fn what_cannot_lose_attention_is_refused_with_the_reason() {
         &format!("{only} has no experts, but 'llama.expert_count' is not 0"),
     );
     refused(
-        &dense(3).set("llama.nextn_predict_layers", ValueOut::u32(1)),
+        &dense(3).predicting("llama", 2..3),
         some,
         &format!("{only} has no prediction blocks, but 'llama.nextn_predict_layers' is not 0"),
     );

@@ -94,6 +94,15 @@ impl Make {
         self
     }
 
+    /// These blocks, the last of the model, are for multi-token prediction.
+    pub fn predicting(self, architecture: &str, blocks: std::ops::Range<u32>) -> Self {
+        let count = format!("{architecture}.nextn_predict_layers");
+        let make = self.set(&count, ValueOut::u32(blocks.end - blocks.start));
+        blocks.fold(make, |make, block| {
+            make.tensor(&format!("blk.{block}.nextn.eh_proj.weight"), &[3, 2], F32)
+        })
+    }
+
     pub fn without_tensors(mut self) -> Self {
         self.tensors.clear();
         self

@@ -31,6 +31,13 @@ fn counted() -> Make {
     head.set("glm4.block_count", ValueOut::u32(6))
 }
 
+/// Six blocks, of which the file counts the last two, which are as the others, as such that predict.
+fn miscounted() -> Make {
+    Make::new("glm4", 6)
+        .set(COUNT, ValueOut::u32(2))
+        .set(WIDTHS, ValueOut::u32s(&[1, 2, 3, 4, 5, 6]))
+}
+
 /// Runs on a model, checks all tensors, that only these entries change, and that the result is verified.
 #[track_caller]
 fn drops(make: &Make, arguments: &str, removed: &[usize], changed: &[&str]) -> Vec<u8> {
@@ -257,4 +264,59 @@ fn a_library_user_finds_the_blocks_that_go_along() {
     assert_eq!(constraints.dropped, both.into());
     assert!(constraints.check(&both.into()).is_ok());
     assert!(constraints.check(&[BlockId::new(1)].into()).is_ok());
+}
+
+#[test]
+fn a_count_of_blocks_that_do_not_predict_is_mended_and_no_block_goes_for_it() {
+    let out = drops(&miscounted(), "--drop-mtp", &[], &[COUNT]);
+    assert_eq!(value(&out, "glm4.block_count"), "u32 6");
+    assert_eq!(value(&out, COUNT), "u32 0");
+    assert_eq!(value(&out, "gguf_shorten.blocks"), "i32[] 0 1 2 3 4 5");
+    for arguments in ["--blocks 1,4", "--blocks 1,4 --drop-mtp"] {
+        let out = drops(&miscounted(), arguments, &[1, 4], &[COUNT, WIDTHS]);
+        assert_eq!(value(&out, "glm4.block_count"), "u32 4", "{arguments}");
+        assert_eq!(value(&out, COUNT), "u32 0", "{arguments}");
+        assert_eq!(value(&out, WIDTHS), "u32[] 1 3 4 6", "{arguments}");
+    }
+    let dir = Dir::new();
+    miscounted().write(&dir, "m.gguf");
+    let output = dir
+        .run("m.gguf --drop-mtp -o out.gguf --json x.json")
+        .succeeds();
+    output.check(
+        output.stderr.contains(
+            "counts 2 for prediction (MTP), but blocks 4 to 5, without 'nextn.eh_proj.weight'",
+        ),
+        "a note",
+    );
+    let json: serde_json::Value = serde_json::from_slice(&dir.read("x.json")).unwrap();
+    assert_eq!(json["removed"], serde_json::json!([]));
+    assert_eq!(json["model"]["prediction_block_count"], 0);
+    // It may be dropped again: there is nothing left to mend.
+    dir.run("out.gguf --drop-mtp -o again.gguf").fails(
+        1,
+        "out.gguf: has no next-token prediction blocks (MTP) to drop",
+    );
+}
+
+#[test]
+fn of_counted_blocks_those_that_predict_are_told_from_others() {
+    let first = Make::new("glm4", 4).set(COUNT, ValueOut::u32(2));
+    let both = |make: Make, block: usize| {
+        make.tensor(&format!("blk.{block}.nextn.eh_proj.weight"), &[3, 2], F32)
+    };
+    // Three blocks as any other and one that predicts.
+    let one = both(first, 3);
+    let out = drops(&one, "--drop-mtp", &[3], &[COUNT]);
+    assert_eq!(value(&out, "glm4.block_count"), "u32 3");
+    let out = drops(&one, "--blocks 2", &[2], &[COUNT]);
+    assert_eq!(value(&out, "glm4.block_count"), "u32 3");
+    assert_eq!(value(&out, COUNT), "u32 1");
+    // Behind one that predicts, one that is not in the file.
+    let half = both(Make::new("glm4", 4), 3)
+        .set("glm4.block_count", ValueOut::u32(5))
+        .set(COUNT, ValueOut::u32(2));
+    let out = drops(&half, "--blocks 0", &[0], &[COUNT]);
+    assert_eq!(value(&out, "glm4.block_count"), "u32 3");
+    assert_eq!(value(&out, COUNT), "u32 1");
 }

@@ -120,6 +120,7 @@ fn removing_nothing_changes_nothing() {
                         | "attention.q_lora_rank"
                         | "expert_gating_func"
                         | "leading_dense_block_count"
+                        | "nextn_predict_layers"
                 )
             )
         };

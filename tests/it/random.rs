@@ -52,6 +52,10 @@ fn with_block_keys(
     if random.below(6) == 0 && n_blocks > 1 {
         n_trunk -= 1;
         make = make.set(&key("nextn_predict_layers"), ValueOut::u32(1));
+        if random.below(2) == 0 {
+            let name = format!("{}{n_trunk}.nextn.eh_proj.weight", rules.block_prefix);
+            make = make.tensor(&name, &[3, 2], F32);
+        }
     }
     // Such arrays cover all blocks or those of the trunk.
     let n = [n_blocks, n_trunk][random.below(2)];

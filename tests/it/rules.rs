@@ -173,7 +173,7 @@ fn more_prediction_blocks_than_blocks_are_refused() {
 
 #[test]
 fn flags_are_written_for_prediction_blocks_too() {
-    let make = gemma3(7).set("gemma3.nextn_predict_layers", ValueOut::u32(1));
+    let make = gemma3(7).predicting("gemma3", 6..7);
     // Six blocks of the model's own: 111110; a prediction block has no window.
     let out = removes(&make, &[0, 1], &[PATTERN]);
     assert_eq!(flags(&out, PATTERN), "11100");

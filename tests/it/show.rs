@@ -120,7 +120,7 @@ fn what_must_stay_is_said_with_the_reason() {
     let dir = Dir::new();
     Make::new("gemma3", 7)
         .set("gemma3.attention.sliding_window", ValueOut::u32(512))
-        .set("gemma3.nextn_predict_layers", ValueOut::u32(1))
+        .predicting("gemma3", 6..7)
         .set("gemma3.attention.sliding_window_pattern", ValueOut::u32(3))
         .write(&dir, "m.gguf");
     golden(

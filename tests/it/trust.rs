@@ -112,7 +112,7 @@ fn a_cut_that_the_rules_allow_needs_no_trust() {
 fn part_of_the_prediction_blocks_is_compared_on_trust() {
     let dir = Dir::new();
     Make::new("glm4", 5)
-        .set("glm4.nextn_predict_layers", ValueOut::u32(2))
+        .predicting("glm4", 3..5)
         .write(&dir, "m.gguf");
     dir.run("m.gguf --blocks 0,3 --trust-any-cut -o out.gguf")
         .succeeds();
