@@ -76,11 +76,7 @@ impl Files {
     pub fn put(&self, key: &blake3::Hash, bytes: &[u8]) -> Result<()> {
         let at_folder = || self.folder.display().to_string();
         std::fs::create_dir_all(&self.folder).with_context(at_folder)?;
-        let (start, end) = commit::TEMPORARY;
-        let mut file = tempfile::Builder::new()
-            .prefix(start)
-            .suffix(end)
-            .tempfile_in(&self.folder)
+        let (mut file, _removed) = commit::temporary_in(&self.folder, commit::TEMPORARY.0, 0o600)
             .with_context(at_folder)?;
         let path = self.path(key);
         file.write_all(bytes)

@@ -12,34 +12,27 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Result, anyhow};
+use ggml::fault::{self, RemovedOnDeath};
 use tempfile::NamedTempFile;
 
-/// The temporary files that are being written, for [`remove_unfinished`].
-static UNFINISHED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+/// Held by what begins or ends a save.
+static SAVING: Mutex<()> = Mutex::new(());
 
-fn unfinished() -> MutexGuard<'static, BTreeSet<PathBuf>> {
-    // The set is whole whenever the lock is free, also after a panic.
-    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
+fn saving() -> MutexGuard<'static, ()> {
+    SAVING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether the output is in its place. Changes only under the lock of [`UNFINISHED`].
+/// Whether the output is in its place. Changes only under the lock of [`SAVING`].
 static SAVED: AtomicBool = AtomicBool::new(false);
 
 /// Removes what an interrupted save would leave behind. Called before the process ends; no save begins or ends after it.
-pub fn remove_unfinished() {
-    let unfinished = unfinished();
-    for path in unfinished.iter() {
-        // The process ends in any case; there is nobody left to tell.
-        let _ = fs::remove_file(path);
-    }
-    // Not given back: another thread may be about to make its temporary file, or to move it into its place.
-    std::mem::forget(unfinished);
-}
-
-/// As [`remove_unfinished`], on an interrupt. Returns what became of the output.
+/// Returns what became of the output.
 #[must_use]
 pub fn interrupt() -> &'static str {
-    remove_unfinished();
+    let saving = saving();
+    fault::remove_all();
+    // Not given back: another thread may be about to make its temporary file, or to move it into its place.
+    std::mem::forget(saving);
     if SAVED.load(Ordering::SeqCst) {
         "the output is complete"
     } else {
@@ -78,12 +71,41 @@ pub fn remove_left_by(process: u32, folder: &Path) {
     }
 }
 
+/// A new file in `folder`, with a name of its own that begins with `prefix`, and with the permissions `mode` where the system
+/// has such. It goes too where an interrupt or llama.cpp ends the process: its name is known before there is a file of it.
+///
+/// # Errors
+/// The system's.
+pub(crate) fn temporary_in(
+    folder: &Path,
+    prefix: &str,
+    mode: u32,
+) -> io::Result<(NamedTempFile, RemovedOnDeath)> {
+    let mut removed = None;
+    let mut options = File::options();
+    options.read(true).write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
+    #[cfg(not(unix))]
+    let _ = mode;
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(prefix).suffix(TEMPORARY.1);
+    let temporary = builder.make_in(folder, |path| {
+        let removes = removed.insert(RemovedOnDeath::new(path));
+        let file = options.open(path)?;
+        removes.check();
+        Ok(file)
+    })?;
+    let removed = removed.ok_or(io::ErrorKind::NotFound)?;
+    Ok((temporary, removed))
+}
+
 /// A file that is being written beside its place. Dropped, it is removed.
 #[derive(Debug)]
 pub struct Staged {
-    // Dropped before the file itself is removed.
-    listed: Listed,
+    // Removed before its name is forgotten.
     temporary: NamedTempFile,
+    removed: RemovedOnDeath,
     path: PathBuf,
     overwrite: bool,
 }
@@ -95,18 +117,18 @@ impl Staged {
     /// # Errors
     /// The system's.
     pub fn new(path: &Path, overwrite: bool, permissions: Permissions) -> io::Result<Self> {
-        let mut unfinished = unfinished();
-        let temporary = tempfile::Builder::new()
-            .prefix(&temporary_prefix(std::process::id()))
-            .suffix(TEMPORARY.1)
-            .permissions(permissions)
-            .tempfile_in(folder_of(path))?;
+        let _saving = saving();
+        let prefix = temporary_prefix(std::process::id());
+        #[cfg(unix)]
+        let mode = std::os::unix::fs::PermissionsExt::mode(&permissions);
+        #[cfg(not(unix))]
+        let mode = 0;
+        let (temporary, removed) = temporary_in(folder_of(path), &prefix, mode)?;
         // Shows that its process lives, also on another machine; not every file system knows locks.
         let _ = temporary.as_file().try_lock();
-        unfinished.insert(temporary.path().to_owned());
         Ok(Self {
-            listed: Listed(temporary.path().to_owned()),
             temporary,
+            removed,
             path: path.to_owned(),
             overwrite,
         })
@@ -131,19 +153,6 @@ impl Staged {
     }
 }
 
-/// A temporary file's place on the list of [`UNFINISHED`].
-#[derive(Debug)]
-struct Listed(PathBuf);
-
-impl Drop for Listed {
-    fn drop(&mut self) {
-        if unfinished().remove(&self.0) {
-            // Also removed by its own guard; here so that an interrupt between the two finds nothing to do.
-            let _ = fs::remove_file(&self.0);
-        }
-    }
-}
-
 /// Renames all files to their places, from the last to the first. What is opened by name is first in `files`, so that it
 /// is never there without the others.
 ///
@@ -154,14 +163,14 @@ pub fn commit(files: Vec<Staged>) -> Result<()> {
         .iter()
         .map(|file| folder_of(&file.path).to_owned())
         .collect();
-    // Given back after the lock, which their drop takes.
-    let mut listed = Vec::new();
-    let mut unfinished = unfinished();
+    // Forgotten when all is done, or taken back.
+    let mut removed = Vec::new();
+    let saving = saving();
     let mut placed: Vec<Placed> = Vec::new();
     let mut failure = None;
     let n_files = files.len();
     for (i, file) in files.into_iter().enumerate().rev() {
-        listed.push(file.listed);
+        removed.push(file.removed);
         if failure.is_some() {
             continue;
         }
@@ -178,12 +187,9 @@ pub fn commit(files: Vec<Staged>) -> Result<()> {
     if let Some(error) = failure {
         return Err(placed.into_iter().rev().fold(error, Placed::undo));
     }
-    for file in &listed {
-        unfinished.remove(&file.0);
-    }
     SAVED.store(true, Ordering::SeqCst);
     placed.into_iter().for_each(Placed::settle);
-    drop(unfinished);
+    drop(saving);
     for folder in folders {
         // So that the new names are on disk too. Not every system can; the output is in its place either way.
         let _ = File::open(folder).and_then(|folder| folder.sync_all());
@@ -400,7 +406,7 @@ mod tests {
         let expected = [".gguf-shorten-7-y.tmp", ".gguf-shorten-77-x.tmp"];
         assert_eq!(left.collect::<Vec<_>>(), expected);
         let staged = folder.staged("a", true);
-        let path = staged.listed.0.clone();
+        let path = staged.temporary().to_owned();
         remove_left_by(std::process::id(), folder.0.path());
         assert!(path.exists());
     }

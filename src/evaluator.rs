@@ -7,7 +7,6 @@ use anyhow::{Context, Result, ensure};
 use ggml::{Backend, Batch, Decoder, DecoderOptions};
 use rayon::prelude::*;
 
-use crate::commit;
 use crate::hidden_state::Token;
 use crate::llama;
 use crate::model::Model;
@@ -236,10 +235,7 @@ fn likeliest(logits: &[f32]) -> Token {
 
 /// Says on whose account the process ends if llama.cpp gives up.
 fn announce(path: &Path) {
-    Backend::init().on_abort(
-        format!("gguf-shorten: {}: ", path.display()),
-        commit::remove_unfinished,
-    );
+    Backend::init().on_abort(&format!("gguf-shorten: {}: ", path.display()));
 }
 
 /// The mean log-probability of each answer of each of `tasks`, of `model`, which lies at `path`; `progress` is called after

@@ -15,6 +15,7 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     ggml::limits::report_file_size_limit();
+    ggml::fault::install("gguf-shorten: ");
     // An interrupt ends the process; all that there is to undo is a file that is half written.
     let handler = ctrlc::set_handler(|| {
         // A batch stops its children, and ends by itself.

@@ -19,7 +19,6 @@ use anyhow::{Context as _, Result, bail, ensure};
 use ggml::{Backend, Context, ContextOptions, ModelOptions, Token};
 
 use crate::arch::Stream;
-use crate::commit;
 use crate::gguf::{self, EntryOut, Layout, Quoted, TensorOut, TensorType};
 use crate::input::Input;
 use crate::llama;
@@ -219,10 +218,7 @@ pub fn run(
     let start = Instant::now();
     let backend = Backend::init();
     let announce = |path: &Path| {
-        backend.on_abort(
-            format!("gguf-shorten: {}: ", path.display()),
-            commit::remove_unfinished,
-        );
+        backend.on_abort(&format!("gguf-shorten: {}: ", path.display()));
     };
     announce(parent.path());
     let (tokens, expected) = {

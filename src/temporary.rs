@@ -16,7 +16,7 @@ pub struct Temporary {
     file: File,
     path: PathBuf,
     #[cfg(not(target_os = "linux"))]
-    _keep: tempfile::TempPath,
+    _keep: (tempfile::TempPath, ggml::fault::RemovedOnDeath),
 }
 
 impl Temporary {
@@ -35,10 +35,11 @@ impl Temporary {
         #[cfg(not(target_os = "linux"))]
         {
             let (file, keep) = tempfile::NamedTempFile::new()?.into_parts();
+            let removed = ggml::fault::RemovedOnDeath::new(&keep);
             Ok(Self {
                 file,
                 path: keep.to_path_buf(),
-                _keep: keep,
+                _keep: (keep, removed),
             })
         }
     }

@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use llama_cpp_sys_2 as sys;
 
+use crate::fault::{AtWork, Work};
 use crate::threadpool::ThreadPool;
 use crate::{Error, Model, Node, Token, log};
 
@@ -138,9 +139,11 @@ impl<'model> Context<'model> {
         params.abort_callback = Some(on_abort_query);
         params.abort_callback_data = state.as_ptr().cast();
         log::clear();
+        let at_work = AtWork::new(Work::Preparing);
         // SAFETY: the model outlives the context by the lifetime `'model`; the callbacks' state is freed after the
         // context. A failure is a null pointer, checked below.
         let raw = unsafe { sys::llama_init_from_model(model.as_ptr(), params) };
+        drop(at_work);
         let Some(raw) = NonNull::new(raw) else {
             // SAFETY: leaked above, and no context was made that could still use it.
             drop(unsafe { Box::from_raw(state.as_ptr()) });
@@ -347,6 +350,7 @@ impl<'model> Context<'model> {
             // SAFETY: belongs to the living context.
             unsafe { sys::llama_memory_clear(memory, true) };
         }
+        let _at_work = AtWork::new(Work::Evaluating);
         // SAFETY: every array of the batch has `n_tokens` entries (`embd` as many rows of what the model takes) and outlives the call, which copies them.
         unsafe { sys::llama_decode(self.raw.as_ptr(), batch) }
     }

@@ -6,6 +6,7 @@ use std::ptr::NonNull;
 use llama_cpp_sys_2 as sys;
 
 use crate::context::evaluate_error;
+use crate::fault::{AtWork, Work};
 use crate::threadpool::ThreadPool;
 use crate::{Error, Model, Token, log};
 
@@ -125,8 +126,10 @@ impl<'model> Decoder<'model> {
         params.pooling_type = sys::LLAMA_POOLING_TYPE_NONE;
         params.no_perf = true;
         log::clear();
+        let at_work = AtWork::new(Work::Preparing);
         // SAFETY: the model outlives the context by the lifetime `'model`. A failure is a null pointer, checked below.
         let raw = unsafe { sys::llama_init_from_model(model.as_ptr(), params) };
+        drop(at_work);
         let raw = NonNull::new(raw).ok_or_else(|| Error::Context {
             reason: log::last_error().unwrap_or_else(|| "no reason given".to_owned()),
         })?;
@@ -272,6 +275,7 @@ impl<'model> Decoder<'model> {
             logits: outputs.as_mut_ptr(),
         };
         log::clear();
+        let _at_work = AtWork::new(Work::Evaluating);
         // SAFETY: every array of the batch has `n_tokens` entries, each list of sequences as many as `n_seq_id` says;
         // all outlive the call, which copies them.
         unsafe { sys::llama_decode(self.raw.as_ptr(), raw_batch) }

@@ -7,6 +7,7 @@
 //! - [`mapping`]: a read-only memory-mapped file.
 //! - [`limits`]: limits that the system sets on this process.
 //! - [`log`]: what llama.cpp says, captured.
+//! - [`fault`]: the end of a process that llama.cpp ends.
 //! - [`backend`]: the library, initialised once.
 //! - [`rpc`]: other machines that evaluate a part of a model.
 //! - [`model`]: a loaded model and its tokenizer.
@@ -31,6 +32,8 @@ pub mod mapping;
 pub mod limits;
 
 pub mod log;
+
+pub mod fault;
 
 pub mod backend;
 

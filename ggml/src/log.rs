@@ -7,11 +7,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use llama_cpp_sys_2 as sys;
 
+use crate::fault;
+
 /// How many lines of warnings and errors are kept.
 const KEPT_LINES: usize = 32;
 
 /// The kept lines, and the text of a line whose end has not come yet.
-struct Lines {
+pub(crate) struct Lines {
     complete: VecDeque<String>,
     open: String,
 }
@@ -32,6 +34,7 @@ pub fn clear() {
     let mut lines = lines();
     lines.complete.clear();
     lines.open.clear();
+    fault::set_last_words("");
 }
 
 /// The last warning or error that llama.cpp printed, on one line, without the C function's name before it.
@@ -68,7 +71,7 @@ fn without_function_name(line: &str) -> &str {
     }
 }
 
-fn lines() -> MutexGuard<'static, Lines> {
+pub(crate) fn lines() -> MutexGuard<'static, Lines> {
     // A panic while the lock was held cannot leave the lines half changed in a way that matters here.
     LINES.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -88,8 +91,12 @@ pub(crate) unsafe extern "C" fn capture(
         eprint!("{text}");
     }
     crate::requantize::watch(&text);
-    let is_problem = level == sys::GGML_LOG_LEVEL_WARN || level == sys::GGML_LOG_LEVEL_ERROR;
     let mut lines = lines();
+    let says = |line: &&str| line.contains(|c: char| c.is_alphanumeric());
+    if let Some(said) = text.lines().rfind(says) {
+        fault::set_last_words(without_function_name(said.trim()));
+    }
+    let is_problem = level == sys::GGML_LOG_LEVEL_WARN || level == sys::GGML_LOG_LEVEL_ERROR;
     let continues = level == sys::GGML_LOG_LEVEL_CONT && !lines.open.is_empty();
     if !is_problem && !continues {
         return;

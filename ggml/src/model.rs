@@ -6,6 +6,7 @@ use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
 
+use crate::fault::{AtWork, Work};
 use crate::rpc::Servers;
 use crate::{Backend, Error, log};
 
@@ -107,6 +108,7 @@ impl Model {
             params.kv_overrides = overrides.as_ptr();
         }
         log::clear();
+        let _at_work = AtWork::new(Work::Loading);
         // SAFETY: the path is NUL-terminated and outlives the call, as do the list of devices, which ends with a null pointer, and
         // the entries, which end with an empty key;
         // `params` is else the library's default with plain values changed. A failure is a null pointer, checked below.
@@ -137,6 +139,7 @@ impl Model {
             params.kv_overrides = overrides.as_ptr();
         }
         log::clear();
+        let _at_work = AtWork::new(Work::Loading);
         // SAFETY: pointer and length describe `pointers`; each points to a NUL-terminated path. All outlive the call, which
         // copies them, as do the entries, which end with an empty key. A failure is a null pointer, checked below.
         let raw = unsafe {

@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use llama_cpp_sys_2 as sys;
 
+use crate::fault::{AtWork, Work};
 use crate::{Backend, Error, log};
 
 /// Rows of a tensor are worked on in pieces of at most this many bytes. llama.cpp's own default is 8 GiB, as much as some
@@ -149,6 +150,7 @@ pub(crate) fn run(
     };
     let (input, output) = (c_path(input)?, c_path(output)?);
     log::clear();
+    let _at_work = AtWork::new(Work::Quantizing);
     // SAFETY: both paths are NUL-terminated and, as all that `params` points to, outlive the call.
     let status = unsafe { sys::llama_model_quantize(input.as_ptr(), output.as_ptr(), params) };
     if status != 0 {

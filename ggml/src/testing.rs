@@ -8,6 +8,49 @@ use llama_cpp_sys_2 as sys;
 use crate::requantize::run as run_quantize;
 use crate::{Backend, Error, Model, log};
 
+/// Signals by which a process dies, with their names.
+#[cfg(unix)]
+pub const DEADLY: [(&str, i32); 5] = [
+    ("SIGFPE", libc::SIGFPE),
+    ("SIGSEGV", libc::SIGSEGV),
+    ("SIGBUS", libc::SIGBUS),
+    ("SIGILL", libc::SIGILL),
+    ("SIGABRT", libc::SIGABRT),
+];
+
+/// Sends a signal to this thread.
+#[cfg(unix)]
+pub fn raise(signal: i32) {
+    // SAFETY: any number may be passed; what is no signal is an error.
+    unsafe { libc::raise(signal) };
+}
+
+/// Fails a check as llama.cpp does.
+pub fn fail_check() {
+    // SAFETY: all are NUL-terminated, and the text asks for no argument.
+    unsafe {
+        sys::ggml_abort(
+            c"/where/it/was/built/x.cpp".as_ptr(),
+            7,
+            c"a check".as_ptr(),
+        )
+    };
+}
+
+/// Has llama.cpp say something, then runs `run` with its log locked.
+pub fn with_log_locked(run: impl FnOnce()) {
+    // SAFETY: the text is NUL-terminated and outlives the call; no user data is read.
+    unsafe {
+        log::capture(
+            sys::GGML_LOG_LEVEL_INFO,
+            c"a_function: words\n".as_ptr(),
+            std::ptr::null_mut(),
+        );
+    };
+    let _lines = log::lines();
+    run();
+}
+
 /// A tensor that llama.cpp would read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorShape {

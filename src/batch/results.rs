@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use super::record::Record;
-use crate::commit::{TEMPORARY, folder_of};
+use crate::commit::{TEMPORARY, folder_of, temporary_in};
 use crate::error::Hint;
 
 /// The results of one file, which no other run writes to meanwhile.
@@ -114,11 +114,7 @@ impl Results {
 
     fn write(&self) -> std::io::Result<File> {
         let folder = folder_of(&self.path);
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(TEMPORARY.0).suffix(TEMPORARY.1);
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let mut temporary = builder.tempfile_in(folder)?;
+        let (mut temporary, _removed) = temporary_in(folder, TEMPORARY.0, 0o666)?;
         let text: String = self.records.iter().map(|r| r.line() + "\n").collect();
         temporary.write_all(text.as_bytes())?;
         temporary.as_file().sync_all()?;

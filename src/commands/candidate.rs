@@ -11,7 +11,6 @@ use ggml::{Backend, FileType, Mapping, ModelOptions};
 
 use super::eval::{load, parse};
 use super::{model_options, note_counts, note_layout};
-use crate::commit;
 use crate::comparison::Kind;
 use crate::error::Hint;
 use crate::evaluator;
@@ -182,10 +181,7 @@ impl<'a> Maker<'_, 'a> {
         );
         let shown = bar.clone();
         let backend = Backend::init();
-        backend.on_abort(
-            format!("gguf-shorten: {}: ", name.display()),
-            commit::remove_unfinished,
-        );
+        backend.on_abort(&format!("gguf-shorten: {}: ", name.display()));
         let result = ggml::requantize::requantize(
             backend,
             self.input.for_llama()?,

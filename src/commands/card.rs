@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use ggml::fault::RemovedOnDeath;
 
 use super::eval;
 use crate::card::Card;
@@ -180,6 +181,8 @@ fn measure(
 struct Linked {
     input: Input,
     _folder: Option<tempfile::TempDir>,
+    // What an interrupt removes, too.
+    _removed: Vec<RemovedOnDeath>,
 }
 
 impl Linked {
@@ -188,6 +191,7 @@ impl Linked {
             return Ok(Self {
                 input: Input::open_file(file.now)?,
                 _folder: None,
+                _removed: Vec::new(),
             });
         }
         let folder = tempfile::tempdir()?;
@@ -196,12 +200,19 @@ impl Linked {
                 .path()
                 .join(file.path.file_name().unwrap_or_default())
         };
+        let mut removed: Vec<_> = files
+            .iter()
+            .map(|file| RemovedOnDeath::new(&name(file)))
+            .collect();
+        // Behind what is in it.
+        removed.push(RemovedOnDeath::new(folder.path()));
         for file in files {
             link(&std::path::absolute(file.now)?, &name(file))?;
         }
         Ok(Self {
             input: Input::open_file(&name(&files[0]))?,
             _folder: Some(folder),
+            _removed: removed,
         })
     }
 }

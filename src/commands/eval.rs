@@ -11,7 +11,6 @@ use super::{
     to_stdout,
 };
 use crate::calibration::{CalibrationSet, Texts};
-use crate::commit;
 use crate::evaluator::{self, LlamaLogits, Speed, vocabulary_difference};
 use crate::input::Input;
 use crate::llama;
@@ -208,10 +207,7 @@ pub(super) fn load_input(input: &Input, options: &Calibration) -> Result<ggml::M
 pub(super) fn load(name: &Path, load: &dyn Fn() -> Result<ggml::Model>) -> Result<ggml::Model> {
     let at_path = || name.display().to_string();
     let backend = Backend::init();
-    backend.on_abort(
-        format!("gguf-shorten: {}: ", at_path()),
-        commit::remove_unfinished,
-    );
+    backend.on_abort(&format!("gguf-shorten: {}: ", at_path()));
     let engine = load().with_context(at_path)?;
     ensure!(
         engine.has_tokenizer(),

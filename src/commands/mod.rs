@@ -69,7 +69,6 @@ use crate::arch::Architecture;
 use crate::cache::{Cache, Entry, OWN_TEXT, Scored};
 use crate::cache_folder::Files;
 use crate::calibration::{CalibrationSet, Cut, Texts};
-use crate::commit;
 use crate::error::Hint;
 use crate::hidden_state::{HiddenStates, Token};
 use crate::importance::{Importance, Measuring};
@@ -206,10 +205,7 @@ fn load_and_cut(
     let texts = Texts::read(options.source.clone())?;
     let at_path = || path.display().to_string();
     let backend = Backend::init();
-    backend.on_abort(
-        format!("gguf-shorten: {}: ", path.display()),
-        commit::remove_unfinished,
-    );
+    backend.on_abort(&format!("gguf-shorten: {}: ", path.display()));
     ggml::log::echo(printing.verbose);
     let how = model_options(options)?;
     let engine = match recode {

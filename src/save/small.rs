@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Result, bail, ensure};
 
 use super::{check_folder, ends_in_separator, is_input};
-use crate::commit::{TEMPORARY, folder_of};
+use crate::commit::{TEMPORARY, folder_of, temporary_in};
 use crate::input::Input;
 
 /// Checks that [`text`] can write at `path`, and that it takes the place of neither the input nor the output.
@@ -59,11 +59,7 @@ pub fn text(path: &Path, text: &str) -> Result<()> {
         return Ok(std::fs::write(path, text)?);
     }
     let folder = folder_of(path);
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(TEMPORARY.0).suffix(TEMPORARY.1);
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut temporary = builder.tempfile_in(folder)?;
+    let (mut temporary, _removed) = temporary_in(folder, TEMPORARY.0, 0o666)?;
     temporary.write_all(text.as_bytes())?;
     temporary.persist(path).map_err(|error| error.error)?;
     Ok(())

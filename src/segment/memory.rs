@@ -24,7 +24,7 @@ pub(crate) struct MemoryFile {
 type Keep = File;
 
 #[cfg(not(target_os = "linux"))]
-type Keep = tempfile::TempPath;
+type Keep = (tempfile::TempPath, ggml::fault::RemovedOnDeath);
 
 impl MemoryFile {
     /// Writes what `plan` says, with the tensors of `model` and of `changed`.
@@ -122,9 +122,10 @@ impl MemoryFile {
 
     #[cfg(not(target_os = "linux"))]
     fn of(_file: File, keep: tempfile::TempPath) -> Self {
+        let removed = ggml::fault::RemovedOnDeath::new(&keep);
         Self {
             path: keep.to_path_buf(),
-            _keep: keep,
+            _keep: (keep, removed),
         }
     }
 }

@@ -10,6 +10,8 @@ mod attention;
 mod card;
 mod compare;
 mod counts;
+#[cfg(unix)]
+mod deaths;
 mod entries;
 mod eval;
 mod goals;

@@ -1,0 +1,60 @@
+//! What the end of a process may call on Unix, in a handler of a signal too.
+
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::Text;
+
+/// A name as the system takes it.
+pub(super) type Name = CString;
+
+/// `None` for a name with a NUL, which no file has.
+pub(super) fn name(path: &Path) -> Option<Name> {
+    CString::new(path.as_os_str().as_bytes()).ok()
+}
+
+/// Removes a file, or an empty folder. What cannot be removed stays: there is nobody left to tell.
+pub(super) fn remove(name: &Name) {
+    // SAFETY: the name is NUL-terminated and outlives the call.
+    if unsafe { libc::unlink(name.as_ptr()) } != 0 {
+        // SAFETY: as above.
+        unsafe { libc::rmdir(name.as_ptr()) };
+    }
+}
+
+/// Returns on the first thread that calls it; the others wait for the end. Called again on the first, by what goes wrong
+/// while it ends the process, it ends it at once.
+pub(super) fn claim() {
+    static ENDING: AtomicUsize = AtomicUsize::new(0);
+    // SAFETY: no arguments.
+    let this = usize::try_from(unsafe { libc::pthread_self() }).unwrap_or(usize::MAX);
+    match ENDING.compare_exchange(0, this, Ordering::SeqCst, Ordering::SeqCst) {
+        Ok(_) => {}
+        Err(owner) if owner == this => exit(),
+        Err(_) => loop {
+            // SAFETY: no arguments.
+            unsafe { libc::pause() };
+        },
+    }
+}
+
+/// Writes to stderr. Nothing can be done where even that fails.
+pub(super) fn write(bytes: &[u8]) {
+    // SAFETY: pointer and length describe `bytes`.
+    unsafe { libc::write(libc::STDERR_FILENO, bytes.as_ptr().cast(), bytes.len()) };
+}
+
+/// Writes a text to stderr at once.
+pub(super) fn write_text<const N: usize>(text: &Text<N>) {
+    let len = text.len.load(Ordering::Acquire).min(N);
+    // SAFETY: pointer and length describe bytes of the text, which only this thread changes.
+    unsafe { libc::write(libc::STDERR_FILENO, text.bytes.as_ptr().cast(), len) };
+}
+
+/// Ends the process with status 1, without the exit handlers, which other threads may be in the middle of.
+pub(super) fn exit() -> ! {
+    // SAFETY: ends the process.
+    unsafe { libc::_exit(1) }
+}
