@@ -139,7 +139,7 @@ pub fn stale(input: &Input, architecture: &str, known: &[&Path]) -> Vec<(String,
         .into_iter()
         .take(MAX_FILES)
         .filter_map(|path| {
-            let name = path.file_name()?.to_str()?.to_owned();
+            let name = path.file_name()?.to_string_lossy().into_owned();
             Some((name, stale_kind(&path, architecture)?))
         })
         .collect()

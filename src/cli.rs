@@ -95,10 +95,10 @@ pub enum CacheCommand {
 /// Arguments of the main job.
 #[derive(Debug, Args)]
 pub struct ShortenArgs {
-    /// The model: a file, of a split model any of its parts, or ollama:NAME, ollama:NAME:TAG, hf:ORG/REPO, hf:ORG/REPO/FILE or
-    /// lmstudio:ORG/REPO, looked up in the local stores of those programs
-    #[arg(required = true)]
-    pub model: Option<PathBuf>,
+    /// The model: a file, of a split model any or all of its parts, or ollama:NAME, ollama:NAME:TAG, hf:ORG/REPO,
+    /// hf:ORG/REPO/FILE or lmstudio:ORG/REPO, looked up in the local stores of those programs
+    #[arg(required = true, value_name = "MODEL")]
+    pub model: Vec<PathBuf>,
 
     /// How many blocks to remove: a number, or a share such as 25%
     #[arg(
@@ -221,7 +221,7 @@ pub struct ShortenArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Goals and search")]
 pub struct GoalArgs {
-    /// Remove as few blocks as bring the output to this size, such as 4GiB or 500M, all its files together
+    /// Remove as few blocks as bring the output to this size, such as 4GiB, 3.5G or 500M, all its files together
     #[arg(
         long,
         value_name = "SIZE",
@@ -262,8 +262,9 @@ pub struct GoalArgs {
 /// Arguments of `score`.
 #[derive(Debug, Args)]
 pub struct ScoreArgs {
-    /// The model; of a split model, any of its parts
-    pub model: PathBuf,
+    /// The model; of a split model, any or all of its parts
+    #[arg(required = true, value_name = "MODEL")]
+    pub model: Vec<PathBuf>,
 
     /// Score attention and feed-forward network of every block apart, too
     #[arg(long)]
@@ -309,8 +310,9 @@ pub struct ScoreArgs {
 /// Arguments of `show`.
 #[derive(Debug, Args)]
 pub struct ShowArgs {
-    /// The file; of a split model, any of its parts
-    pub model: PathBuf,
+    /// The file; of a split model, any or all of its parts
+    #[arg(required = true, value_name = "MODEL")]
+    pub model: Vec<PathBuf>,
 
     /// List every tensor
     #[arg(long)]
@@ -328,9 +330,9 @@ pub struct ShowArgs {
 /// Arguments of `verify`.
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// The shortened model; of a split model, any of its parts
-    #[arg(value_name = "OUT")]
-    pub output: PathBuf,
+    /// The shortened model; of a split model, any or all of its parts
+    #[arg(required = true, value_name = "OUT")]
+    pub output: Vec<PathBuf>,
 
     /// The model that it was made from; of a split model, any of its parts
     #[arg(long, value_name = "MODEL")]
@@ -356,8 +358,9 @@ pub struct VerifyArgs {
 /// Arguments of `eval`.
 #[derive(Debug, Args)]
 pub struct EvalArgs {
-    /// The model; of a split model, any of its parts
-    pub model: PathBuf,
+    /// The model; of a split model, any or all of its parts
+    #[arg(required = true, value_name = "MODEL")]
+    pub model: Vec<PathBuf>,
 
     /// Compare its predictions with those of this model, of the same vocabulary
     #[arg(long, value_name = "MODEL")]
@@ -387,7 +390,7 @@ pub struct EvalArgs {
 /// Arguments of `compare`.
 #[derive(Debug, Args)]
 pub struct CompareArgs {
-    /// The models; the first is the parent unless --parent names it; of a split model, any of its parts
+    /// The models; the first is the parent unless --parent names it; of a split model, any or all of its parts
     #[arg(value_name = "MODEL", required_unless_present = "parent")]
     pub models: Vec<PathBuf>,
 

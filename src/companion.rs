@@ -1,11 +1,11 @@
-//! Files that belong to a model and are none: what a GGUF file is by its first metadata entries. Pure.
+//! GGUF files that are no language models, such as what belongs to one: what a file is by its first metadata entries. Pure.
 
 use std::fmt;
 
 use crate::gguf::Entry;
 use crate::imatrix;
 
-/// A kind of file that is used together with a model.
+/// A kind of file that is no language model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Companion<'a> {
     /// Low-rank changes of weights (`llama-adapter.cpp`).
@@ -30,10 +30,53 @@ pub enum Companion<'a> {
         /// Its own architecture.
         architecture: &'a str,
     },
+    /// A diffusion model of images or videos.
+    Diffusion {
+        /// Its architecture, where the file names one.
+        architecture: Option<&'a str>,
+    },
 }
 
 /// Architectures of draft heads (`eagle3.cpp`, `dflash.cpp`, `gemma4-assistant.cpp`).
 const DRAFT_HEADS: &[&str] = &["eagle3", "dflash", "gemma4-assistant"];
+
+/// Architectures of image and video models, as their converters name them (`ComfyUI-GGUF: loader.py, tools/convert.py`).
+const DIFFUSION: &[&str] = &[
+    "flux",
+    "sd1",
+    "sdxl",
+    "sd3",
+    "aura",
+    "hidream",
+    "cosmos",
+    "ltxv",
+    "hyvid",
+    "wan",
+    "lumina2",
+    "qwen_image",
+    "z_image",
+    "chroma",
+    "pig",
+];
+
+/// What names of tensors of image and video models begin with, which keep those of their checkpoints.
+const DIFFUSION_TENSORS: &[&str] = &[
+    "model.diffusion_model.",
+    "first_stage_model.",
+    "double_blocks.",
+    "single_blocks.",
+    "double_layers.",
+    "joint_blocks.",
+    "joint_transformer_blocks.",
+    "transformer_blocks.",
+    "double_stream_blocks.",
+    "down_blocks.",
+    "input_blocks.",
+    "noise_refiner.",
+    "patch_embedding.",
+    "x_embedder.",
+    "time_embed.",
+];
 
 impl<'a> Companion<'a> {
     /// What the file with these metadata entries is, if it is no model.
@@ -54,6 +97,11 @@ impl<'a> Companion<'a> {
                         architecture: text("controlvector.model_hint"),
                     });
                 }
+                if DIFFUSION.contains(&architecture) {
+                    return Some(Self::Diffusion {
+                        architecture: Some(architecture),
+                    });
+                }
                 return DRAFT_HEADS
                     .contains(&architecture)
                     .then_some(Self::DraftHead { architecture });
@@ -67,6 +115,37 @@ impl<'a> Companion<'a> {
         })
     }
 
+    /// What a file without a number of blocks is by the names of its tensors.
+    #[must_use]
+    pub fn of_tensors<'n>(mut names: impl Iterator<Item = &'n str>) -> Option<Self> {
+        let is_diffusion = |name: &str| {
+            DIFFUSION_TENSORS
+                .iter()
+                .any(|start| name.starts_with(start))
+        };
+        names
+            .any(is_diffusion)
+            .then_some(Self::Diffusion { architecture: None })
+    }
+
+    /// What it is and what it is not.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let article = self.article();
+        match self {
+            Self::Diffusion { .. } => format!("is {article} {self}, not a language model"),
+            _ => format!("is {article} {self}, not a model"),
+        }
+    }
+
+    /// The article of its name.
+    fn article(&self) -> &'static str {
+        match self {
+            Self::Imatrix | Self::Diffusion { .. } => "an",
+            _ => "a",
+        }
+    }
+
     /// Whether it goes by numbers of blocks, so that it no longer fits when blocks of its model are removed. `architecture` is
     /// the model's, for which it may not be at all.
     #[must_use]
@@ -77,6 +156,7 @@ impl<'a> Companion<'a> {
             }
             Self::Projector { feeds_blocks } => *feeds_blocks,
             Self::Imatrix | Self::DraftHead { .. } => true,
+            Self::Diffusion { .. } => false,
         }
     }
 
@@ -88,7 +168,10 @@ impl<'a> Companion<'a> {
                 "llama-export-lora merges an adapter into its model, which can then be shortened",
             ),
             Self::Imatrix => Some("--imatrix IN OUT renumbers it together with its model"),
-            Self::ControlVector { .. } | Self::Projector { .. } | Self::DraftHead { .. } => None,
+            Self::ControlVector { .. }
+            | Self::Projector { .. }
+            | Self::DraftHead { .. }
+            | Self::Diffusion { .. } => None,
         }
     }
 }
@@ -101,6 +184,10 @@ impl fmt::Display for Companion<'_> {
             Self::Projector { .. } => f.write_str("projector for images or sound"),
             Self::Imatrix => f.write_str("importance matrix"),
             Self::DraftHead { architecture } => write!(f, "draft head ({architecture})"),
+            Self::Diffusion { architecture } => match architecture {
+                Some(architecture) => write!(f, "image or video model ({architecture})"),
+                None => f.write_str("image or video model"),
+            },
         }
     }
 }

@@ -105,8 +105,9 @@ impl<'a> Imatrix<'a> {
         }
     }
 
-    /// Checks that this can be the importance matrix of `model`: its last block is the model's last one that is evaluated, and
-    /// every weight has as many values as its rows have elements.
+    /// Checks that this can be the importance matrix of `model`: its last block is the model's last one that is evaluated, the
+    /// model has every tensor of an entry, and the entry as many values as a row of it has elements, for each of its experts,
+    /// as `llama-quantize` wants it (`llama-quant.cpp: llama_model_quantize_impl`).
     ///
     /// # Errors
     /// What does not fit.
@@ -133,20 +134,25 @@ impl<'a> Imatrix<'a> {
             "is of blocks 0 to {last}, but the model has {} blocks",
             model.n_blocks()
         );
-        let rows: HashMap<&str, u64> = model
+        let shapes: HashMap<&str, [u64; 4]> = model
             .tensors()
             .iter()
-            .filter(|tensor| tensor.block.is_some())
-            .map(|tensor| (tensor.info.name(), tensor.info.dims()[0]))
+            .map(|tensor| (tensor.info.name(), tensor.info.dims()))
             .collect();
+        let lacking = |entry: &&Entry<'_>| !shapes.contains_key(entry.name);
+        if let Some(first) = entries.iter().find(lacking) {
+            let others = match entries.iter().filter(lacking).count() {
+                1 => String::new(),
+                n => format!(" (and {} more)", n - 1),
+            };
+            bail!(
+                "has an entry of tensor {}{others}, which the model does not have",
+                Quoted(first.name)
+            );
+        }
         for entry in entries {
-            if let Some(&row) = rows.get(entry.name) {
-                ensure!(
-                    row > 0 && entry.n_values.is_multiple_of(row),
-                    "entry {} has {} values, but the rows of that tensor of the model have {row}",
-                    Quoted(entry.name),
-                    entry.n_values
-                );
+            if let Some(&[row, _, n_matrices, _]) = shapes.get(entry.name) {
+                check_values(entry, row, n_matrices)?;
             }
         }
         Ok(())
@@ -219,6 +225,22 @@ impl Planned<'_> {
         }
         Ok(())
     }
+}
+
+/// Checks that an entry has a value for each column of its tensor, which has `n_matrices` matrices with rows of `row` elements.
+fn check_values(entry: Entry<'_>, row: u64, n_matrices: u64) -> Result<()> {
+    let (name, n_values) = (Quoted(entry.name), entry.n_values);
+    if n_matrices == 1 {
+        ensure!(
+            n_values == row,
+            "entry {name} has {n_values} values, but the rows of that tensor of the model have {row}"
+        );
+    }
+    ensure!(
+        row.checked_mul(n_matrices) == Some(n_values),
+        "entry {name} has {n_values} values, but that tensor of the model has {n_matrices} matrices with rows of {row}"
+    );
+    Ok(())
 }
 
 /// What becomes of a name.

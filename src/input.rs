@@ -8,7 +8,7 @@ use ggml::Mapping;
 
 use crate::error::Hint;
 use crate::gguf;
-use crate::part_name::Prefix;
+use crate::part_name::{self, Prefix};
 use crate::restate::{self, Reading, Restated};
 use crate::stamp::Stamp;
 use crate::stores::{self, ollama};
@@ -53,9 +53,7 @@ impl Input {
     /// As [`Input::open`].
     pub fn open_file(path: &Path) -> Result<Self> {
         let given = open_part(path)?;
-        let n_parts = split_number(&parse(&given)?, "split.count")
-            .with_context(|| path.display().to_string())?
-            .unwrap_or(1);
+        let n_parts = n_parts(&parse(&given)?).with_context(|| path.display().to_string())?;
         if n_parts <= 1 {
             let reading = restate::read(&parse(&given)?);
             let reading = reading.with_context(|| path.display().to_string())?;
@@ -249,7 +247,45 @@ fn open_part(path: &Path) -> Result<Part> {
 }
 
 fn parse(part: &Part) -> Result<gguf::File<'_>> {
-    gguf::File::parse(&part.mapping).with_context(|| part.path.display().to_string())
+    let file = gguf::File::parse(&part.mapping).map_err(|error| {
+        let error = anyhow::Error::from(error);
+        match part_name::joining(&part.path) {
+            Some(command) => error.context(Hint(format!(
+                "this is a piece of a file that was cut into some; join them first: {command}"
+            ))),
+            None => error,
+        }
+    });
+    file.with_context(|| part.path.display().to_string())
+}
+
+/// How many parts the model of a file has.
+///
+/// # Errors
+/// A file that says of itself that it is one part, and is none.
+fn n_parts(file: &gguf::File<'_>) -> Result<usize> {
+    let n_parts = split_number(file, "split.count")?.unwrap_or(1);
+    if n_parts <= 1 {
+        return Ok(1);
+    }
+    ensure!(
+        !file.trailing_bytes().starts_with(&gguf::MAGIC),
+        anyhow!("several parts of a model were joined byte by byte, which makes no GGUF file").context(Hint(
+            "a split model is read as it is, from any of its parts; llama-gguf-split --merge joins them".to_owned()
+        ))
+    );
+    let n_tensors = file.tensors().len();
+    ensure!(
+        split_number(file, "split.tensors.count")? != Some(n_tensors),
+        anyhow!(
+            "metadata 'split.count' says that it is one of {n_parts} parts of a model, but it holds all {n_tensors} tensors"
+        )
+        .context(Hint(
+            "merged without taking that back; 'gguf-set-metadata FILE split.count 0' of the Python package gguf does"
+                .to_owned()
+        ))
+    );
+    Ok(n_parts)
 }
 
 fn split_number(file: &gguf::File<'_>, key: &str) -> Result<Option<usize>> {

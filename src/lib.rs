@@ -117,6 +117,8 @@ pub mod companion;
 
 pub mod model;
 
+pub mod warning;
+
 pub mod arch;
 
 pub mod calibration;

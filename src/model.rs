@@ -75,7 +75,10 @@ impl<'a> Model<'a> {
         let first = parts.first().context("a model has at least one file")?;
         refuse_companion(first)?;
         parts.iter().try_for_each(check_end)?;
-        let architecture = first.metadata().require("general.architecture")?.as_str()?;
+        let Some(architecture) = first.metadata().get("general.architecture") else {
+            return Err(no_model(first, None, "general.architecture"));
+        };
+        let architecture = architecture.value().as_str()?;
         if let Some(entry) = first.metadata().get("general.type") {
             let kind = entry.value().as_str()?;
             ensure!(
@@ -86,7 +89,7 @@ impl<'a> Model<'a> {
         }
         let key = key(architecture, "block_count");
         let n_blocks = count(first.metadata(), architecture, "block_count")?
-            .with_context(|| format!("metadata {} is missing", gguf::Quoted(&key)))?;
+            .ok_or_else(|| no_model(first, Some(architecture), &key))?;
         ensure!(
             (1..=MAX_BLOCKS).contains(&n_blocks),
             "metadata {} is {n_blocks}, expected 1 to {MAX_BLOCKS}",
@@ -244,11 +247,7 @@ fn refuse_companion(file: &gguf::File<'_>) -> Result<()> {
     let Some(companion) = Companion::of(&entries) else {
         return Ok(());
     };
-    let article = match companion {
-        Companion::Imatrix => "an",
-        _ => "a",
-    };
-    let error = anyhow!("is {article} {companion}, not a model");
+    let error = anyhow!("{}", companion.sentence());
     Err(match companion.remedy() {
         Some(remedy) => error.context(Hint(remedy.to_owned())),
         None => error,
@@ -282,6 +281,26 @@ fn check_end(file: &gguf::File<'_>) -> Result<()> {
         .context(Hint(gguf::OTHER_TYPES.to_owned()))
     );
     Ok(())
+}
+
+/// Why a file is no language model that lacks the metadata `key`.
+fn no_model(file: &gguf::File<'_>, architecture: Option<&str>, key: &str) -> anyhow::Error {
+    let names = file.tensors().iter().map(TensorInfo::name);
+    if let Some(companion) = Companion::of_tensors(names) {
+        return anyhow!("{}", companion.sentence());
+    }
+    let missing = format!("metadata {} is missing", gguf::Quoted(key));
+    match architecture {
+        Some(name)
+            if Architecture::find(name).is_none() && Architecture::refusal(name).is_none() =>
+        {
+            anyhow!(
+                "{missing}, and {} is no architecture of a language model that llama.cpp knows",
+                gguf::Quoted(name)
+            )
+        }
+        _ => anyhow!(missing),
+    }
 }
 
 /// The key of that name under the architecture's prefix. The architecture is the file's word: quote it in messages.

@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 
 use crate::cli::{CommonArgs, EvalArgs, VerifyArgs};
-use crate::error::Usage;
+use crate::error::{Hint, Usage};
+use crate::part_name::Prefix;
 use crate::plan::{Budget, Method};
 use crate::search::Goal;
 
@@ -25,6 +26,59 @@ pub use shorten::Shorten;
 pub use values::{BlockList, ByteSize};
 
 use calibration::{default_threads, scored_text};
+
+/// What takes several models.
+const COMPARE: &str = "compare puts several models in one table";
+
+/// The one model that is named: by a file, or by all parts of a split model, as a shell makes them of a pattern. After
+/// `--parent` the pattern of the parent's parts leaves all but one of them among the models.
+///
+/// # Errors
+/// [`Usage`] for several models, with the `hint`.
+pub(crate) fn one_model(
+    named: &[PathBuf],
+    parent: Option<&Path>,
+    hint: Option<&str>,
+) -> Result<PathBuf> {
+    let models = models(named, parent);
+    match &models[..] {
+        [model] => Ok(model.clone()),
+        [] => bail!(Usage("a model is needed".to_owned())),
+        [first, second, ..] => {
+            let error = anyhow::Error::new(Usage(format!(
+                "{} models are named, '{}' and '{}'{}, expected one",
+                models.len(),
+                first.display(),
+                second.display(),
+                if models.len() > 2 { " among them" } else { "" }
+            )));
+            Err(match hint {
+                Some(hint) => error.context(Hint(hint.to_owned())),
+                None => error,
+            })
+        }
+    }
+}
+
+/// Each model that is named once, whichever and however many of its parts are; without the parent, where there are others.
+fn models(named: &[PathBuf], parent: Option<&Path>) -> Vec<PathBuf> {
+    let split = |path: &Path| Prefix::of_part(path).map(|(prefix, of)| (prefix, of.n_parts));
+    let mut seen = Vec::new();
+    let mut models: Vec<PathBuf> = Vec::new();
+    for path in named {
+        let split = split(path);
+        if split.is_none() || !seen.contains(&split) {
+            seen.push(split);
+            models.push(path.clone());
+        }
+    }
+    let of_parent = parent.and_then(split);
+    let is_other = |path: &PathBuf| of_parent.is_none() || split(path) != of_parent;
+    if models.iter().any(is_other) {
+        models.retain(is_other);
+    }
+    models
+}
 
 /// What a page of results is written as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -142,7 +196,7 @@ impl Verify {
             bail!(Usage("--threads is at least 1".to_owned()));
         }
         Ok(Self {
-            output: args.output.clone(),
+            output: one_model(&args.output, Some(&args.parent), None)?,
             parent: args.parent.clone(),
             trust_any_cut: args.trust_any_cut,
             run: args.run,
@@ -190,7 +244,7 @@ impl Eval {
             bail!(Usage("--tasks is at least 1".to_owned()));
         }
         Ok(Self {
-            model: args.model.clone(),
+            model: one_model(&args.model, args.parent.as_deref(), Some(COMPARE))?,
             parent: args.parent.clone(),
             text,
             hellaswag: args.hellaswag.clone(),
@@ -198,5 +252,41 @@ impl Eval {
             n_tasks: args.tasks.unwrap_or(DEFAULT_TASKS),
             printing: Printing::new(&args.common),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error;
+
+    #[test]
+    fn all_parts_of_a_split_model_are_one() {
+        let paths = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
+        let m = ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"];
+        let p = ["p-00001-of-00002.gguf", "p-00002-of-00002.gguf"];
+        let one = |names: &[&str], parent: Option<&str>| {
+            one_model(&paths(names), parent.map(Path::new), Some(COMPARE))
+                .map(|path| path.display().to_string())
+        };
+        assert_eq!(one(&m, None).unwrap(), m[0]);
+        assert_eq!(one(&[m[1], m[0]], None).unwrap(), m[1]);
+        // As a shell makes it of `OUT --parent p-*`, and the other way round.
+        assert_eq!(one(&["out.gguf", p[1]], Some(p[0])).unwrap(), "out.gguf");
+        assert_eq!(one(&[p[1], m[0], m[1]], Some(p[0])).unwrap(), m[0]);
+        assert_eq!(one(&[p[1]], Some(p[0])).unwrap(), p[1]);
+        let error = one(&["a.gguf", "b.gguf", "a.gguf"], None).unwrap_err();
+        assert_eq!(
+            error::message(&error),
+            "3 models are named, 'a.gguf' and 'b.gguf' among them, expected one"
+        );
+        assert!(error.is::<Usage>());
+        assert_eq!(error::hint(&error).as_deref(), Some(COMPARE));
+        let error = one(&[m[0], m[1], p[0], p[1]], None).unwrap_err();
+        assert!(error::message(&error).starts_with("2 models are named, 'm-00001-"));
+        assert_eq!(
+            models(&paths(&[m[0], m[1], "a", p[1], p[0]]), None).len(),
+            3
+        );
     }
 }

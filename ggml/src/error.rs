@@ -1,6 +1,8 @@
 //! What can go wrong on the C side.
 
+use std::ffi::CString;
 use std::fmt;
+use std::path::Path;
 
 /// A failure of llama.cpp, with its own words where it gave any.
 #[derive(Debug)]
@@ -40,7 +42,7 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// A path that cannot be passed to C.
+    /// A path that cannot be passed to C: it has a NUL byte, or on systems that want text is none.
     Path,
     /// A graph node whose values cannot be read as numbers.
     Node {
@@ -77,3 +79,17 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// The path as C takes it: its bytes as they are where the system has bytes, else as text.
+///
+/// # Errors
+/// [`Error::Path`].
+pub(crate) fn c_path(path: &Path) -> Result<CString, Error> {
+    #[cfg(unix)]
+    let bytes = Some(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()));
+    #[cfg(not(unix))]
+    let bytes = path.to_str();
+    bytes
+        .and_then(|bytes| CString::new(bytes).ok())
+        .ok_or(Error::Path)
+}

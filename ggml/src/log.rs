@@ -14,13 +14,21 @@ const KEPT_LINES: usize = 32;
 
 /// The kept lines, and the text of a line whose end has not come yet.
 pub(crate) struct Lines {
-    complete: VecDeque<String>,
+    complete: VecDeque<Line>,
     open: String,
+    open_is_error: bool,
+}
+
+struct Line {
+    text: String,
+    /// An error, not a warning.
+    is_error: bool,
 }
 
 static LINES: Mutex<Lines> = Mutex::new(Lines {
     complete: VecDeque::new(),
     open: String::new(),
+    open_is_error: false,
 });
 static ECHO: AtomicBool = AtomicBool::new(false);
 
@@ -42,19 +50,35 @@ pub fn clear() {
 /// `None` if nothing was printed since [`clear`].
 #[must_use]
 pub fn last_error() -> Option<String> {
-    let lines = lines();
-    // llama.cpp reports a failed load twice: first the cause, then only that it failed.
-    let line = lines
-        .complete
-        .iter()
+    reason(&lines().complete)
+}
+
+/// The line that says most. llama.cpp reports a failed load twice: first the cause, then only that it failed; and of a file that
+/// its reader does not take the cause says only which file it is, while the reader has said before what is wrong.
+fn reason(lines: &VecDeque<Line>) -> Option<String> {
+    let texts = || lines.iter().map(|line| &*line.text);
+    let line = texts()
         .rev()
         .find(|line| !line.ends_with("failed to load model"))
-        .or_else(|| lines.complete.back())?;
-    Some(
-        line.split_once("error loading model: ")
-            .map_or_else(|| without_function_name(line), |(_, cause)| cause)
-            .to_owned(),
-    )
+        .or_else(|| texts().next_back())?;
+    let cause = line
+        .split_once("error loading model: ")
+        .map_or_else(|| without_function_name(line), |(_, cause)| cause);
+    if !cause.contains(": failed to load ") {
+        return Some(cause.to_owned());
+    }
+    let first_error = lines.iter().find(|line| line.is_error);
+    let of_reader = first_error
+        .map(|line| &*line.text)
+        .filter(|text| text != &line);
+    Some(match of_reader {
+        Some(text) => without_function_name(text).to_owned(),
+        // Whose path is the caller's to say.
+        None => match without_function_name(cause).split_once(" from ") {
+            Some((what, _)) => what.to_owned(),
+            None => cause.to_owned(),
+        },
+    })
 }
 
 /// `some_function: text` -> `text`; a line of another form stays as it is.
@@ -101,19 +125,62 @@ pub(crate) unsafe extern "C" fn capture(
     if !is_problem && !continues {
         return;
     }
+    if lines.open.is_empty() {
+        lines.open_is_error = level == sys::GGML_LOG_LEVEL_ERROR;
+    }
     lines.open.push_str(&text);
     while let Some(end) = lines.open.find('\n') {
         let line: String = lines.open.drain(..=end).collect();
         if lines.complete.len() == KEPT_LINES {
             lines.complete.pop_front();
         }
-        lines.complete.push_back(line.trim().to_owned());
+        let text = line.trim().to_owned();
+        let is_error = lines.open_is_error;
+        lines.complete.push_back(Line { text, is_error });
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::without_function_name;
+    use super::*;
+
+    fn lines(lines: &[(bool, &str)]) -> VecDeque<Line> {
+        let line = |&(is_error, text): &(bool, &str)| Line {
+            text: text.to_owned(),
+            is_error,
+        };
+        lines.iter().map(line).collect()
+    }
+
+    #[test]
+    fn what_the_reader_of_files_says_is_kept() {
+        let failed = "llama_model_load: error loading model: llama_model_loader: failed to load model from /proc/self/fd/5";
+        let again = (
+            true,
+            "llama_model_load_from_file_impl: failed to load model",
+        );
+        let wrong = "tensor 'a' has offset 96, expected 0";
+        let of_reader = format!("gguf_init_from_reader_impl: {wrong}");
+        let generic = "gguf_init_from_reader_impl: failed to read tensor data";
+        let all = [
+            (false, "x: a warning"),
+            (true, &*of_reader),
+            (true, generic),
+            (true, failed),
+            again,
+        ];
+        assert_eq!(reason(&lines(&all)).as_deref(), Some(wrong));
+        assert_eq!(
+            reason(&lines(&[(true, failed), again])).as_deref(),
+            Some("failed to load model")
+        );
+        let known = "llama_model_load: error loading model: missing tensor 'b'";
+        assert_eq!(
+            reason(&lines(&[(true, "x: before"), (true, known), again])).as_deref(),
+            Some("missing tensor 'b'")
+        );
+        assert_eq!(reason(&lines(&[])), None);
+    }
 
     #[test]
     fn c_function_names_are_cut_and_nothing_else() {

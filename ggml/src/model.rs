@@ -6,6 +6,7 @@ use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
 
+use crate::error::c_path;
 use crate::fault::{AtWork, Work};
 use crate::rpc::Servers;
 use crate::{Backend, Error, log};
@@ -86,10 +87,7 @@ impl Model {
     /// # Errors
     /// [`Error::Path`] or [`Error::Load`] with llama.cpp's reason.
     pub fn load(_backend: &Backend, path: &Path, options: ModelOptions) -> Result<Self, Error> {
-        let path = path
-            .to_str()
-            .and_then(|path| CString::new(path).ok())
-            .ok_or(Error::Path)?;
+        let path = c_path(path)?;
         // SAFETY: no arguments.
         let mut params = unsafe { sys::llama_model_default_params() };
         if let Some(layers) = options.gpu_layers {
@@ -126,11 +124,8 @@ impl Model {
         paths: &[&Path],
         counts: Option<BlockCounts>,
     ) -> Result<Self, Error> {
-        let paths: Vec<CString> = paths
-            .iter()
-            .map(|path| path.to_str().and_then(|path| CString::new(path).ok()))
-            .collect::<Option<_>>()
-            .ok_or(Error::Path)?;
+        let paths = paths.iter().map(|path| c_path(path));
+        let paths: Vec<CString> = paths.collect::<Result<_, _>>()?;
         let mut pointers: Vec<_> = paths.iter().map(|path| path.as_ptr()).collect();
         // SAFETY: no arguments.
         let mut params = unsafe { sys::llama_model_default_params() };

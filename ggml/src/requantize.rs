@@ -1,13 +1,13 @@
 //! Quantizing a whole model, by llama.cpp's own routine.
 
 use std::cell::RefCell;
-use std::ffi::CString;
 use std::path::Path;
 use std::rc::Rc;
 use std::str::FromStr;
 
 use llama_cpp_sys_2 as sys;
 
+use crate::error::c_path;
 use crate::fault::{AtWork, Work};
 use crate::{Backend, Error, log};
 
@@ -143,11 +143,6 @@ pub(crate) fn run(
     output: &Path,
     params: &sys::llama_model_quantize_params,
 ) -> Result<(), Error> {
-    let c_path = |path: &Path| {
-        path.to_str()
-            .and_then(|path| CString::new(path).ok())
-            .ok_or(Error::Path)
-    };
     let (input, output) = (c_path(input)?, c_path(output)?);
     log::clear();
     let _at_work = AtWork::new(Work::Quantizing);

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use llama_cpp_sys_2 as sys;
 
+use crate::error::c_path;
 use crate::requantize::run as run_quantize;
 use crate::{Backend, Error, Model, log};
 
@@ -185,10 +186,4 @@ pub fn prune_layers(
     params.only_copy = true;
     params.prune_layers = layers.as_ptr();
     run_quantize(input, output, &params)
-}
-
-fn c_path(path: &Path) -> Result<CString, Error> {
-    path.to_str()
-        .and_then(|path| CString::new(path).ok())
-        .ok_or(Error::Path)
 }

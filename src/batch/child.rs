@@ -119,7 +119,7 @@ pub struct Ended {
     pub id: u32,
     /// Its result.
     pub stdout: Vec<u8>,
-    /// What it said last, without notes, cut to `MAX_LINES` lines.
+    /// What it said last, without notes and warnings, cut to `MAX_LINES` lines.
     pub last_words: Vec<String>,
 }
 
@@ -225,7 +225,7 @@ impl LastWords {
             return;
         }
         listener.line(line);
-        if line.starts_with(NOTE) {
+        if line.starts_with(NOTE) || line.starts_with(WARNING) {
             return;
         }
         if self.0.len() == MAX_LINES {
@@ -235,8 +235,10 @@ impl LastWords {
     }
 }
 
-/// What notes begin with, and all that this program says.
+/// What notes and warnings begin with, and all that this program says.
 pub const NOTE: &str = "gguf-shorten: note: ";
+/// See [`NOTE`].
+pub const WARNING: &str = "gguf-shorten: warning: ";
 const OWN: &str = "gguf-shorten: ";
 const HINT: &str = "hint: ";
 
@@ -366,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_lines_are_kept_without_notes_and_progress() {
+    fn the_last_lines_are_kept_without_notes_warnings_and_progress() {
         struct Nobody;
         impl Listener for Nobody {
             fn progress(&self, _: &str, _: u64, _: u64) {}
@@ -376,6 +378,7 @@ mod tests {
         for i in 0..50 {
             words.hear(&format!("line {i}"), &Nobody);
             words.hear("gguf-shorten: note: n", &Nobody);
+            words.hear("gguf-shorten: warning: w", &Nobody);
             words.hear("\u{1e}progress|writing|1|2", &Nobody);
         }
         assert_eq!(words.0.len(), MAX_LINES);

@@ -86,9 +86,9 @@ pub fn is_free(output: &Path) -> bool {
     })
 }
 
-/// The files of an output, and what was written with it.
+/// The files of an output in the folder `out_dir`, and what was written with it.
 #[must_use]
-pub fn files(record: &Record) -> [Vec<PathBuf>; 2] {
+pub fn files(record: &Record, out_dir: &Path) -> [Vec<PathBuf>; 2] {
     let parts = record
         .field(&["output", "parts"])
         .and_then(|parts| parts.as_array());
@@ -96,7 +96,10 @@ pub fn files(record: &Record) -> [Vec<PathBuf>; 2] {
     let parts = parts.filter_map(|part| part.get("path")?.as_str());
     let imatrix = record.text(&["output", "imatrix", "path"]);
     [
-        parts.map(PathBuf::from).collect(),
+        // Only their names are text in any case.
+        parts
+            .filter_map(|part| Some(out_dir.join(Path::new(part).file_name()?)))
+            .collect(),
         imatrix.map(PathBuf::from).into_iter().collect(),
     ]
 }

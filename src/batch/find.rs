@@ -14,8 +14,9 @@ use walkdir::WalkDir;
 use crate::companion::Companion;
 use crate::error::Usage;
 use crate::gguf;
-use crate::part_name::Prefix;
-use crate::stores;
+use crate::part_name::{Prefix, os_str};
+use crate::stores::{self, ollama};
+use crate::warning::Warning;
 
 /// The files of one model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +57,8 @@ pub struct Found {
     pub skipped: Vec<(PathBuf, String)>,
     /// Files in the folder of outputs that this program wrote.
     pub outputs: Vec<PathBuf>,
+    /// What is doubtful about models of a store.
+    pub warnings: Vec<Warning>,
 }
 
 /// The first entries of a file, among which are those that tell what it is; and how much of a file is read for them.
@@ -86,7 +89,8 @@ pub fn find(paths: &[PathBuf], out_dir: &Path) -> Result<Found> {
 }
 
 fn list_name(path: &Path) -> Option<&Path> {
-    path.to_str()?.strip_prefix('@').map(Path::new)
+    let name = path.as_os_str().as_encoded_bytes().strip_prefix(b"@")?;
+    os_str(name).map(Path::new)
 }
 
 struct Finder {
@@ -100,13 +104,16 @@ struct Finder {
 impl Finder {
     fn list(&mut self, list: &Path) -> Result<()> {
         let at_path = || list.display().to_string();
-        let text = std::fs::read_to_string(list).with_context(at_path)?;
-        let lines = text.lines().map(str::trim).enumerate();
-        let mut lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+        let text = std::fs::read(list).with_context(at_path)?;
+        let lines = text.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii);
+        let mut lines = lines
+            .enumerate()
+            .filter(|(_, line)| !line.is_empty() && !line.starts_with(b"#"));
         let mut n = 0;
         lines.try_for_each(|(i, line)| {
             n += 1;
-            let path = Path::new(line);
+            let path = os_str(line).context("is not UTF-8 text");
+            let path = Path::new(path.with_context(|| format!("{}:{}", list.display(), i + 1))?);
             let found = match list_name(path) {
                 Some(_) => Err(anyhow::anyhow!("a list in a list is not read")),
                 None => self.path(path),
@@ -120,6 +127,12 @@ impl Finder {
     fn path(&mut self, path: &Path) -> Result<()> {
         if stores::is_named(path) {
             let found = stores::locate(path)?;
+            let with_adapter = found.ollama.as_ref();
+            let with_adapter = with_adapter.filter(|of| of.n_files(ollama::Kind::Adapter) > 0);
+            let warning = with_adapter.map(|stored| Warning::Adapter {
+                name: stored.name().to_string(),
+            });
+            self.found.warnings.extend(warning);
             let source = Source {
                 name: found.ollama.map(|stored| stored.file_name()),
                 ..Source::of(found.path)
@@ -294,22 +307,12 @@ fn look(path: &Path, all: bool) -> Kind {
         // All else stands at the start.
         let first = &entries[..entries.len().min(64)];
         if let Some(companion) = Companion::of(first) {
-            return Kind::Other(format!(
-                "is no model, but {} {companion}",
-                article(&companion)
-            ));
+            return Kind::Other(companion.sentence());
         }
         // The first part of a split model may hold metadata alone.
         if is_whole && header.n_tensors == 0 && Prefix::of_part(path).is_none() {
             return Kind::Other("has no tensors, as a vocabulary alone".to_owned());
         }
         return Kind::Model;
-    }
-}
-
-fn article(companion: &Companion<'_>) -> &'static str {
-    match companion {
-        Companion::Imatrix => "an",
-        _ => "a",
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Parser;
 
 use super::find::Source;
@@ -13,7 +13,7 @@ use super::tables::Tables;
 use crate::cli::{Cli, Command};
 use crate::error::{self, Hint, Usage};
 use crate::options::{Choice, HealArg, Shorten};
-use crate::part_name::Prefix;
+use crate::part_name::{Prefix, as_text};
 use crate::plan::Method;
 use crate::stores;
 
@@ -153,12 +153,8 @@ fn name_of(source: &Source, flags: &Flags, suffix: Option<&str>) -> Result<Strin
             _ => model.file_name().unwrap_or_default().to_owned(),
         },
     };
-    let stem = stem.into_string().ok().with_context(|| {
-        format!(
-            "{}: its name is not UTF-8, so none can be made from it",
-            model.display()
-        )
-    })?;
+    // Results hold text alone.
+    let stem = as_text(&stem);
     let suffix = match (suffix, flags.value("drop").and_then(|drop| drop.to_str())) {
         (Some(suffix), _) => suffix.to_owned(),
         (None, Some(drop)) => format!("-drop{}", drop.replace('%', "pct")),
@@ -230,6 +226,16 @@ mod tests {
             ("m.bin", "9", "m.bin-drop9.gguf"),
         ] {
             assert_eq!(name(model, &flags(drop), None).unwrap(), expected);
+        }
+        #[cfg(unix)]
+        {
+            let model = crate::part_name::os_str(b"d/m\xe8.gguf").unwrap();
+            let source = Source {
+                files: vec![model.into()],
+                name: None,
+            };
+            let name = name_of(&source, &flags("9"), None).unwrap();
+            assert_eq!(name, "m%E8-drop9.gguf");
         }
         assert_eq!(
             name("m.gguf", &Flags::default(), None).unwrap(),

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::job::Job;
@@ -33,7 +33,9 @@ pub enum State {
 /// A file as it was found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
-    /// Where it is: of an input as it was given, of an output in the folder of outputs.
+    /// Where it is: of an input as it was given, of an output in the folder of outputs. A name that is not UTF-8 is written with
+    /// replacement characters.
+    #[serde(serialize_with = "lossy")]
     pub path: PathBuf,
     /// What the system knows of it.
     #[serde(flatten)]
@@ -211,6 +213,10 @@ impl Run {
             last_words: Vec::new(),
         }
     }
+}
+
+fn lossy<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
 }
 
 /// Those of `paths` that are there, as they are now. Those in `folder` are called by their names.

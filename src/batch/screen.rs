@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::child::{Listener, NOTE};
+use super::child::{Listener, NOTE, WARNING};
 
 /// All bars, or none.
 pub struct Screen {
@@ -120,6 +120,11 @@ impl Listener for ModelBar<'_> {
     fn line(&self, line: &str) {
         if let Some(note) = line.strip_prefix(NOTE) {
             self.screen.say(&format!("note: {}: {note}", self.name));
+        } else if let Some(warning) = line.strip_prefix(WARNING) {
+            // Of the model's weights it has the name in front already.
+            let prefix = format!("{}: ", self.name);
+            let warning = warning.strip_prefix(&*prefix).unwrap_or(warning);
+            self.screen.say(&format!("warning: {prefix}{warning}"));
         } else if self.screen.verbose {
             self.screen.say(&format!("{}: {line}", self.name));
         }

@@ -72,7 +72,7 @@ pub(super) fn measure(
         return Ok(ablated);
     }
     evaluator::check_causal(model).with_context(at_path)?;
-    let (engine, set) = load_and_cut(input, options, printing, None)?;
+    let (engine, set) = load_and_cut((input, model), options, printing, false)?;
     evaluator::check_predicts(&engine).with_context(at_path)?;
     measured::check_window(&set, path)?;
     let threads = Rc::new(ThreadPool::new(options.threads)?);

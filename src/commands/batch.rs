@@ -152,6 +152,9 @@ fn check_places(models: &[Source], options: &Options, printing: &Printing) -> Re
 }
 
 fn say_what_is_left_out(found: &Found, out_dir: &Path, unused: &[String]) {
+    for warning in &found.warnings {
+        eprintln!("gguf-shorten: warning: {warning}");
+    }
     for (path, why) in &found.skipped {
         eprintln!("gguf-shorten: note: {} {why}; left out", path.display());
     }
@@ -395,8 +398,9 @@ impl Work {
         }
         let mut record = Record::done(stdout, run)?;
         if !self.options.dry_run {
-            let [outputs, beside] = earlier::files(&record);
-            let out_dir = Some(&*self.options.out_dir);
+            let out_dir = &*self.options.out_dir;
+            let [outputs, beside] = earlier::files(&record, out_dir);
+            let out_dir = Some(out_dir);
             record.run.outputs = seen(outputs.iter().map(PathBuf::as_path), out_dir);
             record.run.beside = seen(beside.iter().map(PathBuf::as_path), out_dir);
             record.run.outputs_blake3 = record.text(&["output", "blake3"]).map(str::to_owned);

@@ -9,8 +9,8 @@ use std::rc::Rc;
 use anyhow::{Context, Result, bail};
 use ggml::{Backend, FileType, Mapping, ModelOptions};
 
-use super::eval::{load, parse};
-use super::{model_options, note_counts, note_layout};
+use super::eval::{load, parse, warn};
+use super::{model_options, note_counts, warnings};
 use crate::comparison::Kind;
 use crate::error::Hint;
 use crate::evaluator;
@@ -107,10 +107,12 @@ impl<'a> Maker<'_, 'a> {
         match candidate {
             Candidate::File(path) => {
                 let input = Input::open(path)?;
-                note_layout(&input, &self.options.printing);
                 let model = parse(&input)?;
                 note_counts(&model, &input, &self.options.printing);
+                warn(&input, &model, &self.options.printing);
+                warnings::of_tokenizers(&input, &model, self.model, &self.options.printing);
                 note(row, &model);
+                drop(model);
                 Ok(Ready {
                     name: path.clone(),
                     n_bytes: row.bytes.unwrap_or(0),
@@ -128,6 +130,9 @@ impl<'a> Maker<'_, 'a> {
                 row.removed = Some(plan.removed.iter().map(|block| block.index()).collect());
                 row.bytes = Some(plan.layout.file_len());
                 row.block_count = Some(plan.renumbering.kept().len());
+                let n_trunk = self.model.n_trunk_blocks();
+                let kept = plan.renumbering.kept().iter();
+                row.n_trunk_blocks = Some(kept.filter(|block| block.index() < n_trunk).count());
                 row.parameters = Some(plan.n_parameters);
                 Ok(Ready {
                     name: format!("{parent}, {}", row.name).into(),
@@ -264,6 +269,7 @@ pub(super) fn note(row: &mut RowReport, model: &Model<'_>) {
     row.file_type = file_type(model);
     row.bytes = Some(model.n_bytes());
     row.block_count = Some(model.n_blocks());
+    row.n_trunk_blocks = Some(model.n_trunk_blocks());
     row.parameters = Some(model.n_parameters());
 }
 

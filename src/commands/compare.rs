@@ -11,8 +11,8 @@ use std::time::Instant;
 use anyhow::{Context, Error, Result, anyhow, ensure};
 
 use super::candidate::{Candidate, Loaded, Maker, new_scratch, note};
-use super::eval::{check_window, load_input, parse};
-use super::{check_json, choice, cut, devices, note_counts, note_layout, print_json, to_stdout};
+use super::eval::{check_window, load_input, parse, warn};
+use super::{check_json, choice, cut, devices, note_counts, print_json, to_stdout};
 use crate::calibration::{CalibrationSet, Texts};
 use crate::comparison::Kind;
 use crate::error;
@@ -39,7 +39,6 @@ pub fn run(options: &Compare) -> Result<()> {
     let input = Input::open(&options.parent)?;
     check_json(printing, &input, None)?;
     check_apart(options)?;
-    note_layout(&input, printing);
     let model = parse(&input)?;
     note_counts(&model, &input, printing);
     let at_path = || input.path().display().to_string();
@@ -51,6 +50,7 @@ pub fn run(options: &Compare) -> Result<()> {
     if !options.types.is_empty() {
         new_scratch(&options.scratch)?;
     }
+    warn(&input, &model, printing);
     ggml::log::echo(printing.verbose);
     let parent = load_input(&input, &options.text)?;
     let set = cut(&texts, (&parent, &input), &options.text, printing).with_context(at_path)?;

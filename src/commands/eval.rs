@@ -7,8 +7,8 @@ use anyhow::{Context, Result, bail, ensure};
 use ggml::Backend;
 
 use super::{
-    arguments, check_json, cut, devices, model_options, note_counts, note_layout, print_json,
-    to_stdout,
+    arguments, check_json, cut, devices, model_options, note_counts, print_json, to_stdout,
+    warnings,
 };
 use crate::calibration::{CalibrationSet, Texts};
 use crate::evaluator::{self, LlamaLogits, Speed, vocabulary_difference};
@@ -34,7 +34,6 @@ pub fn run(options: &Eval) -> Result<()> {
     let parent_input = options.parent.as_deref().map(Input::open).transpose()?;
     for input in std::iter::once(&input).chain(&parent_input) {
         check_json(printing, input, None)?;
-        note_layout(input, printing);
     }
     let model = parse(&input)?;
     let parent = parent_input.as_ref().map(parse).transpose()?;
@@ -50,6 +49,11 @@ pub fn run(options: &Eval) -> Result<()> {
         multiple_choice.map(|path| read_tasks(path, options.n_tasks, tasks::json_lines));
     let multiple_choice = multiple_choice.transpose()?;
     let texts = Texts::read(options.text.source.clone())?;
+    warn(&input, &model, printing);
+    if let (Some(input_of_parent), Some(parent)) = (&parent_input, &parent) {
+        warn(input_of_parent, parent, printing);
+        warnings::of_tokenizers(&input, &model, parent, printing);
+    }
 
     ggml::log::echo(printing.verbose);
     let load = |input: &Input| load_input(input, &options.text);
@@ -124,6 +128,7 @@ pub(super) fn against_parent(
     options: &Eval,
 ) -> Result<(EvalReport, bool)> {
     let models = (parse(output)?, parse(parent)?);
+    warnings::of_tokenizer(parent, &models.1, &options.printing);
     let texts = Texts::read(options.text.source.clone())?;
     ggml::log::echo(options.printing.verbose);
     let (engine, parent_engine) = (
@@ -169,6 +174,12 @@ pub(super) fn against_parent(
     );
     report.parent_tokens_per_second = Some(parent_speed.into());
     Ok((report, same_text))
+}
+
+/// Says what is doubtful about a model that is to be evaluated.
+pub(super) fn warn(input: &Input, model: &Model<'_>, printing: &Printing) {
+    warnings::of_weights(input, model, printing);
+    warnings::of_tokenizer(input, model, printing);
 }
 
 /// Looks at the files as a model whose predictions mean something.

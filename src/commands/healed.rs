@@ -142,7 +142,7 @@ pub(super) fn heal(
     if heal.tokens_are_default {
         calibration.tokens = wanted_tokens(carrier.as_ref(), heal, calibration.window);
     }
-    let (engine, set) = load_and_cut(input, &calibration, printing, None)?;
+    let (engine, set) = load_and_cut((input, model), &calibration, printing, false)?;
     ensure!(
         set.window >= MIN_WINDOW,
         "{}: a window has {} tokens, but {MIN_WINDOW} or more are needed to score predictions",

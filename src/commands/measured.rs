@@ -12,10 +12,10 @@ use ggml::ThreadPool;
 use super::goal;
 use super::job::{Job, Progress};
 use super::known::Known;
-use super::load_and_cut;
 use super::resume::{close_journal, key, note, open_journal};
 use super::runs::Runs;
 use super::tasked::{self, Candidates};
+use super::{load_and_cut, warnings};
 use crate::cache::{Entry, Scored};
 use crate::calibration::CalibrationSet;
 use crate::evaluator;
@@ -183,6 +183,7 @@ fn run(
     if let Some((entry, report)) = known.as_ref().and_then(Known::found)
         && let Some(distances) = entry.runs(model.n_trunk_blocks())
     {
+        warnings::of_tokenizer(input, model, printing);
         let removed = removal::best_run(constraints, &distances, request.keep, first);
         return Ok(Chosen {
             removed: removed.with_context(at_path)?,
@@ -193,7 +194,7 @@ fn run(
             journal: None,
         });
     }
-    let (engine, set) = load_and_cut(input, options, printing, Some(model))?;
+    let (engine, set) = load_and_cut((input, model), options, printing, true)?;
     let threads = Rc::new(ThreadPool::new(options.threads)?);
     let bar = progress::bar(
         "calibrating",
@@ -257,7 +258,7 @@ fn search(
     let path = input.path();
     let at_path = || path.display().to_string();
     evaluator::check_causal(model).with_context(at_path)?;
-    let (engine, set) = load_and_cut(input, options, printing, None)?;
+    let (engine, set) = load_and_cut((input, model), options, printing, false)?;
     evaluator::check_predicts(&engine).with_context(at_path)?;
     check_window(&set, path)?;
     let threads = Rc::new(ThreadPool::new(options.threads)?);

@@ -54,6 +54,8 @@ mod trials;
 
 pub mod verify;
 
+mod warnings;
+
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::time::Instant;
@@ -130,6 +132,7 @@ pub(crate) fn calibrate(
         && let Some((entry, report)) = known.as_ref().and_then(Known::found)
         && let Some(importance) = entry.blocks(model.n_trunk_blocks())
     {
+        warnings::of_tokenizer(input, model, printing);
         warn_of_zero_rows(&importance, printing);
         return Ok(Calibrated {
             n_tokens_allowed: importance.n_tokens,
@@ -144,7 +147,7 @@ pub(crate) fn calibrate(
         ),
         false => None,
     };
-    let (engine, set) = load_and_cut(input, options, printing, Some(model))?;
+    let (engine, set) = load_and_cut((input, model), options, printing, true)?;
     let stopping = (asked.goal).map(|goal| Stopping::new(constraints, goal, set.windows().len()));
     let (importance, seconds) = measure(
         model,
@@ -196,10 +199,10 @@ fn model_options(options: &Calibration) -> Result<ModelOptions> {
 /// Loads the model of `input`, and cuts the text into windows for it. With `recode` its weights may be [`Recoded`], which
 /// scores do not see.
 fn load_and_cut(
-    input: &Input,
+    (input, model): (&Input, &Model<'_>),
     options: &Calibration,
     printing: &Printing,
-    recode: Option<&Model<'_>>,
+    recode: bool,
 ) -> Result<(ggml::Model, CalibrationSet)> {
     let path = input.path();
     let texts = Texts::read(options.source.clone())?;
@@ -209,8 +212,8 @@ fn load_and_cut(
     ggml::log::echo(printing.verbose);
     let how = model_options(options)?;
     let engine = match recode {
-        Some(model) => llama::load_for_scores(model, input.for_llama()?, how),
-        None => llama::load(input, how),
+        true => llama::load_for_scores(model, input.for_llama()?, how),
+        false => llama::load(input, how),
     }
     .with_context(at_path)?;
     ensure!(
@@ -223,6 +226,7 @@ fn load_and_cut(
             "--blocks, and --method sequential or reverse, need no calibration".to_owned()
         ))
     );
+    warnings::of_tokenizer(input, model, printing);
     let set = cut(&texts, (&engine, input), options, printing).with_context(at_path)?;
     Ok((engine, set))
 }

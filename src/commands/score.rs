@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use super::ablated::{self, Ablated};
 use super::{
-    Asked, Calibrated, arguments, calibrate, check_json, devices, note_counts, note_layout, print,
+    Asked, Calibrated, arguments, calibrate, check_json, devices, note_counts, print, warnings,
 };
 use crate::calibration::Texts;
 use crate::evaluator;
@@ -46,7 +46,7 @@ pub fn run(options: &Score) -> Result<()> {
         // What is wrong with it is said before the first text is measured.
         Texts::read(text.source.clone())?;
     }
-    note_layout(&input, printing);
+    warnings::of_weights(&input, &model, printing);
     note_counts(&model, &input, printing);
     let scoring = Scoring {
         model: &model,

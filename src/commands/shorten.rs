@@ -10,7 +10,7 @@ use super::healed;
 use super::ollama::Creation;
 use super::resume::close_journal;
 use super::selection::select;
-use super::{arguments, check_json, devices, note_counts, note_layout, print};
+use super::{arguments, check_json, devices, note_counts, print, warnings};
 use crate::beside::{ImatrixFile, stale};
 use crate::cache::Cache;
 use crate::commit::Staged;
@@ -62,7 +62,7 @@ pub fn run(options: &Shorten) -> Result<()> {
         .transpose()?;
     healed::check(&model, &options.heal, &options.calibration).with_context(at_path)?;
     let creation = Creation::plan(&model, &input, target.as_ref(), options)?;
-    note_layout(&input, &options.printing);
+    warnings::of_weights(&input, &model, &options.printing);
     let mut selection = select(&model, &constraints, &input, options)?;
     let scored = selection.calibration.as_ref().and_then(|of| of.scored);
     let mut heal_report = None;

@@ -8,13 +8,13 @@ use indicatif::{DecimalBytes, HumanCount};
 use serde::Serialize;
 
 use super::devices::{self, BackEndReport};
-use super::{check_json, note_layout, print_json, to_stdout};
+use super::{check_json, print_json, to_stdout, warnings};
 use crate::cli::ShowArgs;
 use crate::gguf::{self, Entry, TensorInfo, ValueType};
 use crate::input::Input;
 use crate::llama;
 use crate::model::{BlockId, Model};
-use crate::options::Printing;
+use crate::options::{Printing, one_model};
 use crate::plan::Constraints;
 use crate::report::ModelReport;
 
@@ -33,17 +33,21 @@ const PREDICTION: &str = "prediction (MTP)";
 /// A file that is not well-formed GGUF.
 pub fn run(args: &ShowArgs) -> Result<()> {
     let printing = Printing::new(&args.common);
-    let input = Input::open(&args.model)?;
+    let path = one_model(&args.model, None, None)?;
+    let input = Input::open(&path)?;
     check_json(&printing, &input, None)?;
     // What cannot be shortened can be shown.
     let (files, mut model) = match input.parse() {
         Ok(files) => (files.clone(), Model::new(files)),
         Err(error) => (input.parse_as_stored()?, Err(error)),
     };
-    note_layout(&input, &printing);
+    match &model {
+        Ok(model) => warnings::of_weights(&input, model, &printing),
+        Err(_) => warnings::of_store(&input, &printing),
+    }
     if printing.json.is_some() {
         // Said before anything is shown.
-        model = Ok(model.with_context(|| args.model.display().to_string())?);
+        model = Ok(model.with_context(|| path.display().to_string())?);
     }
     if printing.tables() {
         let text = if args.diffable {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use ggml::log;
 
-use super::{arguments, check_json, note_layout, print_json, to_stdout};
+use super::{arguments, check_json, print_json, to_stdout, warnings};
 use crate::gguf::{self, Quoted};
 use crate::input::Input;
 use crate::model::Model;
@@ -35,7 +35,9 @@ pub fn run(options: &Verify) -> Result<()> {
         oracle::check(&parent).with_context(at_parent)?;
     }
 
-    note_layout(&input, &options.printing);
+    for input in [&input, &output] {
+        warnings::of_store(input, &options.printing);
+    }
     let start = Instant::now();
     let verification = compare(&parent, &constraints, &files, options).with_context(at_output);
     let seconds = start.elapsed().as_secs_f64();

@@ -50,6 +50,8 @@ pub struct Point {
     pub name: String,
     /// What it stands for.
     pub kind: Kind,
+    /// Blocks that an evaluation runs.
+    pub n_blocks: usize,
     /// Bytes of its files.
     pub bytes: u64,
     /// Mean KL divergence from the parent, in nats; 0 for the parent.

@@ -86,7 +86,8 @@ impl<'p> Pair<'p> {
     }
 }
 
-/// What follows from `rows`, the parent's among them; those that failed are left out.
+/// What follows from `rows`, the parent's among them; those that failed are left out. A row has fewer blocks than the parent
+/// whatever way it came in: as the parent without some, or as a file.
 #[must_use]
 pub fn verdict(rows: &[Point]) -> String {
     let parent = rows.iter().find(|row| row.kind == Kind::Parent);
@@ -97,46 +98,106 @@ pub fn verdict(rows: &[Point]) -> String {
     let smaller: Vec<&Point> = others()
         .filter(|row| parent.is_none_or(|parent| row.bytes < parent.bytes))
         .collect();
-    let of = |kind: Kind| smaller.iter().copied().filter(move |row| row.kind == kind);
-    let (drops, types): (Vec<_>, Vec<_>) =
-        (of(Kind::Drop).collect(), of(Kind::Requantize).collect());
     if smaller.is_empty() {
         return "no verdict: no row is smaller than the parent, which is the better choice"
             .to_owned();
     }
-    let pairs: Vec<Pair<'_>> = drops
+    let n_blocks = parent.map_or(0, |parent| parent.n_blocks);
+    let (shorter, whole): (Vec<&Point>, Vec<&Point>) = smaller
         .iter()
-        .flat_map(|a| types.iter().filter_map(|b| Pair::new(a, b)))
-        .collect();
-    if !pairs.is_empty() {
-        return of_both_kinds(&pairs);
-    }
-    if of(Kind::File).next().is_some() {
-        return with_files(&smaller);
-    }
-    match (&drops[..], &types[..]) {
-        (drops, []) => one_kind(
-            "rows with fewer blocks",
-            drops,
-            "--requantize shows whether a smaller quantization is better",
-        ),
-        ([], types) => one_kind(
+        .partition(|row| row.kind == Kind::Drop || row.n_blocks < n_blocks);
+    let has_file = smaller.iter().any(|row| row.kind == Kind::File);
+    match (&shorter[..], &whole[..]) {
+        (shorter, []) if has_file => format!("{}; {REQUANTIZE}", with_files(shorter)),
+        (shorter, []) => one_kind("rows with fewer blocks", shorter, REQUANTIZE),
+        ([], whole) if has_file => with_files(whole),
+        ([], whole) => one_kind(
             "other quantizations",
-            types,
+            whole,
             "--drop shows whether fewer blocks are better",
         ),
-        _ => "no verdict: no quantization has about the size of a row with fewer blocks, or is smaller and closer to the \
-              parent than one, or larger and further away"
-            .to_owned(),
+        (shorter, whole) => of_both_kinds(shorter, whole),
     }
 }
 
-/// Fewer blocks against other quantizations.
-fn of_both_kinds(pairs: &[Pair<'_>]) -> String {
-    let won_by = |kind: Kind| {
+const REQUANTIZE: &str = "--requantize shows whether a smaller quantization is better";
+
+/// Rows with fewer blocks against rows with all blocks.
+fn of_both_kinds(shorter: &[&Point], whole: &[&Point]) -> String {
+    if let Some(verdict) = strongest(shorter, whole, "row with fewer blocks")
+        .or_else(|| strongest(whole, shorter, "row with all blocks"))
+    {
+        return verdict;
+    }
+    let pairs: Vec<Pair<'_>> = shorter
+        .iter()
+        .flat_map(|a| whole.iter().filter_map(|b| Pair::new(a, b)))
+        .collect();
+    match pairs.is_empty() {
+        true => "no verdict: no row with all blocks has about the size of one with fewer, or is smaller and closer to the \
+                 parent than one, or larger and further away"
+            .to_owned(),
+        false => of_pairs(&pairs, shorter),
+    }
+}
+
+/// Rows of which the names are listed at most.
+const LISTED: usize = 3;
+
+/// The closest of the `rivals` that are smaller than each of `rows` and closer to the parent; `None` where a row has none.
+fn strongest(rows: &[&Point], rivals: &[&Point], called_one: &str) -> Option<String> {
+    let beats = |rival: &Point, row: &Point| {
+        let pair = Pair::new(rival, row);
+        rival.bytes < row.bytes && rival.kl < row.kl && pair.is_some_and(|pair| !pair.same_kl)
+    };
+    // Of two rows more can be said.
+    if rows.len() == 1 && rivals.len() == 1 {
+        return None;
+    }
+    let closest = |beaten: &[&Point]| {
+        rivals
+            .iter()
+            .filter(|rival| beaten.iter().all(|row| beats(rival, row)))
+            .min_by(|a, b| a.kl.total_cmp(&b.kl))
+    };
+    if let Some(rival) = closest(rows) {
+        let beaten = match rows {
+            [row] => described(row),
+            _ => format!("every {called_one}"),
+        };
+        let rival = described(rival);
+        return Some(format!("{rival} is smaller and closer than {beaten}"));
+    }
+    let pairs = rows.iter().map(|row| Some((closest(&[row])?, row)));
+    let pairs: Vec<_> = pairs.collect::<Option<_>>()?;
+    let listed: Vec<String> = pairs
+        .iter()
+        .take(LISTED)
+        .map(|(rival, row)| format!("{} than {}", described(rival), described(row)))
+        .collect();
+    let more = match pairs.len().saturating_sub(LISTED) {
+        0 => String::new(),
+        n => format!(", and so on for {n} more"),
+    };
+    Some(format!(
+        "for every {called_one} another row is smaller and closer: {}{more}",
+        listed.join(", ")
+    ))
+}
+
+/// A row with its size and distance.
+fn described(row: &Point) -> String {
+    let (bytes, kl) = (DecimalBytes(row.bytes), digits(row.kl));
+    format!("{} ({bytes}, KL {kl})", row.name)
+}
+
+/// What the pairs of a row of `shorter` and one with all blocks show.
+fn of_pairs(pairs: &[Pair<'_>], shorter: &[&Point]) -> String {
+    let is_shorter = |row: &Point| shorter.iter().any(|&one| std::ptr::eq(one, row));
+    let won_by = |by_shorter: bool| {
         let won: Vec<_> = pairs
             .iter()
-            .filter(|pair| !pair.is_tie() && pair.better.kind == kind)
+            .filter(|pair| !pair.is_tie() && is_shorter(pair.better) == by_shorter)
             .collect();
         (closest(won.iter().copied()), won.len())
     };
@@ -145,11 +206,11 @@ fn of_both_kinds(pairs: &[Pair<'_>]) -> String {
         2 => "both pairs that can be compared".to_owned(),
         n => format!("all {n} pairs that can be compared"),
     };
-    let (by_type, n_by_type) = won_by(Kind::Requantize);
-    let (by_drop, n_by_drop) = won_by(Kind::Drop);
+    let (by_type, n_by_type) = won_by(false);
+    let (by_drop, n_by_drop) = won_by(true);
     match (by_type, by_drop) {
         (Some(by_type), Some(by_drop)) => format!(
-            "it depends: {}, but {}; the quantization is better in {n_by_type}, fewer blocks in {n_by_drop} of {} pairs that can be \
+            "it depends: {}, but {}; all blocks are better in {n_by_type}, fewer blocks in {n_by_drop} of {} pairs that can be \
              compared",
             by_type.sentence(),
             by_drop.sentence(),
@@ -175,10 +236,8 @@ fn of_both_kinds(pairs: &[Pair<'_>]) -> String {
 fn with_files(rows: &[&Point]) -> String {
     if let [row] = rows {
         return format!(
-            "no verdict: {} ({}, KL {}) is the only row that is smaller than the parent",
-            called(row),
-            DecimalBytes(row.bytes),
-            digits(row.kl)
+            "no verdict: {} is the only row that is smaller than the parent",
+            described(row)
         );
     }
     let mut pairs = Vec::new();
@@ -200,12 +259,11 @@ fn with_files(rows: &[&Point]) -> String {
 /// Rows with nothing to compare them with.
 fn one_kind(what: &str, rows: &[&Point], hint: &str) -> String {
     let one = |row: &Point| {
-        format!(
-            "{} ({}, KL {})",
-            called(row),
-            DecimalBytes(row.bytes),
-            digits(row.kl)
-        )
+        let name = called(row);
+        described(&Point {
+            name,
+            ..row.clone()
+        })
     };
     let rows = match rows {
         [first, .., last] => format!("from {} to {}", one(first), one(last)),
@@ -260,6 +318,7 @@ mod tests {
         Point {
             name: name.to_owned(),
             kind,
+            n_blocks: 30,
             bytes: (megabytes * 1e6) as u64,
             kl,
             kl_stderr: Some(0.01 * kl),
@@ -271,7 +330,18 @@ mod tests {
     }
 
     fn drop(n: usize, megabytes: f64, kl: f64) -> Point {
-        row(Kind::Drop, &format!("{n} blocks fewer"), megabytes, kl)
+        Point {
+            n_blocks: 30 - n,
+            ..row(Kind::Drop, &format!("{n} blocks fewer"), megabytes, kl)
+        }
+    }
+
+    /// A file with fewer blocks.
+    fn short(name: &str, megabytes: f64, kl: f64) -> Point {
+        Point {
+            n_blocks: 23,
+            ..row(Kind::File, name, megabytes, kl)
+        }
     }
 
     fn quantized(name: &str, megabytes: f64, kl: f64) -> Point {
@@ -314,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pair_closest_in_size_speaks_for_all() {
+    fn one_that_beats_all_speaks_for_all() {
         let rows = [
             drop(2, 92.0, 0.2),
             drop(6, 71.0, 0.48),
@@ -322,8 +392,7 @@ mod tests {
         ];
         assert_eq!(
             of(&rows),
-            "at 70.00 MB Q3_K_M of the parent is better (KL 0.100) than 6 blocks fewer (0.480); it is so in both pairs \
-             that can be compared"
+            "Q3_K_M (70.00 MB, KL 0.100) is smaller and closer than every row with fewer blocks"
         );
     }
 
@@ -338,8 +407,8 @@ mod tests {
         assert_eq!(
             of(&rows),
             "it depends: at 70.00 MB Q3_K_M of the parent is better (KL 0.210) than 6 blocks fewer (0.480), but at 95.00 \
-             MB 1 blocks fewer is better (KL 0.0500) than Q6_K of the parent (0.100); the quantization is better in 1, \
-             fewer blocks in 1 of 2 pairs that can be compared"
+             MB 1 blocks fewer is better (KL 0.0500) than Q6_K of the parent (0.100); all blocks are better in 1, fewer \
+             blocks in 1 of 2 pairs that can be compared"
         );
     }
 
@@ -380,8 +449,8 @@ mod tests {
     fn no_pair_no_verdict() {
         assert_eq!(
             of(&[drop(1, 95.0, 0.05), quantized("Q2_K", 60.0, 0.9)]),
-            "no verdict: no quantization has about the size of a row with fewer blocks, or is smaller and closer to the \
-             parent than one, or larger and further away"
+            "no verdict: no row with all blocks has about the size of one with fewer, or is smaller and closer to the parent \
+             than one, or larger and further away"
         );
         assert_eq!(of(&[]), "no verdict: no row but the parent's was measured");
         assert_eq!(verdict(&[]), of(&[]));
@@ -443,6 +512,74 @@ mod tests {
             of(&[file("b.gguf", 70.0, 0.2), file("c.gguf", 70.0, 0.2)]),
             "at 70.00 MB b.gguf and c.gguf are not told apart (KL 0.200 and 0.200)"
         );
+    }
+
+    #[test]
+    fn files_with_fewer_blocks_are_rows_with_fewer_blocks() {
+        let files = [
+            short("short.gguf", 450.74, 0.61),
+            short("healed.gguf", 450.74, 0.35),
+        ];
+        let parent = row(Kind::Parent, "m.gguf", 491.4, 0.0);
+        let of = |others: &[Point]| {
+            let rows = [std::slice::from_ref(&parent), &files[..], others].concat();
+            verdict(&rows)
+        };
+        let types = [
+            quantized("Q2_K", 338.6, 0.29),
+            quantized("Q3_K_M", 432.04, 0.0784),
+            quantized("Q3_K_S", 391.2, 0.15),
+        ];
+        assert_eq!(
+            of(&types),
+            "Q3_K_M (432.04 MB, KL 0.0784) is smaller and closer than every row with fewer blocks"
+        );
+        assert_eq!(
+            verdict(&[&[parent.clone(), files[1].clone()], &types[..]].concat()),
+            "Q3_K_M (432.04 MB, KL 0.0784) is smaller and closer than healed.gguf (450.74 MB, KL 0.350)"
+        );
+        // A file that holds all blocks is a rival, too.
+        assert_eq!(
+            of(&[row(Kind::File, "q3.gguf", 432.04, 0.0784)]),
+            "q3.gguf (432.04 MB, KL 0.0784) is smaller and closer than every row with fewer blocks"
+        );
+        assert_eq!(
+            of(&[]),
+            "at 450.74 MB healed.gguf is better (KL 0.350) than short.gguf (0.610); --requantize shows whether a smaller \
+             quantization is better"
+        );
+        // The other way round.
+        assert_eq!(
+            of(&[
+                quantized("Q4_0", 460.0, 0.9),
+                quantized("Q3_K_M", 470.0, 0.8)
+            ]),
+            "healed.gguf (450.74 MB, KL 0.350) is smaller and closer than every row with all blocks"
+        );
+    }
+
+    #[test]
+    fn each_row_has_its_strongest_rival() {
+        let rows = [
+            drop(1, 95.0, 0.05),
+            drop(6, 71.0, 0.48),
+            quantized("Q6_K", 90.0, 0.01),
+            quantized("Q5_K", 85.0, 0.02),
+            quantized("Q3_K_M", 70.0, 0.21),
+        ];
+        assert_eq!(
+            of(&rows),
+            "for every row with fewer blocks another row is smaller and closer: Q6_K (90.00 MB, KL 0.0100) than 1 blocks \
+             fewer (95.00 MB, KL 0.0500), Q3_K_M (70.00 MB, KL 0.210) than 6 blocks fewer (71.00 MB, KL 0.480)"
+        );
+        // Not where one of them is only as close as can be told.
+        let rows = [
+            drop(1, 95.0, 0.05),
+            drop(6, 71.0, 0.211),
+            quantized("Q6_K", 90.0, 0.01),
+            quantized("Q3_K_M", 70.0, 0.21),
+        ];
+        assert!(of(&rows).contains("it is so in"), "{}", of(&rows));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::io;
 
+use super::foreign_type::ForeignType;
 use super::layout::FileOffset;
 use super::place::{Place, Quoted};
 use super::tensor::MAX_NAME_BYTES;
@@ -151,12 +152,12 @@ pub enum ErrorKind {
         /// The id found.
         id: u32,
     },
-    /// The id of a tensor type belongs to a type that ggml has removed.
-    RemovedTensorType {
+    /// The id of a tensor type belongs to a type that ggml has removed, or to one of another program.
+    ForeignTensorType {
         /// The id found.
         id: u32,
-        /// The name the type had.
-        name: &'static str,
+        /// What it is.
+        foreign: ForeignType,
     },
     /// A row is not a whole number of quantisation blocks.
     PartialBlock {
@@ -282,7 +283,11 @@ impl Error {
                     Some("this may be a Git LFS pointer; 'git lfs pull' fetches the file itself")
                 }
                 b"PK\x03\x04" => Some("this may be a PyTorch checkpoint; convert it to GGUF first"),
-                b"lmgg" | b"fmgg" | b"tjgg" => {
+                b"lmgg" => Some(
+                    "this is a format older than GGUF; convert the model again, unless it is one of whisper.cpp, which \
+                     are no language models",
+                ),
+                b"fmgg" | b"tjgg" => {
                     Some("this is a format older than GGUF; convert the model again")
                 }
                 _ => None,
@@ -291,8 +296,15 @@ impl Error {
                 Some("gguf_convert_endian.py of llama.cpp changes the byte order")
             }
             ErrorKind::Gap { .. } => Some(OTHER_TYPES),
-            ErrorKind::Version { version: 1 } | ErrorKind::RemovedTensorType { .. } => {
+            ErrorKind::Version { version: 1 } => {
                 Some("convert or quantize the model again with a current llama.cpp")
+            }
+            ErrorKind::NameTooLong { .. } | ErrorKind::TooManyDims { n_dims: 5 } => {
+                Some("image and video models have such tensors; language models have not")
+            }
+            ErrorKind::ForeignTensorType { foreign, .. } => Some(foreign.hint()),
+            ErrorKind::UnknownTensorType { .. } => {
+                Some("a newer llama.cpp than the bundled one, or a fork of it, may have written it")
             }
             _ => None,
         }
@@ -404,11 +416,8 @@ impl ErrorKind {
                 write!(f, "{place} has {n_dims} dimensions, expected at most 4")
             }
             K::UnknownTensorType { id } => write!(f, "{place} has unknown tensor type {id}"),
-            K::RemovedTensorType { id, name } => {
-                write!(
-                    f,
-                    "{place} has tensor type {id}, '{name}', which llama.cpp no longer supports"
-                )
+            K::ForeignTensorType { id, foreign } => {
+                write!(f, "{place} has tensor type {id}, {foreign}")
             }
             K::PartialBlock {
                 n_elements,

@@ -41,6 +41,7 @@
 mod reader;
 
 // The head of a file, in file order, and where it says that data lies.
+mod foreign_type;
 mod header;
 mod metadata;
 mod places;
@@ -67,6 +68,7 @@ mod testing;
 
 pub use array::Array;
 pub use error::{Error, ErrorKind, OTHER_TYPES};
+pub use foreign_type::ForeignType;
 pub use header::{Header, MAGIC};
 pub use layout::{DataOffset, FileOffset, Layout, PlannedEntry, PlannedTensor, align_up};
 pub use metadata::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, Entry, Metadata};

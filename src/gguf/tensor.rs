@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::error::{Error, ErrorKind};
+use super::foreign_type::ForeignType;
 use super::layout::{DataOffset, FileOffset};
 use super::place::Place;
 use super::places::check_places;
@@ -340,8 +341,8 @@ pub(super) fn n_bytes(tensor_type: TensorType, dims: [u64; MAX_DIMS]) -> Result<
 fn read_type(reader: &mut Reader<'_>, name: &str) -> Result<TensorType, Error> {
     let id = reader.u32()?;
     TensorType::from_id(id).ok_or_else(|| {
-        let kind = match TensorType::removed_name(id) {
-            Some(name) => ErrorKind::RemovedTensorType { id, name },
+        let kind = match ForeignType::from_id(id) {
+            Some(foreign) => ErrorKind::ForeignTensorType { id, foreign },
             None => ErrorKind::UnknownTensorType { id },
         };
         Error::new(kind, Place::tensor(name))
@@ -438,6 +439,27 @@ mod tests {
         let removed =
             "tensor 'a' has tensor type 31, 'Q4_0_4_4', which llama.cpp no longer supports";
         assert_eq!(refuse(31), removed);
+        for (id, what) in [
+            (
+                4,
+                "which early releases of Ollama wrote for 'MXFP4' and llama.cpp does not read",
+            ),
+            (5, "'Q4_3', which llama.cpp no longer supports"),
+            (
+                36,
+                "'I2_S' of bitnet.cpp (once 'IQ4_NL_4_4' of llama.cpp), which llama.cpp does not read",
+            ),
+            (133, "'Q6_0' of ik_llama.cpp, which llama.cpp does not read"),
+            (
+                399,
+                "'Q8_K_R8' of ik_llama.cpp, which llama.cpp does not read",
+            ),
+        ] {
+            assert_eq!(
+                refuse(id),
+                format!("tensor 'a' has tensor type {id}, {what}")
+            );
+        }
     }
 
     #[test]

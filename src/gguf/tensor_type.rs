@@ -57,18 +57,6 @@ const ALL: [TensorType; 35] = [
     row(42, "Q2_0", 64, 18),
 ];
 
-/// Types that ggml has removed: their ids are not used again, and how to read them is forgotten.
-const REMOVED: [(u32, &str); 8] = [
-    (4, "Q4_2"),
-    (5, "Q4_3"),
-    (31, "Q4_0_4_4"),
-    (32, "Q4_0_4_8"),
-    (33, "Q4_0_8_8"),
-    (36, "IQ4_NL_4_4"),
-    (37, "IQ4_NL_4_8"),
-    (38, "IQ4_NL_8_8"),
-];
-
 impl TensorType {
     /// 32-bit floats.
     pub const F32: TensorType = row(0, "F32", 1, 4);
@@ -80,14 +68,6 @@ impl TensorType {
     /// The type with this id, or `None` if ggml has none or has removed it.
     pub fn from_id(id: u32) -> Option<TensorType> {
         ALL.into_iter().find(|tensor_type| tensor_type.id == id)
-    }
-
-    /// The name that a removed type with this id had.
-    pub fn removed_name(id: u32) -> Option<&'static str> {
-        REMOVED
-            .into_iter()
-            .find(|(removed, _)| *removed == id)
-            .map(|(_, name)| name)
     }
 
     /// Every type, in order of id.
@@ -151,13 +131,14 @@ impl fmt::Display for TensorType {
 
 #[cfg(test)]
 mod tests {
+    use super::super::foreign_type::ForeignType;
     use super::*;
 
     #[test]
-    fn every_id_of_the_bundled_ggml_is_known_or_removed() {
+    fn every_id_of_the_bundled_ggml_is_known_or_foreign() {
         for id in 0..=42 {
             let known = TensorType::from_id(id).is_some();
-            assert_ne!(known, TensorType::removed_name(id).is_some(), "id {id}");
+            assert_ne!(known, ForeignType::from_id(id).is_some(), "id {id}");
         }
         assert_eq!(TensorType::from_id(43), None);
         assert_eq!(TensorType::from_id(u32::MAX), None);

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use anyhow::{Result, bail};
 use ggml::FileType;
 
-use super::{BlockList, Calibration, Printing, rpc, scored_text};
+use super::{BlockList, Calibration, Printing, models, rpc, scored_text};
 use crate::cli::{CalibrationArgs, CompareArgs};
 use crate::commit::folder_of;
 use crate::error::Usage;
@@ -105,7 +105,8 @@ impl Compare {
     /// # Errors
     /// [`Usage`] for arguments that do not fit together.
     pub fn new(args: &CompareArgs) -> Result<Self> {
-        let (parent, files) = match (&args.parent, &args.models[..]) {
+        let models = models(&args.models, args.parent.as_deref());
+        let (parent, files) = match (&args.parent, &models[..]) {
             (Some(parent), files) => (parent, files),
             (None, [parent, files @ ..]) => (parent, files),
             (None, []) => bail!(Usage("a model is needed".to_owned())),

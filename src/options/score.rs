@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
-use super::{BlockList, Calibration, Printing, rpc};
+use super::{BlockList, Calibration, Printing, one_model, rpc};
 use crate::calibration::Source;
 use crate::cli::ScoreArgs;
 use crate::error::Usage;
@@ -73,7 +73,7 @@ impl Score {
             ..calibration.clone()
         });
         let options = Self {
-            model: args.model.clone(),
+            model: one_model(&args.model, None, None)?,
             sub_blocks: args.sub_blocks,
             pairs: args.pairs,
             budget: args.drop,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
-use super::{ByteSize, Calibration, Choice, Heal, HealArg, Printing, rpc};
+use super::{ByteSize, Calibration, Choice, Heal, HealArg, Printing, one_model, rpc};
 use crate::calibration::DEFAULT_WINDOW;
 use crate::cli::ShortenArgs;
 use crate::error::Usage;
@@ -60,6 +60,10 @@ pub struct Shorten {
     pub printing: Printing,
 }
 
+/// What takes several models.
+const BATCH: &str =
+    "batch shortens several models: gguf-shorten batch MODEL... --drop N --out-dir DIR";
+
 impl Shorten {
     /// Checks the arguments.
     ///
@@ -67,9 +71,7 @@ impl Shorten {
     /// [`Usage`] for arguments that do not fit together.
     pub fn new(args: &ShortenArgs) -> Result<Self> {
         let heal = Heal::new(args)?;
-        let Some(model) = args.model.clone() else {
-            bail!(Usage("a model is needed".to_owned()));
-        };
+        let model = one_model(&args.model, None, Some(BATCH))?;
         let goal = goal(args)?;
         let choice = match (&args.blocks, goal, args.drop) {
             (Some(blocks), ..) => Choice::Blocks(blocks.clone()),

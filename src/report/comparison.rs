@@ -67,6 +67,9 @@ pub struct RowReport {
     pub bytes: Option<u64>,
     /// Number of blocks.
     pub block_count: Option<usize>,
+    /// Those of them that an evaluation runs, without prediction blocks.
+    #[serde(skip)]
+    pub n_trunk_blocks: Option<usize>,
     /// Number of weights.
     pub parameters: Option<u64>,
     /// Perplexity.
@@ -99,6 +102,7 @@ impl RowReport {
             removed: None,
             bytes: None,
             block_count: None,
+            n_trunk_blocks: None,
             parameters: None,
             perplexity: None,
             perplexity_stderr: None,
@@ -141,6 +145,7 @@ impl RowReport {
         Some(Point {
             name: self.name.clone(),
             kind: self.kind,
+            n_blocks: self.n_trunk_blocks?,
             bytes: self.bytes?,
             kl: kl.mean,
             kl_stderr: kl.mean_stderr,
@@ -293,6 +298,10 @@ mod tests {
     fn row(name: &str, kind: Kind, bytes: u64, kl: f64) -> RowReport {
         RowReport {
             bytes: Some(bytes),
+            n_trunk_blocks: Some(match kind {
+                Kind::Drop => 3,
+                _ => 4,
+            }),
             kl_divergence: Some(KlReport {
                 mean: kl,
                 ..KlReport::NONE

@@ -10,9 +10,10 @@ mod attention;
 mod card;
 mod compare;
 mod counts;
+mod entries;
+
 #[cfg(unix)]
 mod deaths;
-mod entries;
 mod eval;
 mod goals;
 mod halves;
@@ -20,6 +21,9 @@ mod heal;
 mod heal_twins;
 mod imatrix;
 mod kinds;
+
+#[cfg(unix)]
+mod names;
 mod ollama_layouts;
 mod own_text;
 mod pairs;
@@ -37,3 +41,4 @@ mod split_output;
 mod stability;
 mod support;
 mod verify_run;
+mod warnings;

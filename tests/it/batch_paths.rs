@@ -80,6 +80,9 @@ fn what_is_no_model_is_left_out_of_folders_and_said() {
     of_type("mmproj").write(&dir, "zoo/mmproj.gguf");
     of_type("imatrix").write(&dir, "zoo/imatrix.gguf");
     of_type("adapter").write(&dir, "zoo/lora.gguf");
+    Make::empty()
+        .set("general.architecture", ValueOut::string("flux"))
+        .write(&dir, "zoo/flux.gguf");
     named("v").without_tensors().write(&dir, "zoo/vocab.gguf");
     // Behind more than is read at first.
     let long = vec![0u32; 1 << 19];
@@ -88,9 +91,10 @@ fn what_is_no_model_is_left_out_of_folders_and_said() {
         .write(&dir, "zoo/long.gguf");
     let output = batch(&dir, &format!("zoo {DROP}"), 0, "2 done");
     for note in [
-        "zoo/mmproj.gguf is no model, but a projector for images or sound; left out",
-        "zoo/imatrix.gguf is no model, but an importance matrix; left out",
-        "zoo/lora.gguf is no model, but a LoRA adapter; left out",
+        "zoo/mmproj.gguf is a projector for images or sound, not a model; left out",
+        "zoo/imatrix.gguf is an importance matrix, not a model; left out",
+        "zoo/lora.gguf is a LoRA adapter, not a model; left out",
+        "zoo/flux.gguf is an image or video model (flux), not a language model; left out",
         "zoo/vocab.gguf has no tensors, as a vocabulary alone; left out",
     ] {
         let note = format!("gguf-shorten: note: {note}\n");

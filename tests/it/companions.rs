@@ -117,6 +117,43 @@ fn each_is_refused_as_a_model_by_name() {
             "metadata 'general.type' is 'other', expected 'model'",
             None,
         ),
+        // As ComfyUI-GGUF writes them.
+        (
+            of_architecture("flux").tensor("double_blocks.0.img_attn.qkv.weight", &[32, 96], F32),
+            "is an image or video model (flux), not a language model",
+            None,
+        ),
+        (
+            of_architecture("wan").tensor("blocks.0.self_attn.q.weight", &[32, 32], F32),
+            "is an image or video model (wan), not a language model",
+            None,
+        ),
+        (
+            of_architecture("sd3").tensor("joint_blocks.0.x_block.mlp.fc1.weight", &[32, 32], F32),
+            "is an image or video model (sd3), not a language model",
+            None,
+        ),
+        // As stable-diffusion.cpp does, and of a model that is not known by name.
+        (
+            Make::empty().tensor(
+                "model.diffusion_model.input_blocks.0.0.weight",
+                &[32, 3],
+                F32,
+            ),
+            "is an image or video model, not a language model",
+            None,
+        ),
+        (
+            of_architecture("new").tensor("transformer_blocks.0.attn.to_q.weight", &[32, 32], F32),
+            "is an image or video model, not a language model",
+            None,
+        ),
+        (
+            of_architecture("whisper").tensor("encoder.blocks.0.attn.query.weight", &[32, 32], F32),
+            "metadata 'whisper.block_count' is missing, and 'whisper' is no architecture of a language model that llama.cpp \
+             knows",
+            None,
+        ),
     ] {
         let dir = Dir::new();
         make.write(&dir, "m.gguf");

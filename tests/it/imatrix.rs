@@ -8,11 +8,15 @@ use serde_json::Value;
 use crate::make::{F32, Make, data};
 use crate::util::Dir;
 
-/// The model that the importance matrices below fit: rows of 32 elements in `attn_q`, of 5 in `ffn_down`.
+/// The model that the importance matrices below fit: rows of 32 elements in `attn_q` and `output`, of 5 in `ffn_down`.
 fn dir() -> Dir {
     let dir = Dir::new();
-    Make::new("llama", 4).write(&dir, "m.gguf");
+    model().write(&dir, "m.gguf");
     dir
+}
+
+fn model() -> Make {
+    Make::new("llama", 4).tensor("output.weight", &[32, 4], F32)
 }
 
 /// The weights of `n_blocks` blocks that are measured, with the length of their rows; in the order of `llama-imatrix`.
@@ -21,11 +25,11 @@ fn weights(n_blocks: usize) -> Vec<(String, u64)> {
         .flat_map(|i| {
             [
                 (format!("blk.{i}.attn_q.weight"), 32),
-                (format!("blk.{i}.ffn_down.weight"), 10),
+                (format!("blk.{i}.ffn_down.weight"), 5),
             ]
         })
         .collect();
-    weights.push(("output.weight".to_owned(), 7));
+    weights.push(("output.weight".to_owned(), 32));
     weights
 }
 
@@ -155,13 +159,28 @@ fn a_matrix_of_another_model_is_refused() {
         dir.run("m.gguf --drop 1 -o out.gguf --imatrix imatrix.dat new.dat")
             .fails(1, &format!("imatrix.dat: {error}"));
     };
-    let wide = Make::empty()
-        .set("general.type", ValueOut::string("imatrix"))
-        .tensor("blk.3.attn_q.weight.in_sum2", &[48, 1], F32)
-        .tensor("blk.3.attn_q.weight.counts", &[1, 1], F32);
+    let with = |name: &str, row: u64| {
+        gguf(4)
+            .tensor(&format!("{name}.in_sum2"), &[row, 1], F32)
+            .tensor(&format!("{name}.counts"), &[1, 1], F32)
+            .bytes()
+    };
+    // A multiple of its width is another model's.
+    for n_values in [64, 48, 16] {
+        let wide = Make::empty()
+            .set("general.type", ValueOut::string("imatrix"))
+            .tensor("blk.3.attn_q.weight.in_sum2", &[n_values, 1], F32)
+            .tensor("blk.3.attn_q.weight.counts", &[1, 1], F32);
+        fails(
+            &wide.bytes(),
+            &format!(
+                "entry 'blk.3.attn_q.weight' has {n_values} values, but the rows of that tensor of the model have 32"
+            ),
+        );
+    }
     fails(
-        &wide.bytes(),
-        "entry 'blk.3.attn_q.weight' has 48 values, but the rows of that tensor of the model have 32",
+        &with("blk.1.attn_qkv.weight", 32),
+        "has an entry of tensor 'blk.1.attn_qkv.weight', which the model does not have",
     );
     fails(&dat(&[], |i| i), "has 1 entries, but none of a block");
     fails(
@@ -178,6 +197,29 @@ fn a_matrix_of_another_model_is_refused() {
         &dat(&[0, 1, 2, 3], |i| 1000 * i),
         "has an entry of block 3000, but the model has 4 blocks, 0 to 3",
     );
+}
+
+#[test]
+fn every_expert_has_values_of_its_own() {
+    let dir = Dir::new();
+    let name = "blk.0.ffn_up_exps.weight";
+    model().tensor(name, &[32, 4, 3], F32).write(&dir, "m.gguf");
+    let with = |n_values: u64| {
+        gguf(4)
+            .tensor(&format!("{name}.in_sum2"), &[32, n_values / 32], F32)
+            .tensor(&format!("{name}.counts"), &[1, n_values / 32], F32)
+            .write(&dir, "a.gguf");
+        dir.run("m.gguf --blocks 1 -o out.gguf --imatrix a.gguf b.gguf --force")
+    };
+    with(96).succeeds();
+    for n_values in [32, 64, 192] {
+        with(n_values).fails(
+            1,
+            &format!(
+                "a.gguf: entry '{name}' has {n_values} values, but that tensor of the model has 3 matrices with rows of 32"
+            ),
+        );
+    }
 }
 
 #[test]
@@ -266,8 +308,7 @@ fn a_matrix_goes_with_a_split_output() {
 
 #[test]
 fn the_count_of_prediction_blocks_follows() {
-    let dir = Dir::new();
-    Make::new("llama", 4).write(&dir, "m.gguf");
+    let dir = dir();
     gguf(4)
         .set("imatrix.n_layer_nextn", ValueOut::u32(2))
         .write(&dir, "a.gguf");

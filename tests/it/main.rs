@@ -64,6 +64,10 @@ mod earlier;
 
 mod stores;
 
+mod warnings;
+
+mod raw_names;
+
 mod modelfile;
 
 mod cache;

@@ -236,3 +236,120 @@ fn no_part_is_overwritten() {
         .fails(1, &format!("./{name}: is the input itself"));
     }
 }
+
+#[test]
+fn parts_joined_byte_by_byte_are_known() {
+    let dir = Dir::new();
+    let parts = model().split(3);
+    let all: Vec<u8> = parts.iter().flat_map(Make::bytes).collect();
+    // Under any name, that of a part too.
+    for name in ["m.gguf", "m-00001-of-00003.gguf"] {
+        dir.write(name, &all);
+        let output = dir.run(&format!("{name} --blocks 0 -o out.gguf")).fails(
+            1,
+            &format!("{name}: several parts of a model were joined byte by byte, which makes no GGUF file"),
+        );
+        assert_eq!(
+            output.hint(),
+            Some(
+                "a split model is read as it is, from any of its parts; llama-gguf-split --merge joins them"
+            )
+        );
+    }
+}
+
+#[test]
+fn a_merged_model_that_says_it_is_split_is_known() {
+    let dir = Dir::new();
+    let n_tensors = File::parse(&model().bytes()).unwrap().tensors().len();
+    model()
+        .set("split.no", ValueOut::u32(0))
+        .set("split.count", ValueOut::u32(3))
+        .set("split.tensors.count", ValueOut::i32(n_tensors as i32))
+        .write(&dir, "m.gguf");
+    let output = dir.run("m.gguf --blocks 0 -o out.gguf").fails(
+        1,
+        &format!(
+            "m.gguf: metadata 'split.count' says that it is one of 3 parts of a model, but it holds all {n_tensors} tensors"
+        ),
+    );
+    assert_eq!(
+        output.hint(),
+        Some(
+            "merged without taking that back; 'gguf-set-metadata FILE split.count 0' of the Python package gguf does"
+        )
+    );
+    // As it says, one file.
+    model()
+        .set("split.count", ValueOut::u32(0))
+        .write(&dir, "m.gguf");
+    dir.run("m.gguf --blocks 0 -o out.gguf").succeeds();
+}
+
+#[test]
+fn pieces_of_a_file_are_to_be_joined_first() {
+    let dir = Dir::new();
+    let bytes = model().bytes();
+    let (first, second) = bytes.split_at(bytes.len() / 2);
+    for (names, join) in [
+        (
+            ["m.gguf.part1of2", "m.gguf.part2of2"],
+            "cat m.gguf.part1of2 m.gguf.part2of2 > m.gguf",
+        ),
+        (
+            ["m.gguf-split-a", "m.gguf-split-b"],
+            "cat m.gguf-split-* > m.gguf",
+        ),
+    ] {
+        dir.write(names[0], first);
+        dir.write(names[1], second);
+        for name in names {
+            let output = dir.run(&format!("{name} --blocks 0 -o out.gguf")).refused();
+            let hint = format!(
+                "this is a piece of a file that was cut into some; join them first: {join}"
+            );
+            output.check(output.hint() == Some(&hint), &hint);
+        }
+        dir.sh(join).succeeds();
+        dir.run("m.gguf --blocks 0 -o out.gguf --force").succeeds();
+        std::fs::remove_file(dir.path("m.gguf")).unwrap();
+    }
+}
+
+#[test]
+fn a_pattern_of_the_shell_stands_for_the_model() {
+    let dir = Dir::new();
+    write_parts(&dir, &model().split(3));
+    let run = |line: &str| dir.sh(&format!("$PROGRAM {line}")).succeeds();
+    run("m-*-of-*.gguf --blocks 1,4 -o out.gguf");
+    check_tensors(&model().bytes(), &dir.read("out.gguf"), &[1, 4]);
+    run("--blocks 1,4 -o again.gguf m-*.gguf");
+    assert!(dir.read("again.gguf") == dir.read("out.gguf"));
+    run("shorten m-*.gguf --blocks 1,4 --dry-run");
+    run("show m-*.gguf");
+    run("m-*.gguf --blocks 1 -o part --keep-split");
+    run("verify part-*.gguf --parent m-*.gguf");
+    run("verify --parent m-*.gguf out.gguf");
+    let results = dir
+        .sh("$PROGRAM batch m-*.gguf --drop 1 --method reverse --out-dir all")
+        .output();
+    results.check(results.stdout.contains("1 done"), "one model");
+    // Two models are not one.
+    Make::new("llama", 2).write(&dir, "n.gguf");
+    let output = dir
+        .sh("exec $PROGRAM m-*.gguf n.gguf --blocks 1 -o new.gguf")
+        .fails(
+            2,
+            "2 models are named, 'm-00001-of-00003.gguf' and 'n.gguf', expected one",
+        );
+    assert!(
+        output
+            .hint()
+            .unwrap()
+            .starts_with("batch shortens several models: ")
+    );
+    dir.sh("exec $PROGRAM show m-*.gguf n.gguf").fails(
+        2,
+        "2 models are named, 'm-00001-of-00003.gguf' and 'n.gguf', expected one",
+    );
+}

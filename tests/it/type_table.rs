@@ -1,7 +1,7 @@
 //! The project's table of tensor types against that of the bundled ggml.
 
 use ggml::tensor_type::{COUNT, block_bytes, block_size, name};
-use gguf_shorten::gguf::TensorType;
+use gguf_shorten::gguf::{ForeignType, TensorType};
 
 #[test]
 fn every_type_of_ggml_is_known_with_its_name_and_lengths() {
@@ -23,12 +23,12 @@ fn every_type_of_ggml_is_known_with_its_name_and_lengths() {
 fn every_type_that_ggml_has_removed_has_a_name_to_refuse_it_by() {
     for id in 0..COUNT {
         assert_eq!(
-            TensorType::removed_name(id).is_some(),
+            ForeignType::from_id(id).is_some(),
             name(id).is_none(),
             "type {id}"
         );
     }
-    assert_eq!(TensorType::removed_name(COUNT), None);
+    assert_eq!(ForeignType::from_id(COUNT), None);
 }
 
 #[test]

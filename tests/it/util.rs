@@ -181,6 +181,22 @@ impl<'d> TestCommand<'d> {
         output
     }
 
+    /// Runs, and wants status 0 and on stderr these warnings alone.
+    pub fn warns(self, warnings: &[&str]) -> Output<'d> {
+        let output = self.output();
+        output.check(output.status.code() == Some(0), "success");
+        let expected: String = warnings
+            .iter()
+            .map(|warning| format!("gguf-shorten: warning: {warning}\n"))
+            .collect();
+        output.check(output.stderr == expected, &format!("on stderr: {expected}"));
+        output.check(
+            output.stderr.lines().all(is_message),
+            "short lines of text without a final stop",
+        );
+        output
+    }
+
     /// Runs, and wants this status, one error line that is `message`, and a folder that is as it was.
     pub fn fails(self, code: i32, message: &str) -> Output<'d> {
         let output = self.refused();

@@ -160,11 +160,6 @@ fn shapes_that_cannot_be_true_are_refused() {
                 .to_owned(),
         ),
         (
-            vec![1; 5],
-            5,
-            "tensor 'x' has 5 dimensions, expected at most 4".to_owned(),
-        ),
-        (
             vec![],
             u32::MAX,
             "tensor 'x' has 4294967295 dimensions, expected at most 4".to_owned(),
@@ -176,6 +171,11 @@ fn shapes_that_cannot_be_true_are_refused() {
             None,
         );
     }
+    refused(
+        &Raw::model().info(b"x", 5, &[1; 5], F32, 64).bytes(),
+        "tensor 'x' has 5 dimensions, expected at most 4",
+        Some("image and video models have such tensors; language models have not"),
+    );
     refused(
         &Raw::model().info(b"x", 1, &[33], Q4_1, 64).bytes(),
         "tensor 'x' has 33 elements per row, expected a multiple of 32, the block size of Q4_1",
@@ -302,18 +302,14 @@ fn empty_and_unreadable_keys_and_names_are_refused() {
 
 #[test]
 fn types_that_are_not_known_are_refused_by_number() {
+    let of_type = |id| Raw::model().info(b"x", 1, &[32], id, 0).bytes();
     for id in [43, 200, u32::MAX] {
         refused(
-            &Raw::model().info(b"x", 1, &[32], id, 0).bytes(),
+            &of_type(id),
             &format!("tensor 'x' has unknown tensor type {id}"),
-            None,
+            Some("a newer llama.cpp than the bundled one, or a fork of it, may have written it"),
         );
     }
-    refused(
-        &Raw::model().info(b"x", 1, &[32], 31, 0).bytes(),
-        "tensor 'x' has tensor type 31, 'Q4_0_4_4', which llama.cpp no longer supports",
-        Some("convert or quantize the model again with a current llama.cpp"),
-    );
     let bytes = Raw::model().entry(b"k", 13, &[0; 8]).bytes();
     let error = File::parse(&bytes).unwrap_err().to_string();
     assert!(
@@ -321,6 +317,38 @@ fn types_that_are_not_known_are_refused_by_number() {
         "{error}"
     );
     refused(&bytes, &error, None);
+}
+
+#[test]
+fn types_of_other_programs_are_refused_by_name_with_what_to_do() {
+    for (id, what, hint) in [
+        (
+            4,
+            "which early releases of Ollama wrote for 'MXFP4' and llama.cpp does not read",
+            "'ollama pull' of the model fetches a file that has llama.cpp's number for MXFP4",
+        ),
+        (
+            31,
+            "'Q4_0_4_4', which llama.cpp no longer supports",
+            "quantize the model again to Q4_0, which llama.cpp repacks while it loads",
+        ),
+        (
+            36,
+            "'I2_S' of bitnet.cpp (once 'IQ4_NL_4_4' of llama.cpp), which llama.cpp does not read",
+            "convert the original model again with llama.cpp, to TQ2_0 or TQ1_0 where its weights are ternary",
+        ),
+        (
+            139,
+            "'IQ4_K' of ik_llama.cpp, which llama.cpp does not read",
+            "quantize the model again with llama.cpp, to a type that both have",
+        ),
+    ] {
+        refused(
+            &Raw::model().info(b"x", 1, &[32], id, 0).bytes(),
+            &format!("tensor 'x' has tensor type {id}, {what}"),
+            Some(hint),
+        );
+    }
 }
 
 #[test]

@@ -54,11 +54,11 @@ fn check(dir: &Dir, arguments: &str, len: usize) -> bool {
         output.check_untouched();
         return false;
     }
-    let notes = output
-        .stderr
-        .lines()
-        .all(|line| line.starts_with("gguf-shorten: note: "));
-    output.check(notes, "nothing but notes on stderr");
+    let is_said = |line: &str| {
+        line.starts_with("gguf-shorten: note: ") || line.starts_with("gguf-shorten: warning: ")
+    };
+    let notes = output.stderr.lines().all(is_said);
+    output.check(notes, "nothing but notes and warnings on stderr");
     if dir.exists("out.gguf") {
         let bytes = dir.read("out.gguf");
         let model = File::parse(&bytes).map(|file| Model::new(vec![file]).is_ok());
