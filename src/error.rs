@@ -54,18 +54,6 @@ pub fn message(error: &anyhow::Error) -> String {
     links.join(": ")
 }
 
-/// What is wrong with arguments, on one line.
-#[must_use]
-pub fn of_arguments(error: &clap::Error) -> String {
-    let text = error.render().to_string();
-    let lines = text.lines().take_while(|line| !line.is_empty());
-    let message: Vec<&str> = lines.map(str::trim).collect();
-    let message = message.join(" ");
-    let message = message.strip_prefix("error: ").unwrap_or(&message);
-    // An argument that may be repeated is shown with dots behind it, which at the end look like something left out.
-    message.trim_end_matches("...").to_owned()
-}
-
 /// The remedy, if one is known.
 #[must_use]
 pub fn hint(error: &anyhow::Error) -> Option<String> {

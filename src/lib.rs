@@ -1,28 +1,34 @@
 //! gguf-shorten: removes the least influential blocks of a quantized GGUF model, byte-exactly.
 //!
-//! # Data flow
+//! # The house
+//!
+//! Rooms in order; each uses only those above it, `output` and `engine` do not see each other, nor do `choose` and `heal`
+//! (`tests/it/rooms.rs`).
+//!
+//! | room | takes | gives |
+//! | --- | --- | --- |
+//! | [`gguf`] | bytes | a checked view of a file; the layout and bytes of a new one |
+//! | [`error`], [`named`], [`watch`] | | hints and usage errors; words of flags and files; how the library speaks |
+//! | [`files`] | paths | files in their places, complete or not there; the machine's memory and disk |
+//! | [`model`] | a name or path | a mapped, checked model with the rules of its architecture |
+//! | [`plan`] | a model and a cut | every entry and tensor of the new file, to the byte; no I/O |
+//! | [`output`] | a plan | the files, and the proof of what was written |
+//! | [`engine`] | a model and text | hidden states and logits by llama.cpp, whole or block by block |
+//! | [`measure`] | states and logits | importance, quality, loss, comparisons |
+//! | [`choose`] | scores or losses | the blocks to remove |
+//! | [`heal`] | a cut | other weights for kept tensors |
+//! | [`report`] | results | text, JSON, pages |
+//! | [`cli`] | arguments | calls of all that, printed |
 //!
 //! ```text
-//! name -> stores -> path -> Input (ggml::Mapping) -> &[u8] -> gguf::File { Header, Metadata, TensorTable }
-//! gguf::File -> restate (a layout of Ollama's) -> gguf::File under stock names
-//! gguf::File -> Model -> Constraints --------------------------------------------+
-//!                                                                                +-> Plan -> save
-//! text -> CalibrationSet -> HiddenStates -> Importance (or cache) ---------------+
-//! removed blocks, CalibrationSet -> Healer -> Healing -> Plan
-//! text -> CalibrationSet -> ScoredLogits -> Quality ----------------------------------------------------> Report
-//! Quality of several models -> comparison (front, verdict) -------------------------------------------> Report
-//! tasks -> Task -> Accuracy ----------------------------------------------------------------------------> Report
-//! Importance -> Sample -> Edge: which blocks another text could move over the edge of the set ---------> Report
-//! Importance, Plan -> Report -> table, JSON
-//! output, parent -> verify (bytes), oracle (logits) -> Report
-//! JSON of Reports -> Saved -> Collection -> pages (HTML, SVG, Markdown, CSV)
-//! metadata, Plan, Report of an evaluation -> Card
+//! name -> model -> plan -----------------------> output -> verify
+//!           |        ^
+//!           v        | cut
+//! text -> engine -> measure -> choose -> heal
 //! ```
 //!
-//! Each type is made once, by a function of the types before it, and not changed afterwards. Only `commands`, `stores`, `input`,
-//! `temporary`, `cache`, `cache_folder`, `llama`, `healer`, `evaluator`, `own_text`, `calibration::Texts`, `segment`,
-//! `search::journal`, `scratch`, `room`, `commit`, `save`, `beside`, `oracle`, `stamp` and `batch` do I/O; planning and verifying
-//! are pure. A [`batch`] runs this program again for each of many models.
+//! Each type is made once, by a function of the types before it, and not changed afterwards. A [`cli::batch`] runs this program
+//! again for each of many models. The pages of help are in [`cli::help`].
 //!
 //! # The steps, as a program has them
 //!
@@ -31,13 +37,14 @@
 //! ```
 //! use std::collections::BTreeSet;
 //!
-//! use gguf_shorten::input::Input;
+//! use gguf_shorten::model::input::Input;
 //! use gguf_shorten::model::Model;
-//! use gguf_shorten::options::Calibration;
-//! use gguf_shorten::plan::{Constraints, Method, Plan, Provenance, removal};
-//! use gguf_shorten::save::Target;
-//! use gguf_shorten::score::score;
-//! use gguf_shorten::verify::verify;
+//! use gguf_shorten::engine::settings::Calibration;
+//! use gguf_shorten::choose::removal;
+//! use gguf_shorten::plan::{Constraints, Method, Plan, Provenance};
+//! use gguf_shorten::output::save::Target;
+//! use gguf_shorten::measure::calibrate::score;
+//! use gguf_shorten::output::verify::verify;
 //!
 //! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/examples/tiny_model.rs"));
 //! # fn main() -> anyhow::Result<()> {
@@ -93,102 +100,30 @@
     )
 )]
 
-pub mod cli;
+pub mod error;
 
-pub mod options;
+pub mod named;
 
-pub mod commands;
-
-pub mod part_name;
-
-pub mod stores;
-
-pub mod stamp;
-
-pub mod input;
-
-pub mod temporary;
+pub mod watch;
 
 pub mod gguf;
 
-pub mod restate;
-
-pub mod companion;
+pub mod files;
 
 pub mod model;
 
-pub mod warning;
+pub mod plan;
 
-pub mod arch;
+pub mod output;
 
-pub mod calibration;
+pub mod engine;
 
-pub mod own_text;
+pub mod measure;
 
-pub mod cache_folder;
-
-pub mod hidden_state;
-
-pub mod recoded;
-
-pub mod llama;
-
-pub mod evaluator;
-
-pub mod importance;
-
-pub mod cache;
-
-pub mod score;
-
-pub mod quality;
-
-pub mod comparison;
-
-pub mod tasks;
-
-pub mod stability;
-
-pub mod angular;
-
-pub mod pairs;
-
-pub mod segment;
-
-pub mod search;
+pub mod choose;
 
 pub mod heal;
 
-pub mod healer;
-
-pub mod plan;
-
-pub mod imatrix;
-
-pub mod scratch;
-
-pub mod room;
-
-pub mod commit;
-
-pub mod save;
-
-pub mod beside;
-
-pub mod verify;
-
-pub mod oracle;
-
-pub mod batch;
-
 pub mod report;
 
-pub mod saved;
-
-pub mod pages;
-
-pub mod card;
-
-pub mod progress;
-
-pub mod error;
+pub mod cli;

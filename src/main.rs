@@ -5,9 +5,12 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use gguf_shorten::cli::{Cli, Command};
-use gguf_shorten::options::{Compare, Eval, Score, Shorten, Verify};
-use gguf_shorten::{batch, commands, commit, error};
+use gguf_shorten::cli::args::words::of_arguments;
+use gguf_shorten::cli::args::{Cli, Command};
+use gguf_shorten::cli::options::{Compare, Eval, Score, Shorten, Verify};
+use gguf_shorten::cli::{batch, commands};
+use gguf_shorten::error;
+use gguf_shorten::files::staged as commit;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -66,6 +69,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Some(Command::Cache { command }) => commands::cache::run(command),
         Some(Command::Completions { shell }) => commands::generate::completions(*shell),
         Some(Command::Man) => commands::generate::man(),
+        Some(Command::Help { words }) => commands::help::run(words),
     }
 }
 
@@ -81,7 +85,7 @@ fn usage(error: &clap::Error) -> ExitCode {
         let _ = error.print();
         return ExitCode::from(2);
     }
-    say(&format!("gguf-shorten: {}", error::of_arguments(error)));
+    say(&format!("gguf-shorten: {}", of_arguments(error)));
     say("hint: gguf-shorten --help lists the arguments");
     ExitCode::from(2)
 }

@@ -125,6 +125,20 @@ impl<'a> Array<'a> {
     }
 }
 
+impl<'a> Value<'a> {
+    /// The value as an array.
+    ///
+    /// # Errors
+    ///
+    /// `WrongType` if the value is not an array.
+    pub fn as_array(&self) -> Result<Array<'a>, Error> {
+        if self.value_type() != ValueType::Array {
+            return Err(self.wrong_type(ValueType::Array.with_article()));
+        }
+        Array::read(self.key(), self.reader())
+    }
+}
+
 impl fmt::Debug for Array<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Array")

@@ -8,11 +8,11 @@ use std::fmt;
 use std::io;
 
 use super::foreign_type::ForeignType;
-use super::layout::FileOffset;
 use super::place::{Place, Quoted};
-use super::tensor::MAX_NAME_BYTES;
 use super::tensor_type::TensorType;
 use super::value_type::ValueType;
+use crate::gguf::place::MAX_NAME_BYTES;
+use crate::gguf::position::FileOffset;
 
 /// Why a file was refused or an output could not be written, with the place in the file.
 ///

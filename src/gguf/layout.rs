@@ -2,9 +2,6 @@
 //!
 //! All arithmetic of positions is here, shared by reader and writer, and checked. Does no I/O.
 
-use std::collections::BTreeMap;
-use std::fmt;
-
 use super::error::{Error, ErrorKind};
 use super::header::{Header, check_version};
 use super::metadata::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT};
@@ -13,14 +10,10 @@ use super::place::Place;
 use super::tensor::check_name;
 use super::value_out::ValueOut;
 use super::value_type::ValueType;
-
-/// A position counted from the start of tensor data, as tensor infos store it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DataOffset(pub u64);
-
-/// A position counted from byte 0 of the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct FileOffset(pub u64);
+use crate::gguf::position::DataOffset;
+use crate::gguf::position::FileOffset;
+use crate::gguf::position::align_up;
+use std::collections::BTreeMap;
 
 /// Every position, length and padding of a new file.
 ///
@@ -52,12 +45,6 @@ pub struct PlannedTensor<'a> {
     offset: DataOffset,
     position: FileOffset,
     n_padding: u64,
-}
-
-/// The smallest multiple of `alignment` that is at least `position`, or `None` if it does not fit
-/// or `alignment` is 0.
-pub fn align_up(position: u64, alignment: u64) -> Option<u64> {
-    position.checked_next_multiple_of(alignment)
 }
 
 impl<'a> Layout<'a> {
@@ -229,18 +216,6 @@ impl<'a> PlannedTensor<'a> {
     /// Zero bytes that follow the data.
     pub fn n_padding(&self) -> u64 {
         self.n_padding
-    }
-}
-
-impl fmt::Display for DataOffset {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl fmt::Display for FileOffset {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
     }
 }
 

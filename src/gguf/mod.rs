@@ -38,6 +38,8 @@
 )]
 
 // From bytes to numbers and strings.
+mod position;
+
 mod reader;
 
 // The head of a file, in file order, and where it says that data lies.
@@ -66,15 +68,17 @@ mod place;
 #[cfg(test)]
 mod testing;
 
+pub use crate::gguf::place::MAX_NAME_BYTES;
+pub use crate::gguf::position::{DataOffset, FileOffset, align_up};
 pub use array::Array;
 pub use error::{Error, ErrorKind, OTHER_TYPES};
 pub use foreign_type::ForeignType;
 pub use header::{Header, MAGIC};
-pub use layout::{DataOffset, FileOffset, Layout, PlannedEntry, PlannedTensor, align_up};
+pub use layout::{Layout, PlannedEntry, PlannedTensor};
 pub use metadata::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, Entry, Metadata};
 pub use output::{EntryOut, TensorOut};
 pub use place::{Place, Quoted};
-pub use tensor::{MAX_DIMS, MAX_NAME_BYTES, TensorInfo, TensorTable};
+pub use tensor::{MAX_DIMS, TensorInfo, TensorTable};
 pub use tensor_type::TensorType;
 pub use value::Value;
 pub use value_out::ValueOut;
@@ -116,6 +120,7 @@ impl<'a> File<'a> {
 
         let data_start = skip_head_padding(&mut reader, alignment, infos.is_empty())?;
         let tensors = TensorTable::check(infos, bytes, alignment, data_start)?;
+        places::check_places(tensors.as_slice(), alignment, data_start)?;
 
         let file_len = bytes.len() as u64;
         let end = tensors

@@ -91,6 +91,9 @@ pub(super) fn shortened(name: &str) -> String {
     name.chars().take(MAX_SHOWN_CHARS + 1).collect()
 }
 
+/// The longest tensor name, in bytes: `GGML_MAX_NAME` without its closing zero.
+pub const MAX_NAME_BYTES: usize = 63;
+
 #[cfg(test)]
 mod tests {
     use super::super::MAX_NAME_BYTES;

@@ -3,8 +3,8 @@
 //! Owns the checks of tensors against each other. That each lies inside the file is checked before.
 
 use super::error::{Error, ErrorKind};
-use super::layout::{FileOffset, align_up};
 use super::place::shortened;
+use super::position::{FileOffset, align_up};
 use super::tensor::TensorInfo;
 
 /// Checks that tensors follow one another, in whatever order, with their padding between them.

@@ -7,8 +7,9 @@
 use byteorder::{ByteOrder, LittleEndian};
 
 use super::error::{Error, ErrorKind};
-use super::layout::FileOffset;
 use super::place::Place;
+use super::value_type::ValueType;
+use crate::gguf::position::FileOffset;
 
 /// Reads little-endian numbers and strings from the front of the bytes that are left.
 #[derive(Clone, Debug)]
@@ -149,6 +150,17 @@ impl<'a> Reader<'a> {
     fn truncated(&self) -> Error {
         let file_len = self.bytes.len() as u64;
         Error::new(ErrorKind::Truncated { file_len }, self.place())
+    }
+}
+
+impl ValueType {
+    /// Reads a type id.
+    pub(super) fn read(reader: &mut Reader<'_>) -> Result<ValueType, Error> {
+        let position = reader.offset();
+        let id = reader.u32()?;
+        ValueType::from_id(id).ok_or_else(|| {
+            Error::new(ErrorKind::UnknownValueType { id }, reader.place()).at(position)
+        })
     }
 }
 

@@ -2,19 +2,15 @@
 //!
 //! Owns the checks that make a tensor's bytes safe to hand out. Knows nothing of what names mean.
 
-use std::collections::BTreeMap;
-use std::fmt;
-
 use super::error::{Error, ErrorKind};
 use super::foreign_type::ForeignType;
-use super::layout::{DataOffset, FileOffset};
 use super::place::Place;
-use super::places::check_places;
 use super::reader::Reader;
 use super::tensor_type::TensorType;
-
-/// The longest tensor name, in bytes: `GGML_MAX_NAME` without its closing zero.
-pub const MAX_NAME_BYTES: usize = 63;
+use crate::gguf::place::MAX_NAME_BYTES;
+use crate::gguf::position::{DataOffset, FileOffset};
+use std::collections::BTreeMap;
+use std::fmt;
 
 /// The most dimensions of a tensor, `GGML_MAX_DIMS`.
 pub const MAX_DIMS: usize = 4;
@@ -49,6 +45,11 @@ pub(super) struct RawInfo<'a> {
 }
 
 impl<'a> TensorTable<'a> {
+    /// All of them, in file order.
+    pub(super) fn as_slice(&self) -> &[TensorInfo<'a>] {
+        &self.tensors
+    }
+
     /// Checks that names are unique and that the data of the tensors is aligned, inside the file,
     /// not shared and without gaps.
     pub(super) fn check(
@@ -58,7 +59,6 @@ impl<'a> TensorTable<'a> {
         data_start: FileOffset,
     ) -> Result<TensorTable<'a>, Error> {
         let table = Self::of(infos, |_, info| info.locate(bytes, alignment, data_start))?;
-        check_places(&table.tensors, alignment, data_start)?;
         Ok(table)
     }
 

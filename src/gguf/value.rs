@@ -5,7 +5,6 @@
 
 use std::fmt;
 
-use super::array::Array;
 use super::error::{Error, ErrorKind};
 use super::place::Place;
 use super::reader::Reader;
@@ -163,18 +162,6 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The value as an array.
-    ///
-    /// # Errors
-    ///
-    /// `WrongType` if the value is not an array.
-    pub fn as_array(&self) -> Result<Array<'a>, Error> {
-        if self.value_type != ValueType::Array {
-            return Err(self.wrong_type(ValueType::Array.with_article()));
-        }
-        Array::read(self.key, self.reader())
-    }
-
     /// The value as an integer from `min` to `max`, the range of `T`.
     fn integer<T: TryFrom<i128>>(
         &self,
@@ -197,12 +184,12 @@ impl<'a> Value<'a> {
         T::try_from(found).map_err(|_| self.error(ErrorKind::OutOfRange { found, min, max }))
     }
 
-    fn reader(&self) -> Reader<'a> {
+    pub(super) fn reader(&self) -> Reader<'a> {
         // The bytes were checked when the file was read, so no error will name this place.
         Reader::new(self.raw, Place::File)
     }
 
-    fn wrong_type(&self, expected: &'static str) -> Error {
+    pub(super) fn wrong_type(&self, expected: &'static str) -> Error {
         self.error(ErrorKind::WrongType {
             found: self.value_type,
             expected,

@@ -2,9 +2,6 @@
 
 use std::fmt;
 
-use super::error::{Error, ErrorKind};
-use super::reader::Reader;
-
 /// The type of a metadata value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ValueType {
@@ -132,15 +129,6 @@ impl ValueType {
             ValueType::Array => 12,
             _ => self.n_bytes().unwrap_or(1),
         }
-    }
-
-    /// Reads a type id.
-    pub(super) fn read(reader: &mut Reader<'_>) -> Result<ValueType, Error> {
-        let position = reader.offset();
-        let id = reader.u32()?;
-        ValueType::from_id(id).ok_or_else(|| {
-            Error::new(ErrorKind::UnknownValueType { id }, reader.place()).at(position)
-        })
     }
 }
 

@@ -7,8 +7,9 @@ use std::io::{self, Read, Write};
 
 use super::error::{Error, ErrorKind};
 use super::header::MAGIC;
-use super::layout::{FileOffset, Layout, PlannedTensor};
+use super::layout::{Layout, PlannedTensor};
 use super::place::Place;
+use crate::gguf::position::FileOffset;
 
 /// Writes everything before the tensor data: header, metadata, tensor infos and padding. Returns
 /// the data start, which is the number of bytes written.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::hidden_state::{HiddenStates, Position, Token};
+use crate::engine::hidden_state::{HiddenStates, Position, Token};
 use crate::model::BlockId;
 
 /// Consecutive removed blocks with a kept one behind them.
@@ -195,7 +195,7 @@ fn next(points: &[(f64, f64)]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hidden_state::Visitor;
+    use crate::engine::hidden_state::Visitor;
 
     /// Three blocks; the states of each window, the last first.
     struct Shown(Vec<Vec<(Position, Vec<f32>)>>);

@@ -13,6 +13,18 @@
 //! A cut also leaves the stream shorter than the blocks behind it expect: [`scale`] multiplies a tensor by its scales alone,
 //! [`writers`] are the tensors that write to the stream, [`magnitude`] finds the number that they are divided by.
 
+pub mod settings;
+
+pub mod outcome;
+
+pub(crate) mod run;
+
+pub(crate) mod repairs;
+
+pub(crate) mod trials;
+
+pub mod healer;
+
 pub mod carrier;
 
 pub mod split;

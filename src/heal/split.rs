@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::hidden_state::Token;
+use crate::engine::hidden_state::Token;
 
 /// The windows of a text by what they are for, as far as they take part. No window of one kind is the same as one of another.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,10 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::scale;
-use crate::arch::Stream;
 use crate::gguf::{Quoted, TensorType};
+use crate::measure::oracle;
+use crate::model::arch::Stream;
 use crate::model::{BlockId, Model};
-use crate::oracle;
 use crate::plan::{ChangedTensor, ChangedTensors};
 
 /// The norms that the output of both branches of a block passes before it is added, where a block has both

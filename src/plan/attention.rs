@@ -5,14 +5,12 @@
 //! (`llama.cpp`, `deci.cpp`): its keys get the other prefix, and the counts that `deci` reads block by block become lists.
 //! In the parent, a block whose attention writes zeros computes the same.
 
-use std::collections::BTreeSet;
-
-use anyhow::{Context, Result, bail, ensure};
-
-use super::{Method, Renumbering, Tensors};
+use super::Tensors;
 use crate::gguf::{EntryOut, Quoted, ValueOut, ValueType};
-use crate::importance::{HalfImportance, Importance};
+use crate::model::renumbering::Renumbering;
 use crate::model::{BlockId, Model};
+use anyhow::{Context, Result, bail, ensure};
+use std::collections::BTreeSet;
 
 /// The architecture whose models can lose attention.
 const FROM: &str = "llama";
@@ -106,80 +104,10 @@ pub fn check(
     Ok(())
 }
 
-fn first_kept(model: &Model<'_>, removed: &BTreeSet<BlockId>) -> Option<BlockId> {
+pub(crate) fn first_kept(model: &Model<'_>, removed: &BTreeSet<BlockId>) -> Option<BlockId> {
     (0..model.n_trunk_blocks())
         .map(BlockId::new)
         .find(|block| !removed.contains(block))
-}
-
-/// Chooses the `n` blocks whose attention has the lowest scores, among those that are neither in `removed` nor in `keep`
-/// and may lose it. Of equal scores the later block.
-///
-/// # Errors
-/// Fewer such blocks than `n`; a method that needs scores without any.
-pub fn choose(
-    model: &Model<'_>,
-    method: Method,
-    importance: Option<&Importance>,
-    removed: &BTreeSet<BlockId>,
-    keep: &BTreeSet<BlockId>,
-    n: usize,
-) -> Result<BTreeSet<BlockId>> {
-    let n_blocks = model.n_trunk_blocks();
-    let first = first_kept(model, removed);
-    let mut may: Vec<BlockId> = (0..n_blocks)
-        .map(BlockId::new)
-        .filter(|block| Some(*block) != first && !removed.contains(block) && !keep.contains(block))
-        .collect();
-    check_number(n, may.len())?;
-    let scores = scores(method, importance, n_blocks)?;
-    let score = |block: &BlockId| scores.get(block.index()).copied().unwrap_or(f64::INFINITY);
-    may.sort_by(|a, b| score(a).total_cmp(&score(b)).then(b.cmp(a)));
-    Ok(may.into_iter().take(n).collect())
-}
-
-/// Checks whether `n` of `n_may` blocks that may lose their attention can be chosen.
-///
-/// # Errors
-/// They cannot.
-pub fn check_number(n: usize, n_may: usize) -> Result<()> {
-    ensure!(
-        n <= n_may,
-        "cannot remove the attention of {n} blocks: {n_may} may lose it, the first of the output not"
-    );
-    Ok(())
-}
-
-/// The importance of the attention of each block: the lowest goes first.
-fn scores(method: Method, importance: Option<&Importance>, n_blocks: usize) -> Result<Vec<f64>> {
-    #[expect(clippy::cast_precision_loss, reason = "at most 512 blocks")]
-    let numbers = || (0..n_blocks).map(|i| i as f64);
-    let measured = |score: fn(&HalfImportance) -> f64| {
-        importance
-            .with_context(|| format!("method '{method}' needs calibration"))?
-            .blocks
-            .iter()
-            .map(|block| {
-                let halves = block.halves.as_ref();
-                halves
-                    .map(|halves| score(&halves.attention))
-                    .with_context(|| {
-                        format!("bug: the attention of block {} has no score", block.block)
-                    })
-            })
-            .collect()
-    };
-    if method == Method::Bi {
-        measured(|half| half.bi)
-    } else if method == Method::RelativeMagnitude {
-        measured(|half| half.relative_magnitude)
-    } else if method == Method::Sequential {
-        Ok(numbers().map(|i| -i).collect())
-    } else if method == Method::Reverse {
-        Ok(numbers().collect())
-    } else {
-        bail!("method '{method}' does not score attention apart")
-    }
 }
 
 /// Leaves out the tensors of the attention of the blocks of `cut`.

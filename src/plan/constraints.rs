@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, anyhow, bail, ensure};
 
-use super::Renumbering;
 use super::counts::Counts;
 use super::kinds::{ByPosition, Kinds, Pattern};
 use super::metadata::WINDOWS;
-use crate::arch::{Architecture, FirstRule, LastRule, Needed, Which};
 use crate::error::Hint;
 use crate::gguf::Quoted;
+use crate::model::arch::{Architecture, FirstRule, LastRule, Needed, Which};
+use crate::model::renumbering::Renumbering;
 use crate::model::{BlockId, Model};
 
 /// What a removal must respect so that the output computes the input without the removed blocks.

@@ -3,8 +3,8 @@
 
 use anyhow::{Result, anyhow, ensure};
 
-use crate::arch::{Architecture, CountRule, QueryScale};
 use crate::gguf::{Quoted, TensorType, ValueType};
+use crate::model::arch::{Architecture, CountRule, QueryScale};
 use crate::model::{BlockId, Model};
 
 /// The numbers of blocks to which a model may not be shortened.

@@ -3,12 +3,12 @@
 use anyhow::{Context, Result, ensure};
 
 use super::metadata::{RECURRENT, WINDOWS};
-use crate::arch::{
+use crate::gguf::{Entry, ValueType};
+use crate::model::Model;
+use crate::model::arch::{
     Architecture, FullBlock, Period, PositionRule, Recurrent, WITHOUT_HEADS_WITHOUT_ATTENTION,
     WindowPattern, WindowPresence,
 };
-use crate::gguf::{Entry, ValueType};
-use crate::model::Model;
 
 /// The kinds of a model's blocks. Each list has an entry for each trunk block; `None` where the blocks do not differ.
 #[derive(Clone, Debug, Default)]

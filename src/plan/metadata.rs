@@ -1,41 +1,16 @@
 //! The decision on every metadata entry of the output: kept byte for byte, a count set, a per-block array shortened,
 //! left out, or added. An entry that none of these is known to be right for stops the plan.
 
-use anyhow::{Context, Result, anyhow, ensure};
-
-use super::names::Names;
-use super::{Constraints, Renumbering, Tensors, counts};
-use crate::arch::{Architecture, Derived, OTHER_ARRAYS, PER_BLOCK_ARRAYS, Recurrent};
+use super::names;
+use super::{Constraints, Tensors, counts};
 use crate::error::Hint;
 use crate::gguf::{Array, Entry, EntryOut, Quoted, ValueOut, ValueType};
 use crate::model::Model;
-
-/// What the output says about where it comes from, under `gguf_shorten.`.
-#[derive(Clone, Debug)]
-pub struct Provenance {
-    /// Hash of the input's bytes, all parts of a split model one after another.
-    pub parent_blake3: blake3::Hash,
-    /// How the blocks were chosen.
-    pub method: String,
-    /// What made up for the removed blocks.
-    pub heal: String,
-}
-
-impl Provenance {
-    /// Of a file that is evaluated or measured and not kept: its entries are as long as those of the file that would be
-    /// written, the parent's hash is zeros.
-    #[must_use]
-    pub fn draft(method: &str) -> Self {
-        Self {
-            parent_blake3: blake3::Hash::from_bytes([0; blake3::OUT_LEN]),
-            method: method.to_owned(),
-            heal: "none".to_owned(),
-        }
-    }
-}
-
-/// The prefix of every key that this program adds.
-pub(super) const OWN_PREFIX: &str = "gguf_shorten.";
+use crate::model::arch::{Architecture, Derived, OTHER_ARRAYS, PER_BLOCK_ARRAYS, Recurrent};
+use crate::model::names::OWN_PREFIX;
+use crate::model::renumbering::Renumbering;
+use crate::plan::provenance::Provenance;
+use anyhow::{Context, Result, anyhow, ensure};
 
 /// Checks that what to do with every entry is known, whatever is removed.
 pub(super) fn check(model: &Model<'_>, rules: &Architecture, trusted: bool) -> Result<()> {
@@ -45,7 +20,7 @@ pub(super) fn check(model: &Model<'_>, rules: &Architecture, trusted: bool) -> R
     }
     let nothing = Renumbering::in_order(model.n_blocks(), Vec::new());
     let entries = model.metadata().iter().map(EntryOut::keep).collect();
-    Names::of_blocks(model, &nothing).apply(entries, trusted)?;
+    names::of_blocks(model, &nothing).apply(entries, trusted)?;
     Ok(())
 }
 
@@ -57,9 +32,9 @@ pub(super) fn decide<'a>(
     tensors: &Tensors<'_>,
     provenance: &Provenance,
 ) -> Result<(Vec<EntryOut<'a>>, Vec<String>)> {
-    let names = Names::of_output(model, renumbering, tensors);
+    let becoming = names::of_output(model, renumbering, tensors);
     let entries = by_role(model, constraints, renumbering)?;
-    let (mut entries, notes) = names.apply(entries, constraints.trusted)?;
+    let (mut entries, notes) = becoming.apply(entries, constraints.trusted)?;
     entries.extend(parent_entries(model)?);
     entries.extend(own_entries(model, renumbering, provenance)?);
     Ok((entries, notes))
@@ -76,7 +51,7 @@ pub fn segment_entries<'a>(
 ) -> Result<Vec<EntryOut<'a>>> {
     let entries = by_role(model, constraints, renumbering)?;
     // What is not clear was refused, or taken on trust.
-    let (entries, _) = Names::of_blocks(model, renumbering).apply(entries, true)?;
+    let (entries, _) = names::of_blocks(model, renumbering).apply(entries, true)?;
     Ok(entries)
 }
 

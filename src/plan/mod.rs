@@ -1,17 +1,21 @@
 //! Plan: which blocks go, and what every entry and tensor of the output will be. Pure: no I/O.
 //!
 //! In reading order: [`kinds`] says what each block is, [`counts`] how many may stay, [`constraints`] what may be removed,
-//! [`removal`] chooses, `tensors` decides every tensor, whose data is a [`data::TensorData`], `metadata` every entry, with what
+//! `tensors` decides every tensor, whose data is a [`data::TensorData`], `metadata` every entry, with what
 //! it `names` and what it says of the model's `size`.
 //! [`attention`] leaves out the attention of blocks that stay, [`healing`] gives tensors other weights. [`parts`] cuts the output into files.
+
+pub mod method;
+
+pub mod provenance;
+
+pub mod imatrix;
 
 pub mod kinds;
 
 pub mod counts;
 
 pub mod constraints;
-
-pub mod removal;
 
 pub mod data;
 
@@ -29,73 +33,21 @@ pub mod healing;
 
 pub mod parts;
 
-use std::collections::BTreeSet;
-
-use anyhow::Result;
-
 use crate::gguf::{ALIGNMENT_KEY, EntryOut, Layout, TensorOut};
+use crate::model::renumbering::Renumbering;
 use crate::model::{BlockId, Model};
-
+pub use crate::plan::method::{Budget, Method};
+pub use crate::plan::provenance::Provenance;
+use anyhow::Result;
 pub use attention::AttentionCut;
 pub use constraints::Constraints;
 pub use data::{
     ChangeKind, ChangedTensor, ChangedTensors, Runs, TensorChange, TensorData, Tensors,
 };
 pub use healing::Healing;
-pub use metadata::Provenance;
 pub use metadata::segment_entries;
 pub use parts::Splitting;
-pub use removal::{Budget, Method};
-
-/// The number that each kept block has in the output. Computed from the whole set of blocks before any name is touched.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Renumbering {
-    kept: Vec<BlockId>,
-    new_number: Vec<Option<usize>>,
-}
-
-impl Renumbering {
-    /// Keeps every block of `n_blocks` that is not in `removed`, in order.
-    #[must_use]
-    pub fn new(n_blocks: usize, removed: &BTreeSet<BlockId>) -> Self {
-        let kept: Vec<BlockId> = (0..n_blocks)
-            .map(BlockId::new)
-            .filter(|block| !removed.contains(block))
-            .collect();
-        let mut new_number = vec![None; n_blocks];
-        for (number, block) in kept.iter().enumerate() {
-            new_number[block.index()] = Some(number);
-        }
-        Self { kept, new_number }
-    }
-
-    /// How many blocks there were.
-    #[must_use]
-    pub fn n_blocks(&self) -> usize {
-        self.new_number.len()
-    }
-
-    /// The blocks of a segment, in the order in which they stand in it.
-    pub fn in_order(n_blocks: usize, kept: Vec<BlockId>) -> Self {
-        let mut new_number = vec![None; n_blocks];
-        for (number, block) in kept.iter().enumerate() {
-            new_number[block.index()] = Some(number);
-        }
-        Self { kept, new_number }
-    }
-
-    /// The kept blocks, in order: the block at position `i` becomes block `i`.
-    #[must_use]
-    pub fn kept(&self) -> &[BlockId] {
-        &self.kept
-    }
-
-    /// The number of `block` in the output, unless it is removed.
-    #[must_use]
-    pub fn number(&self, block: BlockId) -> Option<usize> {
-        self.new_number.get(block.index()).copied().flatten()
-    }
-}
+use std::collections::BTreeSet;
 
 /// The output, planned to the byte.
 #[derive(Clone, Debug)]
@@ -231,21 +183,4 @@ fn raised(alignment: u64, layout: &Layout<'_>) -> Option<String> {
             layout.alignment()
         )
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn renumbering_closes_the_gaps() {
-        let removed = [1, 3].map(BlockId::new).into();
-        let renumbering = Renumbering::new(5, &removed);
-        assert_eq!(renumbering.kept(), [0, 2, 4].map(BlockId::new));
-        let numbers: Vec<_> = (0..5)
-            .map(|i| renumbering.number(BlockId::new(i)))
-            .collect();
-        assert_eq!(numbers, [Some(0), None, Some(1), None, Some(2)]);
-        assert_eq!(renumbering.number(BlockId::new(5)), None);
-    }
 }

@@ -4,9 +4,10 @@ use anyhow::{Context, Result, ensure};
 use byteorder::{ByteOrder, LittleEndian};
 
 use super::counts::Rescaling;
-use super::{Constraints, Renumbering, Runs, TensorData, Tensors};
-use crate::arch::{Architecture, PartsTensor, QueryScale};
+use super::{Constraints, Runs, TensorData, Tensors};
 use crate::gguf::{Quoted, TensorInfo, TensorOut, TensorType};
+use crate::model::arch::{Architecture, PartsTensor, QueryScale};
+use crate::model::renumbering::Renumbering;
 use crate::model::{BlockId, Model};
 
 /// Checks that tensors with a part for each block can be cut, whatever is removed.

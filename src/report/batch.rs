@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use comfy_table::{Cell, CellAlignment, Color, Table, presets};
 use indicatif::DecimalBytes;
 
-use super::block_list;
-use super::table::Colour;
+use crate::model::block::block_list;
+use crate::report::lines::Colour;
 
 /// What became of one model.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,17 +1,19 @@
 //! What a comparison found, as JSON and as a screen for a person.
 
-use std::fmt::Write as _;
-
+use super::lines;
+use crate::choose::outcome::ChoiceReport;
+use crate::engine::logits::Speed;
+use crate::engine::outcome::CalibrationReport;
+use crate::measure::comparison::{Kind, Point, pareto, verdict};
+use crate::measure::outcome::{KlReport, SpeedReport};
+use crate::measure::quality::measure::Quality;
+use crate::measure::quality::perplexity::Perplexity;
+use crate::model::block::block_list;
+use crate::model::outcome::ModelReport;
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use indicatif::{DecimalBytes, HumanCount};
 use serde::Serialize;
-
-use super::evaluation::{KlReport, SpeedReport};
-use super::{CalibrationReport, ModelReport, block_list, table};
-use crate::comparison::{Kind, Point, pareto, verdict};
-use crate::evaluator::Speed;
-use crate::quality::measure::Quality;
-use crate::quality::perplexity::Perplexity;
+use std::fmt::Write as _;
 
 /// The result of `compare`. Its fields are the JSON contract: unknown values are null, never left out.
 #[derive(Clone, Debug, Serialize)]
@@ -34,19 +36,6 @@ pub struct CompareReport {
     pub rows: Vec<RowReport>,
     /// One sentence.
     pub verdict: String,
-}
-
-/// How the blocks of the rows of fewer blocks were chosen.
-#[derive(Clone, Debug, Serialize)]
-pub struct ChoiceReport {
-    /// As in the main job.
-    pub method: String,
-    /// What a method that measures losses makes small; null for others.
-    pub objective: Option<String>,
-    /// The text; null for a method that needs none.
-    pub calibration: Option<CalibrationReport>,
-    /// The share of the scored tokens that the choice has seen, 0 to 1.
-    pub seen_share: f64,
 }
 
 /// One row.
@@ -180,7 +169,7 @@ pub fn screen(report: &CompareReport) -> String {
             line("failed", error.clone());
         }
     }
-    line("parent", table::model(&report.parent));
+    line("parent", lines::model(&report.parent));
     line("scored", scored(&report.text));
     for row in &report.rows {
         if let (Some(removed), None) = (&row.removed, &row.error) {

@@ -5,12 +5,14 @@ use std::fmt::Write as _;
 use indicatif::{DecimalBytes, HumanCount};
 use serde::Serialize;
 
-use super::{ModelReport, block_list, table};
+use super::lines;
 use crate::gguf;
+use crate::measure::oracle::Run;
 use crate::model::Model;
-use crate::oracle::Run;
+use crate::model::block::block_list;
+use crate::model::outcome::ModelReport;
+use crate::output::verify::{MetadataCounts, Verification};
 use crate::plan::{ChangeKind, TensorChange};
-use crate::verify::{MetadataCounts, Verification};
 use std::path::Path;
 
 /// The result of `verify`. Its fields are the JSON contract: unknown values are null, never left out.
@@ -154,7 +156,7 @@ pub fn screen(report: &VerifyReport) -> String {
         DecimalBytes(output.bytes),
         gguf::Quoted(output.version.as_deref().unwrap_or("unknown"))
     );
-    let _ = writeln!(text, "parent   {}", table::model(&report.parent));
+    let _ = writeln!(text, "parent   {}", lines::model(&report.parent));
     let hash = report.parent.blake3.as_deref().unwrap_or_default();
     let recorded = report.recorded_blake3.as_deref() == Some(hash);
     let _ = writeln!(
@@ -169,7 +171,7 @@ pub fn screen(report: &VerifyReport) -> String {
     let _ = writeln!(
         text,
         "removed  {}",
-        table::removed(
+        lines::removed(
             &report.removed,
             &report.parent,
             &format!(
@@ -199,7 +201,7 @@ pub fn screen(report: &VerifyReport) -> String {
         DecimalBytes(report.tensor_bytes),
         planned_as(report)
     );
-    text.push_str(&table::changes(&report.changes));
+    text.push_str(&lines::changes(&report.changes));
     if let Some(run) = &report.run {
         let _ = writeln!(text, "run      {}", evaluated(run));
     }

@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use ggml::Backend;
-use gguf_shorten::arch::{Architecture, Stream};
-use gguf_shorten::hidden_state::Position;
-use gguf_shorten::input::Input;
+use gguf_shorten::choose::removal::nearest;
+use gguf_shorten::engine::hidden_state::Position;
+use gguf_shorten::model::arch::{Architecture, Stream};
+use gguf_shorten::model::input::Input;
 use gguf_shorten::model::{BlockId, Model};
-use gguf_shorten::plan::{Constraints, removal::nearest};
+use gguf_shorten::plan::Constraints;
 
 use crate::random_model::Spec;
 use crate::support::{hidden_states, n_different, outputs, shorten, state_after, zero};

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use ggml::Backend;
+use gguf_shorten::engine::hidden_state::Position;
 use gguf_shorten::gguf::{File, ValueOut};
-use gguf_shorten::hidden_state::Position;
-use gguf_shorten::input::Input;
+use gguf_shorten::measure::oracle::{self, Silence};
+use gguf_shorten::model::input::Input;
 use gguf_shorten::model::{BlockId, Model};
-use gguf_shorten::oracle::{self, Silence};
 use gguf_shorten::plan::ChangedTensors;
 
 use crate::random_model::Spec;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use ggml::Backend;
 use ggml::testing::{DEADLY, fail_check, raise, with_log_locked};
-use gguf_shorten::commit::Staged;
+use gguf_shorten::files::staged::Staged;
 use gguf_shorten::gguf::ValueOut;
 
 use crate::eval::byte_model;

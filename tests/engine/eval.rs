@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use ggml::{Backend, Context, ContextOptions, Token};
-use gguf_shorten::evaluator::{LlamaLogits, answer_scores, vocabulary_difference};
+use gguf_shorten::engine::logits::{LlamaLogits, vocabulary_difference};
+use gguf_shorten::engine::scored::ScoredLogits;
 use gguf_shorten::gguf::ValueOut;
-use gguf_shorten::quality::ScoredLogits;
-use gguf_shorten::quality::measure::Quality;
-use gguf_shorten::tasks::{self, Task};
+use gguf_shorten::measure::answers::answer_scores;
+use gguf_shorten::measure::quality::measure::Quality;
+use gguf_shorten::measure::tasks::{self, Task};
 use serde_json::Value;
 
 use crate::random_model::{N_VOCAB, Spec};

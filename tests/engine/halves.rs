@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use ggml::Backend;
-use gguf_shorten::arch::{Architecture, Middle, Stream};
+use gguf_shorten::engine::hidden_state::Position;
 use gguf_shorten::gguf::ValueOut;
-use gguf_shorten::hidden_state::Position;
+use gguf_shorten::model::arch::{Architecture, Middle, Stream};
 
 use crate::random_model::Spec;
 use crate::support::{

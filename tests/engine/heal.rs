@@ -6,13 +6,13 @@ use std::path::Path;
 use ggml::{Backend, Token};
 use gguf_shorten::gguf::File;
 use gguf_shorten::heal::Weighting;
+use gguf_shorten::heal::healer::stepwise::Order;
+use gguf_shorten::heal::healer::{HealType, Healer};
 use gguf_shorten::heal::split::Split;
-use gguf_shorten::healer::stepwise::Order;
-use gguf_shorten::healer::{HealType, Healer};
-use gguf_shorten::input::Input;
+use gguf_shorten::measure::loss::Objective;
+use gguf_shorten::model::input::Input;
 use gguf_shorten::model::{BlockId, Model};
 use gguf_shorten::plan::{AttentionCut, Constraints};
-use gguf_shorten::search::Objective;
 use serde_json::Value;
 
 use crate::eval::{byte_model, program};

@@ -3,17 +3,17 @@
 use std::path::Path;
 
 use ggml::Token;
+use gguf_shorten::engine::hidden_state::{HiddenStates, Position};
+use gguf_shorten::engine::llama::{Course, Halves, LlamaHiddenStates};
 use gguf_shorten::gguf::TensorType;
 use gguf_shorten::heal::Weighting;
+use gguf_shorten::heal::healer::stepwise::Order;
+use gguf_shorten::heal::healer::{HealType, Healer};
 use gguf_shorten::heal::split::Split;
-use gguf_shorten::healer::stepwise::Order;
-use gguf_shorten::healer::{HealType, Healer};
-use gguf_shorten::hidden_state::{HiddenStates, Position};
-use gguf_shorten::input::Input;
-use gguf_shorten::llama::{Course, Halves, LlamaHiddenStates};
+use gguf_shorten::measure::loss::Objective;
+use gguf_shorten::model::input::Input;
 use gguf_shorten::model::{BlockId, Model};
 use gguf_shorten::plan::Constraints;
-use gguf_shorten::search::Objective;
 
 use crate::heal::{WINDOW, heal, prepare, windows};
 use crate::support::{load, zero};

@@ -7,9 +7,9 @@ use std::path::Path;
 use ggml::Backend;
 use ggml::testing::quantize_with_imatrix;
 use gguf_shorten::gguf::{EntryOut, File, Layout, TensorOut, TensorType, ValueOut, write};
-use gguf_shorten::imatrix::Imatrix;
+use gguf_shorten::model::renumbering::Renumbering;
 use gguf_shorten::model::{BlockId, Model};
-use gguf_shorten::plan::Renumbering;
+use gguf_shorten::plan::imatrix::Imatrix;
 
 use crate::random_model::Spec;
 use crate::support::shorten;

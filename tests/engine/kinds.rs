@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use ggml::Backend;
-use gguf_shorten::arch::Architecture;
+use gguf_shorten::choose::removal;
 use gguf_shorten::gguf::{Entry, ValueOut, ValueType};
-use gguf_shorten::input::Input;
+use gguf_shorten::model::arch::Architecture;
+use gguf_shorten::model::input::Input;
 use gguf_shorten::model::{BlockId, Model};
-use gguf_shorten::plan::{Constraints, removal};
+use gguf_shorten::plan::Constraints;
 
 use crate::architectures::{NOT_EVALUATED, n_blocks};
 use crate::random_model::Spec;

@@ -8,9 +8,9 @@ use std::path::Path;
 
 use ggml::Backend;
 use gguf_shorten::gguf::{EntryOut, File, Layout, TensorOut, TensorType, ValueOut, write};
-use gguf_shorten::input::Input;
+use gguf_shorten::measure::oracle::{self, Silence};
 use gguf_shorten::model::Model;
-use gguf_shorten::oracle::{self, Silence};
+use gguf_shorten::model::input::Input;
 use gguf_shorten::plan::ChangedTensors;
 
 use crate::random_model::Spec;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use ggml::{Backend, Context, ContextOptions, Token};
-use gguf_shorten::own_text::{self, Order};
+use gguf_shorten::engine::own_text::{self, Order};
 use serde_json::Value;
 
 use crate::eval::byte_model;

@@ -3,11 +3,11 @@
 use std::process::Command;
 
 use ggml::{Backend, ContextOptions, Token};
-use gguf_shorten::arch::Architecture;
-use gguf_shorten::hidden_state::Recorded;
-use gguf_shorten::input::Input;
-use gguf_shorten::llama::{Course, LlamaHiddenStates};
+use gguf_shorten::engine::hidden_state::Recorded;
+use gguf_shorten::engine::llama::{Course, LlamaHiddenStates};
 use gguf_shorten::model::Model;
+use gguf_shorten::model::arch::Architecture;
+use gguf_shorten::model::input::Input;
 use serde_json::Value;
 
 use crate::eval::byte_model;

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use ggml::Backend;
-use gguf_shorten::arch::{Architecture, Recurrent};
+use gguf_shorten::choose::removal::nearest;
 use gguf_shorten::gguf::{File, ValueOut, ValueType};
-use gguf_shorten::input::Input;
+use gguf_shorten::model::arch::{Architecture, Recurrent};
+use gguf_shorten::model::input::Input;
 use gguf_shorten::model::{BlockId, Model};
-use gguf_shorten::plan::{Constraints, removal::nearest};
+use gguf_shorten::plan::Constraints;
 
 use crate::random_model::Spec;
 use crate::support::{n_different, outputs, shorten_under, zero};

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use ggml::{Backend, ModelOptions};
+use gguf_shorten::engine::load;
 use gguf_shorten::gguf::{EntryOut, File, Layout, TensorInfo, TensorOut, write};
-use gguf_shorten::input::Input;
-use gguf_shorten::llama;
+use gguf_shorten::model::input::Input;
 use gguf_shorten::plan::Constraints;
 
 use crate::random_model::Spec;
@@ -73,7 +73,7 @@ fn number(path: &Path, key: &str) -> u64 {
 fn outputs_as_loaded(path: &Path) -> Result<Vec<f32>, String> {
     let error = |error: anyhow::Error| gguf_shorten::error::message(&error);
     let input = Input::open(path).map_err(error)?;
-    let engine = llama::load(&input, ModelOptions::default()).map_err(error)?;
+    let engine = load::load(&input, ModelOptions::default()).map_err(error)?;
     outputs_of(&engine, path)
 }
 
@@ -242,7 +242,7 @@ fn a_file_with_lists_of_blocks_that_are_not_there_gets_the_remedy() {
     spec.save(Backend::init(), &parent).unwrap();
     copy(&parent, &[], N_BLOCKS as usize - 1, &counted);
     let input = Input::open(&counted).unwrap();
-    let error = llama::load(&input, ModelOptions::default()).err().unwrap();
+    let error = load::load(&input, ModelOptions::default()).err().unwrap();
     let hint = gguf_shorten::error::hint(&error).unwrap();
     assert!(
         hint.contains("--drop-mtp alone writes it without them"),

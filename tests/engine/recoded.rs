@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use ggml::{Backend, ContextOptions, ModelOptions};
-use gguf_shorten::hidden_state::{Recorded, Token};
-use gguf_shorten::input::Input;
-use gguf_shorten::llama::{Course, LlamaHiddenStates, load_for_scores};
+use gguf_shorten::engine::hidden_state::{Recorded, Token};
+use gguf_shorten::engine::llama::{Course, LlamaHiddenStates};
+use gguf_shorten::engine::load::load_for_scores;
+use gguf_shorten::engine::recoded::Recoded;
 use gguf_shorten::model::Model;
-use gguf_shorten::recoded::Recoded;
+use gguf_shorten::model::input::Input;
 
 use crate::random_model::Spec;
 use crate::support::load;

@@ -6,16 +6,16 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use ggml::{Backend, Token};
-use gguf_shorten::arch::Architecture;
 use gguf_shorten::gguf::ValueOut;
+use gguf_shorten::heal::healer::{Candidate, Healer};
 use gguf_shorten::heal::scale;
 use gguf_shorten::heal::split::Split;
 use gguf_shorten::heal::writers::Writers;
-use gguf_shorten::healer::{Candidate, Healer};
-use gguf_shorten::input::Input;
+use gguf_shorten::measure::loss::Objective;
+use gguf_shorten::model::arch::Architecture;
+use gguf_shorten::model::input::Input;
 use gguf_shorten::model::{BlockId, Model};
 use gguf_shorten::plan::{ChangedTensors, Constraints};
-use gguf_shorten::search::Objective;
 use serde_json::Value;
 
 use crate::architectures::{NOT_EVALUATED, n_blocks};

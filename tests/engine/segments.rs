@@ -5,11 +5,12 @@ use std::path::Path;
 use std::rc::Rc;
 
 use ggml::{Backend, ThreadPool};
-use gguf_shorten::arch::Architecture;
-use gguf_shorten::input::Input;
+use gguf_shorten::choose::removal::nearest;
+use gguf_shorten::engine::segment::{CHAINED, Chain, Subsets, Whole};
+use gguf_shorten::model::arch::Architecture;
+use gguf_shorten::model::input::Input;
 use gguf_shorten::model::{BlockId, Model};
-use gguf_shorten::plan::{Constraints, removal::nearest};
-use gguf_shorten::segment::{CHAINED, Chain, Subsets, Whole};
+use gguf_shorten::plan::Constraints;
 
 use crate::random_model::Spec;
 use crate::support::{load, n_tokens, tokens};

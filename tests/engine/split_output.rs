@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use ggml::Backend;
-use gguf_shorten::input::Input;
+use gguf_shorten::model::input::Input;
 use gguf_shorten::model::{BlockId, Model};
+use gguf_shorten::output::save::{Target, Written};
 use gguf_shorten::plan::{Constraints, Plan, Provenance, Splitting};
-use gguf_shorten::save::{Target, Written};
 
 use crate::random_model::Spec;
 use crate::support::{n_different, outputs, shorten};

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use ggml::{Backend, Context, ContextOptions, ModelOptions, Token};
+use gguf_shorten::engine::hidden_state::{HiddenStates, Position, Recorded};
+use gguf_shorten::engine::llama::{Course, Halves, LlamaHiddenStates};
 use gguf_shorten::gguf::File;
-use gguf_shorten::hidden_state::{HiddenStates, Position, Recorded};
-use gguf_shorten::input::Input;
-use gguf_shorten::llama::{Course, Halves, LlamaHiddenStates};
+use gguf_shorten::model::input::Input;
 use gguf_shorten::model::{BlockId, Model};
+use gguf_shorten::output::save::Target;
 use gguf_shorten::plan::{AttentionCut, Constraints, Plan, Provenance};
-use gguf_shorten::save::Target;
 
 use crate::random_model::N_VOCAB;
 

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use ggml::Backend;
 use gguf_shorten::gguf::ValueOut;
-use gguf_shorten::input::Input;
+use gguf_shorten::measure::oracle::{self, Run, Silence};
+use gguf_shorten::model::input::Input;
 use gguf_shorten::model::{BlockId, Model};
-use gguf_shorten::oracle::{self, Run, Silence};
 use gguf_shorten::plan::ChangedTensors;
 
 use crate::random_model::{N_VOCAB, Spec};

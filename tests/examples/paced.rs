@@ -12,11 +12,12 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use ggml::{ContextOptions, ModelOptions};
-use gguf_shorten::arch::Architecture;
-use gguf_shorten::calibration::{CalibrationSet, Cut, Source, Texts};
-use gguf_shorten::importance::Importance;
-use gguf_shorten::input::Input;
-use gguf_shorten::llama::{Course, LlamaHiddenStates, load_for_scores};
+use gguf_shorten::engine::llama::{Course, LlamaHiddenStates};
+use gguf_shorten::engine::load::load_for_scores;
+use gguf_shorten::engine::text::{CalibrationSet, Cut, Source, Texts};
+use gguf_shorten::measure::importance::Importance;
+use gguf_shorten::model::arch::Architecture;
+use gguf_shorten::model::input::Input;
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();

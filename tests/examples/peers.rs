@@ -20,7 +20,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, anyhow, bail};
 use ggml::Backend;
-use gguf_shorten::arch::Architecture;
+use gguf_shorten::model::arch::Architecture;
 
 #[path = "../engine/architectures.rs"]
 #[allow(dead_code, reason = "its tests")]

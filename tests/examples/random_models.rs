@@ -9,8 +9,8 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow, bail};
 use ggml::Backend;
-use gguf_shorten::arch::{Architecture, Recurrent};
 use gguf_shorten::gguf::ValueOut;
+use gguf_shorten::model::arch::{Architecture, Recurrent};
 
 #[path = "../engine/random_model.rs"]
 #[allow(

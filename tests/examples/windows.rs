@@ -10,7 +10,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use ggml::{Backend, Model, ModelOptions};
-use gguf_shorten::calibration::{CalibrationSet, Cut, Source, Texts};
+use gguf_shorten::engine::text::{CalibrationSet, Cut, Source, Texts};
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();

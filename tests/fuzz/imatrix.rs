@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use gguf_shorten::error::message;
-use gguf_shorten::imatrix::Imatrix;
 use gguf_shorten::model::BlockId;
-use gguf_shorten::plan::Renumbering;
+use gguf_shorten::model::renumbering::Renumbering;
+use gguf_shorten::plan::imatrix::Imatrix;
 
 /// Bytes behind the file: the blocks that go, one bit each, and how many blocks there are.
 const N_REQUEST_BYTES: usize = 9;

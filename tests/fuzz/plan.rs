@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use gguf_shorten::choose::removal;
 use gguf_shorten::error::message;
 use gguf_shorten::gguf::{self, File};
 use gguf_shorten::model::{BlockId, Model};
-use gguf_shorten::plan::{Constraints, Method, Plan, Provenance, removal};
+use gguf_shorten::plan::{Constraints, Method, Plan, Provenance};
 
 /// Bytes behind the file that choose what is done with it; see [`Request`].
 const N_REQUEST_BYTES: usize = 16;

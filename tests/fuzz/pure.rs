@@ -1,33 +1,53 @@
 //! The modules of gguf-shorten that read and plan: without those that do I/O, llama.cpp need not be built again with the
 //! instrumentation of a fuzzer. That they compile here shows that they are pure.
 #![forbid(unsafe_code)]
+#![allow(dead_code, reason = "what only the program uses is not fuzzed")]
 
 #[path = "../../src/gguf/mod.rs"]
 pub mod gguf;
 
-#[path = "../../src/model.rs"]
-pub mod model;
+#[path = "../../src/error.rs"]
+pub mod error;
 
-#[path = "../../src/companion.rs"]
-pub mod companion;
+#[path = "../../src/named.rs"]
+pub mod named;
 
-#[path = "../../src/arch/mod.rs"]
-pub mod arch;
+/// The model, without what finds and opens its files.
+#[path = "../../src/model"]
+pub mod model {
+    pub mod arch;
+    pub mod block;
+    pub mod companion;
+    pub(crate) mod names;
+    pub mod renumbering;
+    mod transformer;
 
-#[path = "../../src/hidden_state.rs"]
-pub mod hidden_state;
-
-#[path = "../../src/importance/mod.rs"]
-pub mod importance;
+    pub use block::BlockId;
+    pub(crate) use block::{block_of, leading_block};
+    pub use transformer::{MAX_BLOCKS, Model, ModelTensor};
+}
 
 #[path = "../../src/plan/mod.rs"]
 pub mod plan;
 
-#[path = "../../src/imatrix.rs"]
-pub mod imatrix;
+/// What hidden states are.
+#[path = "../../src/engine"]
+pub mod engine {
+    pub mod hidden_state;
+}
 
-#[path = "../../src/error.rs"]
-pub mod error;
+/// Scores that choose.
+#[path = "../../src/measure"]
+pub mod measure {
+    pub mod importance;
+}
+
+/// Choosing by them.
+#[path = "../../src/choose"]
+pub mod choose {
+    mod method;
+    pub mod removal;
+}
 
 // All that these modules take from the crate `ggml` is the type of a token.
 extern crate self as ggml;

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use gguf_shorten::companion::Companion;
 use gguf_shorten::gguf::{EntryOut, Error, File, Layout, TensorOut, Value, write_head};
+use gguf_shorten::model::companion::Companion;
 
 /// Reads `bytes`: an error on one line, or a file of which everything can be asked, and whose head is written back bit
 /// for bit.

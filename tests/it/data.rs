@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use gguf_shorten::gguf::{EntryOut, File, TensorOut, TensorType, ValueOut};
-use gguf_shorten::input::Input;
 use gguf_shorten::model::Model;
+use gguf_shorten::model::input::Input;
+use gguf_shorten::output::save::Target;
+use gguf_shorten::output::verify::{Claim, Verification, compare};
 use gguf_shorten::plan::{ChangeKind, Plan, Provenance, Runs, TensorData, Tensors};
-use gguf_shorten::save::Target;
-use gguf_shorten::verify::{Claim, Verification, compare};
 
 use crate::make::{F32, I8, Make, Q4_1, data};
 use crate::util::Dir;

@@ -3,7 +3,7 @@
 use gguf_shorten::gguf::{EntryOut, File, Layout, TensorOut, ValueOut, write};
 
 use gguf_shorten::model::Model;
-use gguf_shorten::verify::faults;
+use gguf_shorten::output::verify::faults;
 
 use crate::make::Make;
 use crate::util::Dir;

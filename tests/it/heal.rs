@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use gguf_shorten::gguf::{File, TensorType, ValueOut, write};
 use gguf_shorten::model::{BlockId, Model};
+use gguf_shorten::output::verify::{Verification, verify};
 use gguf_shorten::plan::{ChangedTensor, ChangedTensors, Constraints, Healing, Plan, Provenance};
-use gguf_shorten::verify::{Verification, verify};
 
 use crate::make::{F32, Make};
 use crate::util::Dir;

@@ -28,6 +28,8 @@ mod entries;
 
 mod places;
 
+mod rooms;
+
 mod rules;
 
 mod kinds;

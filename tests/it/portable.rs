@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use gguf_shorten::choose::removal;
 use gguf_shorten::gguf::{File, ValueOut};
 use gguf_shorten::model::{BlockId, Model};
-use gguf_shorten::plan::{Constraints, removal};
+use gguf_shorten::plan::Constraints;
+use gguf_shorten::plan::Method;
 
 use crate::make::Make;
 use crate::shorten::{check_metadata, check_tensors, value};
@@ -168,7 +170,7 @@ fn the_choice_is_the_best_of_all_sets_that_keep_the_pattern() {
             .min();
         let chosen = removal::choose(
             &constraints,
-            removal::Method::Reverse,
+            Method::Reverse,
             None,
             &BTreeSet::new(),
             n as usize,

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use gguf_shorten::gguf::{self, File, ValueType};
 use gguf_shorten::model::{BlockId, Model};
+use gguf_shorten::output::verify::verify;
 use gguf_shorten::plan::{Constraints, Plan, Provenance};
-use gguf_shorten::verify::verify;
 
 use crate::make::{Make, Random};
 use crate::random;

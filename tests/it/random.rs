@@ -1,8 +1,8 @@
 //! Random models: every known architecture, odd alignments, both versions, nested arrays, empty tensors.
 
-use gguf_shorten::arch::{Architecture, Recurrent};
 use gguf_shorten::gguf::{File, ValueOut, ValueType};
 use gguf_shorten::model::Model;
+use gguf_shorten::model::arch::{Architecture, Recurrent};
 use gguf_shorten::plan::Constraints;
 
 use crate::make::{F32, I8, Make, Q4_1, Random, array};

@@ -365,7 +365,7 @@ fn verify_finds_any_changed_byte_of_any_part() {
     let verified = |parts: &[Vec<u8>]| -> Result<usize, String> {
         let files: Result<Vec<_>, _> = parts.iter().map(|part| File::parse(part)).collect();
         let files = files.map_err(|error| error.to_string())?;
-        gguf_shorten::verify::verify(&parent, &constraints, &files, &|_| {})
+        gguf_shorten::output::verify::verify(&parent, &constraints, &files, &|_| {})
             .map(|verification| verification.differences.len())
             .map_err(|error| format!("{error:#}"))
     };

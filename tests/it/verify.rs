@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use gguf_shorten::gguf::{EntryOut, File, Layout, TensorOut, TensorType, ValueOut, write};
 use gguf_shorten::model::Model;
+use gguf_shorten::output::verify::{MetadataCounts, Verification, verify};
 use gguf_shorten::plan::Constraints;
-use gguf_shorten::verify::{MetadataCounts, Verification, verify};
 use serde_json::Value;
 
 use crate::make::{F32, I8, Make, part_name, write_parts};

@@ -1,0 +1,78 @@
+//! The choice of blocks that stay without their attention, by scores.
+
+use crate::measure::importance::{HalfImportance, Importance};
+use crate::model::{BlockId, Model};
+use crate::plan::Method;
+use crate::plan::attention::first_kept;
+use anyhow::{Context, Result, bail, ensure};
+use std::collections::BTreeSet;
+
+/// Chooses the `n` blocks whose attention has the lowest scores, among those that are neither in `removed` nor in `keep`
+/// and may lose it. Of equal scores the later block.
+///
+/// # Errors
+/// Fewer such blocks than `n`; a method that needs scores without any.
+pub fn choose(
+    model: &Model<'_>,
+    method: Method,
+    importance: Option<&Importance>,
+    removed: &BTreeSet<BlockId>,
+    keep: &BTreeSet<BlockId>,
+    n: usize,
+) -> Result<BTreeSet<BlockId>> {
+    let n_blocks = model.n_trunk_blocks();
+    let first = first_kept(model, removed);
+    let mut may: Vec<BlockId> = (0..n_blocks)
+        .map(BlockId::new)
+        .filter(|block| Some(*block) != first && !removed.contains(block) && !keep.contains(block))
+        .collect();
+    check_number(n, may.len())?;
+    let scores = scores(method, importance, n_blocks)?;
+    let score = |block: &BlockId| scores.get(block.index()).copied().unwrap_or(f64::INFINITY);
+    may.sort_by(|a, b| score(a).total_cmp(&score(b)).then(b.cmp(a)));
+    Ok(may.into_iter().take(n).collect())
+}
+
+/// Checks whether `n` of `n_may` blocks that may lose their attention can be chosen.
+///
+/// # Errors
+/// They cannot.
+pub fn check_number(n: usize, n_may: usize) -> Result<()> {
+    ensure!(
+        n <= n_may,
+        "cannot remove the attention of {n} blocks: {n_may} may lose it, the first of the output not"
+    );
+    Ok(())
+}
+
+/// The importance of the attention of each block: the lowest goes first.
+fn scores(method: Method, importance: Option<&Importance>, n_blocks: usize) -> Result<Vec<f64>> {
+    #[expect(clippy::cast_precision_loss, reason = "at most 512 blocks")]
+    let numbers = || (0..n_blocks).map(|i| i as f64);
+    let measured = |score: fn(&HalfImportance) -> f64| {
+        importance
+            .with_context(|| format!("method '{method}' needs calibration"))?
+            .blocks
+            .iter()
+            .map(|block| {
+                let halves = block.halves.as_ref();
+                halves
+                    .map(|halves| score(&halves.attention))
+                    .with_context(|| {
+                        format!("bug: the attention of block {} has no score", block.block)
+                    })
+            })
+            .collect()
+    };
+    if method == Method::Bi {
+        measured(|half| half.bi)
+    } else if method == Method::RelativeMagnitude {
+        measured(|half| half.relative_magnitude)
+    } else if method == Method::Sequential {
+        Ok(numbers().map(|i| -i).collect())
+    } else if method == Method::Reverse {
+        Ok(numbers().collect())
+    } else {
+        bail!("method '{method}' does not score attention apart")
+    }
+}

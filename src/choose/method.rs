@@ -1,0 +1,77 @@
+//! The order of blocks by each method that goes by scores.
+
+use anyhow::{Context, Result, bail};
+
+use crate::measure::importance::{Importance, Scores};
+use crate::plan::Method;
+
+impl Method {
+    /// The importance of each of `n_blocks` blocks: the lowest go first. The orders by number are those that ShortGPT
+    /// compares with: `sequential` takes the blocks in front for the most important, `reverse` those behind.
+    ///
+    /// # Errors
+    /// A method that needs scores without any, or that has no score of each block.
+    pub fn scores(self, importance: Option<&Importance>, n_blocks: usize) -> Result<Vec<f64>> {
+        #[expect(clippy::cast_precision_loss, reason = "at most 512 blocks")]
+        let numbers = || (0..n_blocks).map(|i| i as f64);
+        match self {
+            Self::Bi | Self::RelativeMagnitude | Self::Safe => {
+                let Some(importance) = importance else {
+                    bail!("method '{self}' needs calibration");
+                };
+                self.of_scores(importance.scores())
+                    .with_context(|| format!("bug: method '{self}' has no score"))
+            }
+            Self::Sequential => Ok(numbers().map(|i| -i).collect()),
+            Self::Reverse => Ok(numbers().collect()),
+            Self::Run | Self::Ablate | Self::Search => {
+                bail!("bug: method '{self}' does not choose by a score of each block")
+            }
+        }
+    }
+
+    /// The importance of each block by measured scores; `None` for a method that does not go by them.
+    #[must_use]
+    pub fn of_scores(self, scores: Scores) -> Option<Vec<f64>> {
+        match self {
+            Self::Bi => Some(scores.bi),
+            Self::RelativeMagnitude => Some(scores.relative_magnitude),
+            Self::Safe => {
+                let bi = z_scores(&scores.bi);
+                let magnitude = z_scores(&scores.relative_magnitude);
+                Some(
+                    bi.into_iter()
+                        .zip(magnitude)
+                        .map(|(a, b)| a.max(b))
+                        .collect(),
+                )
+            }
+            _ => None,
+        }
+    }
+}
+
+/// By how many standard deviations each value lies above the mean; zeros if all are the same.
+#[expect(clippy::cast_precision_loss, reason = "at most 512 blocks")]
+fn z_scores(values: &[f64]) -> Vec<f64> {
+    let n = values.len().max(1) as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let deviation = (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n).sqrt();
+    let z = |value: &f64| match deviation > 0.0 {
+        true => (value - mean) / deviation,
+        false => 0.0,
+    };
+    values.iter().map(z).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn z_scores_are_standard_deviations_from_the_mean() {
+        assert_eq!(z_scores(&[5.0, 5.0]), [0.0, 0.0]);
+        let z = z_scores(&[1.0, 2.0, 3.0]);
+        assert!((z[2] - 1.5f64.sqrt()).abs() < 1e-12 && (z[0] + z[2]).abs() < 1e-12);
+    }
+}

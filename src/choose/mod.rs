@@ -1,0 +1,43 @@
+//! Choose: which blocks are removed.
+//!
+//! Takes scores, losses or a list ([`settings`]), gives a set that the architecture allows, with how it was found
+//! ([`outcome`], [`rating`]). `selection` is the entry; [`removal`] chooses by scores, [`search`] by measured losses,
+//! [`stability`] says how sure a choice is. Uses `measure` and the rooms before it; it does not see `heal`.
+
+pub(crate) mod resume;
+
+pub(crate) mod request;
+
+pub mod lorp;
+
+pub mod method;
+
+pub mod attention;
+
+pub mod outcome;
+
+pub mod rating;
+
+pub mod settings;
+
+pub(crate) mod ablated;
+
+pub(crate) mod rows;
+
+pub(crate) mod goals;
+
+pub(crate) mod job;
+
+pub(crate) mod measured;
+
+pub(crate) mod runs;
+
+pub(crate) mod selection;
+
+pub(crate) mod tasked;
+
+pub mod removal;
+
+pub mod search;
+
+pub mod stability;

@@ -1,0 +1,395 @@
+//! How blocks were chosen, in a result.
+
+use crate::choose::search::draft::Draft;
+use crate::choose::search::{Goal, Measured, Removed};
+use crate::engine::outcome::CalibrationReport;
+use crate::measure::importance::Importance;
+use crate::measure::loss::{Objective, TaskLoss};
+use crate::measure::quality::choice::Accuracy;
+use crate::model::BlockId;
+use crate::model::block::block_list;
+use indicatif::HumanCount;
+use serde::Serialize;
+use std::collections::BTreeSet;
+
+/// What a search measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct SearchReport {
+    /// What it made small: `kl`, `ppl`, `task` or `draft`; null where scores chose the sets that were measured.
+    pub objective: Option<String>,
+    /// How sets were evaluated: block by block (`segments`), or each as a whole model (`whole`).
+    pub evaluated: &'static str,
+    /// Evaluations of one block on one window, but for those of tasks.
+    pub block_evaluations: u64,
+    /// Losses that an interrupted run had measured.
+    pub resumed_losses: u64,
+    /// Time of all of it.
+    pub seconds: f64,
+    /// Of the chosen set, on the calibration text.
+    pub perplexity: f64,
+    /// Of the whole model.
+    pub parent_perplexity: f64,
+    /// Of the chosen set's predictions from the whole model's, in nats.
+    pub kl_divergence: f64,
+    /// Share of tokens whose likeliest successor is the whole model's.
+    pub same_top: f64,
+    /// How it does in tasks; null unless they were the objective.
+    pub task: Option<TaskReport>,
+    /// What it is worth as a draft model; null unless that was the objective.
+    pub draft: Option<DraftReport>,
+}
+
+impl SearchReport {
+    /// Of a search that ended with `chosen`.
+    #[must_use]
+    pub fn new(
+        objective: Option<Objective>,
+        evaluated: &'static str,
+        block_evaluations: u64,
+        seconds: f64,
+        chosen: &Measured,
+    ) -> Self {
+        let loss = &chosen.loss;
+        Self {
+            objective: objective.map(|objective| objective.to_string()),
+            evaluated,
+            block_evaluations,
+            resumed_losses: 0,
+            seconds,
+            perplexity: loss.perplexity(),
+            parent_perplexity: loss.parent_perplexity(),
+            kl_divergence: loss.kl_divergence(),
+            same_top: loss.same_top(),
+            task: None,
+            draft: None,
+        }
+    }
+}
+
+/// How alike the hidden states at any two positions of the stream are.
+#[derive(Clone, Debug, Serialize)]
+pub struct PairsReport {
+    /// The mean cosine over tokens, `[n_blocks + 1, n_blocks + 1]`: position 0 is what enters block 0, position `i + 1` what
+    /// leaves block `i`. Null where a state is all zeros for every token.
+    pub cosine: Vec<Vec<Option<f64>>>,
+}
+
+/// One block of the input.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct BlockReport {
+    /// Its number.
+    pub block: usize,
+    /// Block Influence.
+    pub bi: Option<f64>,
+    /// Its standard error over windows.
+    pub bi_stderr: Option<f64>,
+    /// Relative Magnitude.
+    pub relative_magnitude: Option<f64>,
+    /// Its standard error over windows.
+    pub relative_magnitude_stderr: Option<f64>,
+    /// Block Influence of its attention alone, or of what it has in its place; null unless the halves were scored.
+    pub attention_bi: Option<f64>,
+    /// Its standard error over windows.
+    pub attention_bi_stderr: Option<f64>,
+    /// Relative Magnitude of its attention alone.
+    pub attention_relative_magnitude: Option<f64>,
+    /// Its standard error over windows.
+    pub attention_relative_magnitude_stderr: Option<f64>,
+    /// Block Influence of its feed-forward network alone; null unless the halves were scored.
+    pub ffn_bi: Option<f64>,
+    /// Its standard error over windows.
+    pub ffn_bi_stderr: Option<f64>,
+    /// Relative Magnitude of its feed-forward network alone.
+    pub ffn_relative_magnitude: Option<f64>,
+    /// Its standard error over windows.
+    pub ffn_relative_magnitude_stderr: Option<f64>,
+    /// Its place by the scores that the method goes by, from 1 for the lowest; null where there are none.
+    pub rank: Option<usize>,
+    /// The lowest rank that it may have among texts of this kind; null of a single window.
+    pub rank_low: Option<usize>,
+    /// The highest.
+    pub rank_high: Option<usize>,
+    /// Whether another text of this kind might move it into the set or out of it; null where no set was chosen by scores,
+    /// or by those of a single window.
+    pub tied: Option<bool>,
+    /// KL divergence from the whole model's predictions without this block alone, in nats; null if it was not measured, or
+    /// the block may not go alone.
+    pub ablate_kl: Option<f64>,
+    /// Perplexity without this block alone.
+    pub ablate_perplexity: Option<f64>,
+    /// Whether it goes.
+    pub removed: bool,
+    /// Whether it stays without its attention.
+    pub attention_removed: bool,
+}
+
+/// One row for each of `n_blocks` blocks.
+#[must_use]
+pub fn block_rows(
+    n_blocks: usize,
+    importance: Option<&Importance>,
+    removed: &BTreeSet<BlockId>,
+    attention_removed: &BTreeSet<BlockId>,
+) -> Vec<BlockReport> {
+    (0..n_blocks)
+        .map(|block| {
+            // Blocks behind the evaluated ones (prediction blocks) have no score.
+            let scores = importance.and_then(|importance| importance.blocks.get(block));
+            let halves = scores.and_then(|scores| scores.halves);
+            let attention = halves.map(|halves| halves.attention);
+            let ffn = halves.map(|halves| halves.ffn);
+            BlockReport {
+                block,
+                bi: scores.map(|scores| scores.bi),
+                bi_stderr: scores.and_then(|scores| scores.bi_stderr),
+                relative_magnitude: scores.map(|scores| scores.relative_magnitude),
+                relative_magnitude_stderr: scores.and_then(|s| s.relative_magnitude_stderr),
+                attention_bi: attention.map(|half| half.bi),
+                attention_bi_stderr: attention.and_then(|half| half.bi_stderr),
+                attention_relative_magnitude: attention.map(|half| half.relative_magnitude),
+                attention_relative_magnitude_stderr: attention
+                    .and_then(|half| half.relative_magnitude_stderr),
+                ffn_bi: ffn.map(|half| half.bi),
+                ffn_bi_stderr: ffn.and_then(|half| half.bi_stderr),
+                ffn_relative_magnitude: ffn.map(|half| half.relative_magnitude),
+                ffn_relative_magnitude_stderr: ffn.and_then(|half| half.relative_magnitude_stderr),
+                rank: None,
+                rank_low: None,
+                rank_high: None,
+                tied: None,
+                ablate_kl: None,
+                ablate_perplexity: None,
+                removed: removed.contains(&BlockId::new(block)),
+                attention_removed: attention_removed.contains(&BlockId::new(block)),
+            }
+        })
+        .collect()
+}
+
+/// A goal, and how it was reached.
+#[derive(Clone, Debug, Serialize)]
+pub struct GoalReport {
+    /// The flag: `target-size`, `max-ppl`, `max-kl`, or `draft` for the objective of that name.
+    pub goal: &'static str,
+    /// What was asked for, such as `+10%`; null for a draft model.
+    pub given: Option<String>,
+    /// The most that the figure may be: bytes, perplexity, or nats; null for a draft model.
+    pub limit: Option<Figure>,
+    /// The figure of the output: bytes, perplexity, nats, or the expected speed-up.
+    pub value: Figure,
+    /// Every set on the way, in order.
+    pub steps: Vec<StepReport>,
+}
+
+/// A set on the way to a goal.
+#[derive(Clone, Debug, Serialize)]
+pub struct StepReport {
+    /// The blocks that would go.
+    pub removed: Vec<usize>,
+    /// The figure that the goal is about.
+    pub value: Figure,
+    /// Whether it is within the limit; null where there is none.
+    pub holds: Option<bool>,
+    /// On the calibration text; null where nothing was measured for it.
+    pub perplexity: Option<f64>,
+    /// From the whole model's predictions, in nats.
+    pub kl_divergence: Option<f64>,
+    /// Share of tokens whose likeliest successor is the whole model's.
+    pub same_top: Option<f64>,
+}
+
+/// A number of bytes, or a measured number.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Figure {
+    /// Bytes.
+    Bytes(u64),
+    /// Anything else.
+    Number(f64),
+}
+
+/// The worth of the output as a draft model for its parent, computed from what was measured.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct DraftReport {
+    /// The share of its tokens that the parent takes: that of tokens whose likeliest successor is the parent's.
+    pub acceptance: f64,
+    /// The bytes of weights that a token reads, over the parent's.
+    pub cost_ratio: f64,
+    /// How many tokens are best proposed at once.
+    pub tokens: u32,
+    /// Decoding with it over decoding without.
+    pub speed_up: f64,
+}
+
+/// How the chosen set does in tasks.
+#[derive(Clone, Debug, Serialize)]
+pub struct TaskReport {
+    /// The file.
+    pub source: String,
+    /// Tasks done, from its start.
+    pub tasks: u64,
+    /// Mean cross entropy of the right answer among the answers, in nats.
+    pub cross_entropy: f64,
+    /// The whole model's.
+    pub parent_cross_entropy: f64,
+    /// Share of tasks that are right.
+    pub accuracy: f64,
+    /// Its standard error; null for a single task.
+    pub accuracy_stderr: Option<f64>,
+    /// The whole model's.
+    pub parent_accuracy: f64,
+    /// The share that guessing gets right on average.
+    pub chance: f64,
+    /// Models that did them.
+    pub models: u64,
+}
+
+impl GoalReport {
+    /// Of losses: `steps` were measured, `chosen` is the last that is within the limit.
+    #[must_use]
+    pub fn of_losses(goal: &Goal, steps: &[Measured], chosen: &Measured) -> Self {
+        let figure = |measured: &Measured| {
+            goal.figure(measured)
+                .map_or((f64::NAN, f64::NAN), |found| found)
+        };
+        let (value, limit) = figure(chosen);
+        Self {
+            goal: goal.flag(),
+            given: Some(match goal {
+                Goal::Perplexity(limit) => limit.to_string(),
+                _ => limit.to_string(),
+            }),
+            limit: Some(Figure::Number(limit)),
+            value: Figure::Number(value),
+            steps: (steps.iter())
+                .map(|step| {
+                    let (value, limit) = figure(step);
+                    StepReport::of(step, Figure::Number(value), Some(value <= limit))
+                })
+                .collect(),
+        }
+    }
+
+    /// Of a size: `steps` are sets with the bytes of their output, the last is the first that is small enough.
+    #[must_use]
+    pub fn of_sizes(limit: u64, value: u64, steps: Vec<StepReport>) -> Self {
+        Self {
+            goal: Goal::Size(limit).flag(),
+            given: Some(limit.to_string()),
+            limit: Some(Figure::Bytes(limit)),
+            value: Figure::Bytes(value),
+            steps,
+        }
+    }
+
+    /// Of a draft model: the best of `steps`.
+    #[must_use]
+    pub fn of_draft(best: &Draft, steps: Vec<StepReport>) -> Self {
+        Self {
+            goal: Goal::SpeedUp.flag(),
+            given: None,
+            limit: None,
+            value: Figure::Number(best.speed_up),
+            steps,
+        }
+    }
+}
+
+impl StepReport {
+    /// Of a set that was measured.
+    #[must_use]
+    pub fn of(measured: &Measured, value: Figure, holds: Option<bool>) -> Self {
+        Self {
+            perplexity: Some(measured.loss.perplexity()),
+            kl_divergence: Some(measured.loss.kl_divergence()),
+            same_top: Some(measured.loss.same_top()),
+            ..Self::of_size(&measured.removed, value, holds)
+        }
+    }
+
+    /// Of a set of which only the figure is known.
+    #[must_use]
+    pub fn of_size(removed: &Removed, value: Figure, holds: Option<bool>) -> Self {
+        Self {
+            removed: numbers(removed),
+            value,
+            holds,
+            perplexity: None,
+            kl_divergence: None,
+            same_top: None,
+        }
+    }
+}
+
+impl From<Draft> for DraftReport {
+    fn from(draft: Draft) -> Self {
+        Self {
+            acceptance: draft.acceptance,
+            cost_ratio: draft.cost_ratio,
+            tokens: draft.n_tokens,
+            speed_up: draft.speed_up,
+        }
+    }
+}
+
+impl TaskReport {
+    /// Of `loss` beside the parent's, in tasks of the file `source`; `found` is the first as accuracy.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
+    pub fn new(
+        source: String,
+        loss: &TaskLoss,
+        parent: &TaskLoss,
+        found: &Accuracy,
+        models: u64,
+    ) -> Self {
+        Self {
+            source,
+            tasks: loss.n_tasks,
+            cross_entropy: loss.mean(),
+            parent_cross_entropy: parent.mean(),
+            accuracy: found.share.mean,
+            accuracy_stderr: found.share.stderr,
+            parent_accuracy: parent.n_correct as f64 / parent.n_tasks.max(1) as f64,
+            chance: found.chance,
+            models,
+        }
+    }
+}
+
+/// The numbers of `blocks`.
+#[must_use]
+pub fn numbers(blocks: &Removed) -> Vec<usize> {
+    blocks.iter().map(|block| block.index()).collect()
+}
+
+/// How the blocks of the rows of fewer blocks were chosen.
+#[derive(Clone, Debug, Serialize)]
+pub struct ChoiceReport {
+    /// As in the main job.
+    pub method: String,
+    /// What a method that measures losses makes small; null for others.
+    pub objective: Option<String>,
+    /// The text; null for a method that needs none.
+    pub calibration: Option<CalibrationReport>,
+    /// The share of the scored tokens that the choice has seen, 0 to 1.
+    pub seen_share: f64,
+}
+
+/// `block 3`, or `blocks 3-5`.
+#[must_use]
+pub fn named(blocks: &[usize]) -> String {
+    match blocks {
+        [block] => format!("block {block}"),
+        blocks => format!("blocks {}", block_list(blocks)),
+    }
+}
+
+/// A figure with as many digits as one reads.
+#[must_use]
+pub fn figure(figure: Figure) -> String {
+    match figure {
+        Figure::Bytes(n_bytes) => HumanCount(n_bytes).to_string(),
+        Figure::Number(number) => format!("{number:.4}"),
+    }
+}

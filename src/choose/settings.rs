@@ -1,0 +1,165 @@
+//! How the blocks to remove are chosen, as settings.
+
+use crate::choose::search::Goal;
+use crate::choose::stability::Confidence;
+use crate::engine::settings::Calibration;
+use crate::measure::loss::Objective;
+use crate::model::block::BlockList;
+use crate::plan::{Budget, Method};
+use anyhow::Result;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Which blocks go.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Choice {
+    /// None, or none but prediction blocks.
+    Nothing {
+        /// Blocks that stay in any case.
+        keep: Option<BlockList>,
+    },
+    /// Exactly these.
+    Blocks(BlockList),
+    /// The best of this many.
+    Best {
+        /// How many.
+        budget: Budget,
+        /// By which importance.
+        method: Method,
+        /// Blocks that stay in any case.
+        keep: Option<BlockList>,
+    },
+    /// The best of as many as a goal says.
+    Goal {
+        /// The goal.
+        goal: Goal,
+        /// At most this many.
+        most: Option<Budget>,
+        /// By which importance.
+        method: Method,
+        /// Blocks that stay in any case.
+        keep: Option<BlockList>,
+    },
+}
+
+/// Numbers of blocks such as `1..9` or `1,3,7` or `10%,25%`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DropList(Vec<Budget>);
+
+impl DropList {
+    /// How many blocks each row loses, of a model with `n_blocks` that an evaluation runs: in the order of the list, each
+    /// number once.
+    #[must_use]
+    pub fn numbers(&self, n_blocks: usize) -> Vec<usize> {
+        let mut numbers: Vec<usize> = Vec::new();
+        for budget in &self.0 {
+            let n = budget.n_removed(n_blocks);
+            if !numbers.contains(&n) {
+                numbers.push(n);
+            }
+        }
+        numbers
+    }
+}
+
+impl FromStr for DropList {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut budgets = Vec::new();
+        for item in text.split(',').map(str::trim) {
+            let Some((first, last)) = item.split_once("..").or_else(|| item.split_once('-')) else {
+                budgets.push(item.parse()?);
+                continue;
+            };
+            let end = |text: &str| match text.trim().parse() {
+                Ok(Budget::Blocks(n)) => Ok(n),
+                Ok(Budget::Percent(_)) => Err("a range is of numbers, such as 1..9".to_owned()),
+                Err(error) => Err(error),
+            };
+            let (first, last) = (end(first)?, end(last)?);
+            if first > last {
+                return Err(format!("the range {first}..{last} runs backwards"));
+            }
+            budgets.extend((first..=last).map(Budget::Blocks));
+        }
+        Ok(Self(budgets))
+    }
+}
+
+/// The rows of fewer blocks, and how blocks are chosen for them.
+#[derive(Clone, Debug)]
+pub struct Drops {
+    /// How many go.
+    pub list: DropList,
+    /// By which importance.
+    pub method: Method,
+    /// What methods that measure losses make small.
+    pub objective: Objective,
+    /// Blocks that stay in any case.
+    pub keep: Option<BlockList>,
+    /// Prediction blocks go too.
+    pub drop_mtp: bool,
+    /// No list takes the place of a built-in pattern.
+    pub portable: bool,
+    /// The user answers for the cut.
+    pub trust_any_cut: bool,
+    /// The text they are chosen on.
+    pub calibration: Calibration,
+}
+
+/// How the blocks to remove are chosen.
+#[derive(Clone, Debug)]
+pub struct Choosing {
+    /// Which whole blocks.
+    pub choice: Choice,
+    /// Which of those that stay lose their attention.
+    pub attention: Choice,
+    /// Prediction blocks go too.
+    pub drop_mtp: bool,
+    /// What methods that measure losses make small.
+    pub objective: Objective,
+    /// How sure the set must be for the calibration to stop early; `None`: it does not.
+    pub confidence: Option<Confidence>,
+    /// Tasks that candidates do, and how many at most.
+    pub tasks: Option<(PathBuf, usize)>,
+    /// Where a search keeps what it has measured; `None` for the system's folder for caches.
+    pub scratch: Option<PathBuf>,
+    /// How to calibrate.
+    pub calibration: Calibration,
+    /// Whether healing will choose among the best few sets.
+    pub heals: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drop_lists_are_numbers_ranges_and_shares() {
+        let of = |text: &str| text.parse::<DropList>().map(|list| list.numbers(30));
+        assert_eq!(of("1..4").unwrap(), [1, 2, 3, 4]);
+        assert_eq!(of("2-3").unwrap(), [2, 3]);
+        assert_eq!(of("7, 1,3,7").unwrap(), [7, 1, 3]);
+        assert_eq!(of("1..3,10%,25%").unwrap(), [1, 2, 3, 7]);
+        assert_eq!(of("5..5").unwrap(), [5]);
+        for wrong in [
+            "",
+            "0",
+            "0..3",
+            "3..1",
+            "1..",
+            "..3",
+            "1,",
+            "a",
+            "-1",
+            "1..10%",
+            "100%",
+            "1...3",
+            "1..600",
+            "1..99999999999999999999",
+        ] {
+            assert!(of(wrong).is_err(), "{wrong}");
+        }
+    }
+}

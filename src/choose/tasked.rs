@@ -1,0 +1,68 @@
+//! Candidates of a search doing tasks: each as a shortened model in memory.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::choose::outcome::TaskReport;
+use crate::choose::search::measure::Tasks;
+use crate::choose::search::{Measured, Removed};
+use crate::engine::segment::whole::load_without;
+use crate::measure::answers;
+use crate::measure::loss::TaskLoss;
+use crate::measure::quality::choice::Accuracy;
+use crate::measure::tasks::Task;
+use crate::model::Model;
+use crate::plan::Constraints;
+
+/// Does tasks with a model without some of its blocks, as it would be written.
+///
+/// In memory are the weights of one such model at a time.
+pub(crate) struct Candidates<'m, 'a> {
+    pub(crate) model: &'m Model<'a>,
+    pub(crate) constraints: &'m Constraints,
+    /// The whole model, which lies at `path`.
+    pub(crate) engine: &'m ggml::Model,
+    pub(crate) path: &'m Path,
+    pub(crate) tasks: &'m [Task],
+    pub(crate) threads: usize,
+    /// Models that did the tasks.
+    pub(crate) n_models: u64,
+}
+
+impl Tasks for Candidates<'_, '_> {
+    fn loss(&mut self, removed: &Removed) -> Result<TaskLoss> {
+        let short;
+        let engine = if removed.is_empty() {
+            self.engine
+        } else {
+            short = load_without(self.model, self.constraints, removed.clone())?;
+            &short
+        };
+        self.n_models += 1;
+        let scores =
+            answers::answer_scores(engine, self.path, self.tasks, self.threads, &mut || {})?;
+        let answers = scores.iter().map(Vec::as_slice);
+        Ok(TaskLoss::of(
+            answers.zip(self.tasks.iter().map(|task| task.right)),
+        ))
+    }
+}
+
+/// The report of tasks of the file at `source`, which `chosen` did; `n_models` models did them in all.
+pub(crate) fn report(
+    source: &Path,
+    tasks: &[Task],
+    chosen: &Measured,
+    parent: &TaskLoss,
+    n_models: u64,
+) -> Option<TaskReport> {
+    let loss = chosen.tasks.as_ref()?;
+    let n_correct = usize::try_from(loss.n_correct).ok()?;
+    let answers = tasks.iter().map(|task| task.choices.len()).enumerate();
+    // Which of them are right has no part in their share.
+    let counted: Vec<_> = answers.map(|(i, n)| (i < n_correct, n)).collect();
+    let found = Accuracy::of(&counted)?;
+    let source = source.display().to_string();
+    Some(TaskReport::new(source, loss, parent, &found, n_models))
+}

@@ -1,0 +1,558 @@
+//! The command line: clap definitions and nothing else.
+
+pub mod task;
+
+pub mod words;
+
+pub mod flags;
+
+mod text;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use ggml::FileType;
+
+use crate::choose::search::goal::{KlLimit, PerplexityLimit};
+use crate::choose::settings::DropList;
+use crate::choose::stability::Confidence;
+use crate::cli::args::flags::Flags;
+use crate::cli::args::task::Task;
+use crate::cli::args::words::one_of;
+use crate::files::byte_size::ByteSize;
+use crate::heal::healer::HealType;
+use crate::heal::settings::HealArg;
+use crate::measure::loss::Objective;
+use crate::model::block::BlockList;
+use crate::plan::{Budget, Method};
+use crate::report::pages::format::PageFormat;
+
+pub use text::{CalibrationArgs, TextArgs};
+
+/// Make a GGUF model shorter
+///
+/// Measures how much every block of a quantized model changes the hidden state, removes those that change it least, and
+/// writes a shorter GGUF for llama.cpp and Ollama. Kept tensors stay byte-identical.
+#[derive(Debug, Parser)]
+#[command(
+    name = "gguf-shorten",
+    disable_version_flag = true,
+    disable_help_subcommand = true,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// What to do; without a command: shorten
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// The main job.
+    #[command(flatten)]
+    pub shorten: ShortenArgs,
+
+    /// Print version, that of the bundled llama.cpp, and the devices that it finds
+    #[arg(short = 'V', long, exclusive = true)]
+    pub version: bool,
+}
+
+/// The commands.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one value in the life of the program"
+)]
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Remove blocks and write a shorter model (what no command means)
+    Shorten(ShortenArgs),
+    /// Measure the importance of every block
+    Score(ScoreArgs),
+    /// Show header, metadata, blocks, sizes, and what may be removed
+    Show(ShowArgs),
+    /// Prove that a shortened model is its parent without the removed blocks
+    Verify(VerifyArgs),
+    /// Measure how well a model predicts text, how far it is from its parent, and how fast it is
+    Eval(EvalArgs),
+    /// Compare size, quality and speed of several files, or of one with fewer blocks and in smaller types
+    Compare(CompareArgs),
+    /// Shorten many models in one run that can be stopped and gone on with
+    Batch(BatchArgs),
+    /// Show saved results on one page, with charts and tables
+    Report(ReportArgs),
+    /// List or clear the cache of scores
+    Cache {
+        /// What to do
+        #[command(subcommand)]
+        command: CacheCommand,
+    },
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
+    /// Print the help of a command, or a page on a topic; without either what there is
+    Help {
+        /// A command or a topic
+        #[arg(value_name = "TOPIC")]
+        words: Vec<String>,
+    },
+}
+
+/// What to do with the cache.
+#[derive(Debug, Subcommand)]
+pub enum CacheCommand {
+    /// Show what is in it
+    List(CommonArgs),
+    /// Remove all that is in it
+    Clear(CommonArgs),
+}
+
+/// Arguments of the main job.
+#[derive(Debug, Args)]
+pub struct ShortenArgs {
+    /// The model: a file, of a split model any or all of its parts, or ollama:NAME, ollama:NAME:TAG, hf:ORG/REPO,
+    /// hf:ORG/REPO/FILE or lmstudio:ORG/REPO, looked up in the local stores of those programs
+    #[arg(required = true, value_name = "MODEL")]
+    pub model: Vec<PathBuf>,
+
+    /// How many blocks to remove: a number, or a share such as 25%
+    #[arg(
+        long,
+        value_name = "N|P%",
+        required_unless_present_any = [
+            "blocks", "drop_mtp", "drop_attention", "attention_blocks", "target_size", "max_ppl", "max_kl", "objective"
+        ],
+        conflicts_with = "blocks"
+    )]
+    pub drop: Option<Budget>,
+
+    /// Remove exactly these blocks, 0-based, such as 21-29,31 (no calibration)
+    #[arg(long, value_name = "LIST", conflicts_with_all = ["keep", "method", "objective"])]
+    pub blocks: Option<BlockList>,
+
+    /// Drop the blocks for multi-token prediction (MTP, NextN) at the end too, or with neither --drop nor --blocks only them
+    #[arg(long)]
+    pub drop_mtp: bool,
+
+    /// Remove only the attention of this many of the blocks that stay; for dense llama models, written as deci
+    #[arg(long, value_name = "N|P%", conflicts_with = "attention_blocks")]
+    pub drop_attention: Option<Budget>,
+
+    /// Remove only the attention of exactly these blocks (no calibration)
+    #[arg(long, value_name = "LIST")]
+    pub attention_blocks: Option<BlockList>,
+
+    /// Never remove these blocks, nor their attention
+    #[arg(long, value_name = "LIST")]
+    pub keep: Option<BlockList>,
+
+    /// How to choose the blocks
+    #[arg(long, value_parser = one_of::<Method>(), default_value_t = Method::Bi)]
+    pub method: Method,
+
+    /// What methods ablate and search make small [default: kl; ppl with --max-ppl]
+    #[arg(long, value_parser = one_of::<Objective>())]
+    pub objective: Option<Objective>,
+
+    /// Stop measuring as soon as the rest of the text cannot change which blocks go, with this confidence, such as 0.99;
+    /// --tokens is then the most that is used
+    #[arg(long, value_name = "P", help_heading = "Calibration")]
+    pub confidence: Option<Confidence>,
+
+    /// What makes up for the removed blocks
+    #[arg(long, value_parser = one_of::<HealArg>(), default_value_t = HealArg::None)]
+    pub heal: HealArg,
+
+    /// What healed weights are rounded to: their own type (keep), the smallest that keeps 95 % of what healing gains (auto), or
+    /// a type such as Q8_0 or F16 [default: auto]
+    #[arg(long, value_name = "TYPE")]
+    pub heal_type: Option<HealType>,
+
+    /// The memory that hidden states and sums of healing may take beside the model, such as 4G: less text is used unless --tokens
+    /// says how much, and what does not fit is refused before anything is measured
+    #[arg(long, value_name = "SIZE")]
+    pub max_memory: Option<ByteSize>,
+
+    /// Only sets that keep a pattern of sliding windows or recurrent blocks as older llama.cpp has it built in, so that no
+    /// list is written that such a one ignores
+    #[arg(long, conflicts_with = "trust_any_cut")]
+    pub portable: bool,
+
+    /// Take any cut, and an architecture or per-block metadata that is not known, on your word
+    #[arg(long)]
+    pub trust_any_cut: bool,
+
+    /// Where to write the shorter model; of a split one, what the names of its parts begin with
+    #[arg(short, long, value_name = "FILE", required_unless_present = "dry_run")]
+    pub output: Option<PathBuf>,
+
+    /// Write parts of at most this size, such as 4G, 500M or 2GiB, for llama.cpp's split models; metadata comes on top
+    #[arg(long, value_name = "SIZE", conflicts_with = "keep_split")]
+    pub split_max_size: Option<ByteSize>,
+
+    /// Write parts as the input has them, if it is a split model
+    #[arg(long)]
+    pub keep_split: bool,
+
+    /// Also renumber the model's importance matrix, of either form, and write it to OUT
+    #[arg(long, num_args = 2, value_names = ["IN", "OUT"])]
+    pub imatrix: Option<Vec<PathBuf>>,
+
+    /// Write a Modelfile beside the output, with the template, parameters and system text of a parent named ollama:..., and run
+    /// `ollama create NAME` if there is an Ollama
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["split_max_size", "keep_split"])]
+    pub ollama: Option<String>,
+    /// Also write a model card, ready to publish with the output: measures quality and speed of output and input, on the
+    /// text behind what chose the blocks
+    #[arg(long, value_name = "FILE.md", conflicts_with = "dry_run")]
+    pub card: Option<PathBuf>,
+
+    /// Overwrite the output if it exists
+    #[arg(long)]
+    pub force: bool,
+
+    /// Write nothing that would leave less than this free on the disk of the output, such as 2G
+    #[arg(long, value_name = "SIZE")]
+    pub min_free: Option<ByteSize>,
+
+    /// Say what would be done, and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Goals.
+    #[command(flatten)]
+    pub goal: GoalArgs,
+
+    /// Calibration.
+    #[command(flatten)]
+    pub calibration: CalibrationArgs,
+
+    /// Output.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// Goals in place of a number of blocks, and what a measured search needs.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Goals and search")]
+pub struct GoalArgs {
+    /// Remove as few blocks as bring the output to this size, such as 4GiB, 3.5G or 500M, all its files together
+    #[arg(
+        long,
+        value_name = "SIZE",
+        conflicts_with_all = ["drop", "blocks", "drop_attention", "attention_blocks", "max_ppl", "max_kl"]
+    )]
+    pub target_size: Option<ByteSize>,
+
+    /// Remove as many blocks as keep the perplexity of the calibration text within that of the model and this, such as +10%,
+    /// or within a value such as 25.3
+    #[arg(
+        long,
+        value_name = "+P%|X",
+        conflicts_with_all = ["drop", "blocks", "drop_attention", "attention_blocks", "max_kl"]
+    )]
+    pub max_ppl: Option<PerplexityLimit>,
+
+    /// Remove as many blocks as keep the mean KL divergence from the model's predictions within this, in nats
+    #[arg(
+        long,
+        value_name = "X",
+        conflicts_with_all = ["drop", "blocks", "drop_attention", "attention_blocks"]
+    )]
+    pub max_kl: Option<KlLimit>,
+
+    /// Tasks for --objective task: HellaSwag in llama.cpp's text form, or JSON lines in the shape of ARC or MMLU
+    #[arg(long, value_name = "FILE")]
+    pub task_file: Option<PathBuf>,
+
+    /// How many tasks of that file each candidate does, from its start [default: 50]
+    #[arg(long, value_name = "N", requires = "task_file")]
+    pub tasks: Option<usize>,
+
+    /// Folder for what a measured search needs to go on after an interrupt [default: that of the system for caches]
+    #[arg(long, value_name = "DIR")]
+    pub scratch: Option<PathBuf>,
+}
+
+/// Arguments of `score`.
+#[derive(Debug, Args)]
+pub struct ScoreArgs {
+    /// The model; of a split model, any or all of its parts
+    #[arg(required = true, value_name = "MODEL")]
+    pub model: Vec<PathBuf>,
+
+    /// Score attention and feed-forward network of every block apart, too
+    #[arg(long)]
+    pub sub_blocks: bool,
+
+    /// Say which blocks would go: a number of them, or a share such as 25%
+    #[arg(long, value_name = "N|P%")]
+    pub drop: Option<Budget>,
+
+    /// By which scores: bi, relative-magnitude or safe
+    #[arg(long, value_parser = one_of::<Method>(), default_value_t = Method::Bi, hide_possible_values = true)]
+    pub method: Method,
+
+    /// Blocks that would stay in any case
+    #[arg(long, value_name = "LIST", requires = "drop")]
+    pub keep: Option<BlockList>,
+
+    /// Stop measuring as soon as the rest of the text cannot change which blocks go, with this confidence, such as 0.99;
+    /// --tokens is then the most that is used
+    #[arg(long, value_name = "P", help_heading = "Calibration")]
+    pub confidence: Option<Confidence>,
+
+    /// Score the blocks on this text too, and say how far both agree
+    #[arg(long, value_name = "FILE", help_heading = "Calibration")]
+    pub against_calibration: Option<PathBuf>,
+
+    /// Measure also the KL divergence and perplexity of the model without each block alone
+    #[arg(long)]
+    pub ablate: bool,
+    /// Also measure how alike the hidden states between any two blocks are, for `report`'s heat map
+    #[arg(long)]
+    pub pairs: bool,
+
+    /// Calibration.
+    #[command(flatten)]
+    pub calibration: CalibrationArgs,
+
+    /// Output.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// Arguments of `show`.
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// The file; of a split model, any or all of its parts
+    #[arg(required = true, value_name = "MODEL")]
+    pub model: Vec<PathBuf>,
+
+    /// List every tensor
+    #[arg(long)]
+    pub tensors: bool,
+
+    /// List everything but offsets and sizes, so that two files can be compared with diff
+    #[arg(long)]
+    pub diffable: bool,
+
+    /// Output.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// Arguments of `verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// The shortened model; of a split model, any or all of its parts
+    #[arg(required = true, value_name = "OUT")]
+    pub output: Vec<PathBuf>,
+
+    /// The model that it was made from; of a split model, any of its parts
+    #[arg(long, value_name = "MODEL")]
+    pub parent: PathBuf,
+
+    /// Compare a file that was written with --trust-any-cut too, whatever the rules say to its cut
+    #[arg(long)]
+    pub trust_any_cut: bool,
+
+    /// Also run both with llama.cpp, the parent with the removed blocks zeroed, and compare the logits bit for bit
+    #[arg(long)]
+    pub run: bool,
+
+    /// CPU threads [default: the number of physical cores]
+    #[arg(short, long, value_name = "N")]
+    pub threads: Option<usize>,
+
+    /// Output.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// Arguments of `eval`.
+#[derive(Debug, Args)]
+pub struct EvalArgs {
+    /// The model; of a split model, any or all of its parts
+    #[arg(required = true, value_name = "MODEL")]
+    pub model: Vec<PathBuf>,
+
+    /// Compare its predictions with those of this model, of the same vocabulary
+    #[arg(long, value_name = "MODEL")]
+    pub parent: Option<PathBuf>,
+
+    /// Also do the tasks of this HellaSwag file, in llama.cpp's text form of six lines each
+    #[arg(long, value_name = "FILE")]
+    pub hellaswag: Option<PathBuf>,
+
+    /// Also do the multiple-choice tasks of this file of JSON lines, in the shape of ARC or MMLU
+    #[arg(long, value_name = "FILE")]
+    pub multiple_choice: Option<PathBuf>,
+
+    /// How many tasks of a file to do, from its start [default: 400]
+    #[arg(long, value_name = "N")]
+    pub tasks: Option<usize>,
+
+    /// What is scored.
+    #[command(flatten)]
+    pub text: TextArgs,
+
+    /// Output.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// Arguments of `compare`.
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    /// The models; the first is the parent unless --parent names it; of a split model, any or all of its parts
+    #[arg(value_name = "MODEL", required_unless_present = "parent")]
+    pub models: Vec<PathBuf>,
+
+    /// What all are compared with, of the same vocabulary [default: the first model]
+    #[arg(long, value_name = "MODEL")]
+    pub parent: Option<PathBuf>,
+
+    /// Also the parent without this many blocks, for each number of a list such as 1..9 or 1,3,7 or 10%,25%; nothing is
+    /// written
+    #[arg(long, value_name = "LIST")]
+    pub drop: Option<DropList>,
+
+    /// Also the parent in these types of llama-quantize, such as Q6_K,Q4_K_M,Q3_K_M,Q2_K
+    #[arg(long, value_name = "TYPES", value_delimiter = ',')]
+    pub requantize: Vec<FileType>,
+
+    /// Folder for the file that --requantize needs as long as it is evaluated [default: that of the parent; of one named in a
+    /// store, the system's for temporary files]
+    #[arg(long, value_name = "DIR", requires = "requantize")]
+    pub scratch: Option<PathBuf>,
+
+    /// How --drop chooses the blocks [default: bi]
+    #[arg(long, value_parser = one_of::<Method>(), requires = "drop")]
+    pub method: Option<Method>,
+
+    /// What methods ablate and search make small [default: kl]
+    #[arg(long, value_parser = one_of::<Objective>(), requires = "drop")]
+    pub objective: Option<Objective>,
+
+    /// Never remove these blocks
+    #[arg(long, value_name = "LIST", requires = "drop")]
+    pub keep: Option<BlockList>,
+
+    /// Drop the blocks for multi-token prediction (MTP, NextN) at the end too
+    #[arg(long, requires = "drop")]
+    pub drop_mtp: bool,
+
+    /// Only sets that keep a pattern of sliding windows or recurrent blocks as older llama.cpp has it built in
+    #[arg(long, requires = "drop", conflicts_with = "trust_any_cut")]
+    pub portable: bool,
+
+    /// Take any cut, and an architecture or per-block metadata that is not known, on your word
+    #[arg(long, requires = "drop")]
+    pub trust_any_cut: bool,
+
+    /// Text that --drop chooses the blocks on, repeatable [default: the text built into the program]
+    #[arg(long, value_name = "FILE", requires = "drop")]
+    pub choose_on: Vec<PathBuf>,
+
+    /// How much of that text to use, in tokens from its start [default: 8192]
+    #[arg(long, value_name = "N", requires = "drop")]
+    pub choose_tokens: Option<usize>,
+
+    /// Choose anew, and keep nothing in the cache of scores
+    #[arg(long, requires = "drop")]
+    pub no_cache: bool,
+
+    /// What is scored.
+    #[command(flatten)]
+    pub text: TextArgs,
+
+    /// Output.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// Arguments of `batch`.
+#[derive(Debug, Args)]
+pub struct BatchArgs {
+    /// Models: files, folders with all folders in them, patterns such as 'models/**/*Q4*.gguf', models of stores such as
+    /// ollama:NAME, lists of those (@FILE, one a line)
+    #[arg(value_name = "PATH", required = true)]
+    pub paths: Vec<PathBuf>,
+
+    /// The folder of the shorter models and of the results; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub out_dir: PathBuf,
+
+    /// Options of single models: a TOML file with a table for each pattern of names, and flags of the main job as keys
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// What is put behind the name of a model, before .gguf [default: -drop9 of --drop 9, -drop25pct of --drop 25%, else -short]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub suffix: Option<String>,
+
+    /// Where results are kept, as JSON lines [default: results.jsonl in the folder of outputs]
+    #[arg(long, value_name = "FILE")]
+    pub results: Option<PathBuf>,
+
+    /// How many models at a time; each gets its share of the cores [default: one for every 4 cores, 4 at most]
+    #[arg(short, long, value_name = "N")]
+    pub jobs: Option<usize>,
+
+    /// Do again what is done
+    #[arg(long)]
+    pub redo: bool,
+
+    /// Take this share of the models, as I/N, of tasks 1/N to N/N [default: that of Slurm's array variables, if they are set]
+    #[arg(long, value_name = "I/N")]
+    pub task: Option<Task>,
+
+    /// The main job's flags.
+    #[command(flatten)]
+    pub flags: Flags,
+
+    /// Output.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// Arguments of `report`.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Saved results: what --json wrote, of any commands, and the lines of a batch; @FILE is a list of such files, one a line
+    #[arg(required = true, value_name = "RESULT")]
+    pub results: Vec<PathBuf>,
+
+    /// Where the page goes; - is stdout; for svg a file for all charts, or a folder for a file of each
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+
+    /// What it is written as [default: what the name of FILE ends in, else html]
+    #[arg(long, value_parser = one_of::<PageFormat>())]
+    pub format: Option<PageFormat>,
+
+    /// No notes
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// What every command prints.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub struct CommonArgs {
+    /// Write the result as JSON; - is stdout
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+
+    /// No progress and no notes
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+
+    /// Show what llama.cpp says
+    #[arg(short, long)]
+    pub verbose: bool,
+}

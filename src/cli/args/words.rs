@@ -1,0 +1,26 @@
+//! Flags whose values are words.
+
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+
+use crate::named::Named;
+
+/// Takes one of the words of `T`, each with its line of help.
+pub fn one_of<T: Named>() -> impl TypedValueParser<Value = T> {
+    let values = T::NAMES
+        .iter()
+        .map(|(_, word, help)| PossibleValue::new(*word).help(help.trim_start()));
+    PossibleValuesParser::new(values)
+        .try_map(|word| T::of_word(&word).ok_or_else(|| format!("bug: '{word}' is no value")))
+}
+
+/// What is wrong with arguments, on one line.
+#[must_use]
+pub fn of_arguments(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let lines = text.lines().take_while(|line| !line.is_empty());
+    let message: Vec<&str> = lines.map(str::trim).collect();
+    let message = message.join(" ");
+    let message = message.strip_prefix("error: ").unwrap_or(&message);
+    // An argument that may be repeated is shown with dots behind it, which at the end look like something left out.
+    message.trim_end_matches("...").to_owned()
+}

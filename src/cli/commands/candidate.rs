@@ -1,0 +1,295 @@
+//! What a row of `compare` is made of: a file, or the parent without some blocks or in another type, which then has no
+//! place of its own.
+
+use std::fs::OpenOptions;
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use anyhow::{Context, Result, bail};
+use ggml::{Backend, FileType, Mapping, ModelOptions};
+
+use super::eval::warn;
+use super::note_counts;
+use crate::choose::search::Removed;
+use crate::cli::options::Compare;
+use crate::engine::load;
+use crate::engine::load::model_options;
+use crate::engine::logits as evaluator;
+use crate::engine::segment::memory::MemoryFile;
+use crate::error::Hint;
+use crate::files::unnamed::ScratchFile;
+use crate::gguf::{self, ALIGNMENT_KEY, DEFAULT_ALIGNMENT, Header, ValueOut};
+use crate::measure::comparison::Kind;
+use crate::model::Model;
+use crate::model::input::Input;
+use crate::model::warning;
+use crate::plan::{Constraints, Plan, Provenance};
+use crate::report::comparison::RowReport;
+use crate::watch::{Progress, Unit, Watch};
+
+/// A row, before anything of it is read or made.
+pub(crate) enum Candidate {
+    /// A file as it is.
+    File(PathBuf),
+    /// The parent without so many blocks: those, unless none could be chosen.
+    Drop(usize, Result<Removed>),
+    /// The parent in another type.
+    Type(FileType),
+}
+
+impl Candidate {
+    /// The row, of which no more is known than what it stands for.
+    pub(crate) fn row(&self) -> RowReport {
+        match self {
+            Self::File(path) => {
+                let mut row = RowReport::new(Kind::File, path.display().to_string());
+                row.path = Some(path.display().to_string());
+                row
+            }
+            Self::Drop(n, _) => {
+                let blocks = if *n == 1 { "block" } else { "blocks" };
+                RowReport::new(Kind::Drop, format!("{n} {blocks} fewer"))
+            }
+            Self::Type(file_type) => {
+                let mut row = RowReport::new(Kind::Requantize, file_type.name().to_owned());
+                row.file_type = Some(file_type.name());
+                row
+            }
+        }
+    }
+}
+
+/// A candidate that only has to be loaded.
+pub(crate) struct Ready<'a> {
+    /// What errors call it.
+    name: PathBuf,
+    /// Bytes of its files.
+    pub(crate) n_bytes: u64,
+    source: Source<'a>,
+}
+
+enum Source<'a> {
+    File(Box<Input>),
+    Plan(Box<Plan<'a>>),
+    Scratch(ScratchFile),
+}
+
+/// What lasts as long as the engine that was loaded from it.
+enum Kept {
+    Input(#[expect(dead_code, reason = "held for its temporary file")] Box<Input>),
+    Scratch(#[expect(dead_code, reason = "held for its file")] ScratchFile),
+}
+
+/// A candidate that can be evaluated.
+pub(crate) struct Loaded {
+    /// What errors call it.
+    pub(crate) name: PathBuf,
+    pub(crate) engine: ggml::Model,
+    /// Where weights lie that are mapped.
+    _kept: Option<Kept>,
+}
+
+/// Makes candidates of one parent.
+pub(crate) struct Maker<'m, 'a> {
+    pub(crate) options: &'m Compare,
+    pub(crate) input: &'m Input,
+    pub(crate) model: &'m Model<'a>,
+    /// What may be removed, where blocks are.
+    pub(crate) constraints: Option<&'m Constraints>,
+}
+
+impl<'a> Maker<'_, 'a> {
+    /// Reads, plans or quantizes a candidate, and notes in its `row` what is then known.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being loaded, with the name of what it is made of.
+    pub(crate) fn prepare(&self, candidate: &Candidate, row: &mut RowReport) -> Result<Ready<'a>> {
+        let parent = self.input.path().display();
+        match candidate {
+            Candidate::File(path) => {
+                let input = Input::open(path)?;
+                let model = load::parse_causal(&input)?;
+                note_counts(&model, &input, &self.options.printing);
+                warn(&input, &model, &self.options.printing);
+                warning::of_tokenizers(&input, &model, self.model, &self.options.printing);
+                note(row, &model);
+                drop(model);
+                Ok(Ready {
+                    name: path.clone(),
+                    n_bytes: row.bytes.unwrap_or(0),
+                    source: Source::File(Box::new(input)),
+                })
+            }
+            Candidate::Drop(_, removed) => {
+                let removed = match removed {
+                    Ok(removed) => removed,
+                    // An error has one owner.
+                    Err(error) => bail!("{}", crate::error::message(error)),
+                };
+                let plan = self.plan(removed).with_context(|| parent.to_string())?;
+                row.file_type = file_type(self.model);
+                row.removed = Some(plan.removed.iter().map(|block| block.index()).collect());
+                row.bytes = Some(plan.layout.file_len());
+                row.block_count = Some(plan.renumbering.kept().len());
+                let n_trunk = self.model.n_trunk_blocks();
+                let kept = plan.renumbering.kept().iter();
+                row.n_trunk_blocks = Some(kept.filter(|block| block.index() < n_trunk).count());
+                row.parameters = Some(plan.n_parameters);
+                Ok(Ready {
+                    name: format!("{parent}, {}", row.name).into(),
+                    n_bytes: plan.layout.file_len(),
+                    source: Source::Plan(Box::new(plan)),
+                })
+            }
+            Candidate::Type(file_type) => {
+                let name = PathBuf::from(format!("{parent} as {}", file_type.name()));
+                let scratch = self
+                    .quantize(*file_type, &name)
+                    .with_context(|| name.display().to_string())?;
+                let mapping = Mapping::open(scratch.path())?;
+                let whole = gguf::File::parse(&mapping)
+                    .map_err(Into::into)
+                    .and_then(|file| Model::new(vec![file]));
+                let whole = whole.with_context(|| {
+                    format!(
+                        "{}: what llama.cpp wrote in folder '{}' is not whole, perhaps the disk is full",
+                        name.display(),
+                        self.options.scratch.display()
+                    )
+                })?;
+                note(row, &whole);
+                row.file_type = Some(file_type.name());
+                Ok(Ready {
+                    name,
+                    n_bytes: whole.n_bytes(),
+                    source: Source::Scratch(scratch),
+                })
+            }
+        }
+    }
+
+    fn plan(&self, removed: &Removed) -> Result<Plan<'a>> {
+        let (Some(constraints), Some(drops)) = (self.constraints, &self.options.drops) else {
+            bail!("bug: blocks are removed under no constraints");
+        };
+        let provenance = Provenance::draft(&drops.method.to_string());
+        Plan::new(self.model, constraints, removed.clone(), &provenance)
+    }
+
+    fn quantize(&self, file_type: FileType, name: &Path) -> Result<ScratchFile> {
+        let folder = &self.options.scratch;
+        let scratch = new_scratch(folder)?;
+        let bar: Rc<dyn Progress> = self
+            .options
+            .printing
+            .begin(
+                format!("quantizing to {}", file_type.name()).into(),
+                Unit::Tensors,
+                self.model.tensors().len() as u64,
+            )
+            .into();
+        let shown = Rc::clone(&bar);
+        let backend = Backend::init();
+        backend.on_abort(&format!("gguf-shorten: {}: ", name.display()));
+        let result = ggml::requantize::requantize(
+            backend,
+            self.input.for_llama()?,
+            scratch.path(),
+            file_type,
+            self.options.text.threads,
+            Rc::new(move |n_begun, _| shown.set_position(n_begun as u64)),
+        );
+        drop(bar);
+        result?;
+        say_alignment(scratch.path())?;
+        Ok(scratch)
+    }
+
+    /// Loads what was prepared.
+    ///
+    /// # Errors
+    /// llama.cpp's; a shortened model that cannot be evaluated.
+    pub(crate) fn load(&self, ready: Ready<'a>) -> Result<Loaded> {
+        let name = ready.name;
+        let at_name = || name.display().to_string();
+        let options = model_options(&self.options.text)?;
+        let (engine, kept) = match ready.source {
+            Source::File(input) => {
+                let engine = load::load_named(&name, &|| load::load(&input, options))?;
+                (engine, Some(Kept::Input(input)))
+            }
+            Source::Scratch(scratch) => {
+                let as_model = || load::load_as(self.model, scratch.path(), options);
+                let engine = load::load_named(&name, &as_model)?;
+                (engine, Some(Kept::Scratch(scratch)))
+            }
+            Source::Plan(plan) => {
+                let file = MemoryFile::write_plan(self.model, &plan).with_context(at_name)?;
+                let mapping = Mapping::open(&file.path).with_context(at_name)?;
+                let short = Model::new(vec![gguf::File::parse(&mapping).with_context(at_name)?]);
+                short
+                    .and_then(|short| evaluator::check_causal(&short))
+                    .with_context(at_name)?;
+                // The file is gone afterwards: its bytes are in memory once.
+                let options = ModelOptions {
+                    no_mmap: true,
+                    ..options
+                };
+                let as_it_is = || Ok(ggml::Model::load(Backend::init(), &file.path, options)?);
+                (load::load_named(&name, &as_it_is)?, None)
+            }
+        };
+        Ok(Loaded {
+            name,
+            engine,
+            _kept: kept,
+        })
+    }
+}
+
+/// Lets a file that llama.cpp quantized say how its data is aligned: to the default, whatever the input's says
+/// (`llama-quant.cpp: llama_model_quantize_impl`).
+fn say_alignment(path: &Path) -> Result<()> {
+    let mapping = Mapping::open(path)?;
+    let mut end = Header::N_BYTES;
+    let mut entries = gguf::File::first_entries(&mapping, u64::MAX).into_iter();
+    let found = entries.find(|entry| {
+        end += entry.raw().len() as u64;
+        entry.key() == ALIGNMENT_KEY
+    });
+    let Some(value) =
+        found.and_then(|found| ValueOut::integer(found.value().value_type(), DEFAULT_ALIGNMENT))
+    else {
+        return Ok(());
+    };
+    drop(mapping);
+    let mut file = OpenOptions::new().write(true).open(path)?;
+    file.seek(SeekFrom::Start(end - value.raw().len() as u64))?;
+    Ok(file.write_all(value.raw())?)
+}
+
+/// Notes what a file says of itself.
+pub(crate) fn note(row: &mut RowReport, model: &Model<'_>) {
+    row.file_type = file_type(model);
+    row.bytes = Some(model.n_bytes());
+    row.block_count = Some(model.n_blocks());
+    row.n_trunk_blocks = Some(model.n_trunk_blocks());
+    row.parameters = Some(model.n_parameters());
+}
+
+/// The type that a file says it has.
+fn file_type(model: &Model<'_>) -> Option<&'static str> {
+    let number = model.metadata().get("general.file_type")?.value().as_u64();
+    FileType::of_number(number.ok()?).map(FileType::name)
+}
+
+/// A scratch file in `folder`, or what is wrong with that folder.
+///
+/// # Errors
+/// A folder in which no file can be made.
+pub(crate) fn new_scratch(folder: &Path) -> Result<ScratchFile> {
+    ScratchFile::new(folder)
+        .with_context(|| format!("cannot write in folder '{}'", folder.display()))
+        .context(Hint("--scratch names another folder".to_owned()))
+}

@@ -1,0 +1,310 @@
+//! `compare`: size, quality and speed of several models in one table.
+//!
+//! The predictions of every model are held against the parent's, window by window. Models are evaluated side by side, as
+//! many as there is memory for, so that the parent evaluates each window once for all of them: half of the time, where
+//! all fit. The other ways cost more: the parent's logits of all windows would be gigabytes (8,192 tokens of a vocabulary
+//! of 262,144: 4.3 GB), and a model for each window loaded again is as slow as the parent evaluated again.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Error, Result, anyhow, ensure};
+
+use super::candidate::{Candidate, Loaded, Maker, new_scratch, note};
+use super::eval::warn;
+use super::{check_json, devices, note_counts, print_json, to_stdout};
+use crate::choose::rows as choice;
+use crate::cli::options::{Compare, Printing};
+use crate::engine::load;
+use crate::engine::load::cut;
+use crate::engine::logits::{LlamaLogits, vocabulary_difference};
+use crate::engine::outcome::CalibrationReport;
+use crate::engine::scored::{ScoredLogits, scored};
+use crate::engine::text::{CalibrationSet, Texts};
+use crate::error;
+use crate::files::free_memory as room;
+use crate::measure::comparison::Kind;
+use crate::measure::quality::side_by_side::SideBySide;
+use crate::model::input::Input;
+use crate::model::outcome::ModelReport;
+use crate::report::comparison::{CompareReport, RowReport, judge, screen};
+use crate::watch::{Unit, Watch};
+
+/// Models that are evaluated together take at most one part in so many of the memory that is free.
+const SHARE_OF_FREE: u64 = 2;
+
+/// Runs the command.
+///
+/// # Errors
+/// Whatever keeps the parent from being evaluated; after everything is printed, rows that failed.
+pub fn run(options: &Compare) -> Result<()> {
+    let printing = &options.printing;
+    devices::warn(&options.text, printing);
+    let input = Input::open(&options.parent)?;
+    check_json(printing, &input, None)?;
+    check_apart(options)?;
+    let model = load::parse_causal(&input)?;
+    note_counts(&model, &input, printing);
+    let at_path = || input.path().display().to_string();
+    let texts = Texts::read(options.text.source.clone())?;
+    if let Some(drops) = &options.drops {
+        // Read where it is used; what is wrong with it is said now.
+        Texts::read(drops.calibration.source.clone())?;
+    }
+    if !options.types.is_empty() {
+        new_scratch(&options.scratch)?;
+    }
+    warn(&input, &model, printing);
+    ggml::log::echo(printing.verbose);
+    let parent = load::load_for_logits(&input, &options.text)?;
+    let set = cut(&texts, (&parent, &input), &options.text, printing).with_context(at_path)?;
+    load::check_window(&set, &parent).with_context(at_path)?;
+
+    let files = options.files.iter().cloned().map(Candidate::File);
+    let mut candidates: Vec<Candidate> = files.collect();
+    let mut constraints = None;
+    let mut choice = None;
+    if let Some(drops) = &options.drops {
+        let numbers = drops.list.numbers(model.n_trunk_blocks());
+        let sets = match choice::constraints(&model, drops).with_context(at_path) {
+            Ok(found) => {
+                let found = constraints.insert(found);
+                let (sets, calibration) =
+                    choice::choose(&model, found, &input, drops, &numbers, printing)?;
+                let report = choice::report(drops, calibration, (&parent, &input), &set, printing);
+                choice = Some(report.with_context(at_path)?);
+                sets
+            }
+            Err(error) => choice::failed(&numbers, &error),
+        };
+        let sets = numbers.into_iter().zip(sets);
+        candidates.extend(sets.map(|(n, set)| Candidate::Drop(n, set)));
+    }
+    candidates.extend(options.types.iter().copied().map(Candidate::Type));
+
+    let mut parent_row = RowReport::new(Kind::Parent, at_path());
+    parent_row.path = Some(at_path());
+    note(&mut parent_row, &model);
+    let maker = Maker {
+        options,
+        input: &input,
+        model: &model,
+        constraints: constraints.as_ref(),
+    };
+    // The threads of ggml rest while these work.
+    let workers = rayon::ThreadPoolBuilder::new()
+        .num_threads(options.text.threads)
+        .build()?;
+    let (mut rows, seconds, failures) = workers.install(|| {
+        let mut evaluation = Evaluation::new((&parent, &input), &set, options, parent_row)?;
+        evaluation.all(&maker, candidates)?;
+        Ok::<_, Error>((evaluation.rows, evaluation.seconds, evaluation.failures))
+    })?;
+    let verdict = judge(&mut rows);
+    let report = CompareReport {
+        gguf_shorten: env!("CARGO_PKG_VERSION"),
+        llama_cpp: ggml::backend::llama_cpp_version(),
+        command: "compare",
+        text: CalibrationReport::new(&set, seconds),
+        parent: ModelReport::of(
+            &model,
+            &input,
+            printing.json.is_some().then(|| input.blake3()),
+        ),
+        choice,
+        threads: options.text.threads,
+        rows,
+        verdict,
+    };
+    print(&report, printing)?;
+    failed(failures, report.rows.len())
+}
+
+/// Checks that the result takes the place of no other model.
+fn check_apart(options: &Compare) -> Result<()> {
+    let Some(json) = options
+        .printing
+        .json
+        .as_deref()
+        .filter(|_| options.printing.tables())
+    else {
+        return Ok(());
+    };
+    for file in &options.files {
+        // A model that cannot be opened is a row that fails.
+        match Input::open(file) {
+            Ok(input) => check_json(&options.printing, &input, None)?,
+            Err(_) => ensure!(
+                !same_file::is_same_file(file, json).unwrap_or(false),
+                "{}: is the input itself",
+                json.display()
+            ),
+        }
+    }
+    Ok(())
+}
+
+/// The rows, while they are measured, on the threads of the current pool.
+struct Evaluation<'e> {
+    parent: &'e ggml::Model,
+    logits: LlamaLogits<'e>,
+    set: &'e CalibrationSet,
+    options: &'e Compare,
+    /// The parent's first.
+    rows: Vec<RowReport>,
+    seconds: f64,
+    failures: Vec<Error>,
+}
+
+impl<'e> Evaluation<'e> {
+    fn new(
+        (parent, input): (&'e ggml::Model, &Input),
+        set: &'e CalibrationSet,
+        options: &'e Compare,
+        row: RowReport,
+    ) -> Result<Self> {
+        let threads = options.text.threads;
+        let path = input.path();
+        Ok(Self {
+            parent,
+            logits: LlamaLogits::new(parent, path, set.window, threads)
+                .with_context(|| path.display().to_string())?,
+            set,
+            options,
+            rows: vec![row],
+            seconds: 0.0,
+            failures: Vec::new(),
+        })
+    }
+
+    /// Measures the parent and every candidate, in groups that fit in memory.
+    fn all(&mut self, maker: &Maker<'_, '_>, candidates: Vec<Candidate>) -> Result<()> {
+        self.rows.extend(candidates.iter().map(Candidate::row));
+        let room = room::available().map_or(0, |free| free / SHARE_OF_FREE);
+        let (mut group, mut used) = (Vec::new(), 0u64);
+        for (i, candidate) in candidates.iter().enumerate() {
+            let number = i + 1;
+            let ready = match maker.prepare(candidate, &mut self.rows[number]) {
+                Ok(ready) => ready,
+                Err(error) => {
+                    self.fail(number, error);
+                    continue;
+                }
+            };
+            let needed = self.needed(ready.n_bytes);
+            if !group.is_empty() && used.saturating_add(needed) > room {
+                self.group(&group)?;
+                group.clear();
+                used = 0;
+            }
+            match maker.load(ready).and_then(|loaded| self.check(loaded)) {
+                Ok(loaded) => {
+                    group.push((number, loaded));
+                    used = used.saturating_add(needed);
+                }
+                Err(error) => self.fail(number, error),
+            }
+        }
+        // Where there is none, the parent alone.
+        if !group.is_empty() || self.rows[0].perplexity.is_none() {
+            self.group(&group)?;
+        }
+        Ok(())
+    }
+
+    /// Memory that a model of `n_bytes` takes: its weights, and the logits of a window, which llama.cpp has twice.
+    fn needed(&self, n_bytes: u64) -> u64 {
+        let n_logits = scored(self.set.window)
+            .len()
+            .saturating_mul(self.parent.n_vocab());
+        n_bytes.saturating_add((n_logits as u64).saturating_mul(2 * size_of::<f32>() as u64))
+    }
+
+    /// Checks that a model's predictions can be held against the parent's.
+    fn check(&self, loaded: Loaded) -> Result<Loaded> {
+        let name = loaded.name.display();
+        if let Some(difference) = vocabulary_difference(&loaded.engine, self.parent) {
+            return Err(anyhow!(
+                "{name}: the vocabulary differs from that of {}: {difference}",
+                self.logits.name()
+            ));
+        }
+        load::check_window(self.set, &loaded.engine).with_context(|| name.to_string())?;
+        Ok(loaded)
+    }
+
+    /// Measures some models side by side.
+    fn group(&mut self, group: &[(usize, Loaded)]) -> Result<()> {
+        let (window, threads) = (self.set.window, self.options.text.threads);
+        let mut sides: Vec<(usize, &Path, LlamaLogits<'_>)> = Vec::new();
+        for (number, loaded) in group {
+            match LlamaLogits::new(&loaded.engine, &loaded.name, window, threads) {
+                Ok(logits) => sides.push((*number, &loaded.name, logits)),
+                Err(error) => {
+                    let name = loaded.name.display().to_string();
+                    self.fail(*number, error.context(name));
+                }
+            }
+        }
+        let mut models: Vec<&mut dyn ScoredLogits> = sides
+            .iter_mut()
+            .map(|(_, _, logits)| logits as &mut dyn ScoredLogits)
+            .collect();
+        let bar = self.options.printing.begin(
+            "evaluating".into(),
+            Unit::Tokens,
+            (self.set.n_tokens() * (1 + models.len())) as u64,
+        );
+        let start = Instant::now();
+        let found = SideBySide::measure(
+            &mut self.logits,
+            &mut models,
+            self.set.windows(),
+            &mut |n_tokens| bar.advance(n_tokens as u64),
+        );
+        drop(bar);
+        let found = found?;
+        self.seconds += start.elapsed().as_secs_f64();
+        if self.rows[0].perplexity.is_none() {
+            let speed = self.logits.speed(self.set.windows());
+            let speed = speed.with_context(|| self.logits.name())?;
+            self.rows[0].measured_parent(&found.parent, speed);
+        }
+        for ((number, name, mut logits), quality) in sides.into_iter().zip(found.models) {
+            let speed = |quality| {
+                let speed = logits.speed(self.set.windows());
+                Ok((quality, speed.with_context(|| name.display().to_string())?))
+            };
+            match quality.and_then(speed) {
+                Ok((quality, speed)) => self.rows[number].measured(&quality, speed),
+                Err(error) => self.fail(number, error),
+            }
+        }
+        Ok(())
+    }
+
+    fn fail(&mut self, number: usize, error: Error) {
+        self.rows[number].error = Some(error::message(&error));
+        self.failures.push(error);
+    }
+}
+
+fn print(report: &CompareReport, printing: &Printing) -> Result<()> {
+    if printing.tables() {
+        to_stdout(&screen(report))?;
+    }
+    print_json(report, printing)
+}
+
+/// What a run says at its end if some of its rows failed.
+fn failed(failures: Vec<Error>, n_rows: usize) -> Result<()> {
+    let n = failures.len();
+    match failures.into_iter().next() {
+        None => Ok(()),
+        Some(error) if n == 1 => Err(error),
+        Some(first) => Err(anyhow!(
+            "{n} of {n_rows} rows failed, the first: {}",
+            error::message(&first)
+        )),
+    }
+}

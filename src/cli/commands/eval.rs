@@ -1,0 +1,252 @@
+//! `eval`: how well a model predicts a text, how far it is from its parent, tasks, and speed.
+
+use super::{arguments, check_json, devices, note_counts, print_json, to_stdout};
+use crate::cli::options::{Eval, Printing};
+use crate::engine::load;
+use crate::engine::load::cut;
+use crate::engine::logits::{LlamaLogits, Speed, vocabulary_difference};
+use crate::engine::outcome::CalibrationReport;
+use crate::engine::scored::ScoredLogits;
+use crate::engine::text::{CalibrationSet, Texts};
+use crate::measure::answers;
+use crate::measure::outcome::{AccuracyReport, EvalReport};
+use crate::measure::quality::measure::Quality;
+use crate::measure::tasks::read_tasks;
+use crate::measure::tasks::{self, Task};
+use crate::model::Model;
+use crate::model::input::Input;
+use crate::model::outcome::ModelReport;
+use crate::model::warning;
+use crate::report::evaluation::screen;
+use crate::watch::{Unit, Watch};
+use anyhow::{Context, Result, bail};
+use std::path::Path;
+use std::time::Instant;
+
+/// Runs the command.
+///
+/// # Errors
+/// Whatever keeps the model from being evaluated.
+pub fn run(options: &Eval) -> Result<()> {
+    let printing = &options.printing;
+    devices::warn(&options.text, printing);
+    let input = Input::open(&options.model)?;
+    let parent_input = options.parent.as_deref().map(Input::open).transpose()?;
+    for input in std::iter::once(&input).chain(&parent_input) {
+        check_json(printing, input, None)?;
+    }
+    let model = load::parse_causal(&input)?;
+    let parent = parent_input.as_ref().map(load::parse_causal).transpose()?;
+    note_counts(&model, &input, printing);
+    if let (Some(parent), Some(input)) = (&parent, &parent_input) {
+        note_counts(parent, input, printing);
+    }
+    let hellaswag = options.hellaswag.as_deref();
+    let hellaswag = hellaswag.map(|path| read_tasks(path, options.n_tasks, tasks::hellaswag));
+    let hellaswag = hellaswag.transpose()?;
+    let multiple_choice = options.multiple_choice.as_deref();
+    let multiple_choice =
+        multiple_choice.map(|path| read_tasks(path, options.n_tasks, tasks::json_lines));
+    let multiple_choice = multiple_choice.transpose()?;
+    let texts = Texts::read(options.text.source.clone())?;
+    warn(&input, &model, printing);
+    if let (Some(input_of_parent), Some(parent)) = (&parent_input, &parent) {
+        warn(input_of_parent, parent, printing);
+        warning::of_tokenizers(&input, &model, parent, printing);
+    }
+
+    ggml::log::echo(printing.verbose);
+    let load = |input: &Input| load::load_for_logits(input, &options.text);
+    let engine = load(&input)?;
+    let parent_engine = parent_input.as_ref().map(load);
+    let parent_engine = parent_engine.transpose()?;
+    let at_model = || input.path().display().to_string();
+    if let (Some(parent_engine), Some(parent_input)) = (&parent_engine, &parent_input)
+        && let Some(difference) = vocabulary_difference(&engine, parent_engine)
+    {
+        bail!(
+            "{}: the vocabulary differs from that of {}: {difference}",
+            at_model(),
+            parent_input.path().display()
+        );
+    }
+    // A text of its own is written by the parent, whose predictions are the aim.
+    let writer = match (&parent_engine, &parent_input, texts.source().seed()) {
+        (Some(engine), Some(input), Some(_)) => (engine, input),
+        _ => (&engine, &input),
+    };
+    let set = cut(&texts, writer, &options.text, printing)
+        .with_context(|| writer.1.path().display().to_string())?;
+    load::check_window(&set, &engine).with_context(at_model)?;
+    if let (Some(engine), Some(input)) = (&parent_engine, &parent_input) {
+        load::check_window(&set, engine).with_context(|| input.path().display().to_string())?;
+    }
+
+    // The threads of ggml rest while these work.
+    let threads = rayon::ThreadPoolBuilder::new()
+        .num_threads(options.text.threads)
+        .build()?;
+    let sides = (
+        (&engine, input.path()),
+        parent_engine.as_ref().zip(parent_input.as_ref()),
+    );
+    let (quality, speed, seconds) = threads.install(|| measure(sides, &set, options))?;
+    let hash = |input: &Input| printing.json.is_some().then(|| input.blake3());
+    let mut report = EvalReport::new(
+        ModelReport::of(&model, &input, hash(&input)),
+        parent
+            .zip(parent_input.as_ref())
+            .map(|(parent, input)| ModelReport::of(&parent, input, hash(input))),
+        CalibrationReport::new(&set, seconds),
+        &quality,
+        speed,
+        options.text.threads,
+    );
+    report.arguments = arguments();
+    // Not needed for what is left.
+    drop(parent_engine);
+    let accuracy = |name, tasks: Option<(&Path, Vec<Task>)>| {
+        let result = tasks.map(|(path, tasks)| {
+            threads.install(|| accuracy(name, path, &tasks, (&engine, &input), options))
+        });
+        result.transpose().with_context(at_model)
+    };
+    report.hellaswag = accuracy("HellaSwag", hellaswag)?;
+    report.multiple_choice = accuracy("multiple choice", multiple_choice)?;
+    print(&report, printing)
+}
+
+/// Evaluates `output` and its `parent` on the text behind its first `n_windows`, which chose the blocks, or on those too where
+/// the text has no more; then the second value is true. Of both the speed is measured.
+///
+/// # Errors
+/// Whatever keeps either from being evaluated.
+pub(crate) fn against_parent(
+    output: &Input,
+    parent: &Input,
+    n_windows: usize,
+    options: &Eval,
+) -> Result<(EvalReport, bool)> {
+    let models = (load::parse_causal(output)?, load::parse_causal(parent)?);
+    warning::of_tokenizer(parent, &models.1, &options.printing);
+    let texts = Texts::read(options.text.source.clone())?;
+    ggml::log::echo(options.printing.verbose);
+    let (engine, parent_engine) = (
+        load::load_for_logits(output, &options.text)?,
+        load::load_for_logits(parent, &options.text)?,
+    );
+    let source = (&parent_engine, parent);
+    let all = cut(&texts, source, &options.text, &options.printing)?;
+    let others = match n_windows {
+        0 => None,
+        n => all.behind(n, all.windows().len().div_ceil(4)),
+    };
+    let same_text = others.is_none() && n_windows > 0;
+    let set = others.unwrap_or(all);
+    load::check_window(&set, &engine)?;
+    let threads = rayon::ThreadPoolBuilder::new()
+        .num_threads(options.text.threads)
+        .build()?;
+    let sides = ((&engine, output.path()), Some((&parent_engine, parent)));
+    let (quality, speed, seconds) = threads.install(|| measure(sides, &set, options))?;
+    drop(engine);
+    let parent_speed = threads.install(|| {
+        LlamaLogits::new(
+            &parent_engine,
+            parent.path(),
+            set.window,
+            options.text.threads,
+        )?
+        .speed(set.windows())
+    })?;
+    let mut calibration = CalibrationReport::new(&set, seconds);
+    if n_windows > 0 && !same_text {
+        let n_tokens = n_windows * set.window;
+        calibration.source += &format!(" (behind its first {n_tokens} tokens)");
+    }
+    let mut report = EvalReport::new(
+        ModelReport::of(&models.0, output, None),
+        Some(ModelReport::of(&models.1, parent, None)),
+        calibration,
+        &quality,
+        speed,
+        options.text.threads,
+    );
+    report.parent_tokens_per_second = Some(parent_speed.into());
+    Ok((report, same_text))
+}
+
+/// Says what is doubtful about a model that is to be evaluated.
+pub(crate) fn warn(input: &Input, model: &Model<'_>, printing: &Printing) {
+    warning::of_weights(input, model, printing);
+    warning::of_tokenizer(input, model, printing);
+}
+
+/// Evaluates all windows with the model and its parent, if there is one. Returns the time of that, too.
+fn measure(
+    ((engine, path), parent): ((&ggml::Model, &Path), Option<(&ggml::Model, &Input)>),
+    set: &CalibrationSet,
+    options: &Eval,
+) -> Result<(Quality, Speed, f64)> {
+    let logits = |engine, path: &Path| {
+        LlamaLogits::new(engine, path, set.window, options.text.threads)
+            .with_context(|| path.display().to_string())
+    };
+    let mut model = logits(engine, path)?;
+    let parent = parent.map(|(engine, input)| logits(engine, input.path()));
+    let mut parent = parent.transpose()?;
+    let bar = options
+        .printing
+        .begin("evaluating".into(), Unit::Tokens, set.n_tokens() as u64);
+    let start = Instant::now();
+    let quality = Quality::measure(
+        &mut model,
+        parent
+            .as_mut()
+            .map(|parent| parent as &mut dyn ScoredLogits),
+        set.windows(),
+        &mut |n_tokens| bar.advance(n_tokens as u64),
+    );
+    drop(bar);
+    let quality = quality?;
+    let seconds = start.elapsed().as_secs_f64();
+    drop(parent);
+    let speed = model
+        .speed(set.windows())
+        .with_context(|| path.display().to_string())?;
+    Ok((quality, speed, seconds))
+}
+
+/// Does the tasks of the file at `path` with the model of `input`.
+fn accuracy(
+    name: &'static str,
+    path: &Path,
+    tasks: &[Task],
+    (engine, input): (&ggml::Model, &Input),
+    options: &Eval,
+) -> Result<AccuracyReport> {
+    let bar = options
+        .printing
+        .begin(name.into(), Unit::Tasks, tasks.len() as u64);
+    let start = Instant::now();
+    let scores = answers::answer_scores(
+        engine,
+        input.path(),
+        tasks,
+        options.text.threads,
+        &mut || bar.advance(1),
+    );
+    drop(bar);
+    let at_path = || path.display().to_string();
+    let found = answers::accuracy(tasks, &scores.with_context(at_path)?);
+    let found = found.context("has no task").with_context(at_path)?;
+    let seconds = start.elapsed().as_secs_f64();
+    Ok(AccuracyReport::new(path, &found, seconds))
+}
+
+fn print(report: &EvalReport, printing: &Printing) -> Result<()> {
+    if printing.tables() {
+        to_stdout(&screen(report))?;
+    }
+    print_json(report, printing)
+}

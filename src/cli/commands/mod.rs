@@ -1,0 +1,101 @@
+//! One file per command: each loads, computes, prints. The only modules, with `llama`, `evaluator`, `input`, `stores`, `temporary`,
+//! `cache`, `scratch`, `room`, `commit`, `save`, `beside`, `oracle`, `stamp` and `batch`, that do I/O.
+
+mod escaped;
+
+pub mod batch;
+
+mod candidate;
+
+mod card;
+
+pub mod compare;
+
+pub mod cache;
+
+mod devices;
+
+pub mod eval;
+
+pub mod generate;
+
+pub mod help;
+
+pub mod report;
+
+pub mod score;
+
+pub mod shorten;
+
+pub mod show;
+
+pub mod verify;
+
+use crate::cli::options::Printing;
+use crate::engine::llama;
+use crate::files::place;
+use crate::model::Model;
+use crate::model::input::Input;
+use crate::report::{Report, table};
+use crate::watch::Watch;
+use anyhow::{Context, Result};
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+
+/// Says that a file counts prediction blocks that are none.
+fn note_counts(model: &Model<'_>, input: &Input, printing: &Printing) {
+    if let Some(counts) = llama::note_counts(model) {
+        printing.note(&format!("{}: {counts}", input.path().display()));
+    }
+}
+
+/// The command line without the program's name, for a result that says how it was made.
+fn arguments() -> Vec<String> {
+    let arguments = std::env::args_os().skip(1);
+    arguments
+        .map(|argument| argument.to_string_lossy().into_owned())
+        .collect()
+}
+
+/// Prints a result: as a table, as JSON, or both.
+fn print(report: &Report, printing: &Printing) -> Result<()> {
+    if printing.tables() {
+        let stdout = std::io::stdout();
+        let colour =
+            stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+        to_stdout(&table::report(report, colour))?;
+    }
+    print_json(report, printing)
+}
+
+/// Checks before any work where `--json` says that the result goes.
+fn check_json(printing: &Printing, input: &Input, output: Option<&Path>) -> Result<()> {
+    match &printing.json {
+        Some(path) if printing.tables() => crate::model::place::check_text(path, input, output),
+        _ => Ok(()),
+    }
+}
+
+/// Writes a result to where `--json` says, if it says so.
+fn print_json(result: &impl serde::Serialize, printing: &Printing) -> Result<()> {
+    let Some(path) = &printing.json else {
+        return Ok(());
+    };
+    let json = serde_json::to_string_pretty(result)? + "\n";
+    if !printing.tables() {
+        return to_stdout(&json);
+    }
+    place::text(path, &json).with_context(|| path.display().to_string())
+}
+
+/// Writes to stdout. A closed pipe is no error: who read it has seen enough.
+fn to_stdout(text: &str) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("stdout"),
+    }
+}

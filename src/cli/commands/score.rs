@@ -1,0 +1,250 @@
+//! `score`: the importance of every block.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, bail};
+
+use super::{arguments, check_json, devices, note_counts, print};
+use crate::choose::ablated::{self, Ablated};
+use crate::choose::outcome::{BlockReport, PairsReport, block_rows};
+use crate::choose::rating::{AgainstReport, ConfidenceReport, Rating, Sets};
+use crate::choose::removal;
+use crate::choose::stability::Goal;
+use crate::choose::stability::Stopping;
+use crate::choose::stability::edge::Chosen;
+use crate::cli::options::Score;
+use crate::engine::logits as evaluator;
+use crate::engine::settings::Calibration;
+use crate::engine::text::Texts;
+use crate::measure::calibrate::Until;
+use crate::measure::calibrate::{Asked, Calibrated, calibrate};
+use crate::measure::pairs::Pairs;
+use crate::model::input::Input;
+use crate::model::outcome::ModelReport;
+use crate::model::warning;
+use crate::model::{BlockId, Model};
+use crate::plan::{Budget, Constraints};
+use crate::report::Report;
+
+/// Runs the command.
+///
+/// # Errors
+/// Whatever keeps the model from being scored.
+pub fn run(options: &Score) -> Result<()> {
+    let printing = &options.printing;
+    devices::warn(&options.calibration, printing);
+    let input = Input::open(&options.model)?;
+    check_json(printing, &input, None)?;
+    let at_path = || options.model.display().to_string();
+    let model = Model::new(input.parse()?).with_context(at_path)?;
+    let constraints = Constraints::of(&model).with_context(at_path)?;
+    let keep = kept(&model, &constraints, options).with_context(at_path)?;
+    let n = options
+        .budget
+        .map(|budget| budget.n_removed(model.n_trunk_blocks()));
+    if let Some(n) = n {
+        removal::check(&constraints, &keep, n).with_context(at_path)?;
+    }
+    if options.ablate {
+        evaluator::check_causal(&model).with_context(at_path)?;
+    }
+    if let Some(text) = &options.against {
+        // What is wrong with it is said before the first text is measured.
+        Texts::read(text.source.clone())?;
+    }
+    warning::of_weights(&input, &model, printing);
+    note_counts(&model, &input, printing);
+    let scoring = Scoring {
+        model: &model,
+        constraints: &constraints,
+        input: &input,
+        options,
+        keep: &keep,
+        n,
+    };
+    let mut pairs = Pairs::default();
+    let of_pairs = options.pairs.then_some(&mut pairs);
+    let here = scoring.measure(&options.calibration, of_pairs)?;
+    let there = (options.against.as_ref())
+        .map(|text| scoring.measure(text, None))
+        .transpose()?;
+    let ablated = (options.ablate)
+        .then(|| {
+            let text = &options.calibration;
+            ablated::measure(&model, &constraints, &input, text, printing)
+        })
+        .transpose()?;
+    let mut blocks = scoring.rows(&here);
+    if let Some(ablated) = &ablated {
+        for (row, loss) in blocks.iter_mut().zip(&ablated.losses) {
+            row.ablate_kl = loss.map(|loss| loss.kl_divergence());
+            row.ablate_perplexity = loss.map(|loss| loss.perplexity());
+        }
+    }
+    let against = there.map(|there| scoring.compare(&here, there)).transpose();
+    let against = against.with_context(at_path)?;
+    let blake3 = printing.json.is_some().then(|| input.blake3());
+    let report = Report {
+        gguf_shorten: env!("CARGO_PKG_VERSION"),
+        llama_cpp: ggml::backend::llama_cpp_version(),
+        arguments: arguments(),
+        model: ModelReport::of(&model, &input, blake3),
+        calibration: Some(here.calibrated.report.clone()),
+        method: options.method.to_string(),
+        search: None,
+        goal: None,
+        heal: None,
+        confidence: Some(here.confidence()),
+        against,
+        ablate: ablated.map(Ablated::report),
+        blocks,
+        removed: here.removed.iter().map(|block| block.index()).collect(),
+        attention_removed: Vec::new(),
+        attention_method: None,
+        pairs: options.pairs.then(|| PairsReport {
+            cosine: pairs.cosine(),
+        }),
+        output: None,
+        evaluation: None,
+    };
+    print(&report, printing)
+}
+
+/// The blocks that the user keeps.
+fn kept(
+    model: &Model<'_>,
+    constraints: &Constraints,
+    options: &Score,
+) -> Result<BTreeSet<BlockId>> {
+    let keep = match &options.keep {
+        Some(list) => list.blocks(model.n_blocks(), "keep")?,
+        None => BTreeSet::new(),
+    };
+    if let Some(block) = keep.intersection(&constraints.dropped).next() {
+        bail!("cannot keep block {block}: it has no tensors");
+    }
+    Ok(keep)
+}
+
+/// What is asked of each text.
+struct Scoring<'s, 'm> {
+    model: &'s Model<'m>,
+    constraints: &'s Constraints,
+    input: &'s Input,
+    options: &'s Score,
+    keep: &'s BTreeSet<BlockId>,
+    /// Blocks that would go.
+    n: Option<usize>,
+}
+
+/// What a text gave.
+struct Scored {
+    calibrated: Calibrated,
+    /// Blocks that would go.
+    removed: BTreeSet<BlockId>,
+    rating: Rating,
+    /// Whether the text was to be used only as far as it is needed.
+    may_stop: bool,
+}
+
+impl Scored {
+    fn confidence(&self) -> ConfidenceReport {
+        let allowed = self.calibrated.n_tokens_allowed;
+        let stopped = self.calibrated.report.tokens < allowed;
+        self.rating
+            .report(allowed, self.may_stop.then_some(stopped))
+    }
+}
+
+impl Scoring<'_, '_> {
+    fn measure(&self, text: &Calibration, pairs: Option<&mut Pairs>) -> Result<Scored> {
+        let options = self.options;
+        let goal = match (options.confidence, self.n) {
+            (Some(confidence), Some(n)) => Some(Goal {
+                method: options.method,
+                n,
+                keep: self.keep,
+                confidence,
+            }),
+            _ => None,
+        };
+        let until = goal.map(|goal| Stopping::rule(self.constraints, goal));
+        let calibrated = calibrate(
+            self.model,
+            self.constraints,
+            self.input,
+            text,
+            &options.printing,
+            Asked {
+                sub_blocks: options.sub_blocks,
+                pairs,
+                until: until.as_ref().map(|until| until as &Until<'_>),
+            },
+        )?;
+        let removed = match self.n {
+            Some(n) => self.choose(&calibrated, n)?,
+            None => BTreeSet::new(),
+        };
+        let chosen = self.n.map(|_| Chosen {
+            constraints: self.constraints,
+            keep: self.keep,
+            removed: &removed,
+        });
+        let confidence = options.confidence.unwrap_or_default();
+        let rating = Rating::new(&calibrated.importance, options.method, confidence, chosen);
+        Ok(Scored {
+            calibrated,
+            removed,
+            rating,
+            may_stop: goal.is_some(),
+        })
+    }
+
+    fn choose(&self, calibrated: &Calibrated, n: usize) -> Result<BTreeSet<BlockId>> {
+        let importance = Some(&calibrated.importance);
+        removal::choose(
+            self.constraints,
+            self.options.method,
+            importance,
+            self.keep,
+            n,
+        )
+        .with_context(|| self.options.model.display().to_string())
+    }
+
+    fn rows(&self, scored: &Scored) -> Vec<BlockReport> {
+        let importance = Some(&scored.calibrated.importance);
+        let n_blocks = self.model.n_blocks();
+        let mut rows = block_rows(n_blocks, importance, &scored.removed, &BTreeSet::new());
+        scored.rating.mark(&mut rows);
+        rows
+    }
+
+    /// Without a number of blocks that would go, the sets of a quarter are compared.
+    fn compare(&self, here: &Scored, there: Scored) -> Result<AgainstReport> {
+        const SHARE: Budget = Budget::Percent(25.0);
+        let n = self.n.or_else(|| {
+            let n = SHARE.n_removed(self.model.n_trunk_blocks());
+            let is_allowed = removal::check(self.constraints, self.keep, n).is_ok();
+            is_allowed.then_some(n)
+        });
+        let sets = n
+            .map(|n| {
+                anyhow::Ok(Sets {
+                    here: self.choose(&here.calibrated, n)?,
+                    there: self.choose(&there.calibrated, n)?,
+                })
+            })
+            .transpose()?;
+        let importances = [&here.calibrated.importance, &there.calibrated.importance];
+        let (rows, confidence) = (self.rows(&there), there.confidence());
+        Ok(AgainstReport::new(
+            self.options.method,
+            importances,
+            sets.as_ref(),
+            rows,
+            there.calibrated.report.clone(),
+            confidence,
+        ))
+    }
+}

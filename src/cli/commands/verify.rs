@@ -1,0 +1,195 @@
+//! `verify`: whether a shortened model is its parent without the removed blocks.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use ggml::log;
+
+use super::{arguments, check_json, print_json, to_stdout};
+use crate::cli::options::{Printing, Verify};
+use crate::gguf::{self, Quoted};
+use crate::measure::oracle::{self, Run, Silence};
+use crate::model::Model;
+use crate::model::input::Input;
+use crate::model::outcome::ModelReport;
+use crate::model::warning;
+use crate::output::verify::{self, Claim, Verification, verify};
+use crate::plan::{ChangeKind, ChangedTensors, Constraints, TensorChange};
+use crate::report::verification::{VerifyReport, screen};
+use crate::watch::{Unit, Watch};
+
+/// Runs the command.
+///
+/// # Errors
+/// Anything that differs, after the result is shown; whatever keeps the two from being compared.
+pub fn run(options: &Verify) -> Result<()> {
+    let at_output = || options.output.display().to_string();
+    let at_parent = || options.parent.display().to_string();
+    let output = Input::open(&options.output)?;
+    let files = output.parse()?;
+    let input = Input::open(&options.parent)?;
+    check_json(&options.printing, &input, None)?;
+    check_json(&options.printing, &output, None)?;
+    let parent = Model::new(input.parse()?).with_context(at_parent)?;
+    let constraints = Constraints::new(&parent, options.trust_any_cut).with_context(at_parent)?;
+    if options.run {
+        oracle::check(&parent).with_context(at_parent)?;
+    }
+
+    for input in [&input, &output] {
+        warning::of_store(input, &options.printing);
+    }
+    let start = Instant::now();
+    let verification = compare(&parent, &constraints, &files, options).with_context(at_output);
+    let seconds = start.elapsed().as_secs_f64();
+    // Of another release, as far as the file says so.
+    let claim = files
+        .first()
+        .and_then(|file| Claim::of(file.metadata()).ok());
+    let version = claim.as_ref().and_then(Claim::other_release);
+    let faults = match (&verification, version) {
+        (Ok(found), _) if found.differences.is_empty() => Vec::new(),
+        (_, Some(version)) => verify::faults(version, &parent, &files),
+        (_, None) => Vec::new(),
+    };
+    note_release(version, &faults, options);
+    let verification = verification?;
+    let run = match &verification.differences {
+        differences if options.run && differences.is_empty() => {
+            let changed = changed_tensors(&parent, &files, &verification);
+            Some(evaluate(
+                &parent,
+                &input,
+                &verification,
+                &changed,
+                &output,
+                options,
+            )?)
+        }
+        // What llama.cpp makes of a file that is not as planned proves nothing.
+        _ => None,
+    };
+    let mut report = VerifyReport::new(
+        &verification,
+        (&files, output.path()),
+        (&parent, input.path()),
+        run,
+        seconds,
+    );
+    report.parent = ModelReport::of(&parent, &input, Some(verification.parent_blake3));
+    report.arguments = arguments();
+    report.known_faults = faults;
+    print(&report, &options.printing)?;
+    if !report.verified {
+        bail!("{}: {}", at_output(), verdict(&report));
+    }
+    Ok(())
+}
+
+/// Compares the bytes, on the threads that were asked for.
+fn compare(
+    parent: &Model<'_>,
+    constraints: &Constraints,
+    out: &[gguf::File<'_>],
+    options: &Verify,
+) -> Result<Verification> {
+    let threads = rayon::ThreadPoolBuilder::new()
+        .num_threads(options.threads)
+        .build()?;
+    let bar = options
+        .printing
+        .begin("comparing".into(), Unit::Bytes, parent.n_bytes());
+    let result =
+        threads.install(|| verify(parent, constraints, out, &|n_bytes| bar.advance(n_bytes)));
+    drop(bar);
+    result
+}
+
+/// The weights that the output has where it says that they are not the parent's.
+fn changed_tensors(
+    parent: &Model<'_>,
+    files: &[gguf::File<'_>],
+    verification: &Verification,
+) -> ChangedTensors {
+    verify::healing(parent, &verification.claim, files)
+        .map(|healing| healing.tensors)
+        .unwrap_or_default()
+}
+
+/// Compares the logits.
+fn evaluate(
+    parent: &Model<'_>,
+    input: &Input,
+    verification: &Verification,
+    changed: &ChangedTensors,
+    output: &Input,
+    options: &Verify,
+) -> Result<Run> {
+    let is_healed = |change: &TensorChange| {
+        let healed = verification.claim.healed.as_ref();
+        let name = change.parent.as_ref();
+        name.is_some_and(|name| healed.is_some_and(|healed| healed.tensors.contains(name)))
+    };
+    let is_rounded = |change: &&TensorChange| {
+        matches!(change.change, ChangeKind::Changed | ChangeKind::New) && !is_healed(change)
+    };
+    if let Some(change) = verification.changes.iter().find(is_rounded) {
+        bail!(
+            "{}: cannot be compared by a run, bit for bit: tensor {} is {}",
+            options.output.display(),
+            Quoted(change.tensor.as_deref().unwrap_or_default()),
+            change.why
+        );
+    }
+    log::echo(options.printing.verbose);
+    let silence = Silence::with_attention(
+        parent,
+        &verification.removed,
+        &verification.attention_removed,
+    )
+    .with_context(|| input.path().display().to_string())?;
+    oracle::run(
+        &silence,
+        (parent, input),
+        changed,
+        output.path(),
+        options.threads,
+    )
+}
+
+/// Says that another release wrote the file, and what may be wrong with it.
+fn note_release(version: Option<&str>, faults: &[String], options: &Verify) {
+    let Some(version) = version.filter(|_| !options.printing.quiet) else {
+        return;
+    };
+    eprintln!(
+        "gguf-shorten: note: {} was written by version {}, this is {}",
+        options.output.display(),
+        Quoted(version),
+        env!("CARGO_PKG_VERSION")
+    );
+    for fault in faults {
+        eprintln!("gguf-shorten: note: version {} {fault}", Quoted(version));
+    }
+}
+
+fn print(report: &VerifyReport, printing: &Printing) -> Result<()> {
+    if printing.tables() {
+        to_stdout(&screen(report))?;
+    }
+    print_json(report, printing)
+}
+
+/// Why a model is not verified.
+fn verdict(report: &VerifyReport) -> String {
+    let parent = &report.parent.path;
+    if let Some(first) = report.differences.first() {
+        let others = match report.difference_count {
+            1 => String::new(),
+            n => format!(" (and {} more)", n - 1),
+        };
+        return format!("is not what gguf-shorten makes of {parent}: {first}{others}");
+    }
+    let different = report.run.map_or(0, |run| run.floats_different);
+    format!("computes something else than {parent} without those blocks: {different} logits differ")
+}

@@ -1,0 +1,152 @@
+//! The text to calibrate on or to score, and how it is evaluated, checked.
+
+use super::rpc;
+use crate::cli::args::{CalibrationArgs, TextArgs};
+use crate::engine::scored::MIN_WINDOW;
+use crate::engine::settings::Calibration;
+use crate::engine::settings::default_threads;
+use crate::engine::text::{DEFAULT_TOKENS, DEFAULT_WINDOW, Source};
+use crate::error::Usage;
+use anyhow::{Result, bail};
+use std::path::PathBuf;
+
+impl Calibration {
+    /// Checks the arguments.
+    ///
+    /// # Errors
+    /// [`Usage`] for numbers that do not fit together.
+    pub fn new(args: &CalibrationArgs) -> Result<Self> {
+        if let Some(servers) = &args.rpc {
+            rpc::check(servers)?;
+        }
+        let (own, files) = OwnText::find(&args.calibration)?;
+        if own.is_none() && args.seed.is_some() {
+            bail!(Usage("--seed needs --calibration self".to_owned()));
+        }
+        // What a model is to write is all used, unless less is asked for; beside files it is one text of several.
+        let written = own.and_then(|own| own.tokens).filter(|_| files.is_empty());
+        let asked = match (args.tokens, written) {
+            (Some(tokens), Some(written)) => Some(tokens.min(written)),
+            (tokens, written) => tokens.or(written),
+        };
+        // What was not asked for gives way to what was.
+        let window = args
+            .window
+            .unwrap_or(DEFAULT_WINDOW.min(asked.unwrap_or(usize::MAX)));
+        let tokens = asked.unwrap_or(DEFAULT_TOKENS.max(window));
+        if window == 0 || args.threads == Some(0) {
+            bail!(Usage(
+                "--tokens, --window and --threads are at least 1".to_owned()
+            ));
+        }
+        if tokens < window && (args.tokens.is_some() || written.is_none()) {
+            bail!(Usage(format!(
+                "--tokens {tokens} is less than one window of {window}"
+            )));
+        }
+        if let Some(own) = own.and_then(|own| own.tokens).filter(|own| *own < window) {
+            bail!(Usage(format!(
+                "--calibration self of {own} is less than one window of {window}"
+            )));
+        }
+        let seed = args.seed.unwrap_or(0);
+        Ok(Self {
+            source: match (own, files.is_empty()) {
+                (Some(_), true) => Source::Own { seed },
+                (Some(own), false) => Source::FilesAndOwn {
+                    files,
+                    seed,
+                    tokens: own.tokens,
+                },
+                (None, true) => Source::BuiltIn,
+                (None, false) => Source::Files(files),
+            },
+            tokens,
+            window,
+            window_is_default: args.window.is_none(),
+            threads: args.threads.unwrap_or_else(default_threads),
+            gpu_layers: args.gpu_layers,
+            rpc: args.rpc.clone().unwrap_or_default(),
+            cache: !args.no_cache,
+        })
+    }
+}
+
+/// The text that is scored, and how.
+pub(crate) fn scored_text(args: &TextArgs) -> Result<Calibration> {
+    let text = Calibration::new(&CalibrationArgs {
+        calibration: args.calibration.clone(),
+        seed: args.seed,
+        tokens: args.tokens,
+        window: args.window,
+        threads: args.threads,
+        gpu_layers: args.gpu_layers,
+        rpc: args.rpc.clone(),
+        // What a model writes is kept; there are no scores.
+        no_cache: false,
+    })?;
+    if text.window < MIN_WINDOW {
+        bail!(Usage(format!(
+            "--window {} leaves no token to score, expected {MIN_WINDOW} or more",
+            text.window
+        )));
+    }
+    Ok(text)
+}
+
+/// The text that the model is to write: `self` or `self:TOKENS`. A file of that name is `./self`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct OwnText {
+    /// How much of it.
+    tokens: Option<usize>,
+}
+
+impl OwnText {
+    /// Among the values of `--calibration`, and the files there.
+    fn find(values: &[PathBuf]) -> Result<(Option<Self>, Vec<PathBuf>)> {
+        let mut own = None;
+        let mut files = Vec::new();
+        for value in values {
+            match value.to_str().map(Self::parse).transpose().map_err(Usage)? {
+                Some(Some(_)) if own.is_some() => {
+                    bail!(Usage(
+                        "--calibration self is given twice; a file of that name is ./self"
+                            .to_owned()
+                    ))
+                }
+                Some(Some(found)) => own = Some(found),
+                _ => files.push(value.clone()),
+            }
+        }
+        Ok((own, files))
+    }
+
+    /// `None` if `text` is the name of a file.
+    fn parse(text: &str) -> Result<Option<Self>, String> {
+        let Some(rest) = text.strip_prefix("self") else {
+            return Ok(None);
+        };
+        if rest.is_empty() {
+            return Ok(Some(Self { tokens: None }));
+        }
+        let Some(number) = rest.strip_prefix(':') else {
+            return Ok(None);
+        };
+        let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+        match number.parse() {
+            Ok(0) => Err(format!("--calibration {text} is no text")),
+            Ok(tokens) if is_number && tokens <= MAX_OWN_TOKENS => Ok(Some(Self {
+                tokens: Some(tokens),
+            })),
+            _ if is_number => Err(format!(
+                "--calibration {text} is more than a model can write, at most {MAX_OWN_TOKENS} tokens"
+            )),
+            _ => Err(format!(
+                "--calibration {text}: '{number}' is not a number of tokens; a file of that name is ./{text}"
+            )),
+        }
+    }
+}
+
+/// More would take weeks, and is a mistake.
+const MAX_OWN_TOKENS: usize = 1 << 30;

@@ -1,0 +1,114 @@
+//! Checked settings of `compare`.
+
+use super::{Printing, models, rpc, scored_text};
+use crate::choose::settings::Drops;
+use crate::cli::args::{CalibrationArgs, CompareArgs};
+use crate::engine::settings::Calibration;
+use crate::error::Usage;
+use crate::files::staged::folder_of;
+use crate::measure::loss::Objective;
+use crate::model::stores;
+use crate::plan::Method;
+use anyhow::{Result, bail};
+use ggml::FileType;
+use std::path::PathBuf;
+
+/// A comparison, checked.
+#[derive(Clone, Debug)]
+pub struct Compare {
+    /// What all are compared with.
+    pub parent: PathBuf,
+    /// Other files.
+    pub files: Vec<PathBuf>,
+    /// Rows of fewer blocks.
+    pub drops: Option<Drops>,
+    /// Rows of other types.
+    pub types: Vec<FileType>,
+    /// Where files of other types lie as long as they are needed.
+    pub scratch: PathBuf,
+    /// The text that is scored, and how.
+    pub text: Calibration,
+    /// What to print.
+    pub printing: Printing,
+}
+
+impl Compare {
+    /// Checks the arguments.
+    ///
+    /// # Errors
+    /// [`Usage`] for arguments that do not fit together.
+    pub fn new(args: &CompareArgs) -> Result<Self> {
+        let models = models(&args.models, args.parent.as_deref());
+        let (parent, files) = match (&args.parent, &models[..]) {
+            (Some(parent), files) => (parent, files),
+            (None, [parent, files @ ..]) => (parent, files),
+            (None, []) => bail!(Usage("a model is needed".to_owned())),
+        };
+        let text = Calibration {
+            cache: !args.no_cache,
+            ..scored_text(&args.text)?
+        };
+        if files.is_empty() && args.drop.is_none() && args.requantize.is_empty() {
+            bail!(Usage(
+                "there is nothing to compare with: name another model, or give --drop or --requantize".to_owned()
+            ));
+        }
+        let mut types: Vec<FileType> = Vec::new();
+        for file_type in &args.requantize {
+            if !types.contains(file_type) {
+                types.push(*file_type);
+            }
+        }
+        let drops = match &args.drop {
+            None => None,
+            Some(list) => {
+                if args.choose_tokens == Some(0) {
+                    bail!(Usage("--choose-tokens is at least 1".to_owned()));
+                }
+                let objective = args.objective.unwrap_or(Objective::Kl);
+                if !matches!(objective, Objective::Kl | Objective::Ppl) {
+                    bail!(Usage(format!(
+                        "--objective {objective} belongs to the main job; compare chooses by kl or ppl"
+                    )));
+                }
+                let method = args.method.unwrap_or(Method::Bi);
+                if method.needs_losses() && !text.rpc.is_empty() {
+                    bail!(rpc::refused(&format!("method '{method}'")));
+                }
+                Some(Drops {
+                    list: list.clone(),
+                    method,
+                    objective,
+                    keep: args.keep.clone(),
+                    drop_mtp: args.drop_mtp,
+                    portable: args.portable,
+                    trust_any_cut: args.trust_any_cut,
+                    calibration: Calibration::new(&CalibrationArgs {
+                        calibration: args.choose_on.clone(),
+                        seed: args.text.seed,
+                        tokens: args.choose_tokens,
+                        window: None,
+                        threads: args.text.threads,
+                        gpu_layers: args.text.gpu_layers,
+                        rpc: args.text.rpc.clone(),
+                        no_cache: args.no_cache,
+                    })?,
+                })
+            }
+        };
+        Ok(Self {
+            parent: parent.clone(),
+            files: files.to_vec(),
+            drops,
+            types,
+            scratch: match &args.scratch {
+                Some(folder) => folder.clone(),
+                // Stores hold what they themselves put there.
+                None if stores::is_named(parent) => std::env::temp_dir(),
+                None => folder_of(parent).to_owned(),
+            },
+            text,
+            printing: Printing::new(&args.common),
+        })
+    }
+}

@@ -1,0 +1,51 @@
+//! How the cut is to be healed, checked.
+
+use crate::cli::args::ShortenArgs;
+use crate::error::Usage;
+use crate::files::byte_size::ByteSize;
+use crate::gguf::TensorType;
+use crate::heal::healer::HealType;
+use crate::heal::settings::Heal;
+use crate::heal::settings::HealArg;
+use anyhow::{Result, bail};
+use std::str::FromStr;
+
+impl FromStr for HealType {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "keep" => return Ok(Self::Keep),
+            "auto" => return Ok(Self::Auto),
+            _ => {}
+        }
+        TensorType::all()
+            .find(|of| of.name().eq_ignore_ascii_case(text))
+            .filter(|of| ggml::quantize::can_quantize(of.id()))
+            .map(Self::To)
+            .ok_or_else(|| {
+                format!("'{text}' is no type that weights can be rounded to; expected keep, auto, or one such as Q8_0 or F16")
+            })
+    }
+}
+
+impl Heal {
+    pub(crate) fn new(args: &ShortenArgs) -> Result<Self> {
+        if args.heal == HealArg::None && (args.heal_type.is_some() || args.max_memory.is_some()) {
+            bail!(Usage(
+                "--heal-type and --max-memory need --heal linear, block or auto".to_owned()
+            ));
+        }
+        if args.heal == HealArg::Scale && args.heal_type.is_some() {
+            bail!(Usage(
+                "--heal-type needs --heal linear, block or auto".to_owned()
+            ));
+        }
+        Ok(Self {
+            how: args.heal,
+            heal_type: args.heal_type.unwrap_or(HealType::Auto),
+            max_memory: args.max_memory.map(|ByteSize(bytes)| bytes),
+            tokens_are_default: args.calibration.tokens.is_none(),
+        })
+    }
+}

@@ -1,0 +1,250 @@
+//! What the main job is to do, checked.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+
+use super::{Printing, one_model, rpc};
+use crate::choose::search::Goal;
+use crate::choose::settings::{Choice, Choosing};
+use crate::cli::args::ShortenArgs;
+use crate::engine::scored::MIN_WINDOW;
+use crate::engine::settings::Calibration;
+use crate::engine::text::DEFAULT_WINDOW;
+use crate::error::Usage;
+use crate::files::byte_size::ByteSize;
+use crate::heal::settings::{Heal, HealArg};
+use crate::measure::loss::Objective;
+use crate::plan::{Method, Splitting};
+
+/// The main job, checked.
+#[derive(Clone, Debug)]
+pub struct Shorten {
+    /// The input.
+    pub model: PathBuf,
+    /// How the blocks to remove are chosen.
+    pub choosing: Choosing,
+    /// No list takes the place of a built-in pattern.
+    pub portable: bool,
+    /// What makes up for them.
+    pub heal: Heal,
+    /// The user answers for the cut.
+    pub trust_any_cut: bool,
+    /// The output; `None` for a dry run.
+    pub output: Option<PathBuf>,
+    /// How the output is cut into files.
+    pub splitting: Splitting,
+    /// An importance matrix that is renumbered too, and where it goes.
+    pub imatrix: Option<(PathBuf, PathBuf)>,
+    /// What the output is to be called in Ollama.
+    pub ollama: Option<String>,
+    /// A model card, and where it goes.
+    pub card: Option<PathBuf>,
+    /// Overwrite the output.
+    pub force: bool,
+    /// Bytes that stay free on the output's disk.
+    pub min_free: u64,
+    /// Write nothing.
+    pub dry_run: bool,
+    /// What to print.
+    pub printing: Printing,
+}
+
+/// What takes several models.
+const BATCH: &str =
+    "batch shortens several models: gguf-shorten batch MODEL... --drop N --out-dir DIR";
+
+impl Shorten {
+    /// Checks the arguments.
+    ///
+    /// # Errors
+    /// [`Usage`] for arguments that do not fit together.
+    pub fn new(args: &ShortenArgs) -> Result<Self> {
+        let heal = Heal::new(args)?;
+        let model = one_model(&args.model, None, Some(BATCH))?;
+        let goal = goal(args)?;
+        let choice = match (&args.blocks, goal, args.drop) {
+            (Some(blocks), ..) => Choice::Blocks(blocks.clone()),
+            (None, Some(goal), most) => Choice::Goal {
+                goal,
+                most,
+                method: args.method,
+                keep: args.keep.clone(),
+            },
+            (None, None, Some(budget)) => Choice::Best {
+                budget,
+                method: args.method,
+                keep: args.keep.clone(),
+            },
+            (None, None, None) => Choice::Nothing {
+                keep: args.keep.clone(),
+            },
+        };
+        let attention = match (&args.attention_blocks, args.drop_attention) {
+            (Some(blocks), _) => Choice::Blocks(blocks.clone()),
+            (None, Some(budget)) => Choice::Best {
+                budget,
+                method: args.method,
+                keep: args.keep.clone(),
+            },
+            (None, None) => Choice::Nothing { keep: None },
+        };
+        let is_nothing = |choice: &Choice| matches!(choice, Choice::Nothing { .. });
+        if is_nothing(&choice) && is_nothing(&attention) && !args.drop_mtp {
+            bail!(Usage("--drop or --blocks is needed".to_owned()));
+        }
+        if args.drop_attention.is_some()
+            && (args.method.needs_losses() || args.method == Method::Run)
+        {
+            bail!(Usage(format!(
+                "--drop-attention goes by scores, which method '{}' has not",
+                args.method
+            )));
+        }
+        if heal.how != HealArg::None {
+            if is_nothing(&choice) && is_nothing(&attention) {
+                bail!(Usage("--heal needs blocks that are removed".to_owned()));
+            }
+            let window = args.calibration.window.unwrap_or(DEFAULT_WINDOW);
+            if window < MIN_WINDOW {
+                bail!(Usage(format!(
+                    "--window {window} leaves no token to score, expected {MIN_WINDOW} or more"
+                )));
+            }
+        }
+        if args.confidence.is_some() {
+            check_may_stop(args, goal)?;
+        }
+        if let Some(name) = &args.ollama {
+            crate::output::ollama::check_name(name)?;
+        }
+        if args.output.is_none() && !args.dry_run {
+            bail!(Usage("--output is needed".to_owned()));
+        }
+        check_tasks(args)?;
+        let objective = args.objective.unwrap_or(match args.goal.max_ppl {
+            Some(_) => Objective::Ppl,
+            None => Objective::Kl,
+        });
+        let choosing = Choosing {
+            choice,
+            drop_mtp: args.drop_mtp,
+            objective,
+            confidence: args.confidence,
+            tasks: (args.goal.task_file.clone())
+                .map(|path| (path, args.goal.tasks.unwrap_or(DEFAULT_SEARCH_TASKS))),
+            scratch: args.goal.scratch.clone(),
+            attention,
+            calibration: Calibration::new(&args.calibration)?,
+            heals: heal.may_choose(objective),
+        };
+        let options = Self {
+            model,
+            choosing,
+            portable: args.portable,
+            heal,
+            trust_any_cut: args.trust_any_cut,
+            output: args.output.clone(),
+            splitting: match args.split_max_size {
+                Some(ByteSize(max)) => Splitting::MaxBytes(max),
+                None if args.keep_split => Splitting::AsInput,
+                None => Splitting::Whole,
+            },
+            imatrix: match args.imatrix.as_deref() {
+                Some([from, to]) => Some((from.clone(), to.clone())),
+                _ => None,
+            },
+            ollama: args.ollama.clone(),
+            card: args.card.clone(),
+            force: args.force,
+            min_free: args.min_free.map_or(0, |ByteSize(n_bytes)| n_bytes),
+            dry_run: args.dry_run,
+            printing: Printing::new(&args.common),
+        };
+        rpc::check_shorten(&options)?;
+        Ok(options)
+    }
+}
+
+/// Checks that there is a calibration that may stop early.
+fn check_may_stop(args: &ShortenArgs, goal: Option<Goal>) -> Result<()> {
+    match goal {
+        Some(Goal::SpeedUp) => bail!(Usage(
+            "--confidence needs a number of blocks, and --objective draft says itself how many go"
+                .to_owned()
+        )),
+        Some(goal) => bail!(Usage(format!(
+            "--confidence needs a number of blocks, so it does not go with --{}",
+            goal.flag()
+        ))),
+        None => {}
+    }
+    if args.drop.is_none() {
+        bail!(Usage(
+            "--confidence needs --drop: without it nothing is chosen by scores of whole blocks"
+                .to_owned()
+        ));
+    }
+    if !args.method.needs_scores() {
+        bail!(Usage(format!(
+            "--confidence cannot end method '{}' early: it goes by no scores, expected bi, relative-magnitude or safe",
+            args.method
+        )));
+    }
+    if args.drop_attention.is_some() {
+        bail!(Usage(
+            "--confidence is about whole blocks alone, so it does not go with --drop-attention"
+                .to_owned()
+        ));
+    }
+    Ok(())
+}
+
+/// Tasks that each candidate of a search does where the user does not say otherwise: a task takes as long as some windows.
+const DEFAULT_SEARCH_TASKS: usize = 50;
+
+/// The goal that the arguments name, if they name one.
+fn goal(args: &ShortenArgs) -> Result<Option<Goal>> {
+    let goals = &args.goal;
+    let goal = match (goals.target_size, goals.max_ppl, goals.max_kl) {
+        (Some(ByteSize(n_bytes)), ..) => Some(Goal::Size(n_bytes)),
+        (_, Some(limit), _) => Some(Goal::Perplexity(limit)),
+        (.., Some(limit)) => Some(Goal::Kl(limit.0)),
+        _ => None,
+    };
+    if args.objective != Some(Objective::Draft) {
+        return Ok(goal);
+    }
+    if let Some(other) = goal {
+        bail!(Usage(format!(
+            "--objective draft says itself how many blocks go, so --{} has no place beside it",
+            other.flag()
+        )));
+    }
+    if args.drop_attention.is_some() || args.attention_blocks.is_some() {
+        bail!(Usage(
+            "--objective draft measures whole blocks, so no attention goes beside them".to_owned()
+        ));
+    }
+    Ok(Some(Goal::SpeedUp))
+}
+
+/// Checks what belongs to the tasks of a search.
+fn check_tasks(args: &ShortenArgs) -> Result<()> {
+    let is_objective = args.objective == Some(Objective::Task);
+    if is_objective != args.goal.task_file.is_some() {
+        bail!(Usage(
+            "--objective task and --task-file need each other".to_owned()
+        ));
+    }
+    if is_objective && !args.method.needs_losses() {
+        bail!(Usage(format!(
+            "--objective task needs --method search or ablate, which measure, not '{}'",
+            args.method
+        )));
+    }
+    if args.goal.tasks == Some(0) {
+        bail!(Usage("--tasks is at least 1".to_owned()));
+    }
+    Ok(())
+}

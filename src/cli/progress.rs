@@ -1,0 +1,199 @@
+//! The progress bar: on stderr, only for a person at a terminal. The process of one model of a batch says on stderr how far it
+//! is, and its parent shows that.
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
+use std::borrow::Cow;
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use crate::cli::options::Printing;
+use crate::watch::{Progress, Unit, Watch};
+
+impl Watch for Printing {
+    fn note(&self, text: &str) {
+        if !self.quiet {
+            say("note", text);
+        }
+    }
+
+    fn warn(&self, text: &str) {
+        if !self.quiet {
+            say("warning", text);
+        }
+    }
+
+    fn begin(&self, what: Cow<'static, str>, unit: Unit, total: u64) -> Box<dyn Progress> {
+        Box::new(Bar(bar(what, unit, total, self.quiet)))
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
+    fn is_verbose(&self) -> bool {
+        self.verbose
+    }
+}
+
+/// Says a line. That nobody may read it any more changes nothing of what is done.
+fn say(kind: &str, text: &str) {
+    let _ = writeln!(io::stderr(), "gguf-shorten: {kind}: {text}");
+}
+
+/// A bar that is cleared when the step ends.
+struct Bar(ProgressBar);
+
+impl Progress for Bar {
+    fn advance(&self, n: u64) {
+        self.0.inc(n);
+    }
+
+    fn set_position(&self, position: u64) {
+        self.0.set_position(position);
+    }
+
+    fn set_total(&self, total: u64) {
+        self.0.set_length(total);
+    }
+
+    fn set_message(&self, what: String) {
+        self.0.set_message(what);
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// A bar of `total` units; hidden if `quiet` or where stderr is no terminal.
+#[must_use]
+fn bar(what: Cow<'static, str>, unit: Unit, total: u64, quiet: bool) -> ProgressBar {
+    if is_child() && !quiet {
+        return told(what, total);
+    }
+    let target = if quiet || !std::io::stderr().is_terminal() {
+        ProgressDrawTarget::hidden()
+    } else {
+        ProgressDrawTarget::stderr()
+    };
+    let template = match unit {
+        Unit::Tokens => "{msg} [{bar:30}] {human_pos}/{human_len} tokens, {per_sec:.0}, {eta} left",
+        Unit::Tasks => "{msg} [{bar:30}] {human_pos}/{human_len} tasks, {per_sec:.1}, {eta} left",
+        Unit::Tensors => "{msg} [{bar:30}] {human_pos}/{human_len} tensors, {eta} left",
+        Unit::Losses if total == 0 => "{msg}, {human_pos} losses, {per_sec:.1}, {elapsed}",
+        Unit::Losses => "{msg} [{bar:30}] {human_pos}/{human_len} losses, {per_sec:.1}, {eta} left",
+        Unit::Time => "{msg}, {elapsed}",
+        Unit::Bytes => {
+            "{msg} [{bar:30}] {decimal_bytes}/{decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left"
+        }
+    };
+    let style = ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("=> ");
+    let bar = ProgressBar::with_draw_target(Some(total), target)
+        .with_style(style)
+        .with_message(what);
+    bar.enable_steady_tick(Duration::from_millis(250));
+    bar
+}
+
+/// What a line of progress begins with: no text of this program or of llama.cpp does.
+const TOLD: &str = "progress|";
+
+const MARK: char = '\u{1e}';
+
+/// A bar that is told of, not shown.
+fn told(what: Cow<'static, str>, total: u64) -> ProgressBar {
+    let target = ProgressDrawTarget::term_like_with_hz(Box::new(ToParent), 4);
+    let style = ProgressStyle::with_template("progress|{msg}|{pos}|{len}");
+    let bar = ProgressBar::with_draw_target(Some(total), target).with_message(what);
+    match style {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+/// Takes a line of progress apart: what is done, how far it is, and of how much.
+#[must_use]
+pub fn parse(line: &str) -> Option<(&str, u64, u64)> {
+    let rest = line.strip_prefix(MARK)?.strip_prefix(TOLD)?;
+    let (rest, len) = rest.rsplit_once('|')?;
+    let (what, position) = rest.rsplit_once('|')?;
+    Some((what, position.parse().ok()?, len.trim_end().parse().ok()?))
+}
+
+/// A terminal of which only the lines matter.
+#[derive(Debug)]
+struct ToParent;
+
+impl TermLike for ToParent {
+    fn width(&self) -> u16 {
+        // No line is cut.
+        1000
+    }
+
+    fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn write_line(&self, line: &str) -> io::Result<()> {
+        self.write_str(line)
+    }
+
+    fn write_str(&self, text: &str) -> io::Result<()> {
+        // Not what fills a line up.
+        match text.starts_with(TOLD) {
+            true => writeln!(io::stderr(), "{MARK}{}", text.trim_end()),
+            false => Ok(()),
+        }
+    }
+
+    fn clear_line(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Set for a child.
+pub(crate) const IS_CHILD: &str = "GGUF_SHORTEN_IS_CHILD";
+
+/// Whether this process is the child of a batch.
+#[must_use]
+pub fn is_child() -> bool {
+    std::env::var_os(IS_CHILD).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_progress_are_told_from_others() {
+        assert_eq!(parse("\u{1e}progress|a|b|3|0"), Some(("a|b", 3, 0)));
+        for other in [
+            "progress|a|3|4",
+            "\u{1e}progress|3|4x",
+            "gguf-shorten: x",
+            "",
+        ] {
+            assert_eq!(parse(other), None, "{other}");
+        }
+    }
+}

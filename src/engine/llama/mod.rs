@@ -1,0 +1,295 @@
+//! [`HiddenStates`] by llama.cpp: finds the residual stream among the nodes of its graph.
+
+mod segment;
+
+mod stream_tap;
+
+use crate::engine::hidden_state::{HiddenStates, Token, Visitor};
+use crate::gguf::{Quoted, ValueType};
+use crate::model::arch::{Architecture, Middle, PER_BLOCK_ARRAYS, Stream};
+use crate::model::{BlockId, Model};
+use crate::plan::kinds::Kinds;
+use anyhow::{Error, Result, bail, ensure};
+use ggml::{BlockCounts, Context, ContextOptions, ThreadPool, WindowInput};
+pub(crate) use segment::{evaluate_block_reading, evaluate_halves, evaluate_segment};
+use std::rc::Rc;
+use stream_tap::StreamTap;
+
+/// How many blocks llama.cpp is told that `model` has, where the file counts prediction blocks that are none or are not there:
+/// it would leave the first out, and of many architectures loads no file without the others. `None` where it reads the file as
+/// it is, and where a list has an entry for a block that is not there.
+#[must_use]
+pub fn counts(model: &Model<'_>) -> Option<BlockCounts> {
+    let held = |block: &BlockId| model.has_tensors(*block);
+    let n_held = model.prediction_blocks().filter(held).count();
+    let n_missing = model.prediction_blocks().count() - n_held;
+    let rules = model.rules()?;
+    let is_read = model.n_counted_prediction_blocks() == n_held
+        || (n_missing > 0 && has_lists_of_blocks(model, rules));
+    (!is_read).then(|| BlockCounts {
+        architecture: rules.name,
+        n_blocks: model.n_blocks() - n_missing,
+        n_prediction_blocks: n_held,
+    })
+}
+
+/// Whether a list has an entry for each of all blocks.
+fn has_lists_of_blocks(model: &Model<'_>, rules: &Architecture) -> bool {
+    let mut entries = model.metadata().iter();
+    entries.any(|entry| {
+        let name = entry.key().strip_prefix(rules.name);
+        let name = name.and_then(|name| name.strip_prefix('.'));
+        let is_of_blocks = name
+            .is_some_and(|name| PER_BLOCK_ARRAYS.contains(&name) || rules.arrays.contains(&name));
+        is_of_blocks && entry.value().value_type() == ValueType::Array
+    })
+}
+
+/// What is said of a model whose file counts prediction blocks that are blocks as any other.
+#[must_use]
+pub fn note_counts(model: &Model<'_>) -> Option<String> {
+    let n_counted = model.n_counted_prediction_blocks();
+    let first = model.n_blocks() - n_counted;
+    let ordinary = first..model.n_blocks() - model.prediction_blocks().count();
+    let last = ordinary.clone().last()?;
+    let (which, are) = match ordinary.len() {
+        1 => (format!("block {first}"), "is a block as any other"),
+        _ => (
+            format!("blocks {first} to {last}"),
+            "are blocks as any other",
+        ),
+    };
+    Some(format!(
+        "metadata '{}.nextn_predict_layers' counts {n_counted} for prediction (MTP), but {which}, without \
+         'nextn.eh_proj.weight', {are}, and an output says so; llama.cpp by itself leaves such a block out, or does not load \
+         the file",
+        model.architecture()
+    ))
+}
+
+/// How the stream between the halves of a model's blocks is found.
+#[derive(Clone, Debug)]
+pub struct Halves {
+    node: MiddleNode,
+    /// For each block whether it has no attention, so that its middle is what enters it; empty where all have.
+    without_attention: Vec<bool>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum MiddleNode {
+    Named(&'static str),
+    ReadByNorm,
+}
+
+impl Halves {
+    /// Of the blocks of `model`, whose kinds and whose architecture's rules are these.
+    ///
+    /// # Errors
+    /// Blocks that have no such halves.
+    pub fn of(model: &Model<'_>, rules: &Architecture, kinds: &Kinds) -> Result<Self> {
+        let has_tensor = |name: &str| {
+            let of_block = |tensor: &crate::model::ModelTensor<'_>| {
+                tensor.block.is_some_and(|(_, rest)| rest == name)
+            };
+            model.tensors().iter().any(of_block)
+        };
+        let is_true = |key: &str| {
+            let key = format!("{}.{key}", model.architecture());
+            let entry = model.metadata().get(&key);
+            entry.map_or(Ok(false), |entry| entry.value().as_bool())
+        };
+        let node = match rules.middle() {
+            Middle::Named(name) => Some(MiddleNode::Named(name)),
+            Middle::ReadByNorm => Some(MiddleNode::ReadByNorm),
+            Middle::ParallelIf(key) => (!is_true(key)?).then_some(MiddleNode::Named("ffn_inp")),
+            Middle::ParallelWithout(name) => {
+                has_tensor(name).then_some(MiddleNode::Named("ffn_inp"))
+            }
+            Middle::Parallel => None,
+            Middle::Nowhere(why) => bail!(
+                "has no halves of blocks to score apart: a block of {} {why}",
+                Quoted(model.architecture())
+            ),
+        };
+        let Some(node) = node else {
+            bail!(
+                "has no halves of blocks to score apart: attention and feed-forward network of {} both read what enters \
+                 the block, so no hidden state lies between them",
+                Quoted(model.architecture())
+            );
+        };
+        Ok(Self {
+            node,
+            without_attention: kinds.no_attention.iter().flatten().copied().collect(),
+        })
+    }
+}
+
+/// Checks that llama.cpp comes to an end with `model`: where block 0 of plamo2 has no heads, nothing is rotated, and its loop
+/// over rotated pairs never ends (`ops.cpp: ggml_compute_forward_rope_flt`).
+///
+/// # Errors
+/// A model with which it does not.
+pub fn check_ends(model: &Model<'_>) -> Result<()> {
+    const HEADS: &str = "plamo2.attention.head_count";
+    let Some(entry) = model.metadata().get(HEADS) else {
+        return Ok(());
+    };
+    let first = match entry.value().as_array() {
+        Ok(heads) => heads.i64s().next().transpose()?,
+        Err(_) => None,
+    };
+    ensure!(
+        model.architecture() != "plamo2" || first != Some(0),
+        "cannot be evaluated: metadata '{HEADS}' says no heads for block 0, and there llama.cpp never ends"
+    );
+    Ok(())
+}
+
+/// How a model's blocks run, and what passes between them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Course {
+    /// Blocks that are evaluated.
+    pub n_blocks: usize,
+    /// How often: once, but for looped models.
+    pub n_loops: usize,
+    /// Streams of each token: one, but for hyper-connections.
+    pub n_streams: usize,
+}
+
+impl Course {
+    /// That of `model`, whose hidden states appear as `stream` says.
+    ///
+    /// # Errors
+    /// A count in the metadata that is not a number.
+    pub fn of(model: &Model<'_>, stream: Stream) -> Result<Self> {
+        let count = |key| Ok::<_, Error>(model.count(key)?.unwrap_or(1));
+        Ok(Self {
+            n_blocks: model.n_trunk_blocks(),
+            n_loops: match stream {
+                Stream::Looped { loops_key, .. } => count(loops_key)?,
+                _ => 1,
+            },
+            n_streams: match stream {
+                Stream::Parallel { streams_key, .. } => count(streams_key)?,
+                _ => 1,
+            },
+        })
+    }
+}
+
+/// Evaluates windows with llama.cpp and taps the residual stream.
+pub struct LlamaHiddenStates<'model> {
+    context: Context<'model>,
+    stream: Stream,
+    course: Course,
+    n_embd: usize,
+    halves: Option<Halves>,
+    /// Runs of a block after which an evaluation stops.
+    n_wanted: usize,
+    state: Vec<f32>,
+}
+
+impl<'model> LlamaHiddenStates<'model> {
+    /// Prepares evaluation of windows of at most `options.window` tokens.
+    ///
+    /// # Errors
+    /// llama.cpp's, if it cannot set up the evaluation.
+    pub fn new(
+        model: &'model ggml::Model,
+        options: ContextOptions,
+        stream: Stream,
+        course: Course,
+    ) -> Result<Self> {
+        Ok(Self::of(
+            Context::new(model, options)?,
+            model,
+            stream,
+            course,
+        ))
+    }
+
+    /// As [`LlamaHiddenStates::new`], with threads that others use, too.
+    ///
+    /// # Errors
+    /// As [`LlamaHiddenStates::new`].
+    pub fn with_threads(
+        model: &'model ggml::Model,
+        window: usize,
+        threads: &Rc<ThreadPool>,
+        stream: Stream,
+        course: Course,
+    ) -> Result<Self> {
+        let context = Context::with_threads(model, window, threads)?;
+        Ok(Self::of(context, model, stream, course))
+    }
+
+    fn of(context: Context<'model>, model: &ggml::Model, stream: Stream, course: Course) -> Self {
+        Self {
+            context,
+            stream,
+            course,
+            n_embd: model.n_embd(),
+            halves: None,
+            n_wanted: course.n_blocks * course.n_loops,
+            state: Vec::new(),
+        }
+    }
+
+    /// Stops behind the first `n_blocks` blocks, one at least: only their hidden states are shown.
+    #[must_use]
+    pub fn up_to(self, n_blocks: usize) -> Self {
+        let n_wanted = n_blocks.clamp(1, self.n_wanted);
+        Self { n_wanted, ..self }
+    }
+
+    /// Shows the stream between the halves of every block, too.
+    #[must_use]
+    pub fn with_halves(self, halves: Option<Halves>) -> Self {
+        Self { halves, ..self }
+    }
+}
+
+impl HiddenStates for LlamaHiddenStates<'_> {
+    fn n_blocks(&self) -> usize {
+        self.course.n_blocks
+    }
+
+    fn n_embd(&self) -> usize {
+        self.n_embd * self.course.n_streams
+    }
+
+    fn visit(&mut self, window: &[Token], visit: &mut Visitor<'_>) -> Result<()> {
+        let mut tap = StreamTap {
+            stream: self.stream,
+            n_blocks: self.course.n_blocks,
+            n_runs: self.course.n_blocks * self.course.n_loops,
+            n_wanted: self.n_wanted,
+            shape: match self.stream {
+                Stream::Parallel { .. } => [self.n_embd, self.course.n_streams, window.len(), 1],
+                _ => [self.n_embd, window.len(), 1, 1],
+            },
+            halves: self.halves.as_ref(),
+            state: &mut self.state,
+            visit,
+            n_outputs: 0,
+            seen_middle: false,
+            seen_input: false,
+            error: None,
+        };
+        let result = self.context.evaluate(WindowInput::Tokens(window), &mut tap);
+        if let Some(error) = tap.error {
+            return Err(error);
+        }
+        result?;
+        if tap.n_outputs < tap.n_wanted {
+            bail!(
+                "llama.cpp's graph shows the hidden state after {} of {} blocks; the names in this build are not those \
+                 that are known for the architecture",
+                tap.n_outputs,
+                tap.n_wanted
+            );
+        }
+        Ok(())
+    }
+}

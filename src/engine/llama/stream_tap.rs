@@ -1,0 +1,215 @@
+//! The tap that finds the residual stream among the nodes of a graph.
+
+use anyhow::{Error, Result, anyhow, ensure};
+use ggml::{Flow, Node, Tap};
+
+use super::{Halves, MiddleNode};
+use crate::engine::hidden_state::{Position, Visitor};
+use crate::model::BlockId;
+use crate::model::arch::Stream;
+
+pub(super) struct StreamTap<'t, 'v> {
+    pub(super) stream: Stream,
+    pub(super) n_blocks: usize,
+    /// Runs of a block on one window: the number of blocks times that of loops.
+    pub(super) n_runs: usize,
+    /// After how many of them evaluation stops.
+    pub(super) n_wanted: usize,
+    /// `[n_embd, n_tokens]`, or with several streams `[n_embd, n_streams, n_tokens]`, as ggml writes it.
+    pub(super) shape: [usize; 4],
+    pub(super) halves: Option<&'t Halves>,
+    pub(super) state: &'t mut Vec<f32>,
+    pub(super) visit: &'t mut Visitor<'v>,
+    /// Block outputs seen so far. They come in order, so this is also the run that comes next.
+    pub(super) n_outputs: usize,
+    /// Whether the middle of the block that comes next was seen.
+    pub(super) seen_middle: bool,
+    pub(super) seen_input: bool,
+    pub(super) error: Option<Error>,
+}
+
+impl StreamTap<'_, '_> {
+    /// The block that comes next.
+    fn next_block(&self) -> BlockId {
+        BlockId::new(self.n_outputs % self.n_blocks)
+    }
+
+    /// The middle of the next block, if it shows at `node`: as that or as an operand that still lives.
+    fn middle<'n>(&self, node: Node<'n>) -> Option<Node<'n>> {
+        let halves = self.halves?;
+        if self.seen_middle || !self.seen_input {
+            return None;
+        }
+        match halves.node {
+            MiddleNode::Named(name) => {
+                (numbered(node.name(), name) == Some(self.n_outputs)).then_some(node)
+            }
+            MiddleNode::ReadByNorm => {
+                // The norm is two nodes: the middle is scaled to length one, then multiplied by the weights.
+                let weights = node.operand(1)?.name();
+                let number = weights
+                    .strip_prefix("blk.")?
+                    .strip_suffix(".ffn_norm.weight")?;
+                (number.parse() == Ok(self.next_block().index()))
+                    .then(|| node.operand(0)?.operand(0))?
+            }
+        }
+    }
+
+    /// The point of the stream that `node` is, if it is one that has not been seen.
+    fn sight(&self, node: Node<'_>) -> Option<Position> {
+        let next = self.n_outputs;
+        let output = |run: usize| Position::Output(BlockId::new(run % self.n_blocks));
+        let name = node.name();
+        if self.middle(node).is_some() {
+            return Some(Position::Middle(self.next_block()));
+        }
+        match self.stream {
+            Stream::Named { input }
+            | Stream::Renamed { input, .. }
+            | Stream::Parallel { input, .. }
+            | Stream::NamedTo { input, .. }
+            | Stream::Stacked { input }
+            | Stream::Looped { input, .. } => {
+                let is_input =
+                    || name == input || node.operand(1).is_some_and(|o| o.name() == input);
+                if !self.seen_input && is_input() {
+                    return Some(Position::Input);
+                }
+                let of_block = match self.stream {
+                    Stream::Renamed { output, .. } | Stream::Parallel { output, .. } => output,
+                    _ => "l_out",
+                };
+                if numbered(name, of_block) == Some(next) {
+                    return Some(output(next));
+                }
+                if let Stream::NamedTo { last, .. } = self.stream
+                    && next + 1 == self.n_runs
+                    && name == last
+                {
+                    return Some(output(next));
+                }
+                if matches!(self.stream, Stream::Looped { .. })
+                    && next > 0
+                    && numbered(name, "loop_norm") == Some(next - 1)
+                {
+                    return Some(Position::Input);
+                }
+                None
+            }
+            Stream::NamedByReader { reader, last } => {
+                if !self.seen_input {
+                    return (numbered(name, reader) == Some(0)).then_some(Position::Input);
+                }
+                let is_next = if next + 1 == self.n_runs {
+                    name == last
+                } else {
+                    numbered(name, reader) == Some(next + 1)
+                };
+                is_next.then(|| output(next))
+            }
+            Stream::ResidualSum { input } => {
+                if !self.seen_input {
+                    return (name == input).then_some(Position::Input);
+                }
+                let is_next = numbered(node.operand(1)?.name(), "ffn_inp") == Some(next);
+                is_next.then(|| output(next))
+            }
+            Stream::LayerOutputNorm => {
+                if !self.seen_input {
+                    return (name == "inp_norm-0").then_some(Position::Input);
+                }
+                let bias = node.operand(1)?.name();
+                let of_next = bias
+                    .strip_prefix("blk.")
+                    .and_then(|rest| rest.strip_suffix(".layer_output_norm.bias"))
+                    .is_some_and(|number| number.parse() == Ok(next));
+                of_next.then(|| output(next))
+            }
+        }
+    }
+
+    fn show(&mut self, node: Node<'_>, position: Position) -> Result<Flow> {
+        let n_floats = self.shape.iter().product();
+        let fits = match self.stream {
+            Stream::Stacked { .. } => node.ne()[..2] == self.shape[..2],
+            _ => node.ne() == self.shape,
+        };
+        if !fits {
+            return Err(anyhow!(
+                "graph node '{}' has the shape {:?}, expected {:?} for a hidden state",
+                node.name(),
+                node.ne(),
+                self.shape
+            ));
+        }
+        if let (Position::Output(block), Some(halves)) = (position, self.halves)
+            && !self.seen_middle
+        {
+            ensure!(
+                halves.without_attention.get(block.index()) == Some(&true),
+                "llama.cpp's graph does not show the hidden state between attention and feed-forward network of block \
+                 {block}; the names in this build are not those that are known for the architecture"
+            );
+            // What was read last entered the block.
+            (self.visit)(Position::Middle(block), self.state)?;
+        }
+        node.read(self.state)?;
+        // Of several states the first.
+        let state = self.state.get(..n_floats);
+        let state = state.ok_or_else(|| anyhow!("graph node '{}' is empty", node.name()))?;
+        (self.visit)(position, state)?;
+        match position {
+            Position::Input => self.seen_input = true,
+            Position::Middle(_) => self.seen_middle = true,
+            Position::Output(_) => {
+                self.n_outputs += 1;
+                self.seen_middle = false;
+            }
+        }
+        Ok(if self.n_outputs == self.n_wanted {
+            Flow::Stop
+        } else {
+            Flow::Continue
+        })
+    }
+}
+
+impl Tap for StreamTap<'_, '_> {
+    fn wants(&mut self, node: Node<'_>) -> bool {
+        self.error.is_none() && self.sight(node).is_some()
+    }
+
+    fn read(&mut self, node: Node<'_>) -> Flow {
+        let Some(position) = self.sight(node) else {
+            return Flow::Continue;
+        };
+        let node = match position {
+            Position::Middle(_) => self.middle(node).unwrap_or(node),
+            _ => node,
+        };
+        self.show(node, position).unwrap_or_else(|error| {
+            self.error = Some(error);
+            Flow::Stop
+        })
+    }
+}
+
+/// The number in `<prefix>-<number>`.
+fn numbered(name: &str, prefix: &str) -> Option<usize> {
+    name.strip_prefix(prefix)?.strip_prefix('-')?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::numbered;
+
+    #[test]
+    fn node_names_are_read_whole() {
+        assert_eq!(numbered("l_out-12", "l_out"), Some(12));
+        assert_eq!(numbered("l_out-12 (view)", "l_out"), None);
+        assert_eq!(numbered("l_out", "l_out"), None);
+        assert_eq!(numbered("norm-0", "norm"), Some(0));
+        assert_eq!(numbered("norm_w-0", "norm"), None);
+    }
+}

@@ -1,0 +1,272 @@
+//! Load: from a model's file to the engine that evaluates it, and the text cut into windows for it.
+//!
+//! Every evaluation loads its model here.
+
+use crate::engine::hidden_state::Token;
+use crate::engine::own_text::Order;
+use crate::engine::recoded::Recoded;
+use crate::engine::scored::MIN_WINDOW;
+use crate::engine::segment::memory::MemoryFile;
+use crate::engine::settings::Calibration;
+use crate::engine::text::{CalibrationSet, Cut, Texts};
+use crate::engine::{llama, logits, own_text};
+use crate::error::Hint;
+use crate::files::cache::{Files, OWN_TEXT};
+use crate::model::input::Input;
+use crate::model::{Model, hashes, warning};
+use crate::watch::{Unit, Watch};
+use anyhow::{Context, Error, Result, ensure};
+use ggml::rpc::Servers;
+use ggml::{Backend, ModelOptions};
+use std::path::Path;
+
+/// Looks at the files as a model whose predictions mean something.
+pub fn parse_causal(input: &Input) -> Result<Model<'_>> {
+    let at_path = || input.path().display().to_string();
+    let model = Model::new(input.parse()?).with_context(at_path)?;
+    logits::check_causal(&model).with_context(at_path)?;
+    Ok(model)
+}
+
+/// Loads the model of `input`, as `options` say.
+pub fn load_for_logits(input: &Input, options: &Calibration) -> Result<ggml::Model> {
+    let how = model_options(options)?;
+    load_named(input.path(), &|| load(input, how))
+}
+
+/// Loads a model, which errors call `name`.
+pub fn load_named(name: &Path, load: &dyn Fn() -> Result<ggml::Model>) -> Result<ggml::Model> {
+    let at_path = || name.display().to_string();
+    let backend = Backend::init();
+    backend.on_abort(&format!("gguf-shorten: {}: ", at_path()));
+    let engine = load().with_context(at_path)?;
+    ensure!(
+        engine.has_tokenizer(),
+        "{}: the model has no tokenizer, so it cannot be evaluated on text",
+        at_path()
+    );
+    logits::check_predicts(&engine).with_context(at_path)?;
+    Ok(engine)
+}
+
+/// Checks that a model can take the windows of `set`, and that some of their tokens are scored.
+pub fn check_window(set: &CalibrationSet, engine: &ggml::Model) -> Result<()> {
+    let (window, n_ctx) = (set.window, engine.n_ctx_train());
+    ensure!(
+        window >= MIN_WINDOW,
+        "the model's context of {n_ctx} tokens leaves no token to score, expected {MIN_WINDOW} or more"
+    );
+    ensure!(
+        n_ctx == 0 || window <= n_ctx,
+        "a window of {window} tokens is longer than the model's context of {n_ctx}"
+    );
+    Ok(())
+}
+
+/// How `options` says that a model is loaded. Servers are reached now.
+///
+/// # Errors
+/// A server that cannot be.
+pub fn model_options(options: &Calibration) -> Result<ModelOptions> {
+    let rpc = match options.rpc.is_empty() {
+        true => None,
+        false => Some(Servers::reach(Backend::init(), &options.rpc)?),
+    };
+    Ok(ModelOptions {
+        gpu_layers: options.gpu_layers,
+        rpc,
+        ..ModelOptions::default()
+    })
+}
+
+/// Loads the model of `input`, and cuts the text into windows for it. With `recode` its weights may be [`Recoded`], which
+/// scores do not see.
+pub fn load_and_cut(
+    input: &Input,
+    model: &Model<'_>,
+    options: &Calibration,
+    watch: &dyn Watch,
+    recode: bool,
+) -> Result<(ggml::Model, CalibrationSet)> {
+    let path = input.path();
+    let texts = Texts::read(options.source.clone())?;
+    let at_path = || path.display().to_string();
+    let backend = Backend::init();
+    backend.on_abort(&format!("gguf-shorten: {}: ", path.display()));
+    ggml::log::echo(watch.is_verbose());
+    let how = model_options(options)?;
+    let engine = match recode {
+        true => load_for_scores(model, input.for_llama()?, how),
+        false => load(input, how),
+    }
+    .with_context(at_path)?;
+    ensure!(
+        engine.has_tokenizer(),
+        anyhow::anyhow!(
+            "{}: the model has no tokenizer, so it cannot be calibrated on text",
+            path.display()
+        )
+        .context(Hint(
+            "--blocks, and --method sequential or reverse, need no calibration".to_owned()
+        ))
+    );
+    warning::of_tokenizer(input, model, watch);
+    let set = cut(&texts, (&engine, input), options, watch).with_context(at_path)?;
+    Ok((engine, set))
+}
+
+/// Cuts the text into windows that the model can take. A text that the model, which is that of the input, writes itself is
+/// written now, or taken from the cache.
+pub fn cut(
+    texts: &Texts,
+    (engine, input): (&ggml::Model, &Input),
+    options: &Calibration,
+    watch: &dyn Watch,
+) -> Result<CalibrationSet> {
+    let mut window = options.window;
+    let n_ctx = engine.n_ctx_train();
+    if window > n_ctx && n_ctx > 0 {
+        ensure!(
+            options.window_is_default,
+            "a window of {window} tokens is longer than the model's context of {n_ctx}"
+        );
+        window = n_ctx;
+    }
+    let own = match texts.source().seed() {
+        Some(seed) => {
+            let n_windows = texts.n_own_windows(options.tokens / window.max(1), window);
+            let order = Order {
+                window,
+                n_windows,
+                seed,
+            };
+            written(engine, input, order, options, watch)?
+        }
+        None => Vec::new(),
+    };
+    CalibrationSet::new(
+        texts,
+        own,
+        Cut {
+            window,
+            tokens: options.tokens,
+            bos: engine.bos(),
+        },
+        &|text| Ok(engine.tokenize(text)?),
+    )
+}
+
+/// What the model of `input` writes itself: from the cache, or now, and kept there. What it writes rests on the model, the
+/// order, and the version of this program and of llama.cpp.
+fn written(
+    engine: &ggml::Model,
+    input: &Input,
+    order: Order,
+    options: &Calibration,
+    watch: &dyn Watch,
+) -> Result<Vec<Token>> {
+    own_text::first_token(engine)?;
+    let n_tokens = order.n_windows.saturating_mul(order.window);
+    let files = options.cache.then(|| Files::of(OWN_TEXT)).flatten();
+    let mut key = blake3::Hasher::new();
+    let model = match options.cache {
+        true => hashes::remembered(input, watch),
+        false => input.blake3(),
+    };
+    key.update(model.as_bytes());
+    for number in [order.seed, order.window as u64, order.n_windows as u64] {
+        key.update(&number.to_le_bytes());
+    }
+    key.update(env!("CARGO_PKG_VERSION").as_bytes());
+    key.update(ggml::backend::llama_cpp_version().as_bytes());
+    let key = key.finalize();
+    let found = files.as_ref().map_or(Ok(None), |files| files.get(&key));
+    if let Some(bytes) = found.unwrap_or_else(|error| {
+        watch.note(&format!(
+            "a text in the cache is damaged and is written again: {error:#}"
+        ));
+        None
+    }) {
+        let (tokens, rest) = bytes.as_chunks::<4>();
+        let tokens: Vec<Token> = tokens.iter().copied().map(Token::from_le_bytes).collect();
+        let known = |&token: &Token| usize::try_from(token).is_ok_and(|i| i < engine.n_vocab());
+        if tokens.len() == n_tokens && rest.is_empty() && tokens.iter().all(known) {
+            return Ok(tokens);
+        }
+    }
+    let bar = watch.begin("writing text".into(), Unit::Tokens, n_tokens as u64);
+    let tokens = own_text::write(engine, order, options.threads, &mut |n| {
+        bar.advance(n as u64)
+    });
+    drop(bar);
+    let tokens = tokens?;
+    let bytes: Vec<u8> = tokens
+        .iter()
+        .flat_map(|token| token.to_le_bytes())
+        .collect();
+    if let Some(Err(error)) = files.map(|files| files.put(&key, &bytes)) {
+        watch.note(&format!(
+            "the model's own text is not kept for the next time: {error:#}"
+        ));
+    }
+    Ok(tokens)
+}
+
+/// Loads the model of `input`, as `options` say, with its block counts ([`llama::counts`]).
+///
+/// # Errors
+/// llama.cpp's reason for not loading it.
+pub fn load(input: &Input, options: ModelOptions) -> Result<ggml::Model> {
+    let model = Model::new(input.parse()?)?;
+    load_as(&model, input.for_llama()?, options)
+}
+
+/// Loads the file at `path`, which has the blocks of `model`, as `options` say.
+///
+/// # Errors
+/// llama.cpp's reason for not loading it.
+pub fn load_as(model: &Model<'_>, path: &Path, options: ModelOptions) -> Result<ggml::Model> {
+    let options = ModelOptions {
+        counts: llama::counts(model),
+        ..options
+    };
+    ggml::Model::load(Backend::init(), path, options).map_err(|error| {
+        let is_missing = |block| !model.has_tensors(block);
+        match model.prediction_blocks().any(is_missing) {
+            true => Error::from(error).context(Hint(
+                "metadata counts prediction blocks (MTP) that are not in the file; --drop-mtp alone writes it without them"
+                    .to_owned(),
+            )),
+            false => error.into(),
+        }
+    })
+}
+
+/// Loads the model at `path`, which is `model`, to take scores from: [`Recoded`] where that gains time and the CPU
+/// evaluates all of it, else as it is, with `options`.
+///
+/// # Errors
+/// llama.cpp's reason for not loading it.
+pub fn load_for_scores(
+    model: &Model<'_>,
+    path: &Path,
+    options: ModelOptions,
+) -> Result<ggml::Model> {
+    let backend = Backend::init();
+    let has_gpu = options.rpc.is_some() || backend.supports_gpu_offload();
+    if options.gpu_layers == Some(0) || !has_gpu {
+        // Whatever keeps it from being recoded, such as no room, does not keep it from being loaded.
+        if let Ok(Some(engine)) = load_recoded(model) {
+            return Ok(engine);
+        }
+    }
+    load_as(model, path, options)
+}
+
+fn load_recoded(model: &Model<'_>) -> Result<Option<ggml::Model>> {
+    let Some(recoded) = Recoded::of(model)? else {
+        return Ok(None);
+    };
+    let file = MemoryFile::of_layout(&recoded.layout, &mut |i, out| recoded.write(model, i, out))?;
+    Ok(Some(file.load_with(llama::counts(model))?))
+}

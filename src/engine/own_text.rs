@@ -1,0 +1,228 @@
+//! Calibration text that the model writes itself: tokens drawn from its own predictions.
+//!
+//! A model's own text shows what it computes with, where no text of its domain is at hand (LLM-QAT, arXiv:2305.17888,
+//! calibrates quantization so). Tokens are drawn at temperature 1 from all of the vocabulary, since every other rule makes
+//! text that is more of one kind than what the model was trained on.
+
+use anyhow::{Context, Result, bail, ensure};
+use ggml::{Batch, Decoder};
+use rayon::prelude::*;
+
+use crate::engine::hidden_state::Token;
+
+/// Sequences that are written at once: more make a batch faster, and take memory for their keys and values.
+const SEQUENCES: usize = 8;
+
+/// What is to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// Tokens of a window.
+    pub window: usize,
+    /// How many windows.
+    pub n_windows: usize,
+    /// Another number gives another text.
+    pub seed: u64,
+}
+
+/// Lets `model` write windows of tokens, one after another in the result.
+///
+/// Every window begins with the token that begins a text. Where the model ends one, a new text begins in the same window,
+/// with the same token again in place of the one that ends it, and knows nothing of the one before. Which
+/// token is drawn depends on the predictions, the seed, the window's number and the place in it alone.
+///
+/// `progress` is told the tokens that were written since it was last called.
+///
+/// # Errors
+/// A model without a tokenizer or a token that begins a text, or that does not predict the next one; llama.cpp's.
+pub fn write(
+    model: &ggml::Model,
+    order: Order,
+    threads: usize,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Vec<Token>> {
+    let first = first_token(model)?;
+    let mut tokens: Vec<Token> = Vec::new();
+    let n_sequences = SEQUENCES.min(order.n_windows).max(1);
+    let mut decoder = Decoder::apart(model, n_sequences, order.window, threads)?;
+    // The threads of ggml rest while these work.
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build()?;
+    for start in (0..order.n_windows).step_by(n_sequences) {
+        let numbers = start..order.n_windows.min(start + n_sequences);
+        let numbers: Vec<usize> = numbers.collect();
+        let windows = together(&mut decoder, model, order, &numbers, first, &pool, progress)
+            .context("the model's own text")?;
+        tokens.extend(windows.into_iter().flatten());
+    }
+    Ok(tokens)
+}
+
+/// The token with which every window begins.
+///
+/// # Errors
+/// A model that cannot write.
+pub fn first_token(model: &ggml::Model) -> Result<Token> {
+    ensure!(
+        model.has_tokenizer(),
+        "the model has no tokenizer, so it cannot write a text of its own"
+    );
+    ensure!(
+        !model.is_diffusion(),
+        "the model fills in masked tokens instead of predicting the next one, so it cannot write a text of its own"
+    );
+    model.first_token().context(
+        "the vocabulary has no token that begins a text (metadata 'tokenizer.ggml.bos_token_id'), so the model cannot write \
+         one of its own",
+    )
+}
+
+/// Writes the windows with these numbers at once.
+fn together(
+    decoder: &mut Decoder<'_>,
+    model: &ggml::Model,
+    order: Order,
+    numbers: &[usize],
+    first: Token,
+    pool: &rayon::ThreadPool,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Vec<Vec<Token>>> {
+    decoder.clear();
+    let mut windows = vec![vec![first]; numbers.len()];
+    // Where in its text the last token of each window is.
+    let mut positions = vec![0; numbers.len()];
+    progress(numbers.len());
+    for at in 1..order.window {
+        let mut batch = Batch::default();
+        for (sequence, window) in windows.iter().enumerate() {
+            batch.push(
+                window[window.len() - 1],
+                positions[sequence],
+                &[sequence],
+                true,
+            );
+        }
+        let logits = decoder.decode_and_rest(&batch)?;
+        ensure!(
+            logits.iter().any(|&logit| logit != 0.0),
+            "the model gives no logits, so it predicts nothing"
+        );
+        let drawn: Vec<usize> = pool.install(|| {
+            let rows = logits.par_chunks_exact(model.n_vocab()).zip(numbers);
+            rows.map(|(row, &number)| draw(row, chance(order.seed, number, at)))
+                .collect::<Result<_>>()
+        })?;
+        for (sequence, drawn) in drawn.into_iter().enumerate() {
+            let token = Token::try_from(drawn)?;
+            if model.ends_text(token) {
+                decoder.forget(sequence);
+                windows[sequence].push(first);
+                positions[sequence] = 0;
+            } else {
+                windows[sequence].push(token);
+                positions[sequence] += 1;
+            }
+        }
+        progress(numbers.len());
+    }
+    Ok(windows)
+}
+
+/// A number from 0 to less than 1 for a place in a window, evenly spread and without any pattern: the beginning of a hash.
+fn chance(seed: u64, window: usize, at: usize) -> f64 {
+    let mut hasher = blake3::Hasher::new();
+    for number in [seed, window as u64, at as u64] {
+        hasher.update(&number.to_le_bytes());
+    }
+    let mut start = [0; 8];
+    hasher.finalize_xof().fill(&mut start);
+    #[expect(clippy::cast_precision_loss, reason = "53 bits are exact")]
+    let bits = (u64::from_le_bytes(start) >> 11) as f64;
+    bits / (1u64 << 53) as f64
+}
+
+/// The entry at which the probabilities of `logits`, added up from the first on, come to more than `chance`.
+///
+/// # Errors
+/// Logits of no distribution: one that is not a number or plus infinity, or nothing that is possible.
+fn draw(logits: &[f32], chance: f64) -> Result<usize> {
+    let mut max = f32::NEG_INFINITY;
+    for (i, &logit) in logits.iter().enumerate() {
+        if logit.is_nan() || logit == f32::INFINITY {
+            bail!("the logit of vocabulary entry {i} is {logit}");
+        }
+        max = max.max(logit);
+    }
+    ensure!(max.is_finite(), "all logits are minus infinity");
+    let weight = |logit: f32| f64::from(logit - max).exp();
+    let total: f64 = logits.iter().map(|&logit| weight(logit)).sum();
+    let mut left = chance * total;
+    let mut last = 0;
+    for (i, &logit) in logits.iter().enumerate() {
+        let weight = weight(logit);
+        if weight > 0.0 {
+            last = i;
+            if left < weight {
+                break;
+            }
+            left -= weight;
+        }
+    }
+    Ok(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_drawn_as_often_as_the_model_says() {
+        let logits = [2.0f32, f32::NEG_INFINITY, -1.0, 0.5];
+        let exps: Vec<f64> = logits.iter().map(|&logit| f64::from(logit).exp()).collect();
+        let sum: f64 = exps.iter().sum();
+        let n = 40_000;
+        let mut counts = [0u32; 4];
+        for at in 0..n {
+            counts[draw(&logits, chance(3, at / 100, at % 100)).unwrap()] += 1;
+        }
+        assert_eq!(counts[1], 0);
+        for (count, exp) in counts.iter().zip(&exps) {
+            let p = exp / sum;
+            let error = (f64::from(*count) / n as f64 - p).abs();
+            // Four standard errors.
+            assert!(error <= 4.0 * (p * (1.0 - p) / n as f64).sqrt(), "{error}");
+        }
+    }
+
+    #[test]
+    fn chances_lie_between_0_and_1_and_differ() {
+        let all: std::collections::BTreeSet<u64> = (0..1000)
+            .map(|i| chance(i / 100, (i / 10 % 10) as usize, (i % 10) as usize))
+            .inspect(|chance| assert!((0.0..1.0).contains(chance)))
+            .map(f64::to_bits)
+            .collect();
+        assert_eq!(all.len(), 1000);
+        assert_eq!(chance(1, 2, 3), chance(1, 2, 3));
+    }
+
+    #[test]
+    fn the_ends_of_the_range_are_possible_entries() {
+        let logits = [f32::NEG_INFINITY, 0.0, 1.0, f32::NEG_INFINITY];
+        assert_eq!(draw(&logits, 0.0).unwrap(), 1);
+        assert_eq!(draw(&logits, 1.0 - 1e-16).unwrap(), 2);
+    }
+
+    #[test]
+    fn logits_of_no_distribution_are_errors() {
+        let error = |logits: &[f32]| draw(logits, 0.5).unwrap_err().to_string();
+        assert_eq!(
+            error(&[0.0, f32::NAN]),
+            "the logit of vocabulary entry 1 is NaN"
+        );
+        assert_eq!(
+            error(&[f32::INFINITY, 0.0]),
+            "the logit of vocabulary entry 0 is inf"
+        );
+        assert_eq!(error(&[f32::NEG_INFINITY]), "all logits are minus infinity");
+    }
+}

@@ -1,0 +1,107 @@
+//! Shortened models, each whole and in memory: slow, and right for every architecture.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use anyhow::Result;
+use ggml::{Context, ThreadPool, WindowInput};
+
+use super::memory::MemoryFile;
+use super::{Outcome, Subsets, Visitor};
+use crate::engine::hidden_state::Token;
+use crate::engine::scored::scored;
+use crate::model::{BlockId, Model};
+use crate::plan::{Constraints, Plan, Provenance};
+
+/// Evaluates sets of blocks by a shortened model for each, as it would be written.
+///
+/// In memory are the weights of one such model at a time, and two windows of logits.
+pub struct Whole<'m, 'a> {
+    model: &'m Model<'a>,
+    constraints: &'m Constraints,
+    engine: &'m ggml::Model,
+    windows: Vec<Vec<Token>>,
+    threads: Rc<ThreadPool>,
+    n_block_evaluations: u64,
+}
+
+impl<'m, 'a> Whole<'m, 'a> {
+    /// Prepares evaluation beside `engine`, which is the whole model.
+    #[must_use]
+    pub fn new(
+        model: &'m Model<'a>,
+        constraints: &'m Constraints,
+        engine: &'m ggml::Model,
+        windows: &[&[Token]],
+        threads: &Rc<ThreadPool>,
+    ) -> Self {
+        Self {
+            model,
+            constraints,
+            engine,
+            windows: windows.iter().map(|window| window.to_vec()).collect(),
+            threads: Rc::clone(threads),
+            n_block_evaluations: 0,
+        }
+    }
+
+    fn load(&self, kept: &[BlockId]) -> Result<ggml::Model> {
+        let removed: BTreeSet<BlockId> = (0..self.model.n_trunk_blocks())
+            .map(BlockId::new)
+            .filter(|block| !kept.contains(block))
+            .collect();
+        load_without(self.model, self.constraints, removed)
+    }
+}
+
+/// `model` without `removed`, as it would be written, loaded from memory.
+///
+/// # Errors
+/// A set that is not allowed; llama.cpp's reason for not loading it.
+pub(crate) fn load_without(
+    model: &Model<'_>,
+    constraints: &Constraints,
+    removed: BTreeSet<BlockId>,
+) -> Result<ggml::Model> {
+    let plan = Plan::new(model, constraints, removed, &Provenance::draft("search"))?;
+    MemoryFile::write_plan(model, &plan)?.load()
+}
+
+impl Subsets for Whole<'_, '_> {
+    fn n_windows(&self) -> usize {
+        self.windows.len()
+    }
+
+    fn visit(
+        &mut self,
+        windows: &[usize],
+        kept: &[Vec<BlockId>],
+        visit: &mut Visitor<'_>,
+    ) -> Result<()> {
+        let longest = self.windows.iter().map(Vec::len).max().unwrap_or(0);
+        let n_outputs = scored(longest).len();
+        let mut parent = Context::with_outputs(self.engine, longest, n_outputs, &self.threads)?;
+        for (set, blocks) in kept.iter().enumerate() {
+            let model = self.load(blocks)?;
+            let mut context = Context::with_outputs(&model, longest, n_outputs, &self.threads)?;
+            for &window in windows {
+                let tokens = &self.windows[window];
+                let input = WindowInput::Tokens(tokens);
+                let outcome = Outcome {
+                    set,
+                    window,
+                    tokens,
+                    parent: parent.logits_of(input, scored(tokens.len()))?,
+                    logits: context.logits_of(input, scored(tokens.len()))?,
+                };
+                visit(outcome)?;
+                self.n_block_evaluations += (self.model.n_trunk_blocks() + blocks.len()) as u64;
+            }
+        }
+        Ok(())
+    }
+
+    fn n_block_evaluations(&self) -> u64 {
+        self.n_block_evaluations
+    }
+}

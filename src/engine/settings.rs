@@ -1,0 +1,47 @@
+//! How a model is calibrated or evaluated, before the model is known.
+
+use crate::engine::text::{DEFAULT_TOKENS, DEFAULT_WINDOW, Source};
+use ggml::rpc::Endpoints;
+
+/// How a model is calibrated, before the model is known.
+#[derive(Clone, Debug)]
+pub struct Calibration {
+    /// The text.
+    pub source: Source,
+    /// At most this many tokens.
+    pub tokens: usize,
+    /// Tokens of a window.
+    pub window: usize,
+    /// Whether a model with a shorter context may have shorter windows.
+    pub window_is_default: bool,
+    /// CPU threads.
+    pub threads: usize,
+    /// As in llama.cpp; `None` is its default.
+    pub gpu_layers: Option<i32>,
+    /// Servers that evaluate blocks, too.
+    pub rpc: Endpoints,
+    /// Whether scores may come from the cache, and go there.
+    pub cache: bool,
+}
+
+/// What a user gets who says nothing, but without the cache.
+impl Default for Calibration {
+    fn default() -> Self {
+        Self {
+            source: Source::BuiltIn,
+            tokens: DEFAULT_TOKENS,
+            window: DEFAULT_WINDOW,
+            window_is_default: true,
+            threads: default_threads(),
+            gpu_layers: None,
+            rpc: Endpoints::default(),
+            cache: false,
+        }
+    }
+}
+
+/// One thread for each physical core that this process may use: two threads of a core slow each other down, and more
+/// threads than cores wait at every barrier of ggml.
+pub(crate) fn default_threads() -> usize {
+    num_cpus::get_physical().min(num_cpus::get()).max(1)
+}

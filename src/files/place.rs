@@ -1,0 +1,116 @@
+//! Places of files: whether they can be made, room on their disk, and small ones written whole.
+
+use crate::files::staged::{TEMPORARY, folder_of, temporary_in};
+use anyhow::{Context, Result, bail, ensure};
+use std::fs::File;
+use std::io;
+use std::io::Write;
+use std::path::Path;
+
+/// Checks that `n_bytes` can be written to the disk of `folder`, with `min_free` left. What has been reserved is not free.
+///
+/// # Errors
+/// That it cannot be.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub fn check_free(folder: &Path, n_bytes: u64, min_free: u64) -> Result<()> {
+    let Ok(disk) = rustix::fs::statvfs(folder) else {
+        // The disk then shows that it is full while the file is written.
+        return Ok(());
+    };
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    let needed = match (n_bytes, min_free) {
+        (n_bytes, 0) => format!("{n_bytes} bytes are needed"),
+        (0, min_free) => format!("{min_free} bytes are to stay free"),
+        (n_bytes, min_free) => {
+            format!("{n_bytes} bytes are needed and {min_free} are to stay free")
+        }
+    };
+    ensure!(
+        n_bytes.saturating_add(min_free) <= free,
+        "No space left on device: {needed}, but '{}' has {free}",
+        folder.display()
+    );
+    Ok(())
+}
+
+/// Where free space is not known, the disk shows that it is full while the file is written.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub fn check_free(_: &Path, _: u64, _: u64) -> Result<()> {
+    Ok(())
+}
+
+/// Asks the file system for the whole length at once, so that a full disk shows before anything is written.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn reserve(file: &File, len: u64) -> Result<()> {
+    use rustix::fs::{FallocateFlags, fallocate};
+    use rustix::io::Errno;
+    match fallocate(file, FallocateFlags::empty(), 0, len) {
+        // Some file systems cannot; the disk then shows that it is full while the file is written.
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(()),
+        Err(error) => {
+            Err(io::Error::from(error)).with_context(|| format!("{len} bytes are needed"))
+        }
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) fn reserve(file: &File, len: u64) -> Result<()> {
+    Ok(file.set_len(len)?)
+}
+
+/// `new/` is no file's name, though [`Path::file_name`] of it is `new`.
+pub fn ends_in_separator(path: &Path) -> bool {
+    let last = path.as_os_str().as_encoded_bytes().last();
+    last.is_some_and(|&byte| std::path::is_separator(byte.into()))
+}
+
+/// Checks that a file can be made in the folder of `path`.
+pub fn check_folder(path: &Path) -> Result<()> {
+    let fail = || path.display().to_string();
+    let folder = folder_of(path);
+    let metadata = std::fs::metadata(folder)
+        .with_context(|| format!("{}: folder '{}'", fail(), folder.display()))?;
+    ensure!(
+        metadata.is_dir(),
+        "{}: '{}' is not a folder",
+        fail(),
+        folder.display()
+    );
+    tempfile::tempfile_in(folder)
+        .with_context(|| format!("{}: cannot write in folder '{}'", fail(), folder.display()))?;
+    Ok(())
+}
+
+/// Checks that [`text`] can write at `path`, where the caller knows what may be replaced.
+///
+/// # Errors
+/// What is wrong with the place.
+pub fn check_page(path: &Path) -> Result<()> {
+    let fail = || path.display().to_string();
+    ensure!(
+        path.file_name().is_some() && !ends_in_separator(path),
+        "{}: is not the name of a file",
+        fail()
+    );
+    match std::fs::metadata(path) {
+        Ok(kind) if kind.is_dir() => bail!("{}: is a folder, expected the name of a file", fail()),
+        // A pipe or device.
+        Ok(kind) if !kind.is_file() => Ok(()),
+        _ => check_folder(path),
+    }
+}
+
+/// Writes a small result beside its place, then renames it over what is there. A pipe or device is written to as it is.
+///
+/// # Errors
+/// The system's.
+pub fn text(path: &Path, text: &str) -> Result<()> {
+    if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
+        return Ok(std::fs::write(path, text)?);
+    }
+    let folder = folder_of(path);
+    let (mut temporary, _removed) = temporary_in(folder, TEMPORARY.0, 0o666)?;
+    temporary.write_all(text.as_bytes())?;
+    temporary.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}

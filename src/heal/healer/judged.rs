@@ -1,0 +1,279 @@
+//! What a candidate loses on the windows that judge.
+//!
+//! The parent's predictions of a window are kept as far as there is room, and those of the healed model are computed from the
+//! stream before the first block that is not the parent's.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use anyhow::{Context as _, Result};
+use ggml::{Context, WindowInput};
+
+use super::{Candidate, Healer, Streams};
+use crate::engine::scored::scored;
+use crate::engine::segment::Tail;
+use crate::engine::segment::memory::MemoryFile;
+use crate::measure::loss::Loss;
+use crate::model::BlockId;
+use crate::plan::{AttentionCut, ChangedTensors, Healing, Plan, Provenance};
+
+/// Memory for the parent's logits, in bytes, where nothing else is said: of as many windows as it holds they are kept, of the
+/// others they are computed each time.
+pub const LOGITS_BYTES: u64 = 512 << 20;
+
+/// Logits of a window that are compared, about: of a vocabulary of 262,144 those behind 64 tokens, of 49,152 or fewer those
+/// behind all that are scored in a window of 512.
+const LOGITS: usize = 1 << 24;
+
+/// Tokens of all windows behind which logits are compared, at least, if so many are scored.
+const MIN_TOKENS: usize = 1024;
+
+/// The parent's logits of windows, by their numbers.
+pub(super) struct Predictions {
+    kept: BTreeMap<usize, Vec<f32>>,
+    room: u64,
+}
+
+impl Predictions {
+    /// With room for so many bytes.
+    pub(super) fn with_room(room: u64) -> Self {
+        Self {
+            kept: BTreeMap::new(),
+            room,
+        }
+    }
+
+    /// Those of a window, which `evaluate` gives where they are not kept.
+    pub(super) fn of<'p>(
+        &'p mut self,
+        window: usize,
+        evaluate: impl FnOnce() -> Result<&'p [f32]>,
+    ) -> Result<&'p [f32]> {
+        if self.kept.contains_key(&window) {
+            return Ok(&self.kept[&window]);
+        }
+        let logits = evaluate()?;
+        let n_bytes = size_of_val(logits) as u64;
+        if n_bytes > self.room {
+            return Ok(logits);
+        }
+        self.room -= n_bytes;
+        Ok(self.kept.entry(window).or_insert_with(|| logits.to_vec()))
+    }
+}
+
+/// The last tokens that are scored of one of `n_windows` windows, as many as have [`LOGITS`] logits; more if [`MIN_TOKENS`] ask for
+/// it.
+fn rows(n_tokens: usize, n_vocab: usize, n_windows: usize) -> Range<usize> {
+    let all = scored(n_tokens);
+    let most = (LOGITS / n_vocab.max(1)).max(MIN_TOKENS.div_ceil(n_windows.max(1)));
+    all.start.max(all.end.saturating_sub(most))..all.end
+}
+
+impl Healer<'_, '_> {
+    /// Tokens of the window with this number behind which logits are compared.
+    pub(super) fn rows(&self, window: usize) -> Range<usize> {
+        let n_judges = self.split.judge.len();
+        rows(self.windows[window].len(), self.engine.n_vocab(), n_judges)
+    }
+
+    /// What the model without `removed` and without the attention of `attention` loses on the windows that judge.
+    ///
+    /// # Errors
+    /// llama.cpp's; logits that are not numbers.
+    pub fn unhealed(
+        &mut self,
+        removed: &BTreeSet<BlockId>,
+        attention: Option<&AttentionCut>,
+    ) -> Result<(Candidate, Loss)> {
+        let known = self.unhealed.as_ref().filter(|(known, _)| {
+            known.removed == *removed && known.attention.as_ref() == attention
+        });
+        if let Some(known) = known {
+            return Ok(known.clone());
+        }
+        let candidate = Candidate::unhealed(removed, attention);
+        // The block before the first cut may be fitted.
+        let block = self.first_change(&candidate).saturating_sub(1);
+        let judges = &self.split.judge;
+        let all = self.start(block)?.iter().enumerate();
+        let streams: Streams = all
+            .map(|(window, stream)| match judges.contains(&window) {
+                true => stream.clone(),
+                false => Vec::new(),
+            })
+            .collect();
+        let loss = self.loss_from(block, &streams, &candidate)?;
+        self.before_cut = Some((block, streams));
+        self.unhealed = Some((candidate.clone(), loss));
+        Ok((candidate, loss))
+    }
+
+    /// What `candidate` loses on the windows that judge.
+    ///
+    /// # Errors
+    /// llama.cpp's; logits that are not numbers.
+    pub fn judged(&mut self, candidate: &Candidate) -> Result<Loss> {
+        let first = self.first_change(candidate);
+        match self.before_cut.take_if(|(block, _)| *block <= first) {
+            Some((block, streams)) => {
+                let loss = self.loss_from(block, &streams, candidate);
+                self.before_cut = Some((block, streams));
+                loss
+            }
+            None => self.loss(candidate, &self.split.judge),
+        }
+    }
+
+    /// As [`Healer::judged`], where `streams` are those of `candidate` before `block`.
+    pub(super) fn loss_from(
+        &mut self,
+        block: usize,
+        streams: &Streams,
+        candidate: &Candidate,
+    ) -> Result<Loss> {
+        let n_blocks = self.model.n_trunk_blocks();
+        let kept: Vec<BlockId> = (block..n_blocks)
+            .map(BlockId::new)
+            .filter(|block| !candidate.removed.contains(block))
+            .collect();
+        let changed = self.with_zeros(candidate);
+        let Ok(mut tail) = self.tail_of(&kept, &changed) else {
+            return self.loss(candidate, &self.split.judge);
+        };
+        let last = [BlockId::new(n_blocks - 1)];
+        let mut parent: Option<Tail> = None;
+        let none = Predictions::with_room(0);
+        let mut predictions = std::mem::replace(&mut self.predictions, none);
+        let judges = &self.split.judge;
+        let mut losses = Vec::new();
+        for (n_seen, &window) in judges.iter().enumerate() {
+            self.tell("measuring", n_seen, judges.len());
+            let rows = self.rows(window);
+            let expected = predictions.of(window, || {
+                if parent.is_none() {
+                    parent = Some(self.tail_of(&last, &ChangedTensors::new())?);
+                }
+                let parent = parent.as_mut().context("bug: a model just made")?;
+                parent.logits(&self.before_last[window], rows.clone())
+            })?;
+            let found = tail.logits(&streams[window], rows.clone())?;
+            losses.push(
+                Loss::of_rows(self.windows[window], rows, expected, found)
+                    .with_context(|| format!("window {}", window + 1))?,
+            );
+        }
+        self.predictions = predictions;
+        Ok(losses.into_iter().sum())
+    }
+
+    /// `blocks` with these weights, evaluated to logits.
+    pub(super) fn tail_of(&self, blocks: &[BlockId], changed: &ChangedTensors) -> Result<Tail> {
+        let (window, threads) = (self.window, &self.threads);
+        Tail::new(
+            self.model,
+            self.constraints,
+            blocks,
+            changed,
+            window,
+            threads,
+        )
+    }
+
+    /// What `candidate` loses on the windows with these numbers, as a whole model.
+    ///
+    /// # Errors
+    /// llama.cpp's; logits that are not numbers.
+    pub fn loss(&self, candidate: &Candidate, windows: &[usize]) -> Result<Loss> {
+        let mut none = Predictions::with_room(0);
+        let mut parent = self.context_of(self.engine)?;
+        self.loss_of_whole(windows, candidate, &mut parent, &mut none)
+    }
+
+    /// As [`Healer::loss`], where the parent's logits come from `parent` or are kept.
+    pub(super) fn loss_of_whole(
+        &self,
+        windows: &[usize],
+        candidate: &Candidate,
+        parent: &mut Context<'_>,
+        predictions: &mut Predictions,
+    ) -> Result<Loss> {
+        let healing = Healing {
+            tensors: candidate.tensors.clone(),
+            loss: [0.0; 2],
+        };
+        let plan = Plan::healed(
+            self.model,
+            self.constraints,
+            candidate.removed.clone(),
+            candidate.attention.as_ref(),
+            Some(&healing),
+            &Provenance::draft("heal"),
+        )?;
+        let file = MemoryFile::write_plan(self.model, &plan)?;
+        drop((plan, healing));
+        let model = file.load()?;
+        let mut context = self.context_of(&model)?;
+        let mut losses = Vec::new();
+        for &window in windows {
+            let (tokens, rows) = (self.windows[window], self.rows(window));
+            let found = context.logits_of(WindowInput::Tokens(tokens), rows.clone())?;
+            let expected = predictions.of(window, || {
+                Ok(parent.logits_of(WindowInput::Tokens(tokens), rows.clone())?)
+            })?;
+            losses.push(
+                Loss::of_rows(tokens, rows, expected, found)
+                    .with_context(|| format!("window {}", window + 1))?,
+            );
+        }
+        Ok(losses.into_iter().sum())
+    }
+
+    /// A context for logits of `model`.
+    pub(super) fn context_of<'model>(&self, model: &'model ggml::Model) -> Result<Context<'model>> {
+        let n_outputs = scored(self.window).len();
+        Ok(Context::with_outputs(
+            model,
+            self.window,
+            n_outputs,
+            &self.threads,
+        )?)
+    }
+
+    /// The first block that is not as in the parent, or is removed; the number of blocks where all are as they were.
+    pub(super) fn first_change(&self, candidate: &Candidate) -> usize {
+        let of_tensor = |source: &usize| Some(self.model.tensors().get(*source)?.block?.0);
+        let without = candidate.attention.iter().flat_map(|cut| &cut.blocks);
+        let blocks = candidate.tensors.keys().filter_map(of_tensor);
+        let blocks = blocks.chain(without.chain(&candidate.removed).copied());
+        blocks
+            .min()
+            .map_or(self.model.n_trunk_blocks(), BlockId::index)
+    }
+
+    /// The weights of `candidate`, and zeros where it has no attention.
+    pub(super) fn with_zeros(&self, candidate: &Candidate) -> ChangedTensors {
+        let mut changed = candidate.tensors.clone();
+        for &block in candidate.attention.iter().flat_map(|cut| &cut.blocks) {
+            changed.extend(self.without_attention(block));
+        }
+        changed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_large_vocabulary_fewer_tokens_are_compared() {
+        assert_eq!(rows(512, 32_000, 12), 256..511);
+        assert_eq!(rows(512, 49_152, 12), 256..511);
+        assert_eq!(rows(512, 262_144, 16), 447..511);
+        // Of few windows more.
+        assert_eq!(rows(512, 262_144, 8), 383..511);
+        assert_eq!(rows(512, 262_144, 1), 256..511);
+        assert_eq!(rows(3, 262_144, 1), 1..2);
+        assert_eq!(rows(512, usize::MAX, 2000), 510..511);
+    }
+}

@@ -1,0 +1,332 @@
+//! Healing where the output of every branch passes a norm before it is added to the stream: the weights of that norm fitted,
+//! and `ffn_down` under it.
+//!
+//! A branch that gives `y` adds `g * y / rms(y)`. So its addition has the same length for every token, whatever the matrix that
+//! makes `y`: the matrix decides its direction alone. To first order a change `D` of that matrix adds
+//! `g * (D h) / rms(y)`, which is fitted to what is missing, channel by channel, as where there is no norm; then `g` is fitted
+//! to the new directions.
+
+use super::stepwise::{Step, WORTHWHILE, Walk};
+use super::{Candidate, Fitted, HealType, Healer, Streams, difference};
+use crate::engine::llama::Halves;
+use crate::gguf::{Quoted, TensorType};
+use crate::heal::carrier::{CARRIER, Carrier};
+use crate::heal::channels::{self, ChannelSums};
+use crate::heal::healer::walk::Way;
+use crate::heal::normal::NormalEquations;
+use crate::heal::ridge::cross_fit;
+use crate::heal::writers::{POST_NORMS, is_norm};
+use crate::model::{BlockId, Model};
+use crate::plan::kinds::Kinds;
+use crate::plan::{ChangedTensor, ChangedTensors};
+use anyhow::{Context, Result, ensure};
+use faer::linalg::matmul::matmul;
+use faer::{Accum, Mat, MatRef, Par};
+
+/// A fit of a block: what it is made from, and what has come of it.
+struct BlockFit<'f> {
+    block: BlockId,
+    halves: &'f Halves,
+    /// The parent's streams behind the block and the removed ones that follow it.
+    targets: &'f Streams,
+    /// The healed model's before it.
+    streams: &'f Streams,
+    way: Way,
+    heal_type: HealType,
+    /// Of the block, those that are not the parent's.
+    weights: ChangedTensors,
+    fitted: Vec<Fitted>,
+}
+
+/// Checks that the norms of `model` can be fitted, and returns the largest matrix under one; `None` where none is fitted.
+///
+/// # Errors
+/// A norm that is not F32; blocks whose halves are not known.
+pub fn check(model: &Model<'_>) -> Result<Option<Carrier>> {
+    let rules = model.rules().context("its architecture is not known")?;
+    Halves::of(model, rules, &Kinds::of(model, rules)?)?;
+    let mut largest: Option<Carrier> = None;
+    for block in (0..model.n_trunk_blocks()).map(BlockId::new) {
+        for rest in POST_NORMS {
+            norm(model, block, rest)?;
+        }
+        let carrier = carrier_under(model, block);
+        largest = largest
+            .into_iter()
+            .chain(carrier)
+            .max_by_key(|carrier| carrier.n_in);
+    }
+    Ok(largest)
+}
+
+/// The matrix under the norm of a block; `None` where there is none that can be fitted.
+fn carrier_under(model: &Model<'_>, block: BlockId) -> Option<Carrier> {
+    Carrier::named(model, block, CARRIER).ok().flatten()
+}
+
+/// The index of a norm, which must be F32.
+fn norm(model: &Model<'_>, block: BlockId, rest: &str) -> Result<usize> {
+    let mut tensors = model.tensors().iter().enumerate();
+    let (i, tensor) = tensors
+        .find(|(_, tensor)| {
+            tensor
+                .block
+                .is_some_and(|(of, name)| of == block && is_norm(name, rest))
+        })
+        .with_context(|| format!("block {block} has no {}", Quoted(rest)))?;
+    ensure!(
+        tensor.info.tensor_type() == TensorType::F32,
+        "tensor {} is {}, expected F32",
+        Quoted(tensor.info.name()),
+        tensor.info.tensor_type()
+    );
+    Ok(i)
+}
+
+impl Healer<'_, '_> {
+    /// Fits the norms of a block toward the parent's stream behind it and the removed ones that follow it: at a cut in every
+    /// way, behind one in the best. Returns whether that helps.
+    pub(super) fn step_of_norms(
+        &mut self,
+        block: BlockId,
+        is_at_cut: bool,
+        walk: &mut Walk<'_>,
+    ) -> Result<bool> {
+        let base = walk.candidate.clone();
+        let matrices = carrier_under(self.model, block).is_some();
+        let mut ways = vec![walk.way];
+        if is_at_cut {
+            let weightings = walk.order.weightings.iter();
+            let way = |&weighting| Way {
+                weighting,
+                matrices,
+            };
+            ways = weightings.map(way).collect();
+        }
+        let mut gain: f64 = 0.0;
+        for way in ways {
+            gain = gain.max(self.step_of_way(block, way, &base, walk)?);
+        }
+        if is_at_cut && matrices {
+            let norms = Way {
+                matrices: false,
+                ..walk.way
+            };
+            gain = gain.max(self.step_of_way(block, norms, &base, walk)?);
+        }
+        Ok(gain >= WORTHWHILE)
+    }
+
+    /// Fits the norms of a block in one way on top of `base`. Returns the share of the loss that this takes.
+    fn step_of_way(
+        &mut self,
+        block: BlockId,
+        way: Way,
+        base: &Candidate,
+        walk: &mut Walk<'_>,
+    ) -> Result<f64> {
+        let variant = format!("{way}, block {block}");
+        let rules = self.constraints.rules;
+        let mut fit = BlockFit {
+            block,
+            halves: &Halves::of(self.model, rules, &self.constraints.kinds)?,
+            targets: &walk.targets,
+            streams: &walk.streams,
+            way,
+            heal_type: walk.order.heal_type,
+            weights: self.weights_of(block, base),
+            fitted: Vec::new(),
+        };
+        self.fit_channels(&mut fit, true)?;
+        // Again, since its network reads what the norm behind the attention writes.
+        self.fit_channels(&mut fit, false)?;
+        if way.matrices {
+            self.fit_under(&mut fit)?;
+            self.fit_channels(&mut fit, false)?;
+        }
+        let BlockFit {
+            weights, fitted, ..
+        } = fit;
+        if fitted.is_empty() {
+            walk.steps.push(Step {
+                variant,
+                measured: None,
+            });
+            return Ok(0.0);
+        }
+        let mut candidate = base.clone();
+        candidate.tensors.extend(weights);
+        candidate.fitted.extend(fitted);
+        let loss = self.loss_from(block.index(), &walk.streams, &candidate)?;
+        let gain = walk.judge(variant, candidate, loss);
+        if gain > 0.0 {
+            walk.way = way;
+        }
+        Ok(gain)
+    }
+
+    /// Fits the norm behind the feed-forward network of a block; with `attention` that behind its attention, too, at once.
+    fn fit_channels(&self, fit: &mut BlockFit<'_>, attention: bool) -> Result<()> {
+        let block = fit.block;
+        let mut lone = self.lone(block, &fit.weights)?;
+        let n_embd = lone.n_embd();
+        let mut folds = [ChannelSums::new(n_embd), ChannelSums::new(n_embd)];
+        for (fold, sums) in self.split.folds.iter().zip(&mut folds) {
+            for &window in fold {
+                let (input, target) = (&fit.streams[window], &fit.targets[window]);
+                let (middle, output) = lone.run_halves(input, fit.halves)?;
+                let tokens = target.chunks_exact(n_embd);
+                let counts: Vec<f64> = tokens.map(|token| fit.way.weighting.of(token)).collect();
+                sums.add(
+                    &difference(&middle, input),
+                    &difference(&output, &middle),
+                    &difference(target, &output),
+                    &counts,
+                )
+                .with_context(|| format!("block {block}, window {}", window + 1))?;
+            }
+        }
+        let Some(found) = channels::fit(&folds, attention) else {
+            return Ok(());
+        };
+        for (rest, factors) in POST_NORMS.into_iter().zip([&found.attention, &found.ffn]) {
+            if rest == POST_NORMS[0] && !attention {
+                continue;
+            }
+            let source = norm(self.model, block, rest)?;
+            let bytes = self
+                .norm_weights(source, &fit.weights)
+                .into_iter()
+                .zip(factors);
+            #[expect(clippy::cast_possible_truncation, reason = "rounded to a float")]
+            let product =
+                |(weight, factor): (f32, &f64)| (f64::from(weight) * (1.0 + factor)) as f32;
+            let changed = ChangedTensor {
+                tensor_type: TensorType::F32,
+                bytes: bytes.flat_map(|pair| product(pair).to_le_bytes()).collect(),
+            };
+            fit.weights.insert(source, changed);
+            fit.fitted.retain(|fitted| fitted.source != source);
+            fit.fitted.push(Fitted {
+                source,
+                ridge: found.ridge,
+                left: found.left,
+            });
+        }
+        Ok(())
+    }
+
+    /// The weights of an F32 tensor, as they are now.
+    fn norm_weights(&self, source: usize, weights: &ChangedTensors) -> Vec<f32> {
+        let bytes = weights
+            .get(&source)
+            .map_or(self.model.tensors()[source].info.bytes(), |changed| {
+                &changed.bytes
+            });
+        let floats = bytes.as_chunks::<4>().0.iter();
+        floats.map(|&float| f32::from_le_bytes(float)).collect()
+    }
+
+    /// Fits `ffn_down` under the norm of a block.
+    fn fit_under(&self, fit: &mut BlockFit<'_>) -> Result<()> {
+        let block = fit.block;
+        let Some(carrier) = carrier_under(self.model, block) else {
+            return Ok(());
+        };
+        let (n_in, n_out) = (carrier.n_in, carrier.n_out);
+        let old = self.decoded(&carrier)?;
+        let gains = self.norm_weights(norm(self.model, block, POST_NORMS[1])?, &fit.weights);
+        let mut lone = self.lone(block, &fit.weights)?;
+        let mut equations = [0, 1].map(|_| NormalEquations::new(n_in, n_out, self.n_threads));
+        let mut inputs = Vec::new();
+        for (fold, equations) in self.split.folds.iter().zip(&mut equations) {
+            for &window in fold {
+                let target = &fit.targets[window];
+                let output = lone.run_reading(&fit.streams[window], CARRIER, &mut inputs)?;
+                let sizes = sizes(&old, &inputs, n_in, n_out, self.n_threads);
+                let mut residuals = difference(target, &output);
+                let rows = residuals.chunks_exact_mut(n_out);
+                let tokens = target.chunks_exact(n_out).zip(rows).zip(&sizes);
+                let counts = tokens
+                    .map(|((token, row), &size)| {
+                        #[expect(clippy::cast_possible_truncation, reason = "rounded to a float")]
+                        row.iter_mut()
+                            .for_each(|x| *x = (f64::from(*x) * size) as f32);
+                        if size > 0.0 {
+                            fit.way.weighting.of(token) / (size * size)
+                        } else {
+                            0.0
+                        }
+                    })
+                    .collect::<Vec<f64>>();
+                equations
+                    .add(&inputs, &residuals, &counts)
+                    .with_context(|| format!("block {block}, window {}", window + 1))?;
+            }
+        }
+        drop(lone);
+        let Some(found) = cross_fit(&equations) else {
+            return Ok(());
+        };
+        let [mut all, other] = equations;
+        all.add_all(&other);
+        // The fit is of what the norm makes of the change.
+        let changed = self.rounded(&carrier, Some(&gains), &found, &all, fit.heal_type)?;
+        fit.weights.insert(carrier.source, changed);
+        fit.fitted.push(Fitted {
+            source: carrier.source,
+            ridge: found.ridge,
+            left: found.left,
+        });
+        Ok(())
+    }
+}
+
+/// For each token the root of the mean square of what the matrix with `weights` (rows of `n_in`) makes of its inputs.
+fn sizes(weights: &[f32], inputs: &[f32], n_in: usize, n_out: usize, n_threads: usize) -> Vec<f64> {
+    let n_tokens = inputs.len() / n_in.max(1);
+    let weights = MatRef::from_row_major_slice(weights, n_out, n_in);
+    let inputs = MatRef::from_row_major_slice(inputs, n_tokens, n_in);
+    let mut products = Mat::<f32>::zeros(n_out, n_tokens);
+    let par = if n_threads > 1 {
+        Par::rayon(n_threads)
+    } else {
+        Par::Seq
+    };
+    matmul(
+        products.as_mut(),
+        Accum::Replace,
+        weights,
+        inputs.transpose(),
+        1.0,
+        par,
+    );
+    let size = |t: usize| {
+        let square: f64 = (0..n_out)
+            .map(|o| f64::from(products[(o, t)]).powi(2))
+            .sum();
+        #[expect(clippy::cast_precision_loss, reason = "a width stays far below 2^53")]
+        let mean = square / n_out.max(1) as f64;
+        mean.sqrt()
+    };
+    (0..n_tokens).map(size).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_roots_of_mean_squares() {
+        let weights = [1.0, 2.0, -1.0, 0.5, 0.0, 3.0];
+        let inputs = [1.0, -1.0, 2.0, 0.5];
+        let found = sizes(&weights, &inputs, 2, 3, 1);
+        let expected = |x: [f64; 2]| {
+            let rows = weights.chunks_exact(2);
+            let squares = rows.map(|w| (f64::from(w[0]) * x[0] + f64::from(w[1]) * x[1]).powi(2));
+            (squares.sum::<f64>() / 3.0).sqrt()
+        };
+        assert!((found[0] - expected([1.0, -1.0])).abs() < 1e-6);
+        assert!((found[1] - expected([2.0, 0.5])).abs() < 1e-6);
+    }
+}

@@ -1,0 +1,98 @@
+//! What can be done to heal a model, known before anything is measured.
+
+use anyhow::{Context, Result, ensure};
+
+use crate::engine::segment::{CHAINED, SCALES_INPUT};
+use crate::gguf::Quoted;
+use crate::heal::carrier::Carrier;
+use crate::heal::healer::{norms, walk};
+use crate::heal::settings::HealArg;
+use crate::heal::writers::Writers;
+use crate::model::Model;
+
+/// What can be done, of what is asked for.
+pub(crate) struct Repairs {
+    /// The largest matrix that may be fitted; `None` if nothing is fitted, or norms alone.
+    pub(crate) carrier: Option<Carrier>,
+    /// Weights are fitted to the stream, block by block.
+    pub(crate) fits: bool,
+    /// Those of norms behind branches.
+    pub(crate) post_norms: bool,
+    /// What is divided; `None` if nothing is.
+    pub(crate) writers: Option<Writers>,
+    /// What `auto` does not try, with the reason.
+    pub(crate) left_out: Vec<String>,
+}
+
+impl Repairs {
+    /// Of `model`, as `how` says.
+    ///
+    /// # Errors
+    /// Nothing of it can be done, with the reason.
+    pub(crate) fn of(model: &Model<'_>, how: HealArg) -> Result<Self> {
+        let post_norms = walk::has_post_norms(model) && how != HealArg::Block;
+        let mut repairs = Self {
+            carrier: None,
+            fits: false,
+            post_norms: false,
+            writers: None,
+            left_out: Vec::new(),
+        };
+        let fit = match how {
+            HealArg::None => return Ok(repairs),
+            HealArg::Scale => None,
+            HealArg::Linear | HealArg::Block | HealArg::Auto => Some(match post_norms {
+                true => norms::check(model),
+                false => Carrier::largest(model).map(Some),
+            }),
+        };
+        let fit = fit.map(|fit| fit.and_then(|fit| check_blocks(model, post_norms).map(|()| fit)));
+        let writers = match how {
+            HealArg::Scale | HealArg::Auto => Some(Writers::of(model)),
+            HealArg::None | HealArg::Linear | HealArg::Block => None,
+        };
+        let mut refusal = None;
+        match fit {
+            Some(Ok(carrier)) => {
+                (repairs.carrier, repairs.fits, repairs.post_norms) = (carrier, true, post_norms);
+            }
+            Some(Err(error)) => refusal = Some(error),
+            None => {}
+        }
+        match writers {
+            Some(Ok(writers)) => repairs.writers = Some(writers),
+            Some(Err(error)) if repairs.fits => {
+                repairs
+                    .left_out
+                    .push(format!("scale is not tried: {error:#}"));
+            }
+            Some(Err(error)) => refusal = refusal.or(Some(error)),
+            None => {}
+        }
+        match refusal {
+            Some(error) if repairs.writers.is_some() => {
+                repairs
+                    .left_out
+                    .push(format!("only scale is tried: {error:#}"));
+            }
+            Some(error) => return Err(error).context("cannot be healed"),
+            None => {}
+        }
+        Ok(repairs)
+    }
+}
+
+/// Checks that the blocks of `model` are evaluated one by one, as a fit needs them.
+fn check_blocks(model: &Model<'_>, post_norms: bool) -> Result<()> {
+    ensure!(
+        model.n_blocks() == model.n_trunk_blocks(),
+        "it has blocks behind those that pass the stream on, which are not evaluated one by one"
+    );
+    let name = model.architecture();
+    ensure!(
+        CHAINED.contains(&name) || (post_norms && SCALES_INPUT.contains(&name)),
+        "blocks of {} are not evaluated one by one",
+        Quoted(name)
+    );
+    Ok(())
+}

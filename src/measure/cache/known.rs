@@ -1,0 +1,118 @@
+//! What the cache knows of a calibration.
+
+use anyhow::Result;
+
+use crate::engine::outcome::CalibrationReport;
+use crate::engine::settings::Calibration;
+use crate::engine::text::{Source, Texts};
+use crate::measure::cache::{Cache, Entry, Key, Measured, Scored};
+use crate::model::hashes;
+use crate::model::input::Input;
+use crate::watch::Watch;
+
+/// The version of this program, with the back ends that it was built with: each rounds in its own way.
+fn version() -> String {
+    let back_ends = [
+        ("cuda", cfg!(feature = "cuda")),
+        ("vulkan", cfg!(feature = "vulkan")),
+        ("metal", cfg!(feature = "metal")),
+        ("rocm", cfg!(feature = "rocm")),
+    ];
+    let with = back_ends.into_iter().filter(|(_, is_built)| *is_built);
+    let with: Vec<String> = with.map(|(name, _)| format!(" with {name}")).collect();
+    env!("GGUF_SHORTEN_VERSION").to_owned() + &with.concat()
+}
+
+/// A calibration, by its place in the cache.
+pub(crate) struct Known<'w> {
+    cache: Cache<'w>,
+    key: Key,
+    source: Source,
+    model: blake3::Hash,
+    found: Option<Entry>,
+}
+
+impl<'w> Known<'w> {
+    /// Looks it up. `None` where the cache is not to be used, or the system has no place for one.
+    ///
+    /// # Errors
+    /// A text that cannot be read.
+    pub(crate) fn look(
+        input: &Input,
+        options: &Calibration,
+        watch: &'w dyn Watch,
+        scored: Scored,
+    ) -> Result<Option<Self>> {
+        let cache = options.cache.then(|| Cache::of_user(watch)).flatten();
+        let Some(cache) = cache else {
+            return Ok(None);
+        };
+        let texts = Texts::read(options.source.clone())?;
+        let model = hashes::remembered(input, watch);
+        let key = Key {
+            gguf_shorten: version(),
+            llama_cpp: ggml::backend::llama_cpp_version().to_owned(),
+            model: model.to_hex().to_string(),
+            texts: texts.fingerprint().to_hex().to_string(),
+            tokens: options.tokens,
+            window: options.window,
+            window_is_default: options.window_is_default,
+            gpu_layers: options.gpu_layers,
+            rpc: options.rpc.to_string(),
+            scored,
+        };
+        let found = cache.find(&key);
+        Ok(Some(Self {
+            cache,
+            key,
+            source: options.source.clone(),
+            model,
+            found,
+        }))
+    }
+
+    /// What was found, and the report of it.
+    pub(crate) fn found(&self) -> Option<(&Entry, CalibrationReport)> {
+        let entry = self.found.as_ref()?;
+        let measured = &entry.measured;
+        let report = CalibrationReport {
+            // The same text may have come from elsewhere then.
+            source: self.source.to_string(),
+            seed: self.source.seed(),
+            blake3: measured.blake3.clone(),
+            windows: measured.windows,
+            window: measured.window,
+            tokens: measured.tokens,
+            bos: measured.bos,
+            seconds: measured.seconds,
+            cached: true,
+            scored: Some(self.model),
+        };
+        Some((entry, report))
+    }
+
+    /// The hash by which the model was looked up.
+    pub(crate) fn model(&self) -> blake3::Hash {
+        self.model
+    }
+
+    /// Keeps what was measured.
+    pub(crate) fn keep(
+        self,
+        input: &Input,
+        report: &CalibrationReport,
+        entry: impl FnOnce(Key, String, Measured) -> Entry,
+    ) {
+        let measured = Measured {
+            windows: report.windows,
+            window: report.window,
+            tokens: report.tokens,
+            bos: report.bos,
+            source: report.source.clone(),
+            blake3: report.blake3.clone(),
+            seconds: report.seconds,
+        };
+        let path = input.path().display().to_string();
+        self.cache.keep(&entry(self.key, path, measured));
+    }
+}

@@ -1,0 +1,193 @@
+//! Calibrate: the scores of every block of a model on a text, measured or from the cache.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use ggml::ContextOptions;
+
+use crate::engine::hidden_state::{HiddenStates, Token};
+use crate::engine::llama::{self, Course, Halves, LlamaHiddenStates};
+use crate::engine::load::load_and_cut;
+use crate::engine::order;
+use crate::engine::outcome::CalibrationReport;
+use crate::engine::settings::Calibration;
+use crate::engine::text::CalibrationSet;
+use crate::measure::cache::known::Known;
+use crate::measure::cache::{Entry, Scored};
+use crate::measure::importance::{Importance, Measuring};
+use crate::measure::pairs::{Paired, Pairs};
+use crate::model::Model;
+use crate::model::input::Input;
+use crate::model::warning;
+use crate::plan::Constraints;
+use crate::watch::{Silent, Unit, Watch};
+
+/// What a calibration gave.
+pub(crate) struct Calibrated {
+    pub(crate) importance: Importance,
+    /// Of the windows that were evaluated.
+    pub(crate) report: CalibrationReport,
+    /// Tokens that might have been evaluated.
+    pub(crate) n_tokens_allowed: usize,
+}
+
+/// Makes the rule that says of the sums so far whether they are enough, for at most so many windows.
+pub(crate) type Until<'u> = dyn Fn(usize) -> Box<dyn Fn(&Measuring) -> bool + 'u> + 'u;
+
+/// What is asked of a calibration beside the scores of whole blocks.
+#[derive(Default)]
+pub(crate) struct Asked<'c, 'u> {
+    /// The scores of the two halves of each block.
+    pub(crate) sub_blocks: bool,
+    /// How alike the hidden states of any two positions are, of all windows that are evaluated.
+    pub(crate) pairs: Option<&'c mut Pairs>,
+    /// The rule by which the calibration ends early.
+    pub(crate) until: Option<&'c Until<'u>>,
+}
+
+/// Measures the importance of every block of the model of `input`, and what else is `asked`; scores that were measured before
+/// come from the cache.
+pub(crate) fn calibrate(
+    model: &Model<'_>,
+    constraints: &Constraints,
+    input: &Input,
+    options: &Calibration,
+    watch: &dyn Watch,
+    asked: Asked<'_, '_>,
+) -> Result<Calibrated> {
+    let path = input.path();
+    llama::check_ends(model).with_context(|| path.display().to_string())?;
+    let scored = match asked.sub_blocks {
+        true => Scored::Halves,
+        false => Scored::Blocks,
+    };
+    let known = match asked.until {
+        None => Known::look(input, options, watch, scored)?,
+        // Of as many windows as the rule needs.
+        Some(_) => None,
+    };
+    // Pairs of positions are not kept.
+    if asked.pairs.is_none()
+        && let Some((entry, report)) = known.as_ref().and_then(Known::found)
+        && let Some(importance) = entry.blocks(model.n_trunk_blocks())
+    {
+        warning::of_tokenizer(input, model, watch);
+        warn_of_zero_rows(&importance, watch);
+        return Ok(Calibrated {
+            n_tokens_allowed: importance.n_tokens,
+            importance,
+            report,
+        });
+    }
+    let halves = match asked.sub_blocks {
+        true => Some(
+            Halves::of(model, constraints.rules, &constraints.kinds)
+                .with_context(|| path.display().to_string())?,
+        ),
+        false => None,
+    };
+    let (engine, set) = load_and_cut(input, model, options, watch, true)?;
+    let is_enough = asked.until.map(|until| until(set.windows().len()));
+    let mut states = LlamaHiddenStates::new(
+        &engine,
+        ContextOptions {
+            window: set.window,
+            threads: options.threads,
+        },
+        constraints.rules.stream,
+        Course::of(model, constraints.rules.stream)?,
+    )
+    .with_context(|| path.display().to_string())?
+    .with_halves(halves);
+    let start = Instant::now();
+    let importance = match asked.pairs {
+        None => measure(&mut states, &set, is_enough.as_deref(), watch),
+        Some(pairs) => {
+            let mut states = Paired::new(&mut states, pairs);
+            measure(&mut states, &set, is_enough.as_deref(), watch)
+        }
+    };
+    let importance = importance.with_context(|| path.display().to_string())?;
+    let seconds = start.elapsed().as_secs_f64();
+    warn_of_zero_rows(&importance, watch);
+    let mut report = CalibrationReport {
+        windows: importance.n_windows,
+        tokens: importance.n_tokens,
+        ..CalibrationReport::new(&set, seconds)
+    };
+    if let Some(known) = known {
+        report.scored = Some(known.model());
+        known.keep(input, &report, |key, path, measured| {
+            Entry::of_blocks(key, path, measured, &importance)
+        });
+    }
+    Ok(Calibrated {
+        importance,
+        report,
+        n_tokens_allowed: set.n_tokens(),
+    })
+}
+
+/// The importance of all blocks by the windows of `set`, or by as many of them as are enough.
+fn measure(
+    states: &mut dyn HiddenStates,
+    set: &CalibrationSet,
+    is_enough: Option<&dyn Fn(&Measuring) -> bool>,
+    watch: &dyn Watch,
+) -> Result<Importance> {
+    let bar = watch.begin("calibrating".into(), Unit::Tokens, set.n_tokens() as u64);
+    match is_enough {
+        None => Importance::measure(states, set.windows(), &mut |n_tokens| {
+            bar.advance(n_tokens as u64);
+        }),
+        Some(is_enough) => measure_until(states, set, &mut |measuring, n_tokens| {
+            bar.advance(n_tokens as u64);
+            is_enough(measuring)
+        }),
+    }
+}
+
+/// Evaluates windows in random order until `is_enough`, which is told of the tokens of each, or there are no more.
+fn measure_until(
+    states: &mut dyn HiddenStates,
+    set: &CalibrationSet,
+    is_enough: &mut dyn FnMut(&Measuring, usize) -> bool,
+) -> Result<Importance> {
+    let windows: Vec<&[Token]> = set.windows().collect();
+    let mut measuring = Measuring::new(states.n_blocks());
+    for number in order::order(windows.len(), set.blake3) {
+        measuring.window(states, number, windows[number])?;
+        if is_enough(&measuring, windows[number].len()) {
+            break;
+        }
+    }
+    measuring.importance()
+}
+
+pub(crate) fn warn_of_zero_rows(importance: &Importance, watch: &dyn Watch) {
+    let rows: u64 = importance
+        .blocks
+        .iter()
+        .map(|block| block.n_zero_rows)
+        .sum();
+    if rows > 0 {
+        watch.note(&format!(
+            "{rows} hidden states of a token are all zeros and take no part in the scores"
+        ));
+    }
+}
+
+/// Measures the importance of every block of `model`, which is what `input` shows, with llama.cpp. With `options.cache` scores
+/// that were measured before come from the cache ([`crate::measure::cache`]), and new ones go there.
+///
+/// # Errors
+/// Whatever keeps the model from being evaluated: a text that is too short, no tokenizer, what llama.cpp refuses.
+pub fn score(
+    model: &Model<'_>,
+    constraints: &Constraints,
+    input: &Input,
+    options: &Calibration,
+) -> Result<Importance> {
+    let asked = Asked::default();
+    Ok(calibrate(model, constraints, input, options, &Silent, asked)?.importance)
+}

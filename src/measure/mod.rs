@@ -1,0 +1,29 @@
+//! Measure: numbers about a model.
+//!
+//! Takes hidden states, logits and tasks from `engine`, gives the importance of blocks ([`calibrate`], [`importance`]), the
+//! quality of predictions ([`quality`], [`answers`]), the loss of removals ([`loss`]) and how files compare ([`comparison`]);
+//! [`cache`] keeps what was measured. Formulas stand alone and cite their source. Uses `engine`, `output` and the rooms before.
+
+pub mod calibrate;
+
+pub mod answers;
+
+pub mod outcome;
+
+pub mod angular;
+
+pub mod cache;
+
+pub mod comparison;
+
+pub mod importance;
+
+pub mod oracle;
+
+pub mod pairs;
+
+pub mod quality;
+
+pub mod loss;
+
+pub mod tasks;

@@ -1,0 +1,249 @@
+//! How alike the hidden states at any two positions of the stream are: formulas and accumulators only.
+//!
+//! Position 0 is what enters block 0, position `i + 1` what leaves block `i`. The cosine of positions `i` and `j` is
+//! `E_{X,t}[cos(X_{i,t}, X_{j,t})]` over every token of every window, so that neighbours have `1 - BI_i` with the Block
+//! Influence of [`crate::measure::importance`], and the run of blocks `i..j` turns the stream by the angle of that cosine (the
+//! figures of Gromov et al. 2024, arXiv:2403.17887, show the same for all runs).
+
+use anyhow::{Result, ensure};
+use rayon::prelude::*;
+
+use crate::engine::hidden_state::{HiddenStates, Position, Token, Visitor};
+use crate::measure::importance::cosine_distance;
+
+/// Sums over the tokens of all finished windows, for every pair of positions.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pairs {
+    /// Of `1 - cos`, with the number of tokens; the pair of positions `i < j` at `j * (j - 1) / 2 + i`.
+    sums: Vec<(f64, u64)>,
+    n_positions: usize,
+}
+
+impl Pairs {
+    /// The mean cosine of every two positions, a square of `n_blocks + 1` rows. `None` where one of the two is all zeros for
+    /// every token, so that there is no angle.
+    #[must_use]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "token counts stay far below 2^53"
+    )]
+    pub fn cosine(&self) -> Vec<Vec<Option<f64>>> {
+        let of = |i: usize, j: usize| {
+            let (distance, n) = self.sums[at(i.min(j), i.max(j))];
+            (n > 0).then(|| 1.0 - distance / n as f64)
+        };
+        let row = |i: usize| {
+            let cosine = |j: usize| if i == j { Some(1.0) } else { of(i, j) };
+            (0..self.n_positions).map(cosine).collect()
+        };
+        (0..self.n_positions).map(row).collect()
+    }
+
+    /// Adds one window: `states` at every position, each `[n_tokens, n_embd]`.
+    fn add_window(&mut self, states: &[Vec<f32>], n_embd: usize) {
+        let n = states.len();
+        if self.n_positions < n {
+            self.n_positions = n;
+            self.sums.resize(at(0, n), (0.0, 0));
+        }
+        let pairs = self.sums.par_iter_mut().enumerate();
+        pairs.for_each(|(at, (sum, n_tokens))| {
+            let (i, j) = pair(at);
+            let rows = states[i]
+                .chunks_exact(n_embd)
+                .zip(states[j].chunks_exact(n_embd));
+            // A window's own sum first, as importance has it, so that neighbours come out the same to the last digit.
+            let mut window = 0.0;
+            for distance in rows.filter_map(|(x, y)| cosine_distance(x, y)) {
+                window += distance;
+                *n_tokens += 1;
+            }
+            *sum += window;
+        });
+    }
+}
+
+/// Where the pair of positions `i < j` is.
+fn at(i: usize, j: usize) -> usize {
+    j * j.saturating_sub(1) / 2 + i
+}
+
+/// The inverse of [`at`].
+fn pair(index: usize) -> (usize, usize) {
+    // The largest j with j (j - 1) / 2 <= index.
+    let j = (8 * index + 1).isqrt().div_ceil(2);
+    (index - at(0, j), j)
+}
+
+/// Hidden states on their way to somebody else, from which [`Pairs`] are measured in passing.
+///
+/// Memory is the hidden states of one window at all positions: `(n_blocks + 1) * n_tokens * n_embd` floats.
+pub struct Paired<'s> {
+    source: &'s mut dyn HiddenStates,
+    pairs: &'s mut Pairs,
+    states: Vec<Vec<f32>>,
+}
+
+impl<'s> Paired<'s> {
+    /// Passes on what `source` yields, and adds it to `pairs`.
+    #[must_use]
+    pub fn new(source: &'s mut dyn HiddenStates, pairs: &'s mut Pairs) -> Self {
+        Self {
+            source,
+            pairs,
+            states: Vec::new(),
+        }
+    }
+}
+
+impl HiddenStates for Paired<'_> {
+    fn n_blocks(&self) -> usize {
+        self.source.n_blocks()
+    }
+
+    fn n_embd(&self) -> usize {
+        self.source.n_embd()
+    }
+
+    fn visit(&mut self, window: &[Token], visit: &mut Visitor<'_>) -> Result<()> {
+        let states = &mut self.states;
+        let n_positions = self.source.n_blocks() + 1;
+        let mut n_seen = 0;
+        self.source.visit(window, &mut |position, state| {
+            visit(position, state)?;
+            if matches!(position, Position::Middle(_)) {
+                return Ok(());
+            }
+            ensure!(
+                n_seen < n_positions && (position != Position::Input || n_seen == 0),
+                "blocks of this model run several times, so the stream has no one state between two of them to compare"
+            );
+            // The memory of the window before is used again.
+            match states.get_mut(n_seen) {
+                Some(kept) => state.clone_into(kept),
+                None => states.push(state.to_vec()),
+            }
+            n_seen += 1;
+            Ok(())
+        })?;
+        ensure!(
+            n_seen == n_positions,
+            "{n_seen} hidden states were shown, expected {n_positions}"
+        );
+        self.pairs.add_window(states, self.source.n_embd());
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::hidden_state::Recorded;
+    use crate::measure::importance::Importance;
+    use crate::measure::quality::recorded::noise;
+    use crate::model::BlockId;
+
+    fn recorded(n_windows: usize, n_blocks: usize, n_tokens: usize, n_embd: usize) -> Recorded {
+        let mut next = noise(3);
+        let mut recorded = Recorded::default();
+        recorded.n_blocks = n_blocks;
+        recorded.n_embd = n_embd;
+        for _ in 0..n_windows {
+            let mut state = || (0..n_tokens * n_embd).map(|_| next()).collect();
+            let mut window = vec![(Position::Input, state())];
+            for block in (0..n_blocks).map(BlockId::new) {
+                window.push((Position::Middle(block), state()));
+                window.push((Position::Output(block), state()));
+            }
+            recorded.windows.push(window);
+        }
+        recorded
+    }
+
+    fn measure(recorded: &Recorded, n_tokens: usize) -> Result<(Importance, Pairs)> {
+        let mut pairs = Pairs::default();
+        let window = vec![0; n_tokens];
+        let windows = recorded.windows.iter().map(|_| &window[..]);
+        let mut source = recorded.clone();
+        let mut states = Paired::new(&mut source, &mut pairs);
+        let importance = Importance::measure(&mut states, windows, &mut |_| {})?;
+        Ok((importance, pairs))
+    }
+
+    #[test]
+    fn pairs_are_numbered_without_gaps() {
+        let mut index = 0;
+        for j in 1..60 {
+            for i in 0..j {
+                assert_eq!((at(i, j), pair(index)), (index, (i, j)));
+                index += 1;
+            }
+        }
+    }
+
+    #[test]
+    fn cosines_equal_the_naive_twin() {
+        let (n_blocks, n_tokens, n_embd) = (5, 7, 19);
+        let recorded = recorded(3, n_blocks, n_tokens, n_embd);
+        let cosine = measure(&recorded, n_tokens).unwrap().1.cosine();
+        assert_eq!(cosine.len(), n_blocks + 1);
+        let state = |window: usize, position: usize| match position {
+            0 => &recorded.windows[window][0].1,
+            _ => &recorded.windows[window][2 * position].1,
+        };
+        for (i, row) in cosine.iter().enumerate() {
+            for (j, found) in row.iter().enumerate() {
+                let (mut sum, mut n) = (0.0, 0.0);
+                for window in 0..3 {
+                    let (x, y) = (state(window, i), state(window, j));
+                    for t in 0..n_tokens {
+                        let dot = |a: &[f32], b: &[f32]| -> f64 {
+                            (0..n_embd)
+                                .map(|k| {
+                                    f64::from(a[t * n_embd + k]) * f64::from(b[t * n_embd + k])
+                                })
+                                .sum()
+                        };
+                        sum += dot(x, y) / (dot(x, x) * dot(y, y)).sqrt();
+                        n += 1.0;
+                    }
+                }
+                let found = found.unwrap();
+                assert!((found - sum / n).abs() < 1e-12, "{i} {j}: {found}");
+            }
+        }
+    }
+
+    #[test]
+    fn neighbours_have_one_minus_their_block_influence() {
+        let mut recorded = recorded(4, 6, 9, 16);
+        // A token that takes no part, in one of them.
+        recorded.windows[1][4].1[..16].fill(0.0);
+        let (importance, pairs) = measure(&recorded, 9).unwrap();
+        let cosine = pairs.cosine();
+        for (i, block) in importance.blocks.iter().enumerate() {
+            assert_eq!(cosine[i][i + 1], Some(1.0 - block.bi));
+            assert_eq!(cosine[i + 1][i], Some(1.0 - block.bi));
+            assert_eq!(cosine[i][i], Some(1.0));
+        }
+    }
+
+    #[test]
+    fn a_pair_without_a_common_token_has_no_angle() {
+        let mut recorded = recorded(1, 2, 2, 4);
+        recorded.windows[0][0].1[..4].fill(0.0);
+        recorded.windows[0][4].1[4..].fill(0.0);
+        let cosine = measure(&recorded, 2).unwrap().1.cosine();
+        assert_eq!((cosine[0][2], cosine[2][0]), (None, None));
+        assert!(cosine[0][1].is_some() && cosine[1][2].is_some());
+    }
+
+    #[test]
+    fn blocks_that_run_twice_are_refused() {
+        let mut recorded = recorded(1, 2, 2, 4);
+        let again = recorded.windows[0].clone();
+        recorded.windows[0].extend(again);
+        let error = measure(&recorded, 2).unwrap_err();
+        assert!(format!("{error}").starts_with("blocks of this model run several times"));
+    }
+}

@@ -1,0 +1,75 @@
+//! Logits that were recorded: the twin of the engine.
+
+use anyhow::Result;
+
+use crate::engine::hidden_state::Token;
+use crate::engine::scored::{ScoredLogits, scored};
+
+/// A small generator of numbers, the same on every machine, in -1 to 1.
+pub fn noise(seed: u64) -> impl FnMut() -> f32 {
+    let mut state = seed;
+    move || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+}
+
+/// The next number of [`noise`] as one from 0 to `n - 1`.
+#[allow(clippy::cast_possible_truncation, reason = "rounded down, below `n`")]
+pub fn below(next: &mut impl FnMut() -> f32, n: usize) -> usize {
+    (f64::from(next() + 1.0) / 2.0 * n as f64) as usize
+}
+
+/// The logits behind every token of every window, `[n_tokens, n_vocab]` each.
+#[derive(Clone)]
+pub struct Recorded {
+    pub name: &'static str,
+    pub n_vocab: usize,
+    pub windows: Vec<Vec<f32>>,
+    pub next: usize,
+}
+
+impl Recorded {
+    pub fn random(seed: u64, n_windows: usize, n_tokens: usize, n_vocab: usize) -> Self {
+        let mut next = noise(seed);
+        let mut window = || (0..n_tokens * n_vocab).map(|_| 8.0 * next()).collect();
+        Self {
+            name: "m.gguf",
+            n_vocab,
+            windows: (0..n_windows).map(|_| window()).collect(),
+            next: 0,
+        }
+    }
+
+    /// The row behind token `t` of window `w`.
+    pub fn row(&self, w: usize, t: usize) -> &[f32] {
+        &self.windows[w][t * self.n_vocab..][..self.n_vocab]
+    }
+}
+
+impl ScoredLogits for Recorded {
+    fn name(&self) -> String {
+        self.name.to_owned()
+    }
+
+    fn n_vocab(&self) -> usize {
+        self.n_vocab
+    }
+
+    fn logits(&mut self, window: &[Token]) -> Result<&[f32]> {
+        let scored = scored(window.len());
+        let logits = &self.windows[self.next];
+        self.next += 1;
+        Ok(&logits[scored.start * self.n_vocab..scored.end * self.n_vocab])
+    }
+}
+
+/// Windows of tokens for them.
+pub fn windows(n_windows: usize, n_tokens: usize, n_vocab: usize) -> Vec<Vec<Token>> {
+    let token = |i: usize| Token::try_from((i * i * 7 + 3 * i + 1) % n_vocab).unwrap();
+    (0..n_windows)
+        .map(|w| (0..n_tokens).map(|t| token(w * n_tokens + t)).collect())
+        .collect()
+}

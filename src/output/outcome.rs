@@ -1,0 +1,121 @@
+//! The output in a result.
+
+use crate::model::Model;
+use crate::model::input::Input;
+use crate::model::restate::Restated;
+use crate::output::save::Naming;
+use crate::plan::Splitting;
+use crate::plan::parts::Part;
+use crate::plan::{ChangeKind, TensorChange};
+use crate::plan::{Plan, parts};
+use anyhow::Result;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+
+/// The output.
+#[derive(Clone, Debug, Serialize)]
+pub struct OutputReport {
+    /// Where it is; of a split model, its first part; null in a dry run without a place.
+    pub path: Option<String>,
+    /// Number of blocks.
+    pub block_count: usize,
+    /// `general.architecture`: the input's, unless blocks lost their attention.
+    pub architecture: String,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// Number of weights.
+    pub parameters: u64,
+    /// Hash of all bytes, part after part; null in a dry run.
+    pub blake3: Option<String>,
+    /// Time of writing; null in a dry run.
+    pub seconds: Option<f64>,
+    /// Its files in order: one, or all parts of a split model.
+    pub parts: Vec<PartReport>,
+    /// The importance matrix that was renumbered with it; null if none was asked for.
+    pub imatrix: Option<ImatrixReport>,
+    /// The model of Ollama's that was made of it; null if none was asked for.
+    pub ollama: Option<OllamaReport>,
+    /// Tensors that are not the input's with all their bytes.
+    pub changes: Vec<TensorChange>,
+    /// What a user should know of its metadata.
+    pub notes: Vec<String>,
+}
+
+/// A model of Ollama's.
+#[derive(Clone, Debug, Serialize)]
+pub struct OllamaReport {
+    /// Its name.
+    pub name: String,
+    /// What it is made from.
+    pub modelfile: String,
+    /// Whether it was made; else there is no `ollama` here, or it was a dry run.
+    pub created: bool,
+}
+
+/// A renumbered importance matrix.
+#[derive(Clone, Debug, Serialize)]
+pub struct ImatrixReport {
+    /// Where it is.
+    pub path: String,
+    /// Its bytes.
+    pub bytes: u64,
+    /// Weights that it has values for.
+    pub entries: usize,
+    /// Weights of removed blocks, whose values are left out.
+    pub removed: usize,
+}
+
+/// One file of the output.
+#[derive(Clone, Debug, Serialize)]
+pub struct PartReport {
+    /// Where it is; null in a dry run without a place.
+    pub path: Option<String>,
+    /// Its bytes.
+    pub bytes: u64,
+}
+
+/// The tensors of a restated model that are not of its text part.
+#[must_use]
+pub fn restated_changes(input: &Input) -> Vec<TensorChange> {
+    let left_out = |restated: &Restated| {
+        let names = restated.left_out.iter();
+        names
+            .map(|(name, _)| TensorChange {
+                tensor: None,
+                parent: Some(name.clone()),
+                change: ChangeKind::LeftOut,
+                why: Restated::WHY_LEFT_OUT.to_owned(),
+            })
+            .collect()
+    };
+    input.restated().map_or_else(Vec::new, left_out)
+}
+
+/// The files that would be written.
+pub(crate) fn planned_files(
+    model: &Model<'_>,
+    plan: &Plan<'_>,
+    input: &Input,
+    output: Option<&Path>,
+    splitting: Splitting,
+) -> Result<Vec<PartReport>> {
+    let place = |path: &Path| Naming::new(path, splitting, input)?.files(model, plan);
+    let files = match output.map(place).transpose()? {
+        Some(files) => files
+            .into_iter()
+            .map(|(path, part)| (Some(path), part))
+            .collect(),
+        None => {
+            let parts = parts::parts(model, plan, splitting)?;
+            parts
+                .into_iter()
+                .map(|part| (None, part))
+                .collect::<Vec<_>>()
+        }
+    };
+    let report = |(path, part): (Option<PathBuf>, Part<'_>)| PartReport {
+        path: path.map(|path| path.display().to_string()),
+        bytes: part.layout.file_len(),
+    };
+    Ok(files.into_iter().map(report).collect())
+}

@@ -1,0 +1,233 @@
+//! What a shortened file says of itself, under `gguf_shorten.`.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Result, anyhow, ensure};
+
+use super::{Difference, Differences, VERSION_KEY};
+use crate::error::Hint;
+use crate::gguf::{Entry, Metadata, Place};
+use crate::model::BlockId;
+use crate::named::Named;
+use crate::plan::attention::{METHOD_KEY as ATTENTION_METHOD_KEY, NO_WHOLE_BLOCK, REMOVED_KEY};
+use crate::plan::healing::{LOSS_KEY, TENSORS_KEY};
+use crate::plan::{AttentionCut, Method};
+
+const BLOCKS_KEY: &str = "gguf_shorten.blocks";
+const PARENT_KEY: &str = "gguf_shorten.parent.blake3";
+const METHOD_KEY: &str = "gguf_shorten.method";
+const HEAL_KEY: &str = "gguf_shorten.heal";
+
+/// The method of a list of blocks by hand.
+const BY_HAND: &str = "blocks";
+
+/// The release that this is.
+const THIS_RELEASE: &str = env!("CARGO_PKG_VERSION");
+
+/// The longest version that is taken for one.
+const MAX_VERSION_BYTES: usize = 64;
+
+/// What a file says of itself. What it does not say, or says in another type, is `None`; such an entry then differs from
+/// the planned one.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// The release that wrote it.
+    pub version: Option<String>,
+    /// Hash of the parent.
+    pub parent_blake3: Option<blake3::Hash>,
+    /// How the blocks were chosen.
+    pub method: Option<String>,
+    /// What made up for the removed blocks.
+    pub heal: Option<String>,
+    /// The tensors that have other weights than the parent's, by its names; `None` if it says nothing of that.
+    pub healed: Option<HealedClaim>,
+    /// The parent's numbers of the blocks that it holds.
+    pub kept: Vec<BlockId>,
+    /// Those of them that it holds without their attention; `None` if it says nothing of that.
+    pub attention: Option<AttentionCut>,
+}
+
+/// What a file says of tensors with other weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HealedClaim {
+    /// The parent's names of them.
+    pub tensors: Vec<String>,
+    /// What was measured without them and with them, in nats per token.
+    pub loss: [f32; 2],
+}
+
+impl HealedClaim {
+    fn of(metadata: &Metadata<'_>) -> Result<Option<Self>> {
+        let Some(entry) = metadata.get(TENSORS_KEY) else {
+            return Ok(None);
+        };
+        let names = entry.value().as_array()?.strs();
+        let tensors = names
+            .map(|name| Ok(name?.to_owned()))
+            .collect::<Result<_>>()?;
+        let mut loss = [f32::NAN; 2];
+        if let Some(entry) = metadata.get(LOSS_KEY) {
+            for (to, found) in loss.iter_mut().zip(entry.value().as_array()?.f64s()) {
+                #[expect(clippy::cast_possible_truncation, reason = "written as a float")]
+                let found = found? as f32;
+                *to = found;
+            }
+        }
+        Ok(Some(Self { tensors, loss }))
+    }
+}
+
+impl Claim {
+    /// Reads what the metadata says.
+    ///
+    /// # Errors
+    /// No list of blocks, or one that is not in rising order.
+    pub fn of(metadata: &Metadata<'_>) -> Result<Self> {
+        let text = |key| {
+            let value = metadata.get(key)?.value();
+            value.as_str().ok().map(str::to_owned)
+        };
+        Ok(Self {
+            version: text(VERSION_KEY),
+            parent_blake3: text(PARENT_KEY).and_then(|hex| blake3::Hash::from_hex(hex).ok()),
+            method: text(METHOD_KEY),
+            heal: text(HEAL_KEY),
+            healed: HealedClaim::of(metadata)?,
+            kept: kept(metadata)?,
+            attention: match metadata.get(REMOVED_KEY) {
+                Some(entry) => Some(AttentionCut {
+                    blocks: rising(entry)?.into_iter().collect(),
+                    method: text(ATTENTION_METHOD_KEY).unwrap_or_default(),
+                }),
+                None => None,
+            },
+        })
+    }
+
+    /// The blocks that are left out, of a parent with `n_blocks`.
+    ///
+    /// # Errors
+    /// A block that the parent does not have.
+    pub(super) fn removed(&self, n_blocks: usize) -> Result<BTreeSet<BlockId>> {
+        let mut removed: BTreeSet<_> = (0..n_blocks).map(BlockId::new).collect();
+        for block in &self.kept {
+            ensure!(
+                removed.remove(block),
+                "metadata '{BLOCKS_KEY}' names block {block}, but the parent has {n_blocks} blocks, 0 to {}",
+                n_blocks.saturating_sub(1)
+            );
+        }
+        Ok(removed)
+    }
+
+    /// The version that the file gives, if it is that of another release.
+    #[must_use]
+    pub fn other_release(&self) -> Option<&str> {
+        self.version
+            .as_deref()
+            .filter(|&version| version != THIS_RELEASE && is_version(version))
+    }
+
+    /// Checks the words that the plan takes over as they are, so that nothing else could find them wrong.
+    pub(super) fn check(&self, differences: &mut Differences) {
+        let is_unknown = |word: &&str| *word != BY_HAND && Method::of_word(word).is_none();
+        let method = self.method.as_deref();
+        let method = method
+            .filter(is_unknown)
+            .filter(|word| *word != NO_WHOLE_BLOCK || self.attention.is_none());
+        let attention = self.attention.as_ref().map(|cut| cut.method.as_str());
+        let attention = attention.filter(is_unknown);
+        let heal = self.heal.as_deref();
+        let is_healed = self.healed.is_some();
+        let is_unknown_heal = |words: &&str| match *words {
+            "none" => is_healed,
+            word => !is_healed || !HEALED.contains(&word),
+        };
+        let heal = heal.filter(is_unknown_heal);
+        for (key, word) in [
+            (METHOD_KEY, method),
+            (ATTENTION_METHOD_KEY, attention),
+            (HEAL_KEY, heal),
+        ] {
+            if let Some(word) = word {
+                differences.push(Difference::Word {
+                    entry: Place::Key(key.to_owned()),
+                    word: word.to_owned(),
+                });
+            }
+        }
+    }
+}
+
+/// How a file can have been healed.
+const HEALED: &[&str] = &[
+    "scale",
+    "linear",
+    "block",
+    "linear+block",
+    "linear+scale",
+    "block+scale",
+    "linear+block+scale",
+];
+
+fn kept(metadata: &Metadata<'_>) -> Result<Vec<BlockId>> {
+    let Some(entry) = metadata.get(BLOCKS_KEY) else {
+        return Err(anyhow!(
+            "metadata '{BLOCKS_KEY}' is missing, so it is not known which blocks of a parent these are"
+        )
+        .context(Hint(
+            "only what gguf-shorten wrote can be verified".to_owned(),
+        )));
+    };
+    rising(entry)
+}
+
+/// The block numbers of a list.
+fn rising(entry: &Entry<'_>) -> Result<Vec<BlockId>> {
+    let mut blocks: Vec<BlockId> = Vec::new();
+    for number in entry.value().as_array()?.i64s() {
+        let number = number?;
+        let block = usize::try_from(number).ok().map(BlockId::new);
+        let rises = |block: &BlockId| blocks.last().is_none_or(|last| last < block);
+        let Some(block) = block.filter(rises) else {
+            return Err(anyhow!(
+                "metadata '{}' has {number} at position {}, expected block numbers in rising order",
+                entry.key(),
+                blocks.len()
+            ));
+        };
+        blocks.push(block);
+    }
+    Ok(blocks)
+}
+
+/// Whether a text has the form of a version: `1.2.3`, perhaps with a suffix such as `-rc.1`.
+fn is_version(text: &str) -> bool {
+    let (numbers, suffix) = match text.find(['-', '+']) {
+        Some(at) => text.split_at(at),
+        None => (text, ""),
+    };
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    text.len() <= MAX_VERSION_BYTES
+        && numbers.split('.').count() == 3
+        && numbers.split('.').all(is_number)
+        && suffix
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-+.".contains(&byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_version;
+
+    #[test]
+    fn versions_have_three_numbers() {
+        for version in ["0.1.0", "10.20.30", "1.0.0-rc.1", "1.0.0+build-5"] {
+            assert!(is_version(version), "{version}");
+        }
+        for other in ["", "1.0", "1.0.0.0", "1.0.x", "1..0", "v1.0.0", "1.0.0-a b"] {
+            assert!(!is_version(other), "{other}");
+        }
+        assert!(!is_version(&format!("1.0.{}", "0".repeat(100))));
+    }
+}

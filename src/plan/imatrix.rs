@@ -1,0 +1,607 @@
+//! Importance matrices: what `llama-imatrix` measured for each weight, renumbered together with the model. Pure.
+//!
+//! Two forms (`tools/imatrix/imatrix.cpp: save_imatrix`, `common/imatrix-loader.cpp` of llama.cpp). The newer one is GGUF with
+//! `general.type` `imatrix`; the weight `W` has the tensors `W.in_sum2`, `W.counts` and perhaps others such as `W.in_sum`.
+//! The older one (`.dat`), all numbers little-endian:
+//!
+//! ```text
+//! +---------------------------------------------------------------------------+
+//! | number of entries i32                                                     |
+//! +---------------------------------------------------------------------------+
+//! | length i32 in bytes, then the weight's name                               |  for each entry
+//! | number of calls i32 | number of values i32 | the values, f32 each          |
+//! +---------------------------------------------------------------------------+
+//! | number of chunks i32                                                      |  may be missing
+//! | length i32 in bytes, then the name of the text                            |  may be missing
+//! +---------------------------------------------------------------------------+
+//! ```
+//!
+//! Entries of removed blocks go, those of others get their new numbers, and everything else stays byte for byte.
+
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap};
+use std::io::Write;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use byteorder::{ByteOrder, LittleEndian};
+
+use crate::gguf::{self, EntryOut, Layout, MAGIC, Quoted, TensorOut, ValueOut};
+use crate::model::arch::BLOCK_PREFIX;
+use crate::model::companion::IMATRIX;
+use crate::model::names::Names;
+use crate::model::renumbering::Renumbering;
+use crate::model::{BlockId, Model, block_of};
+
+/// How the name of the tensor ends that every weight has one of.
+const SUMS: &str = ".in_sum2";
+
+/// How many of the last blocks are prediction blocks.
+const N_PREDICTION_BLOCKS: &str = "imatrix.n_layer_nextn";
+
+/// A checked view of an importance matrix. Borrows from its bytes.
+#[derive(Debug)]
+pub struct Imatrix<'a>(Form<'a>);
+
+#[derive(Debug)]
+enum Form<'a> {
+    Gguf(gguf::File<'a>),
+    Legacy(Legacy<'a>),
+}
+
+/// What was measured for one weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// Name of the weight, such as `blk.3.attn_q.weight`.
+    pub name: &'a str,
+    /// Number of values: as many as a row of the weight has elements, for each of its experts.
+    pub n_values: u64,
+}
+
+impl<'a> Imatrix<'a> {
+    /// Reads and checks an importance matrix of either form.
+    ///
+    /// # Errors
+    /// What is no importance matrix, or a damaged one.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self> {
+        if !bytes.starts_with(&MAGIC) {
+            return Legacy::parse(bytes).map(|legacy| Self(Form::Legacy(legacy)));
+        }
+        let file = gguf::File::parse(bytes)?;
+        let kind = file.metadata().require("general.type")?.as_str()?;
+        ensure!(
+            kind == IMATRIX,
+            "metadata 'general.type' is {}, expected '{IMATRIX}'",
+            Quoted(kind)
+        );
+        Ok(Self(Form::Gguf(file)))
+    }
+
+    /// Whether the bytes begin like the older form: with an entry of a block. Looks at no more.
+    #[must_use]
+    pub fn looks_like_legacy(bytes: &[u8]) -> bool {
+        let mut cursor = Cursor { bytes, position: 0 };
+        let n = cursor.i32("");
+        let first = cursor.entry();
+        n.is_ok_and(|n| n > 0)
+            && first.is_ok_and(|(entry, _)| block_of(entry.name, BLOCK_PREFIX).is_some())
+    }
+
+    /// What was measured, in file order.
+    #[must_use]
+    pub fn entries(&self) -> Vec<Entry<'a>> {
+        match &self.0 {
+            Form::Legacy(legacy) => legacy.entries.iter().map(|(entry, _)| *entry).collect(),
+            Form::Gguf(file) => {
+                let entry = |tensor: &gguf::TensorInfo<'a>| {
+                    Some(Entry {
+                        name: tensor.name().strip_suffix(SUMS)?,
+                        n_values: tensor.n_elements(),
+                    })
+                };
+                file.tensors().iter().filter_map(entry).collect()
+            }
+        }
+    }
+
+    /// Checks that this can be the importance matrix of `model`: its last block is the model's last one that is evaluated, the
+    /// model has every tensor of an entry, and the entry as many values as a row of it has elements, for each of its experts,
+    /// as `llama-quantize` wants it (`llama-quant.cpp: llama_model_quantize_impl`).
+    ///
+    /// # Errors
+    /// What does not fit.
+    pub fn check(&self, model: &Model<'_>) -> Result<()> {
+        let entries = self.entries();
+        let blocks: BTreeSet<BlockId> = entries
+            .iter()
+            .filter_map(|entry| Some(block_of(entry.name, BLOCK_PREFIX)?.0))
+            .collect();
+        let Some(&last) = blocks.last() else {
+            bail!("has {} entries, but none of a block", entries.len());
+        };
+        check_block(last, model.n_blocks())?;
+        let is_matrix = |dims: [u64; 4]| dims[0] > 1 && dims[1] > 1;
+        let last_of_model = model
+            .tensors()
+            .iter()
+            .filter(|tensor| is_matrix(tensor.info.dims()))
+            .filter_map(|tensor| Some(tensor.block?.0))
+            .filter(|block| block.index() < model.n_trunk_blocks())
+            .max();
+        ensure!(
+            last_of_model.is_none_or(|of_model| of_model <= last),
+            "is of blocks 0 to {last}, but the model has {} blocks",
+            model.n_blocks()
+        );
+        let shapes: HashMap<&str, [u64; 4]> = model
+            .tensors()
+            .iter()
+            .map(|tensor| (tensor.info.name(), tensor.info.dims()))
+            .collect();
+        let lacking = |entry: &&Entry<'_>| !shapes.contains_key(entry.name);
+        if let Some(first) = entries.iter().find(lacking) {
+            let others = match entries.iter().filter(lacking).count() {
+                1 => String::new(),
+                n => format!(" (and {} more)", n - 1),
+            };
+            bail!(
+                "has an entry of tensor {}{others}, which the model does not have",
+                Quoted(first.name)
+            );
+        }
+        for entry in entries {
+            if let Some(&[row, _, n_matrices, _]) = shapes.get(entry.name) {
+                check_values(entry, row, n_matrices)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Plans the importance matrix of the model that is left.
+    ///
+    /// # Errors
+    /// A block that the model does not have; no entry that is left.
+    pub fn plan(&self, renumbering: &Renumbering) -> Result<Planned<'a>> {
+        let planned = match &self.0 {
+            Form::Gguf(file) => plan_gguf(file, renumbering)?,
+            Form::Legacy(legacy) => legacy.plan(renumbering)?,
+        };
+        ensure!(
+            planned.n_entries > 0,
+            "has no entry that is left: all {} are of removed blocks",
+            planned.n_removed
+        );
+        Ok(planned)
+    }
+}
+
+/// A renumbered importance matrix, ready to be written.
+#[derive(Debug)]
+pub struct Planned<'a> {
+    /// Entries that are kept.
+    pub n_entries: usize,
+    /// Entries of removed blocks.
+    pub n_removed: usize,
+    content: Content<'a>,
+}
+
+#[derive(Debug)]
+enum Content<'a> {
+    Gguf {
+        layout: Box<Layout<'a>>,
+        /// The data of each tensor of the layout.
+        data: Vec<&'a [u8]>,
+    },
+    Legacy(Vec<Cow<'a, [u8]>>),
+}
+
+impl Planned<'_> {
+    /// Bytes of the file.
+    #[must_use]
+    pub fn n_bytes(&self) -> u64 {
+        match &self.content {
+            Content::Gguf { layout, .. } => layout.file_len(),
+            Content::Legacy(pieces) => pieces.iter().map(|piece| piece.len() as u64).sum(),
+        }
+    }
+
+    /// Writes the file. `writer` should be buffered; it is not flushed.
+    ///
+    /// # Errors
+    /// Those of `writer`.
+    pub fn write(&self, writer: &mut impl Write) -> Result<()> {
+        match &self.content {
+            Content::Gguf { layout, data } => {
+                gguf::write(layout, writer, |index, out| {
+                    out.write_all(data.get(index).copied().unwrap_or_default())
+                })?;
+            }
+            Content::Legacy(pieces) => {
+                for piece in pieces {
+                    writer.write_all(piece)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Checks that an entry has a value for each column of its tensor, which has `n_matrices` matrices with rows of `row` elements.
+fn check_values(entry: Entry<'_>, row: u64, n_matrices: u64) -> Result<()> {
+    let (name, n_values) = (Quoted(entry.name), entry.n_values);
+    if n_matrices == 1 {
+        ensure!(
+            n_values == row,
+            "entry {name} has {n_values} values, but the rows of that tensor of the model have {row}"
+        );
+    }
+    ensure!(
+        row.checked_mul(n_matrices) == Some(n_values),
+        "entry {name} has {n_values} values, but that tensor of the model has {n_matrices} matrices with rows of {row}"
+    );
+    Ok(())
+}
+
+/// What becomes of a name.
+enum Name {
+    /// It stays: it is of no block, or of one that keeps its number.
+    Same,
+    /// Its block has a new number.
+    New(String),
+    /// Its block goes.
+    Removed,
+}
+
+impl Name {
+    fn of(name: &str, renumbering: &Renumbering) -> Result<Self> {
+        let Some((block, rest)) = block_of(name, BLOCK_PREFIX) else {
+            return Ok(Self::Same);
+        };
+        check_block(block, renumbering.n_blocks())?;
+        Ok(match renumbering.number(block) {
+            None => Self::Removed,
+            Some(number) if number == block.index() => Self::Same,
+            Some(number) => Self::New(format!("blk.{number}.{rest}")),
+        })
+    }
+}
+
+fn check_block(block: BlockId, n_blocks: usize) -> Result<()> {
+    ensure!(
+        block.index() < n_blocks,
+        "has an entry of block {block}, but the model has {n_blocks} blocks, 0 to {}",
+        n_blocks.saturating_sub(1)
+    );
+    Ok(())
+}
+
+fn plan_gguf<'a>(file: &gguf::File<'a>, renumbering: &Renumbering) -> Result<Planned<'a>> {
+    let (mut n_entries, mut n_removed) = (0, 0);
+    let mut tensors = Vec::new();
+    let mut data = Vec::new();
+    for tensor in file.tensors() {
+        let is_entry = usize::from(tensor.name().ends_with(SUMS));
+        tensors.push(match Name::of(tensor.name(), renumbering)? {
+            Name::Removed => {
+                n_removed += is_entry;
+                continue;
+            }
+            Name::New(name) => TensorOut::rename(tensor, name),
+            Name::Same => TensorOut::keep(tensor),
+        });
+        data.push(tensor.bytes());
+        n_entries += is_entry;
+    }
+    let entries = names_left(file, renumbering)?.into_iter().map(|entry| {
+        if entry.key() != N_PREDICTION_BLOCKS {
+            return Ok(entry);
+        }
+        let n_before = usize::try_from(entry.value().as_u64()?)?;
+        let first = renumbering.n_blocks().saturating_sub(n_before);
+        let n = renumbering
+            .kept()
+            .iter()
+            .filter(|block| block.index() >= first)
+            .count();
+        let value = ValueOut::integer(entry.value_type(), n as u64);
+        let value =
+            value.with_context(|| format!("metadata '{N_PREDICTION_BLOCKS}' cannot be {n}"))?;
+        Ok(EntryOut::new(N_PREDICTION_BLOCKS, value))
+    });
+    let layout = Layout::new(
+        file.header().version,
+        file.alignment(),
+        entries.collect::<Result<_>>()?,
+        tensors,
+        file.ends_padded(),
+    )?;
+    Ok(Planned {
+        n_entries,
+        n_removed,
+        content: Content::Gguf {
+            layout: Box::new(layout),
+            data,
+        },
+    })
+}
+
+/// The metadata with the names of the weights that are left.
+fn names_left<'a>(file: &gguf::File<'a>, renumbering: &Renumbering) -> Result<Vec<EntryOut<'a>>> {
+    // Names of blocks do: every weight with values is of one, or keeps its name.
+    let names = Names::new([], Some((BLOCK_PREFIX, renumbering)));
+    let entries = file.metadata().iter().map(EntryOut::keep).collect();
+    let (entries, _) = names.apply(entries, true)?;
+    Ok(entries)
+}
+
+/// The older form.
+#[derive(Debug)]
+struct Legacy<'a> {
+    /// Each with its bytes behind the name.
+    entries: Vec<(Entry<'a>, &'a [u8])>,
+    /// What stands behind the entries.
+    trailer: &'a [u8],
+}
+
+impl<'a> Legacy<'a> {
+    fn parse(bytes: &'a [u8]) -> Result<Self> {
+        let mut cursor = Cursor { bytes, position: 0 };
+        let n = cursor.i32("the number of entries")?;
+        ensure!(
+            n > 0,
+            "is no importance matrix: begins with {n}, expected a number of entries or 'GGUF'"
+        );
+        // Grows with the entries that were read, not with their number.
+        let mut entries = Vec::new();
+        for index in 1..=n {
+            let at = || format!("entry {index} of {n}");
+            entries.push(cursor.entry().with_context(at)?);
+        }
+        let trailer = cursor.rest();
+        if !trailer.is_empty() {
+            cursor.i32("the number of chunks")?;
+        }
+        if !cursor.rest().is_empty() {
+            let n_bytes = cursor.len("the name of the text")?;
+            cursor.take(n_bytes, "the name of the text")?;
+        }
+        let n_left = cursor.rest().len();
+        ensure!(n_left == 0, "{n_left} bytes at its end belong to nothing");
+        Ok(Self { entries, trailer })
+    }
+
+    fn plan(&self, renumbering: &Renumbering) -> Result<Planned<'a>> {
+        let mut pieces: Vec<Cow<'a, [u8]>> = vec![Cow::Borrowed(&[])];
+        let mut n_entries = 0;
+        for (entry, body) in &self.entries {
+            let name: Cow<'a, str> = match Name::of(entry.name, renumbering)? {
+                Name::Removed => continue,
+                Name::New(name) => name.into(),
+                Name::Same => entry.name.into(),
+            };
+            pieces.push(i32_bytes(name.len())?.to_vec().into());
+            pieces.push(match name {
+                Cow::Borrowed(name) => name.as_bytes().into(),
+                Cow::Owned(name) => name.into_bytes().into(),
+            });
+            pieces.push((*body).into());
+            n_entries += 1;
+        }
+        if let Some(first) = pieces.first_mut() {
+            *first = i32_bytes(n_entries)?.to_vec().into();
+        }
+        pieces.push(self.trailer.into());
+        Ok(Planned {
+            n_entries,
+            n_removed: self.entries.len() - n_entries,
+            content: Content::Legacy(pieces),
+        })
+    }
+}
+
+fn i32_bytes(number: usize) -> Result<[u8; 4]> {
+    Ok(i32::try_from(number)?.to_le_bytes())
+}
+
+/// Reads the older form from front to back.
+struct Cursor<'a> {
+    bytes: &'a [u8],
+    /// Never more than `bytes.len()`.
+    position: usize,
+}
+
+impl<'a> Cursor<'a> {
+    fn rest(&self) -> &'a [u8] {
+        self.bytes.get(self.position..).unwrap_or_default()
+    }
+
+    fn take(&mut self, n_bytes: usize, what: &str) -> Result<&'a [u8]> {
+        let taken = self.rest().get(..n_bytes);
+        let taken = taken
+            .with_context(|| format!("file ends at byte {}, inside {what}", self.bytes.len()))?;
+        self.position += n_bytes;
+        Ok(taken)
+    }
+
+    fn i32(&mut self, what: &str) -> Result<i32> {
+        Ok(LittleEndian::read_i32(self.take(4, what)?))
+    }
+
+    /// A length in bytes.
+    fn len(&mut self, what: &str) -> Result<usize> {
+        let len = self.i32(what)?;
+        // The conversion fails for a negative number alone, and says nothing of it.
+        usize::try_from(len).map_err(|_| anyhow!("{what} has {len} bytes"))
+    }
+
+    fn entry(&mut self) -> Result<(Entry<'a>, &'a [u8])> {
+        let n_bytes = self.len("the name")?;
+        let name = std::str::from_utf8(self.take(n_bytes, "the name")?);
+        let name = name.context("the name is not UTF-8")?;
+        let start = self.position;
+        self.i32("the number of calls")?;
+        let n_values = self.i32("the number of values")?;
+        ensure!(
+            n_values > 0,
+            "{} has {n_values} values, expected at least 1",
+            Quoted(name)
+        );
+        // A positive i32 fits, and four times as much only where addresses are longer.
+        let n_bytes = usize::try_from(n_values)?.checked_mul(4);
+        let n_bytes = n_bytes.with_context(|| format!("{n_values} values are too many"))?;
+        self.take(n_bytes, "the values")?;
+        let body = self.bytes.get(start..self.position).unwrap_or_default();
+        let n_values = u64::try_from(n_values)?;
+        Ok((Entry { name, n_values }, body))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn renumbering(n_blocks: usize, removed: &[usize]) -> Renumbering {
+        Renumbering::new(
+            n_blocks,
+            &removed.iter().copied().map(BlockId::new).collect(),
+        )
+    }
+
+    fn legacy(entries: &[(&str, &[f32])], trailer: &[u8]) -> Vec<u8> {
+        let int = |n: usize| i32::try_from(n).unwrap().to_le_bytes();
+        let mut bytes = int(entries.len()).to_vec();
+        for (name, values) in entries {
+            bytes.extend(int(name.len()));
+            bytes.extend(name.as_bytes());
+            bytes.extend(int(7));
+            bytes.extend(int(values.len()));
+            values
+                .iter()
+                .for_each(|value| bytes.extend(value.to_le_bytes()));
+        }
+        bytes.extend(trailer);
+        bytes
+    }
+
+    /// As `llama-imatrix` ends a file.
+    const TRAILER: &[u8] = b"\x05\0\0\0\x08\0\0\0text.txt";
+
+    fn sample() -> Vec<u8> {
+        legacy(
+            &[
+                ("blk.0.attn_q.weight", &[1.0, 2.0]),
+                ("blk.1.attn_q.weight", &[3.0]),
+                ("blk.10.attn_q.weight", &[4.0, f32::NAN]),
+                ("output.weight", &[5.0]),
+                ("v.blk.1.attn_q.weight", &[6.0]),
+            ],
+            TRAILER,
+        )
+    }
+
+    fn renumbered(bytes: &[u8], renumbering: &Renumbering) -> Result<Vec<u8>, String> {
+        let run = || -> Result<Vec<u8>> {
+            let planned = Imatrix::parse(bytes)?.plan(renumbering)?;
+            let mut out = Vec::new();
+            planned.write(&mut out)?;
+            assert_eq!(planned.n_bytes(), out.len() as u64);
+            Ok(out)
+        };
+        run().map_err(|error| format!("{error:#}"))
+    }
+
+    #[test]
+    fn entries_of_kept_blocks_get_their_numbers_and_keep_their_bytes() {
+        let expected = legacy(
+            &[
+                ("blk.0.attn_q.weight", &[1.0, 2.0]),
+                ("blk.9.attn_q.weight", &[4.0, f32::NAN]),
+                ("output.weight", &[5.0]),
+                ("v.blk.1.attn_q.weight", &[6.0]),
+            ],
+            TRAILER,
+        );
+        assert_eq!(renumbered(&sample(), &renumbering(11, &[1])), Ok(expected));
+        let bytes = sample();
+        assert_eq!(renumbered(&bytes, &renumbering(11, &[])), Ok(bytes));
+    }
+
+    #[test]
+    fn the_trailer_may_be_missing_or_short() {
+        for trailer in [&b""[..], &TRAILER[..4], TRAILER] {
+            let bytes = legacy(&[("a", &[1.0])], trailer);
+            assert_eq!(renumbered(&bytes, &renumbering(1, &[])), Ok(bytes.clone()));
+        }
+        let more = legacy(&[("a", &[1.0])], &[TRAILER, b"xy"].concat());
+        assert_eq!(
+            renumbered(&more, &renumbering(1, &[])).unwrap_err(),
+            "2 bytes at its end belong to nothing"
+        );
+    }
+
+    #[test]
+    fn blocks_that_the_model_does_not_have_are_refused() {
+        assert_eq!(
+            renumbered(&sample(), &renumbering(10, &[1])).unwrap_err(),
+            "has an entry of block 10, but the model has 10 blocks, 0 to 9"
+        );
+        let bytes = legacy(&[("blk.1.a", &[1.0])], b"");
+        assert_eq!(
+            renumbered(&bytes, &renumbering(2, &[1])).unwrap_err(),
+            "has no entry that is left: all 1 are of removed blocks"
+        );
+    }
+
+    #[test]
+    fn a_file_cut_off_at_any_byte_is_refused_or_ends_where_a_file_may() {
+        let bytes = sample();
+        let may_end = [bytes.len() - TRAILER.len(), bytes.len() - TRAILER.len() + 4];
+        for len in 0..bytes.len() {
+            let result = Imatrix::parse(&bytes[..len]);
+            assert_eq!(result.is_ok(), may_end.contains(&len), "{len}");
+        }
+    }
+
+    #[test]
+    fn no_changed_byte_causes_a_panic() {
+        let bytes = sample();
+        for position in 0..bytes.len() {
+            for byte in [0, 1, 0x7f, 0x80, 0xff, bytes[position] ^ 1] {
+                let mut changed = bytes.clone();
+                changed[position] = byte;
+                if let Err(error) = renumbered(&changed, &renumbering(11, &[1])) {
+                    assert!(error.len() < 400 && error.lines().count() == 1, "{error}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_true_is_refused() {
+        let refused = |bytes: &[u8]| format!("{:#}", Imatrix::parse(bytes).unwrap_err());
+        assert_eq!(
+            refused(b""),
+            "file ends at byte 0, inside the number of entries"
+        );
+        assert_eq!(
+            refused(&[0; 4]),
+            "is no importance matrix: begins with 0, expected a number of entries or 'GGUF'"
+        );
+        assert_eq!(
+            refused(b"Dear reader,"),
+            "entry 1 of 1918985540: file ends at byte 12, inside the name"
+        );
+        let int = |n: i32| n.to_le_bytes();
+        assert_eq!(
+            refused(&[int(1), int(-5)].concat()),
+            "entry 1 of 1: the name has -5 bytes"
+        );
+        assert_eq!(
+            refused(&[int(1), int(0), int(0), int(-1)].concat()),
+            "entry 1 of 1: '' has -1 values, expected at least 1"
+        );
+        assert_eq!(
+            refused(&[int(1), int(0), int(0), int(i32::MAX)].concat()),
+            "entry 1 of 1: file ends at byte 16, inside the values"
+        );
+    }
+}

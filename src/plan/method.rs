@@ -1,0 +1,113 @@
+//! Method and budget: the words by which a choice of blocks is asked for, and which the output records.
+
+use std::str::FromStr;
+
+use crate::model::MAX_BLOCKS;
+use crate::named::named;
+
+/// How many blocks go.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Budget {
+    /// This many.
+    Blocks(usize),
+    /// This share of the blocks, in percent, rounded down, at least one.
+    Percent(f64),
+}
+
+impl Budget {
+    /// The number of blocks, of a model with `n_blocks` that an evaluation runs.
+    #[must_use]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "rounded down, between 0 and the number of blocks"
+    )]
+    pub fn n_removed(self, n_blocks: usize) -> usize {
+        match self {
+            Self::Blocks(n) => n,
+            // The product of a share such as 29 % with 100 blocks must not fall just below a whole number.
+            Self::Percent(share) => ((n_blocks as f64 * share / 100.0 + 1e-9) as usize).max(1),
+        }
+    }
+}
+
+named! {
+    /// How blocks are chosen.
+    pub enum Method {
+        /// Lowest Block Influence (ShortGPT)
+        Bi = "bi",
+        /// Lowest Relative Magnitude
+        RelativeMagnitude = "relative-magnitude",
+        /// Lowest of the larger one of the two, each as its distance from the mean of all blocks in standard deviations
+        Safe = "safe",
+        /// The consecutive run that turns the hidden state least (angular distance)
+        Run = "run",
+        /// Lowest loss when the block alone is removed, measured
+        Ablate = "ablate",
+        /// One after another what costs least, measured again after each (SLEB), then exchanges
+        Search = "search",
+        /// The last blocks, whatever they do (no calibration)
+        Sequential = "sequential",
+        /// The first blocks, whatever they do (no calibration)
+        Reverse = "reverse",
+    }
+}
+
+impl Method {
+    /// Whether the choice needs scores.
+    #[must_use]
+    pub fn needs_scores(self) -> bool {
+        matches!(self, Self::Bi | Self::RelativeMagnitude | Self::Safe)
+    }
+
+    /// Whether the choice measures the loss of removals.
+    #[must_use]
+    pub fn needs_losses(self) -> bool {
+        matches!(self, Self::Ablate | Self::Search)
+    }
+}
+
+impl FromStr for Budget {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = "expected a number of blocks such as 9, or a share such as 25%";
+        if let Some(share) = text.strip_suffix('%') {
+            return match share.trim().parse::<f64>() {
+                Ok(share) if share > 0.0 && share < 100.0 => Ok(Self::Percent(share)),
+                Ok(_) => Err("a share lies between 0% and 100%".to_owned()),
+                Err(_) => Err(expected.to_owned()),
+            };
+        }
+        match text.parse::<usize>() {
+            Ok(0) => Err("at least one block has to go".to_owned()),
+            Ok(n) if n < MAX_BLOCKS => Ok(Self::Blocks(n)),
+            Ok(_) => Err(format!("no model has more than {MAX_BLOCKS} blocks")),
+            Err(_) => Err(expected.to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn budgets_are_counts_and_shares() {
+        assert_eq!("9".parse(), Ok(Budget::Blocks(9)));
+        assert_eq!("25%".parse(), Ok(Budget::Percent(25.0)));
+        assert_eq!("12.5%".parse(), Ok(Budget::Percent(12.5)));
+        for wrong in ["0", "-1", "x", "", "%", "0%", "100%", "nan%", "1e3", "600"] {
+            assert!(wrong.parse::<Budget>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn shares_are_rounded_down_and_at_least_one() {
+        assert_eq!(Budget::Percent(25.0).n_removed(30), 7);
+        assert_eq!(Budget::Percent(29.0).n_removed(100), 29);
+        assert_eq!(Budget::Percent(1.0).n_removed(30), 1);
+        assert_eq!(Budget::Blocks(9).n_removed(30), 9);
+    }
+}

@@ -1,0 +1,25 @@
+//! Provenance: what the output says about where it comes from.
+
+/// What the output says about where it comes from, under `gguf_shorten.`.
+#[derive(Clone, Debug)]
+pub struct Provenance {
+    /// Hash of the input's bytes, all parts of a split model one after another.
+    pub parent_blake3: blake3::Hash,
+    /// How the blocks were chosen.
+    pub method: String,
+    /// What made up for the removed blocks.
+    pub heal: String,
+}
+
+impl Provenance {
+    /// Of a file that is evaluated or measured and not kept: its entries are as long as those of the file that would be
+    /// written, the parent's hash is zeros.
+    #[must_use]
+    pub fn draft(method: &str) -> Self {
+        Self {
+            parent_blake3: blake3::Hash::from_bytes([0; blake3::OUT_LEN]),
+            method: method.to_owned(),
+            heal: "none".to_owned(),
+        }
+    }
+}

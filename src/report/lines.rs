@@ -1,0 +1,172 @@
+//! Lines that several results share: model, text, blocks, changes, output.
+
+use crate::choose::outcome::SearchReport;
+use crate::engine::outcome::CalibrationReport;
+use crate::gguf;
+use crate::model::block::block_list;
+use crate::model::outcome::ModelReport;
+use crate::output::outcome::OutputReport;
+use crate::plan::{ChangeKind, TensorChange};
+use indicatif::{DecimalBytes, HumanCount};
+use std::fmt::Write as _;
+
+/// Whether a table may use colour.
+pub type Colour = bool;
+
+/// The removed blocks of `model`, chosen as `how` says; prediction blocks apart, of which all go or none.
+#[must_use]
+pub fn removed(removed: &[usize], model: &ModelReport, how: &str) -> String {
+    if removed.is_empty() {
+        return "no whole block".to_owned();
+    }
+    let n_trunk = model.block_count - model.prediction_block_count;
+    let n = removed.iter().filter(|&&block| block < n_trunk).count();
+    let (trunk, prediction) = removed.split_at(n);
+    let trunk = || format!("{} ({n} of {n_trunk} blocks, {how})", block_list(trunk));
+    let prediction = || match prediction {
+        [block] => format!("prediction block {block}"),
+        blocks => format!("prediction blocks {}", block_list(blocks)),
+    };
+    match (n, removed.len() - n) {
+        (_, 0) => trunk(),
+        (0, _) => prediction(),
+        _ => format!("{}, {}", trunk(), prediction()),
+    }
+}
+
+/// How blocks were chosen, in words.
+pub(super) fn chosen(method: &str) -> String {
+    match method {
+        "blocks" => "as listed".to_owned(),
+        method => format!("by {method}"),
+    }
+}
+
+/// Tensors that are not the input's with all their bytes: a line for each reason.
+#[must_use]
+pub fn changes(changes: &[TensorChange]) -> String {
+    let mut text = String::new();
+    let mut groups: Vec<(&TensorChange, usize)> = Vec::new();
+    for change in changes {
+        let is_alike = |(first, _): &&mut (&TensorChange, usize)| {
+            first.change == change.change && first.why == change.why
+        };
+        match groups.iter_mut().find(is_alike) {
+            Some((_, n)) => *n += 1,
+            None => groups.push((change, 1)),
+        }
+    }
+    for (first, n) in groups {
+        let word = match first.change {
+            ChangeKind::Sliced => "sliced  ",
+            ChangeKind::Changed => "changed ",
+            ChangeKind::New => "new     ",
+            ChangeKind::LeftOut => "left out",
+        };
+        let name = first.tensor.as_ref().or(first.parent.as_ref());
+        let name = gguf::Quoted(name.map_or("", String::as_str));
+        let others = match n {
+            1 => String::new(),
+            n => format!(" and {} more", n - 1),
+        };
+        let _ = writeln!(text, "{word} {name}{others}: {}", first.why);
+    }
+    text
+}
+
+/// The input on one line.
+#[must_use]
+pub fn model(model: &ModelReport) -> String {
+    format!(
+        "{}: {}, {} blocks, {} parameters, {}",
+        model.path,
+        model.architecture,
+        model.block_count,
+        HumanCount(model.parameters),
+        DecimalBytes(model.bytes)
+    )
+}
+
+/// What the removal costs, on one line.
+pub(super) fn loss(search: &SearchReport) -> String {
+    format!(
+        "on that text: perplexity {:.2} (whole model {:.2}), KL divergence {:.4}, same top {:.1} %; {} evaluations of a \
+         block",
+        search.perplexity,
+        search.parent_perplexity,
+        search.kl_divergence,
+        search.same_top * 100.0,
+        HumanCount(search.block_evaluations)
+    )
+}
+
+/// The runs of 1, 2, 3, ... blocks before and behind which the stream is most alike.
+pub(super) fn alike(cosine: &[Vec<Option<f64>>]) -> String {
+    const LONGEST: usize = 8;
+    let n_blocks = cosine.len().saturating_sub(1);
+    let mut text = String::new();
+    for n in 1..=LONGEST.min(n_blocks.saturating_sub(1)) {
+        let runs = (0..=n_blocks - n).filter_map(|start| Some((start, cosine[start][start + n]?)));
+        let Some((start, best)) = runs.max_by(|a, b| a.1.total_cmp(&b.1)) else {
+            continue;
+        };
+        let run: Vec<usize> = (start..start + n).collect();
+        let word = if n == 1 { "block" } else { "blocks" };
+        let _ = writeln!(
+            text,
+            "{} cosine {best:.4} before and behind {word} {}",
+            if n == 1 { "alike   " } else { "        " },
+            block_list(&run)
+        );
+    }
+    text
+}
+
+/// The text that was evaluated, on one line.
+#[must_use]
+pub fn calibrated(calibration: &CalibrationReport) -> String {
+    let windows = match calibration.windows {
+        1 => "window",
+        _ => "windows",
+    };
+    if calibration.cached {
+        return format!(
+            "scores from the cache: {} tokens of {} text, {} {windows} of {}",
+            HumanCount(calibration.tokens as u64),
+            calibration.source,
+            calibration.windows,
+            calibration.window
+        );
+    }
+    #[expect(clippy::cast_precision_loss, reason = "shown with four digits")]
+    let rate = calibration.tokens as f64 / calibration.seconds;
+    format!(
+        "{} tokens of {} text in {:.1} s ({rate:.0} tokens/s), {} {windows} of {}",
+        HumanCount(calibration.tokens as u64),
+        calibration.source,
+        calibration.seconds,
+        calibration.windows,
+        calibration.window,
+    )
+}
+
+pub(super) fn written(output: &OutputReport, parent_bytes: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
+    let share = output.bytes as f64 / parent_bytes as f64 * 100.0;
+    let path = output.path.as_deref().unwrap_or("(dry run)");
+    let seconds = output
+        .seconds
+        .map_or("nothing written".to_owned(), |seconds| {
+            format!("{seconds:.2} s")
+        });
+    let parts = match output.parts.len() {
+        0 | 1 => String::new(),
+        n => format!("{n} parts, "),
+    };
+    format!(
+        "{path}: {parts}{} blocks, {} parameters, {} ({share:.1} %), {seconds}",
+        output.block_count,
+        HumanCount(output.parameters),
+        DecimalBytes(output.bytes)
+    )
+}
