@@ -1,9 +1,16 @@
-//! The order of blocks by each method that goes by scores.
+//! The order of blocks by each method that goes by scores, and the calibration that gives them.
 
 use anyhow::{Context, Result, bail};
 
+use crate::choose::lorp;
+use crate::engine::settings::Calibration;
+use crate::measure::calibrate::{Asked, Calibrated, calibrate};
 use crate::measure::importance::{Importance, Scores};
-use crate::plan::Method;
+use crate::measure::pairs::Pairs;
+use crate::model::Model;
+use crate::model::input::Input;
+use crate::plan::{Basis, Constraints, Method};
+use crate::watch::Watch;
 
 impl Method {
     /// The importance of each of `n_blocks` blocks: the lowest go first. The orders by number are those that ShortGPT
@@ -15,7 +22,7 @@ impl Method {
         #[expect(clippy::cast_precision_loss, reason = "at most 512 blocks")]
         let numbers = || (0..n_blocks).map(|i| i as f64);
         match self {
-            Self::Bi | Self::RelativeMagnitude | Self::Safe => {
+            Self::Bi | Self::RelativeMagnitude | Self::Safe | Self::Lorp => {
                 let Some(importance) = importance else {
                     bail!("method '{self}' needs calibration");
                 };
@@ -36,6 +43,7 @@ impl Method {
         match self {
             Self::Bi => Some(scores.bi),
             Self::RelativeMagnitude => Some(scores.relative_magnitude),
+            Self::Lorp => scores.lorp,
             Self::Safe => {
                 let bi = z_scores(&scores.bi);
                 let magnitude = z_scores(&scores.relative_magnitude);
@@ -62,6 +70,48 @@ fn z_scores(values: &[f64]) -> Vec<f64> {
         false => 0.0,
     };
     values.iter().map(z).collect()
+}
+
+/// What scores are measured of, for a method.
+pub(crate) struct Scorer<'s, 'm> {
+    pub(crate) model: &'s Model<'m>,
+    pub(crate) constraints: &'s Constraints,
+    pub(crate) input: &'s Input,
+    pub(crate) method: Method,
+    pub(crate) watch: &'s dyn Watch,
+}
+
+impl Scorer<'_, '_> {
+    /// Calibrates on `text`, with what the method needs beside what is `asked`.
+    ///
+    /// # Errors
+    /// As [`calibrate`].
+    pub(crate) fn calibrate(&self, text: &Calibration, asked: Asked<'_, '_>) -> Result<Calibrated> {
+        let by_pairs = self.method.basis() == Basis::Pairs;
+        let mut own = Pairs::default();
+        let mut pairs = match asked.pairs {
+            None if by_pairs => Some(&mut own),
+            pairs => pairs,
+        };
+        let asked = Asked {
+            pairs: pairs.as_deref_mut(),
+            ..asked
+        };
+        let mut calibrated = calibrate(
+            self.model,
+            self.constraints,
+            self.input,
+            text,
+            self.watch,
+            asked,
+        )?;
+        if let Some(pairs) = pairs.filter(|_| by_pairs) {
+            let places = lorp::places(&pairs.entering());
+            calibrated.importance.lorp =
+                Some(places.with_context(|| self.input.path().display().to_string())?);
+        }
+        Ok(calibrated)
+    }
 }
 
 #[cfg(test)]

@@ -103,6 +103,8 @@ pub struct BlockReport {
     pub ffn_relative_magnitude: Option<f64>,
     /// Its standard error over windows.
     pub ffn_relative_magnitude_stderr: Option<f64>,
+    /// Its place in the order of LoRP, from 0; null unless that is the method.
+    pub lorp: Option<f64>,
     /// Its place by the scores that the method goes by, from 1 for the lowest; null where there are none.
     pub rank: Option<usize>,
     /// The lowest rank that it may have among texts of this kind; null of a single window.
@@ -153,6 +155,8 @@ pub fn block_rows(
                 ffn_bi_stderr: ffn.and_then(|half| half.bi_stderr),
                 ffn_relative_magnitude: ffn.map(|half| half.relative_magnitude),
                 ffn_relative_magnitude_stderr: ffn.and_then(|half| half.relative_magnitude_stderr),
+                lorp: importance
+                    .and_then(|importance| importance.lorp.as_ref()?.get(block).copied()),
                 rank: None,
                 rank_low: None,
                 rank_high: None,

@@ -323,6 +323,7 @@ mod tests {
             n_windows: 1,
             n_tokens: 1,
             windows: Vec::new(),
+            lorp: None,
         }
     }
 

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::measured::{self};
+use crate::choose::method::Scorer;
 use crate::choose::outcome::ChoiceReport;
 use crate::choose::removal;
 use crate::choose::request::{Request, Target};
@@ -13,7 +14,7 @@ use crate::engine::load::cut;
 use crate::engine::outcome::CalibrationReport;
 use crate::engine::text::{CalibrationSet, Texts};
 use crate::error;
-use crate::measure::calibrate::{Asked, calibrate};
+use crate::measure::calibrate::Asked;
 use crate::measure::comparison::overlap;
 use crate::model::Model;
 use crate::model::input::Input;
@@ -70,14 +71,14 @@ pub(crate) fn choose(
     let mut calibration = None;
     let mut importance = None;
     if method.needs_scores() && checked.iter().any(Result::is_ok) {
-        let found = calibrate(
+        let scorer = Scorer {
             model,
             constraints,
             input,
-            &drops.calibration,
+            method,
             watch,
-            Asked::default(),
-        )?;
+        };
+        let found = scorer.calibrate(&drops.calibration, Asked::default())?;
         importance = Some(found.importance);
         calibration = Some(found.report);
     }

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::goals as goal;
 use super::measured::{self};
+use crate::choose::method::Scorer;
 use crate::choose::outcome::SearchReport;
 use crate::choose::outcome::{Figure, GoalReport, StepReport};
 use crate::choose::rating::{ConfidenceReport, Rating};
@@ -20,7 +21,7 @@ use crate::choose::stability::edge::Chosen;
 use crate::engine::outcome::CalibrationReport;
 use crate::error::Hint;
 use crate::measure::calibrate::Until;
-use crate::measure::calibrate::{Asked, Calibrated, calibrate};
+use crate::measure::calibrate::{Asked, Calibrated};
 use crate::measure::importance::Importance;
 use crate::measure::tasks;
 use crate::model::block::block_list;
@@ -153,12 +154,20 @@ pub(crate) fn select(
             _ => None,
         };
         let until = goal.map(|goal| Stopping::rule(constraints, goal));
-        Some(calibrate(
+        let method = match &options.choice {
+            Choice::Best { method, .. } | Choice::Goal { method, .. } => *method,
+            // Of the attention alone: that goes by scores of halves.
+            Choice::Nothing { .. } | Choice::Blocks(_) => Method::Bi,
+        };
+        let scorer = Scorer {
             model,
             constraints,
             input,
-            &options.calibration,
+            method,
             watch,
+        };
+        Some(scorer.calibrate(
+            &options.calibration,
             Asked {
                 sub_blocks: needs_scores(&options.attention),
                 until: until.as_ref().map(|until| until as &Until<'_>),

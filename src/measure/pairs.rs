@@ -39,6 +39,20 @@ impl Pairs {
         (0..self.n_positions).map(row).collect()
     }
 
+    /// The mean cosine of what enters each two blocks, `[n_blocks, n_blocks]`; 0 where there is no angle.
+    #[must_use]
+    pub fn entering(&self) -> Vec<Vec<f64>> {
+        let n_blocks = self.n_positions.saturating_sub(1);
+        let rows = self.cosine().into_iter().take(n_blocks);
+        rows.map(|row| {
+            row.into_iter()
+                .take(n_blocks)
+                .map(|cosine| cosine.unwrap_or(0.0))
+                .collect()
+        })
+        .collect()
+    }
+
     /// Adds one window: `states` at every position, each `[n_tokens, n_embd]`.
     fn add_window(&mut self, states: &[Vec<f32>], n_embd: usize) {
         let n = states.len();

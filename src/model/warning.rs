@@ -9,9 +9,9 @@ use indicatif::DecimalBytes;
 
 use rayon::prelude::*;
 
-use crate::model::arch::Recurrent;
 use crate::gguf::{Metadata, Quoted, TensorInfo, ValueType};
 use crate::model::Model;
+use crate::model::arch::Recurrent;
 use crate::model::block::block_list;
 use crate::model::input::Input;
 use crate::model::stores::ollama::Kind;

@@ -43,6 +43,8 @@ named! {
         Safe = "safe",
         /// The consecutive run that turns the hidden state least (angular distance)
         Run = "run",
+        /// Blocks of clusters with alike hidden states, the most redundant first (LoRP)
+        Lorp = "lorp",
         /// Lowest loss when the block alone is removed, measured
         Ablate = "ablate",
         /// One after another what costs least, measured again after each (SLEB), then exchanges
@@ -54,17 +56,44 @@ named! {
     }
 }
 
+/// What a method goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Basis {
+    /// The number of a block.
+    Order,
+    /// A score of each block, a mean over windows.
+    Scores,
+    /// The cosines between the hidden states of all pairs of blocks.
+    Pairs,
+    /// The angle of each run of consecutive blocks.
+    Run,
+    /// The loss of removals, measured.
+    Losses,
+}
+
 impl Method {
+    /// What it goes by.
+    #[must_use]
+    pub fn basis(self) -> Basis {
+        match self {
+            Self::Bi | Self::RelativeMagnitude | Self::Safe => Basis::Scores,
+            Self::Lorp => Basis::Pairs,
+            Self::Run => Basis::Run,
+            Self::Ablate | Self::Search => Basis::Losses,
+            Self::Sequential | Self::Reverse => Basis::Order,
+        }
+    }
+
     /// Whether the choice needs scores.
     #[must_use]
     pub fn needs_scores(self) -> bool {
-        matches!(self, Self::Bi | Self::RelativeMagnitude | Self::Safe)
+        matches!(self.basis(), Basis::Scores | Basis::Pairs)
     }
 
     /// Whether the choice measures the loss of removals.
     #[must_use]
     pub fn needs_losses(self) -> bool {
-        matches!(self, Self::Ablate | Self::Search)
+        self.basis() == Basis::Losses
     }
 }
 

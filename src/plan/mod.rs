@@ -36,7 +36,7 @@ pub mod parts;
 use crate::gguf::{ALIGNMENT_KEY, EntryOut, Layout, TensorOut};
 use crate::model::renumbering::Renumbering;
 use crate::model::{BlockId, Model};
-pub use crate::plan::method::{Budget, Method};
+pub use crate::plan::method::{Basis, Budget, Method};
 pub use crate::plan::provenance::Provenance;
 use anyhow::Result;
 pub use attention::AttentionCut;

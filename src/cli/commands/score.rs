@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use super::{arguments, check_json, devices, note_counts, print};
 use crate::choose::ablated::{self, Ablated};
+use crate::choose::method::Scorer;
 use crate::choose::outcome::{BlockReport, PairsReport, block_rows};
 use crate::choose::rating::{AgainstReport, ConfidenceReport, Rating, Sets};
 use crate::choose::removal;
@@ -17,7 +18,7 @@ use crate::engine::logits as evaluator;
 use crate::engine::settings::Calibration;
 use crate::engine::text::Texts;
 use crate::measure::calibrate::Until;
-use crate::measure::calibrate::{Asked, Calibrated, calibrate};
+use crate::measure::calibrate::{Asked, Calibrated};
 use crate::measure::pairs::Pairs;
 use crate::model::input::Input;
 use crate::model::outcome::ModelReport;
@@ -169,18 +170,19 @@ impl Scoring<'_, '_> {
             _ => None,
         };
         let until = goal.map(|goal| Stopping::rule(self.constraints, goal));
-        let calibrated = calibrate(
-            self.model,
-            self.constraints,
-            self.input,
-            text,
-            &options.printing,
-            Asked {
-                sub_blocks: options.sub_blocks,
-                pairs,
-                until: until.as_ref().map(|until| until as &Until<'_>),
-            },
-        )?;
+        let scorer = Scorer {
+            model: self.model,
+            constraints: self.constraints,
+            input: self.input,
+            method: options.method,
+            watch: &options.printing,
+        };
+        let asked = Asked {
+            sub_blocks: options.sub_blocks,
+            pairs,
+            until: until.as_ref().map(|until| until as &Until<'_>),
+        };
+        let calibrated = scorer.calibrate(text, asked)?;
         let removed = match self.n {
             Some(n) => self.choose(&calibrated, n)?,
             None => BTreeSet::new(),

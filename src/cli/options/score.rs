@@ -12,7 +12,7 @@ use crate::engine::settings::Calibration;
 use crate::engine::text::Source;
 use crate::error::Usage;
 use crate::model::block::BlockList;
-use crate::plan::{Budget, Method};
+use crate::plan::{Basis, Budget, Method};
 
 /// A scoring, checked.
 #[derive(Clone, Debug)]
@@ -49,7 +49,7 @@ impl Score {
     pub fn new(args: &ScoreArgs) -> Result<Self> {
         if !args.method.needs_scores() {
             bail!(Usage(format!(
-                "method '{}' goes by no scores, expected bi, relative-magnitude or safe",
+                "method '{}' goes by no scores, expected bi, relative-magnitude, safe or lorp",
                 args.method
             )));
         }
@@ -57,6 +57,12 @@ impl Score {
             bail!(Usage(
                 "--confidence needs --drop: it says how sure it must be which blocks go".to_owned()
             ));
+        }
+        if args.confidence.is_some() && args.method.basis() != Basis::Scores {
+            bail!(Usage(format!(
+                "method '{}' is about all of the text, so it does not go with --confidence",
+                args.method
+            )));
         }
         if args.confidence.is_some() && args.pairs {
             bail!(Usage(

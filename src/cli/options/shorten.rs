@@ -15,7 +15,7 @@ use crate::error::Usage;
 use crate::files::byte_size::ByteSize;
 use crate::heal::settings::{Heal, HealArg};
 use crate::measure::loss::Objective;
-use crate::plan::{Method, Splitting};
+use crate::plan::{Basis, Splitting};
 
 /// The main job, checked.
 #[derive(Clone, Debug)]
@@ -94,7 +94,7 @@ impl Shorten {
             bail!(Usage("--drop or --blocks is needed".to_owned()));
         }
         if args.drop_attention.is_some()
-            && (args.method.needs_losses() || args.method == Method::Run)
+            && !matches!(args.method.basis(), Basis::Order | Basis::Scores)
         {
             bail!(Usage(format!(
                 "--drop-attention goes by scores, which method '{}' has not",
@@ -185,7 +185,7 @@ fn check_may_stop(args: &ShortenArgs, goal: Option<Goal>) -> Result<()> {
                 .to_owned()
         ));
     }
-    if !args.method.needs_scores() {
+    if args.method.basis() != Basis::Scores {
         bail!(Usage(format!(
             "--confidence cannot end method '{}' early: it goes by no scores, expected bi, relative-magnitude or safe",
             args.method

@@ -219,6 +219,7 @@ impl Entry {
             n_windows: self.measured.windows,
             n_tokens: self.measured.tokens,
             windows,
+            lorp: None,
         })
     }
 

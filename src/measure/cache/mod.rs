@@ -235,6 +235,7 @@ mod tests {
             windows: (0..5)
                 .map(|_| (57..65).map(&mut window).collect())
                 .collect(),
+            lorp: None,
         }
     }
 

@@ -73,6 +73,8 @@ pub struct Importance {
     pub n_tokens: usize,
     /// Of each block, in order, what each evaluated window gave, in the order of the text.
     pub windows: Vec<Vec<WindowSums>>,
+    /// The place of each block in the order of LoRP, from 0; `None` unless pairs of states were measured for it.
+    pub lorp: Option<Vec<f64>>,
 }
 
 /// The scores of each block, `[n_blocks]`, as choices are made from them.
@@ -82,6 +84,8 @@ pub struct Scores {
     pub bi: Vec<f64>,
     /// Relative Magnitude.
     pub relative_magnitude: Vec<f64>,
+    /// Places in the order of LoRP, where they were measured.
+    pub lorp: Option<Vec<f64>>,
 }
 
 impl Importance {
@@ -110,6 +114,7 @@ impl Importance {
             relative_magnitude: (self.blocks.iter())
                 .map(|block| block.relative_magnitude)
                 .collect(),
+            lorp: self.lorp.clone(),
         }
     }
 
@@ -139,6 +144,7 @@ impl Importance {
                     |block| block.relative_magnitude,
                     |sums| sums.relative_magnitude,
                 ),
+                lorp: None,
             }
         })
     }
@@ -279,6 +285,7 @@ impl Measuring {
             n_windows: self.numbers.len(),
             n_tokens: self.n_tokens,
             windows: self.blocks.iter().map(in_order).collect(),
+            lorp: None,
         })
     }
 }
