@@ -20,8 +20,8 @@ show() {
     "$@"
 }
 
-cargo build --release
-cargo build --release --example generate
+# Together, so that what both rest on is compiled once.
+cargo build --release --bins --example generate
 
 model=${SMOLLM2#"$PWD"/}
 out=${model%.gguf}-26-blocks.gguf

@@ -43,7 +43,7 @@ give_up() {
 }
 
 need_build_tools && need_python_packages && need_smollm2 || give_up "set-up"
-cargo build --release && cargo build --release --example windows || give_up "build"
+cargo build --release --bins --example windows || give_up "build"
 program=$target/release/gguf-shorten
 examples=$target/release/examples
 text=testdata/calibration.txt
@@ -117,6 +117,15 @@ attention_oracle() {
     TMPDIR=$work sh tests/stock/oracle.sh "$program" "$SMOLLM2" /29 /3,12-14 0,7-9/5,20,29
 }
 
+# What the default features leave out is refused, with the way to build it in.
+without_rpc() {
+    "$program" score "$SMOLLM2" --rpc localhost:50052 >"$work/rpc.txt" 2>&1
+    [ $? -eq 2 ] && cat "$work/rpc.txt" && [ "$(cat "$work/rpc.txt")" = "\
+gguf-shorten: --rpc needs feature 'rpc', without which this program was built
+hint: cargo build --release --features rpc builds it in" ]
+}
+
+check "a program without feature rpc refuses --rpc" without_rpc
 check "seven blocks of SmolLM2 are removed" shorten
 check "kept tensors are the parent's, byte for byte" same_bytes
 check "parts hold the tensors of the single file" split

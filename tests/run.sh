@@ -12,7 +12,8 @@ cd "$(dirname "$0")/.." || exit 1
 need_build_tools || { echo "0 passed, 1 failed"; exit 1; }
 
 mkdir -p "$target" && work=$(mktemp -d "$target/run.XXXXXX") || exit 1
-trap 'rm -rf "$work"' EXIT
+slurm=
+trap '[ -z "$slurm" ] || kill "$slurm"; rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
 
 # logged NAME COMMAND...: shows what the command prints, and keeps that, its status and how long it took.
@@ -33,13 +34,23 @@ count() {
 
 times=
 logged setup sh tests/setup_test.sh
-logged cargo cargo test --release --workspace --no-fail-fast
-logged rpc cargo test --release --features rpc --test engine --test it rpc
+# With the feature whose tests need it, so that all is compiled once; real.sh and slurm/test.sh have the program without. Examples
+# are what those scripts build.
+logged cargo cargo test --release --workspace --features rpc --no-fail-fast --tests
+logged docs cargo test --release --workspace --features rpc --no-fail-fast --doc
+# Slurm waits more than it works, so its test runs beside the other.
+begin=$(date +%s)
+bash tests/slurm/test.sh >"$work/slurm.log" 2>&1 &
+slurm=$!
 logged real sh tests/real.sh
-logged slurm bash tests/slurm/test.sh
+wait $slurm
+echo $? >"$work/slurm.status"
+slurm=
+times="$times, slurm beside it $(($(date +%s) - begin)) s"
+cat "$work/slurm.log"
 
 passed=0 failed=0 skipped=0
-for name in setup cargo rpc real slurm; do
+for name in setup cargo docs real slurm; do
     n=$(count $name failed)
     # Also what ends without a count has failed: a compiler's error, a crash.
     [ "$(cat "$work/$name.status" 2>/dev/null)" = 0 ] || [ "$n" -gt 0 ] || n=1

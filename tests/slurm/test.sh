@@ -18,7 +18,7 @@ for command in slurmctld slurmd sbatch squeue scontrol munged; do
 done
 
 target=${CARGO_TARGET_DIR:-$PWD/target}
-cargo build --release && cargo build --release --example zoo || { echo "slurm: 0 passed, 1 failed, 0 skipped"; exit 1; }
+cargo build --release --bins --example zoo || { echo "slurm: 0 passed, 1 failed, 0 skipped"; exit 1; }
 program=$target/release/gguf-shorten
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/slurm.XXXXXX") || exit 1
