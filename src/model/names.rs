@@ -105,7 +105,9 @@ impl<'n> Names<'n> {
             let (prefix, renumbering) = self.blocks?;
             let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
             let fate = fate_in_block(name, prefix, renumbering);
-            fate.filter(|_| name.bytes().all(is_name))
+            // With a second block in it, it is a text.
+            let is_one = name.matches(prefix).count() == 1;
+            fate.filter(|_| is_one && name.bytes().all(is_name))
         })
     }
 
@@ -126,6 +128,9 @@ impl<'n> Names<'n> {
     fn of_key(&self, key: &str) -> Fate {
         if key.len() > MAX_KEY_BYTES {
             return Fate::Same;
+        }
+        if self.has_hidden_block(key) {
+            return Fate::Unclear("may be that of a block");
         }
         let mut new = String::new();
         let mut at = 0;
@@ -148,9 +153,30 @@ impl<'n> Names<'n> {
         }
     }
 
+    /// Whether a key has a block whose number changes, but not as parts of it: `x/blk.4.y`, `blk.4-5`.
+    fn has_hidden_block(&self, key: &str) -> bool {
+        let Some((prefix, renumbering)) = self.blocks else {
+            return false;
+        };
+        key.match_indices(prefix).any(|(at, _)| {
+            let rest = &key[at + prefix.len()..];
+            let n_digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+            let (digits, rest) = rest.split_at(n_digits);
+            let number = digits.parse().unwrap_or(usize::MAX);
+            let is_part = (at == 0 || key.as_bytes()[at - 1] == b'.')
+                && (rest.is_empty() || rest.starts_with('.'));
+            !is_part
+                && number < renumbering.n_blocks()
+                && renumbering.number(BlockId::new(number)) != Some(number)
+        })
+    }
+
     /// The longest run of parts from `at` on that is a name, in bytes, and what becomes of it; else the part there.
     fn run(&self, key: &str, at: usize) -> (usize, Fate) {
         let rest = &key[at..];
+        if rest.starts_with('.') {
+            return (0, Fate::Same);
+        }
         let dots = rest.match_indices('.').map(|(dot, _)| dot);
         let ends: Vec<usize> = dots
             .chain([rest.len()])
@@ -232,7 +258,11 @@ impl<'n> Names<'n> {
                     Quoted(&key)
                 ));
             }
-            let removed = lists.removed(&entry);
+            // A list of names loses its own elements alone.
+            let removed = match mention.value {
+                Mentioned::Elements(_) => None,
+                _ => lists.removed(&entry),
+            };
             let value = match (mention.value, removed) {
                 (Mentioned::Whole(Fate::Gone), _) => continue,
                 (Mentioned::Whole(Fate::Renamed(name)), _) => Some(ValueOut::string(&name)),
@@ -393,47 +423,58 @@ pub(crate) fn fate_in_block(name: &str, prefix: &str, renumbering: &Renumbering)
     })
 }
 
-/// Which elements go from lists that run beside one another: of the same length, under keys that differ in the last part.
+/// Which elements go from lists that run beside a list of names: of the same length, under keys that differ in the last part.
 struct Lists(BTreeMap<(String, usize), BTreeSet<usize>>);
 
 impl Lists {
     fn of(entries: &[EntryOut<'_>], mentions: &[Mention], trusted: bool) -> Result<Self> {
-        let mut lists: BTreeMap<(String, usize), BTreeSet<usize>> = BTreeMap::new();
+        let mut lists = BTreeMap::new();
         let mut names: BTreeMap<(String, usize), &str> = BTreeMap::new();
+        let mut beside = Vec::new();
         for (entry, mention) in entries.iter().zip(mentions) {
-            let (Some(place), Mentioned::Elements(fates)) = (place(entry), &mention.value) else {
+            let Some(place) = place(entry) else {
+                continue;
+            };
+            let Mentioned::Elements(fates) = &mention.value else {
+                beside.push((place, entry));
                 continue;
             };
             let gone = fates.iter().filter(|(_, fate)| **fate == Fate::Gone);
-            lists
+            let gone: BTreeSet<usize> = gone.map(|(i, _)| *i).collect();
+            let other = lists
                 .entry(place.clone())
-                .or_default()
-                .extend(gone.map(|(i, _)| *i));
+                .or_insert_with(|| Some(gone.clone()));
+            if other.as_ref() != Some(&gone) {
+                // Which of the two another list runs beside is not known.
+                *other = None;
+            }
             names.entry(place).or_insert(entry.key());
         }
-        for entry in entries {
-            let names = place(entry).and_then(|place| names.get(&place));
-            let (Some(names), false) = (names, trusted) else {
+        for (place, entry) in beside {
+            let (Some(names), false) = (names.get(&place), trusted) else {
                 continue;
             };
-            let element_type = entry.value().as_array()?.element_type();
-            ensure!(
-                !is_integer(element_type),
-                anyhow!(
-                    "metadata {} runs beside {}, which names tensors, and whether its numbers count blocks or tensors is not \
-                     known",
-                    Quoted(entry.key()),
-                    Quoted(names)
-                )
-                .context(Hint(
-                    "--trust-any-cut takes them for values of those tensors, on your word".to_owned()
-                ))
-            );
+            let why = match lists.get(&place) {
+                Some(Some(_)) if is_value(entry.value().as_array()?.element_type()) => continue,
+                Some(None) => "and another list of them, which loses other elements",
+                _ => "and whether its elements are of tensors is not known",
+            };
+            return Err(anyhow!(
+                "metadata {} runs beside {}, which names tensors, {why}",
+                Quoted(entry.key()),
+                Quoted(names)
+            )
+            .context(Hint(
+                "--trust-any-cut takes them for values of those tensors, on your word".to_owned(),
+            )));
         }
-        Ok(Self(lists))
+        let known = lists
+            .into_iter()
+            .filter_map(|(place, gone)| Some((place, gone?)));
+        Ok(Self(known.collect()))
     }
 
-    /// The elements that go from the entry's list; `None` if all stay.
+    /// The elements that go from a list beside names; `None` if all stay.
     fn removed(&self, entry: &EntryOut<'_>) -> Option<&BTreeSet<usize>> {
         let removed = self.0.get(&place(entry)?)?;
         (!removed.is_empty()).then_some(removed)
@@ -452,11 +493,11 @@ fn place(entry: &EntryOut<'_>) -> Option<(String, usize)> {
     Some((prefix.to_owned(), array.len()))
 }
 
-fn is_integer(value_type: ValueType) -> bool {
-    use ValueType as T;
+/// Whether elements of this type are values of what stands beside them: flags and numbers that count nothing.
+fn is_value(value_type: ValueType) -> bool {
     matches!(
         value_type,
-        T::U8 | T::I8 | T::U16 | T::I16 | T::U32 | T::I32 | T::U64 | T::I64
+        ValueType::Bool | ValueType::F32 | ValueType::F64
     )
 }
 

@@ -191,7 +191,7 @@ fn what_is_not_known_to_be_right_is_refused_before_anything_is_measured() {
             "general.tensor_extra.block",
             integers(&[0, 4]),
             "metadata 'general.tensor_extra.block' runs beside 'general.tensor_extra.name', which names tensors, and \
-             whether its numbers count blocks or tensors is not known",
+             whether its elements are of tensors is not known",
         ),
         (
             "a.nested",
@@ -234,6 +234,72 @@ fn a_name_of_a_tensor_that_loses_a_part_is_refused() {
     let message = "m.gguf: metadata 'comfy.gguf.orig_shape.per_layer_token_embd.weight' has a name in its key that stands \
                    for a tensor of which only the parts of kept blocks stay";
     dir.run("m.gguf --blocks 23 -o out.gguf").fails(1, message);
+}
+
+#[test]
+fn lists_of_names_lose_their_own_elements_alone() {
+    let lists = |other: &[&str]| {
+        Make::new("llama", 6)
+            .set(
+                "q.f16",
+                ValueOut::strings(&["blk.2.attn_q.weight", "blk.3.attn_q.weight"]),
+            )
+            .set("q.f32", ValueOut::strings(other))
+    };
+    let make = lists(&["blk.4.attn_q.weight", "blk.5.attn_q.weight"]);
+    let out = removes(&make, &[2], &["q.f16", "q.f32"]);
+    assert_eq!(value(&out, "q.f16"), "str[] blk.2.attn_q.weight");
+    assert_eq!(
+        value(&out, "q.f32"),
+        "str[] blk.3.attn_q.weight blk.4.attn_q.weight"
+    );
+    // Which of the two the flags run beside cannot be known; of texts beside names not whether they do at all.
+    let flags = lists(&["blk.4.attn_q.weight", "blk.5.attn_q.weight"])
+        .set("q.flags", ValueOut::bools(&[true, false]));
+    let texts = lists(&["blk.2.attn_k.weight", "blk.3.attn_k.weight"])
+        .set("q.who", ValueOut::strings(&["A", "B"]));
+    for (make, why) in [
+        (flags, "another list of them"),
+        (texts, "whether its elements are of tensors"),
+    ] {
+        let dir = Dir::new();
+        make.write(&dir, "m.gguf");
+        let output = dir.run("m.gguf --blocks 2 -o out.gguf").output();
+        output.check(
+            output.status.code() == Some(1) && output.stderr.contains(why),
+            why,
+        );
+    }
+}
+
+#[test]
+fn what_names_two_blocks_is_a_text_and_a_key_that_hides_one_is_refused() {
+    let text = "blk.4.ffn_down.weight-blk.5.ffn_down.weight";
+    let dir = Dir::new();
+    Make::new("llama", 6)
+        .set("q.list", ValueOut::strings(&[text]))
+        .set(
+            "q.text",
+            ValueOut::string("blk.2.attn_q.weight-blk.3.attn_q.weight"),
+        )
+        .write(&dir, "m.gguf");
+    dir.run("m.gguf --blocks 2 -o out.gguf").succeeds();
+    let out = dir.read("out.gguf");
+    assert_eq!(value(&out, "q.list"), format!("str[] {text}"));
+    assert_eq!(
+        value(&out, "q.text"),
+        "str blk.2.attn_q.weight-blk.3.attn_q.weight"
+    );
+    for key in ["blk.4.x/blk.5.y", "q/blk.4.y", "blk.4-blk.5.q", "q_blk.4.z"] {
+        let dir = Dir::new();
+        Make::new("llama", 6)
+            .set(key, ValueOut::u32(1))
+            .write(&dir, "m.gguf");
+        dir.run("m.gguf --blocks 2 -o out.gguf").fails(
+            1,
+            &format!("m.gguf: metadata '{key}' has a name in its key that may be that of a block"),
+        );
+    }
 }
 
 #[test]
