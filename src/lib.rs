@@ -89,7 +89,7 @@
 //! - A kept tensor is byte-identical to the input's, and a metadata entry that is not edited is copied, not encoded again.
 //!   A tensor that is cut or changed is listed with the reason ([`plan::TensorChange`]).
 //! - What the output computes is the input without the removed blocks, but for tensors that healing changes; a removal for which that is not known is refused.
-//! - [`model::BlockId`] is a block's number in the input. Numbers of the output exist only in [`plan::Renumbering`].
+//! - [`model::BlockId`] is a block's number in the input. Numbers of the output exist only in [`model::renumbering::Renumbering`].
 //! - Hostile input gets an error: every length, count and offset of a file is checked before it is used.
 //! - On failure nothing is left behind and nothing existing is touched.
 #![cfg_attr(

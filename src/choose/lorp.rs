@@ -330,18 +330,19 @@ mod tests {
                 _ => Some(i),
             })
         };
-        for k in 0..members.len() {
+        let n_clusters = members.len();
+        for k in 0..n_clusters {
             if let Some(i) = pick(&gone, k) {
                 gone.push(i);
             }
         }
         loop {
             let mut best: Option<(f64, usize)> = None;
-            for k in 0..members.len() {
+            for (k, members) in members.iter().enumerate() {
                 if pick(&gone, k).is_none() {
                     continue;
                 }
-                let rest: Vec<usize> = members[k]
+                let rest: Vec<usize> = members
                     .iter()
                     .copied()
                     .filter(|i| !gone.contains(i))
@@ -368,7 +369,7 @@ mod tests {
     #[test]
     fn the_order_is_that_of_a_naive_twin() {
         for seed in 0..40 {
-            let n = 3 + seed as usize % 20;
+            let n = 3 + usize::try_from(seed).unwrap() % 20;
             let cosine = drifting(n, seed, &[n / 3, 2 * n / 3]);
             for k in 1..=4.min(n) {
                 let labels = clusters(&cosine, k).unwrap();

@@ -1,16 +1,9 @@
-//! The order of blocks by each method that goes by scores, and the calibration that gives them.
+//! The order of blocks by each method that goes by scores.
 
 use anyhow::{Context, Result, bail};
 
-use crate::choose::lorp;
-use crate::engine::settings::Calibration;
-use crate::measure::calibrate::{Asked, Calibrated, calibrate};
 use crate::measure::importance::{Importance, Scores};
-use crate::measure::pairs::Pairs;
-use crate::model::Model;
-use crate::model::input::Input;
-use crate::plan::{Basis, Constraints, Method};
-use crate::watch::Watch;
+use crate::plan::Method;
 
 impl Method {
     /// The importance of each of `n_blocks` blocks: the lowest go first. The orders by number are those that ShortGPT
@@ -70,48 +63,6 @@ fn z_scores(values: &[f64]) -> Vec<f64> {
         false => 0.0,
     };
     values.iter().map(z).collect()
-}
-
-/// What scores are measured of, for a method.
-pub(crate) struct Scorer<'s, 'm> {
-    pub(crate) model: &'s Model<'m>,
-    pub(crate) constraints: &'s Constraints,
-    pub(crate) input: &'s Input,
-    pub(crate) method: Method,
-    pub(crate) watch: &'s dyn Watch,
-}
-
-impl Scorer<'_, '_> {
-    /// Calibrates on `text`, with what the method needs beside what is `asked`.
-    ///
-    /// # Errors
-    /// As [`calibrate`].
-    pub(crate) fn calibrate(&self, text: &Calibration, asked: Asked<'_, '_>) -> Result<Calibrated> {
-        let by_pairs = self.method.basis() == Basis::Pairs;
-        let mut own = Pairs::default();
-        let mut pairs = match asked.pairs {
-            None if by_pairs => Some(&mut own),
-            pairs => pairs,
-        };
-        let asked = Asked {
-            pairs: pairs.as_deref_mut(),
-            ..asked
-        };
-        let mut calibrated = calibrate(
-            self.model,
-            self.constraints,
-            self.input,
-            text,
-            self.watch,
-            asked,
-        )?;
-        if let Some(pairs) = pairs.filter(|_| by_pairs) {
-            let places = lorp::places(&pairs.entering());
-            calibrated.importance.lorp =
-                Some(places.with_context(|| self.input.path().display().to_string())?);
-        }
-        Ok(calibrated)
-    }
 }
 
 #[cfg(test)]

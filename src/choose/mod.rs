@@ -32,6 +32,8 @@ pub(crate) mod measured;
 
 pub(crate) mod runs;
 
+pub(crate) mod scorer;
+
 pub(crate) mod selection;
 
 pub(crate) mod tasked;

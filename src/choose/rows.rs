@@ -3,11 +3,11 @@
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::measured::{self};
-use crate::choose::method::Scorer;
 use crate::choose::outcome::ChoiceReport;
 use crate::choose::removal;
 use crate::choose::request::{Request, Target};
 use crate::choose::resume::close_journal;
+use crate::choose::scorer::Scorer;
 use crate::choose::search::Removed;
 use crate::choose::settings::Drops;
 use crate::engine::load::cut;

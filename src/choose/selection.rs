@@ -6,12 +6,12 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::goals as goal;
 use super::measured::{self};
-use crate::choose::method::Scorer;
 use crate::choose::outcome::SearchReport;
 use crate::choose::outcome::{Figure, GoalReport, StepReport};
 use crate::choose::rating::{ConfidenceReport, Rating};
 use crate::choose::removal;
 use crate::choose::request::{Request, Target as Wanted};
+use crate::choose::scorer::Scorer;
 use crate::choose::search::Goal;
 use crate::choose::search::journal::Journal;
 use crate::choose::settings::{Choice, Choosing};

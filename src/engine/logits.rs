@@ -25,7 +25,7 @@ pub fn check_causal(model: &Model<'_>) -> Result<()> {
     if let Some(entry) = model.metadata().get(&key) {
         ensure!(
             entry.value().as_bool()?,
-            "metadata '{key}' is false: every token sees those behind it, so predictions cannot be scored"
+            "metadata '{key}' is false: every token sees those after it, so predictions cannot be scored"
         );
     }
     Ok(())

@@ -467,10 +467,7 @@ impl ErrorKind {
                     f,
                     "{place} has type {id} ({tensor_type}), {n_bytes} bytes, "
                 )?;
-                write!(
-                    f,
-                    "but the next tensor starts {room} bytes behind its start"
-                )
+                write!(f, "but the next tensor starts {room} bytes after its start")
             }
             K::LateStart { offset } => write!(
                 f,

@@ -109,7 +109,7 @@ mod tests {
         assert_eq!(error(32, 0), Ok(()));
         let gap = |name: &str, room: u64| {
             Err(format!(
-                "tensor '{name}' has type 24 (I8), 2 bytes, but the next tensor starts {room} bytes behind its start"
+                "tensor '{name}' has type 24 (I8), 2 bytes, but the next tensor starts {room} bytes after its start"
             ))
         };
         assert_eq!(error(0, 64), gap("a", 64));

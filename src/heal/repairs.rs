@@ -86,7 +86,7 @@ impl Repairs {
 fn check_blocks(model: &Model<'_>, post_norms: bool) -> Result<()> {
     ensure!(
         model.n_blocks() == model.n_trunk_blocks(),
-        "it has blocks behind those that pass the stream on, which are not evaluated one by one"
+        "it has blocks after those that pass the stream on, which are not evaluated one by one"
     );
     let name = model.architecture();
     ensure!(

@@ -58,7 +58,7 @@ const LENGTH_SHOWS: &[(&str, &str)] = &[
     ),
     (
         "grok",
-        "which of its norms lie behind a branch is not worked out (grok.cpp)",
+        "which of its norms lie after a branch is not worked out (grok.cpp)",
     ),
     (
         "kimi-k3",

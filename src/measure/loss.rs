@@ -76,7 +76,7 @@ impl Loss {
             .zip(logits.par_chunks_exact(n_vocab))
             .enumerate()
             .map(|(i, ((&next, parent), row))| {
-                let at = || format!("the logits behind token {} of a window", rows.start + i);
+                let at = || format!("the logits after token {} of a window", rows.start + i);
                 let parent = Row::new(parent).with_context(at).context("the parent")?;
                 let row = Row::new(row).with_context(at)?;
                 Ok(Self {

@@ -245,7 +245,7 @@ fn check_end(file: &gguf::File<'_>) -> Result<()> {
     ensure!(
         !is_rest,
         anyhow!(
-            "tensor {} has type {} ({}), {} bytes, but the file goes on for {} bytes behind it and its padding",
+            "tensor {} has type {} ({}), {} bytes, but the file goes on for {} bytes after it and its padding",
             gguf::Quoted(last.name()),
             last.tensor_type().id(),
             last.tensor_type(),

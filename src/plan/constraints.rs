@@ -344,13 +344,13 @@ fn must_stay(
     for block in model.prediction_blocks() {
         must_stay.insert(
             block,
-            "is a next-token prediction block behind the model's own".to_owned(),
+            "is a next-token prediction block after the model's own".to_owned(),
         );
     }
     for block in model.head_blocks() {
         must_stay.insert(
             block,
-            "belongs to the head behind the model's own blocks".to_owned(),
+            "belongs to the head after the model's own blocks".to_owned(),
         );
     }
     for block in deepstack_blocks(model)? {
@@ -366,7 +366,7 @@ fn must_stay(
     }
     if let Some(first) = kinds.first_sharing {
         for block in [first - 2, first - 1].map(BlockId::new) {
-            let why = "holds the keys and values that blocks behind it read (llama-model.cpp)";
+            let why = "holds the keys and values that blocks after it read (llama-model.cpp)";
             must_stay.insert(block, why.to_owned());
         }
     }

@@ -43,7 +43,7 @@ named! {
         Safe = "safe",
         /// The consecutive run that turns the hidden state least (angular distance)
         Run = "run",
-        /// Blocks of clusters with alike hidden states, the most redundant first (LoRP)
+        /// Blocks of clusters with alike hidden states (LoRP); try another method beside it
         Lorp = "lorp",
         /// Lowest loss when the block alone is removed, measured
         Ablate = "ablate",

@@ -148,7 +148,7 @@ fn as_input(model: &Model<'_>, plan: &Plan<'_>) -> Result<Vec<Range<usize>>> {
         let part = data.source_in(model)?.map_or(last, |tensor| tensor.part);
         ensure!(
             last <= part,
-            "bug: the plan has tensors of part {part} behind {last}"
+            "bug: the plan has tensors of part {part} after {last}"
         );
         last = part;
         n_kept[part] += 1;

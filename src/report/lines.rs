@@ -114,7 +114,7 @@ pub(super) fn alike(cosine: &[Vec<Option<f64>>]) -> String {
         let word = if n == 1 { "block" } else { "blocks" };
         let _ = writeln!(
             text,
-            "{} cosine {best:.4} before and behind {word} {}",
+            "{} cosine {best:.4} across {word} {}",
             if n == 1 { "alike   " } else { "        " },
             block_list(&run)
         );

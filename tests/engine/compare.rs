@@ -223,7 +223,7 @@ fn what_fails_is_a_row_and_the_others_are_measured() {
     for (name, error) in [
         (
             "nan.gguf",
-            "nan.gguf: behind token 16 of window 0: the logit of vocabulary entry 0 is NaN",
+            "nan.gguf: after token 16 of window 0: the logit of vocabulary entry 0 is NaN",
         ),
         (
             "none.gguf",
@@ -288,7 +288,7 @@ fn without_a_parent_nothing_is_compared() {
             dir,
             &format!("compare nan.gguf parent.gguf --drop 1 {text}")
         ),
-        "gguf-shorten: nan.gguf: behind token 16 of window 0: the logit of vocabulary entry 0 is NaN\n"
+        "gguf-shorten: nan.gguf: after token 16 of window 0: the logit of vocabulary entry 0 is NaN\n"
     );
     std::fs::write(dir.join("short.txt"), "Not much").unwrap();
     assert_eq!(

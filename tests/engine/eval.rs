@@ -397,13 +397,13 @@ fn what_cannot_be_evaluated_is_one_line() {
     std::fs::write(dir.join("nan.gguf"), bytes).unwrap();
     assert_eq!(
         failure(dir, "eval nan.gguf --tokens 96 --window 32 -t 1"),
-        "gguf-shorten: nan.gguf: behind token 16 of window 0: the logit of vocabulary entry 0 is NaN\n"
+        "gguf-shorten: nan.gguf: after token 16 of window 0: the logit of vocabulary entry 0 is NaN\n"
     );
     assert_eq!(
         failure(
             dir,
             "eval parent.gguf --parent nan.gguf --tokens 96 --window 32 -t 1"
         ),
-        "gguf-shorten: nan.gguf: behind token 16 of window 0: the logit of vocabulary entry 0 is NaN\n"
+        "gguf-shorten: nan.gguf: after token 16 of window 0: the logit of vocabulary entry 0 is NaN\n"
     );
 }

@@ -113,7 +113,7 @@ fn a_zeroed_block_that_still_halves_the_stream_is_refused() {
     let error = run(&parent, &[3, 4], &out).unwrap_err();
     assert_eq!(
         format!("{error:#}"),
-        "cannot be compared by a run: block 3 has the stream halved behind it, and a zeroed block still has"
+        "cannot be compared by a run: block 3 has the stream halved after it, and a zeroed block still has"
     );
     shorten(&parent, &[4], &out).unwrap();
     assert_eq!(run(&parent, &[4], &out).unwrap().floats_different, 0);

@@ -108,7 +108,7 @@ fn a_model_whose_tokens_see_those_behind_them_is_refused() {
         .write(&dir, "m.gguf");
     dir.run("eval m.gguf").fails(
         1,
-        "m.gguf: metadata 'llama.attention.causal' is false: every token sees those behind it, so predictions cannot be \
+        "m.gguf: metadata 'llama.attention.causal' is false: every token sees those after it, so predictions cannot be \
          scored",
     );
 }

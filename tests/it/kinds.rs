@@ -99,7 +99,7 @@ fn blocks_of_a_decision_head_stay_last() {
     refuses(
         &make,
         "5",
-        "cannot remove block 5: it belongs to the head behind the model's own blocks",
+        "cannot remove block 5: it belongs to the head after the model's own blocks",
     );
     refuses(
         &make.set("modern-bert.decision.block_count", ValueOut::u32(7)),
@@ -112,7 +112,7 @@ fn blocks_of_a_decision_head_stay_last() {
 fn blocks_stay_in_their_period_where_the_stream_is_halved() {
     let key = "rwkv6.rescale_every_n_layers";
     let rwkv = |period| Make::new("rwkv6", 8).set(key, ValueOut::u32(period));
-    let halved = "the stream halved behind it";
+    let halved = "the stream halved after it";
     let kinds = shown(&rwkv(3));
     assert_eq!(
         kinds,
@@ -125,13 +125,13 @@ fn blocks_stay_in_their_period_where_the_stream_is_halved() {
     refuses(
         &rwkv(3),
         "3",
-        "cannot remove these blocks: block 5, which has the stream halved behind it, would become block 4, which does not \
+        "cannot remove these blocks: block 5, which has the stream halved after it, would become block 4, which does not \
          have it: llama.cpp decides that by the block's number",
     );
     refuses(
         &rwkv(3),
         "0-2",
-        "cannot remove these blocks: block 3 would become block 0, before which fewer blocks have the stream halved behind \
+        "cannot remove these blocks: block 3 would become block 0, before which fewer blocks have the stream halved after \
          it: its weights are made for all of them",
     );
     // Halved behind every block: only ends.
@@ -139,7 +139,7 @@ fn blocks_stay_in_their_period_where_the_stream_is_halved() {
     refuses(
         &rwkv(1),
         "6",
-        "cannot remove these blocks: block 7 would become block 6, before which fewer blocks have the stream halved behind \
+        "cannot remove these blocks: block 7 would become block 6, before which fewer blocks have the stream halved after \
          it: its weights are made for all of them",
     );
     removes(&rwkv(0), &[0, 3], &[]);

@@ -113,7 +113,7 @@ fn blocks_whose_keys_and_values_others_read_stay() {
             .fails(
                 1,
                 &format!(
-                    "m.gguf: cannot remove block {block}: it holds the keys and values that blocks behind it read \
+                    "m.gguf: cannot remove block {block}: it holds the keys and values that blocks after it read \
                      (llama-model.cpp)"
                 ),
             );

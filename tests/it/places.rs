@@ -36,7 +36,7 @@ fn a_type_that_is_another_to_who_wrote_the_file_is_refused() {
         &colliding(16 * 84, Some("output_norm.weight")).bytes(),
     );
     let message = "wrong.gguf: tensor 'blk.0.ffn_down.weight' has type 42 (Q2_0), 1152 bytes, but the next tensor starts \
-                   1344 bytes behind its start";
+                   1344 bytes after its start";
     for command in [
         "wrong.gguf --blocks 1 -o other.gguf",
         "show wrong.gguf",
@@ -70,7 +70,7 @@ fn the_last_tensor_is_no_exception() {
     };
     dir.write("wrong.gguf", &one(16 * 84));
     let message = "wrong.gguf: tensor 'blk.1.ffn_down.weight' has type 42 (Q2_0), 1152 bytes, but the file goes on for 192 \
-                   bytes behind it and its padding";
+                   bytes after it and its padding";
     dir.run("wrong.gguf --blocks 0 -o out.gguf")
         .fails(1, message);
     // What is all zeros is no tensor's.

@@ -138,7 +138,7 @@ fn prediction_blocks_are_neither_chosen_nor_counted() {
     glm4().write(&dir, "m.gguf");
     let output = dir.run("m.gguf --blocks 4 -o out.gguf").fails(
         1,
-        "m.gguf: cannot remove block 4: it is a next-token prediction block behind the model's own",
+        "m.gguf: cannot remove block 4: it is a next-token prediction block after the model's own",
     );
     assert_eq!(output.hint(), Some("--drop-mtp removes all such blocks"));
     dir.run("m.gguf --drop 4 --method sequential -o out.gguf")

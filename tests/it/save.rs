@@ -375,7 +375,7 @@ fn bytes_behind_the_last_tensor_are_not_carried_over() {
     bytes.extend(b"appended");
     dir.write("m.gguf", &bytes);
     let shown = dir.run("show m.gguf").succeeds().stdout;
-    assert!(shown.contains("8 bytes behind the last tensor"), "{shown}");
+    assert!(shown.contains("8 bytes after the last tensor"), "{shown}");
     dir.run("m.gguf --blocks 1 -o b.gguf").succeeds();
     assert_eq!(dir.read("a.gguf").len(), dir.read("b.gguf").len());
     check_tensors(&bytes, &dir.read("b.gguf"), &[1]);

@@ -92,7 +92,7 @@ fn score_refuses_before_it_measures() {
         dir.run(&format!("score m.gguf --method {method}")).fails(
             2,
             &format!(
-                "method '{method}' goes by no scores, expected bi, relative-magnitude or safe"
+                "method '{method}' goes by no scores, expected bi, relative-magnitude, safe or lorp"
             ),
         );
     }

@@ -292,7 +292,7 @@ pub struct ScoreArgs {
     #[arg(long, value_name = "N|P%")]
     pub drop: Option<Budget>,
 
-    /// By which scores: bi, relative-magnitude or safe
+    /// By which scores: bi, relative-magnitude, safe or lorp
     #[arg(long, value_parser = one_of::<Method>(), default_value_t = Method::Bi, hide_possible_values = true)]
     pub method: Method,
 
@@ -548,7 +548,7 @@ pub struct CommonArgs {
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 
-    /// No progress and no notes
+    /// No progress, notes or warnings
     #[arg(short, long, conflicts_with = "verbose")]
     pub quiet: bool,
 

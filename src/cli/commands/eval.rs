@@ -162,7 +162,7 @@ pub(crate) fn against_parent(
     let mut calibration = CalibrationReport::new(&set, seconds);
     if n_windows > 0 && !same_text {
         let n_tokens = n_windows * set.window;
-        calibration.source += &format!(" (behind its first {n_tokens} tokens)");
+        calibration.source += &format!(" (after its first {n_tokens} tokens)");
     }
     let mut report = EvalReport::new(
         ModelReport::of(&models.0, output, None),

@@ -6,10 +6,10 @@ use anyhow::{Context, Result, bail};
 
 use super::{arguments, check_json, devices, note_counts, print};
 use crate::choose::ablated::{self, Ablated};
-use crate::choose::method::Scorer;
 use crate::choose::outcome::{BlockReport, PairsReport, block_rows};
 use crate::choose::rating::{AgainstReport, ConfidenceReport, Rating, Sets};
 use crate::choose::removal;
+use crate::choose::scorer::Scorer;
 use crate::choose::stability::Goal;
 use crate::choose::stability::Stopping;
 use crate::choose::stability::edge::Chosen;

@@ -86,7 +86,7 @@ fn shown(
         if !file.trailing_bytes().is_empty() {
             let _ = writeln!(
                 text,
-                "note: {} bytes behind the last tensor belong to nothing and are not carried over",
+                "note: {} bytes after the last tensor belong to nothing and are not carried over",
                 file.trailing_bytes().len()
             );
         }

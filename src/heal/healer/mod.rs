@@ -230,7 +230,7 @@ impl<'m, 'a> Healer<'m, 'a> {
         let after = self.lone(block, &weights)?.run(state)?;
         ensure!(
             self.is_product(carrier, changed, &inputs, (&before, &after))?,
-            "block {block} cannot make up for others: the stream behind it is not the sum that its 'ffn_down' writes to"
+            "block {block} cannot make up for others: the stream after it is not the sum that its 'ffn_down' writes to"
         );
         Ok(())
     }

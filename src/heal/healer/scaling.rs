@@ -45,7 +45,7 @@ impl fmt::Display for Scaling {
             let comma = if i > 0 { ", " } else { "" };
             write!(
                 f,
-                "{comma}stream times {factor:.4} behind block {}",
+                "{comma}stream times {factor:.4} after block {}",
                 cut.last
             )?;
         }

@@ -120,7 +120,7 @@ impl<'w> Cache<'w> {
             let _ = fs::remove_dir(self.folder().join(folder));
         }
         // So does that of all.
-        let _ = fs::remove_dir(&self.folder());
+        let _ = fs::remove_dir(self.folder());
         Ok((n, n_bytes))
     }
 

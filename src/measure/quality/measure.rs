@@ -132,11 +132,7 @@ impl Place<'_> {
             .enumerate()
             .map(|(i, logits)| {
                 Row::new(logits).with_context(|| {
-                    format!(
-                        "behind token {} of window {}",
-                        scored.start + i,
-                        self.number
-                    )
+                    format!("after token {} of window {}", scored.start + i, self.number)
                 })
             })
             .collect()
@@ -157,7 +153,7 @@ impl Place<'_> {
     fn check_kl(&self, i: usize, kl: f64) -> Result<()> {
         ensure!(
             kl.is_finite(),
-            "behind token {} of window {} something has the probability 0 that is possible for the parent, so the KL \
+            "after token {} of window {} something has the probability 0 that is possible for the parent, so the KL \
              divergence is infinite",
             scored(self.window.len()).start + i,
             self.number
@@ -272,7 +268,7 @@ mod tests {
             bad.windows[1][5 * 19 + 3] = value;
             let error = measure(bad.clone(), None, &windows).unwrap_err();
             let place =
-                format!("behind token 5 of window 1: the logit of vocabulary entry 3 is {shown}");
+                format!("after token 5 of window 1: the logit of vocabulary entry 3 is {shown}");
             assert_eq!(format!("{error:#}"), format!("m.gguf: {place}"));
             bad.name = "parent.gguf";
             let error = measure(good.clone(), Some(bad), &windows).unwrap_err();
@@ -300,7 +296,7 @@ mod tests {
         assert!(measure(good.clone(), Some(bad.clone()), &windows).is_ok());
         let error = format!("{:#}", measure(bad, Some(good), &windows).unwrap_err());
         assert!(
-            error.starts_with("m.gguf: behind token 5 of window 0 something"),
+            error.starts_with("m.gguf: after token 5 of window 0 something"),
             "{error}"
         );
     }

@@ -133,7 +133,7 @@ mod tests {
         let [first, second] = found.models.try_into().unwrap();
         assert_eq!(
             format!("{:#}", first.unwrap_err()),
-            "bad.gguf: behind token 6 of window 2: the logit of vocabulary entry 3 is NaN"
+            "bad.gguf: after token 6 of window 2: the logit of vocabulary entry 3 is NaN"
         );
         assert_eq!(second.unwrap(), alone(model(3), Some(model(1))));
         assert!(side_by_side(bad, vec![model(3)]).is_err());

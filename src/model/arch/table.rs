@@ -431,7 +431,7 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
             phase: -1,
             only_with_window: false,
             in_period: true,
-            what: "the stream halved behind it",
+            what: "the stream halved after it",
         }],
         ..with_input("rwkv6", "token_embd_norm.bias")
     },

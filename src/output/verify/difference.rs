@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::gguf::{Place, Quoted};
+use crate::model::BlockId;
 
 /// How many differences are told apart; of the others only the number is kept.
 const HANDFUL: usize = 8;
@@ -24,6 +25,8 @@ pub enum Difference {
         /// Its value.
         word: String,
     },
+    /// A block that an earlier release took for a prediction block, and removed for that.
+    NoPrediction(BlockId),
     /// A number of the header.
     Header {
         /// Which.
@@ -136,6 +139,10 @@ impl fmt::Display for Difference {
             Self::Word { entry, word } => {
                 write!(f, "{entry} is {}, which is not known", Quoted(word))
             }
+            Self::NoPrediction(block) => write!(
+                f,
+                "block {block} was removed as a prediction block, but it is a block as any other"
+            ),
             Self::Header {
                 what,
                 found,
@@ -198,7 +205,7 @@ impl fmt::Display for Difference {
             } => {
                 match behind {
                     Place::HeadPadding => behind.fmt(f)?,
-                    place => write!(f, "the padding behind {place}")?,
+                    place => write!(f, "the padding after {place}")?,
                 }
                 write!(
                     f,

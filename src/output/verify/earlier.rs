@@ -2,6 +2,8 @@
 //!
 //! That it is wrong shows in what differs from the plan of this release; this says why.
 
+use std::collections::BTreeSet;
+
 use crate::gguf::{self, DEFAULT_ALIGNMENT, Quoted};
 use crate::model::{BlockId, Model};
 use crate::plan::names;
@@ -13,6 +15,9 @@ struct Fault {
     /// What it did to a file of this parent; `None` if it cannot have done anything.
     did: fn(&Model<'_>, &[gguf::File<'_>]) -> Option<String>,
 }
+
+/// The last release that took counted blocks for prediction blocks whatever they hold.
+const NO_PREDICTION: [u64; 3] = [0, 1, 0];
 
 const FAULTS: &[Fault] = &[
     Fault {
@@ -46,28 +51,21 @@ const FAULTS: &[Fault] = &[
         },
     },
     Fault {
-        last: [0, 1, 0],
+        last: NO_PREDICTION,
         did: |parent, _| {
-            let n_counted = parent.count("nextn_predict_layers").ok()??;
-            let last = BlockId::new(parent.n_blocks().checked_sub(1)?);
-            let mut tensors = parent.tensors().iter().filter_map(|tensor| tensor.block);
-            let is_there = tensors.any(|(block, rest)| block == last && rest.starts_with("nextn."));
-            (n_counted > 0 && !is_there).then(|| {
-                "took the last block for a prediction block, which the metadata count but the file does not hold".to_owned()
+            ordinary_counted(parent).next().map(|block| {
+                format!(
+                    "took block {block} for a prediction block, which the metadata count but the file does not hold"
+                )
             })
         },
     },
     Fault {
         last: [0, 1, 0],
         did: |parent, _| {
-            let kind = match parent.architecture() {
-                "deepseek4" => "with keys compressed 4:1",
-                "minimax-m3" => "with experts",
-                _ => return None,
-            };
-            Some(format!(
-                "could leave no block {kind}, without which llama.cpp ends"
-            ))
+            let has_needed = parent.rules().is_some_and(|rules| !rules.needed.is_empty());
+            has_needed
+                .then(|| "could leave no block of a kind without which llama.cpp ends".to_owned())
         },
     },
     Fault {
@@ -93,16 +91,41 @@ const FAULTS: &[Fault] = &[
     },
 ];
 
+/// Blocks that the metadata count for prediction and that are blocks as any other.
+fn ordinary_counted(parent: &Model<'_>) -> impl Iterator<Item = BlockId> {
+    let n_blocks = parent.n_blocks();
+    let first_real = n_blocks - parent.prediction_blocks().count();
+    (n_blocks - parent.n_counted_prediction_blocks()..first_real).map(BlockId::new)
+}
+
+/// Those of `removed` that the release of that version removed because it took them for prediction blocks: it let no others of
+/// that place go.
+pub(super) fn removed_for_prediction(
+    version: &str,
+    parent: &Model<'_>,
+    removed: &BTreeSet<BlockId>,
+) -> Vec<BlockId> {
+    match numbers(version) {
+        Some(version) if version <= NO_PREDICTION => ordinary_counted(parent)
+            .filter(|block| removed.contains(block))
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
 /// What the release of that version may have done wrong in `out`, which it made of `parent`.
 #[must_use]
 pub fn faults(version: &str, parent: &Model<'_>, out: &[gguf::File<'_>]) -> Vec<String> {
-    let mut numbers = version.split(['.', '-', '+']).map(str::parse::<u64>);
-    let mut number = || numbers.next().and_then(Result::ok);
-    let (Some(major), Some(minor), Some(patch)) = (number(), number(), number()) else {
+    let Some(version) = numbers(version) else {
         return Vec::new();
     };
-    let had = FAULTS
-        .iter()
-        .filter(|fault| [major, minor, patch] <= fault.last);
+    let had = FAULTS.iter().filter(|fault| version <= fault.last);
     had.filter_map(|fault| (fault.did)(parent, out)).collect()
+}
+
+/// `0.1.0` as numbers; `None` of what is no version.
+fn numbers(version: &str) -> Option<[u64; 3]> {
+    let mut numbers = version.split(['.', '-', '+']).map(str::parse::<u64>);
+    let mut number = || numbers.next().and_then(Result::ok);
+    Some([number()?, number()?, number()?])
 }

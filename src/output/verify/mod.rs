@@ -119,10 +119,17 @@ pub fn verify(
         Some(_) => error,
     })
     .context("names a cut that is refused")?;
-    Ok(Verification {
+    let mut verification = Verification {
         on_trust,
         ..compare(parent, &plan, claim, out, progress)?
-    })
+    };
+    let version = verification.claim.version.as_deref().unwrap_or_default();
+    for block in earlier::removed_for_prediction(version, parent, &verification.removed) {
+        verification
+            .differences
+            .push_first(Difference::NoPrediction(block));
+    }
+    Ok(verification)
 }
 
 /// The weights that the file has where it says that they are not the parent's. They cannot be compared with anything but the

@@ -76,7 +76,7 @@ pub fn heat_map(scored: &Scored) -> Option<Chart> {
 fn position(i: usize) -> String {
     match i.checked_sub(1) {
         None => "input".to_owned(),
-        Some(block) => format!("behind block {block}"),
+        Some(block) => format!("after block {block}"),
     }
 }
 

@@ -108,7 +108,7 @@ pub fn page(collection: &Collection) -> Result<String> {
 }
 
 const NOTES: &str = "<footer>\n<h2>What the figures mean</h2>\n<p>Block Influence is one minus the mean cosine between the hidden \
-states before and behind a block (equation 2 of arXiv:2403.03853); bars have standard errors over windows. Perplexity, KL \
+states before and after a block (equation 2 of arXiv:2403.03853); bars have standard errors over windows. Perplexity, KL \
 divergence from the parent (in nats) and same top are over the second half of each window, as llama-perplexity has them, with \
 standard errors as if tokens were independent. Figures of different texts, or of a text that also chose the blocks, do not \
 compare. Reasoning and code suffer before plain text does.</p>\n</footer>\n";
