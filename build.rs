@@ -38,9 +38,7 @@ fn git_revision(git: &Path) -> Option<String> {
             let name = name.trim();
             read_watched(&git.join(name)).or_else(|| {
                 let packed = read_watched(&git.join("packed-refs"))?;
-                let line = packed
-                    .lines()
-                    .find(|line| line.ends_with(&format!(" {name}")))?;
+                let line = packed.lines().find(|line| line.ends_with(&format!(" {name}")))?;
                 Some(line.to_owned())
             })?
         }

@@ -48,9 +48,7 @@ fn sources() -> Result<std::path::PathBuf, Box<dyn std::error::Error>> {
     // What only tests need may not be here yet.
     let found = metadata(&["--offline"]).or_else(|_| metadata(&[]))?;
     let found: serde_json::Value = serde_json::from_slice(&found)?;
-    let packages = found["packages"]
-        .as_array()
-        .ok_or("cargo lists no packages")?;
+    let packages = found["packages"].as_array().ok_or("cargo lists no packages")?;
     let manifest = packages
         .iter()
         .find(|package| package["name"] == BINDINGS)

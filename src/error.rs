@@ -73,9 +73,7 @@ mod tests {
 
     #[test]
     fn hints_stand_apart_from_the_message() {
-        let error = anyhow!("ends early")
-            .context(Hint("fetch it again".to_owned()))
-            .context("m.gguf");
+        let error = anyhow!("ends early").context(Hint("fetch it again".to_owned())).context("m.gguf");
         assert_eq!(message(&error), "m.gguf: ends early");
         assert_eq!(hint(&error).as_deref(), Some("fetch it again"));
         let plain = Err::<(), _>(anyhow!("a\nb")).context("m").unwrap_err();

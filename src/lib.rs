@@ -92,13 +92,7 @@
 //! - [`model::BlockId`] is a block's number in the input. Numbers of the output exist only in [`model::renumbering::Renumbering`].
 //! - Hostile input gets an error: every length, count and offset of a file is checked before it is used.
 //! - On failure nothing is left behind and nothing existing is touched.
-#![cfg_attr(
-    test,
-    allow(
-        clippy::unwrap_used,
-        reason = "a test that panics fails with the reason"
-    )
-)]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that panics fails with the reason"))]
 
 pub mod error;
 

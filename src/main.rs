@@ -27,11 +27,7 @@ fn main() -> ExitCode {
         }
         let output = commit::interrupt();
         // Off the line of a progress bar.
-        let line = if std::io::stderr().is_terminal() {
-            "\n"
-        } else {
-            ""
-        };
+        let line = if std::io::stderr().is_terminal() { "\n" } else { "" };
         say(&format!("{line}gguf-shorten: interrupted; {output}"));
         std::process::exit(130);
     });

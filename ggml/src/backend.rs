@@ -98,10 +98,7 @@ impl Backend {
         // Vulkan is not registered where there is no driver.
         for &(_, name) in GPU_BACK_ENDS.iter().filter(|(is_built, _)| *is_built) {
             if !all.iter().any(|one| one.name == name) {
-                all.push(BackEnd {
-                    name: name.to_owned(),
-                    devices: Vec::new(),
-                });
+                all.push(BackEnd { name: name.to_owned(), devices: Vec::new() });
             }
         }
         all
@@ -119,10 +116,7 @@ impl BackEnd {
             // SAFETY: as above, and `i` is less than the number of its devices.
             Device::of(unsafe { sys::ggml_backend_reg_dev_get(registry, i) })
         };
-        Self {
-            name: text(name),
-            devices: (0..n).map(device).collect(),
-        }
+        Self { name: text(name), devices: (0..n).map(device).collect() }
     }
 }
 
@@ -143,9 +137,7 @@ impl Device {
             description: text(description),
             kind: match kind {
                 sys::GGML_BACKEND_DEVICE_TYPE_CPU => DeviceKind::Cpu,
-                sys::GGML_BACKEND_DEVICE_TYPE_GPU | sys::GGML_BACKEND_DEVICE_TYPE_IGPU => {
-                    DeviceKind::Gpu
-                }
+                sys::GGML_BACKEND_DEVICE_TYPE_GPU | sys::GGML_BACKEND_DEVICE_TYPE_IGPU => DeviceKind::Gpu,
                 _ => DeviceKind::Accelerator,
             },
             memory: total as u64,

@@ -111,16 +111,10 @@ impl<'model> Context<'model> {
         n_outputs: usize,
         threads: &Rc<ThreadPool>,
     ) -> Result<Self, Error> {
-        let too_large = |_| Error::Context {
-            reason: "the window is too large".to_owned(),
-        };
+        let too_large = |_| Error::Context { reason: "the window is too large".to_owned() };
         let n_tokens = u32::try_from(window).map_err(too_large)?;
         let n_outputs = u32::try_from(n_outputs.max(1)).map_err(too_large)?;
-        let state = NonNull::from(Box::leak(Box::new(EvalState {
-            tap: None,
-            stopped: false,
-            panic: None,
-        })));
+        let state = NonNull::from(Box::leak(Box::new(EvalState { tap: None, stopped: false, panic: None })));
         // SAFETY: no arguments.
         let mut params = unsafe { sys::llama_context_default_params() };
         params.n_ctx = n_tokens;
@@ -227,12 +221,7 @@ impl<'model> Context<'model> {
     }
 
     /// As [`Context::evaluate`]; `stopped` from the start computes nothing.
-    fn run(
-        &mut self,
-        batch: WindowInput<'_>,
-        tap: &mut dyn Tap,
-        stopped: bool,
-    ) -> Result<(), Error> {
+    fn run(&mut self, batch: WindowInput<'_>, tap: &mut dyn Tap, stopped: bool) -> Result<(), Error> {
         // SAFETY: only the lifetime changes. The pointer is used by callbacks during `decode` alone and taken away
         // below before `tap` goes out of scope.
         let tap: NonNull<dyn Tap + 'static> =
@@ -275,11 +264,7 @@ impl<'model> Context<'model> {
     ///
     /// # Panics
     /// If the batch is empty or longer than the context's window, or `rows` is empty or not inside of it.
-    pub fn logits_of(
-        &mut self,
-        batch: WindowInput<'_>,
-        rows: Range<usize>,
-    ) -> Result<&[f32], Error> {
+    pub fn logits_of(&mut self, batch: WindowInput<'_>, rows: Range<usize>) -> Result<&[f32], Error> {
         assert!(!rows.is_empty(), "the logits of no token");
         let n_rows = rows.len();
         // Without a memory every token is an output, asked for or not (`llama-context.cpp: llama_context::encode`).
@@ -291,10 +276,7 @@ impl<'model> Context<'model> {
         // SAFETY: the context is alive; the call waits for the evaluation to end.
         let logits = unsafe { sys::llama_get_logits(self.raw.as_ptr()) };
         if logits.is_null() {
-            return Err(Error::Evaluate {
-                status,
-                reason: "the model gives no logits".to_owned(),
-            });
+            return Err(Error::Evaluate { status, reason: "the model gives no logits".to_owned() });
         }
         // SAFETY: the buffer holds a row of `n_vocab` floats for each output, and so at least `before + n_rows` of them.
         let logits = unsafe { logits.add(before * self.n_vocab) };

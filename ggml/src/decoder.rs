@@ -89,12 +89,7 @@ impl<'model> Decoder<'model> {
         length: usize,
         threads: usize,
     ) -> Result<Self, Error> {
-        let options = DecoderOptions {
-            tokens: sequences,
-            sequences,
-            outputs: sequences,
-            threads,
-        };
+        let options = DecoderOptions { tokens: sequences, sequences, outputs: sequences, threads };
         Self::with_context(model, options, sequences.saturating_mul(length), false)
     }
 
@@ -105,9 +100,7 @@ impl<'model> Decoder<'model> {
         unified: bool,
     ) -> Result<Self, Error> {
         let number = |n: usize, what: &str| {
-            u32::try_from(n).map_err(|_| Error::Context {
-                reason: format!("{what} is too large"),
-            })
+            u32::try_from(n).map_err(|_| Error::Context { reason: format!("{what} is too large") })
         };
         let n_tokens = number(options.tokens, "the number of tokens")?;
         let threads = ThreadPool::new(options.threads)?;
@@ -137,13 +130,7 @@ impl<'model> Decoder<'model> {
         unsafe {
             sys::llama_attach_threadpool(raw.as_ptr(), threads.as_ptr(), std::ptr::null_mut());
         }
-        Ok(Self {
-            raw,
-            options,
-            n_vocab: model.n_vocab(),
-            threads,
-            model: PhantomData,
-        })
+        Ok(Self { raw, options, n_vocab: model.n_vocab(), threads, model: PhantomData })
     }
 
     /// Forgets all sequences.
@@ -161,10 +148,7 @@ impl<'model> Decoder<'model> {
     /// # Panics
     /// If the decoder does not hold that sequence.
     pub fn forget(&mut self, sequence: usize) {
-        assert!(
-            sequence < self.options.sequences,
-            "a sequence that is not held"
-        );
+        assert!(sequence < self.options.sequences, "a sequence that is not held");
         // SAFETY: the context is alive. A model without a memory (an encoder) returns null.
         let memory = unsafe { sys::llama_get_memory(self.raw.as_ptr()) };
         if !memory.is_null() {
@@ -211,19 +195,14 @@ impl<'model> Decoder<'model> {
     fn evaluate(&mut self, batch: &Batch) -> Result<(), Error> {
         let n_outputs = batch.n_outputs();
         assert!(
-            !batch.is_empty()
-                && batch.len() <= self.options.tokens
-                && n_outputs <= self.options.outputs,
+            !batch.is_empty() && batch.len() <= self.options.tokens && n_outputs <= self.options.outputs,
             "a batch of {} tokens and {n_outputs} outputs for {:?}",
             batch.len(),
             self.options
         );
         let n_sequences = self.options.sequences;
         assert!(
-            batch
-                .sequences
-                .iter()
-                .all(|ids| !ids.is_empty() && ids.iter().all(|&id| id < n_sequences)),
+            batch.sequences.iter().all(|ids| !ids.is_empty() && ids.iter().all(|&id| id < n_sequences)),
             "a token of a sequence that the decoder does not hold"
         );
         match self.run(batch) {
@@ -240,10 +219,7 @@ impl<'model> Decoder<'model> {
         // SAFETY: the context is alive; the call waits for the evaluation to end.
         let logits = unsafe { sys::llama_get_logits(self.raw.as_ptr()) };
         if logits.is_null() {
-            return Err(Error::Evaluate {
-                status: 0,
-                reason: "the model gives no logits".to_owned(),
-            });
+            return Err(Error::Evaluate { status: 0, reason: "the model gives no logits".to_owned() });
         }
         // SAFETY: the buffer holds a row of `n_vocab` floats for each token that was marked as an output, in their
         // order; it is next written by an evaluation, which borrows the decoder mutably.
@@ -255,14 +231,10 @@ impl<'model> Decoder<'model> {
         // All of these are less than a number of tokens or sequences that was checked to fit in 32 bits.
         let int = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
         let mut tokens = batch.tokens.clone();
-        let mut positions: Vec<sys::llama_pos> =
-            batch.positions.iter().map(|&at| int(at)).collect();
+        let mut positions: Vec<sys::llama_pos> = batch.positions.iter().map(|&at| int(at)).collect();
         let mut n_seq_id: Vec<i32> = batch.sequences.iter().map(|ids| int(ids.len())).collect();
-        let mut ids: Vec<Vec<sys::llama_seq_id>> = batch
-            .sequences
-            .iter()
-            .map(|ids| ids.iter().map(|&id| int(id)).collect())
-            .collect();
+        let mut ids: Vec<Vec<sys::llama_seq_id>> =
+            batch.sequences.iter().map(|ids| ids.iter().map(|&id| int(id)).collect()).collect();
         let mut seq_id: Vec<_> = ids.iter_mut().map(Vec::as_mut_ptr).collect();
         let mut outputs: Vec<i8> = batch.outputs.iter().map(|&output| output.into()).collect();
         let raw_batch = sys::llama_batch {

@@ -62,18 +62,14 @@ impl fmt::Display for Error {
             }
             Self::Tokenize { reason } => write!(f, "llama.cpp could not tokenize: {reason}"),
             Self::Evaluate { status, reason } => {
-                write!(
-                    f,
-                    "llama.cpp could not evaluate a window (status {status}): {reason}"
-                )
+                write!(f, "llama.cpp could not evaluate a window (status {status}): {reason}")
             }
             Self::Quantize { reason } => write!(f, "llama.cpp could not quantize: {reason}"),
             Self::Rpc { endpoint, reason } => write!(f, "RPC server {endpoint}: {reason}"),
             Self::Path => f.write_str("the path has a NUL byte or is not valid text"),
-            Self::Node { name, tensor_type } => write!(
-                f,
-                "graph node '{name}' has type {tensor_type}, expected f32, f16 or bf16"
-            ),
+            Self::Node { name, tensor_type } => {
+                write!(f, "graph node '{name}' has type {tensor_type}, expected f32, f16 or bf16")
+            }
         }
     }
 }
@@ -89,7 +85,5 @@ pub(crate) fn c_path(path: &Path) -> Result<CString, Error> {
     let bytes = Some(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()));
     #[cfg(not(unix))]
     let bytes = path.to_str();
-    bytes
-        .and_then(|bytes| CString::new(bytes).ok())
-        .ok_or(Error::Path)
+    bytes.and_then(|bytes| CString::new(bytes).ok()).ok_or(Error::Path)
 }

@@ -25,10 +25,7 @@ struct Text<const N: usize> {
 
 impl<const N: usize> Text<N> {
     const fn new() -> Self {
-        Self {
-            bytes: [const { AtomicU8::new(0) }; N],
-            len: AtomicUsize::new(0),
-        }
+        Self { bytes: [const { AtomicU8::new(0) }; N], len: AtomicUsize::new(0) }
     }
 
     fn clear(&self) {
@@ -48,10 +45,7 @@ impl<const N: usize> Text<N> {
 
     fn iter(&self) -> impl Iterator<Item = u8> {
         let len = self.len.load(Ordering::Acquire);
-        self.bytes
-            .iter()
-            .take(len)
-            .map(|byte| byte.load(Ordering::Relaxed))
+        self.bytes.iter().take(len).map(|byte| byte.load(Ordering::Relaxed))
     }
 }
 
@@ -92,12 +86,7 @@ pub(crate) enum Work {
     Quantizing,
 }
 
-const WORKS: [&str; 4] = [
-    "loading the model",
-    "preparing an evaluation",
-    "evaluating",
-    "quantizing",
-];
+const WORKS: [&str; 4] = ["loading the model", "preparing an evaluation", "evaluating", "quantizing"];
 
 /// How many calls are at each.
 static AT_WORK: [AtomicUsize; WORKS.len()] = [const { AtomicUsize::new(0) }; WORKS.len()];
@@ -120,9 +109,7 @@ impl Drop for AtWork {
 
 fn at_work() -> Option<&'static str> {
     let mut works = WORKS.into_iter().zip(&AT_WORK);
-    works
-        .find(|(_, n)| n.load(Ordering::Relaxed) > 0)
-        .map(|(work, _)| work)
+    works.find(|(_, n)| n.load(Ordering::Relaxed) > 0).map(|(work, _)| work)
 }
 
 /// Names of files and folders that are removed when the process ends before its time; null where there is room for one.
@@ -134,10 +121,7 @@ struct Names {
 
 impl Names {
     const fn new() -> Self {
-        Self {
-            names: [const { AtomicPtr::new(std::ptr::null_mut()) }; 64],
-            more: OnceLock::new(),
-        }
+        Self { names: [const { AtomicPtr::new(std::ptr::null_mut()) }; 64], more: OnceLock::new() }
     }
 }
 
@@ -168,8 +152,7 @@ impl RemovedOnDeath {
         loop {
             let is_taken = |slot: &&AtomicPtr<system::Name>| {
                 let free = std::ptr::null_mut();
-                slot.compare_exchange(free, name, Ordering::SeqCst, Ordering::Relaxed)
-                    .is_ok()
+                slot.compare_exchange(free, name, Ordering::SeqCst, Ordering::Relaxed).is_ok()
             };
             if let Some(slot) = names.names.iter().find(is_taken) {
                 return slot;
@@ -211,10 +194,7 @@ fn name_in(slot: &AtomicPtr<system::Name>) -> Option<&'static system::Name> {
 pub fn remove_all() {
     let mut names = Some(&NAMES);
     while let Some(some) = names {
-        some.names
-            .iter()
-            .filter_map(name_in)
-            .for_each(system::remove);
+        some.names.iter().filter_map(name_in).for_each(system::remove);
         names = some.more.get().map(Box::as_ref);
     }
 }
@@ -328,9 +308,7 @@ mod tests {
         let is_there = |name: &&std::path::PathBuf| name.exists();
         assert_eq!(names.iter().filter(is_there).count(), 50);
         assert!(folder.exists());
-        names[150..]
-            .iter()
-            .for_each(|name| std::fs::remove_file(name).unwrap());
+        names[150..].iter().for_each(|name| std::fs::remove_file(name).unwrap());
         remove_all();
         assert!(!folder.exists());
         drop((known, of_folder));

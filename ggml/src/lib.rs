@@ -19,13 +19,7 @@
 //! - [`requantize`]: a whole model to another type.
 //! - [`tensor_type`]: ggml's own table of tensor types.
 //! - [`quantize`]: rounding weights to such a type, and back.
-#![cfg_attr(
-    test,
-    allow(
-        clippy::unwrap_used,
-        reason = "a test that panics fails with the reason"
-    )
-)]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that panics fails with the reason"))]
 
 pub mod mapping;
 

@@ -25,11 +25,8 @@ struct Line {
     is_error: bool,
 }
 
-static LINES: Mutex<Lines> = Mutex::new(Lines {
-    complete: VecDeque::new(),
-    open: String::new(),
-    open_is_error: false,
-});
+static LINES: Mutex<Lines> =
+    Mutex::new(Lines { complete: VecDeque::new(), open: String::new(), open_is_error: false });
 static ECHO: AtomicBool = AtomicBool::new(false);
 
 /// Also writes every line, whatever its level, to stderr.
@@ -57,10 +54,8 @@ pub fn last_error() -> Option<String> {
 /// its reader does not take the cause says only which file it is, while the reader has said before what is wrong.
 fn reason(lines: &VecDeque<Line>) -> Option<String> {
     let texts = || lines.iter().map(|line| &*line.text);
-    let line = texts()
-        .rev()
-        .find(|line| !line.ends_with("failed to load model"))
-        .or_else(|| texts().next_back())?;
+    let line =
+        texts().rev().find(|line| !line.ends_with("failed to load model")).or_else(|| texts().next_back())?;
     let cause = line
         .split_once("error loading model: ")
         .map_or_else(|| without_function_name(line), |(_, cause)| cause);
@@ -68,9 +63,7 @@ fn reason(lines: &VecDeque<Line>) -> Option<String> {
         return Some(cause.to_owned());
     }
     let first_error = lines.iter().find(|line| line.is_error);
-    let of_reader = first_error
-        .map(|line| &*line.text)
-        .filter(|text| text != &line);
+    let of_reader = first_error.map(|line| &*line.text).filter(|text| text != &line);
     Some(match of_reader {
         Some(text) => without_function_name(text).to_owned(),
         // Whose path is the caller's to say.
@@ -84,13 +77,7 @@ fn reason(lines: &VecDeque<Line>) -> Option<String> {
 /// `some_function: text` -> `text`; a line of another form stays as it is.
 fn without_function_name(line: &str) -> &str {
     match line.split_once(": ") {
-        Some((name, text))
-            if name
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') =>
-        {
-            text
-        }
+        Some((name, text)) if name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') => text,
         _ => line,
     }
 }
@@ -145,35 +132,20 @@ mod tests {
     use super::*;
 
     fn lines(lines: &[(bool, &str)]) -> VecDeque<Line> {
-        let line = |&(is_error, text): &(bool, &str)| Line {
-            text: text.to_owned(),
-            is_error,
-        };
+        let line = |&(is_error, text): &(bool, &str)| Line { text: text.to_owned(), is_error };
         lines.iter().map(line).collect()
     }
 
     #[test]
     fn what_the_reader_of_files_says_is_kept() {
         let failed = "llama_model_load: error loading model: llama_model_loader: failed to load model from /proc/self/fd/5";
-        let again = (
-            true,
-            "llama_model_load_from_file_impl: failed to load model",
-        );
+        let again = (true, "llama_model_load_from_file_impl: failed to load model");
         let wrong = "tensor 'a' has offset 96, expected 0";
         let of_reader = format!("gguf_init_from_reader_impl: {wrong}");
         let generic = "gguf_init_from_reader_impl: failed to read tensor data";
-        let all = [
-            (false, "x: a warning"),
-            (true, &*of_reader),
-            (true, generic),
-            (true, failed),
-            again,
-        ];
+        let all = [(false, "x: a warning"), (true, &*of_reader), (true, generic), (true, failed), again];
         assert_eq!(reason(&lines(&all)).as_deref(), Some(wrong));
-        assert_eq!(
-            reason(&lines(&[(true, failed), again])).as_deref(),
-            Some("failed to load model")
-        );
+        assert_eq!(reason(&lines(&[(true, failed), again])).as_deref(), Some("failed to load model"));
         let known = "llama_model_load: error loading model: missing tensor 'b'";
         assert_eq!(
             reason(&lines(&[(true, "x: before"), (true, known), again])).as_deref(),
@@ -184,14 +156,8 @@ mod tests {
 
     #[test]
     fn c_function_names_are_cut_and_nothing_else() {
-        assert_eq!(
-            without_function_name("llama_model_load: cannot read"),
-            "cannot read"
-        );
-        assert_eq!(
-            without_function_name("key not found: llama.x"),
-            "key not found: llama.x"
-        );
+        assert_eq!(without_function_name("llama_model_load: cannot read"), "cannot read");
+        assert_eq!(without_function_name("key not found: llama.x"), "key not found: llama.x");
         assert_eq!(without_function_name("plain"), "plain");
     }
 }

@@ -60,10 +60,7 @@ impl BlockCounts {
         let name = self.architecture;
         [
             entry(&format!("{name}.block_count"), self.n_blocks),
-            entry(
-                &format!("{name}.nextn_predict_layers"),
-                self.n_prediction_blocks,
-            ),
+            entry(&format!("{name}.nextn_predict_layers"), self.n_prediction_blocks),
             entry("", 0),
         ]
     }
@@ -137,19 +134,15 @@ impl Model {
         let _at_work = AtWork::new(Work::Loading);
         // SAFETY: pointer and length describe `pointers`; each points to a NUL-terminated path. All outlive the call, which
         // copies them, as do the entries, which end with an empty key. A failure is a null pointer, checked below.
-        let raw = unsafe {
-            sys::llama_model_load_from_splits(pointers.as_mut_ptr(), pointers.len(), params)
-        };
+        let raw = unsafe { sys::llama_model_load_from_splits(pointers.as_mut_ptr(), pointers.len(), params) };
         Self::from_raw(raw)
     }
 
     /// Takes ownership of what a loading function returned.
     pub(crate) fn from_raw(raw: *mut sys::llama_model) -> Result<Self, Error> {
-        NonNull::new(raw)
-            .map(|raw| Self { raw })
-            .ok_or_else(|| Error::Load {
-                reason: log::last_error().unwrap_or_else(|| "no reason given".to_owned()),
-            })
+        NonNull::new(raw).map(|raw| Self { raw }).ok_or_else(|| Error::Load {
+            reason: log::last_error().unwrap_or_else(|| "no reason given".to_owned()),
+        })
     }
 
     pub(crate) fn as_ptr(&self) -> *mut sys::llama_model {
@@ -221,15 +214,10 @@ impl Model {
     /// [`Error::Tokenize`] if the model has no tokenizer or the text is 2 GiB or longer.
     pub fn tokenize(&self, text: &str) -> Result<Vec<Token>, Error> {
         if !self.has_tokenizer() {
-            return Err(Error::Tokenize {
-                reason: "the model has no tokenizer".to_owned(),
-            });
+            return Err(Error::Tokenize { reason: "the model has no tokenizer".to_owned() });
         }
         let n_bytes = i32::try_from(text.len()).map_err(|_| Error::Tokenize {
-            reason: format!(
-                "the text has {} bytes, at most 2147483647 are possible",
-                text.len()
-            ),
+            reason: format!("the text has {} bytes, at most 2147483647 are possible", text.len()),
         })?;
         // At most one token a byte, and the special tokens around them; most texts need a third of that.
         let mut tokens: Vec<Token> = vec![0; text.len() / 2 + 16];
@@ -257,9 +245,7 @@ impl Model {
             match needed {
                 Some(needed) if needed > tokens.len() => tokens.resize(needed, 0),
                 _ => {
-                    return Err(Error::Tokenize {
-                        reason: "the text has too many tokens".to_owned(),
-                    });
+                    return Err(Error::Tokenize { reason: "the text has too many tokens".to_owned() });
                 }
             }
         }
@@ -273,14 +259,7 @@ impl Model {
             let capacity = i32::try_from(buffer.len()).unwrap_or(i32::MAX);
             // SAFETY: the vocabulary is alive; the function writes at most `capacity` bytes into `buffer`.
             let n = unsafe {
-                sys::llama_token_to_piece(
-                    self.vocab(),
-                    token,
-                    buffer.as_mut_ptr().cast(),
-                    capacity,
-                    0,
-                    true,
-                )
+                sys::llama_token_to_piece(self.vocab(), token, buffer.as_mut_ptr().cast(), capacity, 0, true)
             };
             match usize::try_from(n) {
                 Ok(n) => {

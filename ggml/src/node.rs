@@ -21,10 +21,7 @@ impl<'a> Node<'a> {
     pub(crate) unsafe fn from_raw(raw: *const sys::ggml_tensor) -> Option<Self> {
         // SAFETY: the caller's promise; a null pointer becomes `None`.
         let raw = unsafe { raw.as_ref() }?;
-        Some(Self {
-            raw,
-            graph: PhantomData,
-        })
+        Some(Self { raw, graph: PhantomData })
     }
 
     /// The name that llama.cpp gave the tensor, such as `l_out-3` or `blk.3.attn_q.weight`.
@@ -61,8 +58,7 @@ impl<'a> Node<'a> {
             other => {
                 return Err(Error::Node {
                     name: self.name().to_owned(),
-                    tensor_type: crate::tensor_type::name(other)
-                        .unwrap_or_else(|| format!("number {other}")),
+                    tensor_type: crate::tensor_type::name(other).unwrap_or_else(|| format!("number {other}")),
                 });
             }
         };
@@ -105,9 +101,7 @@ impl<'a> Node<'a> {
         // SAFETY: reads the shape of a living tensor.
         let n_bytes = unsafe { sys::ggml_nbytes(self.raw) };
         assert!(
-            offset
-                .checked_add(out.len())
-                .is_some_and(|end| end <= n_bytes),
+            offset.checked_add(out.len()).is_some_and(|end| end <= n_bytes),
             "a row of '{}' ends past its {n_bytes} bytes",
             self.name()
         );

@@ -53,12 +53,7 @@ pub fn can_quantize(id: u32) -> bool {
 /// know or that needs the importance which is not there, for rows that are not whole quantisation blocks, and for weights
 /// or an importance that are not finite.
 #[must_use]
-pub fn quantize(
-    id: u32,
-    weights: &[f32],
-    n_per_row: usize,
-    importance: Option<&[f32]>,
-) -> Option<Vec<u8>> {
+pub fn quantize(id: u32, weights: &[f32], n_per_row: usize, importance: Option<&[f32]>) -> Option<Vec<u8>> {
     let block = usize::try_from(block_size(id)).ok()?;
     let whole = n_per_row > 0
         && can_quantize(id)
@@ -103,11 +98,7 @@ pub fn dequantize(id: u32, bytes: &[u8]) -> Option<Vec<f32>> {
     }
     if id == sys::GGML_TYPE_F32 {
         let floats = bytes.chunks_exact(4);
-        return Some(
-            floats
-                .map(|float| f32::from_le_bytes(float.try_into().unwrap_or_default()))
-                .collect(),
-        );
+        return Some(floats.map(|float| f32::from_le_bytes(float.try_into().unwrap_or_default())).collect());
     }
     // SAFETY: `block_size` knows the type, so that it is below the number of types.
     let traits = unsafe { sys::ggml_get_type_traits(id) };
@@ -124,11 +115,7 @@ pub fn dequantize(id: u32, bytes: &[u8]) -> Option<Vec<f32>> {
     let mut weights = vec![0f32; n];
     // SAFETY: `aligned` holds the bytes of `n` weights of the type, `weights` has room for them.
     unsafe {
-        to_float(
-            aligned.as_ptr().cast::<c_void>(),
-            weights.as_mut_ptr(),
-            i64::try_from(n).ok()?,
-        );
+        to_float(aligned.as_ptr().cast::<c_void>(), weights.as_mut_ptr(), i64::try_from(n).ok()?);
     }
     Some(weights)
 }
@@ -155,22 +142,11 @@ mod tests {
             let importance = needs_importance(id).then(|| vec![1.0; 512]);
             let bytes = quantize(id, &weights, 512, importance.as_deref()).unwrap();
             let back = dequantize(id, &bytes).unwrap();
-            let error: f32 = weights
-                .iter()
-                .zip(&back)
-                .map(|(a, b)| (a - b).powi(2))
-                .sum();
+            let error: f32 = weights.iter().zip(&back).map(|(a, b)| (a - b).powi(2)).sum();
             let bits = block_bytes(id) as f32 * 8.0 / block_size(id) as f32;
             // Uniform weights: the error of b bits is about 4^-b of the energy; grids lose something.
-            let bound = if bits > 9.0 {
-                1e-4
-            } else {
-                16.0 * 4f32.powf(-bits)
-            };
-            assert!(
-                error <= bound.min(0.9) * energy,
-                "type {id}: {error} of {energy}"
-            );
+            let bound = if bits > 9.0 { 1e-4 } else { 16.0 * 4f32.powf(-bits) };
+            assert!(error <= bound.min(0.9) * energy, "type {id}: {error} of {energy}");
         }
     }
 
@@ -189,18 +165,13 @@ mod tests {
         assert!(quantize(sys::GGML_TYPE_F32, &bad, 64, None).is_none());
         assert!(dequantize(sys::GGML_TYPE_I32, &[0; 8]).is_none());
         assert!(dequantize(sys::GGML_TYPE_Q8_0, &[0; 33]).is_none());
-        assert_eq!(
-            dequantize(sys::GGML_TYPE_F32, &1f32.to_le_bytes()).unwrap(),
-            [1.0]
-        );
+        assert_eq!(dequantize(sys::GGML_TYPE_F32, &1f32.to_le_bytes()).unwrap(), [1.0]);
     }
 
     #[test]
     fn importance_moves_the_error_to_other_columns() {
         let weights = weights(8 * 256);
-        let importance: Vec<f32> = (0..256)
-            .map(|i| if i % 2 == 0 { 1000.0 } else { 0.001 })
-            .collect();
+        let importance: Vec<f32> = (0..256).map(|i| if i % 2 == 0 { 1000.0 } else { 0.001 }).collect();
         let error = |importance: Option<&[f32]>| -> f32 {
             let bytes = quantize(sys::GGML_TYPE_Q4_K, &weights, 256, importance).unwrap();
             let back = dequantize(sys::GGML_TYPE_Q4_K, &bytes).unwrap();

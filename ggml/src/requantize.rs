@@ -78,9 +78,7 @@ impl FileType {
     /// The type with a number; `None` for one that is not known.
     #[must_use]
     pub fn of_number(number: u64) -> Option<Self> {
-        let found = FILE_TYPES
-            .iter()
-            .find(|(_, known)| u64::from(*known) == number);
+        let found = FILE_TYPES.iter().find(|(_, known)| u64::from(*known) == number);
         found.map(|&(name, number)| Self { name, number })
     }
 }
@@ -93,11 +91,9 @@ impl FromStr for FileType {
         let alias = ALIASES.iter().find(|(alias, _)| *alias == upper);
         let wanted = alias.map_or(upper.as_str(), |(_, name)| name);
         let found = FILE_TYPES.iter().find(|(name, _)| *name == wanted);
-        found
-            .map(|&(name, number)| Self { name, number })
-            .ok_or_else(|| {
-                "expected a type of llama-quantize such as Q6_K, Q4_K_M, Q3_K_M or Q2_K".to_owned()
-            })
+        found.map(|&(name, number)| Self { name, number }).ok_or_else(|| {
+            "expected a type of llama-quantize such as Q6_K, Q4_K_M, Q3_K_M or Q2_K".to_owned()
+        })
     }
 }
 
@@ -150,10 +146,7 @@ pub(crate) fn run(
     let status = unsafe { sys::llama_model_quantize(input.as_ptr(), output.as_ptr(), params) };
     if status != 0 {
         let reason = log::last_error().unwrap_or_else(|| "no reason given".to_owned());
-        let reason = reason
-            .strip_prefix("failed to quantize: ")
-            .map(str::to_owned)
-            .unwrap_or(reason);
+        let reason = reason.strip_prefix("failed to quantize: ").map(str::to_owned).unwrap_or(reason);
         return Err(Error::Quantize { reason });
     }
     Ok(())

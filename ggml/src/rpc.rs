@@ -28,16 +28,11 @@ impl FromStr for Endpoint {
         let expected = || format!("'{text}' is no HOST:PORT");
         let (host, port) = text.rsplit_once(':').ok_or_else(expected)?;
         let digits = Some(port).filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()));
-        let port: u16 = digits
-            .and_then(|port| port.parse().ok())
-            .ok_or_else(expected)?;
+        let port: u16 = digits.and_then(|port| port.parse().ok()).ok_or_else(expected)?;
         if host.is_empty() || port == 0 || host.contains(|c: char| c == ':' || c.is_whitespace()) {
             return Err(expected());
         }
-        Ok(Self {
-            host: host.to_owned(),
-            port,
-        })
+        Ok(Self { host: host.to_owned(), port })
     }
 }
 
@@ -90,10 +85,7 @@ impl fmt::Display for Endpoints {
 }
 
 /// A device of a server. It is made once and never freed.
-#[cfg_attr(
-    not(feature = "rpc"),
-    allow(dead_code, reason = "where there are no servers there is none")
-)]
+#[cfg_attr(not(feature = "rpc"), allow(dead_code, reason = "where there are no servers there is none"))]
 #[derive(Clone, Copy, Debug)]
 struct Device(sys::ggml_backend_dev_t);
 
@@ -115,10 +107,8 @@ impl Servers {
     pub fn reach(backend: &Backend, endpoints: &Endpoints) -> Result<Self, Error> {
         let mut devices = Vec::new();
         for endpoint in &endpoints.0 {
-            let found = devices_of(backend, endpoint).map_err(|reason| Error::Rpc {
-                endpoint: endpoint.to_string(),
-                reason,
-            })?;
+            let found = devices_of(backend, endpoint)
+                .map_err(|reason| Error::Rpc { endpoint: endpoint.to_string(), reason })?;
             devices.extend(found);
         }
         Ok(Self(devices.leak()))
@@ -166,19 +156,10 @@ mod tests {
         let servers: Endpoints = "a:1,b:2".parse().unwrap();
         assert_eq!(servers.to_string(), "a:1,b:2");
         assert!(!servers.is_empty() && Endpoints::default().is_empty());
-        assert_eq!(
-            "a:1,".parse::<Endpoints>(),
-            Err("'' is no HOST:PORT".to_owned())
-        );
-        assert_eq!(
-            "a:1,a:1".parse::<Endpoints>(),
-            Err("a:1 is named twice".to_owned())
-        );
+        assert_eq!("a:1,".parse::<Endpoints>(), Err("'' is no HOST:PORT".to_owned()));
+        assert_eq!("a:1,a:1".parse::<Endpoints>(), Err("a:1 is named twice".to_owned()));
         let many: Vec<String> = (1..18).map(|port| format!("a:{port}")).collect();
-        assert_eq!(
-            many.join(",").parse::<Endpoints>(),
-            Err("more than 16 servers".to_owned())
-        );
+        assert_eq!(many.join(",").parse::<Endpoints>(), Err("more than 16 servers".to_owned()));
         assert!(many[1..].join(",").parse::<Endpoints>().is_ok());
     }
 
@@ -186,22 +167,8 @@ mod tests {
     fn endpoints_are_a_host_and_a_port() {
         let endpoint: Endpoint = "10.0.0.7:50052".parse().unwrap();
         assert_eq!(endpoint.to_string(), "10.0.0.7:50052");
-        for text in [
-            "",
-            "host",
-            "host:",
-            ":1",
-            "host:0",
-            "host:65536",
-            "::1:1",
-            "a b:1",
-            "h:-1",
-            "h:+1",
-        ] {
-            assert_eq!(
-                text.parse::<Endpoint>(),
-                Err(format!("'{text}' is no HOST:PORT")),
-            );
+        for text in ["", "host", "host:", ":1", "host:0", "host:65536", "::1:1", "a b:1", "h:-1", "h:+1"] {
+            assert_eq!(text.parse::<Endpoint>(), Err(format!("'{text}' is no HOST:PORT")),);
         }
     }
 }

@@ -29,24 +29,14 @@ pub fn raise(signal: i32) {
 /// Fails a check as llama.cpp does.
 pub fn fail_check() {
     // SAFETY: all are NUL-terminated, and the text asks for no argument.
-    unsafe {
-        sys::ggml_abort(
-            c"/where/it/was/built/x.cpp".as_ptr(),
-            7,
-            c"a check".as_ptr(),
-        )
-    };
+    unsafe { sys::ggml_abort(c"/where/it/was/built/x.cpp".as_ptr(), 7, c"a check".as_ptr()) };
 }
 
 /// Has llama.cpp say something, then runs `run` with its log locked.
 pub fn with_log_locked(run: impl FnOnce()) {
     // SAFETY: the text is NUL-terminated and outlives the call; no user data is read.
     unsafe {
-        log::capture(
-            sys::GGML_LOG_LEVEL_INFO,
-            c"a_function: words\n".as_ptr(),
-            std::ptr::null_mut(),
-        );
+        log::capture(sys::GGML_LOG_LEVEL_INFO, c"a_function: words\n".as_ptr(), std::ptr::null_mut());
     };
     let _lines = log::lines();
     run();
@@ -68,17 +58,12 @@ pub struct TensorShape {
 /// [`Error::Load`] with llama.cpp's reason.
 pub fn tensor_shapes(_backend: &Backend, path: &Path) -> Result<Vec<TensorShape>, Error> {
     let path = c_path(path)?;
-    let init = sys::gguf_init_params {
-        no_alloc: true,
-        ctx: std::ptr::null_mut(),
-    };
+    let init = sys::gguf_init_params { no_alloc: true, ctx: std::ptr::null_mut() };
     log::clear();
     // SAFETY: the path is NUL-terminated and outlives the call; a failure is a null pointer, checked.
     let metadata = unsafe { sys::gguf_init_from_file(path.as_ptr(), init) };
     if metadata.is_null() {
-        return Err(Error::Load {
-            reason: log::last_error().unwrap_or_default(),
-        });
+        return Err(Error::Load { reason: log::last_error().unwrap_or_default() });
     }
     let mut shapes: Vec<TensorShape> = Vec::new();
     // SAFETY: no arguments.
@@ -151,11 +136,7 @@ pub fn quantize_with_imatrix(
         })
         .collect();
     // The list ends with a name that is null.
-    data.push(sys::llama_model_imatrix_data {
-        name: std::ptr::null(),
-        data: std::ptr::null(),
-        size: 0,
-    });
+    data.push(sys::llama_model_imatrix_data { name: std::ptr::null(), data: std::ptr::null(), size: 0 });
     // SAFETY: no arguments.
     let mut params = unsafe { sys::llama_model_quantize_default_params() };
     params.nthread = 1;
@@ -170,12 +151,7 @@ pub fn quantize_with_imatrix(
 ///
 /// # Errors
 /// [`Error::Quantize`] with llama.cpp's reason.
-pub fn prune_layers(
-    _backend: &Backend,
-    input: &Path,
-    output: &Path,
-    layers: &[i32],
-) -> Result<(), Error> {
+pub fn prune_layers(_backend: &Backend, input: &Path, output: &Path, layers: &[i32]) -> Result<(), Error> {
     let mut layers = layers.to_vec();
     layers.sort_unstable();
     // The list ends with -1.

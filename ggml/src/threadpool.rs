@@ -22,9 +22,7 @@ impl ThreadPool {
     /// # Errors
     /// [`Error::Context`] if they cannot be started.
     pub fn new(n_threads: usize) -> Result<Self, Error> {
-        let failed = || Error::Context {
-            reason: format!("{n_threads} threads cannot be started"),
-        };
+        let failed = || Error::Context { reason: format!("{n_threads} threads cannot be started") };
         let n_threads = i32::try_from(n_threads).map_err(|_| failed())?;
         // SAFETY: no pointers are passed.
         let mut params = unsafe { sys::ggml_threadpool_params_default(n_threads) };

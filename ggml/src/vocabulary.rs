@@ -36,11 +36,7 @@ impl Model {
         let score = unsafe { sys::llama_vocab_get_score(self.vocab(), token) };
         // SAFETY: as for the text.
         let attributes = unsafe { sys::llama_vocab_get_attr(self.vocab(), token) };
-        Some(VocabularyEntry {
-            text: text.to_bytes(),
-            score,
-            attributes,
-        })
+        Some(VocabularyEntry { text: text.to_bytes(), score, attributes })
     }
 
     /// The token that can begin a text, whether or not texts are given one (compare [`Model::bos`]).

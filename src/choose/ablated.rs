@@ -64,10 +64,7 @@ pub(crate) fn measure(
         let single = Removed::from([BlockId::new(block)]);
         match constraints.check(&single) {
             Ok(()) => singles.push(single),
-            Err(why) => ablated.refused.push(RefusedReport {
-                block,
-                reason: error::message(&why),
-            }),
+            Err(why) => ablated.refused.push(RefusedReport { block, reason: error::message(&why) }),
         }
     }
     if singles.is_empty() {
@@ -80,20 +77,14 @@ pub(crate) fn measure(
     let threads = Rc::new(ThreadPool::new(options.threads)?);
     let windows = measured::at_random(&set);
     let start = Instant::now();
-    let (mut subsets, way) =
-        measured::evaluator(model, constraints, &engine, &windows, &threads, watch);
+    let (mut subsets, way) = measured::evaluator(model, constraints, &engine, &windows, &threads, watch);
     let n_losses = (singles.len() * windows.len()) as u64;
     let bar = watch.begin("removing each block".into(), Unit::Losses, n_losses);
     let mut record = |_: &Record| {
         bar.advance(1);
         Ok(())
     };
-    let mut memo = Memo::new(
-        &mut *subsets,
-        model.n_trunk_blocks(),
-        Vec::new(),
-        &mut record,
-    );
+    let mut memo = Memo::new(&mut *subsets, model.n_trunk_blocks(), Vec::new(), &mut record);
     let losses = memo.losses(windows.len(), &singles);
     drop(bar);
     for (single, loss) in singles.iter().zip(losses.with_context(at_path)?) {

@@ -47,7 +47,6 @@ pub fn check_number(n: usize, n_may: usize) -> Result<()> {
 
 /// The importance of the attention of each block: the lowest goes first.
 fn scores(method: Method, importance: Option<&Importance>, n_blocks: usize) -> Result<Vec<f64>> {
-    #[expect(clippy::cast_precision_loss, reason = "at most 512 blocks")]
     let numbers = || (0..n_blocks).map(|i| i as f64);
     let measured = |score: fn(&HalfImportance) -> f64| {
         importance
@@ -58,9 +57,7 @@ fn scores(method: Method, importance: Option<&Importance>, n_blocks: usize) -> R
                 let halves = block.halves.as_ref();
                 halves
                     .map(|halves| score(&halves.attention))
-                    .with_context(|| {
-                        format!("bug: the attention of block {} has no score", block.block)
-                    })
+                    .with_context(|| format!("bug: the attention of block {} has no score", block.block))
             })
             .collect()
     };

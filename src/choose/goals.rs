@@ -30,15 +30,12 @@ impl std::error::Error for Unreachable {}
 fn unreachable_size(limit: u64, steps: &[(Removed, u64)]) -> Unreachable {
     let smallest = steps.iter().min_by_key(|(_, n_bytes)| *n_bytes);
     let nearest = match smallest {
-        Some((removed, n_bytes)) => format!(
-            "the smallest output has {n_bytes} bytes, without {}",
-            named(&numbers(removed))
-        ),
+        Some((removed, n_bytes)) => {
+            format!("the smallest output has {n_bytes} bytes, without {}", named(&numbers(removed)))
+        }
         None => "no set of blocks may be removed".to_owned(),
     };
-    Unreachable(format!(
-        "--target-size of {limit} bytes cannot be reached: {nearest}"
-    ))
+    Unreachable(format!("--target-size of {limit} bytes cannot be reached: {nearest}"))
 }
 
 /// The fewest blocks that may bring the output to `limit` bytes, those of the most bytes first.
@@ -62,7 +59,6 @@ pub(crate) fn fewest_of_size(
             let padded = info.n_bytes().next_multiple_of(model.first().alignment());
             // Its entry in the tensor table: lengths, dimensions, type, offset.
             let entry = 24 + info.name().len() as u64 + 8 * info.n_dims() as u64;
-            #[expect(clippy::cast_precision_loss, reason = "sizes stay below 2^53")]
             let n_bytes = (padded + entry) as f64;
             *score -= n_bytes;
         }
@@ -121,14 +117,13 @@ pub(crate) fn sizes_report(
     let sizes: Vec<u64> = sizes.collect::<Result<_>>()?;
     let Some(chosen) = way.chosen else {
         let removed = way.steps.into_iter().map(|step| step.removed);
-        bail!(unreachable_size(
-            limit,
-            &removed.zip(sizes).collect::<Vec<_>>()
-        ));
+        bail!(unreachable_size(limit, &removed.zip(sizes).collect::<Vec<_>>()));
     };
-    let steps = way.steps.iter().zip(sizes).map(|(step, n_bytes)| {
-        StepReport::of(step, Figure::Bytes(n_bytes), Some(n_bytes <= limit))
-    });
+    let steps = way
+        .steps
+        .iter()
+        .zip(sizes)
+        .map(|(step, n_bytes)| StepReport::of(step, Figure::Bytes(n_bytes), Some(n_bytes <= limit)));
     let report = GoalReport::of_sizes(limit, n_bytes(&chosen.removed)?, steps.collect());
     Ok((chosen, Some(report)))
 }
@@ -149,10 +144,7 @@ pub(crate) fn losses_report(way: Way, goal: &Goal) -> Result<(Measured, Option<G
     let nearest = figures.min_by(|(a, ..), (b, ..)| a.total_cmp(b));
     let (value, limit, step) = nearest.context("no set of blocks may be removed")?;
     let (what, parent) = match goal {
-        Goal::Perplexity(_) => (
-            "perplexity",
-            format!(" (whole model {:.4})", step.loss.parent_perplexity()),
-        ),
+        Goal::Perplexity(_) => ("perplexity", format!(" (whole model {:.4})", step.loss.parent_perplexity())),
         _ => ("KL divergence", String::new()),
     };
     let number = |number| figure(Figure::Number(number));
@@ -169,10 +161,7 @@ pub(crate) fn losses_report(way: Way, goal: &Goal) -> Result<(Measured, Option<G
 ///
 /// # Errors
 /// No set that may be removed.
-pub(crate) fn draft_report(
-    way: Way,
-    bytes: &BytesPerToken,
-) -> Result<(Measured, Option<GoalReport>)> {
+pub(crate) fn draft_report(way: Way, bytes: &BytesPerToken) -> Result<(Measured, Option<GoalReport>)> {
     let chosen = way.chosen.context("no set of blocks may be removed")?;
     let best: Draft = draft(&chosen, bytes);
     let step = |step: &Measured| {

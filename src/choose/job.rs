@@ -10,12 +10,8 @@ use crate::choose::outcome::GoalReport;
 use crate::choose::removal;
 use crate::choose::request::{Request, Target};
 use crate::choose::search::draft::BytesPerToken;
-use crate::choose::search::goal::{
-    Greedy, Growth, LossBound, Named, SizeBound, fastest, fewest, most,
-};
-use crate::choose::search::{
-    Goal, Measure, Measured, Removed, Search, Settings, expected_losses, measured,
-};
+use crate::choose::search::goal::{Greedy, Growth, LossBound, Named, SizeBound, fastest, fewest, most};
+use crate::choose::search::{Goal, Measure, Measured, Removed, Search, Settings, expected_losses, measured};
 use crate::measure::loss::Objective;
 use crate::model::block::block_list;
 use crate::model::{BlockId, Model};
@@ -38,14 +34,10 @@ impl Job<'_, '_> {
         let n_blocks = self.constraints.n_trunk_blocks;
         let runs = (0..=n_blocks.saturating_sub(n))
             .map(|start| (start..start + n).map(BlockId::new).collect::<Removed>());
-        runs.filter(|run| run.is_disjoint(self.request.keep) && self.constraints.check(run).is_ok())
-            .collect()
+        runs.filter(|run| run.is_disjoint(self.request.keep) && self.constraints.check(run).is_ok()).collect()
     }
 
-    pub(crate) fn decide(
-        &self,
-        measure: &mut dyn Measure,
-    ) -> Result<(Measured, Option<GoalReport>)> {
+    pub(crate) fn decide(&self, measure: &mut dyn Measure) -> Result<(Measured, Option<GoalReport>)> {
         let (constraints, request) = (self.constraints, self.request);
         let most_blocks = request.target.most();
         let mut on_set = |measured: &Measured| self.progress.set(measured.removed.len());
@@ -54,11 +46,7 @@ impl Job<'_, '_> {
             return match request.target {
                 Target::Exactly(n) => Ok((search.remove(measure, n, &mut on_set)?, None)),
                 Target::Goal { goal, .. } => {
-                    let mut growth = Greedy {
-                        search,
-                        most: most_blocks,
-                        progress: &mut on_set,
-                    };
+                    let mut growth = Greedy { search, most: most_blocks, progress: &mut on_set };
                     self.reach(&goal, &mut growth, measure)
                 }
             };
@@ -80,16 +68,8 @@ impl Job<'_, '_> {
                 Ok((measured(measure, removed, request.objective)?, None))
             }
             (Target::Exactly(_), None) => bail!("bug: a run is not chosen by its loss"),
-            (
-                Target::Goal {
-                    goal: Goal::Size(limit),
-                    first,
-                    most,
-                },
-                _,
-            ) => {
-                let (removed, report) =
-                    goal::first_of_size(&mut sets, first..=most, request.n_bytes, limit)?;
+            (Target::Goal { goal: Goal::Size(limit), first, most }, _) => {
+                let (removed, report) = goal::first_of_size(&mut sets, first..=most, request.n_bytes, limit)?;
                 Ok((measured(measure, removed, request.objective)?, Some(report)))
             }
             (Target::Goal { goal, .. }, _) => {
@@ -114,10 +94,7 @@ impl Job<'_, '_> {
     ) -> Result<(Measured, Option<GoalReport>)> {
         match goal {
             Goal::Size(limit) => {
-                let mut bound = SizeBound {
-                    n_bytes: self.request.n_bytes,
-                    limit: *limit,
-                };
+                let mut bound = SizeBound { n_bytes: self.request.n_bytes, limit: *limit };
                 let way = fewest(growth, measure, &mut bound)?;
                 goal::sizes_report(way, self.request.n_bytes, *limit)
             }
@@ -136,9 +113,8 @@ impl Job<'_, '_> {
     /// The loss of each block's removal alone.
     fn ablate(&self, measure: &mut dyn Measure) -> Result<Vec<f64>> {
         let (constraints, objective) = (self.constraints, self.request.objective);
-        let singles: Vec<Removed> = (0..constraints.n_trunk_blocks)
-            .map(|block| Removed::from([BlockId::new(block)]))
-            .collect();
+        let singles: Vec<Removed> =
+            (0..constraints.n_trunk_blocks).map(|block| Removed::from([BlockId::new(block)])).collect();
         if let Some(single) = singles.iter().find(|set| constraints.check(set).is_err()) {
             constraints.check(single).with_context(|| {
                 let blocks: Vec<usize> = single.iter().map(|block| block.index()).collect();
@@ -150,10 +126,7 @@ impl Job<'_, '_> {
         }
         if objective == Objective::Task {
             let losses = measure.tasks(&singles)?;
-            return Ok(losses
-                .iter()
-                .map(crate::measure::loss::TaskLoss::mean)
-                .collect());
+            return Ok(losses.iter().map(crate::measure::loss::TaskLoss::mean).collect());
         }
         let losses = measure.losses(measure.n_windows(), &singles)?;
         Ok(losses.iter().map(|loss| loss.mean(objective)).collect())
@@ -195,9 +168,7 @@ impl Progress {
             }
             _ => (None, None),
         };
-        let total = expected
-            .as_ref()
-            .map_or(0, |expected: &Vec<u64>| expected[0]);
+        let total = expected.as_ref().map_or(0, |expected: &Vec<u64>| expected[0]);
         Self {
             bar: watch.begin("searching".into(), Unit::Losses, total),
             n_measured: Cell::new(0),

@@ -21,21 +21,15 @@ const MAX_ROUNDS: usize = 300;
 /// Fewer than three blocks; a matrix that is not square or has values that are no cosines.
 pub fn places(cosine: &[Vec<f64>]) -> Result<Vec<f64>> {
     let n = cosine.len();
-    ensure!(
-        n > 2,
-        "method 'lorp' needs three blocks or more, the model has {n}"
-    );
+    ensure!(n > 2, "method 'lorp' needs three blocks or more, the model has {n}");
     let is_cosine = |value: &f64| (-1.001..=1.001).contains(value);
     ensure!(
-        cosine
-            .iter()
-            .all(|row| row.len() == n && row.iter().all(is_cosine)),
+        cosine.iter().all(|row| row.len() == n && row.iter().all(is_cosine)),
         "bug: what is to be clustered are no cosines"
     );
     let labels = clusters(cosine, n_clusters(cosine).min(n))?;
     let order = order(cosine, &labels);
     let mut places = vec![0.0; n];
-    #[expect(clippy::cast_precision_loss, reason = "at most 512 blocks")]
     for (place, block) in order.into_iter().chain([n - 1, 0]).enumerate() {
         places[block] = place as f64;
     }
@@ -61,11 +55,7 @@ fn n_clusters(cosine: &[Vec<f64>]) -> usize {
 fn clusters(cosine: &[Vec<f64>], k: usize) -> Result<Vec<usize>> {
     let n = cosine.len();
     let affinity = |i: usize, j: usize| {
-        if i == j {
-            0.0
-        } else {
-            f64::midpoint(cosine[i][j], 1.0).max(0.0)
-        }
+        if i == j { 0.0 } else { f64::midpoint(cosine[i][j], 1.0).max(0.0) }
     };
     let roots: Vec<f64> = (0..n)
         .map(|i| (0..n).map(|j| affinity(i, j)).sum::<f64>().sqrt())
@@ -80,13 +70,8 @@ fn clusters(cosine: &[Vec<f64>], k: usize) -> Result<Vec<usize>> {
         .self_adjoint_eigen(Side::Lower)
         .map_err(|error| anyhow!("the clusters of hidden states cannot be found: {error:?}"))?;
     let vectors = eigen.U();
-    let points: Vec<Vec<f64>> = (0..n)
-        .map(|i| {
-            (0..k)
-                .map(|component| vectors[(i, component)] / roots[i])
-                .collect()
-        })
-        .collect();
+    let points: Vec<Vec<f64>> =
+        (0..n).map(|i| (0..k).map(|component| vectors[(i, component)] / roots[i]).collect()).collect();
     Ok(k_means(&points, k))
 }
 
@@ -125,12 +110,7 @@ fn lloyd(points: &[Vec<f64>], mut centres: Vec<Vec<f64>>) -> (f64, Vec<usize>) {
         let is_stable = next == labels;
         labels = next;
         for (cluster, centre) in centres.iter_mut().enumerate() {
-            let members = || {
-                points
-                    .iter()
-                    .zip(&labels)
-                    .filter(|(_, label)| **label == cluster)
-            };
+            let members = || points.iter().zip(&labels).filter(|(_, label)| **label == cluster);
             for (dim, value) in centre.iter_mut().enumerate() {
                 *value = mean(members().map(|(point, _)| point[dim])).unwrap_or(*value);
             }
@@ -139,11 +119,7 @@ fn lloyd(points: &[Vec<f64>], mut centres: Vec<Vec<f64>>) -> (f64, Vec<usize>) {
             break;
         }
     }
-    let total = points
-        .iter()
-        .zip(&labels)
-        .map(|(point, &label)| distance(point, &centres[label]))
-        .sum();
+    let total = points.iter().zip(&labels).map(|(point, &label)| distance(point, &centres[label])).sum();
     (total, labels)
 }
 
@@ -168,13 +144,9 @@ fn order(cosine: &[Vec<f64>], labels: &[usize]) -> Vec<usize> {
         .collect();
     let mut order: Vec<usize> = clusters.iter_mut().filter_map(Cluster::take).collect();
     loop {
-        let rest = clusters
-            .iter_mut()
-            .filter(|cluster| !cluster.candidates.is_empty());
+        let rest = clusters.iter_mut().filter(|cluster| !cluster.candidates.is_empty());
         // The first of several.
-        let most_alike = rest
-            .rev()
-            .max_by(|a, b| a.alike(cosine).total_cmp(&b.alike(cosine)));
+        let most_alike = rest.rev().max_by(|a, b| a.alike(cosine).total_cmp(&b.alike(cosine)));
         match most_alike.and_then(Cluster::take) {
             Some(block) => order.push(block),
             None => return order,
@@ -197,18 +169,11 @@ impl Cluster {
             let others = members.iter().filter(|&&other| other != block);
             mean(others.map(|&other| cosine[block][other])).unwrap_or(f64::NEG_INFINITY)
         };
-        let mut candidates: Vec<usize> = members
-            .iter()
-            .copied()
-            .filter(|&i| i != 0 && i != last)
-            .rev()
-            .collect();
+        let mut candidates: Vec<usize> =
+            members.iter().copied().filter(|&i| i != 0 && i != last).rev().collect();
         // Stable, so that the lowest number of equals is last.
         candidates.sort_by(|&a, &b| redundancy(a).total_cmp(&redundancy(b)));
-        Self {
-            members,
-            candidates,
-        }
+        Self { members, candidates }
     }
 
     /// The mean cosine of those that are still there (eq. 10).
@@ -243,28 +208,14 @@ mod tests {
         let mut state = [0.0; 6];
         let states: Vec<[f64; 6]> = (0..n)
             .map(|i| {
-                let size = if i == 0 || cuts.contains(&i) {
-                    2.0
-                } else {
-                    0.15
-                };
-                state
-                    .iter_mut()
-                    .for_each(|value| *value += size * f64::from(next()));
+                let size = if i == 0 || cuts.contains(&i) { 2.0 } else { 0.15 };
+                state.iter_mut().for_each(|value| *value += size * f64::from(next()));
                 state
             })
             .collect();
         let dot = |a: &[f64; 6], b: &[f64; 6]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
         let cosine = |a, b| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
-        states
-            .iter()
-            .map(|a| {
-                states
-                    .iter()
-                    .map(|b| cosine(a, b).clamp(-1.0, 1.0))
-                    .collect()
-            })
-            .collect()
+        states.iter().map(|a| states.iter().map(|b| cosine(a, b).clamp(-1.0, 1.0)).collect()).collect()
     }
 
     /// The smallest sum of squared distances over all divisions into at most `k` clusters.
@@ -275,20 +226,12 @@ mod tests {
             let label = |i: usize| code / k.pow(u32::try_from(i).unwrap()) % k;
             (0..k)
                 .map(|cluster| {
-                    let members: Vec<&Vec<f64>> = (0..n)
-                        .filter(|&i| label(i) == cluster)
-                        .map(|i| &points[i])
-                        .collect();
+                    let members: Vec<&Vec<f64>> =
+                        (0..n).filter(|&i| label(i) == cluster).map(|i| &points[i]).collect();
                     let centre: Vec<f64> = (0..points[0].len())
-                        .map(|dim| {
-                            members.iter().map(|p| p[dim]).sum::<f64>()
-                                / members.len().max(1) as f64
-                        })
+                        .map(|dim| members.iter().map(|p| p[dim]).sum::<f64>() / members.len().max(1) as f64)
                         .collect();
-                    members
-                        .iter()
-                        .map(|point| distance(point, &centre))
-                        .sum::<f64>()
+                    members.iter().map(|point| distance(point, &centre)).sum::<f64>()
                 })
                 .sum()
         };
@@ -304,16 +247,10 @@ mod tests {
                 names.push(label);
             }
         }
-        let members: Vec<Vec<usize>> = names
-            .iter()
-            .map(|&k| (0..n).filter(|&i| labels[i] == k).collect())
-            .collect();
+        let members: Vec<Vec<usize>> =
+            names.iter().map(|&k| (0..n).filter(|&i| labels[i] == k).collect()).collect();
         let redundancy = |i: usize, all: &[usize]| {
-            let others: Vec<f64> = all
-                .iter()
-                .filter(|&&m| m != i)
-                .map(|&m| cosine[i][m])
-                .collect();
+            let others: Vec<f64> = all.iter().filter(|&&m| m != i).map(|&m| cosine[i][m]).collect();
             match others.len() {
                 0 => f64::NEG_INFINITY,
                 n => others.iter().sum::<f64>() / n as f64,
@@ -321,10 +258,7 @@ mod tests {
         };
         let mut gone: Vec<usize> = Vec::new();
         let pick = |gone: &[usize], k: usize| {
-            let free = members[k]
-                .iter()
-                .copied()
-                .filter(|i| *i != 0 && *i != n - 1 && !gone.contains(i));
+            let free = members[k].iter().copied().filter(|i| *i != 0 && *i != n - 1 && !gone.contains(i));
             free.fold(None, |best: Option<usize>, i| match best {
                 Some(b) if redundancy(b, &members[k]) >= redundancy(i, &members[k]) => Some(b),
                 _ => Some(i),
@@ -342,11 +276,7 @@ mod tests {
                 if pick(&gone, k).is_none() {
                     continue;
                 }
-                let rest: Vec<usize> = members
-                    .iter()
-                    .copied()
-                    .filter(|i| !gone.contains(i))
-                    .collect();
+                let rest: Vec<usize> = members.iter().copied().filter(|i| !gone.contains(i)).collect();
                 let mut cosines = Vec::new();
                 for (at, &i) in rest.iter().enumerate() {
                     cosines.extend(rest[at + 1..].iter().map(|&j| cosine[i][j]));
@@ -385,33 +315,17 @@ mod tests {
         for seed in 0..10 {
             let mut next = noise(seed);
             let points: Vec<Vec<f64>> = (0..8)
-                .map(|i| {
-                    (0..2)
-                        .map(|dim| f64::from(next()) * 0.1 + f64::from((i + dim) % 3))
-                        .collect()
-                })
+                .map(|i| (0..2).map(|dim| f64::from(next()) * 0.1 + f64::from((i + dim) % 3)).collect())
                 .collect();
             let labels = k_means(&points, 3);
             let centre = |cluster: usize, dim: usize| {
-                mean(
-                    (0..8)
-                        .filter(|&i| labels[i] == cluster)
-                        .map(|i| points[i][dim]),
-                )
-                .unwrap()
+                mean((0..8).filter(|&i| labels[i] == cluster).map(|i| points[i][dim])).unwrap()
             };
             let total: f64 = (0..8)
-                .map(|i| {
-                    (0..2)
-                        .map(|dim| (points[i][dim] - centre(labels[i], dim)).powi(2))
-                        .sum::<f64>()
-                })
+                .map(|i| (0..2).map(|dim| (points[i][dim] - centre(labels[i], dim)).powi(2)).sum::<f64>())
                 .sum();
             let least = tightest(&points, 3);
-            assert!(
-                total <= least * (1.0 + 1e-9) + 1e-12,
-                "seed {seed}: {total} against {least}"
-            );
+            assert!(total <= least * (1.0 + 1e-9) + 1e-12, "seed {seed}: {total} against {least}");
         }
     }
 

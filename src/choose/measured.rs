@@ -72,34 +72,14 @@ pub(crate) fn choose(
     let by_angle = |target| run(model, constraints, input, request, target, options, watch);
     match (request.method, request.target) {
         (Method::Run, Target::Exactly(n)) => by_angle((n, n, None)),
-        (
-            Method::Run,
-            Target::Goal {
-                goal: Goal::Size(limit),
-                first,
-                most,
-            },
-        ) => by_angle((first, most, Some(limit))),
-        (
-            method,
-            Target::Goal {
-                goal: Goal::Size(limit),
-                first,
-                most,
-            },
-        ) if !method.needs_losses() => {
+        (Method::Run, Target::Goal { goal: Goal::Size(limit), first, most }) => {
+            by_angle((first, most, Some(limit)))
+        }
+        (method, Target::Goal { goal: Goal::Size(limit), first, most }) if !method.needs_losses() => {
             let scores = method.scores(request.importance, constraints.n_trunk_blocks)?;
-            let mut sets = |n| {
-                Ok(removal::lowest_if_any(
-                    constraints,
-                    &scores,
-                    request.keep,
-                    n,
-                ))
-            };
-            let (removed, report) =
-                goal::first_of_size(&mut sets, first..=most, request.n_bytes, limit)
-                    .with_context(|| input.path().display().to_string())?;
+            let mut sets = |n| Ok(removal::lowest_if_any(constraints, &scores, request.keep, n));
+            let (removed, report) = goal::first_of_size(&mut sets, first..=most, request.n_bytes, limit)
+                .with_context(|| input.path().display().to_string())?;
             Ok(Chosen {
                 removed,
                 calibration: None,
@@ -149,14 +129,7 @@ fn run(
     let (engine, set) = load_and_cut(input, model, options, watch, true)?;
     let threads = Rc::new(ThreadPool::new(options.threads)?);
     let bar = watch.begin("calibrating".into(), Unit::Tokens, set.n_tokens() as u64);
-    let runs = Runs {
-        model,
-        constraints,
-        keep: request.keep,
-        engine: &engine,
-        set: &set,
-        threads: &threads,
-    };
+    let runs = Runs { model, constraints, keep: request.keep, engine: &engine, set: &set, threads: &threads };
     let start = Instant::now();
     let mut found = None;
     let chosen = match limit {
@@ -179,9 +152,8 @@ fn run(
     let mut calibration = CalibrationReport::new(&set, start.elapsed().as_secs_f64());
     if let (Some(known), Some(distances)) = (known, found) {
         calibration.scored = Some(known.model());
-        known.keep(input, &calibration, |key, path, measured| {
-            Entry::of_runs(key, path, measured, &distances)
-        });
+        known
+            .keep(input, &calibration, |key, path, measured| Entry::of_runs(key, path, measured, &distances));
     }
     Ok(Chosen {
         removed,
@@ -212,10 +184,7 @@ fn search(
     let windows = at_random(&set);
     let start = Instant::now();
     let (mut subsets, way) = evaluator(model, constraints, &engine, &windows, &threads, watch);
-    let extent = Extent {
-        n_blocks: model.n_trunk_blocks(),
-        n_windows: windows.len(),
-    };
+    let extent = Extent { n_blocks: model.n_trunk_blocks(), n_windows: windows.len() };
     let key = || key(input, constraints, request, options, &windows, way);
     let (journal, known) = open_journal(request.scratch, &key, extent, watch);
     let n_resumed = known.len() as u64;
@@ -228,20 +197,8 @@ fn search(
         threads: options.threads,
         n_models: 0,
     };
-    let runs = Runs {
-        model,
-        constraints,
-        keep: request.keep,
-        engine: &engine,
-        set: &set,
-        threads: &threads,
-    };
-    let settings = Settings {
-        objective: request.objective,
-        keep: request.keep.clone(),
-        beam: 1,
-        swaps: 2,
-    };
+    let runs = Runs { model, constraints, keep: request.keep, engine: &engine, set: &set, threads: &threads };
+    let settings = Settings { objective: request.objective, keep: request.keep.clone(), beam: 1, swaps: 2 };
     let progress = Progress::new(constraints, request, &settings, windows.len(), watch);
     let journal = RefCell::new(journal);
     let mut record = |record: &Record| {
@@ -255,28 +212,14 @@ fn search(
     };
     let mut memo = Memo::new(&mut *subsets, model.n_trunk_blocks(), known, &mut record)
         .with_tasks(Some(&mut candidates as &mut dyn Tasks));
-    let job = Job {
-        model,
-        constraints,
-        request,
-        settings: &settings,
-        runs: &runs,
-        progress: &progress,
-    };
+    let job = Job { model, constraints, request, settings: &settings, runs: &runs, progress: &progress };
     let decided = job.decide(&mut memo);
     let shortlist = match (&decided, request.target) {
         (Ok((chosen, _)), Target::Exactly(n)) if request.heals => {
-            let runs = race(
-                &mut memo,
-                request.objective,
-                job.consecutive(n),
-                SHORTLISTED,
-            );
+            let runs = race(&mut memo, request.objective, job.consecutive(n), SHORTLISTED);
             runs.map(|runs| {
                 let all_windows = memo.best_known(n, request.objective, SHORTLISTED);
-                let others = all_windows
-                    .into_iter()
-                    .chain(runs.best.into_iter().map(|run| run.removed));
+                let others = all_windows.into_iter().chain(runs.best.into_iter().map(|run| run.removed));
                 let mut sets = vec![chosen.removed.clone()];
                 for set in others {
                     if !sets.contains(&set) {
@@ -289,17 +232,12 @@ fn search(
         _ => Ok(Vec::new()),
     };
     let parent_tasks = match (&decided, request.tasks) {
-        (Ok(_), Some(_)) => memo
-            .tasks(&[Removed::new()])
-            .map(|found| found.first().copied()),
+        (Ok(_), Some(_)) => memo.tasks(&[Removed::new()]).map(|found| found.first().copied()),
         _ => Ok(None),
     };
     drop(progress);
     let decided = decided.with_context(at_path);
-    if decided
-        .as_ref()
-        .is_err_and(|error| error.is::<goal::Unreachable>())
-    {
+    if decided.as_ref().is_err_and(|error| error.is::<goal::Unreachable>()) {
         // There is nothing to go on with.
         close_journal(journal.take(), watch);
     }
@@ -308,13 +246,7 @@ fn search(
     let parent_tasks = parent_tasks.with_context(at_path)?;
     let seconds = start.elapsed().as_secs_f64();
     let objective = (request.method.needs_losses()).then_some(request.objective);
-    let mut report = SearchReport::new(
-        objective,
-        way,
-        subsets.n_block_evaluations(),
-        seconds,
-        &chosen,
-    );
+    let mut report = SearchReport::new(objective, way, subsets.n_block_evaluations(), seconds, &chosen);
     report.resumed_losses = n_resumed;
     if let (Some((source, tasks)), Some(parent)) = (request.tasks, parent_tasks) {
         report.task = tasked::report(source, tasks, &chosen, &parent, candidates.n_models);
@@ -371,8 +303,5 @@ pub(crate) fn evaluator<'m>(
 /// The windows in an order in which the first few stand for all of the text, and for all texts where there are several.
 pub(crate) fn at_random(set: &CalibrationSet) -> Vec<&[Token]> {
     let windows: Vec<&[Token]> = set.windows().collect();
-    order::order(windows.len(), set.blake3)
-        .into_iter()
-        .map(|number| windows[number])
-        .collect()
+    order::order(windows.len(), set.blake3).into_iter().map(|number| windows[number]).collect()
 }

@@ -12,7 +12,6 @@ impl Method {
     /// # Errors
     /// A method that needs scores without any, or that has no score of each block.
     pub fn scores(self, importance: Option<&Importance>, n_blocks: usize) -> Result<Vec<f64>> {
-        #[expect(clippy::cast_precision_loss, reason = "at most 512 blocks")]
         let numbers = || (0..n_blocks).map(|i| i as f64);
         match self {
             Self::Bi | Self::RelativeMagnitude | Self::Safe | Self::Lorp => {
@@ -40,12 +39,7 @@ impl Method {
             Self::Safe => {
                 let bi = z_scores(&scores.bi);
                 let magnitude = z_scores(&scores.relative_magnitude);
-                Some(
-                    bi.into_iter()
-                        .zip(magnitude)
-                        .map(|(a, b)| a.max(b))
-                        .collect(),
-                )
+                Some(bi.into_iter().zip(magnitude).map(|(a, b)| a.max(b)).collect())
             }
             _ => None,
         }
@@ -53,7 +47,6 @@ impl Method {
 }
 
 /// By how many standard deviations each value lies above the mean; zeros if all are the same.
-#[expect(clippy::cast_precision_loss, reason = "at most 512 blocks")]
 fn z_scores(values: &[f64]) -> Vec<f64> {
     let n = values.len().max(1) as f64;
     let mean = values.iter().sum::<f64>() / n;

@@ -155,8 +155,7 @@ pub fn block_rows(
                 ffn_bi_stderr: ffn.and_then(|half| half.bi_stderr),
                 ffn_relative_magnitude: ffn.map(|half| half.relative_magnitude),
                 ffn_relative_magnitude_stderr: ffn.and_then(|half| half.relative_magnitude_stderr),
-                lorp: importance
-                    .and_then(|importance| importance.lorp.as_ref()?.get(block).copied()),
+                lorp: importance.and_then(|importance| importance.lorp.as_ref()?.get(block).copied()),
                 rank: None,
                 rank_low: None,
                 rank_high: None,
@@ -252,10 +251,7 @@ impl GoalReport {
     /// Of losses: `steps` were measured, `chosen` is the last that is within the limit.
     #[must_use]
     pub fn of_losses(goal: &Goal, steps: &[Measured], chosen: &Measured) -> Self {
-        let figure = |measured: &Measured| {
-            goal.figure(measured)
-                .map_or((f64::NAN, f64::NAN), |found| found)
-        };
+        let figure = |measured: &Measured| goal.figure(measured).map_or((f64::NAN, f64::NAN), |found| found);
         let (value, limit) = figure(chosen);
         Self {
             goal: goal.flag(),
@@ -339,14 +335,7 @@ impl From<Draft> for DraftReport {
 impl TaskReport {
     /// Of `loss` beside the parent's, in tasks of the file `source`; `found` is the first as accuracy.
     #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
-    pub fn new(
-        source: String,
-        loss: &TaskLoss,
-        parent: &TaskLoss,
-        found: &Accuracy,
-        models: u64,
-    ) -> Self {
+    pub fn new(source: String, loss: &TaskLoss, parent: &TaskLoss, found: &Accuracy, models: u64) -> Self {
         Self {
             source,
             tasks: loss.n_tasks,

@@ -52,9 +52,7 @@ impl Rating {
         };
         Self {
             ranks: ascending(&scores),
-            ranges: sample
-                .as_ref()
-                .map(|sample| ranks::ranks(sample, confidence)),
+            ranges: sample.as_ref().map(|sample| ranks::ranks(sample, confidence)),
             tied: sample.as_ref().and_then(tied),
             confidence,
         }
@@ -151,10 +149,7 @@ impl AgainstReport {
     ) -> Self {
         let both = |by: Method| {
             let scores = |importance: &Importance| by.of_scores(importance.scores());
-            let (a, b) = (
-                scores(here).unwrap_or_default(),
-                scores(there).unwrap_or_default(),
-            );
+            let (a, b) = (scores(here).unwrap_or_default(), scores(there).unwrap_or_default());
             (correlation::spearman(&a, &b), correlation::kendall(&a, &b))
         };
         let (spearman, kendall) = both(method);

@@ -50,23 +50,13 @@ pub fn lowest(
     n: usize,
 ) -> Result<BTreeSet<BlockId>> {
     let n_blocks = constraints.n_trunk_blocks;
-    ensure!(
-        scores.len() == n_blocks,
-        "bug: {} scores for {n_blocks} blocks",
-        scores.len()
-    );
+    ensure!(scores.len() == n_blocks, "bug: {} scores for {n_blocks} blocks", scores.len());
     ensure!(n > 0, "nothing to remove: 0 blocks were asked for");
-    ensure!(
-        n < n_blocks,
-        "cannot remove {n} blocks: the model has {n_blocks}, and at least one must stay"
-    );
+    ensure!(n < n_blocks, "cannot remove {n} blocks: the model has {n_blocks}, and at least one must stay");
     constraints.check_count(n)?;
     let stays = |block: BlockId| stays(constraints, keep, block);
     let n_staying = (0..n_blocks).filter(|&i| stays(BlockId::new(i))).count();
-    ensure!(
-        n_blocks - n_staying >= n,
-        "cannot remove {n} blocks: {n_staying} of {n_blocks} must stay"
-    );
+    ensure!(n_blocks - n_staying >= n, "cannot remove {n} blocks: {n_staying} of {n_blocks} must stay");
     let found = Search::new(constraints, scores, &stays, n_blocks - n).best();
     found
         .with_context(|| {
@@ -156,7 +146,6 @@ pub fn nearest(constraints: &Constraints, wanted: &BTreeSet<BlockId>) -> Option<
     // A block that was not asked for costs one, and a little by how far it lies from those that were.
     let cost = |i: usize| match wanted.contains(&BlockId::new(i)) {
         true => 0.0,
-        #[expect(clippy::cast_precision_loss, reason = "at most 512 blocks")]
         false => {
             let distance = wanted.iter().map(|block| block.index().abs_diff(i)).min();
             1.0 + distance.unwrap_or(0) as f64 / 1e6
@@ -186,11 +175,7 @@ impl<'s> Search<'s> {
         stays: &dyn Fn(BlockId) -> bool,
         n_kept: usize,
     ) -> Self {
-        let groups: &[_] = if constraints.trusted {
-            &[]
-        } else {
-            &constraints.groups
-        };
+        let groups: &[_] = if constraints.trusted { &[] } else { &constraints.groups };
         let n = constraints.n_trunk_blocks;
         let n_states = ((n + 1) * (n_kept + 1)) << groups.len();
         let mut search = Self {
@@ -234,11 +219,7 @@ impl<'s> Search<'s> {
         let id = BlockId::new(block);
         let fits = kept < self.n_kept
             && (self.constraints.trusted
-                || self
-                    .constraints
-                    .places
-                    .iter()
-                    .all(|place| place.allows(id, kept, self.n_kept)));
+                || self.constraints.places.iter().all(|place| place.allows(id, kept, self.n_kept)));
         if !fits {
             return f64::INFINITY;
         }
@@ -331,16 +312,8 @@ mod tests {
 
     #[test]
     fn lowest_scores_go_and_the_later_of_equals() {
-        let of = |method, n| {
-            choose(
-                &constraints(5),
-                method,
-                Some(&importance(&SCORES)),
-                &blocks(&[]),
-                n,
-            )
-            .unwrap()
-        };
+        let of =
+            |method, n| choose(&constraints(5), method, Some(&importance(&SCORES)), &blocks(&[]), n).unwrap();
         assert_eq!(of(Method::Bi, 1), blocks(&[3]));
         assert_eq!(of(Method::Bi, 3), blocks(&[1, 3, 4]));
         assert_eq!(of(Method::RelativeMagnitude, 2), blocks(&[0, 2]));
@@ -356,16 +329,7 @@ mod tests {
         }
         // In standard deviations, with the mean in the middle: -1.34, -0.45, 0.45, 1.34 of one, 1.34, 0.45, -1.34, -0.45 of
         // the other; the larger ones are 1.34, 0.45, 0.45, 1.34.
-        let of = |n| {
-            choose(
-                &constraints(4),
-                Method::Safe,
-                Some(&importance),
-                &blocks(&[]),
-                n,
-            )
-            .unwrap()
-        };
+        let of = |n| choose(&constraints(4), Method::Safe, Some(&importance), &blocks(&[]), n).unwrap();
         assert_eq!(of(2), blocks(&[1, 2]));
     }
 
@@ -384,39 +348,21 @@ mod tests {
     #[test]
     fn blocks_that_must_stay_stay() {
         let mut constraints = constraints(5);
-        constraints
-            .must_stay
-            .insert(BlockId::new(3), "x".to_owned());
+        constraints.must_stay.insert(BlockId::new(3), "x".to_owned());
         let importance = importance(&SCORES);
-        let of = |n| {
-            choose(
-                &constraints,
-                Method::Bi,
-                Some(&importance),
-                &blocks(&[1]),
-                n,
-            )
-        };
+        let of = |n| choose(&constraints, Method::Bi, Some(&importance), &blocks(&[1]), n);
         assert_eq!(of(2).unwrap(), blocks(&[2, 4]));
-        assert_eq!(
-            of(4).unwrap_err().to_string(),
-            "cannot remove 4 blocks: 2 of 5 must stay"
-        );
+        assert_eq!(of(4).unwrap_err().to_string(), "cannot remove 4 blocks: 2 of 5 must stay");
     }
 
     #[test]
     fn one_of_a_group_stays_and_the_choice_is_the_best_of_all_allowed() {
         let mut constraints = constraints(5);
-        constraints.groups.push(Group {
-            blocks: blocks(&[1, 3, 4]),
-            what: "x",
-        });
+        constraints.groups.push(Group { blocks: blocks(&[1, 3, 4]), what: "x" });
         let importance = importance(&SCORES);
         for n in 1..=3 {
-            let chosen =
-                choose(&constraints, Method::Bi, Some(&importance), &blocks(&[]), n).unwrap();
-            let total =
-                |set: &BTreeSet<BlockId>| set.iter().map(|b| SCORES[b.index()]).sum::<f64>();
+            let chosen = choose(&constraints, Method::Bi, Some(&importance), &blocks(&[]), n).unwrap();
+            let total = |set: &BTreeSet<BlockId>| set.iter().map(|b| SCORES[b.index()]).sum::<f64>();
             // Every subset of that size, tried.
             let best = (0u32..32)
                 .map(|bits| {
@@ -434,15 +380,9 @@ mod tests {
 
     #[test]
     fn impossible_counts_are_refused() {
-        let error = |n| {
-            choose(&constraints(5), Method::Sequential, None, &blocks(&[]), n)
-                .unwrap_err()
-                .to_string()
-        };
-        assert_eq!(
-            error(5),
-            "cannot remove 5 blocks: the model has 5, and at least one must stay"
-        );
+        let error =
+            |n| choose(&constraints(5), Method::Sequential, None, &blocks(&[]), n).unwrap_err().to_string();
+        assert_eq!(error(5), "cannot remove 5 blocks: the model has 5, and at least one must stay");
         assert_eq!(error(0), "nothing to remove: 0 blocks were asked for");
     }
 }

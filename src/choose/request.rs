@@ -34,11 +34,7 @@ pub(crate) enum Target {
     /// This many.
     Exactly(usize),
     /// What the goal says, but no more than `most`; fewer than `first` cannot reach it.
-    Goal {
-        goal: Goal,
-        first: usize,
-        most: usize,
-    },
+    Goal { goal: Goal, first: usize, most: usize },
 }
 
 impl Target {

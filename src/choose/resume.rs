@@ -23,10 +23,8 @@ pub(crate) fn key(
     windows: &[&[Token]],
     way: &str,
 ) -> Key {
-    let numbers: Vec<u8> = windows
-        .iter()
-        .flat_map(|window| window.iter().flat_map(|token| token.to_le_bytes()))
-        .collect();
+    let numbers: Vec<u8> =
+        windows.iter().flat_map(|window| window.iter().flat_map(|token| token.to_le_bytes())).collect();
     let tasks = request.tasks.map_or(&[][..], |(_, tasks)| tasks);
     let settings = format!(
         "{} windows, {way}, {:?} on the GPU, trusted {}, portable {}, without {:?}, tasks {tasks:?}",
@@ -64,9 +62,7 @@ pub(crate) fn open_journal(
             }
             if !opened.records.is_empty() {
                 let n = opened.records.len();
-                watch.note(&format!(
-                    "{n} losses are known from a run that did not end ({path})"
-                ));
+                watch.note(&format!("{n} losses are known from a run that did not end ({path})"));
             }
             (Some(opened.journal), opened.records)
         }

@@ -53,16 +53,11 @@ pub(crate) fn choose(
     let at_path = || path.display().to_string();
     let method = drops.method;
     let keep = match &drops.keep {
-        Some(list) => list
-            .blocks(model.n_blocks(), "keep")
-            .with_context(at_path)?,
+        Some(list) => list.blocks(model.n_blocks(), "keep").with_context(at_path)?,
         None => Removed::new(),
     };
     if let Some(block) = keep.intersection(&constraints.dropped).next() {
-        bail!(
-            "{}: cannot keep block {block}: it goes with any cut",
-            path.display()
-        );
+        bail!("{}: cannot keep block {block}: it goes with any cut", path.display());
     }
     // What can be refused is refused before anything is measured for it.
     let possible = |n: usize| removal::check(constraints, &keep, n).with_context(at_path);
@@ -71,13 +66,7 @@ pub(crate) fn choose(
     let mut calibration = None;
     let mut importance = None;
     if method.needs_scores() && checked.iter().any(Result::is_ok) {
-        let scorer = Scorer {
-            model,
-            constraints,
-            input,
-            method,
-            watch,
-        };
+        let scorer = Scorer { model, constraints, input, method, watch };
         let found = scorer.calibrate(&drops.calibration, Asked::default())?;
         importance = Some(found.importance);
         calibration = Some(found.report);
@@ -139,10 +128,7 @@ pub(crate) fn report(
     };
     Ok(ChoiceReport {
         method: drops.method.to_string(),
-        objective: drops
-            .method
-            .needs_losses()
-            .then(|| drops.objective.to_string()),
+        objective: drops.method.needs_losses().then(|| drops.objective.to_string()),
         calibration,
         seen_share,
     })

@@ -32,18 +32,8 @@ impl Scorer<'_, '_> {
             None if by_pairs => Some(&mut own),
             pairs => pairs,
         };
-        let asked = Asked {
-            pairs: pairs.as_deref_mut(),
-            ..asked
-        };
-        let mut calibrated = calibrate(
-            self.model,
-            self.constraints,
-            self.input,
-            text,
-            self.watch,
-            asked,
-        )?;
+        let asked = Asked { pairs: pairs.as_deref_mut(), ..asked };
+        let mut calibrated = calibrate(self.model, self.constraints, self.input, text, self.watch, asked)?;
         if let Some(pairs) = pairs.filter(|_| by_pairs) {
             let places = lorp::places(&pairs.entering());
             calibrated.importance.lorp =

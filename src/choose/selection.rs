@@ -83,9 +83,7 @@ pub(crate) fn select(
     let n_removed = match &options.choice {
         Choice::Nothing { .. } => 0,
         Choice::Blocks(list) => {
-            removed = list
-                .blocks(model.n_blocks(), "remove")
-                .with_context(at_path)?;
+            removed = list.blocks(model.n_blocks(), "remove").with_context(at_path)?;
             constraints
                 .check(&removed)
                 .map_err(|error| with_nearest(error, constraints, &removed))
@@ -100,10 +98,7 @@ pub(crate) fn select(
         Choice::Goal { .. } => 0,
     };
     let mut wanted = None;
-    if let Choice::Goal {
-        goal, most, method, ..
-    } = &options.choice
-    {
+    if let Choice::Goal { goal, most, method, .. } = &options.choice {
         let most = most.map_or(n_trunk.saturating_sub(1), |budget| {
             budget.n_removed(n_trunk).min(n_trunk.saturating_sub(1))
         });
@@ -122,14 +117,10 @@ pub(crate) fn select(
                 model.n_bytes()
             );
             let bytes_of = |removed: &_| output_bytes(removed, &method.to_string());
-            first = goal::fewest_of_size(model, constraints, &keep, &bytes_of, *limit)
-                .with_context(at_path)?;
+            first =
+                goal::fewest_of_size(model, constraints, &keep, &bytes_of, *limit).with_context(at_path)?;
         }
-        wanted = Some(Wanted::Goal {
-            goal: *goal,
-            first,
-            most,
-        });
+        wanted = Some(Wanted::Goal { goal: *goal, first, most });
     }
     let task_file = options.tasks.as_ref();
     let task_file = task_file.map(|(path, n)| tasks::read_tasks(path, *n, tasks::any));
@@ -139,18 +130,14 @@ pub(crate) fn select(
     }
     if let Choice::Best { budget, .. } = &options.attention {
         let n_may = n_trunk.saturating_sub(n_removed + 1);
-        crate::choose::attention::check_number(budget.n_removed(n_trunk), n_may)
-            .with_context(at_path)?;
+        crate::choose::attention::check_number(budget.n_removed(n_trunk), n_may).with_context(at_path)?;
     }
     let needs_scores = |choice: &Choice| matches!(choice, Choice::Best { method, .. } | Choice::Goal { method, .. } if method.needs_scores());
     let calibrated = if needs_scores(&options.choice) || needs_scores(&options.attention) {
         let goal = match (&options.choice, options.confidence) {
-            (Choice::Best { method, .. }, Some(confidence)) => Some(stability::Goal {
-                method: *method,
-                n: n_removed,
-                keep: &keep,
-                confidence,
-            }),
+            (Choice::Best { method, .. }, Some(confidence)) => {
+                Some(stability::Goal { method: *method, n: n_removed, keep: &keep, confidence })
+            }
             _ => None,
         };
         let until = goal.map(|goal| Stopping::rule(constraints, goal));
@@ -159,13 +146,7 @@ pub(crate) fn select(
             // Of the attention alone: that goes by scores of halves.
             Choice::Nothing { .. } | Choice::Blocks(_) => Method::Bi,
         };
-        let scorer = Scorer {
-            model,
-            constraints,
-            input,
-            method,
-            watch,
-        };
+        let scorer = Scorer { model, constraints, input, method, watch };
         Some(scorer.calibrate(
             &options.calibration,
             Asked {
@@ -178,9 +159,7 @@ pub(crate) fn select(
         None
     };
     let importance = calibrated.as_ref().map(|calibrated| &calibrated.importance);
-    let mut calibration = calibrated
-        .as_ref()
-        .map(|calibrated| calibrated.report.clone());
+    let mut calibration = calibrated.as_ref().map(|calibrated| calibrated.report.clone());
     let mut search = None;
     let mut goal_report = None;
     let mut journal = None;
@@ -205,14 +184,7 @@ pub(crate) fn select(
                 scratch: options.scratch.as_deref(),
                 heals: options.heals,
             };
-            let chosen = measured::choose(
-                model,
-                constraints,
-                input,
-                &request,
-                &options.calibration,
-                watch,
-            )?;
+            let chosen = measured::choose(model, constraints, input, &request, &options.calibration, watch)?;
             removed = chosen.removed;
             // Scores that were measured first have the same text.
             calibration = calibration.or(chosen.calibration);
@@ -224,40 +196,31 @@ pub(crate) fn select(
         }
         Choice::Goal { .. } => bail!("bug: a goal that is not wanted"),
         Choice::Best { method, .. } => {
-            removed = removal::choose(constraints, *method, importance, &keep, n_removed)
-                .with_context(at_path)?;
+            removed =
+                removal::choose(constraints, *method, importance, &keep, n_removed).with_context(at_path)?;
             method.to_string()
         }
     };
     let attention = match &options.attention {
         Choice::Nothing { .. } | Choice::Goal { .. } => None,
-        Choice::Blocks(_) => Some(AttentionCut {
-            blocks: listed,
-            method: "blocks".to_owned(),
-        }),
+        Choice::Blocks(_) => Some(AttentionCut { blocks: listed, method: "blocks".to_owned() }),
         Choice::Best { budget, method, .. } => {
             let n = budget.n_removed(n_trunk);
-            let blocks =
-                crate::choose::attention::choose(model, *method, importance, &removed, &keep, n)
-                    .with_context(at_path)?;
-            Some(AttentionCut {
-                blocks,
-                method: method.to_string(),
-            })
+            let blocks = crate::choose::attention::choose(model, *method, importance, &removed, &keep, n)
+                .with_context(at_path)?;
+            Some(AttentionCut { blocks, method: method.to_string() })
         }
     };
     if let Some(cut) = &attention {
         // The blocks that were chosen to go as a whole may have made another one the first.
         attention::check(model, &removed, &cut.blocks).with_context(at_path)?;
     }
-    let rating = (calibrated.as_ref())
-        .map(|calibrated| rate(calibrated, constraints, options, &keep, &removed));
+    let rating =
+        (calibrated.as_ref()).map(|calibrated| rate(calibrated, constraints, options, &keep, &removed));
     let confidence = match (&rating, &calibrated) {
         (Some(rating), Some(calibrated)) => {
             let allowed = calibrated.n_tokens_allowed;
-            let stopped = options
-                .confidence
-                .map(|_| calibrated.report.tokens < allowed);
+            let stopped = options.confidence.map(|_| calibrated.report.tokens < allowed);
             Some(rating.report(allowed, stopped))
         }
         _ => None,
@@ -285,11 +248,7 @@ fn rate(
     keep: &BTreeSet<BlockId>,
     removed: &BTreeSet<BlockId>,
 ) -> Rating {
-    let chosen = Chosen {
-        constraints,
-        keep,
-        removed,
-    };
+    let chosen = Chosen { constraints, keep, removed };
     let (method, chosen) = match &options.choice {
         Choice::Best { method, .. } | Choice::Goal { method, .. } if method.needs_scores() => {
             (*method, Some(chosen))
@@ -339,12 +298,8 @@ fn kept_by_hand(
 ) -> Result<BTreeSet<BlockId>> {
     let mut kept = BTreeSet::new();
     for choice in [&options.choice, &options.attention] {
-        if let Choice::Best {
-            keep: Some(list), ..
-        }
-        | Choice::Goal {
-            keep: Some(list), ..
-        }
+        if let Choice::Best { keep: Some(list), .. }
+        | Choice::Goal { keep: Some(list), .. }
         | Choice::Nothing { keep: Some(list) } = choice
         {
             kept.extend(list.blocks(model.n_blocks(), "keep")?);
@@ -369,10 +324,7 @@ fn with_nearest(
     match removal::nearest(constraints, removed) {
         Some(nearest) if error.downcast_ref::<Hint>().is_none() => {
             let nearest: Vec<usize> = nearest.iter().map(|block| block.index()).collect();
-            error.context(Hint(format!(
-                "the nearest allowed set is --blocks {}",
-                block_list(&nearest)
-            )))
+            error.context(Hint(format!("the nearest allowed set is --blocks {}", block_list(&nearest))))
         }
         _ => error,
     }

@@ -40,12 +40,9 @@ impl Tasks for Candidates<'_, '_> {
             &short
         };
         self.n_models += 1;
-        let scores =
-            answers::answer_scores(engine, self.path, self.tasks, self.threads, &mut || {})?;
+        let scores = answers::answer_scores(engine, self.path, self.tasks, self.threads, &mut || {})?;
         let answers = scores.iter().map(Vec::as_slice);
-        Ok(TaskLoss::of(
-            answers.zip(self.tasks.iter().map(|task| task.right)),
-        ))
+        Ok(TaskLoss::of(answers.zip(self.tasks.iter().map(|task| task.right))))
     }
 }
 

@@ -92,9 +92,7 @@ fn bar(what: Cow<'static, str>, unit: Unit, total: u64, quiet: bool) -> Progress
     let style = ProgressStyle::with_template(template)
         .unwrap_or_else(|_| ProgressStyle::default_bar())
         .progress_chars("=> ");
-    let bar = ProgressBar::with_draw_target(Some(total), target)
-        .with_style(style)
-        .with_message(what);
+    let bar = ProgressBar::with_draw_target(Some(total), target).with_style(style).with_message(what);
     bar.enable_steady_tick(Duration::from_millis(250));
     bar
 }
@@ -187,12 +185,7 @@ mod tests {
     #[test]
     fn lines_of_progress_are_told_from_others() {
         assert_eq!(parse("\u{1e}progress|a|b|3|0"), Some(("a|b", 3, 0)));
-        for other in [
-            "progress|a|3|4",
-            "\u{1e}progress|3|4x",
-            "gguf-shorten: x",
-            "",
-        ] {
+        for other in ["progress|a|3|4", "\u{1e}progress|3|4x", "gguf-shorten: x", ""] {
             assert_eq!(parse(other), None, "{other}");
         }
     }

@@ -64,11 +64,7 @@ impl Recorded {
         source: &mut dyn HiddenStates,
         windows: impl Iterator<Item = &'w [Token]>,
     ) -> Result<Self> {
-        let mut recorded = Self {
-            n_blocks: source.n_blocks(),
-            n_embd: source.n_embd(),
-            ..Self::default()
-        };
+        let mut recorded = Self { n_blocks: source.n_blocks(), n_embd: source.n_embd(), ..Self::default() };
         for window in windows {
             let mut states = Vec::new();
             source.visit(window, &mut |position, state| {

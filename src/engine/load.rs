@@ -72,11 +72,7 @@ pub fn model_options(options: &Calibration) -> Result<ModelOptions> {
         true => None,
         false => Some(Servers::reach(Backend::init(), &options.rpc)?),
     };
-    Ok(ModelOptions {
-        gpu_layers: options.gpu_layers,
-        rpc,
-        ..ModelOptions::default()
-    })
+    Ok(ModelOptions { gpu_layers: options.gpu_layers, rpc, ..ModelOptions::default() })
 }
 
 /// Loads the model of `input`, and cuts the text into windows for it. With `recode` its weights may be [`Recoded`], which
@@ -102,13 +98,8 @@ pub fn load_and_cut(
     .with_context(at_path)?;
     ensure!(
         engine.has_tokenizer(),
-        anyhow::anyhow!(
-            "{}: the model has no tokenizer, so it cannot be calibrated on text",
-            path.display()
-        )
-        .context(Hint(
-            "--blocks, and --method sequential or reverse, need no calibration".to_owned()
-        ))
+        anyhow::anyhow!("{}: the model has no tokenizer, so it cannot be calibrated on text", path.display())
+            .context(Hint("--blocks, and --method sequential or reverse, need no calibration".to_owned()))
     );
     warning::of_tokenizer(input, model, watch);
     let set = cut(&texts, (&engine, input), options, watch).with_context(at_path)?;
@@ -135,25 +126,14 @@ pub fn cut(
     let own = match texts.source().seed() {
         Some(seed) => {
             let n_windows = texts.n_own_windows(options.tokens / window.max(1), window);
-            let order = Order {
-                window,
-                n_windows,
-                seed,
-            };
+            let order = Order { window, n_windows, seed };
             written(engine, input, order, options, watch)?
         }
         None => Vec::new(),
     };
-    CalibrationSet::new(
-        texts,
-        own,
-        Cut {
-            window,
-            tokens: options.tokens,
-            bos: engine.bos(),
-        },
-        &|text| Ok(engine.tokenize(text)?),
-    )
+    CalibrationSet::new(texts, own, Cut { window, tokens: options.tokens, bos: engine.bos() }, &|text| {
+        Ok(engine.tokenize(text)?)
+    })
 }
 
 /// What the model of `input` writes itself: from the cache, or now, and kept there. What it writes rests on the model, the
@@ -182,9 +162,7 @@ fn written(
     let key = key.finalize();
     let found = files.as_ref().map_or(Ok(None), |files| files.get(&key));
     if let Some(bytes) = found.unwrap_or_else(|error| {
-        watch.note(&format!(
-            "a text in the cache is damaged and is written again: {error:#}"
-        ));
+        watch.note(&format!("a text in the cache is damaged and is written again: {error:#}"));
         None
     }) {
         let (tokens, rest) = bytes.as_chunks::<4>();
@@ -195,19 +173,12 @@ fn written(
         }
     }
     let bar = watch.begin("writing text".into(), Unit::Tokens, n_tokens as u64);
-    let tokens = own_text::write(engine, order, options.threads, &mut |n| {
-        bar.advance(n as u64)
-    });
+    let tokens = own_text::write(engine, order, options.threads, &mut |n| bar.advance(n as u64));
     drop(bar);
     let tokens = tokens?;
-    let bytes: Vec<u8> = tokens
-        .iter()
-        .flat_map(|token| token.to_le_bytes())
-        .collect();
+    let bytes: Vec<u8> = tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
     if let Some(Err(error)) = files.map(|files| files.put(&key, &bytes)) {
-        watch.note(&format!(
-            "the model's own text is not kept for the next time: {error:#}"
-        ));
+        watch.note(&format!("the model's own text is not kept for the next time: {error:#}"));
     }
     Ok(tokens)
 }
@@ -226,10 +197,7 @@ pub fn load(input: &Input, options: ModelOptions) -> Result<ggml::Model> {
 /// # Errors
 /// llama.cpp's reason for not loading it.
 pub fn load_as(model: &Model<'_>, path: &Path, options: ModelOptions) -> Result<ggml::Model> {
-    let options = ModelOptions {
-        counts: llama::counts(model),
-        ..options
-    };
+    let options = ModelOptions { counts: llama::counts(model), ..options };
     ggml::Model::load(Backend::init(), path, options).map_err(|error| {
         let is_missing = |block| !model.has_tensors(block);
         match model.prediction_blocks().any(is_missing) {
@@ -247,11 +215,7 @@ pub fn load_as(model: &Model<'_>, path: &Path, options: ModelOptions) -> Result<
 ///
 /// # Errors
 /// llama.cpp's reason for not loading it.
-pub fn load_for_scores(
-    model: &Model<'_>,
-    path: &Path,
-    options: ModelOptions,
-) -> Result<ggml::Model> {
+pub fn load_for_scores(model: &Model<'_>, path: &Path, options: ModelOptions) -> Result<ggml::Model> {
     let backend = Backend::init();
     let has_gpu = options.rpc.is_some() || backend.supports_gpu_offload();
     if options.gpu_layers == Some(0) || !has_gpu {

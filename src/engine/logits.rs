@@ -54,18 +54,11 @@ pub fn vocabulary_difference(model: &ggml::Model, parent: &ggml::Model) -> Optio
     }
     let text = |text: &[u8]| format!("'{}'", text.escape_ascii());
     for token in (0..n).filter_map(|token| Token::try_from(token).ok()) {
-        let (Some(own), Some(other)) = (
-            model.vocabulary_entry(token),
-            parent.vocabulary_entry(token),
-        ) else {
+        let (Some(own), Some(other)) = (model.vocabulary_entry(token), parent.vocabulary_entry(token)) else {
             return Some(format!("entry {token} cannot be read"));
         };
         if own.text != other.text {
-            return Some(format!(
-                "entry {token} is {}, {} in the parent",
-                text(own.text),
-                text(other.text)
-            ));
+            return Some(format!("entry {token} is {}, {} in the parent", text(own.text), text(other.text)));
         }
         if own.score.to_bits() != other.score.to_bits() {
             return Some(format!(
@@ -86,13 +79,7 @@ pub fn vocabulary_difference(model: &ggml::Model, parent: &ggml::Model) -> Optio
     }
     let bos = |bos: Option<Token>| bos.map_or("no token".to_owned(), |bos| format!("token {bos}"));
     let (own, other) = (model.bos(), parent.bos());
-    (own != other).then(|| {
-        format!(
-            "{} begins every text, {} in the parent",
-            bos(own),
-            bos(other)
-        )
-    })
+    (own != other).then(|| format!("{} begins every text, {} in the parent", bos(own), bos(other)))
 }
 
 /// Evaluates windows with llama.cpp.
@@ -109,18 +96,9 @@ impl<'model> LlamaLogits<'model> {
     ///
     /// # Errors
     /// llama.cpp's, if it cannot set up the evaluation.
-    pub fn new(
-        model: &'model ggml::Model,
-        path: &Path,
-        window: usize,
-        threads: usize,
-    ) -> Result<Self> {
-        let options = DecoderOptions {
-            tokens: window,
-            sequences: 1,
-            outputs: scored(window).len().max(1),
-            threads,
-        };
+    pub fn new(model: &'model ggml::Model, path: &Path, window: usize, threads: usize) -> Result<Self> {
+        let options =
+            DecoderOptions { tokens: window, sequences: 1, outputs: scored(window).len().max(1), threads };
         Ok(Self {
             decoder: Decoder::new(model, options)?,
             path: path.to_owned(),
@@ -130,11 +108,7 @@ impl<'model> LlamaLogits<'model> {
     }
 
     /// Evaluates `tokens` from position 0, with the logits behind those in `outputs`.
-    fn evaluate(
-        &mut self,
-        tokens: &[Token],
-        outputs: impl Fn(usize) -> bool,
-    ) -> Result<&[f32], ggml::Error> {
+    fn evaluate(&mut self, tokens: &[Token], outputs: impl Fn(usize) -> bool) -> Result<&[f32], ggml::Error> {
         announce(&self.path);
         let mut batch = Batch::default();
         for (position, &token) in tokens.iter().enumerate() {
@@ -207,7 +181,6 @@ pub struct Speed {
     pub decode: f64,
 }
 
-#[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
 fn rate(n_tokens: usize, start: Instant) -> f64 {
     n_tokens as f64 / start.elapsed().as_secs_f64()
 }

@@ -35,10 +35,7 @@ mod tests {
             }
         }
         // 400 each, with a standard deviation of 19.
-        assert!(
-            seen.iter().flatten().all(|n| n.abs_diff(400) < 95),
-            "{seen:?}"
-        );
+        assert!(seen.iter().flatten().all(|n| n.abs_diff(400) < 95), "{seen:?}");
         let text = blake3::hash(b"x");
         assert_eq!(order(N, text), order(N, text));
     }

@@ -45,9 +45,7 @@ pub fn write(
     let n_sequences = SEQUENCES.min(order.n_windows).max(1);
     let mut decoder = Decoder::apart(model, n_sequences, order.window, threads)?;
     // The threads of ggml rest while these work.
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build()?;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
     for start in (0..order.n_windows).step_by(n_sequences) {
         let numbers = start..order.n_windows.min(start + n_sequences);
         let numbers: Vec<usize> = numbers.collect();
@@ -63,10 +61,7 @@ pub fn write(
 /// # Errors
 /// A model that cannot write.
 pub fn first_token(model: &ggml::Model) -> Result<Token> {
-    ensure!(
-        model.has_tokenizer(),
-        "the model has no tokenizer, so it cannot write a text of its own"
-    );
+    ensure!(model.has_tokenizer(), "the model has no tokenizer, so it cannot write a text of its own");
     ensure!(
         !model.is_diffusion(),
         "the model fills in masked tokens instead of predicting the next one, so it cannot write a text of its own"
@@ -95,12 +90,7 @@ fn together(
     for at in 1..order.window {
         let mut batch = Batch::default();
         for (sequence, window) in windows.iter().enumerate() {
-            batch.push(
-                window[window.len() - 1],
-                positions[sequence],
-                &[sequence],
-                true,
-            );
+            batch.push(window[window.len() - 1], positions[sequence], &[sequence], true);
         }
         let logits = decoder.decode_and_rest(&batch)?;
         ensure!(
@@ -109,8 +99,7 @@ fn together(
         );
         let drawn: Vec<usize> = pool.install(|| {
             let rows = logits.par_chunks_exact(model.n_vocab()).zip(numbers);
-            rows.map(|(row, &number)| draw(row, chance(order.seed, number, at)))
-                .collect::<Result<_>>()
+            rows.map(|(row, &number)| draw(row, chance(order.seed, number, at))).collect::<Result<_>>()
         })?;
         for (sequence, drawn) in drawn.into_iter().enumerate() {
             let token = Token::try_from(drawn)?;
@@ -136,7 +125,6 @@ fn chance(seed: u64, window: usize, at: usize) -> f64 {
     }
     let mut start = [0; 8];
     hasher.finalize_xof().fill(&mut start);
-    #[expect(clippy::cast_precision_loss, reason = "53 bits are exact")]
     let bits = (u64::from_le_bytes(start) >> 11) as f64;
     bits / (1u64 << 53) as f64
 }
@@ -215,14 +203,8 @@ mod tests {
     #[test]
     fn logits_of_no_distribution_are_errors() {
         let error = |logits: &[f32]| draw(logits, 0.5).unwrap_err().to_string();
-        assert_eq!(
-            error(&[0.0, f32::NAN]),
-            "the logit of vocabulary entry 1 is NaN"
-        );
-        assert_eq!(
-            error(&[f32::INFINITY, 0.0]),
-            "the logit of vocabulary entry 0 is inf"
-        );
+        assert_eq!(error(&[0.0, f32::NAN]), "the logit of vocabulary entry 1 is NaN");
+        assert_eq!(error(&[f32::INFINITY, 0.0]), "the logit of vocabulary entry 0 is inf");
         assert_eq!(error(&[f32::NEG_INFINITY]), "all logits are minus infinity");
     }
 }

@@ -24,9 +24,7 @@ const BLOCK: usize = 32;
 const SCALE: usize = 2;
 
 /// The integers of `IQ4_NL` (`ggml-common.h: kvalues_iq4nl`).
-const IQ4_NL_VALUES: [i8; 16] = [
-    -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
-];
+const IQ4_NL_VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /// A type whose weights `Q8_0` holds as they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,10 +56,7 @@ impl Code {
         match self {
             Self::Q5_0 => {
                 // `ggml-common.h: block_q5_0`: the fifth bits, then pairs of four bits.
-                let high = block[..4]
-                    .iter()
-                    .rev()
-                    .fold(0u32, |bits, &byte| bits << 8 | u32::from(byte));
+                let high = block[..4].iter().rev().fold(0u32, |bits, &byte| bits << 8 | u32::from(byte));
                 let fifth = |i: usize| if high >> i & 1 == 1 { 16 } else { 0 };
                 for (i, &pair) in block[4..].iter().enumerate() {
                     out[i] = (pair & 0xf | fifth(i)).wrapping_sub(16);
@@ -145,13 +140,7 @@ impl<'a> Recoded<'a> {
             })
             .collect::<Result<_, _>>()?;
         let first = model.first();
-        let layout = Layout::mappable(
-            first.header().version,
-            first.alignment(),
-            entries,
-            tensors,
-            true,
-        )?;
+        let layout = Layout::mappable(first.header().version, first.alignment(), entries, tensors, true)?;
         Ok((layout.file_len() <= MAX_BYTES).then_some(Self { layout, codes }))
     }
 

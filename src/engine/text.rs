@@ -107,11 +107,7 @@ impl Texts {
             hasher.update(&seed.to_le_bytes());
         }
         if let Source::FilesAndOwn { tokens, .. } = self.source {
-            hasher.update(
-                &tokens
-                    .map_or(u64::MAX, |tokens| tokens as u64)
-                    .to_le_bytes(),
-            );
+            hasher.update(&tokens.map_or(u64::MAX, |tokens| tokens as u64).to_le_bytes());
         }
         hasher.finalize()
     }
@@ -175,12 +171,7 @@ impl CalibrationSet {
     ) -> Result<Self> {
         ensure!(cut.window > 0, "a window has at least 1 token");
         let n_windows = cut.tokens / cut.window;
-        ensure!(
-            n_windows > 0,
-            "{} tokens are less than one window of {}",
-            cut.tokens,
-            cut.window
-        );
+        ensure!(n_windows > 0, "{} tokens are less than one window of {}", cut.tokens, cut.window);
         let mut tokenized = texts
             .texts
             .iter()
@@ -195,10 +186,7 @@ impl CalibrationSet {
         }
         let number_of_own = (!own.is_empty()).then_some(tokenized.len());
         tokenized.extend(number_of_own.map(|_| own));
-        let mut by_text: Vec<_> = tokenized
-            .iter()
-            .map(|tokens| tokens.chunks_exact(cut.window))
-            .collect();
+        let mut by_text: Vec<_> = tokenized.iter().map(|tokens| tokens.chunks_exact(cut.window)).collect();
         let mut tokens = Vec::new();
         let mut from = Vec::new();
         let mut taken = 0;
@@ -223,10 +211,7 @@ impl CalibrationSet {
         }
         if taken == 0 {
             let longest = tokenized.iter().map(Vec::len).max().unwrap_or(0);
-            bail!(
-                "the text has {longest} tokens, less than one window of {}",
-                cut.window
-            );
+            bail!("the text has {longest} tokens, less than one window of {}", cut.window);
         }
         Ok(Self {
             source: texts.source.clone(),
@@ -336,48 +321,31 @@ mod tests {
     }
 
     fn texts(texts: &[&str]) -> Texts {
-        Texts {
-            source: Source::BuiltIn,
-            texts: texts.iter().map(|text| (*text).to_owned()).collect(),
-        }
+        Texts { source: Source::BuiltIn, texts: texts.iter().map(|text| (*text).to_owned()).collect() }
     }
 
     fn cut(window: usize, tokens: usize) -> Cut {
-        Cut {
-            window,
-            tokens,
-            bos: None,
-        }
+        Cut { window, tokens, bos: None }
     }
 
     fn windows(set: &CalibrationSet) -> Vec<String> {
         set.windows()
-            .map(|window| {
-                window
-                    .iter()
-                    .map(|&t| char::from(u8::try_from(t).unwrap()))
-                    .collect()
-            })
+            .map(|window| window.iter().map(|&t| char::from(u8::try_from(t).unwrap())).collect())
             .collect()
     }
 
     #[test]
     fn windows_are_consecutive_and_whole() {
-        let set =
-            CalibrationSet::new(&texts(&["abcdefgh"]), Vec::new(), cut(3, 100), &bytes).unwrap();
+        let set = CalibrationSet::new(&texts(&["abcdefgh"]), Vec::new(), cut(3, 100), &bytes).unwrap();
         assert_eq!(windows(&set), ["abc", "def"]);
         assert_eq!(set.n_tokens(), 6);
-        let set =
-            CalibrationSet::new(&texts(&["abcdefgh"]), Vec::new(), cut(3, 5), &bytes).unwrap();
+        let set = CalibrationSet::new(&texts(&["abcdefgh"]), Vec::new(), cut(3, 5), &bytes).unwrap();
         assert_eq!(windows(&set), ["abc"]);
     }
 
     #[test]
     fn a_fingerprint_tells_apart_what_is_cut_in_other_ways() {
-        let own = |seed| Texts {
-            source: Source::Own { seed },
-            ..texts(&[])
-        };
+        let own = |seed| Texts { source: Source::Own { seed }, ..texts(&[]) };
         let all = [
             texts(&["abc"]),
             texts(&["ab", "c"]),
@@ -387,37 +355,27 @@ mod tests {
             own(0),
             own(1),
         ];
-        let hashes: std::collections::BTreeSet<_> = all
-            .iter()
-            .map(|texts| texts.fingerprint().to_hex().to_string())
-            .collect();
+        let hashes: std::collections::BTreeSet<_> =
+            all.iter().map(|texts| texts.fingerprint().to_hex().to_string()).collect();
         assert_eq!(hashes.len(), all.len());
         assert_eq!(own(1).fingerprint(), own(1).fingerprint());
     }
 
     #[test]
     fn what_lies_behind_has_a_fingerprint_of_its_own() {
-        let set =
-            CalibrationSet::new(&texts(&["abcdefgh"]), Vec::new(), cut(2, 8), &bytes).unwrap();
+        let set = CalibrationSet::new(&texts(&["abcdefgh"]), Vec::new(), cut(2, 8), &bytes).unwrap();
         let behind = set.behind(1, 2).unwrap();
         assert_eq!(windows(&behind), ["cd", "ef", "gh"]);
         assert_ne!(behind.blake3, set.blake3);
         assert_ne!(behind.blake3, set.behind(2, 2).unwrap().blake3);
-        assert!(
-            set.behind(3, 2).is_none() && set.behind(4, 1).is_none() && set.behind(9, 0).is_none()
-        );
+        assert!(set.behind(3, 2).is_none() && set.behind(4, 1).is_none() && set.behind(9, 0).is_none());
         assert!(set.behind(usize::MAX, 1).is_none());
     }
 
     #[test]
     fn several_texts_take_turns() {
-        let set = CalibrationSet::new(
-            &texts(&["abcdef", "xy", "uv"]),
-            Vec::new(),
-            cut(2, 10),
-            &bytes,
-        )
-        .unwrap();
+        let set =
+            CalibrationSet::new(&texts(&["abcdef", "xy", "uv"]), Vec::new(), cut(2, 10), &bytes).unwrap();
         assert_eq!(windows(&set), ["ab", "xy", "uv", "cd", "ef"]);
     }
 
@@ -428,38 +386,23 @@ mod tests {
         assert_eq!(windows(&set), ["ab", "xy", "^a", "cd", "^b"]);
         assert_eq!((set.texts(), set.own()), (&[0, 1, 2, 0, 2][..], Some(2)));
         let mut mixed = texts(&["abcdef", "xy"]);
-        mixed.source = Source::FilesAndOwn {
-            files: Vec::new(),
-            seed: 0,
-            tokens: None,
-        };
+        mixed.source = Source::FilesAndOwn { files: Vec::new(), seed: 0, tokens: None };
         assert_eq!(mixed.n_own_windows(10, 2), 4);
-        mixed.source = Source::FilesAndOwn {
-            files: Vec::new(),
-            seed: 0,
-            tokens: Some(5),
-        };
+        mixed.source = Source::FilesAndOwn { files: Vec::new(), seed: 0, tokens: Some(5) };
         assert_eq!(mixed.n_own_windows(10, 2), 2);
     }
 
     #[test]
     fn bos_takes_the_place_of_each_first_token() {
-        let cut = Cut {
-            bos: Some(Token::from(b'^')),
-            ..cut(3, 100)
-        };
+        let cut = Cut { bos: Some(Token::from(b'^')), ..cut(3, 100) };
         let set = CalibrationSet::new(&texts(&["abcdef"]), Vec::new(), cut, &bytes).unwrap();
         assert_eq!(windows(&set), ["^bc", "^ef"]);
     }
 
     #[test]
     fn a_text_shorter_than_a_window_is_an_error() {
-        let error =
-            CalibrationSet::new(&texts(&["abc"]), Vec::new(), cut(4, 100), &bytes).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "the text has 3 tokens, less than one window of 4"
-        );
+        let error = CalibrationSet::new(&texts(&["abc"]), Vec::new(), cut(4, 100), &bytes).unwrap_err();
+        assert_eq!(error.to_string(), "the text has 3 tokens, less than one window of 4");
     }
 
     #[test]

@@ -14,8 +14,7 @@ impl FromStr for ByteSize {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let expected =
-            || format!("'{text}' is not a size; expected one such as 500M, 3.5G or 2GiB");
+        let expected = || format!("'{text}' is not a size; expected one such as 500M, 3.5G or 2GiB");
         let too_large = || format!("{text} is more than any file has");
         let trimmed = text.trim();
         let end = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.');

@@ -23,9 +23,7 @@ pub fn folder() -> Result<PathBuf> {
     let named = std::env::var_os(VARIABLE).filter(|folder| !folder.is_empty());
     Ok(match named {
         Some(folder) => PathBuf::from(folder),
-        None => etcetera::choose_base_strategy()?
-            .cache_dir()
-            .join("gguf-shorten"),
+        None => etcetera::choose_base_strategy()?.cache_dir().join("gguf-shorten"),
     })
 }
 
@@ -45,9 +43,7 @@ impl Files {
     /// Those in `folder`.
     #[must_use]
     pub fn in_folder(folder: &Path) -> Self {
-        Self {
-            folder: folder.to_owned(),
-        }
+        Self { folder: folder.to_owned() }
     }
 
     /// What was kept under `key`; `None` if nothing was.
@@ -63,10 +59,7 @@ impl Files {
             };
             let at = bytes.len().checked_sub(blake3::OUT_LEN);
             let hash = bytes.split_off(at.context("ends too early")?);
-            ensure!(
-                blake3::hash(&bytes).as_bytes()[..] == hash,
-                "is not what was written"
-            );
+            ensure!(blake3::hash(&bytes).as_bytes()[..] == hash, "is not what was written");
             Ok(Some(bytes))
         };
         get().with_context(|| path.display().to_string())
@@ -79,15 +72,13 @@ impl Files {
     pub fn put(&self, key: &blake3::Hash, bytes: &[u8]) -> Result<()> {
         let at_folder = || self.folder.display().to_string();
         std::fs::create_dir_all(&self.folder).with_context(at_folder)?;
-        let (mut file, _removed) = commit::temporary_in(&self.folder, commit::TEMPORARY.0, 0o600)
-            .with_context(at_folder)?;
+        let (mut file, _removed) =
+            commit::temporary_in(&self.folder, commit::TEMPORARY.0, 0o600).with_context(at_folder)?;
         let path = self.path(key);
         file.write_all(bytes)
             .and_then(|()| file.write_all(blake3::hash(bytes).as_bytes()))
             .with_context(|| path.display().to_string())?;
-        file.persist(&path)
-            .map_err(|error| error.error)
-            .with_context(|| path.display().to_string())?;
+        file.persist(&path).map_err(|error| error.error).with_context(|| path.display().to_string())?;
         Ok(())
     }
 
@@ -118,9 +109,6 @@ mod tests {
             assert!(cache.get(&key).is_err());
         }
         // Nothing unfinished is left.
-        assert_eq!(
-            std::fs::read_dir(path.parent().unwrap()).unwrap().count(),
-            2
-        );
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 2);
     }
 }

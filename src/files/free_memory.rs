@@ -20,9 +20,7 @@ pub fn available() -> Option<u64> {
 
 /// `MemAvailable` of `/proc/meminfo`, which is in units of 1,024 bytes (proc_meminfo(5)).
 fn meminfo(text: &str) -> Option<u64> {
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let number: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     number.checked_mul(1024)
 }
@@ -35,16 +33,10 @@ fn group_path(text: &str) -> Option<&str> {
 /// What the group at `path` below `root` and all those that it is in leave; `None` where none sets a limit.
 fn group_room(root: &Path, path: &str) -> Option<u64> {
     let number = |folder: &Path, name: &str| -> Option<u64> {
-        fs::read_to_string(folder.join(name))
-            .ok()?
-            .trim()
-            .parse()
-            .ok()
+        fs::read_to_string(folder.join(name)).ok()?.trim().parse().ok()
     };
     let group = root.join(path);
-    let groups = group
-        .ancestors()
-        .take_while(|folder| folder.starts_with(root));
+    let groups = group.ancestors().take_while(|folder| folder.starts_with(root));
     groups
         .filter_map(|folder| {
             let max = number(folder, "memory.max")?;
@@ -61,12 +53,7 @@ mod tests {
     fn the_system_says_what_is_available() {
         let text = "MemTotal:  100 kB\nMemFree: 1 kB\nMemAvailable:   24 kB\nBuffers: 3 kB\n";
         assert_eq!(meminfo(text), Some(24 * 1024));
-        for wrong in [
-            "",
-            "MemAvailable: x kB",
-            "MemAvailable: 1",
-            "MemAvailable: 99999999999999999999 kB",
-        ] {
+        for wrong in ["", "MemAvailable: x kB", "MemAvailable: 1", "MemAvailable: 99999999999999999999 kB"] {
             assert_eq!(meminfo(wrong), None, "{wrong}");
         }
     }

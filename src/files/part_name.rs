@@ -30,18 +30,12 @@ impl Prefix {
         let (prefix, ending) = name.split_at(at);
         // After a prefix of any bytes.
         let ending = str::from_utf8(ending).ok()?;
-        let (number, count) = ending
-            .strip_prefix('-')?
-            .strip_suffix(".gguf")?
-            .split_once("-of-")?;
+        let (number, count) = ending.strip_prefix('-')?.strip_suffix(".gguf")?.split_once("-of-")?;
         let five_digits = |text: &str| {
             let digits = text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());
             digits.then(|| text.parse().ok()).flatten()
         };
-        let numbers = Numbers {
-            number: five_digits(number)?,
-            n_parts: five_digits(count)?,
-        };
+        let numbers = Numbers { number: five_digits(number)?, n_parts: five_digits(count)? };
         Some((Self::new(path, os_str(prefix)?.to_owned()), numbers))
     }
 
@@ -60,10 +54,7 @@ impl Prefix {
     }
 
     fn new(path: &Path, name: OsString) -> Self {
-        Self {
-            folder: path.parent().unwrap_or(Path::new("")).to_owned(),
-            name,
-        }
+        Self { folder: path.parent().unwrap_or(Path::new("")).to_owned(), name }
     }
 
     /// Where part `number` of `n_parts` is; the number counts from 1.
@@ -115,14 +106,12 @@ pub fn joining(path: &Path) -> Option<String> {
         };
         return Some(format!("cat {pieces} > {}", shell(&whole_name(whole))));
     }
-    let (whole, mark) = ["-split-", ".part-", ".part_", ".part"]
-        .iter()
-        .find_map(|mark| {
-            let (whole, piece) = name.rsplit_once(mark)?;
-            let is_piece = (1..=5).contains(&piece.len())
-                && piece.bytes().all(|byte| byte.is_ascii_alphanumeric());
-            (is_piece && whole.to_ascii_lowercase().ends_with(".gguf")).then_some((whole, mark))
-        })?;
+    let (whole, mark) = ["-split-", ".part-", ".part_", ".part"].iter().find_map(|mark| {
+        let (whole, piece) = name.rsplit_once(mark)?;
+        let is_piece =
+            (1..=5).contains(&piece.len()) && piece.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        (is_piece && whole.to_ascii_lowercase().ends_with(".gguf")).then_some((whole, mark))
+    })?;
     let whole = shell(whole);
     Some(format!("cat {whole}{mark}* > {whole}"))
 }
@@ -174,22 +163,13 @@ mod tests {
     #[test]
     fn pieces_of_files_are_joined_in_their_order() {
         for (name, command) in [
-            (
-                "d/m.Q6_K.gguf.part1of2",
-                Some("cat m.Q6_K.gguf.part1of2 m.Q6_K.gguf.part2of2 > m.Q6_K.gguf"),
-            ),
+            ("d/m.Q6_K.gguf.part1of2", Some("cat m.Q6_K.gguf.part1of2 m.Q6_K.gguf.part2of2 > m.Q6_K.gguf")),
             ("m.part2of2", Some("cat m.part1of2 m.part2of2 > m.gguf")),
-            (
-                "m.gguf.part3of12",
-                Some("cat $(ls -v m.gguf.part*of12) > m.gguf"),
-            ),
+            ("m.gguf.part3of12", Some("cat $(ls -v m.gguf.part*of12) > m.gguf")),
             ("m.gguf-split-a", Some("cat m.gguf-split-* > m.gguf")),
             ("m.gguf.part-aa", Some("cat m.gguf.part-* > m.gguf")),
             ("m.gguf.part1", Some("cat m.gguf.part* > m.gguf")),
-            (
-                "my m.gguf-split-b",
-                Some("cat 'my m.gguf'-split-* > 'my m.gguf'"),
-            ),
+            ("my m.gguf-split-b", Some("cat 'my m.gguf'-split-* > 'my m.gguf'")),
             ("m.gguf", None),
             ("m-00001-of-00002.gguf", None),
             ("m.part3of2", None),
@@ -207,12 +187,7 @@ mod tests {
         assert_eq!(prefix.part(1, 3), Path::new("dir/a-b-00001-of-00003.gguf"));
         assert!(prefix.is_part("a-b-00007-of-00009.gguf".as_ref()));
         assert!(!prefix.is_part("a-00007-of-00009.gguf".as_ref()));
-        for other in [
-            "a.gguf",
-            "a-2-of-3.gguf",
-            "a-00002-of-00003",
-            "-of-00001.gguf",
-        ] {
+        for other in ["a.gguf", "a-2-of-3.gguf", "a-00002-of-00003", "-of-00001.gguf"] {
             assert!(Prefix::of_part(Path::new(other)).is_none(), "{other}");
         }
     }

@@ -47,9 +47,7 @@ pub(crate) fn reserve(file: &File, len: u64) -> Result<()> {
     match fallocate(file, FallocateFlags::empty(), 0, len) {
         // Some file systems cannot; the disk then shows that it is full while the file is written.
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(()),
-        Err(error) => {
-            Err(io::Error::from(error)).with_context(|| format!("{len} bytes are needed"))
-        }
+        Err(error) => Err(io::Error::from(error)).with_context(|| format!("{len} bytes are needed")),
     }
 }
 
@@ -68,14 +66,9 @@ pub fn ends_in_separator(path: &Path) -> bool {
 pub fn check_folder(path: &Path) -> Result<()> {
     let fail = || path.display().to_string();
     let folder = folder_of(path);
-    let metadata = std::fs::metadata(folder)
-        .with_context(|| format!("{}: folder '{}'", fail(), folder.display()))?;
-    ensure!(
-        metadata.is_dir(),
-        "{}: '{}' is not a folder",
-        fail(),
-        folder.display()
-    );
+    let metadata =
+        std::fs::metadata(folder).with_context(|| format!("{}: folder '{}'", fail(), folder.display()))?;
+    ensure!(metadata.is_dir(), "{}: '{}' is not a folder", fail(), folder.display());
     tempfile::tempfile_in(folder)
         .with_context(|| format!("{}: cannot write in folder '{}'", fail(), folder.display()))?;
     Ok(())
@@ -87,11 +80,7 @@ pub fn check_folder(path: &Path) -> Result<()> {
 /// What is wrong with the place.
 pub fn check_page(path: &Path) -> Result<()> {
     let fail = || path.display().to_string();
-    ensure!(
-        path.file_name().is_some() && !ends_in_separator(path),
-        "{}: is not the name of a file",
-        fail()
-    );
+    ensure!(path.file_name().is_some() && !ends_in_separator(path), "{}: is not the name of a file", fail());
     match std::fs::metadata(path) {
         Ok(kind) if kind.is_dir() => bail!("{}: is a folder, expected the name of a file", fail()),
         // A pipe or device.

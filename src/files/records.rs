@@ -60,10 +60,7 @@ impl<'w> Records<'w> {
         match parse(path) {
             Ok(content) => content,
             Err(error) => {
-                self.say(&format!(
-                    "the cache's {} is damaged and is made again: {error:#}",
-                    path.display()
-                ));
+                self.say(&format!("the cache's {} is damaged and is made again: {error:#}", path.display()));
                 None
             }
         }
@@ -73,21 +70,14 @@ impl<'w> Records<'w> {
     pub fn write(&self, path: &Path, content: &impl Serialize) {
         let write = || -> Result<()> {
             let json = serde_json::to_string(content)?;
-            ensure!(
-                json.len() as u64 + HEAD <= MAX_RECORD,
-                "{} bytes of it are too many",
-                json.len()
-            );
+            ensure!(json.len() as u64 + HEAD <= MAX_RECORD, "{} bytes of it are too many", json.len());
             let folder = path.parent().context("bug: a path without a folder")?;
             fs::create_dir_all(folder)?;
             let text = format!("{}\n{json}\n", blake3::hash(json.as_bytes()).to_hex());
             place::text(path, &text)
         };
         if let Err(error) = write() {
-            self.say(&format!(
-                "nothing is kept in the cache: {}: {error:#}",
-                path.display()
-            ));
+            self.say(&format!("nothing is kept in the cache: {}: {error:#}", path.display()));
         }
     }
 
@@ -112,9 +102,7 @@ pub fn parse<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     };
     ensure!(metadata.is_file(), "is not a regular file");
     let mut text = String::new();
-    fs::File::open(path)?
-        .take(MAX_RECORD + 1)
-        .read_to_string(&mut text)?;
+    fs::File::open(path)?.take(MAX_RECORD + 1).read_to_string(&mut text)?;
     ensure!(text.len() as u64 <= MAX_RECORD, "is too large");
     let (hash, json) = text.split_once('\n').context("has no second line")?;
     let json = json.strip_suffix('\n').context("ends too early")?;

@@ -33,11 +33,7 @@ pub fn interrupt() -> &'static str {
     fault::remove_all();
     // Not given back: another thread may be about to make its temporary file, or to move it into its place.
     std::mem::forget(saving);
-    if SAVED.load(Ordering::SeqCst) {
-        "the output is complete"
-    } else {
-        "nothing was written"
-    }
+    if SAVED.load(Ordering::SeqCst) { "the output is complete" } else { "nothing was written" }
 }
 
 /// What the names of temporary files begin and end with.
@@ -62,8 +58,7 @@ pub fn remove_left_by(process: u32, folder: &Path) {
             continue;
         }
         let file = File::open(entry.path());
-        let is_locked =
-            file.is_ok_and(|file| matches!(file.try_lock(), Err(fs::TryLockError::WouldBlock)));
+        let is_locked = file.is_ok_and(|file| matches!(file.try_lock(), Err(fs::TryLockError::WouldBlock)));
         if !is_locked {
             // It may be gone by now; there is nobody to tell.
             let _ = fs::remove_file(entry.path());
@@ -126,12 +121,7 @@ impl Staged {
         let (temporary, removed) = temporary_in(folder_of(path), &prefix, mode)?;
         // Shows that its process lives, also on another machine; not every file system knows locks.
         let _ = temporary.as_file().try_lock();
-        Ok(Self {
-            temporary,
-            removed,
-            path: path.to_owned(),
-            overwrite,
-        })
+        Ok(Self { temporary, removed, path: path.to_owned(), overwrite })
     }
 
     /// The open file.
@@ -159,10 +149,7 @@ impl Staged {
 /// # Errors
 /// The system's, such as a file that has appeared meanwhile. Every place is then as it was.
 pub fn commit(files: Vec<Staged>) -> Result<()> {
-    let folders: BTreeSet<PathBuf> = files
-        .iter()
-        .map(|file| folder_of(&file.path).to_owned())
-        .collect();
+    let folders: BTreeSet<PathBuf> = files.iter().map(|file| folder_of(&file.path).to_owned()).collect();
     // Forgotten when all is done, or taken back.
     let mut removed = Vec::new();
     let saving = saving();
@@ -205,12 +192,7 @@ struct Placed {
 
 impl Placed {
     /// Renames a temporary file. With `keeps_old`, what it takes the place of stays under another name.
-    fn put(
-        temporary: NamedTempFile,
-        path: &Path,
-        overwrite: bool,
-        keeps_old: bool,
-    ) -> io::Result<Self> {
+    fn put(temporary: NamedTempFile, path: &Path, overwrite: bool, keeps_old: bool) -> io::Result<Self> {
         let mut old = None;
         if overwrite {
             // A folder is none that a file can take the place of, which the rename finds out.
@@ -224,31 +206,24 @@ impl Placed {
                 return Err(error.error);
             }
         } else {
-            temporary
-                .persist_noclobber(path)
-                .map_err(|error| error.error)?;
+            temporary.persist_noclobber(path).map_err(|error| error.error)?;
         }
-        Ok(Self {
-            path: path.to_owned(),
-            old,
-        })
+        Ok(Self { path: path.to_owned(), old })
     }
 
     /// Puts back what was there, because of `error`.
     fn undo(error: anyhow::Error, placed: Self) -> anyhow::Error {
         let (undone, left) = match &placed.old {
-            Some(old) => (
-                put_back(old, &placed.path),
-                format!("; what was there before is {}", old.display()),
-            ),
+            Some(old) => {
+                (put_back(old, &placed.path), format!("; what was there before is {}", old.display()))
+            }
             None => (fs::remove_file(&placed.path), String::new()),
         };
         match undone {
             Ok(()) => error,
-            Err(second) => error.context(format!(
-                "{} could not be taken back ({second}{left})",
-                placed.path.display()
-            )),
+            Err(second) => {
+                error.context(format!("{} could not be taken back ({second}{left})", placed.path.display()))
+            }
         }
     }
 
@@ -264,10 +239,8 @@ impl Placed {
 /// Gives the file at `path` a second name beside it, so that it can be put back; where the file system knows no second
 /// names, another one.
 fn set_aside(path: &Path) -> io::Result<PathBuf> {
-    let aside = tempfile::Builder::new()
-        .prefix(TEMPORARY.0)
-        .suffix(".old")
-        .make_in(folder_of(path), |aside| {
+    let aside =
+        tempfile::Builder::new().prefix(TEMPORARY.0).suffix(".old").make_in(folder_of(path), |aside| {
             match fs::hard_link(path, aside) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                     // A name that is taken must not be lost by this rename.
@@ -324,10 +297,7 @@ mod tests {
         fn staged(&self, name: &str, overwrite: bool) -> Staged {
             let permissions = fs::metadata(self.0.path()).unwrap().permissions();
             let staged = Staged::new(&self.path(name), overwrite, permissions).unwrap();
-            staged
-                .file()
-                .write_all(format!("new {name}").as_bytes())
-                .unwrap();
+            staged.file().write_all(format!("new {name}").as_bytes()).unwrap();
             staged
         }
 
@@ -347,19 +317,13 @@ mod tests {
     }
 
     fn pairs(all: &[(&str, &str)]) -> Vec<(String, String)> {
-        all.iter()
-            .map(|(a, b)| ((*a).to_owned(), (*b).to_owned()))
-            .collect()
+        all.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect()
     }
 
     #[test]
     fn all_files_get_to_their_places() {
         let folder = Folder::new(&[("b", "old b")]);
-        let files = vec![
-            folder.staged("a", false),
-            folder.staged("b", true),
-            folder.staged("c", true),
-        ];
+        let files = vec![folder.staged("a", false), folder.staged("b", true), folder.staged("c", true)];
         commit(files).unwrap();
         let expected = [("a", "new a"), ("b", "new b"), ("c", "new c")];
         assert_eq!(folder.all(), pairs(&expected));
@@ -395,10 +359,7 @@ mod tests {
 
     #[test]
     fn what_a_killed_process_has_left_is_removed_and_what_is_locked_is_not() {
-        let folder = Folder::new(&[
-            (".gguf-shorten-7-x.tmp", "left"),
-            (".gguf-shorten-77-x.tmp", ""),
-        ]);
+        let folder = Folder::new(&[(".gguf-shorten-7-x.tmp", "left"), (".gguf-shorten-77-x.tmp", "")]);
         let locked = fs::File::create(folder.path(".gguf-shorten-7-y.tmp")).unwrap();
         locked.lock().unwrap();
         remove_left_by(7, folder.0.path());

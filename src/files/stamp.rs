@@ -34,19 +34,11 @@ impl Stamp {
         let (changed_ns, inode) = {
             use std::os::unix::fs::MetadataExt;
             let seconds = metadata.ctime().saturating_mul(1_000_000_000);
-            (
-                seconds.saturating_add(metadata.ctime_nsec()),
-                metadata.ino(),
-            )
+            (seconds.saturating_add(metadata.ctime_nsec()), metadata.ino())
         };
         #[cfg(not(unix))]
         let (changed_ns, inode) = (modified_ns, 0);
-        Self {
-            bytes: metadata.len(),
-            modified_ns,
-            changed_ns,
-            inode,
-        }
+        Self { bytes: metadata.len(), modified_ns, changed_ns, inode }
     }
 
     /// Of the file at `path`; links are followed.
@@ -79,10 +71,7 @@ impl Stamp {
             Err(error) => bail!("{}: {error}", path.display()),
         };
         if now.inode != self.inode {
-            bail!(
-                "{}: was replaced by another file while it was read",
-                path.display()
-            );
+            bail!("{}: was replaced by another file while it was read", path.display());
         }
         if (now.bytes, now.modified_ns) != (self.bytes, self.modified_ns) {
             bail!("{}: was changed while it was read", path.display());
@@ -124,10 +113,7 @@ mod tests {
         assert_eq!(check(&stamp), Ok(()));
         assert_ne!(Stamp::at(&path).unwrap(), stamp);
         fs::write(&path, "longer").unwrap();
-        assert_eq!(
-            check(&stamp),
-            Err("was changed while it was read".to_owned())
-        );
+        assert_eq!(check(&stamp), Err("was changed while it was read".to_owned()));
         fs::remove_file(&path).unwrap();
         assert_eq!(check(&stamp), Err("vanished while it was read".to_owned()));
         fs::write(&path, "old").unwrap();
@@ -136,12 +122,7 @@ mod tests {
 
     #[test]
     fn what_was_just_written_is_not_settled() {
-        let stamp = Stamp {
-            bytes: 1,
-            modified_ns: 5,
-            changed_ns: 7 * STEP_NS,
-            inode: 1,
-        };
+        let stamp = Stamp { bytes: 1, modified_ns: 5, changed_ns: 7 * STEP_NS, inode: 1 };
         assert!(!stamp.is_settled(7 * STEP_NS + 1));
         assert!(!stamp.is_settled(8 * STEP_NS));
         assert!(stamp.is_settled(8 * STEP_NS + 1));

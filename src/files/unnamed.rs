@@ -26,10 +26,7 @@ impl ScratchFile {
     pub fn new(folder: &Path) -> io::Result<Self> {
         use std::os::fd::AsRawFd;
         let file = tempfile::tempfile_in(folder)?;
-        Ok(Self {
-            path: format!("/proc/self/fd/{}", file.as_raw_fd()).into(),
-            _file: file,
-        })
+        Ok(Self { path: format!("/proc/self/fd/{}", file.as_raw_fd()).into(), _file: file })
     }
 
     /// Makes an empty file in `folder`.
@@ -40,10 +37,7 @@ impl ScratchFile {
     pub fn new(folder: &Path) -> io::Result<Self> {
         let permissions = std::fs::metadata(folder)?.permissions();
         let file = Staged::new(&folder.join("scratch"), false, permissions)?;
-        Ok(Self {
-            path: file.temporary().to_owned(),
-            _file: file,
-        })
+        Ok(Self { path: file.temporary().to_owned(), _file: file })
     }
 
     /// What llama.cpp opens.

@@ -26,12 +26,7 @@ impl<'a> Array<'a> {
         let element_type = ValueType::read(&mut reader)?;
         // Every element has at least one byte, so the number of elements that are in memory fits.
         let len = usize::try_from(reader.u64()?).unwrap_or(usize::MAX);
-        Ok(Array {
-            key,
-            element_type,
-            len,
-            raw: reader.take(reader.n_left())?,
-        })
+        Ok(Array { key, element_type, len, raw: reader.take(reader.n_left())? })
     }
 
     /// The type of every element.
@@ -56,12 +51,7 @@ impl<'a> Array<'a> {
 
     /// The elements as values, in order. Takes time in proportion to the elements that are passed.
     pub fn elements(&self) -> impl Iterator<Item = Value<'a>> + use<'a> {
-        let Array {
-            key,
-            element_type,
-            len,
-            raw,
-        } = *self;
+        let Array { key, element_type, len, raw } = *self;
         let mut reader = Reader::new(raw, Place::File);
         // The bytes were checked when the file was read, so `ok` does not end the iteration early.
         (0..len).map_while(move |_| Value::read_element(&mut reader, key, element_type).ok())
@@ -112,10 +102,7 @@ impl<'a> Array<'a> {
             }
             next = index.saturating_add(1);
             let Some((_, element)) = elements.find(|(i, _)| *i == index) else {
-                let kind = ErrorKind::NoElement {
-                    index,
-                    len: self.len,
-                };
+                let kind = ErrorKind::NoElement { index, len: self.len };
                 return Err(Error::new(kind, Place::key(self.key)));
             };
             raw.extend_from_slice(element.raw());
@@ -162,18 +149,14 @@ mod tests {
     }
 
     fn collect<T>(values: impl Iterator<Item = Result<T, Error>>) -> Result<Vec<T>, String> {
-        values
-            .collect::<Result<_, Error>>()
-            .map_err(|error| error.to_string())
+        values.collect::<Result<_, Error>>().map_err(|error| error.to_string())
     }
 
     #[test]
     fn numbers_and_bools_are_decoded() {
         let bytes = Builder::new().array("a", 3, 2, &[0xff, 0xff, 2, 0]).build();
         assert_eq!(collect(read(&bytes).i64s()), Ok(vec![-1, 2]));
-        let bytes = Builder::new()
-            .array("a", 6, 1, &1.5f32.to_le_bytes())
-            .build();
+        let bytes = Builder::new().array("a", 6, 1, &1.5f32.to_le_bytes()).build();
         assert_eq!(collect(read(&bytes).f64s()), Ok(vec![1.5]));
         assert_eq!(
             collect(read(&bytes).i64s()),
@@ -184,9 +167,7 @@ mod tests {
         assert_eq!(collect(read(&bytes).i64s()), Ok(vec![0, 1, 1]));
         let bytes = Builder::new().array("a", 10, 1, &[0xff; 8]).build();
         assert!(
-            collect(read(&bytes).i64s())
-                .unwrap_err()
-                .starts_with("metadata 'a' is 18446744073709551615,")
+            collect(read(&bytes).i64s()).unwrap_err().starts_with("metadata 'a' is 18446744073709551615,")
         );
     }
 
@@ -195,10 +176,7 @@ mod tests {
         let bytes = Builder::new().strings("a", &[b"one", b"", b"\xff"]).build();
         let strings: Vec<&[u8]> = read(&bytes).byte_strings().map(Result::unwrap).collect();
         assert_eq!(strings, [&b"one"[..], b"", b"\xff"]);
-        assert_eq!(
-            collect(read(&bytes).strs()),
-            Err("the value of metadata 'a' is not UTF-8".to_owned())
-        );
+        assert_eq!(collect(read(&bytes).strs()), Err("the value of metadata 'a' is not UTF-8".to_owned()));
     }
 
     #[test]
@@ -207,10 +185,7 @@ mod tests {
         let bytes = Builder::new().array("a", 9, 2, &inner).build();
         let outer = read(&bytes);
         assert_eq!(outer.element_type(), ValueType::Array);
-        let lens: Vec<usize> = outer
-            .elements()
-            .map(|value| value.as_array().unwrap().len())
-            .collect();
+        let lens: Vec<usize> = outer.elements().map(|value| value.as_array().unwrap().len()).collect();
         assert_eq!(lens, [2, 0]);
         let first = outer.elements().next().unwrap().as_array().unwrap();
         assert_eq!(collect(first.i64s()), Ok(vec![1, 2]));
@@ -224,11 +199,7 @@ mod tests {
             Builder::new().entry("a", 9, &value).build()
         };
         let bytes = nested(8);
-        let mut value: Value<'_> = File::parse(&bytes)
-            .unwrap()
-            .metadata()
-            .require("a")
-            .unwrap();
+        let mut value: Value<'_> = File::parse(&bytes).unwrap().metadata().require("a").unwrap();
         for _ in 0..8 {
             value = value.as_array().unwrap().elements().next().unwrap();
         }
@@ -242,40 +213,20 @@ mod tests {
 
     #[test]
     fn a_length_that_cannot_be_true_ends_the_file() {
-        for (type_id, len) in [
-            (8, u64::MAX),
-            (9, u64::MAX / 12),
-            (0, 1 << 62),
-            (12, u64::MAX / 8),
-            (8, 3),
-        ] {
-            let bytes = Builder::new()
-                .array("a", type_id, len, b"0123456789")
-                .build();
+        for (type_id, len) in [(8, u64::MAX), (9, u64::MAX / 12), (0, 1 << 62), (12, u64::MAX / 8), (8, 3)] {
+            let bytes = Builder::new().array("a", type_id, len, b"0123456789").build();
             let bytes = &bytes[..24 + 8 + 1 + 4 + 12 + 10];
-            let message = format!(
-                "file ends at byte {}, inside metadata entry 1 of 1",
-                bytes.len()
-            );
-            assert_eq!(
-                File::parse(bytes).unwrap_err().to_string(),
-                message,
-                "type {type_id}"
-            );
+            let message = format!("file ends at byte {}, inside metadata entry 1 of 1", bytes.len());
+            assert_eq!(File::parse(bytes).unwrap_err().to_string(), message, "type {type_id}");
         }
     }
 
     #[test]
     fn a_selection_keeps_the_bytes_of_its_elements() {
-        let bytes = Builder::new()
-            .array("a", 2, 4, &[0, 0, 1, 1, 2, 2, 3, 3])
-            .build();
+        let bytes = Builder::new().array("a", 2, 4, &[0, 0, 1, 1, 2, 2, 3, 3]).build();
         let selected = read(&bytes).select([0, 3]).unwrap();
         assert_eq!(selected.raw(), array(2, 2, &[0, 0, 3, 3]));
-        assert_eq!(
-            read(&bytes).select(0..4).unwrap().raw(),
-            array(2, 4, &[0, 0, 1, 1, 2, 2, 3, 3])
-        );
+        assert_eq!(read(&bytes).select(0..4).unwrap().raw(), array(2, 4, &[0, 0, 1, 1, 2, 2, 3, 3]));
         assert_eq!(read(&bytes).select([]).unwrap().raw(), array(2, 0, &[]));
 
         let bytes = Builder::new().strings("a", &[b"x", b"yy", b"\xff"]).build();
@@ -294,9 +245,6 @@ mod tests {
             assert!(matches!(error.kind(), ErrorKind::NoElement { len: 3, .. }));
         }
         let error = read(&bytes).select([7]).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "metadata 'a' has 3 elements, and there is none at index 7"
-        );
+        assert_eq!(error.to_string(), "metadata 'a' has 3 elements, and there is none at index 7");
     }
 }

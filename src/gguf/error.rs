@@ -232,11 +232,7 @@ pub enum ErrorKind {
 impl Error {
     /// An error of this kind about this place.
     pub(super) fn new(kind: ErrorKind, place: Place) -> Error {
-        Error(Box::new(Inner {
-            kind,
-            place,
-            position: None,
-        }))
+        Error(Box::new(Inner { kind, place, position: None }))
     }
 
     /// The same error with the byte at which it was noticed.
@@ -279,22 +275,16 @@ impl Error {
             | ErrorKind::Count { .. }
             | ErrorKind::PastEnd { .. } => Some("the download may be incomplete"),
             ErrorKind::NotGguf { start } => match start.as_slice() {
-                b"vers" => {
-                    Some("this may be a Git LFS pointer; 'git lfs pull' fetches the file itself")
-                }
+                b"vers" => Some("this may be a Git LFS pointer; 'git lfs pull' fetches the file itself"),
                 b"PK\x03\x04" => Some("this may be a PyTorch checkpoint; convert it to GGUF first"),
                 b"lmgg" => Some(
                     "this is a format older than GGUF; convert the model again, unless it is one of whisper.cpp, which \
                      are no language models",
                 ),
-                b"fmgg" | b"tjgg" => {
-                    Some("this is a format older than GGUF; convert the model again")
-                }
+                b"fmgg" | b"tjgg" => Some("this is a format older than GGUF; convert the model again"),
                 _ => None,
             },
-            ErrorKind::BigEndian { .. } => {
-                Some("gguf_convert_endian.py of llama.cpp changes the byte order")
-            }
+            ErrorKind::BigEndian { .. } => Some("gguf_convert_endian.py of llama.cpp changes the byte order"),
             ErrorKind::Gap { .. } => Some(OTHER_TYPES),
             ErrorKind::Version { version: 1 } => {
                 Some("convert or quantize the model again with a current llama.cpp")
@@ -332,7 +322,6 @@ impl std::error::Error for Error {
 
 impl ErrorKind {
     /// Writes the message for `place`, without the position.
-    #[expect(clippy::too_many_lines, reason = "one arm per kind")]
     fn write(&self, place: &Place, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use ErrorKind as K;
         match self {
@@ -345,16 +334,11 @@ impl ErrorKind {
             K::BigEndian { version } => {
                 write!(f, "big-endian GGUF (version {version}) is not supported")
             }
-            K::Version { version } => write!(
-                f,
-                "GGUF version {version} is not supported, expected version 2 or 3"
-            ),
+            K::Version { version } => {
+                write!(f, "GGUF version {version} is not supported, expected version 2 or 3")
+            }
             K::Truncated { file_len } => write!(f, "file ends at byte {file_len}, inside {place}"),
-            K::Count {
-                what,
-                count,
-                n_bytes_left,
-            } => {
+            K::Count { what, count, n_bytes_left } => {
                 write!(f, "{place} counts {count} {what}, ")?;
                 write!(f, "but only {n_bytes_left} bytes of the file are left")
             }
@@ -364,53 +348,30 @@ impl ErrorKind {
             K::NestedTooDeep { limit } => write!(f, "{place} nests arrays more than {limit} deep"),
             K::Duplicate { first, second } => {
                 let (first, second) = (first.saturating_add(1), second.saturating_add(1));
-                write!(
-                    f,
-                    "{place} appears twice, as number {first} and number {second}"
-                )
+                write!(f, "{place} appears twice, as number {first} and number {second}")
             }
-            K::OtherData => write!(
-                f,
-                "bug: {place} is of another type or shape in the new head"
-            ),
+            K::OtherData => write!(f, "bug: {place} is of another type or shape in the new head"),
             K::MissingKey => write!(f, "{place} is missing"),
-            K::WrongType { found, expected } => write!(
-                f,
-                "{place} is {}, expected {expected}",
-                found.with_article()
-            ),
+            K::WrongType { found, expected } => {
+                write!(f, "{place} is {}, expected {expected}", found.with_article())
+            }
             K::OutOfRange { found, min, max } => {
                 write!(f, "{place} is {found}, expected {min} to {max}")
             }
-            K::NoElement { index, len } => write!(
-                f,
-                "{place} has {len} elements, and there is none at index {index}"
-            ),
-            K::BadArrayBytes {
-                element_type,
-                len,
-                n_bytes,
-            } => {
-                write!(
-                    f,
-                    "{place} was given {n_bytes} bytes, not {len} elements of type {element_type}"
-                )
+            K::NoElement { index, len } => {
+                write!(f, "{place} has {len} elements, and there is none at index {index}")
             }
-            K::BadAlignment { alignment } => write!(
-                f,
-                "{place} is {alignment}, expected a power of two below 2^32"
-            ),
+            K::BadArrayBytes { element_type, len, n_bytes } => {
+                write!(f, "{place} was given {n_bytes} bytes, not {len} elements of type {element_type}")
+            }
+            K::BadAlignment { alignment } => {
+                write!(f, "{place} is {alignment}, expected a power of two below 2^32")
+            }
             K::OtherAlignment { alignment } => {
-                write!(
-                    f,
-                    "bug: layout aligned to {alignment} bytes, but {place} says otherwise"
-                )
+                write!(f, "bug: layout aligned to {alignment} bytes, but {place} says otherwise")
             }
             K::NameTooLong { n_bytes } => {
-                write!(
-                    f,
-                    "{place} has a name of {n_bytes} bytes, expected at most {MAX_NAME_BYTES}"
-                )
+                write!(f, "{place} has a name of {n_bytes} bytes, expected at most {MAX_NAME_BYTES}")
             }
             K::TooManyDims { n_dims } => {
                 write!(f, "{place} has {n_dims} dimensions, expected at most 4")
@@ -419,72 +380,40 @@ impl ErrorKind {
             K::ForeignTensorType { id, foreign } => {
                 write!(f, "{place} has tensor type {id}, {foreign}")
             }
-            K::PartialBlock {
-                n_elements,
-                tensor_type,
-            } => {
+            K::PartialBlock { n_elements, tensor_type } => {
                 let block_size = tensor_type.block_size();
                 write!(f, "{place} has {n_elements} elements per row, ")?;
-                write!(
-                    f,
-                    "expected a multiple of {block_size}, the block size of {tensor_type}"
-                )
+                write!(f, "expected a multiple of {block_size}, the block size of {tensor_type}")
             }
             K::TooManyElements { dims } => {
                 let shape = dims.map(|dim| dim.to_string()).join(" x ");
-                write!(
-                    f,
-                    "{place} has dimensions {shape}, more than fit in 63 bits"
-                )
+                write!(f, "{place} has dimensions {shape}, more than fit in 63 bits")
             }
             K::Misaligned { offset, alignment } => {
                 write!(f, "{place} has data offset {offset}, ")?;
                 write!(f, "expected a multiple of the alignment {alignment}")
             }
-            K::PastEnd { end, file_len } => write!(
-                f,
-                "{place} ends at byte {end}, but the file has {file_len} bytes"
-            ),
-            K::Overlap {
-                start,
-                other,
-                other_end,
-            } => {
-                write!(f, "{place} starts at byte {start}, ")?;
-                write!(
-                    f,
-                    "inside tensor {}, which ends at byte {other_end}",
-                    Quoted(other)
-                )
+            K::PastEnd { end, file_len } => {
+                write!(f, "{place} ends at byte {end}, but the file has {file_len} bytes")
             }
-            K::Gap {
-                tensor_type,
-                n_bytes,
-                room,
-            } => {
+            K::Overlap { start, other, other_end } => {
+                write!(f, "{place} starts at byte {start}, ")?;
+                write!(f, "inside tensor {}, which ends at byte {other_end}", Quoted(other))
+            }
+            K::Gap { tensor_type, n_bytes, room } => {
                 let id = tensor_type.id();
-                write!(
-                    f,
-                    "{place} has type {id} ({tensor_type}), {n_bytes} bytes, "
-                )?;
+                write!(f, "{place} has type {id} ({tensor_type}), {n_bytes} bytes, ")?;
                 write!(f, "but the next tensor starts {room} bytes after its start")
             }
-            K::LateStart { offset } => write!(
-                f,
-                "{place} has data offset {offset}, but no tensor lies before it"
-            ),
+            K::LateStart { offset } => {
+                write!(f, "{place} has data offset {offset}, but no tensor lies before it")
+            }
             K::TooLarge => write!(f, "{place} would end after byte {}", u64::MAX),
             K::WrongStart { planned, actual } => {
-                write!(
-                    f,
-                    "bug: {place} planned at byte {planned}, writer is at {actual}"
-                )
+                write!(f, "bug: {place} planned at byte {planned}, writer is at {actual}")
             }
             K::WrongEnd { planned, actual } => {
-                write!(
-                    f,
-                    "bug: {place} planned to end at byte {planned}, writer is at {actual}"
-                )
+                write!(f, "bug: {place} planned to end at byte {planned}, writer is at {actual}")
             }
             K::Io(error) => write!(f, "write of {place} failed: {error}"),
         }
@@ -494,11 +423,7 @@ impl ErrorKind {
 /// Writes the first bytes of a file: as text if all are printable ASCII, else in hexadecimal.
 fn write_start(start: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match str::from_utf8(start) {
-        Ok(text)
-            if text
-                .bytes()
-                .all(|byte| byte == b' ' || byte.is_ascii_graphic()) =>
-        {
+        Ok(text) if text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) => {
             write!(f, "'{text}'")
         }
         _ => {
@@ -514,23 +439,16 @@ mod tests {
 
     #[test]
     fn the_start_of_a_binary_file_is_shown_in_hexadecimal() {
-        let kind = ErrorKind::NotGguf {
-            start: b"\x7fELF".to_vec(),
-        };
+        let kind = ErrorKind::NotGguf { start: b"\x7fELF".to_vec() };
         let text = Error::new(kind, Place::Header).to_string();
-        assert_eq!(
-            text,
-            "not a GGUF file: starts with bytes 7f 45 4c 46, expected 'GGUF'"
-        );
+        assert_eq!(text, "not a GGUF file: starts with bytes 7f 45 4c 46, expected 'GGUF'");
     }
 
     #[test]
     fn a_misplaced_tensor_is_a_bug() {
         let (planned, actual) = (FileOffset(4096), FileOffset(4064));
-        let error = Error::new(
-            ErrorKind::WrongStart { planned, actual },
-            Place::tensor("blk.2.attn_q.weight"),
-        );
+        let error =
+            Error::new(ErrorKind::WrongStart { planned, actual }, Place::tensor("blk.2.attn_q.weight"));
         assert_eq!(
             error.to_string(),
             "bug: tensor 'blk.2.attn_q.weight' planned at byte 4096, writer is at 4064"
@@ -542,11 +460,7 @@ mod tests {
     fn a_write_error_keeps_its_source() {
         let io = io::Error::from(io::ErrorKind::StorageFull);
         let error = Error::new(ErrorKind::Io(io), Place::tensor("a")).at(FileOffset(64));
-        assert!(
-            error
-                .to_string()
-                .starts_with("write of tensor 'a' failed: ")
-        );
+        assert!(error.to_string().starts_with("write of tensor 'a' failed: "));
         assert!(error.to_string().ends_with(", at byte 64"));
         assert!(std::error::Error::source(&error).is_some());
     }
@@ -554,12 +468,7 @@ mod tests {
     #[test]
     fn hints_name_the_remedy() {
         let hint = |start: &[u8]| {
-            let error = Error::new(
-                ErrorKind::NotGguf {
-                    start: start.to_vec(),
-                },
-                Place::Header,
-            );
+            let error = Error::new(ErrorKind::NotGguf { start: start.to_vec() }, Place::Header);
             error.hint().map(str::to_owned)
         };
         assert!(hint(b"vers").is_some_and(|text| text.contains("Git LFS")));

@@ -114,9 +114,7 @@ impl ForeignType {
     pub(super) fn hint(self) -> &'static str {
         match self.origin {
             Origin::Removed => "convert or quantize the model again with a current llama.cpp",
-            Origin::Repacked => {
-                "quantize the model again to Q4_0, which llama.cpp repacks while it loads"
-            }
+            Origin::Repacked => "quantize the model again to Q4_0, which llama.cpp repacks while it loads",
             Origin::Ollama => {
                 "'ollama pull' of the model fetches a file that has llama.cpp's number for MXFP4"
             }
@@ -136,10 +134,9 @@ impl fmt::Display for ForeignType {
             Origin::Removed | Origin::Repacked => {
                 write!(f, "'{name}', which llama.cpp no longer supports")
             }
-            Origin::Ollama => write!(
-                f,
-                "which early releases of Ollama wrote for '{name}' and llama.cpp does not read"
-            ),
+            Origin::Ollama => {
+                write!(f, "which early releases of Ollama wrote for '{name}' and llama.cpp does not read")
+            }
             Origin::BitNet(once) => write!(
                 f,
                 "'{name}' of bitnet.cpp (once '{once}' of llama.cpp), which llama.cpp does not read"

@@ -38,11 +38,7 @@ impl Header {
         reader.take(MAGIC.len() as u64)?;
         let version = reader.u32()?;
         check_version(version)?;
-        Ok(Header {
-            version,
-            n_tensors: reader.u64()?,
-            n_metadata: reader.u64()?,
-        })
+        Ok(Header { version, n_tensors: reader.u64()?, n_metadata: reader.u64()? })
     }
 }
 
@@ -54,12 +50,7 @@ fn check_magic(bytes: &[u8]) -> Result<(), Error> {
     } else if MAGIC.starts_with(start) {
         Ok(())
     } else {
-        Err(Error::new(
-            ErrorKind::NotGguf {
-                start: start.to_vec(),
-            },
-            Place::Header,
-        ))
+        Err(Error::new(ErrorKind::NotGguf { start: start.to_vec() }, Place::Header))
     }
 }
 
@@ -68,9 +59,9 @@ pub(super) fn check_version(version: u32) -> Result<(), Error> {
     let kind = match version {
         2 | 3 => return Ok(()),
         // A small number in the other byte order, the same test as in ggml/src/gguf.cpp.
-        swapped if swapped != 0 && swapped.trailing_zeros() >= 16 => ErrorKind::BigEndian {
-            version: swapped.swap_bytes(),
-        },
+        swapped if swapped != 0 && swapped.trailing_zeros() >= 16 => {
+            ErrorKind::BigEndian { version: swapped.swap_bytes() }
+        }
         version => ErrorKind::Version { version },
     };
     Err(Error::new(kind, Place::Header))
@@ -97,22 +88,14 @@ mod tests {
         for version in [2, 3] {
             let bytes = header(version);
             assert_eq!(bytes.len() as u64, Header::N_BYTES);
-            assert_eq!(
-                read(&bytes),
-                Ok(Header {
-                    version,
-                    n_tensors: 7,
-                    n_metadata: 5
-                })
-            );
+            assert_eq!(read(&bytes), Ok(Header { version, n_tensors: 7, n_metadata: 5 }));
         }
     }
 
     #[test]
     fn other_versions_are_refused_by_number() {
         for version in [0, 1, 4, 70_000, u32::MAX] {
-            let message =
-                format!("GGUF version {version} is not supported, expected version 2 or 3");
+            let message = format!("GGUF version {version} is not supported, expected version 2 or 3");
             assert_eq!(read(&header(version)), Err(message));
         }
         assert!(check_version(1).unwrap_err().hint().is_some());
@@ -128,11 +111,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_not_gguf_is_refused_by_its_start() {
-        let message = |start: &str| {
-            Err(format!(
-                "not a GGUF file: starts with {start}, expected 'GGUF'"
-            ))
-        };
+        let message = |start: &str| Err(format!("not a GGUF file: starts with {start}, expected 'GGUF'"));
         assert_eq!(read(b"Dear John,"), message("'Dear'"));
         assert_eq!(read(b"GGML"), message("'GGML'"));
         assert_eq!(read(b"Hi"), message("'Hi'"));
@@ -144,10 +123,7 @@ mod tests {
         assert_eq!(read(b""), Err("file is empty, expected 'GGUF'".to_owned()));
         let bytes = header(3);
         for len in 1..bytes.len() {
-            assert_eq!(
-                read(&bytes[..len]),
-                Err(format!("file ends at byte {len}, inside the header"))
-            );
+            assert_eq!(read(&bytes[..len]), Err(format!("file ends at byte {len}, inside the header")));
         }
     }
 }

@@ -70,9 +70,7 @@ impl<'a> Layout<'a> {
         check_names(&tensors)?;
         check_alignment(alignment, &metadata)?;
 
-        let mut end = Cursor {
-            position: Header::N_BYTES,
-        };
+        let mut end = Cursor { position: Header::N_BYTES };
         let metadata = end.plan_entries(metadata)?;
         let info_positions = end.plan_infos(&tensors)?;
         let head_end = FileOffset(end.position);
@@ -82,34 +80,15 @@ impl<'a> Layout<'a> {
         let data_start = FileOffset(end.position);
         let n_tensors = tensors.len();
         let mut planned = Vec::with_capacity(n_tensors);
-        for (index, (tensor, info_position)) in tensors.into_iter().zip(info_positions).enumerate()
-        {
+        for (index, (tensor, info_position)) in tensors.into_iter().zip(info_positions).enumerate() {
             let position = FileOffset(end.advance(tensor.n_bytes())?);
             let is_last = index.saturating_add(1) == n_tensors;
-            let n_padding = if is_last && !pad_end {
-                0
-            } else {
-                end.align(alignment)?
-            };
+            let n_padding = if is_last && !pad_end { 0 } else { end.align(alignment)? };
             let offset = DataOffset(position.0.saturating_sub(data_start.0));
-            planned.push(PlannedTensor {
-                tensor,
-                info_position,
-                offset,
-                position,
-                n_padding,
-            });
+            planned.push(PlannedTensor { tensor, info_position, offset, position, n_padding });
         }
         let file_len = end.position;
-        Ok(Layout {
-            version,
-            alignment,
-            metadata,
-            tensors: planned,
-            head_end,
-            data_start,
-            file_len,
-        })
+        Ok(Layout { version, alignment, metadata, tensors: planned, head_end, data_start, file_len })
     }
 
     /// As [`Layout::new`], of a file that llama.cpp can map whatever the length of its head: an alignment below
@@ -239,10 +218,7 @@ impl Cursor {
         Ok(self.position.saturating_sub(start))
     }
 
-    fn plan_entries<'a>(
-        &mut self,
-        entries: Vec<EntryOut<'a>>,
-    ) -> Result<Vec<PlannedEntry<'a>>, Error> {
+    fn plan_entries<'a>(&mut self, entries: Vec<EntryOut<'a>>) -> Result<Vec<PlannedEntry<'a>>, Error> {
         let plan = |entry: EntryOut<'a>| {
             let position = FileOffset(self.advance(entry.n_bytes())?);
             Ok(PlannedEntry { entry, position })
@@ -251,10 +227,7 @@ impl Cursor {
     }
 
     fn plan_infos(&mut self, tensors: &[TensorOut<'_>]) -> Result<Vec<FileOffset>, Error> {
-        tensors
-            .iter()
-            .map(|tensor| self.advance(tensor.info_bytes()).map(FileOffset))
-            .collect()
+        tensors.iter().map(|tensor| self.advance(tensor.info_bytes()).map(FileOffset)).collect()
     }
 }
 
@@ -265,13 +238,7 @@ fn too_large() -> Error {
 fn check_keys(metadata: &[EntryOut<'_>]) -> Result<(), Error> {
     let n = metadata.len() as u64;
     if let Some(index) = metadata.iter().position(|entry| entry.key().is_empty()) {
-        return Err(Error::new(
-            ErrorKind::EmptyKey,
-            Place::Entry {
-                index: index as u64,
-                n,
-            },
-        ));
+        return Err(Error::new(ErrorKind::EmptyKey, Place::Entry { index: index as u64, n }));
     }
     match find_duplicate(metadata.iter().map(EntryOut::key)) {
         Some((key, kind)) => Err(Error::new(kind, Place::key(key))),
@@ -280,9 +247,7 @@ fn check_keys(metadata: &[EntryOut<'_>]) -> Result<(), Error> {
 }
 
 fn check_names(tensors: &[TensorOut<'_>]) -> Result<(), Error> {
-    tensors
-        .iter()
-        .try_for_each(|tensor| check_name(tensor.name(), Place::tensor(tensor.name())))?;
+    tensors.iter().try_for_each(|tensor| check_name(tensor.name(), Place::tensor(tensor.name())))?;
     match find_duplicate(tensors.iter().map(TensorOut::name)) {
         Some((name, kind)) => Err(Error::new(kind, Place::tensor(name))),
         None => Ok(()),
@@ -300,27 +265,19 @@ fn find_duplicate<'n>(names: impl Iterator<Item = &'n str>) -> Option<(&'n str, 
 /// Checks that readers of the new file will use this alignment.
 fn check_alignment(alignment: u64, metadata: &[EntryOut<'_>]) -> Result<(), Error> {
     let place = || Place::key(ALIGNMENT_KEY);
-    let small = u32::try_from(alignment)
-        .ok()
-        .filter(|small| small.is_power_of_two());
+    let small = u32::try_from(alignment).ok().filter(|small| small.is_power_of_two());
     let small = small.ok_or_else(|| Error::new(ErrorKind::BadAlignment { alignment }, place()))?;
     let entry = metadata.iter().find(|entry| entry.key() == ALIGNMENT_KEY);
     let agrees = match entry {
         Some(entry) if entry.value_type() != ValueType::U32 => {
-            let kind = ErrorKind::WrongType {
-                found: entry.value_type(),
-                expected: ValueType::U32.with_article(),
-            };
+            let kind =
+                ErrorKind::WrongType { found: entry.value_type(), expected: ValueType::U32.with_article() };
             return Err(Error::new(kind, place()));
         }
         Some(entry) => entry.value_raw() == ValueOut::u32(small).raw(),
         None => alignment == DEFAULT_ALIGNMENT,
     };
-    if agrees {
-        Ok(())
-    } else {
-        Err(Error::new(ErrorKind::OtherAlignment { alignment }, place()))
-    }
+    if agrees { Ok(()) } else { Err(Error::new(ErrorKind::OtherAlignment { alignment }, place())) }
 }
 
 #[cfg(test)]
@@ -332,14 +289,8 @@ mod tests {
         TensorOut::new(name, &[n_bytes], TensorType::from_id(24).unwrap()).unwrap()
     }
 
-    fn layout_error(
-        alignment: u64,
-        entries: Vec<EntryOut<'_>>,
-        tensors: Vec<TensorOut<'_>>,
-    ) -> String {
-        Layout::new(3, alignment, entries, tensors, true)
-            .unwrap_err()
-            .to_string()
+    fn layout_error(alignment: u64, entries: Vec<EntryOut<'_>>, tensors: Vec<TensorOut<'_>>) -> String {
+        Layout::new(3, alignment, entries, tensors, true).unwrap_err().to_string()
     }
 
     #[test]
@@ -357,84 +308,42 @@ mod tests {
     fn positions_follow_from_lengths() {
         // Header 24, entry 8 + 1 + 4 + 4 = 17, infos 2 x (8 + 1 + 4 + 8 + 4 + 8) = 66: 107 bytes.
         let entries = vec![EntryOut::u32("k", 1)];
-        let layout =
-            Layout::new(3, 32, entries, vec![tensor("a", 33), tensor("b", 5)], true).unwrap();
+        let layout = Layout::new(3, 32, entries, vec![tensor("a", 33), tensor("b", 5)], true).unwrap();
         assert_eq!(layout.metadata()[0].position(), FileOffset(24));
-        assert_eq!(
-            (layout.head_end(), layout.data_start()),
-            (FileOffset(107), FileOffset(128))
-        );
-        let [a, b] = layout.tensors() else {
-            panic!("two tensors")
-        };
-        assert_eq!(
-            (a.info_position(), b.info_position()),
-            (FileOffset(41), FileOffset(74))
-        );
-        assert_eq!(
-            (a.offset(), a.position(), a.end()),
-            (DataOffset(0), FileOffset(128), FileOffset(161))
-        );
-        assert_eq!(
-            (b.offset(), b.position(), b.end()),
-            (DataOffset(64), FileOffset(192), FileOffset(197))
-        );
-        assert_eq!(
-            (a.n_padding(), b.n_padding(), layout.file_len()),
-            (31, 27, 224)
-        );
+        assert_eq!((layout.head_end(), layout.data_start()), (FileOffset(107), FileOffset(128)));
+        let [a, b] = layout.tensors() else { panic!("two tensors") };
+        assert_eq!((a.info_position(), b.info_position()), (FileOffset(41), FileOffset(74)));
+        assert_eq!((a.offset(), a.position(), a.end()), (DataOffset(0), FileOffset(128), FileOffset(161)));
+        assert_eq!((b.offset(), b.position(), b.end()), (DataOffset(64), FileOffset(192), FileOffset(197)));
+        assert_eq!((a.n_padding(), b.n_padding(), layout.file_len()), (31, 27, 224));
     }
 
     #[test]
     fn the_last_padding_may_be_left_out() {
-        let layout =
-            Layout::new(3, 32, vec![], vec![tensor("a", 33), tensor("b", 5)], false).unwrap();
-        assert_eq!(
-            (
-                layout.tensors()[0].n_padding(),
-                layout.tensors()[1].n_padding()
-            ),
-            (31, 0)
-        );
+        let layout = Layout::new(3, 32, vec![], vec![tensor("a", 33), tensor("b", 5)], false).unwrap();
+        assert_eq!((layout.tensors()[0].n_padding(), layout.tensors()[1].n_padding()), (31, 0));
         assert_eq!(layout.file_len(), layout.data_start().0 + 64 + 5);
-        let lens = [true, false].map(|pad_end| {
-            Layout::new(3, 32, vec![], vec![], pad_end)
-                .unwrap()
-                .file_len()
-        });
+        let lens =
+            [true, false].map(|pad_end| Layout::new(3, 32, vec![], vec![], pad_end).unwrap().file_len());
         assert_eq!(lens, [32, 24]);
     }
 
     #[test]
     fn names_and_keys_are_unique() {
         let entries = vec![EntryOut::u32("k", 1), EntryOut::bool("k", true)];
-        assert_eq!(
-            layout_error(32, entries, vec![]),
-            "metadata 'k' appears twice, as number 1 and number 2"
-        );
+        assert_eq!(layout_error(32, entries, vec![]), "metadata 'k' appears twice, as number 1 and number 2");
         let tensors = vec![tensor("a", 1), tensor("b", 1), tensor("a", 2)];
-        assert_eq!(
-            layout_error(32, vec![], tensors),
-            "tensor 'a' appears twice, as number 1 and number 3"
-        );
+        assert_eq!(layout_error(32, vec![], tensors), "tensor 'a' appears twice, as number 1 and number 3");
         let entries = vec![EntryOut::u32("", 1)];
-        assert_eq!(
-            layout_error(32, entries, vec![]),
-            "metadata entry 1 of 1 has an empty key"
-        );
+        assert_eq!(layout_error(32, entries, vec![]), "metadata entry 1 of 1 has an empty key");
     }
 
     #[test]
     fn a_renamed_tensor_may_not_get_a_long_name() {
-        let bytes = super::super::testing::Builder::new()
-            .tensor("a", &[1], 24, b"x")
-            .build();
+        let bytes = super::super::testing::Builder::new().tensor("a", &[1], 24, b"x").build();
         let file = super::super::File::parse(&bytes).unwrap();
         let renamed = TensorOut::rename(file.tensors().get("a").unwrap(), "n".repeat(64));
-        let message = format!(
-            "tensor '{}' has a name of 64 bytes, expected at most 63",
-            "n".repeat(64)
-        );
+        let message = format!("tensor '{}' has a name of 64 bytes, expected at most 63", "n".repeat(64));
         assert_eq!(layout_error(32, vec![], vec![renamed]), message);
     }
 
@@ -461,18 +370,12 @@ mod tests {
     fn a_file_that_does_not_fit_in_64_bits_is_refused() {
         let huge = i64::MAX as u64;
         let tensors = vec![tensor("a", huge), tensor("b", huge), tensor("c", huge)];
-        assert_eq!(
-            layout_error(32, vec![], tensors),
-            "the file would end after byte 18446744073709551615"
-        );
+        assert_eq!(layout_error(32, vec![], tensors), "the file would end after byte 18446744073709551615");
     }
 
     #[test]
     fn other_versions_are_not_written() {
         let error = Layout::new(4, 32, vec![], vec![], true).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "GGUF version 4 is not supported, expected version 2 or 3"
-        );
+        assert_eq!(error.to_string(), "GGUF version 4 is not supported, expected version 2 or 3");
     }
 }

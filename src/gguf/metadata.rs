@@ -40,14 +40,7 @@ impl<'a> Metadata<'a> {
         let n_bytes_left = reader.n_left();
         if n > n_bytes_left / MIN_ENTRY_BYTES {
             let what = "metadata entries";
-            return Err(Error::new(
-                ErrorKind::Count {
-                    what,
-                    count: n,
-                    n_bytes_left,
-                },
-                Place::Header,
-            ));
+            return Err(Error::new(ErrorKind::Count { what, count: n, n_bytes_left }, Place::Header));
         }
 
         // Grows with the entries that were read, not with the count.
@@ -57,10 +50,7 @@ impl<'a> Metadata<'a> {
             let entry = Entry::read(reader, Place::Entry { index, n })?;
             let second = entries.len();
             if let Some(first) = by_key.insert(entry.key(), second) {
-                return Err(Error::new(
-                    ErrorKind::Duplicate { first, second },
-                    Place::key(entry.key()),
-                ));
+                return Err(Error::new(ErrorKind::Duplicate { first, second }, Place::key(entry.key())));
             }
             entries.push(entry);
         }
@@ -75,9 +65,7 @@ impl<'a> Metadata<'a> {
 
     /// The entry with this key.
     pub fn get(&self, key: &str) -> Option<&Entry<'a>> {
-        self.by_key
-            .get(key)
-            .and_then(|index| self.entries.get(*index))
+        self.by_key.get(key).and_then(|index| self.entries.get(*index))
     }
 
     /// The value with this key.
@@ -86,9 +74,7 @@ impl<'a> Metadata<'a> {
     ///
     /// `MissingKey` if there is none.
     pub fn require(&self, key: &str) -> Result<Value<'a>, Error> {
-        let entry = self
-            .get(key)
-            .ok_or_else(|| Error::new(ErrorKind::MissingKey, Place::key(key)))?;
+        let entry = self.get(key).ok_or_else(|| Error::new(ErrorKind::MissingKey, Place::key(key)))?;
         Ok(entry.value())
     }
 
@@ -119,18 +105,12 @@ impl<'a> Metadata<'a> {
         };
         let found = entry.value().value_type();
         if found != ValueType::U32 {
-            let kind = ErrorKind::WrongType {
-                found,
-                expected: ValueType::U32.with_article(),
-            };
+            let kind = ErrorKind::WrongType { found, expected: ValueType::U32.with_article() };
             return Err(Error::new(kind, Place::key(ALIGNMENT_KEY)));
         }
         let alignment = entry.value().as_u64()?;
         if !alignment.is_power_of_two() {
-            return Err(Error::new(
-                ErrorKind::BadAlignment { alignment },
-                Place::key(ALIGNMENT_KEY),
-            ));
+            return Err(Error::new(ErrorKind::BadAlignment { alignment }, Place::key(ALIGNMENT_KEY)));
         }
         Ok(alignment)
     }
@@ -155,10 +135,7 @@ impl<'a> Entry<'a> {
             return Err(Error::new(ErrorKind::EmptyKey, place));
         }
         let value = Value::read(reader, key)?;
-        Ok(Entry {
-            value,
-            raw: reader.since(start),
-        })
+        Ok(Entry { value, raw: reader.since(start) })
     }
 
     /// The key, never empty.
@@ -193,22 +170,11 @@ mod tests {
         let file = File::parse(&bytes).unwrap();
         let keys: Vec<&str> = file.metadata().iter().map(Entry::key).collect();
         assert_eq!(keys, ["b", "a"]);
-        let raw: Vec<u8> = file
-            .metadata()
-            .iter()
-            .flat_map(Entry::raw)
-            .copied()
-            .collect();
+        let raw: Vec<u8> = file.metadata().iter().flat_map(Entry::raw).copied().collect();
         assert_eq!(raw, bytes[24..24 + raw.len()]);
-        assert_eq!(
-            file.metadata().get("a").unwrap().value().as_str().unwrap(),
-            "text"
-        );
+        assert_eq!(file.metadata().get("a").unwrap().value().as_str().unwrap(), "text");
         assert!(file.metadata().get("c").is_none());
-        assert_eq!(
-            file.metadata().require("c").unwrap_err().to_string(),
-            "metadata 'c' is missing"
-        );
+        assert_eq!(file.metadata().require("c").unwrap_err().to_string(), "metadata 'c' is missing");
     }
 
     #[test]
@@ -221,34 +187,21 @@ mod tests {
 
     #[test]
     fn a_key_twice_is_refused() {
-        let bytes = Builder::new()
-            .u32("a", 1)
-            .u32("b", 1)
-            .string("a", "x")
-            .build();
-        assert_eq!(
-            parse_error(&bytes),
-            "metadata 'a' appears twice, as number 1 and number 3"
-        );
+        let bytes = Builder::new().u32("a", 1).u32("b", 1).string("a", "x").build();
+        assert_eq!(parse_error(&bytes), "metadata 'a' appears twice, as number 1 and number 3");
     }
 
     #[test]
     fn an_empty_key_is_refused() {
         let bytes = Builder::new().u32("a", 1).u32("", 1).build();
-        assert_eq!(
-            parse_error(&bytes),
-            "metadata entry 2 of 2 has an empty key"
-        );
+        assert_eq!(parse_error(&bytes), "metadata entry 2 of 2 has an empty key");
     }
 
     #[test]
     fn a_key_that_is_not_utf8_is_refused() {
         let mut bytes = Builder::new().u32("abc", 1).build();
         bytes[33] = 0xff;
-        assert_eq!(
-            parse_error(&bytes),
-            "the key of metadata entry 1 of 1 is not UTF-8, at byte 24"
-        );
+        assert_eq!(parse_error(&bytes), "the key of metadata entry 1 of 1 is not UTF-8, at byte 24");
     }
 
     #[test]
@@ -257,9 +210,8 @@ mod tests {
             let mut bytes = Builder::new().u32("abc", 1).build();
             bytes.truncate(24 + 19);
             bytes[16..24].copy_from_slice(&count.to_le_bytes());
-            let message = format!(
-                "the header counts {count} metadata entries, but only 19 bytes of the file are left"
-            );
+            let message =
+                format!("the header counts {count} metadata entries, but only 19 bytes of the file are left");
             assert_eq!(parse_error(&bytes), message);
         }
     }
@@ -268,29 +220,17 @@ mod tests {
     fn alignment_is_a_u32_and_a_power_of_two() {
         let alignment = |builder: Builder| {
             let bytes = builder.build();
-            File::parse(&bytes)
-                .map(|file| file.alignment())
-                .map_err(|error| error.to_string())
+            File::parse(&bytes).map(|file| file.alignment()).map_err(|error| error.to_string())
         };
         assert_eq!(alignment(Builder::new()), Ok(32));
         assert_eq!(alignment(Builder::new().u32(ALIGNMENT_KEY, 1)), Ok(1));
-        assert_eq!(
-            alignment(Builder::new().u32(ALIGNMENT_KEY, 1 << 31)),
-            Ok(1 << 31)
-        );
+        assert_eq!(alignment(Builder::new().u32(ALIGNMENT_KEY, 1 << 31)), Ok(1 << 31));
         for bad in [0, 3, u32::MAX] {
-            let message = format!(
-                "metadata 'general.alignment' is {bad}, expected a power of two below 2^32"
-            );
-            assert_eq!(
-                alignment(Builder::new().u32(ALIGNMENT_KEY, bad)),
-                Err(message)
-            );
+            let message =
+                format!("metadata 'general.alignment' is {bad}, expected a power of two below 2^32");
+            assert_eq!(alignment(Builder::new().u32(ALIGNMENT_KEY, bad)), Err(message));
         }
         let message = "metadata 'general.alignment' is a u64, expected a u32";
-        assert_eq!(
-            alignment(Builder::new().u64(ALIGNMENT_KEY, 32)),
-            Err(message.to_owned())
-        );
+        assert_eq!(alignment(Builder::new().u64(ALIGNMENT_KEY, 32)), Err(message.to_owned()));
     }
 }

@@ -32,10 +32,7 @@
 //! another order.
 
 #![warn(clippy::indexing_slicing)]
-#![cfg_attr(
-    test,
-    allow(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used)
-)]
+#![cfg_attr(test, allow(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used))]
 
 // From bytes to numbers and strings.
 mod position;
@@ -123,24 +120,11 @@ impl<'a> File<'a> {
         places::check_places(tensors.as_slice(), alignment, data_start)?;
 
         let file_len = bytes.len() as u64;
-        let end = tensors
-            .iter()
-            .map(TensorInfo::end)
-            .max()
-            .unwrap_or(data_start);
+        let end = tensors.iter().map(TensorInfo::end).max().unwrap_or(data_start);
         let padded_end = align_up(end.0, alignment).filter(|padded| *padded <= file_len);
         let trailing = bytes_from(bytes, padded_end.unwrap_or(end.0));
         let ends_padded = padded_end.is_some();
-        Ok(File {
-            bytes,
-            header,
-            metadata,
-            tensors,
-            alignment,
-            data_start,
-            trailing,
-            ends_padded,
-        })
+        Ok(File { bytes, header, metadata, tensors, alignment, data_start, trailing, ends_padded })
     }
 
     /// The same data under another head: `head` is what a file begins with, up to its tensor data, and tensor `i` of it is tensor
@@ -154,12 +138,7 @@ impl<'a> File<'a> {
         let header = Header::read(&mut reader)?;
         let metadata = Metadata::read(&mut reader, header.n_metadata)?;
         let infos = tensor::read_infos(&mut reader, header.n_tensors)?;
-        Ok(File {
-            header,
-            metadata,
-            tensors: self.tensors.under(infos, sources)?,
-            ..self.clone()
-        })
+        Ok(File { header, metadata, tensors: self.tensors.under(infos, sources)?, ..self.clone() })
     }
 
     /// The first metadata entries of a file, `n` at most, for a look at what it is: they are checked one by one, and nothing
@@ -234,11 +213,7 @@ impl<'a> File<'a> {
 }
 
 /// Moves to the data start and returns it. Only a file without tensors may end before.
-fn skip_head_padding(
-    reader: &mut Reader<'_>,
-    alignment: u64,
-    no_tensors: bool,
-) -> Result<FileOffset, Error> {
+fn skip_head_padding(reader: &mut Reader<'_>, alignment: u64, no_tensors: bool) -> Result<FileOffset, Error> {
     reader.enter(Place::HeadPadding);
     let head_end = reader.offset();
     let n_bytes = align_up(head_end.0, alignment).and_then(|start| start.checked_sub(head_end.0));
@@ -251,10 +226,7 @@ fn skip_head_padding(
 
 /// The bytes of a file from `start` on.
 fn bytes_from(bytes: &[u8], start: u64) -> &[u8] {
-    usize::try_from(start)
-        .ok()
-        .and_then(|start| bytes.get(start..))
-        .unwrap_or_default()
+    usize::try_from(start).ok().and_then(|start| bytes.get(start..)).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -269,12 +241,7 @@ mod tests {
             .string("name", "sample")
             .strings("tokens", &[b"a", b"", b"\xff"])
             .array("lens", 5, 3, &[1; 12])
-            .array(
-                "nested",
-                9,
-                2,
-                &[array(7, 1, &[1]), array(9, 0, &[])].concat(),
-            )
+            .array("nested", 9, 2, &[array(7, 1, &[1]), array(9, 0, &[])].concat())
             .u64("count", 1 << 40)
             .tensor("a", &[32, 2], 3, &[7; 40])
             .tensor("b", &[3], 0, &[1; 12])
@@ -285,22 +252,14 @@ mod tests {
     /// Asks for everything that a file holds.
     fn walk(file: &File<'_>) {
         fn walk_value(value: Value<'_>) {
-            let _ = (
-                value.as_i64(),
-                value.as_u32(),
-                value.as_f64(),
-                value.as_bool(),
-                value.as_str(),
-            );
+            let _ = (value.as_i64(), value.as_u32(), value.as_f64(), value.as_bool(), value.as_str());
             if let Ok(array) = value.as_array() {
                 assert_eq!(array.elements().count(), array.len());
                 assert_eq!(array.select(0..array.len()).unwrap().raw(), value.raw());
                 array.elements().for_each(walk_value);
             }
         }
-        file.metadata()
-            .iter()
-            .for_each(|entry| walk_value(entry.value()));
+        file.metadata().iter().for_each(|entry| walk_value(entry.value()));
         for tensor in file.tensors() {
             assert_eq!(tensor.bytes().len() as u64, tensor.n_bytes());
         }
@@ -328,11 +287,7 @@ mod tests {
         walk(&File::parse(&bytes).unwrap());
         for len in 0..bytes.len() {
             let error = File::parse(&bytes[..len]).unwrap_err();
-            assert_eq!(
-                error.hint(),
-                Some("the download may be incomplete"),
-                "{len}: {error}"
-            );
+            assert_eq!(error.hint(), Some("the download may be incomplete"), "{len}: {error}");
         }
     }
 
@@ -340,16 +295,7 @@ mod tests {
     fn no_flipped_byte_causes_a_panic() {
         let bytes = sample();
         for position in 0..bytes.len() {
-            for byte in [
-                0,
-                1,
-                9,
-                0x7f,
-                0x80,
-                0xff,
-                bytes[position] ^ 1,
-                bytes[position].wrapping_add(1),
-            ] {
+            for byte in [0, 1, 9, 0x7f, 0x80, 0xff, bytes[position] ^ 1, bytes[position].wrapping_add(1)] {
                 let mut flipped = bytes.clone();
                 flipped[position] = byte;
                 match File::parse(&flipped) {
@@ -364,11 +310,7 @@ mod tests {
     fn no_run_of_flipped_bytes_causes_a_panic() {
         let bytes = sample();
         for start in 0..bytes.len() - 8 {
-            for run in [
-                [0xff; 8],
-                [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0],
-                [0, 0, 0, 0, 0, 0, 0, 0x80],
-            ] {
+            for run in [[0xff; 8], [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 0x80]] {
                 let mut flipped = bytes.clone();
                 flipped[start..start + 8].copy_from_slice(&run);
                 if let Ok(file) = File::parse(&flipped) {
@@ -397,25 +339,16 @@ mod tests {
     fn a_file_without_tensors_needs_no_padding() {
         let padded = Builder::new().u32("k", 1).build();
         let file = File::parse(&padded).unwrap();
-        assert_eq!(
-            (file.data_start(), file.ends_padded()),
-            (FileOffset(64), true)
-        );
+        assert_eq!((file.data_start(), file.ends_padded()), (FileOffset(64), true));
         let file = File::parse(&padded[..41]).unwrap();
-        assert_eq!(
-            (file.data_start(), file.ends_padded()),
-            (FileOffset(41), false)
-        );
+        assert_eq!((file.data_start(), file.ends_padded()), (FileOffset(41), false));
     }
 
     #[test]
     fn tensor_data_needs_its_padding() {
         let bytes = Builder::new().tensor("none", &[0], 24, b"").build();
         let cut = &bytes[..bytes.len() - 1];
-        let message = format!(
-            "file ends at byte {}, inside the padding before the tensor data",
-            cut.len()
-        );
+        let message = format!("file ends at byte {}, inside the padding before the tensor data", cut.len());
         assert_eq!(File::parse(cut).unwrap_err().to_string(), message);
     }
 }

@@ -41,10 +41,7 @@ impl<'a> EntryOut<'a> {
 
     /// A new entry, or one whose value is replaced.
     pub fn new(key: impl Into<Cow<'a, str>>, value: ValueOut) -> EntryOut<'a> {
-        EntryOut(Source::New {
-            key: key.into(),
-            value,
-        })
+        EntryOut(Source::New { key: key.into(), value })
     }
 
     /// A new `u32` entry.
@@ -73,19 +70,14 @@ impl<'a> EntryOut<'a> {
     }
 
     /// A new string entry, which need not be text.
-    pub fn string<S: AsRef<[u8]> + ?Sized>(
-        key: impl Into<Cow<'a, str>>,
-        value: &S,
-    ) -> EntryOut<'a> {
+    pub fn string<S: AsRef<[u8]> + ?Sized>(key: impl Into<Cow<'a, str>>, value: &S) -> EntryOut<'a> {
         EntryOut::new(key, ValueOut::string(value))
     }
 
     /// The entry under another key.
     pub fn renamed(self, key: impl Into<Cow<'a, str>>) -> EntryOut<'a> {
         let value = match self.0 {
-            Source::Kept(entry) => {
-                ValueOut::copied(entry.value().value_type(), entry.value().raw())
-            }
+            Source::Kept(entry) => ValueOut::copied(entry.value().value_type(), entry.value().raw()),
             Source::New { value, .. } => value,
         };
         EntryOut::new(key, value)
@@ -134,21 +126,16 @@ impl<'a> EntryOut<'a> {
             Source::Kept(entry) => entry.raw().len() as u64,
             // Length of the key, the key, value type, value: all in memory, so the sum is far from
             // overflow.
-            Source::New { key, value } => (8 + 4u64)
-                .saturating_add(key.len() as u64)
-                .saturating_add(value.raw().len() as u64),
+            Source::New { key, value } => {
+                (8 + 4u64).saturating_add(key.len() as u64).saturating_add(value.raw().len() as u64)
+            }
         }
     }
 
     /// The bytes of the whole entry, in the pieces they are in.
     pub(super) fn pieces(&self) -> impl Iterator<Item = Cow<'_, [u8]>> {
         let pieces: [Cow<'_, [u8]>; 4] = match &self.0 {
-            Source::Kept(entry) => [
-                entry.raw().into(),
-                Cow::default(),
-                Cow::default(),
-                Cow::default(),
-            ],
+            Source::Kept(entry) => [entry.raw().into(), Cow::default(), Cow::default(), Cow::default()],
             Source::New { key, value } => [
                 (key.len() as u64).to_le_bytes().to_vec().into(),
                 key.as_bytes().into(),
@@ -178,23 +165,12 @@ impl<'a> TensorOut<'a> {
         let fail = |kind| Error::new(kind, Place::tensor(&name));
         let n_dims = dims.len();
         if n_dims > MAX_DIMS {
-            return Err(fail(ErrorKind::TooManyDims {
-                n_dims: n_dims as u64,
-            }));
+            return Err(fail(ErrorKind::TooManyDims { n_dims: n_dims as u64 }));
         }
         let mut padded = [1; MAX_DIMS];
-        padded
-            .iter_mut()
-            .zip(dims)
-            .for_each(|(to, from)| *to = *from);
+        padded.iter_mut().zip(dims).for_each(|(to, from)| *to = *from);
         let n_bytes = tensor::n_bytes(tensor_type, padded).map_err(fail)?;
-        Ok(TensorOut {
-            name,
-            dims: padded,
-            n_dims,
-            tensor_type,
-            n_bytes,
-        })
+        Ok(TensorOut { name, dims: padded, n_dims, tensor_type, n_bytes })
     }
 
     /// A tensor of the input.
@@ -211,10 +187,7 @@ impl<'a> TensorOut<'a> {
     /// A tensor of the input under another name. [`Layout::new`](super::Layout::new) checks the
     /// name.
     pub fn rename(tensor: &TensorInfo<'a>, name: impl Into<Cow<'a, str>>) -> TensorOut<'a> {
-        TensorOut {
-            name: name.into(),
-            ..TensorOut::keep(tensor)
-        }
+        TensorOut { name: name.into(), ..TensorOut::keep(tensor) }
     }
 
     /// The name.
@@ -252,9 +225,7 @@ impl<'a> TensorOut<'a> {
     pub(super) fn info_bytes(&self) -> u64 {
         let fixed = 8 + 4 + 4 + 8u64;
         let dims = (self.n_dims as u64).saturating_mul(8);
-        fixed
-            .saturating_add(dims)
-            .saturating_add(self.name.len() as u64)
+        fixed.saturating_add(dims).saturating_add(self.name.len() as u64)
     }
 }
 
@@ -286,24 +257,14 @@ mod tests {
         let new = |name: &str, dims: &[u64], type_id| {
             let tensor_type = TensorType::from_id(type_id).unwrap();
             let tensor = TensorOut::new(name.to_owned(), dims, tensor_type);
-            tensor
-                .map(|tensor| tensor.n_bytes())
-                .map_err(|error| error.to_string())
+            tensor.map(|tensor| tensor.n_bytes()).map_err(|error| error.to_string())
         };
         assert_eq!(new("a", &[256, 3], 12), Ok(432));
         assert_eq!(new("a", &[], 0), Ok(4));
-        assert!(
-            new("a", &[255], 12)
-                .unwrap_err()
-                .contains("255 elements per row")
-        );
+        assert!(new("a", &[255], 12).unwrap_err().contains("255 elements per row"));
         assert!(new("a", &[1; 5], 0).unwrap_err().contains("5 dimensions"));
         assert!(new("a", &[u64::MAX], 0).unwrap_err().contains("63 bits"));
-        assert!(
-            new(&"a".repeat(64), &[1], 0)
-                .unwrap_err()
-                .contains("64 bytes")
-        );
+        assert!(new(&"a".repeat(64), &[1], 0).unwrap_err().contains("64 bytes"));
     }
 
     #[test]
@@ -312,9 +273,6 @@ mod tests {
         let file = File::parse(&bytes).unwrap();
         let tensor = file.tensors().get("a").unwrap();
         let renamed = TensorOut::rename(tensor, "b");
-        assert_eq!(
-            renamed,
-            TensorOut::new("b", &[1], tensor.tensor_type()).unwrap()
-        );
+        assert_eq!(renamed, TensorOut::new("b", &[1], tensor.tensor_type()).unwrap());
     }
 }

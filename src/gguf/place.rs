@@ -104,10 +104,7 @@ mod tests {
         let name = format!("a\n\u{1b}[31m\u{202e}'{}", "x".repeat(100_000));
         let place = Place::tensor(&name);
         let text = place.to_string();
-        assert!(
-            text.starts_with(r"tensor 'a\n\u{1b}[31m\u{202e}\'xxx"),
-            "{text}"
-        );
+        assert!(text.starts_with(r"tensor 'a\n\u{1b}[31m\u{202e}\'xxx"), "{text}");
         assert!(text.ends_with("xxx…'"), "{text}");
         assert!(text.len() < 200);
         assert!(!text.chars().any(char::is_control));

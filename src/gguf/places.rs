@@ -16,17 +16,12 @@ pub(super) fn check_places(
     alignment: u64,
     data_start: FileOffset,
 ) -> Result<(), Error> {
-    let mut sorted: Vec<&TensorInfo<'_>> = tensors
-        .iter()
-        .filter(|tensor| tensor.n_bytes() > 0)
-        .collect();
+    let mut sorted: Vec<&TensorInfo<'_>> = tensors.iter().filter(|tensor| tensor.n_bytes() > 0).collect();
     sorted.sort_by_key(|tensor| tensor.position());
     if let Some(first) = sorted.first()
         && first.position() != data_start
     {
-        return Err(first.error(ErrorKind::LateStart {
-            offset: first.offset().0,
-        }));
+        return Err(first.error(ErrorKind::LateStart { offset: first.offset().0 }));
     }
     for (before, after) in sorted.iter().zip(sorted.iter().skip(1)) {
         if after.position() < before.end() {
@@ -57,9 +52,7 @@ mod tests {
 
     #[test]
     fn tensors_do_not_overlap() {
-        let builder = Builder::new()
-            .tensor("a", &[40], 24, &[0; 40])
-            .tensor_at("b", 32, b"y");
+        let builder = Builder::new().tensor("a", &[40], 24, &[0; 40]).tensor_at("b", 32, b"y");
         let start = builder.head().len();
         let message = format!(
             "tensor 'b' starts at byte {}, inside tensor 'a', which ends at byte {}",
@@ -92,16 +85,11 @@ mod tests {
     #[test]
     fn more_room_than_a_type_takes_is_refused_in_any_order() {
         let error = |at_a: u64, at_b: u64| {
-            let builder = Builder::new()
-                .tensor_at("b", at_b, b"bb")
-                .tensor_at("a", at_a, b"aa");
+            let builder = Builder::new().tensor_at("b", at_b, b"bb").tensor_at("a", at_a, b"aa");
             let mut bytes = builder.head();
             bytes.resize(bytes.len() + 256, 0);
             File::parse(&bytes).map(|_| ()).map_err(|error| {
-                assert_eq!(
-                    error.hint().is_some(),
-                    matches!(error.kind(), ErrorKind::Gap { .. })
-                );
+                assert_eq!(error.hint().is_some(), matches!(error.kind(), ErrorKind::Gap { .. }));
                 error.to_string()
             })
         };

@@ -23,11 +23,7 @@ pub(super) struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// A cursor at byte 0 of `bytes`. Errors name `place`.
     pub(super) fn new(bytes: &'a [u8], place: Place) -> Reader<'a> {
-        Reader {
-            bytes,
-            position: 0,
-            place,
-        }
+        Reader { bytes, position: 0, place }
     }
 
     /// Makes the following errors name `place`.
@@ -71,9 +67,7 @@ impl<'a> Reader<'a> {
     ///
     /// `Truncated` if fewer bytes are left. The position stays.
     pub(super) fn take(&mut self, n_bytes: u64) -> Result<&'a [u8], Error> {
-        let taken = usize::try_from(n_bytes)
-            .ok()
-            .and_then(|n| Some((n, self.rest().get(..n)?)));
+        let taken = usize::try_from(n_bytes).ok().and_then(|n| Some((n, self.rest().get(..n)?)));
         let (n, bytes) = taken.ok_or_else(|| self.truncated())?;
         self.position = self.position.saturating_add(n);
         Ok(bytes)
@@ -89,8 +83,7 @@ impl<'a> Reader<'a> {
     pub(super) fn text(&mut self, what: &'static str) -> Result<&'a str, Error> {
         let position = self.offset();
         let bytes = self.string()?;
-        str::from_utf8(bytes)
-            .map_err(|_| Error::new(ErrorKind::NotUtf8 { what }, self.place()).at(position))
+        str::from_utf8(bytes).map_err(|_| Error::new(ErrorKind::NotUtf8 { what }, self.place()).at(position))
     }
 
     /// The next byte.
@@ -158,9 +151,8 @@ impl ValueType {
     pub(super) fn read(reader: &mut Reader<'_>) -> Result<ValueType, Error> {
         let position = reader.offset();
         let id = reader.u32()?;
-        ValueType::from_id(id).ok_or_else(|| {
-            Error::new(ErrorKind::UnknownValueType { id }, reader.place()).at(position)
-        })
+        ValueType::from_id(id)
+            .ok_or_else(|| Error::new(ErrorKind::UnknownValueType { id }, reader.place()).at(position))
     }
 }
 
@@ -186,10 +178,7 @@ mod tests {
     fn a_read_past_the_end_fails_and_stays() {
         let mut reader = Reader::new(&[1, 2, 3], Place::Entry { index: 16, n: 29 });
         let error = reader.u32().unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "file ends at byte 3, inside metadata entry 17 of 29"
-        );
+        assert_eq!(error.to_string(), "file ends at byte 3, inside metadata entry 17 of 29");
         assert_eq!(error.hint(), Some("the download may be incomplete"));
         assert_eq!(reader.position(), 0);
         assert_eq!(reader.take(3).unwrap(), [1, 2, 3]);

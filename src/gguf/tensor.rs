@@ -79,11 +79,7 @@ impl<'a> TensorTable<'a> {
     }
 
     /// Tensors of this table under other names: `infos[i]` describes tensor `sources[i]`.
-    pub(super) fn under(
-        &self,
-        infos: Vec<RawInfo<'a>>,
-        sources: &[usize],
-    ) -> Result<TensorTable<'a>, Error> {
+    pub(super) fn under(&self, infos: Vec<RawInfo<'a>>, sources: &[usize]) -> Result<TensorTable<'a>, Error> {
         Self::of(infos, |number, info| {
             let source = sources.get(number).and_then(|&i| self.tensors.get(i));
             let same = source.filter(|source| {
@@ -94,18 +90,13 @@ impl<'a> TensorTable<'a> {
                 return Err(info.error(ErrorKind::OtherData));
             };
             let offset = source.info.offset;
-            Ok(TensorInfo {
-                info: RawInfo { offset, ..info },
-                ..*source
-            })
+            Ok(TensorInfo { info: RawInfo { offset, ..info }, ..*source })
         })
     }
 
     /// The tensor with this name.
     pub fn get(&self, name: &str) -> Option<&TensorInfo<'a>> {
-        self.by_name
-            .get(name)
-            .and_then(|index| self.tensors.get(*index))
+        self.by_name.get(name).and_then(|index| self.tensors.get(*index))
     }
 
     /// The tensors, in file order.
@@ -158,10 +149,7 @@ impl<'a> TensorInfo<'a> {
     /// Number of elements.
     pub fn n_elements(&self) -> u64 {
         // Cannot overflow: checked when the file was read.
-        self.info
-            .dims
-            .iter()
-            .fold(1, |n, dim| n.saturating_mul(*dim))
+        self.info.dims.iter().fold(1, |n, dim| n.saturating_mul(*dim))
     }
 
     /// Where the data starts, counted from the data start, as stored.
@@ -210,14 +198,7 @@ impl fmt::Debug for TensorInfo<'_> {
 pub(super) fn read_infos<'a>(reader: &mut Reader<'a>, n: u64) -> Result<Vec<RawInfo<'a>>, Error> {
     let n_bytes_left = reader.n_left();
     if n > n_bytes_left / MIN_INFO_BYTES {
-        return Err(Error::new(
-            ErrorKind::Count {
-                what: "tensors",
-                count: n,
-                n_bytes_left,
-            },
-            Place::Header,
-        ));
+        return Err(Error::new(ErrorKind::Count { what: "tensors", count: n, n_bytes_left }, Place::Header));
     }
     // Grows with the infos that were read, not with the count.
     let mut infos = Vec::new();
@@ -233,31 +214,18 @@ impl<'a> RawInfo<'a> {
         let name = reader.text("name")?;
         check_name(name, reader.place())?;
         let n_stored = reader.u32()?;
-        let n_dims = usize::try_from(n_stored)
-            .ok()
-            .filter(|n| *n <= MAX_DIMS)
-            .ok_or_else(|| {
-                let kind = ErrorKind::TooManyDims {
-                    n_dims: n_stored.into(),
-                };
-                Error::new(kind, Place::tensor(name))
-            })?;
+        let n_dims = usize::try_from(n_stored).ok().filter(|n| *n <= MAX_DIMS).ok_or_else(|| {
+            let kind = ErrorKind::TooManyDims { n_dims: n_stored.into() };
+            Error::new(kind, Place::tensor(name))
+        })?;
         let mut dims = [1; MAX_DIMS];
         for dim in dims.iter_mut().take(n_dims) {
             *dim = reader.u64()?;
         }
         let tensor_type = read_type(reader, name)?;
         let offset = DataOffset(reader.u64()?);
-        let n_bytes =
-            n_bytes(tensor_type, dims).map_err(|kind| Error::new(kind, Place::tensor(name)))?;
-        Ok(RawInfo {
-            name,
-            dims,
-            n_dims,
-            tensor_type,
-            offset,
-            n_bytes,
-        })
+        let n_bytes = n_bytes(tensor_type, dims).map_err(|kind| Error::new(kind, Place::tensor(name)))?;
+        Ok(RawInfo { name, dims, n_dims, tensor_type, offset, n_bytes })
     }
 
     /// Checks that the data is aligned and inside the file, and finds it.
@@ -268,33 +236,17 @@ impl<'a> RawInfo<'a> {
         data_start: FileOffset,
     ) -> Result<TensorInfo<'a>, Error> {
         if !self.offset.0.is_multiple_of(alignment) {
-            return Err(self.error(ErrorKind::Misaligned {
-                offset: self.offset.0,
-                alignment,
-            }));
+            return Err(self.error(ErrorKind::Misaligned { offset: self.offset.0, alignment }));
         }
         let found = data_start.0.checked_add(self.offset.0).and_then(|start| {
             let end = usize::try_from(start.checked_add(self.n_bytes)?).ok()?;
-            Some((
-                FileOffset(start),
-                bytes.get(usize::try_from(start).ok()?..end)?,
-            ))
+            Some((FileOffset(start), bytes.get(usize::try_from(start).ok()?..end)?))
         });
         let (position, bytes) = found.ok_or_else(|| {
-            let end = [data_start.0, self.offset.0, self.n_bytes]
-                .into_iter()
-                .map(u128::from)
-                .sum();
-            self.error(ErrorKind::PastEnd {
-                end,
-                file_len: bytes.len() as u64,
-            })
+            let end = [data_start.0, self.offset.0, self.n_bytes].into_iter().map(u128::from).sum();
+            self.error(ErrorKind::PastEnd { end, file_len: bytes.len() as u64 })
         })?;
-        Ok(TensorInfo {
-            info: self,
-            position,
-            bytes,
-        })
+        Ok(TensorInfo { info: self, position, bytes })
     }
 
     fn error(&self, kind: ErrorKind) -> Error {
@@ -305,12 +257,7 @@ impl<'a> RawInfo<'a> {
 /// Checks the length of a tensor name.
 pub(super) fn check_name(name: &str, place: Place) -> Result<(), Error> {
     if name.len() > MAX_NAME_BYTES {
-        return Err(Error::new(
-            ErrorKind::NameTooLong {
-                n_bytes: name.len() as u64,
-            },
-            place,
-        ));
+        return Err(Error::new(ErrorKind::NameTooLong { n_bytes: name.len() as u64 }, place));
     }
     Ok(())
 }
@@ -319,19 +266,12 @@ pub(super) fn check_name(name: &str, place: Place) -> Result<(), Error> {
 pub(super) fn n_bytes(tensor_type: TensorType, dims: [u64; MAX_DIMS]) -> Result<u64, ErrorKind> {
     let [n_elements, rest @ ..] = dims;
     if !n_elements.is_multiple_of(tensor_type.block_size()) {
-        return Err(ErrorKind::PartialBlock {
-            n_elements,
-            tensor_type,
-        });
+        return Err(ErrorKind::PartialBlock { n_elements, tensor_type });
     }
     // ggml counts elements and bytes in signed numbers, and every dimension is one, even
     // beside a dimension of 0.
     let fits = |n: &u64| i64::try_from(*n).is_ok();
-    let product = |first: u64| {
-        rest.into_iter()
-            .try_fold(first, u64::checked_mul)
-            .filter(fits)
-    };
+    let product = |first: u64| rest.into_iter().try_fold(first, u64::checked_mul).filter(fits);
     let n_bytes = tensor_type.row_bytes(n_elements).and_then(product);
     n_bytes
         .filter(|_| dims.iter().all(fits) && product(n_elements).is_some())
@@ -361,33 +301,18 @@ mod tests {
 
     #[test]
     fn tensors_keep_order_shape_and_bytes() {
-        let builder =
-            Builder::new()
-                .tensor("b", &[4, 2], 24, b"01234567")
-                .tensor("a", &[], 24, b"x");
+        let builder = Builder::new().tensor("b", &[4, 2], 24, b"01234567").tensor("a", &[], 24, b"x");
         let bytes = builder.build();
         let file = File::parse(&bytes).unwrap();
         let names: Vec<&str> = file.tensors().iter().map(TensorInfo::name).collect();
         assert_eq!(names, ["b", "a"]);
         let tensor = file.tensors().get("b").unwrap();
-        assert_eq!(
-            (tensor.dims(), tensor.n_dims(), tensor.n_elements()),
-            ([4, 2, 1, 1], 2, 8)
-        );
-        assert_eq!(
-            (tensor.offset(), tensor.position()),
-            (DataOffset(0), file.data_start())
-        );
+        assert_eq!((tensor.dims(), tensor.n_dims(), tensor.n_elements()), ([4, 2, 1, 1], 2, 8));
+        assert_eq!((tensor.offset(), tensor.position()), (DataOffset(0), file.data_start()));
         assert_eq!(file.tensor_bytes(tensor), b"01234567");
         let scalar = file.tensors().get("a").unwrap();
-        assert_eq!(
-            (scalar.dims(), scalar.n_dims(), scalar.n_bytes()),
-            ([1; 4], 0, 1)
-        );
-        assert_eq!(
-            (scalar.offset(), scalar.bytes()),
-            (DataOffset(32), &b"x"[..])
-        );
+        assert_eq!((scalar.dims(), scalar.n_dims(), scalar.n_bytes()), ([1; 4], 0, 1));
+        assert_eq!((scalar.offset(), scalar.bytes()), (DataOffset(32), &b"x"[..]));
         assert!(file.tensors().get("c").is_none());
     }
 
@@ -397,76 +322,45 @@ mod tests {
         let bytes = Builder::new().tensor(&name, &[1], 24, b"x").build();
         assert!(File::parse(&bytes).unwrap().tensors().get(&name).is_some());
         let builder = Builder::new().tensor(&"n".repeat(64), &[1], 24, b"x");
-        assert_eq!(
-            parse_error(&builder),
-            "tensor info 1 of 1 has a name of 64 bytes, expected at most 63"
-        );
+        assert_eq!(parse_error(&builder), "tensor info 1 of 1 has a name of 64 bytes, expected at most 63");
         let builder = Builder::new().raw_tensor(b"\xff", &[1], 24, None, b"x");
-        assert_eq!(
-            parse_error(&builder),
-            "the name of tensor info 1 of 1 is not UTF-8, at byte 24"
-        );
+        assert_eq!(parse_error(&builder), "the name of tensor info 1 of 1 is not UTF-8, at byte 24");
     }
 
     #[test]
     fn a_name_twice_is_refused() {
-        let builder = Builder::new()
-            .tensor("a", &[1], 24, b"x")
-            .tensor("a", &[1], 24, b"y");
-        assert_eq!(
-            parse_error(&builder),
-            "tensor 'a' appears twice, as number 1 and number 2"
-        );
+        let builder = Builder::new().tensor("a", &[1], 24, b"x").tensor("a", &[1], 24, b"y");
+        assert_eq!(parse_error(&builder), "tensor 'a' appears twice, as number 1 and number 2");
     }
 
     #[test]
     fn more_than_four_dimensions_are_refused() {
         let builder = Builder::new().tensor("a", &[1, 1, 1, 1, 1], 24, b"x");
-        assert_eq!(
-            parse_error(&builder),
-            "tensor 'a' has 5 dimensions, expected at most 4"
-        );
+        assert_eq!(parse_error(&builder), "tensor 'a' has 5 dimensions, expected at most 4");
     }
 
     #[test]
     fn unknown_and_removed_types_are_refused() {
         let refuse = |type_id| parse_error(&Builder::new().tensor("a", &[32], type_id, &[0; 32]));
         assert_eq!(refuse(43), "tensor 'a' has unknown tensor type 43");
-        assert_eq!(
-            refuse(u32::MAX),
-            "tensor 'a' has unknown tensor type 4294967295"
-        );
-        let removed =
-            "tensor 'a' has tensor type 31, 'Q4_0_4_4', which llama.cpp no longer supports";
+        assert_eq!(refuse(u32::MAX), "tensor 'a' has unknown tensor type 4294967295");
+        let removed = "tensor 'a' has tensor type 31, 'Q4_0_4_4', which llama.cpp no longer supports";
         assert_eq!(refuse(31), removed);
         for (id, what) in [
-            (
-                4,
-                "which early releases of Ollama wrote for 'MXFP4' and llama.cpp does not read",
-            ),
+            (4, "which early releases of Ollama wrote for 'MXFP4' and llama.cpp does not read"),
             (5, "'Q4_3', which llama.cpp no longer supports"),
-            (
-                36,
-                "'I2_S' of bitnet.cpp (once 'IQ4_NL_4_4' of llama.cpp), which llama.cpp does not read",
-            ),
+            (36, "'I2_S' of bitnet.cpp (once 'IQ4_NL_4_4' of llama.cpp), which llama.cpp does not read"),
             (133, "'Q6_0' of ik_llama.cpp, which llama.cpp does not read"),
-            (
-                399,
-                "'Q8_K_R8' of ik_llama.cpp, which llama.cpp does not read",
-            ),
+            (399, "'Q8_K_R8' of ik_llama.cpp, which llama.cpp does not read"),
         ] {
-            assert_eq!(
-                refuse(id),
-                format!("tensor 'a' has tensor type {id}, {what}")
-            );
+            assert_eq!(refuse(id), format!("tensor 'a' has tensor type {id}, {what}"));
         }
     }
 
     #[test]
     fn a_row_is_a_whole_number_of_blocks() {
         let builder = Builder::new().tensor("a", &[33, 2], 3, &[0; 64]);
-        let message =
-            "tensor 'a' has 33 elements per row, expected a multiple of 32, the block size of Q4_1";
+        let message = "tensor 'a' has 33 elements per row, expected a multiple of 32, the block size of Q4_1";
         assert_eq!(parse_error(&builder), message);
     }
 
@@ -482,18 +376,15 @@ mod tests {
         ] {
             let builder = Builder::new().tensor("a", &dims, 0, &[]);
             let [a, b, c, d] = dims;
-            let message = format!(
-                "tensor 'a' has dimensions {a} x {b} x {c} x {d}, more than fit in 63 bits"
-            );
+            let message =
+                format!("tensor 'a' has dimensions {a} x {b} x {c} x {d}, more than fit in 63 bits");
             assert_eq!(parse_error(&builder), message);
         }
     }
 
     #[test]
     fn an_offset_is_aligned() {
-        let builder = Builder::new()
-            .tensor("a", &[1], 24, b"x")
-            .tensor_at("b", 8, b"y");
+        let builder = Builder::new().tensor("a", &[1], 24, b"x").tensor_at("b", 8, b"y");
         let message = "tensor 'b' has data offset 8, expected a multiple of the alignment 32";
         assert_eq!(parse_error(&builder), message);
     }
@@ -504,9 +395,8 @@ mod tests {
         let bytes = builder.build();
         let short = &bytes[..bytes.len() - 25];
         let (end, file_len) = (bytes.len() - 24, short.len());
-        let message = format!(
-            "tensor 'blk.3.ffn_down.weight' ends at byte {end}, but the file has {file_len} bytes"
-        );
+        let message =
+            format!("tensor 'blk.3.ffn_down.weight' ends at byte {end}, but the file has {file_len} bytes");
         let error = File::parse(short).unwrap_err();
         assert_eq!(error.to_string(), message);
         assert_eq!(error.hint(), Some("the download may be incomplete"));
@@ -523,9 +413,8 @@ mod tests {
             let mut bytes = Builder::new().tensor("abc", &[1], 24, b"x").build();
             bytes.truncate(24 + 35);
             bytes[8..16].copy_from_slice(&count.to_le_bytes());
-            let message = format!(
-                "the header counts {count} tensors, but only 35 bytes of the file are left"
-            );
+            let message =
+                format!("the header counts {count} tensors, but only 35 bytes of the file are left");
             assert_eq!(File::parse(&bytes).unwrap_err().to_string(), message);
         }
     }

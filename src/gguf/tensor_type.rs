@@ -102,19 +102,12 @@ impl TensorType {
         if !n_elements.is_multiple_of(self.block_size()) {
             return None;
         }
-        n_elements
-            .checked_div(self.block_size())?
-            .checked_mul(self.block_bytes())
+        n_elements.checked_div(self.block_size())?.checked_mul(self.block_bytes())
     }
 }
 
 const fn row(id: u32, name: &'static str, block_size: u32, block_bytes: u32) -> TensorType {
-    TensorType {
-        id,
-        name,
-        block_size,
-        block_bytes,
-    }
+    TensorType { id, name, block_size, block_bytes }
 }
 
 impl fmt::Debug for TensorType {
@@ -148,19 +141,11 @@ mod tests {
     fn ids_rise_and_names_are_unique() {
         let all: Vec<TensorType> = TensorType::all().collect();
         for pair in all.windows(2) {
-            assert!(
-                pair[0].id() < pair[1].id(),
-                "{} before {}",
-                pair[0],
-                pair[1]
-            );
+            assert!(pair[0].id() < pair[1].id(), "{} before {}", pair[0], pair[1]);
         }
         let names: std::collections::BTreeSet<&str> = all.iter().map(|t| t.name()).collect();
         assert_eq!(names.len(), all.len());
-        assert!(
-            all.iter()
-                .all(|t| t.block_size() > 0 && t.block_bytes() > 0)
-        );
+        assert!(all.iter().all(|t| t.block_size() > 0 && t.block_bytes() > 0));
     }
 
     #[test]

@@ -22,12 +22,7 @@ struct Tensor {
 
 impl Builder {
     pub(super) fn new() -> Builder {
-        Builder {
-            alignment: 32,
-            pad_end: true,
-            metadata: Vec::new(),
-            tensors: Vec::new(),
-        }
+        Builder { alignment: 32, pad_end: true, metadata: Vec::new(), tensors: Vec::new() }
     }
 
     /// What is really aligned to, whatever the metadata says.
@@ -75,13 +70,7 @@ impl Builder {
     }
 
     pub(super) fn tensor_at(self, name: &str, offset: u64, data: &[u8]) -> Builder {
-        self.raw_tensor(
-            name.as_bytes(),
-            &[data.len() as u64],
-            24,
-            Some(offset),
-            data,
-        )
+        self.raw_tensor(name.as_bytes(), &[data.len() as u64], 24, Some(offset), data)
     }
 
     pub(super) fn raw_tensor(
@@ -93,13 +82,7 @@ impl Builder {
         data: &[u8],
     ) -> Builder {
         let (name, dims, data) = (name.to_vec(), dims.to_vec(), data.to_vec());
-        self.tensors.push(Tensor {
-            name,
-            dims,
-            type_id,
-            offset,
-            data,
-        });
+        self.tensors.push(Tensor { name, dims, type_id, offset, data });
         self
     }
 
@@ -113,10 +96,7 @@ impl Builder {
         for tensor in &self.tensors {
             bytes.extend(string(&tensor.name));
             bytes.extend(u32::try_from(tensor.dims.len()).unwrap().to_le_bytes());
-            tensor
-                .dims
-                .iter()
-                .for_each(|dim| bytes.extend(dim.to_le_bytes()));
+            tensor.dims.iter().for_each(|dim| bytes.extend(dim.to_le_bytes()));
             bytes.extend(tensor.type_id.to_le_bytes());
             bytes.extend(tensor.offset.unwrap_or(next).to_le_bytes());
             next += tensor.data.len().next_multiple_of(self.alignment) as u64;

@@ -28,20 +28,12 @@ impl<'a> Value<'a> {
         let value_type = ValueType::read(reader)?;
         let start = reader.position();
         skip(reader, value_type, MAX_DEPTH)?;
-        Ok(Value {
-            key,
-            value_type,
-            raw: reader.since(start),
-        })
+        Ok(Value { key, value_type, raw: reader.since(start) })
     }
 
     /// The value of an entry of a new file, whose bytes are right.
     pub(super) fn encoded(key: &'a str, value_type: ValueType, raw: &'a [u8]) -> Value<'a> {
-        Value {
-            key,
-            value_type,
-            raw,
-        }
+        Value { key, value_type, raw }
     }
 
     /// Reads the next element of an array.
@@ -52,11 +44,7 @@ impl<'a> Value<'a> {
     ) -> Result<Value<'a>, Error> {
         let start = reader.position();
         skip(reader, value_type, MAX_DEPTH)?;
-        Ok(Value {
-            key,
-            value_type,
-            raw: reader.since(start),
-        })
+        Ok(Value { key, value_type, raw: reader.since(start) })
     }
 
     /// The key of the entry.
@@ -146,8 +134,7 @@ impl<'a> Value<'a> {
     ///
     /// `WrongType` if the value is not a string, `NotUtf8` if it is not text.
     pub fn as_str(&self) -> Result<&'a str, Error> {
-        str::from_utf8(self.as_bytes()?)
-            .map_err(|_| self.error(ErrorKind::NotUtf8 { what: "value" }))
+        str::from_utf8(self.as_bytes()?).map_err(|_| self.error(ErrorKind::NotUtf8 { what: "value" }))
     }
 
     /// The bytes of a string, which need not be text: tokens of a vocabulary are sometimes not.
@@ -163,12 +150,7 @@ impl<'a> Value<'a> {
     }
 
     /// The value as an integer from `min` to `max`, the range of `T`.
-    fn integer<T: TryFrom<i128>>(
-        &self,
-        expected: &'static str,
-        min: i128,
-        max: i128,
-    ) -> Result<T, Error> {
+    fn integer<T: TryFrom<i128>>(&self, expected: &'static str, min: i128, max: i128) -> Result<T, Error> {
         let mut reader = self.reader();
         let found = match self.value_type {
             ValueType::U8 => reader.u8()?.into(),
@@ -190,10 +172,7 @@ impl<'a> Value<'a> {
     }
 
     pub(super) fn wrong_type(&self, expected: &'static str) -> Error {
-        self.error(ErrorKind::WrongType {
-            found: self.value_type,
-            expected,
-        })
+        self.error(ErrorKind::WrongType { found: self.value_type, expected })
     }
 
     fn error(&self, kind: ErrorKind) -> Error {
@@ -249,8 +228,7 @@ fn skip_elements(
 /// True if `raw` is exactly `len` elements of this type.
 pub(super) fn are_elements(element_type: ValueType, len: u64, raw: &[u8]) -> bool {
     let mut reader = Reader::new(raw, Place::File);
-    skip_elements(&mut reader, element_type, len, MAX_DEPTH.saturating_sub(1)).is_ok()
-        && reader.n_left() == 0
+    skip_elements(&mut reader, element_type, len, MAX_DEPTH.saturating_sub(1)).is_ok() && reader.n_left() == 0
 }
 
 #[cfg(test)]
@@ -274,16 +252,7 @@ mod tests {
 
     #[test]
     fn integers_of_every_type_are_read_as_one() {
-        for (type_id, n_bytes) in [
-            (0, 1),
-            (1, 1),
-            (2, 2),
-            (3, 2),
-            (4, 4),
-            (5, 4),
-            (10, 8),
-            (11, 8),
-        ] {
+        for (type_id, n_bytes) in [(0, 1), (1, 1), (2, 2), (3, 2), (4, 4), (5, 4), (10, 8), (11, 8)] {
             let mut raw = vec![0; n_bytes];
             raw[0] = 100;
             assert_eq!(get(type_id, &raw, Value::as_u32), Ok(100));
@@ -306,12 +275,7 @@ mod tests {
         );
         assert_eq!(
             get(10, &minus_one, Value::as_i64),
-            Err(format!(
-                "metadata 'k' is {}, expected {} to {}",
-                u64::MAX,
-                i64::MIN,
-                i64::MAX
-            ))
+            Err(format!("metadata 'k' is {}, expected {} to {}", u64::MAX, i64::MIN, i64::MAX))
         );
     }
 
@@ -321,50 +285,22 @@ mod tests {
         assert_eq!(get(6, &0.5f32.to_le_bytes(), Value::as_f64), Ok(0.5));
         assert_eq!(get(12, &0.5f64.to_le_bytes(), Value::as_f64), Ok(0.5));
         assert_eq!(get(7, &[1], Value::as_bool), Ok(true));
-        assert_eq!(
-            get(8, &string(b"text"), |v| v.as_str().map(str::to_owned)),
-            Ok("text".to_owned())
-        );
-        assert_eq!(
-            get(8, &string(b"\xff"), |v| v.as_bytes().map(<[u8]>::to_vec)),
-            Ok(vec![0xff])
-        );
+        assert_eq!(get(8, &string(b"text"), |v| v.as_str().map(str::to_owned)), Ok("text".to_owned()));
+        assert_eq!(get(8, &string(b"\xff"), |v| v.as_bytes().map(<[u8]>::to_vec)), Ok(vec![0xff]));
     }
 
     #[test]
     fn a_value_of_another_type_is_refused_by_both_types() {
         let no_elements = array(0, 0, &[]);
-        let refuse =
-            |found: &str, expected: &str| format!("metadata 'k' is {found}, expected {expected}");
-        assert_eq!(
-            get(9, &no_elements, Value::as_u32),
-            Err(refuse("an array", "an unsigned integer"))
-        );
-        assert_eq!(
-            get(6, &[0; 4], Value::as_i64),
-            Err(refuse("an f32", "an integer"))
-        );
-        assert_eq!(
-            get(7, &[1], Value::as_u64),
-            Err(refuse("a bool", "an unsigned integer"))
-        );
-        assert_eq!(
-            get(12, &[0; 8], Value::as_f32),
-            Err(refuse("an f64", "an f32"))
-        );
-        assert_eq!(
-            get(4, &[0; 4], Value::as_f64),
-            Err(refuse("a u32", "a float"))
-        );
+        let refuse = |found: &str, expected: &str| format!("metadata 'k' is {found}, expected {expected}");
+        assert_eq!(get(9, &no_elements, Value::as_u32), Err(refuse("an array", "an unsigned integer")));
+        assert_eq!(get(6, &[0; 4], Value::as_i64), Err(refuse("an f32", "an integer")));
+        assert_eq!(get(7, &[1], Value::as_u64), Err(refuse("a bool", "an unsigned integer")));
+        assert_eq!(get(12, &[0; 8], Value::as_f32), Err(refuse("an f64", "an f32")));
+        assert_eq!(get(4, &[0; 4], Value::as_f64), Err(refuse("a u32", "a float")));
         assert_eq!(get(1, &[0], Value::as_bool), Err(refuse("an i8", "a bool")));
-        assert_eq!(
-            get(4, &[0; 4], |v| v.as_str().map(drop)),
-            Err(refuse("a u32", "a string"))
-        );
-        assert_eq!(
-            get(8, &string(b""), |v| v.as_array().map(drop)),
-            Err(refuse("a string", "an array"))
-        );
+        assert_eq!(get(4, &[0; 4], |v| v.as_str().map(drop)), Err(refuse("a u32", "a string")));
+        assert_eq!(get(8, &string(b""), |v| v.as_array().map(drop)), Err(refuse("a string", "an array")));
         assert_eq!(
             get(8, &string(b"\xff"), |v| v.as_str().map(drop)),
             Err("the value of metadata 'k' is not UTF-8".to_owned())
@@ -373,16 +309,11 @@ mod tests {
 
     #[test]
     fn an_unknown_value_type_is_refused_by_number() {
-        for (type_id, element_type, found, position) in [
-            (13, 0, 13, 33),
-            (u32::MAX, 0, u32::MAX, 33),
-            (9, 99, 99, 37),
-        ] {
-            let bytes = Builder::new()
-                .entry("k", type_id, &array(element_type, 1, &[0]))
-                .build();
-            let message =
-                format!("metadata entry 1 of 1 has unknown value type {found}, at byte {position}");
+        for (type_id, element_type, found, position) in
+            [(13, 0, 13, 33), (u32::MAX, 0, u32::MAX, 33), (9, 99, 99, 37)]
+        {
+            let bytes = Builder::new().entry("k", type_id, &array(element_type, 1, &[0])).build();
+            let message = format!("metadata entry 1 of 1 has unknown value type {found}, at byte {position}");
             assert_eq!(File::parse(&bytes).unwrap_err().to_string(), message);
         }
     }
@@ -393,9 +324,6 @@ mod tests {
         let file = File::parse(&bytes).unwrap();
         assert!(format!("{file:?}").len() < 3 * 1000 + 4000);
         let value = file.metadata().require("k").unwrap();
-        assert_eq!(
-            format!("{value:?}"),
-            "Value { key: \"k\", value_type: Array, n_bytes: 1012 }"
-        );
+        assert_eq!(format!("{value:?}"), "Value { key: \"k\", value_type: Array, n_bytes: 1012 }");
     }
 }

@@ -42,10 +42,7 @@ impl ValueOut {
     pub fn string<S: AsRef<[u8]> + ?Sized>(value: &S) -> ValueOut {
         let mut raw = Vec::new();
         push_string(&mut raw, value.as_ref());
-        ValueOut {
-            value_type: ValueType::String,
-            raw,
-        }
+        ValueOut { value_type: ValueType::String, raw }
     }
 
     /// An integer of the given type, for a count that keeps the type it had. `None` if the type is
@@ -68,34 +65,22 @@ impl ValueOut {
 
     /// An array of `u32`.
     pub fn u32s(values: &[u32]) -> ValueOut {
-        ValueOut::numbers(
-            ValueType::U32,
-            values.iter().map(|value| value.to_le_bytes()),
-        )
+        ValueOut::numbers(ValueType::U32, values.iter().map(|value| value.to_le_bytes()))
     }
 
     /// An array of `i32`.
     pub fn i32s(values: &[i32]) -> ValueOut {
-        ValueOut::numbers(
-            ValueType::I32,
-            values.iter().map(|value| value.to_le_bytes()),
-        )
+        ValueOut::numbers(ValueType::I32, values.iter().map(|value| value.to_le_bytes()))
     }
 
     /// An array of `f32`.
     pub fn f32s(values: &[f32]) -> ValueOut {
-        ValueOut::numbers(
-            ValueType::F32,
-            values.iter().map(|value| value.to_le_bytes()),
-        )
+        ValueOut::numbers(ValueType::F32, values.iter().map(|value| value.to_le_bytes()))
     }
 
     /// An array of bools.
     pub fn bools(values: &[bool]) -> ValueOut {
-        ValueOut::numbers(
-            ValueType::Bool,
-            values.iter().map(|value| [u8::from(*value)]),
-        )
+        ValueOut::numbers(ValueType::Bool, values.iter().map(|value| [u8::from(*value)]))
     }
 
     /// An array of strings.
@@ -112,24 +97,12 @@ impl ValueOut {
     /// # Errors
     ///
     /// `BadArrayBytes`, naming `key`, if `elements` is not exactly `len` elements of this type.
-    pub fn array(
-        key: &str,
-        element_type: ValueType,
-        len: u64,
-        elements: &[u8],
-    ) -> Result<ValueOut, Error> {
+    pub fn array(key: &str, element_type: ValueType, len: u64, elements: &[u8]) -> Result<ValueOut, Error> {
         if value::are_elements(element_type, len, elements) {
             return Ok(ValueOut::array_of(element_type, len, elements));
         }
         let n_bytes = elements.len() as u64;
-        Err(Error::new(
-            ErrorKind::BadArrayBytes {
-                element_type,
-                len,
-                n_bytes,
-            },
-            Place::key(key),
-        ))
+        Err(Error::new(ErrorKind::BadArrayBytes { element_type, len, n_bytes }, Place::key(key)))
     }
 
     /// The type.
@@ -153,10 +126,7 @@ impl ValueOut {
         raw.extend(element_type.id().to_le_bytes());
         raw.extend(len.to_le_bytes());
         raw.extend_from_slice(elements);
-        ValueOut {
-            value_type: ValueType::Array,
-            raw,
-        }
+        ValueOut { value_type: ValueType::Array, raw }
     }
 
     fn numbers<const N: usize>(
@@ -169,10 +139,7 @@ impl ValueOut {
     }
 
     fn scalar(value_type: ValueType, raw: &[u8]) -> ValueOut {
-        ValueOut {
-            value_type,
-            raw: raw.to_vec(),
-        }
+        ValueOut { value_type, raw: raw.to_vec() }
     }
 }
 
@@ -195,17 +162,11 @@ mod tests {
         assert_eq!(ValueOut::f32(1.0).raw(), [0, 0, 0x80, 0x3f]);
         assert_eq!(ValueOut::bool(true).raw(), [1]);
         assert_eq!(ValueOut::string("ab").raw(), string(b"ab"));
-        assert_eq!(
-            ValueOut::u32s(&[1, 2]).raw(),
-            array(4, 2, &[1, 0, 0, 0, 2, 0, 0, 0])
-        );
+        assert_eq!(ValueOut::u32s(&[1, 2]).raw(), array(4, 2, &[1, 0, 0, 0, 2, 0, 0, 0]));
         assert_eq!(ValueOut::i32s(&[-1]).raw(), array(5, 1, &[0xff; 4]));
         assert_eq!(ValueOut::f32s(&[]).raw(), array(6, 0, &[]));
         assert_eq!(ValueOut::bools(&[true, false]).raw(), array(7, 2, &[1, 0]));
-        assert_eq!(
-            ValueOut::strings(&["a", ""]).raw(),
-            array(8, 2, &[string(b"a"), string(b"")].concat())
-        );
+        assert_eq!(ValueOut::strings(&["a", ""]).raw(), array(8, 2, &[string(b"a"), string(b"")].concat()));
     }
 
     #[test]
@@ -231,9 +192,8 @@ mod tests {
             (ValueType::U64, u64::MAX, 8),
         ] {
             let error = ValueOut::array("k", element_type, len, &vec![0; n_bytes]).unwrap_err();
-            let message = format!(
-                "metadata 'k' was given {n_bytes} bytes, not {len} elements of type {element_type}"
-            );
+            let message =
+                format!("metadata 'k' was given {n_bytes} bytes, not {len} elements of type {element_type}");
             assert_eq!(error.to_string(), message);
         }
     }

@@ -53,10 +53,7 @@ impl ValueType {
 
     /// The type with this id.
     pub fn from_id(id: u32) -> Option<ValueType> {
-        usize::try_from(id)
-            .ok()
-            .and_then(|id| ValueType::ALL.get(id))
-            .copied()
+        usize::try_from(id).ok().and_then(|id| ValueType::ALL.get(id)).copied()
     }
 
     /// The id that files store.
@@ -97,10 +94,7 @@ impl ValueType {
     /// True for the eight integer types.
     pub fn is_integer(self) -> bool {
         use ValueType as T;
-        matches!(
-            self,
-            T::U8 | T::I8 | T::U16 | T::I16 | T::U32 | T::I32 | T::U64 | T::I64
-        )
+        matches!(self, T::U8 | T::I8 | T::U16 | T::I16 | T::U32 | T::I32 | T::U64 | T::I64)
     }
 
     /// The name as a sentence needs it: 'an array'.
@@ -156,10 +150,7 @@ mod tests {
 
     #[test]
     fn eight_types_are_integers() {
-        let n = ValueType::ALL
-            .iter()
-            .filter(|value_type| value_type.is_integer())
-            .count();
+        let n = ValueType::ALL.iter().filter(|value_type| value_type.is_integer()).count();
         assert_eq!(n, 8);
     }
 }

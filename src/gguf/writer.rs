@@ -21,10 +21,7 @@ use crate::gguf::position::FileOffset;
 ///
 /// If `writer` fails, or on a bug.
 pub fn write_head<W: Write>(layout: &Layout<'_>, writer: &mut W) -> Result<FileOffset, Error> {
-    let mut out = Counting {
-        writer,
-        position: 0,
-    };
+    let mut out = Counting { writer, position: 0 };
     put_head(layout, &mut out)?;
     Ok(out.offset())
 }
@@ -44,10 +41,7 @@ pub fn write<W: Write>(
     writer: &mut W,
     mut tensor_data: impl FnMut(usize, &mut dyn Write) -> io::Result<()>,
 ) -> Result<u64, Error> {
-    let mut out = Counting {
-        writer,
-        position: 0,
-    };
+    let mut out = Counting { writer, position: 0 };
     put_head(layout, &mut out)?;
     for (index, planned) in layout.tensors().iter().enumerate() {
         let place = || Place::tensor(planned.tensor().name());
@@ -70,10 +64,7 @@ fn put_head<W: Write>(layout: &Layout<'_>, out: &mut Counting<'_, W>) -> Result<
     for planned in layout.metadata() {
         let place = || Place::key(planned.entry().key());
         out.expect_start(planned.position(), place)?;
-        planned
-            .entry()
-            .pieces()
-            .try_for_each(|piece| out.put(&piece, place))?;
+        planned.entry().pieces().try_for_each(|piece| out.put(&piece, place))?;
     }
     for planned in layout.tensors() {
         let place = || Place::tensor(planned.tensor().name());
@@ -83,10 +74,7 @@ fn put_head<W: Write>(layout: &Layout<'_>, out: &mut Counting<'_, W>) -> Result<
 
     let padding = || Place::HeadPadding;
     out.expect_start(layout.head_end(), padding)?;
-    out.pad(
-        layout.data_start().0.saturating_sub(layout.head_end().0),
-        padding,
-    )?;
+    out.pad(layout.data_start().0.saturating_sub(layout.head_end().0), padding)?;
     out.expect_end(layout.data_start(), padding)
 }
 
@@ -98,12 +86,7 @@ fn put_info<W: Write>(
     let tensor = planned.tensor();
     out.put(&(tensor.name().len() as u64).to_le_bytes(), place)?;
     out.put(tensor.name().as_bytes(), place)?;
-    out.put(
-        &u32::try_from(tensor.n_dims())
-            .unwrap_or(u32::MAX)
-            .to_le_bytes(),
-        place,
-    )?;
+    out.put(&u32::try_from(tensor.n_dims()).unwrap_or(u32::MAX).to_le_bytes(), place)?;
     for dim in tensor.dims().iter().take(tensor.n_dims()) {
         out.put(&dim.to_le_bytes(), place)?;
     }
@@ -123,16 +106,13 @@ impl<W: Write> Counting<'_, W> {
     }
 
     fn put(&mut self, bytes: &[u8], place: impl Fn() -> Place) -> Result<(), Error> {
-        self.write_all(bytes)
-            .map_err(|error| self.io_error(error, place))
+        self.write_all(bytes).map_err(|error| self.io_error(error, place))
     }
 
     /// Writes `n_bytes` zeros.
     fn pad(&mut self, n_bytes: u64, place: impl Fn() -> Place) -> Result<(), Error> {
         let copied = io::copy(&mut io::repeat(0).take(n_bytes), self);
-        copied
-            .map(drop)
-            .map_err(|error| self.io_error(error, place))
+        copied.map(drop).map_err(|error| self.io_error(error, place))
     }
 
     fn expect_start(&self, planned: FileOffset, place: impl Fn() -> Place) -> Result<(), Error> {
@@ -140,10 +120,7 @@ impl<W: Write> Counting<'_, W> {
         if actual == planned {
             return Ok(());
         }
-        Err(Error::new(
-            ErrorKind::WrongStart { planned, actual },
-            place(),
-        ))
+        Err(Error::new(ErrorKind::WrongStart { planned, actual }, place()))
     }
 
     fn expect_end(&self, planned: FileOffset, place: impl Fn() -> Place) -> Result<(), Error> {
@@ -181,14 +158,7 @@ mod tests {
         let metadata = file.metadata().iter().map(EntryOut::keep).collect();
         let tensors = file.tensors().iter().map(TensorOut::keep).collect();
         let version = file.header().version;
-        Layout::new(
-            version,
-            file.alignment(),
-            metadata,
-            tensors,
-            file.ends_padded(),
-        )
-        .unwrap()
+        Layout::new(version, file.alignment(), metadata, tensors, file.ends_padded()).unwrap()
     }
 
     fn rewrite(file: &File<'_>) -> Vec<u8> {
@@ -196,10 +166,7 @@ mod tests {
         let mut bytes = Vec::new();
         let layout = unchanged(file);
         let n_bytes = write(&layout, &mut bytes, |index, out| out.write_all(data[index])).unwrap();
-        assert_eq!(
-            (n_bytes, layout.file_len()),
-            (bytes.len() as u64, bytes.len() as u64)
-        );
+        assert_eq!((n_bytes, layout.file_len()), (bytes.len() as u64, bytes.len() as u64));
         bytes
     }
 
@@ -246,10 +213,7 @@ mod tests {
     fn new_entries_and_names_are_read_back() {
         let bytes = builder().build();
         let file = File::parse(&bytes).unwrap();
-        let metadata = vec![
-            EntryOut::i32("n", -5),
-            EntryOut::keep(file.metadata().get("b").unwrap()),
-        ];
+        let metadata = vec![EntryOut::i32("n", -5), EntryOut::keep(file.metadata().get("b").unwrap())];
         let tensor = file.tensors().get("q").unwrap();
         let tensors = vec![TensorOut::rename(tensor, "renamed")];
         let layout = Layout::new(3, 32, metadata, tensors, false).unwrap();
@@ -258,19 +222,8 @@ mod tests {
 
         let file = File::parse(&out).unwrap();
         assert_eq!(file.metadata().require("n").unwrap().as_i64().unwrap(), -5);
-        assert_eq!(
-            file.metadata()
-                .require("b")
-                .unwrap()
-                .as_array()
-                .unwrap()
-                .len(),
-            2
-        );
-        assert_eq!(
-            file.tensors().get("renamed").unwrap().bytes(),
-            tensor.bytes()
-        );
+        assert_eq!(file.metadata().require("b").unwrap().as_array().unwrap().len(), 2);
+        assert_eq!(file.tensors().get("renamed").unwrap().bytes(), tensor.bytes());
         assert!(!file.ends_padded());
     }
 
@@ -281,13 +234,9 @@ mod tests {
         let start = file.data_start().0;
         for n_bytes in [5u8, 7] {
             let data = vec![0; n_bytes.into()];
-            let error = write(&unchanged(&file), &mut Vec::new(), |_, out| {
-                out.write_all(&data)
-            })
-            .unwrap_err();
+            let error = write(&unchanged(&file), &mut Vec::new(), |_, out| out.write_all(&data)).unwrap_err();
             let (planned, actual) = (start + 6, start + u64::from(n_bytes));
-            let message =
-                format!("bug: tensor 't' planned to end at byte {planned}, writer is at {actual}");
+            let message = format!("bug: tensor 't' planned to end at byte {planned}, writer is at {actual}");
             assert_eq!(error.to_string(), message);
             assert!(error.is_bug());
         }
@@ -301,13 +250,8 @@ mod tests {
         for room in 0..bytes.len() {
             let mut disk = vec![0; room];
             let mut writer = disk.as_mut_slice();
-            let error = write(&unchanged(&file), &mut writer, |index, out| {
-                out.write_all(data[index])
-            });
-            assert!(
-                matches!(error.unwrap_err().kind(), ErrorKind::Io(_)),
-                "room for {room} bytes"
-            );
+            let error = write(&unchanged(&file), &mut writer, |index, out| out.write_all(data[index]));
+            assert!(matches!(error.unwrap_err().kind(), ErrorKind::Io(_)), "room for {room} bytes");
             assert_eq!(disk, bytes[..room]);
         }
     }

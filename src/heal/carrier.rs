@@ -13,48 +13,21 @@ pub const ATTENTION: &str = "attn_output.weight";
 
 /// What a block must not have, and why.
 const OBSTACLES: &[(&str, &str)] = &[
-    (
-        "ffn_down_exps.weight",
-        "its feed-forward network has experts",
-    ),
-    (
-        "ffn_down_shexp.weight",
-        "its feed-forward network has experts",
-    ),
+    ("ffn_down_exps.weight", "its feed-forward network has experts"),
+    ("ffn_down_shexp.weight", "its feed-forward network has experts"),
     ("ffn_down.scale", "its 'ffn_down' has a scale of its own"),
-    (
-        "ffn_sub_norm.weight",
-        "a norm stands before its 'ffn_down' as part of it",
-    ),
-    (
-        "post_ffw_norm.weight",
-        "a norm stands between its 'ffn_down' and the stream",
-    ),
-    (
-        "post_ffn_norm.weight",
-        "a norm stands between its 'ffn_down' and the stream",
-    ),
-    (
-        "ffn_post_norm.weight",
-        "a norm stands between its 'ffn_down' and the stream",
-    ),
-    (
-        "layer_output_norm.weight",
-        "the stream itself passes a norm",
-    ),
+    ("ffn_sub_norm.weight", "a norm stands before its 'ffn_down' as part of it"),
+    ("post_ffw_norm.weight", "a norm stands between its 'ffn_down' and the stream"),
+    ("post_ffn_norm.weight", "a norm stands between its 'ffn_down' and the stream"),
+    ("ffn_post_norm.weight", "a norm stands between its 'ffn_down' and the stream"),
+    ("layer_output_norm.weight", "the stream itself passes a norm"),
     ("layer_out_norm.weight", "the stream itself passes a norm"),
     ("layer_output_scale.weight", "the stream itself is scaled"),
 ];
 
 /// Architectures that multiply what a block writes by a factor of the metadata (`granite.cpp`, `minicpm.cpp`).
-const SCALED: &[&str] = &[
-    "granite",
-    "granitemoe",
-    "granitehybrid",
-    "granite_swa",
-    "graniteswitch",
-    "minicpm",
-];
+const SCALED: &[&str] =
+    &["granite", "granitemoe", "granitehybrid", "granite_swa", "graniteswitch", "minicpm"];
 
 /// A matrix that can carry a fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,19 +50,15 @@ impl Carrier {
     pub fn of(model: &Model<'_>, block: BlockId) -> Result<Self> {
         for (rest, why) in OBSTACLES {
             let is_there = |tensor: &ModelTensor<'_>| tensor.block == Some((block, *rest));
-            ensure!(
-                !model.tensors().iter().any(is_there),
-                "block {block} cannot make up for others: {why}"
-            );
+            ensure!(!model.tensors().iter().any(is_there), "block {block} cannot make up for others: {why}");
         }
         ensure!(
             !SCALED.contains(&model.architecture()),
             "block {block} cannot make up for others: in {} what a block writes is multiplied by a factor",
             Quoted(model.architecture())
         );
-        Self::named(model, block, CARRIER)?.with_context(|| {
-            format!("block {block} cannot make up for others: it has no '{CARRIER}'")
-        })
+        Self::named(model, block, CARRIER)?
+            .with_context(|| format!("block {block} cannot make up for others: it has no '{CARRIER}'"))
     }
 
     /// The matrix of `block` that is called `rest` behind `blk.<i>.`; `None` if there is none.
@@ -110,12 +79,7 @@ impl Carrier {
             Quoted(info.name())
         );
         let dim = |i: usize| usize::try_from(info.dims()[i]);
-        Ok(Some(Self {
-            source,
-            tensor_type,
-            n_in: dim(0)?,
-            n_out: dim(1)?,
-        }))
+        Ok(Some(Self { source, tensor_type, n_in: dim(0)?, n_out: dim(1)? }))
     }
 
     /// Checks that blocks of `model` can make up for others, and returns the largest matrix.
@@ -123,15 +87,11 @@ impl Carrier {
     /// # Errors
     /// No block can: the reason of the first.
     pub fn largest(model: &Model<'_>) -> Result<Self> {
-        let all: Vec<Result<Self>> = (0..model.n_trunk_blocks())
-            .map(|block| Self::of(model, BlockId::new(block)))
-            .collect();
+        let all: Vec<Result<Self>> =
+            (0..model.n_trunk_blocks()).map(|block| Self::of(model, BlockId::new(block))).collect();
         match all.iter().flatten().max_by_key(|carrier| carrier.n_in) {
             Some(largest) => Ok(*largest),
-            None => all
-                .into_iter()
-                .next()
-                .context("bug: a model of no blocks")?,
+            None => all.into_iter().next().context("bug: a model of no blocks")?,
         }
     }
 }

@@ -39,9 +39,7 @@ impl ChannelSums {
     /// Of no token, for `n_embd` channels.
     #[must_use]
     pub fn new(n_embd: usize) -> Self {
-        Self {
-            sums: vec![[0.0; 6]; n_embd],
-        }
+        Self { sums: vec![[0.0; 6]; n_embd] }
     }
 
     /// Adds tokens, `[n_tokens, n_embd]` each, counted `weights` times.
@@ -51,19 +49,10 @@ impl ChannelSums {
     ///
     /// # Panics
     /// If the lengths do not fit together.
-    pub fn add(
-        &mut self,
-        attention: &[f32],
-        ffn: &[f32],
-        residuals: &[f32],
-        weights: &[f64],
-    ) -> Result<()> {
+    pub fn add(&mut self, attention: &[f32], ffn: &[f32], residuals: &[f32], weights: &[f64]) -> Result<()> {
         let n_embd = self.sums.len();
         let n = n_embd * weights.len();
-        assert!(
-            attention.len() == n && ffn.len() == n && residuals.len() == n,
-            "states of different shapes"
-        );
+        assert!(attention.len() == n && ffn.len() == n && residuals.len() == n, "states of different shapes");
         let rows = attention.chunks_exact(n_embd).zip(ffn.chunks_exact(n_embd));
         for (((a, f), r), &w) in rows.zip(residuals.chunks_exact(n_embd)).zip(weights) {
             for (((sums, &a), &f), &r) in self.sums.iter_mut().zip(a).zip(f).zip(r) {
@@ -75,10 +64,7 @@ impl ChannelSums {
             }
         }
         let mut all = self.sums.iter().flatten();
-        ensure!(
-            all.all(|sum| sum.is_finite()),
-            "the model gives numbers that are not finite"
-        );
+        ensure!(all.all(|sum| sum.is_finite()), "the model gives numbers that are not finite");
         Ok(())
     }
 
@@ -106,11 +92,7 @@ impl ChannelSums {
                 return (p, q);
             }
             // Both say the same, or one says nothing.
-            if aa >= ff {
-                (alone(aa, ar), 0.0)
-            } else {
-                (0.0, alone(ff, fr))
-            }
+            if aa >= ff { (alone(aa, ar), 0.0) } else { (0.0, alone(ff, fr)) }
         };
         self.sums.iter().map(of_channel).collect()
     }
@@ -148,12 +130,7 @@ pub fn fit(folds: &[ChannelSums; 2], attention: bool) -> Option<ChannelFit> {
     let mut all = folds[0].clone();
     all.add_all(&folds[1]);
     let (attention, ffn) = all.solve(ridge, attention).into_iter().unzip();
-    Some(ChannelFit {
-        attention,
-        ffn,
-        ridge,
-        left,
-    })
+    Some(ChannelFit { attention, ffn, ridge, left })
 }
 
 #[cfg(test)]
@@ -182,27 +159,16 @@ mod tests {
         let (n_tokens, n_embd) = (50, 3);
         let (p, q) = ([0.5f32, -0.2, 0.0], [-0.3f32, 0.7, 1.5]);
         let fold = |seed| {
-            let (a, f) = (
-                noise(n_tokens * n_embd, seed),
-                noise(n_tokens * n_embd, seed + 9),
-            );
-            let r: Vec<f32> = (0..n_tokens * n_embd)
-                .map(|i| p[i % 3] * a[i] + q[i % 3] * f[i])
-                .collect();
-            let w: Vec<f64> = noise(n_tokens, 5)
-                .iter()
-                .map(|&w| 1.1 + f64::from(w))
-                .collect();
+            let (a, f) = (noise(n_tokens * n_embd, seed), noise(n_tokens * n_embd, seed + 9));
+            let r: Vec<f32> = (0..n_tokens * n_embd).map(|i| p[i % 3] * a[i] + q[i % 3] * f[i]).collect();
+            let w: Vec<f64> = noise(n_tokens, 5).iter().map(|&w| 1.1 + f64::from(w)).collect();
             sums(&a, &f, &r, &w)
         };
         let fit = fit(&[fold(1), fold(2)], true).unwrap();
         assert_eq!(fit.ridge, RIDGES[0]);
         assert!(fit.left < 1e-6);
         for (found, expected) in fit.attention.iter().zip(p).chain(fit.ffn.iter().zip(q)) {
-            assert!(
-                (found - f64::from(expected)).abs() < 1e-3,
-                "{found} {expected}"
-            );
+            assert!((found - f64::from(expected)).abs() < 1e-3, "{found} {expected}");
         }
     }
 

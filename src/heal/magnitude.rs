@@ -22,16 +22,10 @@ impl Cut {
     #[must_use]
     pub fn all(n_blocks: usize, removed: &BTreeSet<BlockId>) -> Vec<Self> {
         let mut cuts: Vec<Self> = Vec::new();
-        for block in (0..n_blocks)
-            .map(BlockId::new)
-            .filter(|b| removed.contains(b))
-        {
+        for block in (0..n_blocks).map(BlockId::new).filter(|b| removed.contains(b)) {
             match cuts.last_mut() {
                 Some(cut) if cut.last.index() + 1 == block.index() => cut.last = block,
-                _ => cuts.push(Self {
-                    first: block,
-                    last: block,
-                }),
+                _ => cuts.push(Self { first: block, last: block }),
             }
         }
         cuts.retain(|cut| cut.last.index() + 1 < n_blocks);
@@ -89,10 +83,6 @@ pub fn ratios(
     }
     let mean = |(sum, n): (f64, u64)| {
         ensure!(n > 0, "the stream around a cut is all zeros");
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "token counts stay far below 2^53"
-        )]
         let mean = sum / n as f64;
         Ok(mean.exp())
     };
@@ -131,11 +121,8 @@ pub fn line_search(
     n: usize,
     loss: &mut dyn FnMut(f64) -> Result<f64>,
 ) -> Result<Tried> {
-    let start = if start.is_finite() && start > 0.0 {
-        start.ln().clamp(-LONGEST_STEP, LONGEST_STEP)
-    } else {
-        0.0
-    };
+    let start =
+        if start.is_finite() && start > 0.0 { start.ln().clamp(-LONGEST_STEP, LONGEST_STEP) } else { 0.0 };
     // By their logarithms, in ascending order.
     let mut tried = vec![(0.0, unchanged)];
     let mut at = if start.abs() < SAME { 0.2 } else { start };
@@ -149,17 +136,13 @@ pub fn line_search(
             None => break,
         }
     }
-    let first = Tried {
-        at: 1.0,
-        loss: unchanged,
-    };
-    Ok(tried.into_iter().fold(first, |best, (t, loss)| {
-        if loss < best.loss {
-            Tried { at: t.exp(), loss }
-        } else {
-            best
-        }
-    }))
+    let first = Tried { at: 1.0, loss: unchanged };
+    Ok(tried.into_iter().fold(
+        first,
+        |best, (t, loss)| {
+            if loss < best.loss { Tried { at: t.exp(), loss } } else { best }
+        },
+    ))
 }
 
 /// What to try after `points`, which are in ascending order: on, where the lowest is the last of them on its side; else where
@@ -225,9 +208,7 @@ mod tests {
     fn cuts_are_runs_with_a_block_behind_them() {
         let of = |numbers: &[usize]| -> Vec<(usize, usize)> {
             let cuts = Cut::all(8, &blocks(numbers));
-            cuts.iter()
-                .map(|c| (c.first.index(), c.last.index()))
-                .collect()
+            cuts.iter().map(|c| (c.first.index(), c.last.index())).collect()
         };
         assert_eq!(of(&[0, 2, 3, 4, 6]), [(0, 0), (2, 4), (6, 6)]);
         assert_eq!(of(&[3, 6, 7]), [(3, 3)]);
@@ -236,17 +217,13 @@ mod tests {
 
     #[test]
     fn ratios_are_geometric_means_over_tokens() {
-        let state = |scales: &[f32]| -> Vec<f32> {
-            scales.iter().flat_map(|&s| [3.0 * s, -4.0 * s]).collect()
-        };
+        let state =
+            |scales: &[f32]| -> Vec<f32> { scales.iter().flat_map(|&s| [3.0 * s, -4.0 * s]).collect() };
         let window = |a: f32| {
             vec![
                 (Position::Input, state(&[1.0, 100.0, 0.0])),
                 (Position::Output(BlockId::new(0)), state(&[2.0, 100.0, 1.0])),
-                (
-                    Position::Output(BlockId::new(1)),
-                    state(&[2.0 * a, 50.0, 0.0]),
-                ),
+                (Position::Output(BlockId::new(1)), state(&[2.0 * a, 50.0, 0.0])),
                 (Position::Output(BlockId::new(2)), state(&[1.0, 1.0, 1.0])),
             ]
         };
@@ -263,13 +240,7 @@ mod tests {
 
     #[test]
     fn a_search_ends_near_the_least_loss_and_never_above_that_of_1() {
-        for (least, start) in [
-            (1.3f64, 1.6),
-            (0.8, 1.4),
-            (2.5, 2.0),
-            (1.0, 1.0),
-            (1.2, f64::NAN),
-        ] {
+        for (least, start) in [(1.3f64, 1.6), (0.8, 1.4), (2.5, 2.0), (1.0, 1.0), (1.2, f64::NAN)] {
             let loss = |at: f64| (at.ln() - least.ln()).powi(2) + 0.25;
             let mut n = 0;
             let found = line_search(start, loss(1.0), 6, &mut |at| {
@@ -280,10 +251,7 @@ mod tests {
             assert!(n <= 7);
             assert!(found.loss <= loss(1.0));
             // A parabola is found exactly.
-            assert!(
-                (found.at / least - 1.0).abs() < 2e-3,
-                "{found:?} for {least}"
-            );
+            assert!((found.at / least - 1.0).abs() < 2e-3, "{found:?} for {least}");
             let skewed = |at: f64| loss(at) + 0.3 * (at.ln() - least.ln()).abs().powi(3);
             let found = line_search(start, skewed(1.0), 6, &mut |at| Ok(skewed(at))).unwrap();
             assert!((found.at / least - 1.0).abs() < 0.05, "{found:?}, {least}");

@@ -39,8 +39,7 @@ impl NormalEquations {
     #[must_use]
     pub fn n_bytes(n_in: usize, n_out: usize) -> u64 {
         let (n_in, n_out) = (n_in as u64, n_out as u64);
-        n_in.saturating_mul(n_in.saturating_add(n_out))
-            .saturating_mul(8)
+        n_in.saturating_mul(n_in.saturating_add(n_out)).saturating_mul(8)
     }
 
     /// Adds tokens: `inputs` `[n_tokens, n_in]`, `residuals` `[n_tokens, n_out]`, `weights` `[n_tokens]`.
@@ -56,10 +55,7 @@ impl NormalEquations {
         let inputs = scaled(inputs, &roots);
         let residuals = scaled(residuals, &roots);
         let is_finite = |values: &[f64]| values.iter().all(|value| value.is_finite());
-        ensure!(
-            is_finite(&inputs) && is_finite(&residuals),
-            "the model gives numbers that are not finite"
-        );
+        ensure!(is_finite(&inputs) && is_finite(&residuals), "the model gives numbers that are not finite");
         self.energy += residuals.iter().map(|r| r * r).sum::<f64>();
         self.n_tokens += n_tokens;
         let inputs = MatRef::from_row_major_slice(&inputs, n_tokens, self.inputs.nrows());
@@ -75,14 +71,7 @@ impl NormalEquations {
             1.0,
             self.par,
         );
-        matmul(
-            self.products.as_mut(),
-            Accum::Add,
-            inputs.transpose(),
-            residuals,
-            1.0,
-            self.par,
-        );
+        matmul(self.products.as_mut(), Accum::Add, inputs.transpose(), residuals, 1.0, self.par);
         Ok(())
     }
 
@@ -109,9 +98,7 @@ impl NormalEquations {
     /// `sum w h_i^2` of each input `i`.
     #[must_use]
     pub fn importance(&self) -> Vec<f64> {
-        (0..self.inputs.nrows())
-            .map(|i| self.inputs[(i, i)])
-            .collect()
+        (0..self.inputs.nrows()).map(|i| self.inputs[(i, i)]).collect()
     }
 
     /// `sum w |r - D h|^2`: what is left with `D` (`change`, transposed: `[n_in, n_out]`).
@@ -139,11 +126,7 @@ impl NormalEquations {
         };
         let lower = self.inputs.as_ref();
         multiply(Accum::Replace, lower, BlockStructure::TriangularLower);
-        multiply(
-            Accum::Add,
-            lower.transpose(),
-            BlockStructure::StrictTriangularUpper,
-        );
+        multiply(Accum::Add, lower.transpose(), BlockStructure::StrictTriangularUpper);
         let mut excess = 0.0;
         for column in 0..change.ncols() {
             for row in 0..change.nrows() {

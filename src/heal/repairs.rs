@@ -31,13 +31,8 @@ impl Repairs {
     /// Nothing of it can be done, with the reason.
     pub(crate) fn of(model: &Model<'_>, how: HealArg) -> Result<Self> {
         let post_norms = walk::has_post_norms(model) && how != HealArg::Block;
-        let mut repairs = Self {
-            carrier: None,
-            fits: false,
-            post_norms: false,
-            writers: None,
-            left_out: Vec::new(),
-        };
+        let mut repairs =
+            Self { carrier: None, fits: false, post_norms: false, writers: None, left_out: Vec::new() };
         let fit = match how {
             HealArg::None => return Ok(repairs),
             HealArg::Scale => None,
@@ -62,18 +57,14 @@ impl Repairs {
         match writers {
             Some(Ok(writers)) => repairs.writers = Some(writers),
             Some(Err(error)) if repairs.fits => {
-                repairs
-                    .left_out
-                    .push(format!("scale is not tried: {error:#}"));
+                repairs.left_out.push(format!("scale is not tried: {error:#}"));
             }
             Some(Err(error)) => refusal = refusal.or(Some(error)),
             None => {}
         }
         match refusal {
             Some(error) if repairs.writers.is_some() => {
-                repairs
-                    .left_out
-                    .push(format!("only scale is tried: {error:#}"));
+                repairs.left_out.push(format!("only scale is tried: {error:#}"));
             }
             Some(error) => return Err(error).context("cannot be healed"),
             None => {}

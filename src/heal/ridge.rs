@@ -41,12 +41,7 @@ fn solved(equations: &NormalEquations, ridge: f64, products: Mat<f64>) -> Option
     let mut change = products;
     let scratch = llt::solve::solve_in_place_scratch::<f64>(factor.nrows(), change.ncols(), par);
     let mut memory = MemBuffer::new(scratch);
-    llt::solve::solve_in_place(
-        factor.as_ref(),
-        change.as_mut(),
-        par,
-        MemStack::new(&mut memory),
-    );
+    llt::solve::solve_in_place(factor.as_ref(), change.as_mut(), par, MemStack::new(&mut memory));
     is_finite(change.as_ref()).then_some(change)
 }
 
@@ -56,7 +51,6 @@ fn solved(equations: &NormalEquations, ridge: f64, products: Mat<f64>) -> Option
 pub fn factor(equations: &NormalEquations, ridge: f64) -> Option<Mat<f64>> {
     let n_in = equations.inputs.nrows();
     let mut factor = equations.inputs.clone();
-    #[expect(clippy::cast_precision_loss, reason = "a width stays far below 2^53")]
     let mean = equations.importance().iter().sum::<f64>() / n_in.max(1) as f64;
     if !(mean > 0.0 && mean.is_finite()) {
         return None;
@@ -110,11 +104,7 @@ pub fn cross_fit(folds: &[NormalEquations; 2]) -> Option<Fit> {
     }
     let mut all = folds[0].clone();
     all.add_all(&folds[1]);
-    Some(Fit {
-        change: solve(&all, ridge)?,
-        ridge,
-        left,
-    })
+    Some(Fit { change: solve(&all, ridge)?, ridge, left })
 }
 
 /// The place of the least of `n` numbers that fall and then rise, looked for from the middle: upward, and downward if the next
@@ -157,21 +147,12 @@ fn projected(equations: &NormalEquations) -> Mat<f64> {
     };
     let signs = Mat::from_fn(n_out, PROBES, sign);
     let mut projected = Mat::zeros(products.nrows(), PROBES);
-    matmul(
-        projected.as_mut(),
-        Accum::Replace,
-        products,
-        &signs,
-        1.0,
-        equations.par(),
-    );
+    matmul(projected.as_mut(), Accum::Replace, products, &signs, 1.0, equations.par());
     projected
 }
 
 fn is_finite(matrix: MatRef<'_, f64>) -> bool {
-    matrix
-        .col_iter()
-        .all(|column| column.iter().all(|value| value.is_finite()))
+    matrix.col_iter().all(|column| column.iter().all(|value| value.is_finite()))
 }
 
 #[cfg(test)]
@@ -192,9 +173,7 @@ pub(super) mod tests {
     fn product(matrix: &[f32], inputs: &[f32], n_in: usize) -> Vec<f32> {
         let rows = inputs.chunks_exact(n_in);
         rows.flat_map(|h| {
-            matrix
-                .chunks_exact(n_in)
-                .map(move |row| row.iter().zip(h).map(|(a, b)| a * b).sum())
+            matrix.chunks_exact(n_in).map(move |row| row.iter().zip(h).map(|(a, b)| a * b).sum())
         })
         .collect()
     }
@@ -213,18 +192,10 @@ pub(super) mod tests {
         let change = solve(&folds[0], 1e-12).unwrap();
         for (i, &expected) in planted.iter().enumerate() {
             let found = change[(i % n_in, i / n_in)];
-            assert!(
-                (found - f64::from(expected)).abs() < 1e-5,
-                "{found} {expected}"
-            );
+            assert!((found - f64::from(expected)).abs() < 1e-5, "{found} {expected}");
         }
         let fit = cross_fit(&folds).unwrap();
-        assert!(
-            fit.left < 1e-4 && fit.ridge == RIDGES[0],
-            "{} {}",
-            fit.left,
-            fit.ridge
-        );
+        assert!(fit.left < 1e-4 && fit.ridge == RIDGES[0], "{} {}", fit.left, fit.ridge);
         // Its own tokens are left nothing, and what is left of them is what a loop over them finds.
         assert!(folds[0].left(change.as_ref()).abs() < 1e-6 * folds[0].energy());
     }
@@ -233,26 +204,11 @@ pub(super) mod tests {
     fn sums_and_solution_are_those_of_naive_loops() {
         let (n_in, n_out, n_tokens, ridge) = (6, 3, 40, 0.1);
         let (inputs, residuals) = (numbers(5, n_tokens * n_in), numbers(6, n_tokens * n_out));
-        let weights: Vec<f64> = numbers(7, n_tokens)
-            .iter()
-            .map(|&w| f64::from(w.abs()))
-            .collect();
+        let weights: Vec<f64> = numbers(7, n_tokens).iter().map(|&w| f64::from(w.abs())).collect();
         let mut equations = NormalEquations::new(n_in, n_out, 2);
         let half = n_tokens / 2;
-        equations
-            .add(
-                &inputs[..half * n_in],
-                &residuals[..half * n_out],
-                &weights[..half],
-            )
-            .unwrap();
-        equations
-            .add(
-                &inputs[half * n_in..],
-                &residuals[half * n_out..],
-                &weights[half..],
-            )
-            .unwrap();
+        equations.add(&inputs[..half * n_in], &residuals[..half * n_out], &weights[..half]).unwrap();
+        equations.add(&inputs[half * n_in..], &residuals[half * n_out..], &weights[half..]).unwrap();
         let h = |t: usize, i: usize| f64::from(inputs[t * n_in + i]);
         let r = |t: usize, o: usize| f64::from(residuals[t * n_out + o]);
         let sum = |f: &dyn Fn(usize) -> f64| (0..n_tokens).map(|t| weights[t] * f(t)).sum::<f64>();
@@ -261,18 +217,13 @@ pub(super) mod tests {
         // The gradient of the objective is zero at the solution.
         for o in 0..n_out {
             for i in 0..n_in {
-                let error =
-                    |t: usize| (0..n_in).map(|j| change[(j, o)] * h(t, j)).sum::<f64>() - r(t, o);
+                let error = |t: usize| (0..n_in).map(|j| change[(j, o)] * h(t, j)).sum::<f64>() - r(t, o);
                 let gradient = sum(&|t| h(t, i) * error(t)) + ridge * mean * change[(i, o)];
                 assert!(gradient.abs() < 1e-9, "{gradient}");
             }
         }
         let naive: f64 = (0..n_out)
-            .map(|o| {
-                sum(&|t| {
-                    ((0..n_in).map(|j| change[(j, o)] * h(t, j)).sum::<f64>() - r(t, o)).powi(2)
-                })
-            })
+            .map(|o| sum(&|t| ((0..n_in).map(|j| change[(j, o)] * h(t, j)).sum::<f64>() - r(t, o)).powi(2)))
             .sum();
         assert!((equations.left(change.as_ref()) / naive - 1.0).abs() < 1e-10);
         assert_eq!(equations.n_tokens(), n_tokens);
@@ -287,10 +238,7 @@ pub(super) mod tests {
             let folds = [22, 23].map(|seed| {
                 let inputs = numbers(seed, n_tokens * n_in);
                 let mut residuals = product(&planted, &inputs, n_in);
-                for (residual, error) in residuals
-                    .iter_mut()
-                    .zip(numbers(seed + 2, n_tokens * n_out))
-                {
+                for (residual, error) in residuals.iter_mut().zip(numbers(seed + 2, n_tokens * n_out)) {
                     *residual += noise * error;
                 }
                 let mut fold = NormalEquations::new(n_in, n_out, 1);
@@ -306,11 +254,7 @@ pub(super) mod tests {
             match cross_fit(&folds) {
                 Some(fit) => {
                     assert!((fit.left / left(fit.ridge) - 1.0).abs() < 1e-10);
-                    assert!(
-                        fit.left - best < 0.02 * (1.0 - best),
-                        "{noise}: {} {best}",
-                        fit.left
-                    );
+                    assert!(fit.left - best < 0.02 * (1.0 - best), "{noise}: {} {best}", fit.left);
                     chosen.push(fit.ridge);
                 }
                 None => assert!(best > 0.99, "{noise}: {best}"),
@@ -338,13 +282,7 @@ pub(super) mod tests {
     fn noise_is_not_fitted() {
         let fold = |seed| {
             let mut equations = NormalEquations::new(50, 4, 1);
-            equations
-                .add(
-                    &numbers(seed, 60 * 50),
-                    &numbers(seed + 100, 60 * 4),
-                    &[1.0; 60],
-                )
-                .unwrap();
+            equations.add(&numbers(seed, 60 * 50), &numbers(seed + 100, 60 * 4), &[1.0; 60]).unwrap();
             equations
         };
         let fit = cross_fit(&[fold(11), fold(12)]);
@@ -361,14 +299,10 @@ pub(super) mod tests {
         // One token, again and again: singular, which the ridge mends.
         let mut one = NormalEquations::new(4, 2, 1);
         for _ in 0..9 {
-            one.add(&[1.0, 2.0, 3.0, 4.0], &[1.0, -1.0], &[1.0])
-                .unwrap();
+            one.add(&[1.0, 2.0, 3.0, 4.0], &[1.0, -1.0], &[1.0]).unwrap();
         }
         assert!(solve(&one, 1e-3).is_some());
         let error = one.add(&[f32::NAN; 4], &[0.0; 2], &[1.0]).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "the model gives numbers that are not finite"
-        );
+        assert_eq!(error.to_string(), "the model gives numbers that are not finite");
     }
 }

@@ -67,13 +67,7 @@ pub fn nearest_plane(
 
 /// What is to be added to the `group` columns from `first` on, `[n_out, group]`, to make up for the errors of those behind them:
 /// `E L' L_own^-1`, where `L'` are the rows behind of their columns of `L`.
-fn shift(
-    errors: MatRef<'_, f64>,
-    factor: MatRef<'_, f64>,
-    first: usize,
-    group: usize,
-    par: Par,
-) -> Mat<f64> {
+fn shift(errors: MatRef<'_, f64>, factor: MatRef<'_, f64>, first: usize, group: usize, par: Par) -> Mat<f64> {
     let (n_in, n_out) = (factor.nrows(), errors.nrows());
     let behind = first + group;
     let mut shift = Mat::zeros(n_out, group);
@@ -121,9 +115,7 @@ mod tests {
     fn moments(n: usize) -> (Mat<f64>, Mat<f64>) {
         let noise = numbers(3, n * 3 * n);
         let shared = numbers(4, 3 * n);
-        let rows = Mat::from_fn(3 * n, n, |t, i| {
-            f64::from(noise[t * n + i] + 1.5 * shared[t])
-        });
+        let rows = Mat::from_fn(3 * n, n, |t, i| f64::from(noise[t * n + i] + 1.5 * shared[t]));
         let moments = rows.transpose() * &rows;
         let factor = moments.llt(faer::Side::Lower).unwrap().L().to_owned();
         (moments, factor)

@@ -68,9 +68,7 @@ fn wanted_tokens(carrier: Option<&Carrier>, heal: &Heal, window: usize) -> usize
     let room = max.saturating_sub(sums_bytes(carrier, 1)) / streams_bytes(carrier).max(1);
     let room = usize::try_from(room).unwrap_or(usize::MAX);
     let least = window.saturating_mul(MIN_WINDOWS);
-    (room / window.max(1))
-        .saturating_mul(window)
-        .clamp(least, wanted.max(least))
+    (room / window.max(1)).saturating_mul(window).clamp(least, wanted.max(least))
 }
 
 /// Checks before any calibration whether `model` can be healed as `heal` says, and in the memory that it may take.
@@ -117,10 +115,7 @@ pub(crate) fn check(model: &Model<'_>, heal: &Heal, calibration: &Calibration) -
 ///
 /// # Errors
 /// Whatever keeps the model from being evaluated; a block before a cut that cannot make up for it.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "all of them are the job's settings"
-)]
+#[expect(clippy::too_many_arguments, reason = "all of them are the job's settings")]
 pub(crate) fn heal(
     model: &Model<'_>,
     constraints: &Constraints,
@@ -158,11 +153,7 @@ pub(crate) fn heal(
     for warning in &warnings {
         watch.warn(warning);
     }
-    let mut all = TriedAll {
-        removed: removed.clone(),
-        shortlist: Vec::new(),
-        tried: Vec::new(),
-    };
+    let mut all = TriedAll { removed: removed.clone(), shortlist: Vec::new(), tried: Vec::new() };
     if !is_hopeless {
         let bar = watch.begin("healing".into(), Unit::Time, 0);
         let tell = |what: &str, n_done: usize, n_windows: usize| {
@@ -176,35 +167,30 @@ pub(crate) fn heal(
             true => Healer::new,
             false => Healer::of_whole_models,
         };
-        let result = make(
-            model,
-            constraints,
-            &engine,
-            windows.clone(),
-            &split,
-            calibration.threads,
-        )
-        .and_then(|healer| {
-            let mut healer = healer
-                .with_progress(Box::new(tell))
-                .with_logits_bytes(logits_bytes(heal, carrier.as_ref(), &set, engine.n_embd()));
-            if repairs.fits {
-                let carrier = carrier.as_ref();
-                let orders =
-                    |may_block| orders(heal, objective, carrier, set.n_tokens(), may_block);
-                if attention.is_none() && shortlist.len() > 1 {
-                    all.choose(&mut healer, shortlist, &orders(false))?;
+        let result = make(model, constraints, &engine, windows.clone(), &split, calibration.threads)
+            .and_then(|healer| {
+                let mut healer = healer.with_progress(Box::new(tell)).with_logits_bytes(logits_bytes(
+                    heal,
+                    carrier.as_ref(),
+                    &set,
+                    engine.n_embd(),
+                ));
+                if repairs.fits {
+                    let carrier = carrier.as_ref();
+                    let orders = |may_block| orders(heal, objective, carrier, set.n_tokens(), may_block);
+                    if attention.is_none() && shortlist.len() > 1 {
+                        all.choose(&mut healer, shortlist, &orders(false))?;
+                    }
+                    let may_block = !repairs.post_norms && attention::check_model(model).is_ok();
+                    all.try_all(&mut healer, attention, &orders(may_block))?;
+                } else {
+                    all.try_none(&healer, attention, &split)?;
                 }
-                let may_block = !repairs.post_norms && attention::check_model(model).is_ok();
-                all.try_all(&mut healer, attention, &orders(may_block))?;
-            } else {
-                all.try_none(&healer, attention, &split)?;
-            }
-            match &repairs.writers {
-                Some(writers) => all.try_scales(&mut healer, writers, objective),
-                None => Ok(Vec::new()),
-            }
-        });
+                match &repairs.writers {
+                    Some(writers) => all.try_scales(&mut healer, writers, objective),
+                    None => Ok(Vec::new()),
+                }
+            });
         drop(bar);
         let n_before = warnings.len();
         warnings.extend(result.with_context(at_path)?);
@@ -212,34 +198,22 @@ pub(crate) fn heal(
             watch.warn(warning);
         }
     }
-    let TriedAll {
-        removed,
-        shortlist,
-        tried,
-    } = all;
+    let TriedAll { removed, shortlist, tried } = all;
     let best = best_of(&tried, objective);
-    let mut healed = kept(
-        model, &removed, attention, heal, objective, &split, tried, best, warnings, start,
-    );
+    let mut healed = kept(model, &removed, attention, heal, objective, &split, tried, best, warnings, start);
     healed.report.shortlist = shortlist;
     Ok(healed)
 }
 
 /// Memory for logits of the parent: what the streams of all windows and one fit's sums leave.
-fn logits_bytes(
-    heal: &Heal,
-    carrier: Option<&Carrier>,
-    set: &CalibrationSet,
-    n_embd: usize,
-) -> u64 {
+fn logits_bytes(heal: &Heal, carrier: Option<&Carrier>, set: &CalibrationSet, n_embd: usize) -> u64 {
     let Some(max) = heal.max_memory else {
         return LOGITS_BYTES;
     };
     let per_token = (n_embd as u64).saturating_mul(STREAMS * size_of::<f32>() as u64);
     let streams = (set.n_tokens() as u64).saturating_mul(per_token);
     let sums = carrier.map_or(0, |carrier| sums_bytes(carrier, 1));
-    max.saturating_sub(streams.saturating_add(sums))
-        .min(LOGITS_BYTES)
+    max.saturating_sub(streams.saturating_add(sums)).min(LOGITS_BYTES)
 }
 
 /// What is tried.
@@ -278,8 +252,7 @@ fn orders(
 
 /// Bytes of the sums for so many weightings: both folds of each, and beside them their sum and a factor of it.
 fn sums_bytes(carrier: &Carrier, n_weightings: usize) -> u64 {
-    NormalEquations::n_bytes(carrier.n_in, carrier.n_out)
-        .saturating_mul(2 * n_weightings as u64 + 2)
+    NormalEquations::n_bytes(carrier.n_in, carrier.n_out).saturating_mul(2 * n_weightings as u64 + 2)
 }
 
 /// What speaks against trusting a fit to these windows, and whether none is to be tried.
@@ -287,10 +260,7 @@ fn warnings(split: &Split, carrier: Option<&Carrier>) -> (Vec<String>, bool) {
     let n_in = carrier.map_or(1, |carrier| carrier.n_in);
     let mut warnings = Vec::new();
     if split.n_repeated > 0 {
-        warnings.push(format!(
-            "{} windows of the text repeat others and are left out",
-            split.n_repeated
-        ));
+        warnings.push(format!("{} windows of the text repeat others and are left out", split.n_repeated));
     }
     if !split.is_enough() {
         warnings.push(format!(
@@ -360,10 +330,7 @@ fn kept(
                 loss: measured.map(|(_, loss)| loss.mean(objective)),
                 perplexity: measured.map(|(_, loss)| loss.perplexity()),
                 bytes_added: measured.map_or(0, |(candidate, _)| {
-                    tensor_reports(model, candidate)
-                        .iter()
-                        .map(|t| t.bytes_added)
-                        .sum()
+                    tensor_reports(model, candidate).iter().map(|t| t.bytes_added).sum()
                 }),
                 kept: best == Some(i),
             }
@@ -371,11 +338,7 @@ fn kept(
         .collect();
     let chosen = best.and_then(|best| tried.into_iter().nth(best));
     let (method, variant, candidate) = match chosen {
-        Some(Tried {
-            method,
-            variant,
-            measured: Some((candidate, _)),
-        }) => (method, variant, Some(candidate)),
+        Some(Tried { method, variant, measured: Some((candidate, _)) }) => (method, variant, Some(candidate)),
         _ => ("none", None, None),
     };
     let candidate = candidate.filter(|candidate| !candidate.tensors.is_empty());
@@ -383,15 +346,9 @@ fn kept(
         requested: heal.how.to_string(),
         method: method.to_owned(),
         variant,
-        tensors: candidate
-            .as_ref()
-            .map(|candidate| tensor_reports(model, candidate))
-            .unwrap_or_default(),
+        tensors: candidate.as_ref().map(|candidate| tensor_reports(model, candidate)).unwrap_or_default(),
         tokens: split.n_tokens,
-        ridge: candidate
-            .as_ref()
-            .and_then(|candidate| candidate.fitted.first())
-            .map(|fitted| fitted.ridge),
+        ridge: candidate.as_ref().and_then(|candidate| candidate.fitted.first()).map(|fitted| fitted.ridge),
         held_out,
         candidates,
         shortlist: Vec::new(),
@@ -403,18 +360,12 @@ fn kept(
         [held_out.loss_none as f32, held_out.loss_healed as f32]
     });
     Healed {
-        removed: candidate
+        removed: candidate.as_ref().map_or_else(|| removed.clone(), |c| c.removed.clone()),
+        attention: candidate
             .as_ref()
-            .map_or_else(|| removed.clone(), |c| c.removed.clone()),
-        attention: candidate.as_ref().map_or_else(
-            || attention.cloned(),
-            |candidate| candidate.attention.clone(),
-        ),
+            .map_or_else(|| attention.cloned(), |candidate| candidate.attention.clone()),
         method: method.to_owned(),
-        healing: candidate.map(|candidate| Healing {
-            tensors: candidate.tensors,
-            loss,
-        }),
+        healing: candidate.map(|candidate| Healing { tensors: candidate.tensors, loss }),
         report,
     }
 }
@@ -422,10 +373,7 @@ fn kept(
 fn tensor_reports(model: &Model<'_>, candidate: &Candidate) -> Vec<HealedTensorReport> {
     let report = |(&source, changed): (&usize, &crate::plan::ChangedTensor)| {
         let info = &model.tensors().get(source)?.info;
-        let fitted = candidate
-            .fitted
-            .iter()
-            .find(|fitted| fitted.source == source);
+        let fitted = candidate.fitted.iter().find(|fitted| fitted.source == source);
         let n_bytes = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         Some(HealedTensorReport {
             name: info.name().to_owned(),
@@ -447,12 +395,7 @@ mod tests {
     #[test]
     fn as_much_text_is_used_as_memory_has_room_for() {
         // Of 7 billion parameters.
-        let carrier = Carrier {
-            source: 0,
-            tensor_type: TensorType::F16,
-            n_in: 11_008,
-            n_out: 4096,
-        };
+        let carrier = Carrier { source: 0, tensor_type: TensorType::F16, n_in: 11_008, n_out: 4096 };
         let heal = |max_memory| Heal {
             how: HealArg::Linear,
             heal_type: HealType::Auto,
@@ -469,13 +412,7 @@ mod tests {
         // Never less than healing needs, which is then refused.
         assert_eq!(tokens(Some(1000)), 3 * 512);
         let n_weightings = |max_memory| {
-            let orders = orders(
-                &heal(max_memory),
-                Objective::Kl,
-                Some(&carrier),
-                found,
-                false,
-            );
+            let orders = orders(&heal(max_memory), Objective::Kl, Some(&carrier), found, false);
             orders[0].weightings.len()
         };
         assert_eq!(n_weightings(Some(8_000_000_000)), 1);

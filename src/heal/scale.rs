@@ -54,8 +54,8 @@ fn scales(tensor_type: TensorType) -> Scales {
         "F32" => Scales::Plain(Number::F32),
         "F16" => Scales::Plain(Number::F16),
         "BF16" => Scales::Plain(Number::Bf16),
-        "Q1_0" | "Q2_0" | "Q4_0" | "Q5_0" | "Q8_0" | "IQ1_S" | "IQ2_XXS" | "IQ2_XS" | "IQ2_S"
-        | "IQ3_XXS" | "IQ3_S" | "IQ4_NL" | "IQ4_XS" => Scales::Halves(&[0]),
+        "Q1_0" | "Q2_0" | "Q4_0" | "Q5_0" | "Q8_0" | "IQ1_S" | "IQ2_XXS" | "IQ2_XS" | "IQ2_S" | "IQ3_XXS"
+        | "IQ3_S" | "IQ4_NL" | "IQ4_XS" => Scales::Halves(&[0]),
         "Q4_1" | "Q5_1" | "Q4_K" | "Q5_K" => Scales::Halves(&[0, 2]),
         "Q2_K" => Scales::Halves(&[80, 82]),
         "Q3_K" => Scales::Halves(&[108]),
@@ -85,20 +85,14 @@ pub fn refusal(tensor_type: TensorType) -> Option<&'static str> {
 /// A type that cannot carry a factor; a factor that is not a positive number; a scale or weight that is not finite; a product
 /// that its number cannot hold: too large, or zero where the weight was not.
 pub fn scaled(tensor_type: TensorType, bytes: &[u8], factor: f64) -> Result<Scaled> {
-    ensure!(
-        factor.is_finite() && factor > 0.0,
-        "cannot multiply weights by {factor}"
-    );
+    ensure!(factor.is_finite() && factor > 0.0, "cannot multiply weights by {factor}");
     let block_bytes = usize::try_from(tensor_type.block_bytes())?;
     ensure!(
         bytes.len().is_multiple_of(block_bytes),
         "{} bytes are no whole blocks of {tensor_type}",
         bytes.len()
     );
-    let mut scaled = Scaled {
-        bytes: bytes.to_vec(),
-        largest_error: 0.0,
-    };
+    let mut scaled = Scaled { bytes: bytes.to_vec(), largest_error: 0.0 };
     let at = |number: usize, error: anyhow::Error| error.context(format!("block {number}"));
     let blocks = scaled.bytes.chunks_exact_mut(block_bytes).enumerate();
     let mut largest = 0.0f64;
@@ -122,8 +116,7 @@ pub fn scaled(tensor_type: TensorType, bytes: &[u8], factor: f64) -> Result<Scal
             for (i, block) in blocks {
                 let words = &mut block[place..place + 8];
                 let mut half = gathered(words).to_le_bytes();
-                let error =
-                    multiply(Number::F16, &mut half, factor).map_err(|error| at(i, error))?;
+                let error = multiply(Number::F16, &mut half, factor).map_err(|error| at(i, error))?;
                 scatter(words, u16::from_le_bytes(half));
                 largest = largest.max(error);
             }
@@ -149,19 +142,9 @@ fn multiply(number: Number, bytes: &mut [u8], factor: f64) -> Result<f64> {
         Number::Bf16 => bytes.copy_from_slice(&bf16::from_f64(exact).to_le_bytes()),
     }
     let after = read(number, bytes);
-    ensure!(
-        after.is_finite(),
-        "{before:e} times {factor} is too large for its number"
-    );
-    ensure!(
-        after != 0.0 || before == 0.0,
-        "{before:e} times {factor} is too small for its number"
-    );
-    Ok(if exact == 0.0 {
-        0.0
-    } else {
-        (after / exact - 1.0).abs()
-    })
+    ensure!(after.is_finite(), "{before:e} times {factor} is too large for its number");
+    ensure!(after != 0.0 || before == 0.0, "{before:e} times {factor} is too small for its number");
+    Ok(if exact == 0.0 { 0.0 } else { (after / exact - 1.0).abs() })
 }
 
 fn read(number: Number, bytes: &[u8]) -> f64 {
@@ -212,20 +195,11 @@ mod tests {
         let usual = |block: &Vec<u8>| {
             let weights = ggml::quantize::dequantize(tensor_type.id(), block).unwrap();
             let largest = weights.iter().fold(0.0f32, |max, weight| {
-                if weight.is_nan() {
-                    f32::INFINITY
-                } else {
-                    max.max(weight.abs())
-                }
+                if weight.is_nan() { f32::INFINITY } else { max.max(weight.abs()) }
             });
             (0.01..10.0).contains(&largest)
         };
-        (0..)
-            .map(|seed| noise(block_bytes, seed + 1))
-            .filter(usual)
-            .take(n)
-            .flatten()
-            .collect()
+        (0..).map(|seed| noise(block_bytes, seed + 1)).filter(usual).take(n).flatten().collect()
     }
 
     #[test]
@@ -302,10 +276,8 @@ mod tests {
         // ggml-quants.c: dequantize_row_iq1_m
         let words = [0x3abcu16, 0xc123, 0x5fff, 0x0001];
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        let expected = words[0] >> 12
-            | (words[1] >> 8 & 0x00f0)
-            | (words[2] >> 4 & 0x0f00)
-            | (words[3] & 0xf000);
+        let expected =
+            words[0] >> 12 | (words[1] >> 8 & 0x00f0) | (words[2] >> 4 & 0x0f00) | (words[3] & 0xf000);
         assert_eq!(gathered(&bytes), expected);
         let mut other = bytes.clone();
         scatter(&mut other, 0x1234);
@@ -337,19 +309,10 @@ mod tests {
             error(TensorType::F32, &f32::INFINITY.to_le_bytes(), 0.5),
             "block 0: inf is not a finite number"
         );
-        assert_eq!(
-            error(TensorType::F32, &[0; 4], f64::NAN),
-            "cannot multiply weights by NaN"
-        );
+        assert_eq!(error(TensorType::F32, &[0; 4], f64::NAN), "cannot multiply weights by NaN");
         let mxfp4 = TensorType::all().find(|t| t.name() == "MXFP4").unwrap();
-        assert_eq!(
-            error(mxfp4, &[0; 17], 0.5),
-            "MXFP4 cannot carry a factor: its scales are powers of two"
-        );
-        assert_eq!(
-            error(mxfp4, &[0; 18], 0.5),
-            "18 bytes are no whole blocks of MXFP4"
-        );
+        assert_eq!(error(mxfp4, &[0; 17], 0.5), "MXFP4 cannot carry a factor: its scales are powers of two");
+        assert_eq!(error(mxfp4, &[0; 18], 0.5), "18 bytes are no whole blocks of MXFP4");
         // Zeros stay zeros, and what has no weights stays empty.
         let zeros = scaled(TensorType::F16, &[0, 0, 0, 0x80], 0.5).unwrap();
         assert_eq!(zeros.bytes, [0, 0, 0, 0x80]);

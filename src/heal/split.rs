@@ -40,20 +40,14 @@ impl Split {
     #[must_use]
     pub fn of(windows: &[&[Token]], texts: &[usize], own: Option<usize>) -> Self {
         let mut seen = BTreeSet::new();
-        let distinct: Vec<usize> = (0..windows.len())
-            .filter(|&window| seen.insert(windows[window]))
-            .collect();
-        let several = distinct
-            .iter()
-            .any(|&window| texts.get(window) != texts.first());
+        let distinct: Vec<usize> =
+            (0..windows.len()).filter(|&window| seen.insert(windows[window])).collect();
+        let several = distinct.iter().any(|&window| texts.get(window) != texts.first());
         let stranger = stranger(windows, texts, own, &distinct);
-        let may_judge =
-            |window: &usize| stranger.is_none_or(|text| texts.get(*window) == Some(&text));
-        let (judges, mut fit): (Vec<usize>, Vec<usize>) =
-            distinct.iter().copied().partition(may_judge);
+        let may_judge = |window: &usize| stranger.is_none_or(|text| texts.get(*window) == Some(&text));
+        let (judges, mut fit): (Vec<usize>, Vec<usize>) = distinct.iter().copied().partition(may_judge);
         let mut judge = Vec::new();
         let share = if stranger.is_some() { 1.0 } else { JUDGES };
-        #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
         let share = (MOST_JUDGES / judges.len().max(1) as f64).min(share);
         // Evenly spread, and not in step with texts that take turns.
         let mut part = 0.5;
@@ -115,12 +109,7 @@ impl Split {
 /// The text whose words, by how often they occur, are least like those of all others (Bhattacharyya's coefficient), of those that are
 /// neither so short that they would say little, nor so long that little were left to fit to. `None` of fewer than [`TEXTS`], and if
 /// there is no such.
-fn stranger(
-    windows: &[&[Token]],
-    texts: &[usize],
-    own: Option<usize>,
-    of: &[usize],
-) -> Option<usize> {
+fn stranger(windows: &[&[Token]], texts: &[usize], own: Option<usize>, of: &[usize]) -> Option<usize> {
     #[derive(Default)]
     struct Text {
         n_windows: usize,
@@ -164,9 +153,7 @@ mod tests {
 
     fn windows(n: usize) -> Vec<Vec<Token>> {
         let token = |i: usize| Token::try_from(i).unwrap();
-        (0..n)
-            .map(|w| (0..8).map(|t| token(w * 8 + t)).collect())
-            .collect()
+        (0..n).map(|w| (0..8).map(|t| token(w * 8 + t)).collect()).collect()
     }
 
     fn split(windows: &[Vec<Token>], texts: &[usize]) -> Split {
@@ -233,9 +220,7 @@ mod tests {
     fn a_text_that_is_nearly_nothing_or_nearly_all_does_not_judge() {
         // Of four texts the first is a window of strange words, or all but three windows.
         for (n, first) in [(60, 1), (60, 57)] {
-            let texts: Vec<usize> = (0..n)
-                .map(|w| if w < first { 0 } else { 1 + w % 3 })
-                .collect();
+            let texts: Vec<usize> = (0..n).map(|w| if w < first { 0 } else { 1 + w % 3 }).collect();
             let split = split(&windows(n), &texts);
             let fitted = split.folds.concat();
             assert!(fitted.iter().any(|&w| w < first), "{first}");

@@ -50,9 +50,7 @@ impl TriedAll {
             let steps = healer.fit(set, None, &order)?;
             let measured = steps.iter().filter_map(|step| step.measured.as_ref());
             // Of steps that stay, each is better than the one before it.
-            let loss_healed = measured
-                .map(|(_, loss)| loss.mean(order.objective))
-                .fold(loss, f64::min);
+            let loss_healed = measured.map(|(_, loss)| loss.mean(order.objective)).fold(loss, f64::min);
             if loss_healed < best {
                 best = loss_healed;
                 self.removed = set.clone();
@@ -81,11 +79,10 @@ impl TriedAll {
                 .with_context(|| format!("healing by {}", method(order, false)))?;
             for step in steps {
                 let measured = step.measured.as_ref();
-                let has_block = measured
-                    .is_some_and(|(candidate, _)| candidate.removed.len() < self.removed.len());
+                let has_block =
+                    measured.is_some_and(|(candidate, _)| candidate.removed.len() < self.removed.len());
                 let method = method(order, has_block);
-                self.tried
-                    .push(Tried::new(method, Some(step.variant), step.measured));
+                self.tried.push(Tried::new(method, Some(step.variant), step.measured));
             }
         }
         Ok(())
@@ -100,8 +97,7 @@ impl TriedAll {
     ) -> Result<()> {
         let none = Candidate::unhealed(&self.removed, attention);
         let loss = healer.loss(&none, &split.judge)?;
-        self.tried
-            .push(Tried::new("none", None, Some((none, loss))));
+        self.tried.push(Tried::new("none", None, Some((none, loss))));
         Ok(())
     }
 
@@ -117,12 +113,7 @@ impl TriedAll {
             Some(candidate.clone())
         };
         let mut bases: Vec<(&'static str, Candidate)> = Vec::new();
-        bases.extend(
-            self.tried
-                .first()
-                .and_then(candidate_of)
-                .map(|none| ("scale", none)),
-        );
+        bases.extend(self.tried.first().and_then(candidate_of).map(|none| ("scale", none)));
         if let Some(best) = best_of(&self.tried, objective).filter(|&best| best > 0) {
             let method = match self.tried[best].method {
                 "block" => "block+scale",
@@ -134,9 +125,7 @@ impl TriedAll {
         let mut said = Vec::new();
         for (method, base) in bases {
             let at_method = || format!("healing by {method}");
-            let scaling = healer
-                .scale(writers, &base, objective)
-                .with_context(at_method)?;
+            let scaling = healer.scale(writers, &base, objective).with_context(at_method)?;
             let Some(scaling) = scaling else {
                 self.tried.push(Tried::new(method, None, None));
                 continue;
@@ -150,8 +139,7 @@ impl TriedAll {
             }
             let variant = scaling.to_string();
             let measured = (scaling.candidate, loss);
-            self.tried
-                .push(Tried::new(method, Some(variant), Some(measured)));
+            self.tried.push(Tried::new(method, Some(variant), Some(measured)));
         }
         Ok(said)
     }
@@ -171,11 +159,7 @@ impl Tried {
         variant: Option<String>,
         measured: Option<(Candidate, Loss)>,
     ) -> Self {
-        Self {
-            method,
-            variant,
-            measured,
-        }
+        Self { method, variant, measured }
     }
 }
 

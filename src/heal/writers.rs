@@ -28,42 +28,15 @@ pub fn is_norm(rest: &str, norm: &str) -> bool {
 
 /// Architectures in which the length of the stream shows, each with what sees it.
 const LENGTH_SHOWS: &[(&str, &str)] = &[
-    (
-        "olmo2",
-        "attention and feed-forward network read the stream without a norm (olmo2.cpp)",
-    ),
-    (
-        "exaone4",
-        "attention and feed-forward network read the stream without a norm (exaone4.cpp)",
-    ),
-    (
-        "chameleon",
-        "with 'chameleon.swin_norm' its branches read the stream without a norm (chameleon.cpp)",
-    ),
-    (
-        "grovemoe",
-        "experts read what other experts write without a norm (grovemoe.cpp)",
-    ),
-    (
-        "smallthinker",
-        "experts are chosen by the stream without a norm (smallthinker.cpp)",
-    ),
-    (
-        "talkie",
-        "every block adds the embedding again (talkie.cpp)",
-    ),
-    (
-        "gemma4",
-        "every block adds an embedding of its own (gemma4.cpp)",
-    ),
-    (
-        "grok",
-        "which of its norms lie after a branch is not worked out (grok.cpp)",
-    ),
-    (
-        "kimi-k3",
-        "the stream before a block is kept for later ones (kimi-k3.cpp)",
-    ),
+    ("olmo2", "attention and feed-forward network read the stream without a norm (olmo2.cpp)"),
+    ("exaone4", "attention and feed-forward network read the stream without a norm (exaone4.cpp)"),
+    ("chameleon", "with 'chameleon.swin_norm' its branches read the stream without a norm (chameleon.cpp)"),
+    ("grovemoe", "experts read what other experts write without a norm (grovemoe.cpp)"),
+    ("smallthinker", "experts are chosen by the stream without a norm (smallthinker.cpp)"),
+    ("talkie", "every block adds the embedding again (talkie.cpp)"),
+    ("gemma4", "every block adds an embedding of its own (gemma4.cpp)"),
+    ("grok", "which of its norms lie after a branch is not worked out (grok.cpp)"),
+    ("kimi-k3", "the stream before a block is kept for later ones (kimi-k3.cpp)"),
 ];
 
 /// The tensors by which each block writes to the stream, by their index among the model's.
@@ -87,9 +60,8 @@ impl Writers {
     /// type that holds no other weights.
     pub fn of(model: &Model<'_>) -> Result<Self> {
         let name = model.architecture();
-        let refuse = |why: &str| -> Result<Self> {
-            bail!("writers of {} cannot be scaled: {why}", Quoted(name))
-        };
+        let refuse =
+            |why: &str| -> Result<Self> { bail!("writers of {} cannot be scaled: {why}", Quoted(name)) };
         let Some(rules) = model.rules() else {
             return refuse("where its blocks write to the stream is not known");
         };
@@ -107,11 +79,8 @@ impl Writers {
         {
             return refuse("its stream is more than a sum of what blocks add");
         }
-        let rests: BTreeSet<(BlockId, &str)> = model
-            .tensors()
-            .iter()
-            .filter_map(|tensor| tensor.block)
-            .collect();
+        let rests: BTreeSet<(BlockId, &str)> =
+            model.tensors().iter().filter_map(|tensor| tensor.block).collect();
         let mut writers: BTreeMap<BlockId, Vec<usize>> = BTreeMap::new();
         for (i, tensor) in model.tensors().iter().enumerate() {
             let Some((block, rest)) = tensor.block else {
@@ -120,11 +89,7 @@ impl Writers {
             if block.index() >= model.n_trunk_blocks() {
                 continue;
             }
-            let has = |norm: &str| {
-                rests
-                    .iter()
-                    .any(|(of, rest)| *of == block && is_norm(rest, norm))
-            };
+            let has = |norm: &str| rests.iter().any(|(of, rest)| *of == block && is_norm(rest, norm));
             let writes = match POST_NORMS.into_iter().all(has) {
                 true => POST_NORMS.into_iter().any(|norm| is_norm(rest, norm)),
                 false => is_writer(rest),
@@ -143,8 +108,8 @@ impl Writers {
             }
         }
         let mut blocks = (0..model.n_trunk_blocks()).map(BlockId::new);
-        if let Some(block) = blocks
-            .find(|block| !writers.contains_key(block) && rests.iter().any(|(of, _)| of == block))
+        if let Some(block) =
+            blocks.find(|block| !writers.contains_key(block) && rests.iter().any(|(of, _)| of == block))
         {
             return refuse(&format!("block {block} has no writer that is known"));
         }
@@ -168,9 +133,7 @@ impl Writers {
             let writers = self.0.get(block).into_iter().flatten();
             for &i in writers.filter(|&&i| !is_missing(i)) {
                 let tensor = model.tensors().get(i);
-                let info = &tensor
-                    .context("bug: a writer that the model does not have")?
-                    .info;
+                let info = &tensor.context("bug: a writer that the model does not have")?.info;
                 let at_tensor = || format!("tensor {}", Quoted(info.name()));
                 let (tensor_type, bytes) = match base.get(&i) {
                     Some(changed) => (changed.tensor_type, &changed.bytes[..]),
@@ -187,9 +150,7 @@ impl Writers {
                             .with_context(at_tensor)?
                     }
                 };
-                result
-                    .tensors
-                    .insert(i, ChangedTensor { tensor_type, bytes });
+                result.tensors.insert(i, ChangedTensor { tensor_type, bytes });
             }
         }
         Ok(result)
@@ -206,27 +167,16 @@ fn is_writer(rest: &str) -> bool {
 }
 
 /// The weights times `factor`, rounded to the same type again.
-fn requantized(
-    tensor_type: TensorType,
-    bytes: &[u8],
-    n_per_row: usize,
-    factor: f64,
-) -> Result<Vec<u8>> {
+fn requantized(tensor_type: TensorType, bytes: &[u8], n_per_row: usize, factor: f64) -> Result<Vec<u8>> {
     let id = tensor_type.id();
     let why = || format!("{tensor_type} cannot be rounded again");
     let mut weights = ggml::quantize::dequantize(id, bytes).with_context(why)?;
     for weight in &mut weights {
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "what overflows is found below"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "what overflows is found below")]
         let product = (f64::from(*weight) * factor) as f32;
         *weight = product;
     }
-    ensure!(
-        weights.iter().all(|weight| weight.is_finite()),
-        "weights are not finite"
-    );
+    ensure!(weights.iter().all(|weight| weight.is_finite()), "weights are not finite");
     ggml::quantize::quantize(id, &weights, n_per_row, None).with_context(why)
 }
 
@@ -244,10 +194,7 @@ mod tests {
         data: &[u8],
     ) -> Vec<u8> {
         let key = format!("{architecture}.block_count");
-        let entries = vec![
-            EntryOut::string("general.architecture", architecture),
-            EntryOut::u32(&key, 3),
-        ];
+        let entries = vec![EntryOut::string("general.architecture", architecture), EntryOut::u32(&key, 3)];
         let tensors: Vec<TensorOut<'_>> = (0..3)
             .flat_map(|i| rests.iter().map(move |rest| format!("blk.{i}.{rest}")))
             .map(|name| TensorOut::new(name, dims, tensor_type).unwrap())
@@ -296,46 +243,24 @@ mod tests {
         ];
         assert_eq!(
             names("qwen2moe", &experts).unwrap(),
-            [
-                "attn_output.weight",
-                "ffn_down_exps.weight",
-                "ffn_down_exps.bias",
-                "ffn_down_shexp.weight"
-            ]
+            ["attn_output.weight", "ffn_down_exps.weight", "ffn_down_exps.bias", "ffn_down_shexp.weight"]
         );
-        let both = [
-            "attn_output.weight",
-            "post_attention_norm.weight",
-            "ffn_down.weight",
-            "post_ffw_norm.weight",
-        ];
+        let both =
+            ["attn_output.weight", "post_attention_norm.weight", "ffn_down.weight", "post_ffw_norm.weight"];
         assert_eq!(names("gemma3", &both).unwrap(), [both[1], both[3]]);
         assert_eq!(
-            names(
-                "plamo3",
-                &["post_attention_norm", "attn_output.weight", "post_ffw_norm"]
-            )
-            .unwrap(),
+            names("plamo3", &["post_attention_norm", "attn_output.weight", "post_ffw_norm"]).unwrap(),
             POST_NORMS
         );
-        assert_eq!(
-            names("qwen35", &both[..3]).unwrap(),
-            ["attn_output.weight", "ffn_down.weight"]
-        );
+        assert_eq!(names("qwen35", &both[..3]).unwrap(), ["attn_output.weight", "ffn_down.weight"]);
     }
 
     #[test]
     fn where_the_length_of_the_stream_shows_nothing_is_scaled() {
         for (architecture, why) in [
-            (
-                "olmo2",
-                "attention and feed-forward network read the stream without a norm (olmo2.cpp)",
-            ),
+            ("olmo2", "attention and feed-forward network read the stream without a norm (olmo2.cpp)"),
             ("bert", "its stream is more than a sum of what blocks add"),
-            (
-                "nanbeige",
-                "its stream is more than a sum of what blocks add",
-            ),
+            ("nanbeige", "its stream is more than a sum of what blocks add"),
             ("llama", "block 0 has no writer that is known"),
             ("new", "where its blocks write to the stream is not known"),
         ] {
@@ -360,9 +285,7 @@ mod tests {
             let model = Model::new(vec![File::parse(&bytes).unwrap()]).unwrap();
             let writers = Writers::of(&model).unwrap();
             let factors = BTreeMap::from([(BlockId::new(1), 0.3)]);
-            let scaled = writers
-                .scaled(&model, &ChangedTensors::new(), &factors, &|_| false)
-                .unwrap();
+            let scaled = writers.scaled(&model, &ChangedTensors::new(), &factors, &|_| false).unwrap();
             assert_eq!(scaled.requantized, ["blk.1.ffn_down.weight"]);
             let decoded = |data: &[u8]| ggml::quantize::dequantize(tensor_type.id(), data).unwrap();
             let (old, new) = (decoded(&data), decoded(&scaled.tensors[&1].bytes));
@@ -394,9 +317,7 @@ mod tests {
         assert_eq!((floats(3), floats(5)), (vec![1.5, -0.5], vec![6.0, -2.0]));
         assert!(scaled.requantized.is_empty());
         // On top of weights that are others already.
-        let again = writers
-            .scaled(&model, &scaled.tensors, &factors, &|i| i == 5)
-            .unwrap();
+        let again = writers.scaled(&model, &scaled.tensors, &factors, &|i| i == 5).unwrap();
         assert_eq!(again.tensors.len(), 1);
         assert_eq!(again.tensors[&3].bytes[..4], 0.75f32.to_le_bytes());
     }

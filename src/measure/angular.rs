@@ -46,12 +46,8 @@ pub fn measure<'w>(
             let start = n_seen - 1 - n;
             let rows = before.chunks_exact(n_embd).zip(state.chunks_exact(n_embd));
             for (x, y) in rows {
-                let Some(distance) = cosine_distance(x, y).filter(|distance| distance.is_finite())
-                else {
-                    bail!(
-                        "a hidden state around blocks {start} to {} is zero or not finite",
-                        start + n - 1
-                    );
+                let Some(distance) = cosine_distance(x, y).filter(|distance| distance.is_finite()) else {
+                    bail!("a hidden state around blocks {start} to {} is zero or not finite", start + n - 1);
                 };
                 sums[start] += (1.0 - distance).clamp(-1.0, 1.0).acos() / std::f64::consts::PI;
             }
@@ -61,17 +57,11 @@ pub fn measure<'w>(
         progress(window.len());
     }
     ensure!(n_tokens > 0, "the calibration set has no window");
-    Ok(sums
-        .into_iter()
-        .map(|sum| sum / f64::from(n_tokens))
-        .collect())
+    Ok(sums.into_iter().map(|sum| sum / f64::from(n_tokens)).collect())
 }
 
 #[cfg(test)]
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "hidden states are 32-bit floats"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "hidden states are 32-bit floats")]
 mod tests {
     use super::*;
     use crate::engine::hidden_state::Recorded;
@@ -82,12 +72,7 @@ mod tests {
         // Each block turns every token of the plane by its own angle.
         let turns = [0.1f64, 0.4, 0.2, 0.3];
         let at = |angle: f64| {
-            vec![
-                angle.cos() as f32,
-                angle.sin() as f32,
-                -angle.sin() as f32,
-                angle.cos() as f32,
-            ]
+            vec![angle.cos() as f32, angle.sin() as f32, -angle.sin() as f32, angle.cos() as f32]
         };
         let mut angle = 0.5;
         let mut states = vec![(Position::Input, at(angle))];
@@ -102,10 +87,8 @@ mod tests {
         for n in 1..4 {
             let windows = [&[0, 0][..], &[0, 0][..]];
             let found = measure(&mut recorded, windows.into_iter(), n, &mut |_| {}).unwrap();
-            let expected: Vec<f64> = turns
-                .windows(n)
-                .map(|run| run.iter().sum::<f64>() / std::f64::consts::PI)
-                .collect();
+            let expected: Vec<f64> =
+                turns.windows(n).map(|run| run.iter().sum::<f64>() / std::f64::consts::PI).collect();
             assert_eq!(found.len(), expected.len());
             for (found, expected) in found.iter().zip(expected) {
                 assert!((found - expected).abs() < 1e-6, "{found} {expected}");

@@ -36,11 +36,7 @@ pub fn answer_scores(
         let tokens = task.texts().map(|text| model.tokenize(&text));
         let tokens: Vec<Vec<Token>> = tokens.collect::<Result<_, _>>().with_context(at_line)?;
         let longest = tokens.iter().map(Vec::len).max().unwrap_or(0);
-        ensure!(
-            longest <= n_ctx,
-            "{} has {longest} tokens, the model's context {n_ctx}",
-            at_line()
-        );
+        ensure!(longest <= n_ctx, "{} has {longest} tokens, the model's context {n_ctx}", at_line());
         sequences.push(Sequences::new(tokens).with_context(at_line)?);
     }
     let mut answers = Answers::new(model, &sequences, threads)?;
@@ -56,8 +52,7 @@ pub fn answer_scores(
 /// How many of `tasks` are right by the scores of their answers; `None` for no task.
 #[must_use]
 pub fn accuracy(tasks: &[Task], scores: &[Vec<f64>]) -> Option<Accuracy> {
-    let result =
-        |(task, scores): (&Task, &Vec<f64>)| (best(scores) == Some(task.right), scores.len());
+    let result = |(task, scores): (&Task, &Vec<f64>)| (best(scores) == Some(task.right), scores.len());
     Accuracy::of(&tasks.iter().zip(scores).map(result).collect::<Vec<_>>())
 }
 
@@ -81,21 +76,10 @@ impl<'model> Answers<'model> {
             let longest = task.whole().iter().map(Vec::len).max().unwrap_or(1);
             (longest, 1, longest - task.shared().len())
         };
-        let most = tasks
-            .iter()
-            .map(needs)
-            .fold((1, 1, 1), |a, b| (a.0.max(b.0), a.1.max(b.1), a.2.max(b.2)));
-        let options = DecoderOptions {
-            tokens: most.0.max(most.1),
-            sequences: most.1,
-            outputs: most.2,
-            threads,
-        };
-        Ok(Self {
-            decoder: Decoder::new(model, options)?,
-            recurrent,
-            n_vocab: model.n_vocab(),
-        })
+        let most = tasks.iter().map(needs).fold((1, 1, 1), |a, b| (a.0.max(b.0), a.1.max(b.1), a.2.max(b.2)));
+        let options =
+            DecoderOptions { tokens: most.0.max(most.1), sequences: most.1, outputs: most.2, threads };
+        Ok(Self { decoder: Decoder::new(model, options)?, recurrent, n_vocab: model.n_vocab() })
     }
 
     /// The mean log-probability of each answer.

@@ -73,11 +73,7 @@ pub(crate) fn calibrate(
     {
         warning::of_tokenizer(input, model, watch);
         warn_of_zero_rows(&importance, watch);
-        return Ok(Calibrated {
-            n_tokens_allowed: importance.n_tokens,
-            importance,
-            report,
-        });
+        return Ok(Calibrated { n_tokens_allowed: importance.n_tokens, importance, report });
     }
     let halves = match asked.sub_blocks {
         true => Some(
@@ -90,10 +86,7 @@ pub(crate) fn calibrate(
     let is_enough = asked.until.map(|until| until(set.windows().len()));
     let mut states = LlamaHiddenStates::new(
         &engine,
-        ContextOptions {
-            window: set.window,
-            threads: options.threads,
-        },
+        ContextOptions { window: set.window, threads: options.threads },
         constraints.rules.stream,
         Course::of(model, constraints.rules.stream)?,
     )
@@ -117,15 +110,9 @@ pub(crate) fn calibrate(
     };
     if let Some(known) = known {
         report.scored = Some(known.model());
-        known.keep(input, &report, |key, path, measured| {
-            Entry::of_blocks(key, path, measured, &importance)
-        });
+        known.keep(input, &report, |key, path, measured| Entry::of_blocks(key, path, measured, &importance));
     }
-    Ok(Calibrated {
-        importance,
-        report,
-        n_tokens_allowed: set.n_tokens(),
-    })
+    Ok(Calibrated { importance, report, n_tokens_allowed: set.n_tokens() })
 }
 
 /// The importance of all blocks by the windows of `set`, or by as many of them as are enough.
@@ -165,15 +152,9 @@ fn measure_until(
 }
 
 pub(crate) fn warn_of_zero_rows(importance: &Importance, watch: &dyn Watch) {
-    let rows: u64 = importance
-        .blocks
-        .iter()
-        .map(|block| block.n_zero_rows)
-        .sum();
+    let rows: u64 = importance.blocks.iter().map(|block| block.n_zero_rows).sum();
     if rows > 0 {
-        watch.note(&format!(
-            "{rows} hidden states of a token are all zeros and take no part in the scores"
-        ));
+        watch.note(&format!("{rows} hidden states of a token are all zeros and take no part in the scores"));
     }
 }
 

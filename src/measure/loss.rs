@@ -58,12 +58,7 @@ impl Loss {
     ///
     /// # Panics
     /// If the last token of the window, which has no successor, is one of `rows`.
-    pub fn of_rows(
-        window: &[Token],
-        rows: Range<usize>,
-        parent: &[f32],
-        logits: &[f32],
-    ) -> Result<Self> {
+    pub fn of_rows(window: &[Token], rows: Range<usize>, parent: &[f32], logits: &[f32]) -> Result<Self> {
         ensure!(
             parent.iter().any(|&logit| logit != 0.0),
             "the model gives no logits, so it predicts nothing"
@@ -123,18 +118,10 @@ impl Loss {
 
     /// The share of tokens whose likeliest successor is the parent's.
     #[must_use]
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "token counts stay far below 2^53"
-    )]
     pub fn same_top(&self) -> f64 {
         self.mean_of(self.n_same_top as f64)
     }
 
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "token counts stay far below 2^53"
-    )]
     fn mean_of(&self, sum: f64) -> f64 {
         sum / self.n_tokens.max(1) as f64
     }
@@ -171,22 +158,19 @@ impl TaskLoss {
     /// being right, where a share of right ones would be the same for most candidates.
     #[must_use]
     pub fn of<'s>(tasks: impl IntoIterator<Item = (&'s [f64], usize)>) -> Self {
-        tasks
-            .into_iter()
-            .fold(Self::default(), |sum, (scores, right)| {
-                let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                let total: f64 = scores.iter().map(|score| (score - max).exp()).sum();
-                Self {
-                    n_tasks: sum.n_tasks + 1,
-                    n_correct: sum.n_correct + u64::from(best(scores) == Some(right)),
-                    cross_entropy: sum.cross_entropy + (total.ln() - (scores[right] - max)),
-                }
-            })
+        tasks.into_iter().fold(Self::default(), |sum, (scores, right)| {
+            let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let total: f64 = scores.iter().map(|score| (score - max).exp()).sum();
+            Self {
+                n_tasks: sum.n_tasks + 1,
+                n_correct: sum.n_correct + u64::from(best(scores) == Some(right)),
+                cross_entropy: sum.cross_entropy + (total.ln() - (scores[right] - max)),
+            }
+        })
     }
 
     /// The mean cross entropy of the right answer, in nats.
     #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
     pub fn mean(&self) -> f64 {
         self.cross_entropy / self.n_tasks.max(1) as f64
     }

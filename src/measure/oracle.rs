@@ -57,14 +57,8 @@ const SCALE: &str = "layer_output_scale.";
 
 /// Architectures whose stream passes more than sums, so that a zeroed block is not the identity: hyper-connections,
 /// alternating updates, and a lightning attention that scales the stream.
-pub(crate) const NOT_SUMS: &[&str] = &[
-    "deepseek4",
-    "hy_v4",
-    "glm5-next",
-    "qwen4exp",
-    "gemma3n",
-    "minimax-01",
-];
+pub(crate) const NOT_SUMS: &[&str] =
+    &["deepseek4", "hy_v4", "glm5-next", "qwen4exp", "gemma3n", "minimax-01"];
 
 /// What was evaluated, and how it compares.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
@@ -169,13 +163,9 @@ impl Silence {
             tensors.insert(index, fill);
             parts[tensor.part].push((tensor.info.position().0..tensor.info.end().0, fill));
         }
-        let mut silenced = removed
-            .union(attention)
-            .filter(|block| block.index() < model.n_trunk_blocks());
+        let mut silenced = removed.union(attention).filter(|block| block.index() < model.n_trunk_blocks());
         if let Some(block) = silenced.find(|block| !silent.contains(block)) {
-            bail!(
-                "cannot be compared by a run: block {block} has no output projection that is known"
-            );
+            bail!("cannot be compared by a run: block {block} has no output projection that is known");
         }
         Ok(Self {
             parts,
@@ -254,9 +244,8 @@ pub fn run(
         );
         Ok(n_different(&expected, found))
     };
-    let floats_different = logits(&engine, &tokens, threads, compare)
-        .and_then(|result| result)
-        .with_context(at_path)?;
+    let floats_different =
+        logits(&engine, &tokens, threads, compare).and_then(|result| result).with_context(at_path)?;
     Ok(Run {
         tokens: tokens.len(),
         sliding_window: silence.sliding_window,
@@ -277,18 +266,11 @@ fn sequence(model: &ggml::Model, sliding_window: Option<usize>) -> Vec<Token> {
     let n_vocab = model.n_vocab().max(1) as u64;
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let random = std::iter::repeat_with(move || {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         // A token id fits: the vocabulary was counted in the same type.
         Token::try_from((state >> 32) % n_vocab).unwrap_or(0)
     });
-    model
-        .bos()
-        .into_iter()
-        .chain(random)
-        .take(n_tokens)
-        .collect()
+    model.bos().into_iter().chain(random).take(n_tokens).collect()
 }
 
 /// Calls `look` with the logits of every token of the sequence.
@@ -298,24 +280,16 @@ fn logits<R>(
     threads: usize,
     look: impl FnOnce(&[f32]) -> R,
 ) -> Result<R> {
-    let options = ContextOptions {
-        window: tokens.len(),
-        threads,
-    };
+    let options = ContextOptions { window: tokens.len(), threads };
     let mut context = Context::new(model, options)?;
     Ok(look(context.logits(tokens)?))
 }
 
 /// Logits may be minus infinity where a head is padded, but a model that gives nothing else proves nothing.
 fn check_meaning(logits: &[f32]) -> Result<()> {
+    ensure!(!logits.iter().any(|logit| logit.is_nan()), "some logits are not numbers, so they prove nothing");
     ensure!(
-        !logits.iter().any(|logit| logit.is_nan()),
-        "some logits are not numbers, so they prove nothing"
-    );
-    ensure!(
-        logits
-            .iter()
-            .any(|&logit| logit.is_finite() && logit != 0.0),
+        logits.iter().any(|&logit| logit.is_finite() && logit != 0.0),
         "gives no logits, so there is nothing to compare"
     );
     Ok(())
@@ -341,9 +315,7 @@ fn copy(parent: &Input, number: usize, fills: &[(Range<u64>, Fill)]) -> Result<T
         let mut tensors = shown.tensors().iter().zip(&positions);
         tensors.find_map(|(tensor, start)| {
             let range = tensor.position().0..tensor.end().0;
-            range
-                .contains(&position)
-                .then(|| start + position - range.start)
+            range.contains(&position).then(|| start + position - range.start)
         })
     };
     fill(copy.file(), fills, &place)?;
@@ -351,11 +323,7 @@ fn copy(parent: &Input, number: usize, fills: &[(Range<u64>, Fill)]) -> Result<T
 }
 
 /// Overwrites bytes of a copy; `place` says where in it a position of the parent is.
-fn fill(
-    mut file: &File,
-    fills: &[(Range<u64>, Fill)],
-    place: &dyn Fn(u64) -> Option<u64>,
-) -> Result<()> {
+fn fill(mut file: &File, fills: &[(Range<u64>, Fill)], place: &dyn Fn(u64) -> Option<u64>) -> Result<()> {
     for (range, fill) in fills {
         let start = place(range.start).context("bug: bytes of no tensor are to be overwritten")?;
         file.seek(SeekFrom::Start(start))?;
@@ -388,9 +356,7 @@ fn write(model: &Model<'_>, silence: &Silence, changed: &ChangedTensors) -> Resu
     let entries = entries.filter(|entry| !entry.key().starts_with("split."));
     let tensor = |(i, tensor): (usize, &ModelTensor<'_>)| -> Result<TensorOut<'static>> {
         let info = &tensor.info;
-        let of = changed
-            .get(&i)
-            .map_or(info.tensor_type(), |changed| changed.tensor_type);
+        let of = changed.get(&i).map_or(info.tensor_type(), |changed| changed.tensor_type);
         let name = info.name().to_owned();
         Ok(TensorOut::new(name, &info.dims()[..info.n_dims()], of)?)
     };

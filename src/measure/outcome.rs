@@ -157,23 +157,14 @@ impl EvalReport {
 
 impl From<Speed> for SpeedReport {
     fn from(speed: Speed) -> Self {
-        Self {
-            prompt: speed.prompt,
-            decode: speed.decode,
-        }
+        Self { prompt: speed.prompt, decode: speed.decode }
     }
 }
 
 impl KlReport {
     /// That of a model from itself.
-    pub(crate) const NONE: Self = Self {
-        mean: 0.0,
-        mean_stderr: Some(0.0),
-        median: 0.0,
-        p90: 0.0,
-        p99: 0.0,
-        max: 0.0,
-    };
+    pub(crate) const NONE: Self =
+        Self { mean: 0.0, mean_stderr: Some(0.0), median: 0.0, p90: 0.0, p99: 0.0, max: 0.0 };
 
     pub(crate) fn new(found: &Divergence) -> Self {
         Self {

@@ -23,10 +23,6 @@ impl Pairs {
     /// The mean cosine of every two positions, a square of `n_blocks + 1` rows. `None` where one of the two is all zeros for
     /// every token, so that there is no angle.
     #[must_use]
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "token counts stay far below 2^53"
-    )]
     pub fn cosine(&self) -> Vec<Vec<Option<f64>>> {
         let of = |i: usize, j: usize| {
             let (distance, n) = self.sums[at(i.min(j), i.max(j))];
@@ -44,13 +40,7 @@ impl Pairs {
     pub fn entering(&self) -> Vec<Vec<f64>> {
         let n_blocks = self.n_positions.saturating_sub(1);
         let rows = self.cosine().into_iter().take(n_blocks);
-        rows.map(|row| {
-            row.into_iter()
-                .take(n_blocks)
-                .map(|cosine| cosine.unwrap_or(0.0))
-                .collect()
-        })
-        .collect()
+        rows.map(|row| row.into_iter().take(n_blocks).map(|cosine| cosine.unwrap_or(0.0)).collect()).collect()
     }
 
     /// Adds one window: `states` at every position, each `[n_tokens, n_embd]`.
@@ -63,9 +53,7 @@ impl Pairs {
         let pairs = self.sums.par_iter_mut().enumerate();
         pairs.for_each(|(at, (sum, n_tokens))| {
             let (i, j) = pair(at);
-            let rows = states[i]
-                .chunks_exact(n_embd)
-                .zip(states[j].chunks_exact(n_embd));
+            let rows = states[i].chunks_exact(n_embd).zip(states[j].chunks_exact(n_embd));
             // A window's own sum first, as importance has it, so that neighbours come out the same to the last digit.
             let mut window = 0.0;
             for distance in rows.filter_map(|(x, y)| cosine_distance(x, y)) {
@@ -102,11 +90,7 @@ impl<'s> Paired<'s> {
     /// Passes on what `source` yields, and adds it to `pairs`.
     #[must_use]
     pub fn new(source: &'s mut dyn HiddenStates, pairs: &'s mut Pairs) -> Self {
-        Self {
-            source,
-            pairs,
-            states: Vec::new(),
-        }
+        Self { source, pairs, states: Vec::new() }
     }
 }
 
@@ -140,10 +124,7 @@ impl HiddenStates for Paired<'_> {
             n_seen += 1;
             Ok(())
         })?;
-        ensure!(
-            n_seen == n_positions,
-            "{n_seen} hidden states were shown, expected {n_positions}"
-        );
+        ensure!(n_seen == n_positions, "{n_seen} hidden states were shown, expected {n_positions}");
         self.pairs.add_window(states, self.source.n_embd());
         Ok(())
     }
@@ -213,9 +194,7 @@ mod tests {
                     for t in 0..n_tokens {
                         let dot = |a: &[f32], b: &[f32]| -> f64 {
                             (0..n_embd)
-                                .map(|k| {
-                                    f64::from(a[t * n_embd + k]) * f64::from(b[t * n_embd + k])
-                                })
+                                .map(|k| f64::from(a[t * n_embd + k]) * f64::from(b[t * n_embd + k]))
                                 .sum()
                         };
                         sum += dot(x, y) / (dot(x, x) * dot(y, y)).sqrt();

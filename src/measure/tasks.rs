@@ -28,9 +28,7 @@ pub struct Task {
 impl Task {
     /// The context with each choice behind it.
     pub fn texts(&self) -> impl Iterator<Item = String> {
-        self.choices
-            .iter()
-            .map(|choice| format!("{} {choice}", self.context))
+        self.choices.iter().map(|choice| format!("{} {choice}", self.context))
     }
 }
 
@@ -56,10 +54,7 @@ pub fn hellaswag(text: &str) -> Result<Vec<Task>> {
     let mut found = Vec::with_capacity(tasks.len());
     for (i, [context, right, choices @ ..]) in tasks.iter().enumerate() {
         let line = i * 6 + 1;
-        ensure!(
-            !context.trim().is_empty(),
-            "line {line} is empty, expected the beginning of a text"
-        );
+        ensure!(!context.trim().is_empty(), "line {line} is empty, expected the beginning of a text");
         let right = match right.trim().parse::<usize>() {
             Ok(right) if right < choices.len() => right,
             _ => bail!(
@@ -126,10 +121,7 @@ fn json_task(text: &str, line: usize) -> Result<Task> {
                 bail!("has no text 'answerKey'");
             };
             let Some(right) = labels.iter().position(|label| label == key) else {
-                bail!(
-                    "'answerKey' is {}, expected one of 'choices.label'",
-                    shown(key)
-                );
+                bail!("'answerKey' is {}, expected one of 'choices.label'", shown(key));
             };
             (choices_text, right)
         }
@@ -141,8 +133,7 @@ fn json_task(text: &str, line: usize) -> Result<Task> {
                 Some(right) => (choices, right),
                 None => bail!(
                     "'answer' is {}, expected a number from 0 to {}",
-                    task.get("answer")
-                        .map_or("missing".to_owned(), |answer| shown(&answer.to_string())),
+                    task.get("answer").map_or("missing".to_owned(), |answer| shown(&answer.to_string())),
                     choices.len() - 1
                 ),
             }
@@ -151,12 +142,7 @@ fn json_task(text: &str, line: usize) -> Result<Task> {
             bail!("has no 'choices', expected an array of texts, or an object with text and label")
         }
     };
-    Ok(Task {
-        line,
-        context: format!("Question: {question}\nAnswer:"),
-        choices,
-        right,
-    })
+    Ok(Task { line, context: format!("Question: {question}\nAnswer:"), choices, right })
 }
 
 /// An array of 2 to [`MAX_CHOICES`] texts, none of them empty.
@@ -182,10 +168,7 @@ fn strings(value: Option<&Value>, name: &str) -> Result<Vec<String>> {
 /// A piece of the file, in quotes, as much as fits on the line of an error.
 fn shown(text: &str) -> String {
     const MAX: usize = 40;
-    let text: String = text
-        .chars()
-        .map(|c| if c.is_control() || c == '"' { ' ' } else { c })
-        .collect();
+    let text: String = text.chars().map(|c| if c.is_control() || c == '"' { ' ' } else { c }).collect();
     if text.chars().count() <= MAX {
         return format!("'{text}'");
     }
@@ -240,10 +223,7 @@ mod tests {
             error(&(TASK.to_owned() + &TASK.replace("\n2\n", "\n-1\n"))),
             "line 8 is '-1', expected the number of the right ending, 0 to 3"
         );
-        assert_eq!(
-            error(&TASK.replace("is b.", "")),
-            "line 4 is empty, expected an ending"
-        );
+        assert_eq!(error(&TASK.replace("is b.", "")), "line 4 is empty, expected an ending");
         assert_eq!(
             error(&TASK.replace("A man sits. He", " ")),
             "line 1 is empty, expected the beginning of a text"
@@ -267,13 +247,7 @@ mod tests {
         assert_eq!(tasks[0].choices, ["a", "b", "c"]);
         assert_eq!((tasks[1].line, tasks[1].right), (3, 1));
         let texts: Vec<_> = tasks[1].texts().collect();
-        assert_eq!(
-            texts,
-            [
-                "Question: What?\nAnswer: one",
-                "Question: What?\nAnswer: two"
-            ]
-        );
+        assert_eq!(texts, ["Question: What?\nAnswer: one", "Question: What?\nAnswer: two"]);
     }
 
     #[test]
@@ -287,22 +261,13 @@ mod tests {
                 r#"{"question": "q", "choices": ["a"], "answer": 0}"#,
                 "'choices' has 1 entries, expected 2 to 64",
             ),
-            (
-                r#"{"question": "q", "choices": ["a", 1], "answer": 0}"#,
-                "entry 1 of 'choices' is not a text",
-            ),
+            (r#"{"question": "q", "choices": ["a", 1], "answer": 0}"#, "entry 1 of 'choices' is not a text"),
             (
                 r#"{"question": "q", "choices": ["a", "b"], "answer": 2}"#,
                 "'answer' is '2', expected a number from 0 to 1",
             ),
-            (
-                r#"{"question": "q", "choices": ["a", "b"]}"#,
-                "'answer' is missing, expected",
-            ),
-            (
-                r#"{"question": "q", "choices": ["a", "b"], "answer": -1}"#,
-                "'answer' is '-1'",
-            ),
+            (r#"{"question": "q", "choices": ["a", "b"]}"#, "'answer' is missing, expected"),
+            (r#"{"question": "q", "choices": ["a", "b"], "answer": -1}"#, "'answer' is '-1'"),
             (
                 r#"{"question": "q", "choices": {"text": ["a", "b"]}, "answerKey": "A"}"#,
                 "has no array 'choices.label'",
@@ -322,10 +287,7 @@ mod tests {
         ] {
             let error = json_lines(&format!("\n{line}\n")).unwrap_err();
             let error = format!("{error:#}");
-            assert!(
-                error.starts_with(&format!("line 2: {expected}")),
-                "{line}: {error}"
-            );
+            assert!(error.starts_with(&format!("line 2: {expected}")), "{line}: {error}");
         }
         assert_eq!(json_lines("\n \n").unwrap_err().to_string(), "has no task");
     }

@@ -87,9 +87,8 @@ impl BlockList {
     pub fn blocks(&self, n_blocks: usize, verb: &str) -> Result<BTreeSet<BlockId>> {
         let mut blocks = BTreeSet::new();
         for range in &self.0 {
-            if let Some(outside) = [*range.start(), *range.end()]
-                .into_iter()
-                .find(|&number| number >= n_blocks)
+            if let Some(outside) =
+                [*range.start(), *range.end()].into_iter().find(|&number| number >= n_blocks)
             {
                 bail!(
                     "cannot {verb} block {outside}: the model has {n_blocks} blocks, 0 to {}",
@@ -137,9 +136,7 @@ mod tests {
 
     fn list(text: &str) -> Result<Vec<usize>, String> {
         let list: BlockList = text.parse()?;
-        let blocks = list
-            .blocks(40, "remove")
-            .map_err(|error| error.to_string())?;
+        let blocks = list.blocks(40, "remove").map_err(|error| error.to_string())?;
         Ok(blocks.iter().map(|block| block.index()).collect())
     }
 
@@ -157,10 +154,7 @@ mod tests {
     fn huge_numbers_are_blocks_that_do_not_exist() {
         assert_eq!(
             list("0-99999999999999999999999").unwrap_err(),
-            format!(
-                "cannot remove block {}: the model has 40 blocks, 0 to 39",
-                usize::MAX
-            )
+            format!("cannot remove block {}: the model has 40 blocks, 0 to 39", usize::MAX)
         );
     }
 
@@ -174,10 +168,7 @@ mod tests {
     #[test]
     fn block_numbers_are_anchored_and_canonical() {
         let of = |name| block_of(name, BLOCK_PREFIX);
-        assert_eq!(
-            of("blk.3.ffn_gate.7.weight"),
-            Some((BlockId(3), "ffn_gate.7.weight"))
-        );
+        assert_eq!(of("blk.3.ffn_gate.7.weight"), Some((BlockId(3), "ffn_gate.7.weight")));
         assert_eq!(of("blk.10.ssm_a"), Some((BlockId(10), "ssm_a")));
         for name in [
             "v.blk.0.attn_q.weight",

@@ -95,39 +95,26 @@ impl<'a> Companion<'a> {
             _ => {
                 let architecture = architecture?;
                 if architecture == "controlvector" {
-                    return Some(Self::ControlVector {
-                        architecture: text("controlvector.model_hint"),
-                    });
+                    return Some(Self::ControlVector { architecture: text("controlvector.model_hint") });
                 }
                 if DIFFUSION.contains(&architecture) {
-                    return Some(Self::Diffusion {
-                        architecture: Some(architecture),
-                    });
+                    return Some(Self::Diffusion { architecture: Some(architecture) });
                 }
-                return DRAFT_HEADS
-                    .contains(&architecture)
-                    .then_some(Self::DraftHead { architecture });
+                return DRAFT_HEADS.contains(&architecture).then_some(Self::DraftHead { architecture });
             }
         }
         let flags = find("clip.vision.is_deepstack_layers").map(|entry| entry.value());
         let flags = flags.and_then(|value| value.as_array().ok());
         Some(Self::Projector {
-            feeds_blocks: flags
-                .is_some_and(|flags| flags.bools().any(|flag| flag.unwrap_or(false))),
+            feeds_blocks: flags.is_some_and(|flags| flags.bools().any(|flag| flag.unwrap_or(false))),
         })
     }
 
     /// What a file without a number of blocks is by the names of its tensors.
     #[must_use]
     pub fn of_tensors<'n>(mut names: impl Iterator<Item = &'n str>) -> Option<Self> {
-        let is_diffusion = |name: &str| {
-            DIFFUSION_TENSORS
-                .iter()
-                .any(|start| name.starts_with(start))
-        };
-        names
-            .any(is_diffusion)
-            .then_some(Self::Diffusion { architecture: None })
+        let is_diffusion = |name: &str| DIFFUSION_TENSORS.iter().any(|start| name.starts_with(start));
+        names.any(is_diffusion).then_some(Self::Diffusion { architecture: None })
     }
 
     /// What it is and what it is not.
@@ -166,9 +153,9 @@ impl<'a> Companion<'a> {
     #[must_use]
     pub fn remedy(&self) -> Option<&'static str> {
         match self {
-            Self::Adapter { .. } => Some(
-                "llama-export-lora merges an adapter into its model, which can then be shortened",
-            ),
+            Self::Adapter { .. } => {
+                Some("llama-export-lora merges an adapter into its model, which can then be shortened")
+            }
             Self::Imatrix => Some("--imatrix IN OUT renumbers it together with its model"),
             Self::ControlVector { .. }
             | Self::Projector { .. }

@@ -134,8 +134,7 @@ mod tests {
         bytes.extend([0; 16]);
         fs::write(&path, &bytes).unwrap();
         let input = Input::open_file(&path).unwrap();
-        let n_remembered =
-            || fs::read_dir(records.folder().join(HASHES)).map_or(0, Iterator::count);
+        let n_remembered = || fs::read_dir(records.folder().join(HASHES)).map_or(0, Iterator::count);
         assert_eq!(hash(&records, &input), blake3::hash(&bytes));
         // Too fresh.
         assert_eq!(n_remembered(), 0);
@@ -143,10 +142,7 @@ mod tests {
         assert_eq!(hash(&records, &input), blake3::hash(&bytes));
         assert_eq!(n_remembered(), 1);
         let files = identities(&input).unwrap();
-        let lie = Remembered {
-            files: files.clone(),
-            blake3: "0".repeat(64),
-        };
+        let lie = Remembered { files: files.clone(), blake3: "0".repeat(64) };
         records.write(&records.path(HASHES, &files), &lie);
         assert_eq!(hash(&records, &input).to_hex().as_str(), "0".repeat(64));
         forget_in(&records, &input);

@@ -77,12 +77,7 @@ impl Input {
     }
 
     fn of(parts: Vec<Part>, reading: Reading) -> Self {
-        Self {
-            parts,
-            reading,
-            stock: OnceLock::new(),
-            ollama: None,
-        }
+        Self { parts, reading, stock: OnceLock::new(), ollama: None }
     }
 
     /// The mapped files.
@@ -167,10 +162,7 @@ impl Input {
     /// The first file that is not well-formed; a layout of Ollama's that cannot be read so.
     pub fn parse(&self) -> Result<Vec<gguf::File<'_>>> {
         if let Reading::Refused(why) = &self.reading {
-            bail!(
-                anyhow!("{}: {why}", self.path().display())
-                    .context(Hint(restate::REMEDY.to_owned()))
-            );
+            bail!(anyhow!("{}: {why}", self.path().display()).context(Hint(restate::REMEDY.to_owned())));
         }
         match self.shown()? {
             Some(shown) => Ok(vec![shown]),
@@ -202,17 +194,13 @@ impl Input {
     /// # Errors
     /// The first file that is gone or not the same.
     pub fn check_unchanged(&self) -> Result<()> {
-        self.parts
-            .iter()
-            .try_for_each(|part| part.stamp.check(&part.path))
+        self.parts.iter().try_for_each(|part| part.stamp.check(&part.path))
     }
 
     fn check_tensor_count(&self) -> Result<()> {
         let files = self.parse()?;
         let found: usize = files.iter().map(|file| file.tensors().len()).sum();
-        let says = files
-            .iter()
-            .find_map(|file| split_number(file, "split.tensors.count").transpose());
+        let says = files.iter().find_map(|file| split_number(file, "split.tensors.count").transpose());
         if let Some(says) = says.transpose()? {
             ensure!(
                 says == found,
@@ -228,11 +216,7 @@ fn open_part(path: &Path) -> Result<Part> {
     let at_path = || path.display().to_string();
     let mapping = Mapping::open(path).with_context(at_path)?;
     let stamp = Stamp::of(&mapping.file().metadata().with_context(at_path)?);
-    Ok(Part {
-        path: path.to_owned(),
-        mapping,
-        stamp,
-    })
+    Ok(Part { path: path.to_owned(), mapping, stamp })
 }
 
 fn parse(part: &Part) -> Result<gguf::File<'_>> {
@@ -260,7 +244,8 @@ fn n_parts(file: &gguf::File<'_>) -> Result<usize> {
     ensure!(
         !file.trailing_bytes().starts_with(&gguf::MAGIC),
         anyhow!("several parts of a model were joined byte by byte, which makes no GGUF file").context(Hint(
-            "a split model is read as it is, from any of its parts; llama-gguf-split --merge joins them".to_owned()
+            "a split model is read as it is, from any of its parts; llama-gguf-split --merge joins them"
+                .to_owned()
         ))
     );
     let n_tensors = file.tensors().len();

@@ -79,8 +79,7 @@ impl<'n> Names<'n> {
             };
             let of_stem = stems.entry(stem(name).0).or_insert_with(|| fate.clone());
             if *of_stem != fate {
-                *of_stem =
-                    Fate::Unclear("stands for several tensors, to which not the same happens");
+                *of_stem = Fate::Unclear("stands for several tensors, to which not the same happens");
             }
             if let Some((prefix, _)) = blocks
                 && let Some(at) = name.find(prefix).filter(|&at| at > 0)
@@ -88,12 +87,7 @@ impl<'n> Names<'n> {
                 towers.insert(&name[..at]);
             }
         }
-        Self {
-            tensors,
-            stems,
-            blocks,
-            towers,
-        }
+        Self { tensors, stems, blocks, towers }
     }
 
     /// What becomes of a name; `None` of what names nothing.
@@ -163,8 +157,8 @@ impl<'n> Names<'n> {
             let n_digits = rest.bytes().take_while(u8::is_ascii_digit).count();
             let (digits, rest) = rest.split_at(n_digits);
             let number = digits.parse().unwrap_or(usize::MAX);
-            let is_part = (at == 0 || key.as_bytes()[at - 1] == b'.')
-                && (rest.is_empty() || rest.starts_with('.'));
+            let is_part =
+                (at == 0 || key.as_bytes()[at - 1] == b'.') && (rest.is_empty() || rest.starts_with('.'));
             !is_part
                 && number < renumbering.n_blocks()
                 && renumbering.number(BlockId::new(number)) != Some(number)
@@ -178,10 +172,7 @@ impl<'n> Names<'n> {
             return (0, Fate::Same);
         }
         let dots = rest.match_indices('.').map(|(dot, _)| dot);
-        let ends: Vec<usize> = dots
-            .chain([rest.len()])
-            .take_while(|&end| end <= MAX_BYTES)
-            .collect();
+        let ends: Vec<usize> = dots.chain([rest.len()]).take_while(|&end| end <= MAX_BYTES).collect();
         for &end in ends.iter().skip(1).rev() {
             if let Some(fate) = self.of_tensor(&rest[..end]) {
                 return (end, fate);
@@ -289,17 +280,9 @@ impl<'n> Names<'n> {
     }
 
     /// What an entry names.
-    fn mention(
-        &self,
-        entry: &EntryOut<'_>,
-        trusted: bool,
-        notes: &mut Vec<String>,
-    ) -> Result<Mention> {
+    fn mention(&self, entry: &EntryOut<'_>, trusted: bool, notes: &mut Vec<String>) -> Result<Mention> {
         let key = entry.key();
-        let mut mention = Mention {
-            key: Fate::Same,
-            value: Mentioned::Nothing,
-        };
+        let mut mention = Mention { key: Fate::Same, value: Mentioned::Nothing };
         if key.starts_with(OWN_PREFIX) {
             return Ok(mention);
         }
@@ -441,9 +424,7 @@ impl Lists {
             };
             let gone = fates.iter().filter(|(_, fate)| **fate == Fate::Gone);
             let gone: BTreeSet<usize> = gone.map(|(i, _)| *i).collect();
-            let other = lists
-                .entry(place.clone())
-                .or_insert_with(|| Some(gone.clone()));
+            let other = lists.entry(place.clone()).or_insert_with(|| Some(gone.clone()));
             if other.as_ref() != Some(&gone) {
                 // Which of the two another list runs beside is not known.
                 *other = None;
@@ -468,9 +449,7 @@ impl Lists {
                 "--trust-any-cut takes them for values of those tensors, on your word".to_owned(),
             )));
         }
-        let known = lists
-            .into_iter()
-            .filter_map(|(place, gone)| Some((place, gone?)));
+        let known = lists.into_iter().filter_map(|(place, gone)| Some((place, gone?)));
         Ok(Self(known.collect()))
     }
 
@@ -495,10 +474,7 @@ fn place(entry: &EntryOut<'_>) -> Option<(String, usize)> {
 
 /// Whether elements of this type are values of what stands beside them: flags and numbers that count nothing.
 fn is_value(value_type: ValueType) -> bool {
-    matches!(
-        value_type,
-        ValueType::Bool | ValueType::F32 | ValueType::F64
-    )
+    matches!(value_type, ValueType::Bool | ValueType::F32 | ValueType::F64)
 }
 
 /// A list with the new names and without the elements that go: `None` if none is left, `Some(None)` if it stays as it is.

@@ -31,8 +31,5 @@ pub fn check_text(path: &Path, input: &Input, output: Option<&Path>) -> Result<(
 /// Whether the file at `path` is one of the input's. Differing names can be one file, through links of either kind; a
 /// dangling link is not the input.
 pub fn is_input(path: &Path, input: &Input) -> bool {
-    input
-        .parts()
-        .iter()
-        .any(|part| same_file::is_same_file(path, &part.path).unwrap_or(false))
+    input.parts().iter().any(|part| same_file::is_same_file(path, &part.path).unwrap_or(false))
 }

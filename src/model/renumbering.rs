@@ -14,10 +14,8 @@ impl Renumbering {
     /// Keeps every block of `n_blocks` that is not in `removed`, in order.
     #[must_use]
     pub fn new(n_blocks: usize, removed: &BTreeSet<BlockId>) -> Self {
-        let kept: Vec<BlockId> = (0..n_blocks)
-            .map(BlockId::new)
-            .filter(|block| !removed.contains(block))
-            .collect();
+        let kept: Vec<BlockId> =
+            (0..n_blocks).map(BlockId::new).filter(|block| !removed.contains(block)).collect();
         let mut new_number = vec![None; n_blocks];
         for (number, block) in kept.iter().enumerate() {
             new_number[block.index()] = Some(number);
@@ -62,9 +60,7 @@ mod tests {
         let removed = [1, 3].map(BlockId::new).into();
         let renumbering = Renumbering::new(5, &removed);
         assert_eq!(renumbering.kept(), [0, 2, 4].map(BlockId::new));
-        let numbers: Vec<_> = (0..5)
-            .map(|i| renumbering.number(BlockId::new(i)))
-            .collect();
+        let numbers: Vec<_> = (0..5).map(|i| renumbering.number(BlockId::new(i))).collect();
         assert_eq!(numbers, [Some(0), None, Some(1), None, Some(2)]);
         assert_eq!(renumbering.number(BlockId::new(5)), None);
     }

@@ -36,11 +36,7 @@ impl Temporary {
         {
             let (file, keep) = tempfile::NamedTempFile::new()?.into_parts();
             let removed = ggml::fault::RemovedOnDeath::new(&keep);
-            Ok(Self {
-                file,
-                path: keep.to_path_buf(),
-                _keep: (keep, removed),
-            })
+            Ok(Self { file, path: keep.to_path_buf(), _keep: (keep, removed) })
         }
     }
 

@@ -55,11 +55,7 @@ impl<'a> Model<'a> {
         let architecture = architecture.value().as_str()?;
         if let Some(entry) = first.metadata().get("general.type") {
             let kind = entry.value().as_str()?;
-            ensure!(
-                kind == "model",
-                "metadata 'general.type' is {}, expected 'model'",
-                gguf::Quoted(kind)
-            );
+            ensure!(kind == "model", "metadata 'general.type' is {}, expected 'model'", gguf::Quoted(kind));
         }
         let key = key(architecture, "block_count");
         let n_blocks = count(first.metadata(), architecture, "block_count")?
@@ -82,8 +78,7 @@ impl<'a> Model<'a> {
         };
         let n_counted_prediction_blocks = trailing(Some("nextn_predict_layers"), n_blocks)?;
         let n_head_blocks = trailing(head_blocks, n_blocks - n_counted_prediction_blocks)?;
-        let prefix =
-            Architecture::find(architecture).map_or(BLOCK_PREFIX, |rules| rules.block_prefix);
+        let prefix = Architecture::find(architecture).map_or(BLOCK_PREFIX, |rules| rules.block_prefix);
         let tensors = tensors_of(&parts, n_blocks, prefix)?;
         let n_prediction_blocks = match n_head_blocks {
             0 => n_prediction_blocks(&tensors, n_blocks, n_counted_prediction_blocks),
@@ -133,8 +128,7 @@ impl<'a> Model<'a> {
     /// What the names of a block's tensors begin with, before its number.
     #[must_use]
     pub fn block_prefix(&self) -> &'static str {
-        self.rules()
-            .map_or(BLOCK_PREFIX, |rules| rules.block_prefix)
+        self.rules().map_or(BLOCK_PREFIX, |rules| rules.block_prefix)
     }
 
     /// Number of blocks, as `<arch>.block_count` says: trailing blocks included.
@@ -191,19 +185,13 @@ impl<'a> Model<'a> {
     /// Number of weights of all tensors.
     #[must_use]
     pub fn n_parameters(&self) -> u64 {
-        self.tensors
-            .iter()
-            .map(|tensor| tensor.info.n_elements())
-            .sum()
+        self.tensors.iter().map(|tensor| tensor.info.n_elements()).sum()
     }
 
     /// Bytes of all files.
     #[must_use]
     pub fn n_bytes(&self) -> u64 {
-        self.parts
-            .iter()
-            .map(|part| part.bytes().len() as u64)
-            .sum()
+        self.parts.iter().map(|part| part.bytes().len() as u64).sum()
     }
 
     /// The number under `<arch>.<key>`, if the key is there.
@@ -240,8 +228,7 @@ fn check_end(file: &gguf::File<'_>) -> Result<()> {
     let Some(last) = last.filter(|last| last.tensor_type().block_size() > 1) else {
         return Ok(());
     };
-    let is_rest =
-        trailing.len() as u64 >= last.n_elements() / 256 && looked_at.iter().any(|&byte| byte != 0);
+    let is_rest = trailing.len() as u64 >= last.n_elements() / 256 && looked_at.iter().any(|&byte| byte != 0);
     ensure!(
         !is_rest,
         anyhow!(
@@ -265,9 +252,7 @@ fn no_model(file: &gguf::File<'_>, architecture: Option<&str>, key: &str) -> any
     }
     let missing = format!("metadata {} is missing", gguf::Quoted(key));
     match architecture {
-        Some(name)
-            if Architecture::find(name).is_none() && Architecture::refusal(name).is_none() =>
-        {
+        Some(name) if Architecture::find(name).is_none() && Architecture::refusal(name).is_none() => {
             anyhow!(
                 "{missing}, and {} is no architecture of a language model that llama.cpp knows",
                 gguf::Quoted(name)
@@ -288,12 +273,8 @@ fn count(metadata: &Metadata<'_>, architecture: &str, name: &str) -> Result<Opti
         return Ok(None);
     };
     let value = entry.value().as_u64()?;
-    let count = usize::try_from(value).with_context(|| {
-        format!(
-            "metadata {} is {value}, which is too large",
-            gguf::Quoted(&key)
-        )
-    })?;
+    let count = usize::try_from(value)
+        .with_context(|| format!("metadata {} is {value}, which is too large", gguf::Quoted(&key)))?;
     Ok(Some(count))
 }
 
@@ -307,16 +288,10 @@ fn n_prediction_blocks(tensors: &[ModelTensor<'_>], n_blocks: usize, n_counted: 
         predicts[block.index()] |= name == "nextn.eh_proj.weight";
     }
     let counted = (n_blocks - n_counted..n_blocks).rev();
-    counted
-        .take_while(|&block| predicts[block] || !is_held[block])
-        .count()
+    counted.take_while(|&block| predicts[block] || !is_held[block]).count()
 }
 
-fn tensors_of<'a>(
-    parts: &[gguf::File<'a>],
-    n_blocks: usize,
-    prefix: &str,
-) -> Result<Vec<ModelTensor<'a>>> {
+fn tensors_of<'a>(parts: &[gguf::File<'a>], n_blocks: usize, prefix: &str) -> Result<Vec<ModelTensor<'a>>> {
     let mut tensors = Vec::new();
     let mut names = std::collections::HashSet::new();
     for (part, file) in parts.iter().enumerate() {
@@ -334,11 +309,7 @@ fn tensors_of<'a>(
                     n_blocks - 1
                 );
             }
-            tensors.push(ModelTensor {
-                info: *info,
-                part,
-                block,
-            });
+            tensors.push(ModelTensor { info: *info, part, block });
         }
     }
     Ok(tensors)

@@ -70,10 +70,7 @@ impl Warning {
     /// look like zeros.
     #[must_use]
     pub fn of_weights(model: &Model<'_>) -> Vec<Self> {
-        [no_kv_heads(model), zeros(model)]
-            .into_iter()
-            .flatten()
-            .collect()
+        [no_kv_heads(model), zeros(model)].into_iter().flatten().collect()
     }
 
     /// What is doubtful about how `model` cuts text into tokens.
@@ -89,10 +86,7 @@ impl Warning {
         let of = |model: &Model<'_>| pre_tokenizer(model.metadata()).map(str::to_owned);
         let (own, parent_has) = (of(model), of(parent));
         let are_bpe = is_bpe(model.metadata()) && is_bpe(parent.metadata());
-        (are_bpe && own != parent_has).then_some(Self::OtherPreTokenizer {
-            own,
-            parent: parent_has,
-        })
+        (are_bpe && own != parent_has).then_some(Self::OtherPreTokenizer { own, parent: parent_has })
     }
 }
 
@@ -122,9 +116,7 @@ fn no_kv_heads(model: &Model<'_>) -> Option<Warning> {
     let mut attends = vec![0; model.n_trunk_blocks()];
     let mut recurs = vec![false; model.n_trunk_blocks()];
     for (block, rest) in model.tensors().iter().filter_map(|tensor| tensor.block) {
-        let is_state = ["ssm_", "shortconv.", "time_mix_"]
-            .iter()
-            .any(|start| rest.starts_with(start));
+        let is_state = ["ssm_", "shortconv.", "time_mix_"].iter().any(|start| rest.starts_with(start));
         if let Some(attends) = attends.get_mut(block.index()) {
             *attends += usize::from(matches!(rest, "attn_q.weight" | "attn_output.weight"));
         }
@@ -135,24 +127,15 @@ fn no_kv_heads(model: &Model<'_>) -> Option<Warning> {
     let blocks: Vec<usize> = (0..attends.len())
         .filter(|&block| attends[block] == 2 && !recurs[block] && is_none(block) == Some(true))
         .collect();
-    let recurrent = matches!(
-        model.rules().and_then(|rules| rules.recurrent),
-        Some(Recurrent::WithoutKvHeads)
-    );
-    (!blocks.is_empty()).then_some(Warning::NoKvHeads {
-        key,
-        blocks,
-        recurrent,
-    })
+    let recurrent =
+        matches!(model.rules().and_then(|rules| rules.recurrent), Some(Recurrent::WithoutKvHeads));
+    (!blocks.is_empty()).then_some(Warning::NoKvHeads { key, blocks, recurrent })
 }
 
 /// Blocks and matrices that are all zeros.
 fn zeros(model: &Model<'_>) -> Option<Warning> {
-    let are_zeros: Vec<bool> = model
-        .tensors()
-        .par_iter()
-        .map(|tensor| is_zero(tensor.info.bytes()))
-        .collect();
+    let are_zeros: Vec<bool> =
+        model.tensors().par_iter().map(|tensor| is_zero(tensor.info.bytes())).collect();
     let mut n_bytes = vec![0u64; model.n_blocks()];
     let mut is_whole = vec![true; model.n_blocks()];
     for (tensor, &is_zero) in model.tensors().iter().zip(&are_zeros) {
@@ -175,9 +158,7 @@ fn zeros(model: &Model<'_>) -> Option<Warning> {
         })
         .map(|(tensor, _)| tensor.info.name().to_owned())
         .collect();
-    let blocks: Vec<usize> = (0..model.n_blocks())
-        .filter(|&b| is_zero_block(b))
-        .collect();
+    let blocks: Vec<usize> = (0..model.n_blocks()).filter(|&b| is_zero_block(b)).collect();
     (!blocks.is_empty() || !tensors.is_empty()).then_some(Warning::Zeros { blocks, tensors })
 }
 
@@ -237,17 +218,9 @@ impl fmt::Display for Warning {
                     1 => "is",
                     _ => "are",
                 };
-                write!(
-                    f,
-                    "{} {verb} all zeros: the download may be incomplete",
-                    what.join(" and ")
-                )
+                write!(f, "{} {verb} all zeros: the download may be incomplete", what.join(" and "))
             }
-            Self::NoKvHeads {
-                key,
-                blocks,
-                recurrent,
-            } => {
+            Self::NoKvHeads { key, blocks, recurrent } => {
                 let (they, are_taken_for) = match (blocks.len(), recurrent) {
                     (1, true) => ("it holds", "it for recurrent"),
                     (1, false) => ("it holds", "it for one without attention"),
@@ -278,9 +251,7 @@ pub fn of_weights(input: &Input, model: &Model<'_>, watch: &dyn Watch) {
 pub fn of_store(input: &Input, watch: &dyn Watch) {
     note_layout(input, watch);
     let with_adapter = input.ollama().filter(|of| of.n_files(Kind::Adapter) > 0);
-    let adapter = with_adapter.map(|stored| Warning::Adapter {
-        name: stored.name().to_string(),
-    });
+    let adapter = with_adapter.map(|stored| Warning::Adapter { name: stored.name().to_string() });
     say(input, adapter, watch);
 }
 

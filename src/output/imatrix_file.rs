@@ -30,13 +30,7 @@ impl ImatrixFile {
     ///
     /// # Errors
     /// What is wrong with either.
-    pub fn open(
-        from: &Path,
-        to: &Path,
-        input: &Input,
-        output: Option<&Naming>,
-        force: bool,
-    ) -> Result<Self> {
+    pub fn open(from: &Path, to: &Path, input: &Input, output: Option<&Naming>, force: bool) -> Result<Self> {
         let mapping = Mapping::open(from).with_context(|| from.display().to_string())?;
         let fail = || to.display().to_string();
         ensure!(
@@ -45,16 +39,8 @@ impl ImatrixFile {
             fail()
         );
         save::check_place(to, input, force)?;
-        ensure!(
-            !output.is_some_and(|output| output.takes(to)),
-            "{}: is the output itself",
-            fail()
-        );
-        Ok(Self {
-            from: from.to_owned(),
-            to: to.to_owned(),
-            mapping,
-        })
+        ensure!(!output.is_some_and(|output| output.takes(to)), "{}: is the output itself", fail());
+        Ok(Self { from: from.to_owned(), to: to.to_owned(), mapping })
     }
 
     /// Reads it and checks that it can be the one of `model`.
@@ -119,13 +105,8 @@ pub fn stale(input: &Input, architecture: &str, known: &[&Path]) -> Vec<(String,
         return Vec::new();
     };
     let is_known = |path: &Path| {
-        input
-            .parts()
-            .iter()
-            .any(|part| part.path.file_name() == path.file_name())
-            || known
-                .iter()
-                .any(|known| same_file::is_same_file(known, path).unwrap_or(false))
+        input.parts().iter().any(|part| part.path.file_name() == path.file_name())
+            || known.iter().any(|known| same_file::is_same_file(known, path).unwrap_or(false))
     };
     let mut paths: Vec<PathBuf> = entries
         .take(MAX_NAMES)
@@ -155,7 +136,5 @@ fn stale_kind(path: &Path, architecture: &str) -> Option<String> {
         return is_legacy.then(|| Companion::Imatrix.to_string());
     }
     let companion = Companion::of(&entries)?;
-    companion
-        .is_stale(architecture)
-        .then(|| companion.to_string())
+    companion.is_stale(architecture).then(|| companion.to_string())
 }

@@ -99,10 +99,7 @@ pub fn parameters(json: &Value) -> Result<Vec<(String, String)>> {
                 Value::String(text) => text.clone(),
                 Value::Number(_) | Value::Bool(_) => value.to_string(),
                 Value::Null | Value::Array(_) | Value::Object(_) => {
-                    bail!(
-                        "parameter '{}' has no value that a Modelfile can hold",
-                        name.escape_debug()
-                    )
+                    bail!("parameter '{}' has no value that a Modelfile can hold", name.escape_debug())
                 }
             };
             parameters.push((name.clone(), value));
@@ -124,31 +121,19 @@ pub fn parameters(json: &Value) -> Result<Vec<(String, String)>> {
 /// # Errors
 /// A text that no quotation marks can hold.
 pub fn quote(text: &str) -> Result<String> {
-    let plain = [
-        text.to_owned(),
-        format!("\"{text}\""),
-        format!("\"\"\"{text}\"\"\""),
-    ];
+    let plain = [text.to_owned(), format!("\"{text}\""), format!("\"\"\"{text}\"\"\"")];
     // A text of several lines begins to be one that a person would write so.
     let [first, second, third] = plain;
     let order = match text.contains('\n') {
         true => [third, second, first],
         false => [first, second, third],
     };
-    let found = order
-        .into_iter()
-        .find(|quoted| read_back(quoted).as_deref() == Some(text));
+    let found = order.into_iter().find(|quoted| read_back(quoted).as_deref() == Some(text));
     found.with_context(|| {
-        let odd = text
-            .chars()
-            .find(|&c| !is_print(c) && !matches!(c, '\n' | '\r' | '\t'));
+        let odd = text.chars().find(|&c| !is_print(c) && !matches!(c, '\n' | '\r' | '\t'));
         match odd {
-            Some(odd) => format!(
-                "the character U+{:04X} cannot stand in a Modelfile",
-                u32::from(odd)
-            ),
-            None => "a line ends with quotation marks, which would end the text in a Modelfile"
-                .to_owned(),
+            Some(odd) => format!("the character U+{:04X} cannot stand in a Modelfile", u32::from(odd)),
+            None => "a line ends with quotation marks, which would end the text in a Modelfile".to_owned(),
         }
     })
 }
@@ -186,12 +171,7 @@ fn unquote(text: &str) -> Option<&str> {
 /// Whether Go's `strconv.IsPrint` holds: letters, marks, numbers, punctuation, symbols, and the blank.
 fn is_print(c: char) -> bool {
     // Behind a letter this leaves alone what is printed, but for what it always escapes.
-    matches!(c, '"' | '\'' | '\\')
-        || !['a', c]
-            .iter()
-            .collect::<String>()
-            .escape_debug()
-            .any(|c| c == '\\')
+    matches!(c, '"' | '\'' | '\\') || !['a', c].iter().collect::<String>().escape_debug().any(|c| c == '\\')
 }
 
 #[cfg(test)]
@@ -340,16 +320,10 @@ mod tests {
             ("temperature", "0.7"),
             ("use_mmap", "true"),
         ];
-        assert_eq!(
-            found,
-            expected.map(|(name, value)| (name.to_owned(), value.to_owned()))
-        );
+        assert_eq!(found, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
         assert!(parameters(&serde_json::json!({"a": {}})).is_err());
         assert!(parameters(&serde_json::json!([])).is_err());
-        let odd = Modelfile {
-            parameters: vec![("a b".to_owned(), "1".to_owned())],
-            ..Modelfile::default()
-        };
+        let odd = Modelfile { parameters: vec![("a b".to_owned(), "1".to_owned())], ..Modelfile::default() };
         assert!(odd.text().is_err());
     }
 }

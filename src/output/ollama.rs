@@ -68,37 +68,27 @@ impl Creation {
         let path = output.with_file_name(MODELFILE);
         let mut notes = Vec::new();
         let modelfile = match input.ollama() {
-            Some(parent) => of_parent(parent, input, &mut notes)
-                .with_context(|| format!("ollama:{}", parent.name()))?,
+            Some(parent) => {
+                of_parent(parent, input, &mut notes).with_context(|| format!("ollama:{}", parent.name()))?
+            }
             None => {
                 if model.metadata().get("tokenizer.chat_template").is_none() {
                     notes.push(
-                        "the model has no chat template, so Ollama passes prompts on as they are"
-                            .to_owned(),
+                        "the model has no chat template, so Ollama passes prompts on as they are".to_owned(),
                     );
                 }
                 Modelfile::default()
             }
         };
         let file = output.file_name().and_then(|name| name.to_str());
-        let file = file.with_context(|| {
-            format!(
-                "{}: a Modelfile holds no name that is not UTF-8",
-                output.display()
-            )
-        })?;
+        let file = file
+            .with_context(|| format!("{}: a Modelfile holds no name that is not UTF-8", output.display()))?;
         let mut from = vec![format!("./{file}")];
         from.extend(modelfile.from);
         let modelfile = Modelfile { from, ..modelfile };
-        let text = modelfile
-            .text()
-            .with_context(|| format!("{}: cannot be written", path.display()))?;
+        let text = modelfile.text().with_context(|| format!("{}: cannot be written", path.display()))?;
         if let Some(target) = target {
-            ensure!(
-                !target.naming().takes(&path),
-                "{}: is the output itself",
-                path.display()
-            );
+            ensure!(!target.naming().takes(&path), "{}: is the output itself", path.display());
             save::check_place(&path, input, wanted.force)?;
             for other in wanted.others {
                 let is_same = other.file_name() == path.file_name()
@@ -106,12 +96,7 @@ impl Creation {
                 ensure!(!is_same, "{}: is named for two results", path.display());
             }
         }
-        Ok(Self {
-            name: name.to_owned(),
-            path,
-            text,
-            notes,
-        })
+        Ok(Self { name: name.to_owned(), path, text, notes })
     }
 
     /// The name of the model.
@@ -150,22 +135,14 @@ impl Creation {
     /// Its failure; the output is complete all the same.
     pub(crate) fn run(&self, watch: &dyn Watch) -> Result<bool> {
         let mut command = Command::new("ollama");
-        command
-            .arg("create")
-            .arg(&self.name)
-            .arg("-f")
-            .arg(&self.path);
+        command.arg("create").arg(&self.name).arg("-f").arg(&self.path);
         command.stdin(Stdio::null());
         // Results alone go to stdout.
         match watch.is_quiet() {
             true => command.stdout(Stdio::null()).stderr(Stdio::null()),
             false => command.stdout(std::io::stderr()),
         };
-        let shown = format!(
-            "ollama create {} -f {}",
-            self.name,
-            shell(&self.path.display().to_string())
-        );
+        let shown = format!("ollama create {} -f {}", self.name, shell(&self.path.display().to_string()));
         match command.status() {
             Ok(status) if status.success() => Ok(true),
             Ok(status) => bail!(
@@ -173,9 +150,7 @@ impl Creation {
                     .context(Hint("it can be run again by hand".to_owned()))
             ),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                watch.note(&format!(
-                    "there is no 'ollama' in PATH; where there is: {shown}"
-                ));
+                watch.note(&format!("there is no 'ollama' in PATH; where there is: {shown}"));
                 Ok(false)
             }
             Err(error) => Err(error).context(shown),
@@ -199,9 +174,7 @@ fn of_parent(parent: &StoredModel, input: &Input, notes: &mut Vec<String>) -> Re
     };
     for json in parent.texts(Kind::Params)? {
         let json = json_of(&json, "parameters")?;
-        modelfile
-            .parameters
-            .extend(modelfile::parameters(&json).context("parameters")?);
+        modelfile.parameters.extend(modelfile::parameters(&json).context("parameters")?);
     }
     for json in parent.texts(Kind::Messages)? {
         let messages = json_of(&json, "messages")?;
@@ -218,13 +191,9 @@ fn of_parent(parent: &StoredModel, input: &Input, notes: &mut Vec<String>) -> Re
         }
     }
     if parent.n_files(Kind::Adapter) > 0 {
-        notes
-            .push("the parent's adapter was made for all of its blocks and is left out".to_owned());
+        notes.push("the parent's adapter was made for all of its blocks and is left out".to_owned());
     }
-    if input
-        .restated()
-        .is_some_and(|restated| !restated.left_out.is_empty())
-    {
+    if input.restated().is_some_and(|restated| !restated.left_out.is_empty()) {
         notes.push("the model that Ollama makes of it takes text alone".to_owned());
     }
     Ok(modelfile)

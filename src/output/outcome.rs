@@ -101,16 +101,10 @@ pub(crate) fn planned_files(
 ) -> Result<Vec<PartReport>> {
     let place = |path: &Path| Naming::new(path, splitting, input)?.files(model, plan);
     let files = match output.map(place).transpose()? {
-        Some(files) => files
-            .into_iter()
-            .map(|(path, part)| (Some(path), part))
-            .collect(),
+        Some(files) => files.into_iter().map(|(path, part)| (Some(path), part)).collect(),
         None => {
             let parts = parts::parts(model, plan, splitting)?;
-            parts
-                .into_iter()
-                .map(|part| (None, part))
-                .collect::<Vec<_>>()
+            parts.into_iter().map(|part| (None, part)).collect::<Vec<_>>()
         }
     };
     let report = |(path, part): (Option<PathBuf>, Part<'_>)| PartReport {

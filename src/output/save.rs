@@ -77,11 +77,7 @@ impl Naming {
         } else {
             None
         };
-        Ok(Self {
-            path: path.to_owned(),
-            splitting,
-            prefix,
-        })
+        Ok(Self { path: path.to_owned(), splitting, prefix })
     }
 
     /// Whether a file at `path` would take the place of the output, or of a part of it.
@@ -99,11 +95,7 @@ impl Naming {
     ///
     /// # Errors
     /// An output that cannot be cut as it should be.
-    pub fn files<'a>(
-        &self,
-        model: &Model<'_>,
-        plan: &Plan<'a>,
-    ) -> Result<Vec<(PathBuf, Part<'a>)>> {
+    pub fn files<'a>(&self, model: &Model<'_>, plan: &Plan<'a>) -> Result<Vec<(PathBuf, Part<'a>)>> {
         let parts = parts(model, plan, self.splitting)?;
         let n_parts = parts.len();
         let path = |i: usize| match &self.prefix {
@@ -136,11 +128,7 @@ impl Target {
             None => check_place(path, input, force)?,
             Some(prefix) => check_parts(prefix, input, force)?,
         }
-        Ok(Self {
-            naming,
-            overwrite: force,
-            min_free: 0,
-        })
+        Ok(Self { naming, overwrite: force, min_free: 0 })
     }
 
     /// The same place, on a disk on which so many bytes have to stay free.
@@ -191,14 +179,7 @@ impl Target {
         plan: &dyn Fn(blake3::Hash) -> Result<Plan<'a>>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<(Plan<'a>, Vec<Written>)> {
-        self.save_and_tell(
-            beside,
-            &mut |_, _| Ok(Vec::new()),
-            input,
-            model,
-            plan,
-            progress,
-        )
+        self.save_and_tell(beside, &mut |_, _| Ok(Vec::new()), input, model, plan, progress)
     }
 
     /// As [`Target::save_with`]; `tell` sees the finished files before they get to their places, and makes files that tell of
@@ -247,25 +228,22 @@ impl Target {
         check_free(folder_of(self.path()), 0, self.min_free)?;
         // The disk, the copying and the hashing do not wait for one another.
         let (to_disk, written) = mpsc::channel();
-        let hash =
-            thread::scope(|scope| -> Result<blake3::Hash> {
-                let hash = scope.spawn(|| input.blake3());
-                let files: Vec<&File> = staged.iter().map(Staged::file).collect();
-                let on_disk = scope.spawn(move || keep_on_disk(&files, &written));
-                let copied = staged.iter().zip(&drafts).enumerate().try_for_each(
-                    |(i, (staged, (_, part)))| {
-                        copy_tensors(staged.file(), input, model, &draft, part, &mut |n_bytes| {
-                            progress(n_bytes);
-                            // The other side is gone only if the disk failed, which it reports itself.
-                            let _ = to_disk.send((i, n_bytes));
-                        })
-                    },
-                );
-                drop(to_disk);
-                joined(on_disk)??;
-                copied?;
-                joined(hash)
-            })?;
+        let hash = thread::scope(|scope| -> Result<blake3::Hash> {
+            let hash = scope.spawn(|| input.blake3());
+            let files: Vec<&File> = staged.iter().map(Staged::file).collect();
+            let on_disk = scope.spawn(move || keep_on_disk(&files, &written));
+            let copied = staged.iter().zip(&drafts).enumerate().try_for_each(|(i, (staged, (_, part)))| {
+                copy_tensors(staged.file(), input, model, &draft, part, &mut |n_bytes| {
+                    progress(n_bytes);
+                    // The other side is gone only if the disk failed, which it reports itself.
+                    let _ = to_disk.send((i, n_bytes));
+                })
+            });
+            drop(to_disk);
+            joined(on_disk)??;
+            copied?;
+            joined(hash)
+        })?;
         let plan = plan(hash)?;
         let parts = self.naming.files(model, &plan)?;
         ensure!(
@@ -279,22 +257,14 @@ impl Target {
             progress(part.layout.data_start().0);
             staged.file().sync_all()?;
         }
-        let unplaced: Vec<Unplaced<'_>> = staged
-            .iter()
-            .map(|file| Unplaced {
-                now: file.temporary(),
-                path: file.path(),
-            })
-            .collect();
+        let unplaced: Vec<Unplaced<'_>> =
+            staged.iter().map(|file| Unplaced { now: file.temporary(), path: file.path() }).collect();
         let telling = tell(&plan, &unplaced)?;
         staged.extend(beside);
         staged.extend(telling);
         input.check_unchanged()?;
         commit(staged)?;
-        let written = parts.into_iter().map(|(path, part)| Written {
-            path,
-            n_bytes: part.layout.file_len(),
-        });
+        let written = parts.into_iter().map(|(path, part)| Written { path, n_bytes: part.layout.file_len() });
         Ok((plan, written.collect()))
     }
 }
@@ -306,14 +276,10 @@ fn check_parts(prefix: &Prefix, input: &Input, force: bool) -> Result<()> {
     let entries = std::fs::read_dir(folder_of(&first)).and_then(Iterator::collect);
     let entries: Vec<DirEntry> = entries.with_context(|| first.display().to_string())?;
     let names = entries.into_iter().map(|entry| entry.file_name());
-    let mut parts: Vec<PathBuf> = names
-        .filter(|name| prefix.is_part(name))
-        .map(|name| prefix.folder().join(name))
-        .collect();
+    let mut parts: Vec<PathBuf> =
+        names.filter(|name| prefix.is_part(name)).map(|name| prefix.folder().join(name)).collect();
     parts.sort();
-    parts
-        .iter()
-        .try_for_each(|part| check_place(part, input, force))
+    parts.iter().try_for_each(|part| check_place(part, input, force))
 }
 
 /// Checks that a file can be written at `path`: the folder is there and writable, nothing is overwritten without `force`,
@@ -328,16 +294,8 @@ pub(crate) fn check_place(path: &Path, input: &Input, force: bool) -> Result<()>
     // Also a dangling link counts as something that is there.
     if let Ok(link) = std::fs::symlink_metadata(path) {
         let kind = std::fs::metadata(path).unwrap_or(link);
-        ensure!(
-            !kind.is_dir(),
-            "{}: is a folder, expected the name of a file",
-            fail()
-        );
-        ensure!(
-            kind.is_file() || kind.is_symlink(),
-            "{}: is not a regular file",
-            fail()
-        );
+        ensure!(!kind.is_dir(), "{}: is a folder, expected the name of a file", fail());
+        ensure!(kind.is_file() || kind.is_symlink(), "{}: is not a regular file", fail());
         // Only now: the comparison opens what is there, and opening a pipe would wait for its other end.
         ensure!(!is_input(path, input), "{}: is the input itself", fail());
         if !force {
@@ -353,9 +311,7 @@ pub(crate) fn check_place(path: &Path, input: &Input, force: bool) -> Result<()>
 
 /// What a thread returned; its panic becomes this one's.
 fn joined<T>(thread: thread::ScopedJoinHandle<'_, T>) -> Result<T> {
-    thread
-        .join()
-        .map_err(|panic| std::panic::resume_unwind(panic))
+    thread.join().map_err(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Has the disk keep up with what is written, so that the sync at the end finds little left to do.
@@ -415,15 +371,10 @@ fn copy_tensors(
     progress: &mut dyn FnMut(u64),
 ) -> Result<()> {
     let layout = &part.layout;
-    let planned_data = plan
-        .data
-        .get(part.tensors.clone())
-        .context("bug: a part of tensors that are not planned")?;
-    let sources: Vec<File> = input
-        .parts()
-        .iter()
-        .map(|part| part.mapping.file().try_clone())
-        .collect::<io::Result<_>>()?;
+    let planned_data =
+        plan.data.get(part.tensors.clone()).context("bug: a part of tensors that are not planned")?;
+    let sources: Vec<File> =
+        input.parts().iter().map(|part| part.mapping.file().try_clone()).collect::<io::Result<_>>()?;
     let mut position = layout.data_start().0;
     file.seek(SeekFrom::Start(position))?;
     for (planned, data) in layout.tensors().iter().zip(planned_data) {

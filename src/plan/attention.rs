@@ -75,11 +75,7 @@ pub fn check_model(model: &Model<'_>) -> Result<()> {
 ///
 /// # Errors
 /// A block that does not exist, goes as a whole, or would be the first.
-pub fn check(
-    model: &Model<'_>,
-    removed: &BTreeSet<BlockId>,
-    blocks: &BTreeSet<BlockId>,
-) -> Result<()> {
+pub fn check(model: &Model<'_>, removed: &BTreeSet<BlockId>, blocks: &BTreeSet<BlockId>) -> Result<()> {
     ensure!(!blocks.is_empty(), "no block is to lose its attention");
     for block in blocks {
         ensure!(
@@ -105,9 +101,7 @@ pub fn check(
 }
 
 pub(crate) fn first_kept(model: &Model<'_>, removed: &BTreeSet<BlockId>) -> Option<BlockId> {
-    (0..model.n_trunk_blocks())
-        .map(BlockId::new)
-        .find(|block| !removed.contains(block))
+    (0..model.n_trunk_blocks()).map(BlockId::new).find(|block| !removed.contains(block))
 }
 
 /// Leaves out the tensors of the attention of the blocks of `cut`.
@@ -164,11 +158,7 @@ impl Heads {
                 Some((_, rest)) => BLOCK_TENSORS.contains(&rest),
                 None => OTHER_TENSORS.contains(&tensor.info.name()),
             };
-            ensure!(
-                known,
-                "{cannot} does not read tensor {} as in '{FROM}'",
-                Quoted(tensor.info.name())
-            );
+            ensure!(known, "{cannot} does not read tensor {} as in '{FROM}'", Quoted(tensor.info.name()));
         }
         let count = |name: &str| -> Result<Option<u32>> {
             let Some(n) = uniform(model, name)? else {
@@ -176,8 +166,7 @@ impl Heads {
             };
             // Lists hold them with a sign.
             let fits = i32::try_from(n).ok().and_then(|_| u32::try_from(n).ok());
-            let n = fits
-                .with_context(|| format!("metadata '{FROM}.{name}' is {n}, which is too large"))?;
+            let n = fits.with_context(|| format!("metadata '{FROM}.{name}' is {n}, which is too large"))?;
             Ok(Some(n))
         };
         let require = |name: &str| -> Result<u32> {
@@ -187,10 +176,7 @@ impl Heads {
         };
         let n_head = require("attention.head_count")?;
         let n_head_kv = count("attention.head_count_kv")?.unwrap_or(n_head);
-        ensure!(
-            n_head_kv > 0,
-            "metadata '{FROM}.attention.head_count_kv' is 0"
-        );
+        ensure!(n_head_kv > 0, "metadata '{FROM}.attention.head_count_kv' is 0");
         // llama-model.cpp: load_hparams.
         let by_width = require("embedding_length")? / n_head;
         let key_length = count("attention.key_length")?.unwrap_or(by_width);
@@ -238,10 +224,8 @@ pub(super) fn convert<'a>(
     let heads = Heads::of(model)?;
     let kept = renumbering.kept();
     let unless_cut = |count: i32| -> ValueOut {
-        let counts: Vec<i32> = kept
-            .iter()
-            .map(|block| if cut.blocks.contains(block) { 0 } else { count })
-            .collect();
+        let counts: Vec<i32> =
+            kept.iter().map(|block| if cut.blocks.contains(block) { 0 } else { count }).collect();
         ValueOut::i32s(&counts)
     };
     let key = |name: &str| format!("{TO}.{name}");
@@ -249,15 +233,9 @@ pub(super) fn convert<'a>(
         ("general.architecture".to_owned(), ValueOut::string(TO)),
         (key("attention.head_count"), unless_cut(heads.n_head)),
         (key("attention.head_count_kv"), unless_cut(heads.n_head_kv)),
-        (
-            key("feed_forward_length"),
-            ValueOut::i32s(&vec![heads.n_ff; kept.len()]),
-        ),
+        (key("feed_forward_length"), ValueOut::i32s(&vec![heads.n_ff; kept.len()])),
         (key("attention.key_length"), ValueOut::u32(heads.key_length)),
-        (
-            key("attention.value_length"),
-            ValueOut::u32(heads.value_length),
-        ),
+        (key("attention.value_length"), ValueOut::u32(heads.value_length)),
         (key("rope.dimension_count"), ValueOut::u32(heads.n_rot)),
     ];
     if let Some(name) = model.name() {
@@ -286,16 +264,9 @@ pub(super) fn convert<'a>(
             None => converted.push(entry),
         }
     }
-    converted.extend(
-        values
-            .into_iter()
-            .map(|(key, value)| EntryOut::new(key, value)),
-    );
-    let numbers: Vec<i32> = cut
-        .blocks
-        .iter()
-        .map(|block| i32::try_from(block.index()))
-        .collect::<Result<_, _>>()?;
+    converted.extend(values.into_iter().map(|(key, value)| EntryOut::new(key, value)));
+    let numbers: Vec<i32> =
+        cut.blocks.iter().map(|block| i32::try_from(block.index())).collect::<Result<_, _>>()?;
     converted.extend([
         EntryOut::new(REMOVED_KEY, ValueOut::i32s(&numbers)),
         EntryOut::string(METHOD_KEY, &cut.method),

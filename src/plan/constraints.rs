@@ -138,10 +138,7 @@ impl Constraints {
     /// # Errors
     /// As [`Constraints::of`].
     pub fn new(model: &Model<'_>, trusted: bool) -> Result<Self> {
-        ensure!(
-            !model.tensors().is_empty(),
-            "has no tensors: a vocabulary, not a model"
-        );
+        ensure!(!model.tensors().is_empty(), "has no tensors: a vocabulary, not a model");
         let is_of_trunk = |block: BlockId| block.index() < model.n_trunk_blocks();
         ensure!(
             model.n_trunk_blocks() == model.n_blocks()
@@ -187,15 +184,11 @@ impl Constraints {
     /// A model without such blocks.
     pub fn dropping_prediction_blocks(mut self) -> Result<Self> {
         ensure!(
-            (self.n_trunk_blocks < self.n_blocks || self.miscounted)
-                && self.rules.head_blocks.is_none(),
+            (self.n_trunk_blocks < self.n_blocks || self.miscounted) && self.rules.head_blocks.is_none(),
             "has no next-token prediction blocks (MTP) to drop"
         );
-        self.dropped = (self.n_trunk_blocks..self.n_blocks)
-            .map(BlockId::new)
-            .collect();
-        self.must_stay
-            .retain(|block, _| !self.dropped.contains(block));
+        self.dropped = (self.n_trunk_blocks..self.n_blocks).map(BlockId::new).collect();
+        self.must_stay.retain(|block, _| !self.dropped.contains(block));
         Ok(self)
     }
 
@@ -245,10 +238,7 @@ impl Constraints {
                 self.n_blocks - 1
             );
         }
-        let n_removed = removed
-            .iter()
-            .filter(|block| block.index() < self.n_trunk_blocks)
-            .count();
+        let n_removed = removed.iter().filter(|block| block.index() < self.n_trunk_blocks).count();
         ensure!(
             n_removed < self.n_trunk_blocks,
             "cannot remove {n_removed} blocks: the model has {}, and at least one must stay",
@@ -276,20 +266,11 @@ impl Constraints {
             );
         }
         self.check_count(n_removed)?;
-        let kept: Vec<BlockId> = (0..self.n_trunk_blocks)
-            .map(BlockId::new)
-            .filter(|block| !removed.contains(block))
-            .collect();
+        let kept: Vec<BlockId> =
+            (0..self.n_trunk_blocks).map(BlockId::new).filter(|block| !removed.contains(block)).collect();
         for (number, &block) in kept.iter().enumerate() {
-            if let Some(place) = self
-                .places
-                .iter()
-                .find(|place| !place.allows(block, number, kept.len()))
-            {
-                bail!(
-                    "cannot remove these blocks: {}",
-                    place.refusal(block, number)
-                );
+            if let Some(place) = self.places.iter().find(|place| !place.allows(block, number, kept.len())) {
+                bail!("cannot remove these blocks: {}", place.refusal(block, number));
             }
         }
         Ok(())
@@ -302,10 +283,9 @@ impl Constraints {
     pub fn check_count(&self, n_removed: usize) -> Result<()> {
         let after = self.n_trunk_blocks - n_removed;
         match self.counts.refusal(after) {
-            Some(why) if !self.trusted && n_removed > 0 => bail!(
-                "cannot shorten {} blocks to {after}: {why}",
-                self.n_trunk_blocks
-            ),
+            Some(why) if !self.trusted && n_removed > 0 => {
+                bail!("cannot shorten {} blocks to {after}: {why}", self.n_trunk_blocks)
+            }
             _ => Ok(()),
         }
     }
@@ -317,10 +297,7 @@ fn rules(model: &Model<'_>, trusted: bool) -> Result<&'static Architecture> {
         return Ok(rules);
     }
     if let Some(why) = Architecture::refusal(name) {
-        bail!(
-            "blocks of architecture {} cannot be removed: {why}",
-            Quoted(name)
-        );
+        bail!("blocks of architecture {} cannot be removed: {why}", Quoted(name));
     }
     if trusted {
         return Ok(Architecture::trusted());
@@ -334,24 +311,14 @@ fn rules(model: &Model<'_>, trusted: bool) -> Result<&'static Architecture> {
     )))
 }
 
-fn must_stay(
-    model: &Model<'_>,
-    rules: &Architecture,
-    kinds: &Kinds,
-) -> Result<BTreeMap<BlockId, String>> {
+fn must_stay(model: &Model<'_>, rules: &Architecture, kinds: &Kinds) -> Result<BTreeMap<BlockId, String>> {
     let n_trunk = model.n_trunk_blocks();
     let mut must_stay = BTreeMap::new();
     for block in model.prediction_blocks() {
-        must_stay.insert(
-            block,
-            "is a next-token prediction block after the model's own".to_owned(),
-        );
+        must_stay.insert(block, "is a next-token prediction block after the model's own".to_owned());
     }
     for block in model.head_blocks() {
-        must_stay.insert(
-            block,
-            "belongs to the head after the model's own blocks".to_owned(),
-        );
+        must_stay.insert(block, "belongs to the head after the model's own blocks".to_owned());
     }
     for block in deepstack_blocks(model)? {
         must_stay.insert(block, "receives features of images".to_owned());
@@ -373,10 +340,7 @@ fn must_stay(
     if let Some(LastRule::ItselfWithoutWindow { why }) = rules.last
         && kinds.windows.is_none()
     {
-        must_stay.insert(
-            BlockId::new(n_trunk - 1),
-            format!("must be the last: {why}"),
-        );
+        must_stay.insert(BlockId::new(n_trunk - 1), format!("must be the last: {why}"));
     }
     Ok(must_stay)
 }
@@ -384,11 +348,8 @@ fn must_stay(
 fn groups(model: &Model<'_>, rules: &Architecture, kinds: &Kinds) -> Result<Vec<Group>> {
     let mut groups = Vec::new();
     let mut add = |blocks: &mut dyn Iterator<Item = bool>, what| {
-        let blocks: BTreeSet<BlockId> = blocks
-            .enumerate()
-            .filter(|&(_, is_in)| is_in)
-            .map(|(i, _)| BlockId::new(i))
-            .collect();
+        let blocks: BTreeSet<BlockId> =
+            blocks.enumerate().filter(|&(_, is_in)| is_in).map(|(i, _)| BlockId::new(i)).collect();
         if !blocks.is_empty() {
             groups.push(Group { blocks, what });
         }
@@ -397,10 +358,7 @@ fn groups(model: &Model<'_>, rules: &Architecture, kinds: &Kinds) -> Result<Vec<
         // Without one llama.cpp cannot make its cache (llama-model.cpp: create_memory).
         add(&mut windows.iter().copied(), "blocks with a sliding window");
         if rules.window.is_some_and(|pattern| pattern.needs_full) {
-            add(
-                &mut windows.iter().map(|has_window| !has_window),
-                "blocks without a sliding window",
-            );
+            add(&mut windows.iter().map(|has_window| !has_window), "blocks without a sliding window");
         }
     }
     if let Some(recurrent) = &kinds.recurrent {
@@ -462,11 +420,7 @@ fn numbers(model: &Model<'_>, name: &str) -> Result<Option<Vec<bool>>> {
 /// The numbers of a list below the architecture's prefix; `None` if there is no such list.
 fn list(model: &Model<'_>, name: &str) -> Result<Option<Vec<i64>>> {
     let key = format!("{}.{name}", model.architecture());
-    match model
-        .metadata()
-        .get(&key)
-        .map(|entry| entry.value().as_array())
-    {
+    match model.metadata().get(&key).map(|entry| entry.value().as_array()) {
         Some(Ok(array)) => Ok(Some(array.i64s().collect::<Result<_, _>>()?)),
         // One number for all blocks, or none.
         _ => Ok(None),
@@ -474,17 +428,9 @@ fn list(model: &Model<'_>, name: &str) -> Result<Option<Vec<i64>>> {
 }
 
 fn places(model: &Model<'_>, rules: &Architecture, kinds: &Kinds) -> Result<Vec<Place>> {
-    let mut places: Vec<_> = kinds
-        .by_position
-        .iter()
-        .copied()
-        .map(Place::SameKind)
-        .collect();
+    let mut places: Vec<_> = kinds.by_position.iter().copied().map(Place::SameKind).collect();
     if let (Some(FirstRule::FullAttention { why }), Some(windows)) = (rules.first, &kinds.windows) {
-        places.push(Place::First {
-            may: windows.iter().map(|window| !window).collect(),
-            why,
-        });
+        places.push(Place::First { may: windows.iter().map(|window| !window).collect(), why });
     }
     // llama.cpp derives head sizes and rotated dimensions from block 0, unless it has no heads (llama-model.cpp).
     if let Some(has_heads) = numbers(model, "attention.head_count")? {
@@ -506,9 +452,7 @@ fn places(model: &Model<'_>, rules: &Architecture, kinds: &Kinds) -> Result<Vec<
 /// projector beside the model does.
 fn deepstack_blocks(model: &Model<'_>) -> Result<Vec<BlockId>> {
     let first = model.count("n_deepstack_layers")?.unwrap_or(0);
-    let mut blocks: Vec<_> = (0..first.min(model.n_trunk_blocks()))
-        .map(BlockId::new)
-        .collect();
+    let mut blocks: Vec<_> = (0..first.min(model.n_trunk_blocks())).map(BlockId::new).collect();
     let key = format!("{}.deepstack_mapping", model.architecture());
     if let Some(entry) = model.metadata().get(&key) {
         for (i, feature) in entry.value().as_array()?.i64s().enumerate() {

@@ -50,12 +50,7 @@ impl Counts {
     }
 }
 
-fn refusal(
-    model: &Model<'_>,
-    rule: &CountRule,
-    before: usize,
-    after: usize,
-) -> Result<Option<String>> {
+fn refusal(model: &Model<'_>, rule: &CountRule, before: usize, after: usize) -> Result<Option<String>> {
     let may = match rule {
         CountRule::Exactly { n_blocks, .. } => (before == *n_blocks) == (after == *n_blocks),
         CountRule::AtLeast { n_blocks, .. } => (before >= *n_blocks) == (after >= *n_blocks),
@@ -85,22 +80,16 @@ impl Factor {
     fn of(model: &Model<'_>) -> Result<Self> {
         let heads = first(model, "attention.head_count")?;
         let width = model.count("embedding_length")?;
-        let width_per_head = width
-            .zip(heads)
-            .and_then(|(width, heads)| width.checked_div(heads))
-            .unwrap_or(0);
+        let width_per_head =
+            width.zip(heads).and_then(|(width, heads)| width.checked_div(heads)).unwrap_or(0);
         let head_size = model.count("attention.key_length")?;
-        Ok(Self {
-            head_size: head_size.unwrap_or(width_per_head),
-            width_per_head,
-        })
+        Ok(Self { head_size: head_size.unwrap_or(width_per_head), width_per_head })
     }
 
     fn is_one(self) -> bool {
         self.head_size == self.width_per_head
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "sizes of heads")]
     pub(super) fn value(self) -> f64 {
         (self.head_size as f64 / self.width_per_head as f64).sqrt()
     }
@@ -125,18 +114,14 @@ impl Rescaling {
         if factor.is_one() {
             return Ok(None);
         }
-        ensure!(
-            factor.head_size > 0 && factor.width_per_head > 0,
-            "the sizes of heads are not known"
-        );
+        ensure!(factor.head_size > 0 && factor.width_per_head > 0, "the sizes of heads are not known");
         for block in (0..model.n_trunk_blocks()).map(BlockId::new) {
             let find = |name: &str| {
                 let mut tensors = model.tensors().iter();
                 tensors.find(|tensor| tensor.block == Some((block, name)))
             };
-            let is_f32 = |name: &str| {
-                find(name).is_some_and(|tensor| tensor.info.tensor_type() == TensorType::F32)
-            };
+            let is_f32 =
+                |name: &str| find(name).is_some_and(|tensor| tensor.info.tensor_type() == TensorType::F32);
             match scale {
                 QueryScale::Norm => ensure!(
                     is_f32(QueryScale::NORM),
@@ -157,22 +142,14 @@ impl Rescaling {
                 }
             }
         }
-        Ok(Some(Self {
-            factor,
-            scale,
-            n_blocks: model.n_trunk_blocks(),
-        }))
+        Ok(Some(Self { factor, scale, n_blocks: model.n_trunk_blocks() }))
     }
 
     /// What `model` shortened to `after` trunk blocks needs.
     ///
     /// # Errors
     /// Tensors that cannot hold it.
-    pub(super) fn needed(
-        model: &Model<'_>,
-        rules: &Architecture,
-        after: usize,
-    ) -> Result<Option<Self>> {
+    pub(super) fn needed(model: &Model<'_>, rules: &Architecture, after: usize) -> Result<Option<Self>> {
         let before = model.n_trunk_blocks();
         for rule in rules.counts {
             if let CountRule::QueryScale { n_blocks, scale } = rule
@@ -233,9 +210,7 @@ fn first(model: &Model<'_>, key: &str) -> Result<Option<usize>> {
         Some(entry) if entry.value().value_type() == ValueType::Array => {
             let first = entry.value().as_array()?.i64s().next().transpose()?;
             let number = first.and_then(|first| usize::try_from(first).ok());
-            number
-                .map(Some)
-                .ok_or_else(|| anyhow!("metadata {} does not begin with a count", Quoted(&full)))
+            number.map(Some).ok_or_else(|| anyhow!("metadata {} does not begin with a count", Quoted(&full)))
         }
         _ => model.count(key),
     }

@@ -68,10 +68,7 @@ impl TensorData<'_> {
     pub fn source_in<'m, 'a>(&self, model: &'m Model<'a>) -> Result<Option<&'m ModelTensor<'a>>> {
         self.source()
             .map(|source| {
-                model
-                    .tensors()
-                    .get(source)
-                    .context("bug: a planned tensor that the model does not have")
+                model.tensors().get(source).context("bug: a planned tensor that the model does not have")
             })
             .transpose()
     }
@@ -110,9 +107,7 @@ impl TensorData<'_> {
         };
         match self {
             Self::Whole { source: of } => out.write_all(source(of)),
-            Self::Sliced {
-                source: of, runs, ..
-            } => {
+            Self::Sliced { source: of, runs, .. } => {
                 let bytes = source(of);
                 for (range, _) in runs.within(0..bytes.len()) {
                     out.write_all(&bytes[range])?;
@@ -183,11 +178,7 @@ impl Runs {
     /// All of `n_bytes` bytes.
     #[must_use]
     pub fn all(n_bytes: usize) -> Self {
-        let mut runs = Self {
-            period: n_bytes,
-            ranges: Vec::new(),
-            n_kept: 0,
-        };
+        let mut runs = Self { period: n_bytes, ranges: Vec::new(), n_kept: 0 };
         runs.push(0..n_bytes);
         runs
     }
@@ -237,9 +228,7 @@ impl Runs {
         };
         let unit = usize::try_from(unit)?;
         let mut runs = Self {
-            period: unit
-                .checked_mul(n_parts)
-                .context("bug: a period too long")?,
+            period: unit.checked_mul(n_parts).context("bug: a period too long")?,
             ranges: Vec::new(),
             n_kept: 0,
         };
@@ -339,11 +328,7 @@ mod tests {
     use super::*;
 
     fn runs(period: usize, ranges: &[Range<usize>]) -> Runs {
-        let mut runs = Runs {
-            period,
-            ranges: Vec::new(),
-            n_kept: 0,
-        };
+        let mut runs = Runs { period, ranges: Vec::new(), n_kept: 0 };
         ranges.iter().cloned().for_each(|range| runs.push(range));
         runs
     }
@@ -356,13 +341,8 @@ mod tests {
 
     #[test]
     fn runs_are_those_of_a_loop_over_bytes_whatever_the_range() {
-        let cases: [(usize, &[Range<usize>]); 5] = [
-            (7, &[0..2, 3..4, 4..6]),
-            (5, &[0..5, 5..5]),
-            (4, &[0..0, 3..4]),
-            (3, &[]),
-            (1, &[0..0, 0..1]),
-        ];
+        let cases: [(usize, &[Range<usize>]); 5] =
+            [(7, &[0..2, 3..4, 4..6]), (5, &[0..5, 5..5]), (4, &[0..0, 3..4]), (3, &[]), (1, &[0..0, 0..1])];
         for (period, ranges) in cases {
             let runs = runs(period, ranges);
             let len = period * 4;

@@ -58,17 +58,9 @@ impl Healing {
     ///
     /// # Errors
     /// A tensor that is not in the output with all its bytes.
-    pub(super) fn apply(
-        &self,
-        model: &Model<'_>,
-        tensors: &mut Tensors<'_>,
-        why: &str,
-    ) -> Result<()> {
-        let mut left: BTreeMap<usize, &ChangedTensor> = self
-            .tensors
-            .iter()
-            .map(|(source, changed)| (*source, changed))
-            .collect();
+    pub(super) fn apply(&self, model: &Model<'_>, tensors: &mut Tensors<'_>, why: &str) -> Result<()> {
+        let mut left: BTreeMap<usize, &ChangedTensor> =
+            self.tensors.iter().map(|(source, changed)| (*source, changed)).collect();
         for (out, data) in &mut tensors.planned {
             let TensorData::Whole { source } = *data else {
                 continue;

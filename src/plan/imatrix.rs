@@ -68,11 +68,7 @@ impl<'a> Imatrix<'a> {
         }
         let file = gguf::File::parse(bytes)?;
         let kind = file.metadata().require("general.type")?.as_str()?;
-        ensure!(
-            kind == IMATRIX,
-            "metadata 'general.type' is {}, expected '{IMATRIX}'",
-            Quoted(kind)
-        );
+        ensure!(kind == IMATRIX, "metadata 'general.type' is {}, expected '{IMATRIX}'", Quoted(kind));
         Ok(Self(Form::Gguf(file)))
     }
 
@@ -82,8 +78,7 @@ impl<'a> Imatrix<'a> {
         let mut cursor = Cursor { bytes, position: 0 };
         let n = cursor.i32("");
         let first = cursor.entry();
-        n.is_ok_and(|n| n > 0)
-            && first.is_ok_and(|(entry, _)| block_of(entry.name, BLOCK_PREFIX).is_some())
+        n.is_ok_and(|n| n > 0) && first.is_ok_and(|(entry, _)| block_of(entry.name, BLOCK_PREFIX).is_some())
     }
 
     /// What was measured, in file order.
@@ -93,10 +88,7 @@ impl<'a> Imatrix<'a> {
             Form::Legacy(legacy) => legacy.entries.iter().map(|(entry, _)| *entry).collect(),
             Form::Gguf(file) => {
                 let entry = |tensor: &gguf::TensorInfo<'a>| {
-                    Some(Entry {
-                        name: tensor.name().strip_suffix(SUMS)?,
-                        n_values: tensor.n_elements(),
-                    })
+                    Some(Entry { name: tensor.name().strip_suffix(SUMS)?, n_values: tensor.n_elements() })
                 };
                 file.tensors().iter().filter_map(entry).collect()
             }
@@ -111,10 +103,8 @@ impl<'a> Imatrix<'a> {
     /// What does not fit.
     pub fn check(&self, model: &Model<'_>) -> Result<()> {
         let entries = self.entries();
-        let blocks: BTreeSet<BlockId> = entries
-            .iter()
-            .filter_map(|entry| Some(block_of(entry.name, BLOCK_PREFIX)?.0))
-            .collect();
+        let blocks: BTreeSet<BlockId> =
+            entries.iter().filter_map(|entry| Some(block_of(entry.name, BLOCK_PREFIX)?.0)).collect();
         let Some(&last) = blocks.last() else {
             bail!("has {} entries, but none of a block", entries.len());
         };
@@ -132,21 +122,15 @@ impl<'a> Imatrix<'a> {
             "is of blocks 0 to {last}, but the model has {} blocks",
             model.n_blocks()
         );
-        let shapes: HashMap<&str, [u64; 4]> = model
-            .tensors()
-            .iter()
-            .map(|tensor| (tensor.info.name(), tensor.info.dims()))
-            .collect();
+        let shapes: HashMap<&str, [u64; 4]> =
+            model.tensors().iter().map(|tensor| (tensor.info.name(), tensor.info.dims())).collect();
         let lacking = |entry: &&Entry<'_>| !shapes.contains_key(entry.name);
         if let Some(first) = entries.iter().find(lacking) {
             let others = match entries.iter().filter(lacking).count() {
                 1 => String::new(),
                 n => format!(" (and {} more)", n - 1),
             };
-            bail!(
-                "has an entry of tensor {}{others}, which the model does not have",
-                Quoted(first.name)
-            );
+            bail!("has an entry of tensor {}{others}, which the model does not have", Quoted(first.name));
         }
         for entry in entries {
             if let Some(&[row, _, n_matrices, _]) = shapes.get(entry.name) {
@@ -297,14 +281,9 @@ fn plan_gguf<'a>(file: &gguf::File<'a>, renumbering: &Renumbering) -> Result<Pla
         }
         let n_before = usize::try_from(entry.value().as_u64()?)?;
         let first = renumbering.n_blocks().saturating_sub(n_before);
-        let n = renumbering
-            .kept()
-            .iter()
-            .filter(|block| block.index() >= first)
-            .count();
+        let n = renumbering.kept().iter().filter(|block| block.index() >= first).count();
         let value = ValueOut::integer(entry.value_type(), n as u64);
-        let value =
-            value.with_context(|| format!("metadata '{N_PREDICTION_BLOCKS}' cannot be {n}"))?;
+        let value = value.with_context(|| format!("metadata '{N_PREDICTION_BLOCKS}' cannot be {n}"))?;
         Ok(EntryOut::new(N_PREDICTION_BLOCKS, value))
     });
     let layout = Layout::new(
@@ -314,14 +293,7 @@ fn plan_gguf<'a>(file: &gguf::File<'a>, renumbering: &Renumbering) -> Result<Pla
         tensors,
         file.ends_padded(),
     )?;
-    Ok(Planned {
-        n_entries,
-        n_removed,
-        content: Content::Gguf {
-            layout: Box::new(layout),
-            data,
-        },
-    })
+    Ok(Planned { n_entries, n_removed, content: Content::Gguf { layout: Box::new(layout), data } })
 }
 
 /// The metadata with the names of the weights that are left.
@@ -346,10 +318,7 @@ impl<'a> Legacy<'a> {
     fn parse(bytes: &'a [u8]) -> Result<Self> {
         let mut cursor = Cursor { bytes, position: 0 };
         let n = cursor.i32("the number of entries")?;
-        ensure!(
-            n > 0,
-            "is no importance matrix: begins with {n}, expected a number of entries or 'GGUF'"
-        );
+        ensure!(n > 0, "is no importance matrix: begins with {n}, expected a number of entries or 'GGUF'");
         // Grows with the entries that were read, not with their number.
         let mut entries = Vec::new();
         for index in 1..=n {
@@ -390,11 +359,7 @@ impl<'a> Legacy<'a> {
             *first = i32_bytes(n_entries)?.to_vec().into();
         }
         pieces.push(self.trailer.into());
-        Ok(Planned {
-            n_entries,
-            n_removed: self.entries.len() - n_entries,
-            content: Content::Legacy(pieces),
-        })
+        Ok(Planned { n_entries, n_removed: self.entries.len() - n_entries, content: Content::Legacy(pieces) })
     }
 }
 
@@ -416,8 +381,8 @@ impl<'a> Cursor<'a> {
 
     fn take(&mut self, n_bytes: usize, what: &str) -> Result<&'a [u8]> {
         let taken = self.rest().get(..n_bytes);
-        let taken = taken
-            .with_context(|| format!("file ends at byte {}, inside {what}", self.bytes.len()))?;
+        let taken =
+            taken.with_context(|| format!("file ends at byte {}, inside {what}", self.bytes.len()))?;
         self.position += n_bytes;
         Ok(taken)
     }
@@ -440,11 +405,7 @@ impl<'a> Cursor<'a> {
         let start = self.position;
         self.i32("the number of calls")?;
         let n_values = self.i32("the number of values")?;
-        ensure!(
-            n_values > 0,
-            "{} has {n_values} values, expected at least 1",
-            Quoted(name)
-        );
+        ensure!(n_values > 0, "{} has {n_values} values, expected at least 1", Quoted(name));
         // A positive i32 fits, and four times as much only where addresses are longer.
         let n_bytes = usize::try_from(n_values)?.checked_mul(4);
         let n_bytes = n_bytes.with_context(|| format!("{n_values} values are too many"))?;
@@ -460,10 +421,7 @@ mod tests {
     use super::*;
 
     fn renumbering(n_blocks: usize, removed: &[usize]) -> Renumbering {
-        Renumbering::new(
-            n_blocks,
-            &removed.iter().copied().map(BlockId::new).collect(),
-        )
+        Renumbering::new(n_blocks, &removed.iter().copied().map(BlockId::new).collect())
     }
 
     fn legacy(entries: &[(&str, &[f32])], trailer: &[u8]) -> Vec<u8> {
@@ -474,9 +432,7 @@ mod tests {
             bytes.extend(name.as_bytes());
             bytes.extend(int(7));
             bytes.extend(int(values.len()));
-            values
-                .iter()
-                .for_each(|value| bytes.extend(value.to_le_bytes()));
+            values.iter().for_each(|value| bytes.extend(value.to_le_bytes()));
         }
         bytes.extend(trailer);
         bytes
@@ -578,23 +534,14 @@ mod tests {
     #[test]
     fn what_cannot_be_true_is_refused() {
         let refused = |bytes: &[u8]| format!("{:#}", Imatrix::parse(bytes).unwrap_err());
-        assert_eq!(
-            refused(b""),
-            "file ends at byte 0, inside the number of entries"
-        );
+        assert_eq!(refused(b""), "file ends at byte 0, inside the number of entries");
         assert_eq!(
             refused(&[0; 4]),
             "is no importance matrix: begins with 0, expected a number of entries or 'GGUF'"
         );
-        assert_eq!(
-            refused(b"Dear reader,"),
-            "entry 1 of 1918985540: file ends at byte 12, inside the name"
-        );
+        assert_eq!(refused(b"Dear reader,"), "entry 1 of 1918985540: file ends at byte 12, inside the name");
         let int = |n: i32| n.to_le_bytes();
-        assert_eq!(
-            refused(&[int(1), int(-5)].concat()),
-            "entry 1 of 1: the name has -5 bytes"
-        );
+        assert_eq!(refused(&[int(1), int(-5)].concat()), "entry 1 of 1: the name has -5 bytes");
         assert_eq!(
             refused(&[int(1), int(0), int(0), int(-1)].concat()),
             "entry 1 of 1: '' has -1 values, expected at least 1"

@@ -6,8 +6,8 @@ use super::metadata::{RECURRENT, WINDOWS};
 use crate::gguf::{Entry, ValueType};
 use crate::model::Model;
 use crate::model::arch::{
-    Architecture, FullBlock, Period, PositionRule, Recurrent, WITHOUT_HEADS_WITHOUT_ATTENTION,
-    WindowPattern, WindowPresence,
+    Architecture, FullBlock, Period, PositionRule, Recurrent, WITHOUT_HEADS_WITHOUT_ATTENTION, WindowPattern,
+    WindowPresence,
 };
 
 /// The kinds of a model's blocks. Each list has an entry for each trunk block; `None` where the blocks do not differ.
@@ -83,8 +83,7 @@ impl ByPosition {
     /// Whether block `old` is under its number `new` what it was.
     #[must_use]
     pub fn is_kept(self, old: usize, new: usize) -> bool {
-        self.holds(old) == self.holds(new)
-            && (!self.in_period || old / self.period == new / self.period)
+        self.holds(old) == self.holds(new) && (!self.in_period || old / self.period == new / self.period)
     }
 }
 
@@ -103,9 +102,7 @@ impl Kinds {
             None => None,
         };
         let feed_forward = match rules.recurrent {
-            Some(Recurrent::WithoutKvHeadsAndFeedForward) => {
-                Some(positive(model, "feed_forward_length")?)
-            }
+            Some(Recurrent::WithoutKvHeadsAndFeedForward) => Some(positive(model, "feed_forward_length")?),
             _ => None,
         };
         let leading = |key| match rules.leading.contains(&key) {
@@ -183,12 +180,7 @@ impl Kinds {
             Some(_) => words.push("keys compressed"),
             None => {}
         }
-        words.extend(
-            self.by_position
-                .iter()
-                .filter(|kind| kind.holds(i))
-                .map(|kind| kind.what),
-        );
+        words.extend(self.by_position.iter().filter(|kind| kind.holds(i)).map(|kind| kind.what));
         words
     }
 }
@@ -213,18 +205,15 @@ const COMPRESSION: &str = "attention.compress_ratios";
 
 fn compression(model: &Model<'_>) -> Result<Vec<usize>> {
     let key = format!("{}.{COMPRESSION}", model.architecture());
-    let entry = model
-        .metadata()
-        .get(&key)
-        .with_context(|| format!("metadata '{key}' is missing"))?;
+    let entry = model.metadata().get(&key).with_context(|| format!("metadata '{key}' is missing"))?;
     let ratios = entry.value().as_array()?;
     ratios
         .i64s()
         .map(|ratio| {
             let ratio = ratio?;
-            usize::try_from(ratio).ok().with_context(|| {
-                format!("metadata '{key}' has the entry {ratio}, expected 0 or more")
-            })
+            usize::try_from(ratio)
+                .ok()
+                .with_context(|| format!("metadata '{key}' has the entry {ratio}, expected 0 or more"))
         })
         .collect()
 }
@@ -254,9 +243,7 @@ fn look_up(model: &Model<'_>, rule: &PositionRule) -> Result<Option<ByPosition>>
     }
     let from_end = usize::try_from(rule.phase.unsigned_abs()).unwrap_or(0);
     let phase = if rule.phase < 0 {
-        period
-            .checked_sub(from_end)
-            .context("bug: a phase outside of its period")?
+        period.checked_sub(from_end).context("bug: a phase outside of its period")?
     } else {
         from_end
     };
@@ -280,9 +267,7 @@ fn patterns(
     if let (Some(rule), Some(flags)) = (rules.window, windows)
         && let Some(built_in) = rule.period
     {
-        let entry = model
-            .metadata()
-            .get(&format!("{}.{WINDOWS}", model.architecture()));
+        let entry = model.metadata().get(&format!("{}.{WINDOWS}", model.architecture()));
         let period = match entry.filter(|entry| entry.value().value_type() != ValueType::Array) {
             Some(entry) => entry.value().as_u64()?,
             None => built_in,
@@ -295,12 +280,9 @@ fn patterns(
             flags: flags.to_vec(),
         });
     }
-    if let (Some(Recurrent::Interval { key, default }), Some(flags)) = (rules.recurrent, recurrent)
-    {
+    if let (Some(Recurrent::Interval { key, default }), Some(flags)) = (rules.recurrent, recurrent) {
         // Beside a list a period of 0 is not read; without one, no block could be recurrent.
-        let period = model
-            .count(key)?
-            .map_or(default, |period| period.max(1) as u64);
+        let period = model.count(key)?.map_or(default, |period| period.max(1) as u64);
         patterns.push(Pattern {
             key: RECURRENT,
             what: "a recurrent state",
@@ -313,12 +295,8 @@ fn patterns(
 }
 
 /// Attention in the last block of each period; what the others have stands for a window.
-const INTERVALS: WindowPattern = WindowPattern {
-    period: None,
-    full: FullBlock::Last,
-    present: WindowPresence::Always,
-    needs_full: false,
-};
+const INTERVALS: WindowPattern =
+    WindowPattern { period: None, full: FullBlock::Last, present: WindowPresence::Always, needs_full: false };
 
 /// Whether each trunk block has a sliding window, as llama.cpp's loader decides; `None` if none has by design.
 fn windows(model: &Model<'_>, pattern: WindowPattern) -> Result<Option<Vec<bool>>> {
@@ -333,8 +311,7 @@ fn windows(model: &Model<'_>, pattern: WindowPattern) -> Result<Option<Vec<bool>
     }
     let n = model.n_trunk_blocks();
     let key = format!("{}.attention.sliding_window_pattern", model.architecture());
-    let by_period =
-        |period| -> Vec<bool> { (0..n).map(|i| pattern.has_window(period, i)).collect() };
+    let by_period = |period| -> Vec<bool> { (0..n).map(|i| pattern.has_window(period, i)).collect() };
     match model.metadata().get(&key) {
         Some(entry) if entry.value().value_type() == ValueType::Array => {
             flags(entry, n, model.n_blocks()).map(Some)
@@ -346,9 +323,7 @@ fn windows(model: &Model<'_>, pattern: WindowPattern) -> Result<Option<Vec<bool>
             Ok(None)
         }
         None => {
-            let period = pattern
-                .period
-                .with_context(|| format!("metadata '{key}' is missing"))?;
+            let period = pattern.period.with_context(|| format!("metadata '{key}' is missing"))?;
             Ok(Some(by_period(period)))
         }
     }
@@ -380,9 +355,7 @@ fn positive(model: &Model<'_>, name: &str) -> Result<Vec<bool>> {
     let n = model.n_trunk_blocks();
     let key = format!("{}.{name}", model.architecture());
     match model.metadata().get(&key) {
-        Some(entry) if entry.value().value_type() == ValueType::Array => {
-            flags(entry, n, model.n_blocks())
-        }
+        Some(entry) if entry.value().value_type() == ValueType::Array => flags(entry, n, model.n_blocks()),
         Some(_) => Ok(vec![model.count(name)? != Some(0); n]),
         // As many as heads (llama-model.cpp: load_hparams).
         None if name == KV_HEADS => positive(model, "attention.head_count"),
@@ -394,25 +367,16 @@ const KV_HEADS: &str = "attention.head_count_kv";
 
 fn recurrent_blocks(model: &Model<'_>, recurrent: Recurrent) -> Result<Vec<bool>> {
     let n = model.n_trunk_blocks();
-    let entry = |name: &str| {
-        model
-            .metadata()
-            .get(&format!("{}.{name}", model.architecture()))
-    };
+    let entry = |name: &str| model.metadata().get(&format!("{}.{name}", model.architecture()));
     match recurrent {
-        Recurrent::WithoutKvHeads => Ok(positive(model, KV_HEADS)?
-            .into_iter()
-            .map(|has_heads| !has_heads)
-            .collect()),
+        Recurrent::WithoutKvHeads => {
+            Ok(positive(model, KV_HEADS)?.into_iter().map(|has_heads| !has_heads).collect())
+        }
         Recurrent::WithoutKvHeadsAndFeedForward => {
             let has_heads = positive(model, KV_HEADS)?;
             let has_feed_forward = positive(model, "feed_forward_length")?;
             let neither = |(heads, feed_forward): (bool, bool)| !heads && !feed_forward;
-            Ok(has_heads
-                .into_iter()
-                .zip(has_feed_forward)
-                .map(neither)
-                .collect())
+            Ok(has_heads.into_iter().zip(has_feed_forward).map(neither).collect())
         }
         Recurrent::Interval { key, default } => {
             if let Some(entry) = entry("attention.recurrent_layers") {
@@ -422,11 +386,7 @@ fn recurrent_blocks(model: &Model<'_>, recurrent: Recurrent) -> Result<Vec<bool>
                 Some(period) => period as u64,
                 None => default,
             };
-            ensure!(
-                period > 0,
-                "metadata '{}.{key}' is 0, expected at least 1",
-                model.architecture()
-            );
+            ensure!(period > 0, "metadata '{}.{key}' is 0, expected at least 1", model.architecture());
             Ok((0..n).map(|i| INTERVALS.has_window(period, i)).collect())
         }
     }

@@ -88,10 +88,7 @@ fn by_role<'a>(
             Role::BlockCount => count(kept.len())?,
             Role::PredictionCount => {
                 let n_trunk_blocks = model.n_trunk_blocks();
-                let n = kept
-                    .iter()
-                    .filter(|block| block.index() >= n_trunk_blocks)
-                    .count();
+                let n = kept.iter().filter(|block| block.index() >= n_trunk_blocks).count();
                 if entry.value().as_u64()? == n as u64 {
                     entries.push(EntryOut::keep(entry));
                     continue;
@@ -118,11 +115,7 @@ fn by_role<'a>(
         entries.push(EntryOut::new(key, value));
     }
     written.sort_by(|(a, _), (b, _)| a.cmp(b));
-    entries.extend(
-        written
-            .into_iter()
-            .map(|(key, value)| EntryOut::new(key, value)),
-    );
+    entries.extend(written.into_iter().map(|(key, value)| EntryOut::new(key, value)));
     Ok(entries)
 }
 
@@ -131,8 +124,7 @@ fn is_pattern_list(entry: &Entry<'_>, model: &Model<'_>, constraints: &Constrain
     let name = entry.key().strip_prefix(model.architecture());
     let name = name.and_then(|name| name.strip_prefix('.'));
     let mut patterns = constraints.kinds.patterns.iter();
-    entry.value().value_type() == ValueType::Array
-        && patterns.any(|pattern| Some(pattern.key) == name)
+    entry.value().value_type() == ValueType::Array && patterns.any(|pattern| Some(pattern.key) == name)
 }
 
 /// Entries that say what llama.cpp would else derive from the number of blocks, or from a block's: they are written even
@@ -143,12 +135,7 @@ fn written_out(
     renumbering: &Renumbering,
 ) -> Result<Vec<(String, ValueOut)>> {
     let key = |name: &str| format!("{}.{name}", model.architecture());
-    let array = |name: &str| {
-        model
-            .metadata()
-            .get(&key(name))
-            .and_then(|entry| entry.value().as_array().ok())
-    };
+    let array = |name: &str| model.metadata().get(&key(name)).and_then(|entry| entry.value().as_array().ok());
     let mut written = Vec::new();
     // An array of the input is shortened in its own type instead.
     if let Some(windows) = &constraints.kinds.windows
@@ -167,7 +154,6 @@ fn written_out(
     for derived in constraints.rules.derived {
         match derived {
             Derived::ResidualScale if model.metadata().get(&key("residual_scale")).is_none() => {
-                #[expect(clippy::cast_precision_loss, reason = "at most 512 blocks")]
                 let n_blocks = model.n_trunk_blocks() as f32;
                 // As minicpm.cpp does it, in single precision.
                 written.push((key("residual_scale"), ValueOut::f32(1.4 / n_blocks.sqrt())));
@@ -212,20 +198,14 @@ fn head_sizes(model: &Model<'_>, heads: Array<'_>) -> Result<Vec<(String, ValueO
     };
     add("attention.key_length", n_embd / n_heads)?;
     add("attention.value_length", n_embd / n_heads)?;
-    add(
-        "rope.dimension_count",
-        key_length.unwrap_or(n_embd / n_heads),
-    )?;
+    add("rope.dimension_count", key_length.unwrap_or(n_embd / n_heads))?;
     Ok(sizes)
 }
 
 /// The flags of the kept blocks. Prediction blocks never have one (`llama-hparams.cpp`).
 fn kept_flags(flags: &[bool], renumbering: &Renumbering) -> ValueOut {
-    let kept: Vec<bool> = renumbering
-        .kept()
-        .iter()
-        .map(|block| flags.get(block.index()).copied().unwrap_or(false))
-        .collect();
+    let kept: Vec<bool> =
+        renumbering.kept().iter().map(|block| flags.get(block.index()).copied().unwrap_or(false)).collect();
     ValueOut::bools(&kept)
 }
 
@@ -296,11 +276,7 @@ impl<'r> Keys<'r> {
                 return Ok(Role::Sharing);
             }
             let is_leading = name.is_some_and(|name| self.rules.leading.contains(&name));
-            return Ok(if is_leading {
-                Role::Leading
-            } else {
-                Role::Keep
-            });
+            return Ok(if is_leading { Role::Leading } else { Role::Keep });
         }
         let array = entry.value().as_array()?;
         if self.is_per_block(key, name) {
@@ -331,13 +307,8 @@ impl<'r> Keys<'r> {
     }
 
     fn is_per_block(&self, key: &str, name: Option<&str>) -> bool {
-        name.is_some_and(|name| {
-            PER_BLOCK_ARRAYS.contains(&name) || self.rules.arrays.contains(&name)
-        }) || self
-            .rules
-            .arrays
-            .iter()
-            .any(|array| array.strip_prefix('.') == Some(key))
+        name.is_some_and(|name| PER_BLOCK_ARRAYS.contains(&name) || self.rules.arrays.contains(&name))
+            || self.rules.arrays.iter().any(|array| array.strip_prefix('.') == Some(key))
     }
 
     fn has_length_of_blocks(&self, array: &Array<'_>) -> bool {
@@ -373,21 +344,12 @@ fn own_entries<'a>(
     renumbering: &Renumbering,
     provenance: &Provenance,
 ) -> Result<Vec<EntryOut<'a>>> {
-    let kept: Vec<i32> = renumbering
-        .kept()
-        .iter()
-        .map(|block| i32::try_from(block.index()))
-        .collect::<Result<_, _>>()?;
+    let kept: Vec<i32> =
+        renumbering.kept().iter().map(|block| i32::try_from(block.index())).collect::<Result<_, _>>()?;
     Ok(vec![
         EntryOut::string("gguf_shorten.version", env!("CARGO_PKG_VERSION")),
-        EntryOut::string(
-            "gguf_shorten.parent.blake3",
-            provenance.parent_blake3.to_hex().as_str(),
-        ),
-        EntryOut::u32(
-            "gguf_shorten.parent.block_count",
-            u32::try_from(model.n_blocks())?,
-        ),
+        EntryOut::string("gguf_shorten.parent.blake3", provenance.parent_blake3.to_hex().as_str()),
+        EntryOut::u32("gguf_shorten.parent.block_count", u32::try_from(model.n_blocks())?),
         EntryOut::new("gguf_shorten.blocks", ValueOut::i32s(&kept)),
         EntryOut::string("gguf_shorten.method", &provenance.method),
         EntryOut::string("gguf_shorten.heal", &provenance.heal),

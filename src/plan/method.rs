@@ -17,12 +17,7 @@ pub enum Budget {
 impl Budget {
     /// The number of blocks, of a model with `n_blocks` that an evaluation runs.
     #[must_use]
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
-        reason = "rounded down, between 0 and the number of blocks"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "rounded down, between 0 and the number of blocks")]
     pub fn n_removed(self, n_blocks: usize) -> usize {
         match self {
             Self::Blocks(n) => n,

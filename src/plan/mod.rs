@@ -41,9 +41,7 @@ pub use crate::plan::provenance::Provenance;
 use anyhow::Result;
 pub use attention::AttentionCut;
 pub use constraints::Constraints;
-pub use data::{
-    ChangeKind, ChangedTensor, ChangedTensors, Runs, TensorChange, TensorData, Tensors,
-};
+pub use data::{ChangeKind, ChangedTensor, ChangedTensors, Runs, TensorChange, TensorData, Tensors};
 pub use healing::Healing;
 pub use metadata::segment_entries;
 pub use parts::Splitting;
@@ -121,8 +119,7 @@ impl<'a> Plan<'a> {
             attention::check(model, &removed, &cut.blocks)?;
             attention::leave_out(model, &mut tensors, cut);
         }
-        let (mut entries, notes) =
-            metadata::decide(model, constraints, &renumbering, &tensors, provenance)?;
+        let (mut entries, notes) = metadata::decide(model, constraints, &renumbering, &tensors, provenance)?;
         if let Some(cut) = attention {
             entries = attention::convert(model, entries, &renumbering, cut)?;
         }

@@ -59,9 +59,5 @@ pub(crate) fn first_entry<'a>(model: &Model<'a>) -> Option<&'a str> {
     let nothing = Renumbering::in_order(model.n_blocks(), Vec::new());
     let names = of_blocks(model, &nothing);
     let mut entries = model.metadata().iter();
-    Some(
-        entries
-            .find(|entry| names.names_any_of(&EntryOut::keep(entry)))?
-            .key(),
-    )
+    Some(entries.find(|entry| names.names_any_of(&EntryOut::keep(entry)))?.key())
 }

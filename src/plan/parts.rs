@@ -38,19 +38,12 @@ pub struct Part<'a> {
 ///
 /// # Errors
 /// More parts than can be counted.
-pub fn parts<'a>(
-    model: &Model<'_>,
-    plan: &Plan<'a>,
-    splitting: Splitting,
-) -> Result<Vec<Part<'a>>> {
+pub fn parts<'a>(model: &Model<'_>, plan: &Plan<'a>, splitting: Splitting) -> Result<Vec<Part<'a>>> {
     let ranges = match splitting {
         Splitting::MaxBytes(max) => by_size(&plan.layout, max),
         Splitting::AsInput if model.parts().len() > 1 => as_input(model, plan)?,
         Splitting::Whole | Splitting::AsInput => {
-            return Ok(vec![Part {
-                layout: plan.layout.clone(),
-                tensors: 0..plan.layout.tensors().len(),
-            }]);
+            return Ok(vec![Part { layout: plan.layout.clone(), tensors: 0..plan.layout.tensors().len() }]);
         }
     };
     cut(&plan.layout, &ranges)
@@ -65,12 +58,8 @@ pub fn cut<'a>(layout: &Layout<'a>, ranges: &[Range<usize>]) -> Result<Vec<Part<
     let n_parts = ranges.len();
     let n_tensors = i32::try_from(layout.tensors().len())
         .with_context(|| format!("{} tensors cannot be split", layout.tensors().len()))?;
-    let count = u16_of(n_parts).with_context(|| {
-        format!(
-            "the output needs {n_parts} parts, expected at most {}",
-            u16::MAX
-        )
-    })?;
+    let count = u16_of(n_parts)
+        .with_context(|| format!("the output needs {n_parts} parts, expected at most {}", u16::MAX))?;
     let entries = || layout.metadata().iter().map(|planned| planned.entry());
     ranges
         .iter()
@@ -87,17 +76,9 @@ pub fn cut<'a>(layout: &Layout<'a>, ranges: &[Range<usize>]) -> Result<Vec<Part<
             let tensors = layout.tensors().get(range.clone());
             let tensors = tensors.context("bug: a part of tensors that are not planned")?;
             let tensors = tensors.iter().map(|planned| planned.tensor().clone());
-            let layout = Layout::new(
-                layout.version(),
-                layout.alignment(),
-                metadata,
-                tensors.collect(),
-                true,
-            )?;
-            Ok(Part {
-                layout,
-                tensors: range.clone(),
-            })
+            let layout =
+                Layout::new(layout.version(), layout.alignment(), metadata, tensors.collect(), true)?;
+            Ok(Part { layout, tensors: range.clone() })
         })
         .collect()
 }
@@ -134,9 +115,7 @@ pub fn too_large<'l>(layout: &'l Layout<'_>, splitting: Splitting) -> Option<(&'
         return None;
     };
     let tensors = layout.tensors().iter();
-    tensors
-        .map(|tensor| (tensor.tensor().name(), padded(tensor, layout)))
-        .find(|(_, padded)| *padded > max)
+    tensors.map(|tensor| (tensor.tensor().name(), padded(tensor, layout))).find(|(_, padded)| *padded > max)
 }
 
 /// The tensors of each part of the input. A part that had none, as the first of `--no-tensor-first-split`, stays.
@@ -146,10 +125,7 @@ fn as_input(model: &Model<'_>, plan: &Plan<'_>) -> Result<Vec<Range<usize>>> {
     for data in &plan.data {
         // A new tensor follows the one before it.
         let part = data.source_in(model)?.map_or(last, |tensor| tensor.part);
-        ensure!(
-            last <= part,
-            "bug: the plan has tensors of part {part} after {last}"
-        );
+        ensure!(last <= part, "bug: the plan has tensors of part {part} after {last}");
         last = part;
         n_kept[part] += 1;
     }
@@ -205,20 +181,12 @@ mod tests {
         let parts = cut(&whole, &[0..0, 0..2, 2..3]).unwrap();
         let keys = |part: &Part<'_>| -> Vec<String> {
             let entries = part.layout.metadata().iter();
-            entries
-                .map(|planned| planned.entry().key().to_owned())
-                .collect()
+            entries.map(|planned| planned.entry().key().to_owned()).collect()
         };
         let split = ["split.no", "split.count", "split.tensors.count"];
-        assert_eq!(
-            keys(&parts[0]),
-            [&["a", ALIGNMENT_KEY][..], &split].concat()
-        );
+        assert_eq!(keys(&parts[0]), [&["a", ALIGNMENT_KEY][..], &split].concat());
         assert_eq!(keys(&parts[2]), [&[ALIGNMENT_KEY][..], &split].concat());
-        let n_tensors: Vec<_> = parts
-            .iter()
-            .map(|part| part.layout.tensors().len())
-            .collect();
+        let n_tensors: Vec<_> = parts.iter().map(|part| part.layout.tensors().len()).collect();
         assert_eq!(n_tensors, [0, 2, 1]);
         assert!(parts.iter().all(|part| part.layout.alignment() == 64));
     }

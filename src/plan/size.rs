@@ -80,9 +80,7 @@ fn n_experts(tensor: &TensorOut<'_>) -> Option<u64> {
     }
     let dim = if name.contains(".bias") { 1 } else { 2 };
     let dims = tensor.dims();
-    (tensor.n_dims() > dim)
-        .then_some(dims[dim])
-        .filter(|&n| n > 0)
+    (tensor.n_dims() > dim).then_some(dims[dim]).filter(|&n| n > 0)
 }
 
 /// Whether a label is a number with a unit, such as `1.5B`.
@@ -94,7 +92,6 @@ fn is_size(label: &str) -> bool {
 }
 
 /// A number of weights with its unit and two digits at least (`utility.py: model_weight_count_rounded_notation`).
-#[expect(clippy::cast_precision_loss, reason = "shown with two digits")]
 fn rounded(n_weights: u64) -> String {
     let n = n_weights as f64;
     let (scaled, unit) = match n {
@@ -160,15 +157,7 @@ mod tests {
             ("blk.0.ffn_up_exps.bias", &[100, 8]),
             ("blk.0.attn_q.weight", &[400]),
         ]);
-        assert_eq!(
-            experts,
-            Size {
-                n_total: 9200,
-                n_shared: 400,
-                n_expert: 1100,
-                n_experts: 8
-            }
-        );
+        assert_eq!(experts, Size { n_total: 9200, n_shared: 400, n_expert: 1100, n_experts: 8 });
         assert_eq!(experts.label_like("8x7B"), Some("8x1.5K".to_owned()));
         assert_eq!(experts.label_like("47B"), Some("9.2K".to_owned()));
     }

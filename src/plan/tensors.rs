@@ -32,9 +32,7 @@ pub(super) fn decide<'a>(
     renumbering: &Renumbering,
 ) -> Result<Tensors<'a>> {
     let kept = renumbering.kept().iter().copied();
-    let trunk: Vec<BlockId> = kept
-        .filter(|block| block.index() < constraints.n_trunk_blocks)
-        .collect();
+    let trunk: Vec<BlockId> = kept.filter(|block| block.index() < constraints.n_trunk_blocks).collect();
     let rescaling = Rescaling::needed(model, constraints.rules, trunk.len())?;
     let windows = constraints.kinds.windows.as_ref();
     let has_full = windows.is_none_or(|windows| trunk.iter().any(|block| !windows[block.index()]));

@@ -68,7 +68,6 @@ impl Short {
     }
 
     fn share(&self) -> String {
-        #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
         let share = self.bytes as f64 / self.parent_bytes as f64 * 100.0;
         format!("{share:.1} %")
     }
@@ -84,11 +83,8 @@ pub fn counts(rows: &[Row]) -> String {
         (n(|end| matches!(end, End::Failed { .. })), "failed"),
         (n(|end| matches!(end, End::NotDone)), "not done"),
     ];
-    let shown: Vec<String> = counts
-        .iter()
-        .filter(|(n, _)| *n > 0)
-        .map(|(n, word)| format!("{n} {word}"))
-        .collect();
+    let shown: Vec<String> =
+        counts.iter().filter(|(n, _)| *n > 0).map(|(n, word)| format!("{n} {word}")).collect();
     shown.join(", ")
 }
 
@@ -153,10 +149,7 @@ pub fn batch(rows: &[Row], results: Option<&str>, colour: Colour) -> String {
     }
     let n = rows.len();
     let models = if n == 1 { "model" } else { "models" };
-    let mut text = format!(
-        "{table}\n\n{failures}batch    {n} {models}: {}\n",
-        counts(rows)
-    );
+    let mut text = format!("{table}\n\n{failures}batch    {n} {models}: {}\n", counts(rows));
     if let Some(results) = results {
         let _ = writeln!(text, "results  {results}");
     }
@@ -178,27 +171,16 @@ mod tests {
             output: "out/a-drop4.gguf".to_owned(),
             seconds: Some(12.34),
         };
-        let row = |model: &str, end| Row {
-            model: model.to_owned(),
-            end,
-        };
+        let row = |model: &str, end| Row { model: model.to_owned(), end };
         let rows = [
             row("a.gguf", End::Done(short.clone())),
             row("b.gguf", End::DoneBefore(short)),
-            row(
-                "c.gguf",
-                End::Failed {
-                    why: "c.gguf: is bad".to_owned(),
-                    hint: Some("mend it".to_owned()),
-                },
-            ),
+            row("c.gguf", End::Failed { why: "c.gguf: is bad".to_owned(), hint: Some("mend it".to_owned()) }),
             row("d.gguf", End::NotDone),
         ];
         let text = batch(&rows, Some("out/results.jsonl"), false);
-        let lines: Vec<String> = text
-            .lines()
-            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
-            .collect();
+        let lines: Vec<String> =
+            text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
         assert_eq!(
             lines,
             [

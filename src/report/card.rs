@@ -53,9 +53,7 @@ impl Card<'_> {
     pub fn text(&self) -> String {
         let mut text = self.front();
         let parent_file = file_name(&self.parent.path);
-        let parent_name = self
-            .string("general.name")
-            .unwrap_or_else(|| parent_file.clone());
+        let parent_name = self.string("general.name").unwrap_or_else(|| parent_file.clone());
         let _ = writeln!(
             text,
             "\n# {} ({} of {} blocks)\n",
@@ -99,11 +97,7 @@ impl Card<'_> {
         };
         list("base_model", self.base_model().into_iter().collect());
         list("language", self.strings("general.languages"));
-        let mut tags = vec![
-            "gguf".to_owned(),
-            "gguf-shorten".to_owned(),
-            "layer-removal".to_owned(),
-        ];
+        let mut tags = vec!["gguf".to_owned(), "gguf-shorten".to_owned(), "layer-removal".to_owned()];
         for tag in self.strings("general.tags") {
             if !tags.contains(&tag) {
                 tags.push(tag);
@@ -116,17 +110,9 @@ impl Card<'_> {
 
     /// The parent on a hub: `ORG/NAME` of the address that its metadata give.
     fn base_model(&self) -> Option<String> {
-        let keys = [
-            "general.repo_url",
-            "general.source.repo_url",
-            "general.base_model.0.repo_url",
-        ];
+        let keys = ["general.repo_url", "general.source.repo_url", "general.base_model.0.repo_url"];
         let id = |address: String| {
-            let rest = address
-                .split_once("huggingface.co/")?
-                .1
-                .trim_matches('/')
-                .to_owned();
+            let rest = address.split_once("huggingface.co/")?.1.trim_matches('/').to_owned();
             let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
             (rest.matches('/').count() == 1 && rest.chars().all(is_plain)).then_some(rest)
         };
@@ -211,11 +197,7 @@ impl Card<'_> {
             markdown(&found.calibration.source),
             found.calibration.window,
             found.threads,
-            if found.threads == 1 {
-                "thread"
-            } else {
-                "threads"
-            },
+            if found.threads == 1 { "thread" } else { "threads" },
             match self.same_text {
                 true => ". The blocks were chosen on the same text, so expect worse on other text",
                 false => "",
@@ -238,17 +220,12 @@ impl Card<'_> {
             );
         }
         if let Some(same) = found.same_top {
-            row(
-                "same likeliest token as the parent",
-                "100 %".to_owned(),
-                format!("{:.1} %", 100.0 * same),
-            );
+            row("same likeliest token as the parent", "100 %".to_owned(), format!("{:.1} %", 100.0 * same));
         }
         let speed = found.tokens_per_second;
         let parent_speed = found.parent_tokens_per_second;
-        let of_parent = |speed: Option<f64>| {
-            speed.map_or("not measured".to_owned(), |speed| format!("{speed:.1}"))
-        };
+        let of_parent =
+            |speed: Option<f64>| speed.map_or("not measured".to_owned(), |speed| format!("{speed:.1}"));
         row(
             "prompt, tokens per second",
             of_parent(parent_speed.map(|speed| speed.prompt)),
@@ -272,11 +249,7 @@ impl Card<'_> {
             plain(&self.file)
         );
         if self.n_files > 1 {
-            let _ = writeln!(
-                text,
-                "All {} files must lie in one folder; name the first.\n",
-                self.n_files
-            );
+            let _ = writeln!(text, "All {} files must lie in one folder; name the first.\n", self.n_files);
         } else {
             let _ = writeln!(
                 text,
@@ -301,9 +274,7 @@ impl Card<'_> {
             self.blake3
         );
         let name = self.string("general.name");
-        let author = self
-            .string("general.organization")
-            .or(self.string("general.author"));
+        let author = self.string("general.organization").or(self.string("general.author"));
         match (self.string("general.license"), name) {
             (Some(licence), name) => {
                 let _ = writeln!(
@@ -344,10 +315,7 @@ impl Card<'_> {
 /// The name of a file, without its folder.
 fn file_name(path: &str) -> String {
     let name = std::path::Path::new(path).file_name();
-    name.map_or_else(
-        || path.to_owned(),
-        |name| name.to_string_lossy().into_owned(),
-    )
+    name.map_or_else(|| path.to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
 /// A string of YAML: one of JSON is that too.
@@ -361,7 +329,6 @@ fn code(text: &str) -> String {
     text.replace(is_unprintable, "\u{fffd}").replace('`', "'")
 }
 
-#[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
 fn share(part: u64, whole: u64) -> String {
     match whole {
         0 => String::new(),

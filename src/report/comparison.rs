@@ -145,11 +145,8 @@ impl RowReport {
 /// Marks the rows that are on the front, and says what all of them show.
 #[must_use]
 pub fn judge(rows: &mut [RowReport]) -> String {
-    let (numbers, points): (Vec<usize>, Vec<Point>) = rows
-        .iter()
-        .enumerate()
-        .filter_map(|(number, row)| Some((number, row.point()?)))
-        .unzip();
+    let (numbers, points): (Vec<usize>, Vec<Point>) =
+        rows.iter().enumerate().filter_map(|(number, row)| Some((number, row.point()?))).unzip();
     let sizes: Vec<(u64, f64)> = points.iter().map(|point| (point.bytes, point.kl)).collect();
     for (number, on_front) in numbers.into_iter().zip(pareto::front(&sizes)) {
         rows[number].pareto = on_front;
@@ -181,8 +178,7 @@ pub fn screen(report: &CompareReport) -> String {
     }
     line(
         "front",
-        "* no other row is as small and as close to the parent, and better in one of the two"
-            .to_owned(),
+        "* no other row is as small and as close to the parent, and better in one of the two".to_owned(),
     );
     line("verdict", report.verdict.clone());
     text
@@ -195,11 +191,7 @@ fn scored(text: &CalibrationReport) -> String {
         HumanCount(text.tokens as u64),
         text.source,
         text.windows,
-        if text.windows == 1 {
-            "window"
-        } else {
-            "windows"
-        },
+        if text.windows == 1 { "window" } else { "windows" },
         text.window,
         text.seconds
     )
@@ -213,11 +205,7 @@ fn chosen(choice: &ChoiceReport) -> String {
     let Some(text) = &choice.calibration else {
         return by;
     };
-    let of = format!(
-        "{by}, {} tokens of {} text",
-        HumanCount(text.tokens as u64),
-        text.source
-    );
+    let of = format!("{by}, {} tokens of {} text", HumanCount(text.tokens as u64), text.source);
     match choice.seen_share {
         0.0 => format!("{of}, none of which is scored"),
         share => format!(
@@ -251,8 +239,7 @@ fn rows(rows: &[RowReport]) -> Table {
     table.set_header(head);
     for row in rows {
         let text = |text: Option<String>| right(text.unwrap_or_default());
-        let number =
-            |value: Option<f64>, digits: usize| text(value.map(|v| format!("{v:.digits$}")));
+        let number = |value: Option<f64>, digits: usize| text(value.map(|v| format!("{v:.digits$}")));
         let kl = row.kl_divergence;
         let speed = row.tokens_per_second;
         table.add_row(vec![
@@ -291,10 +278,7 @@ mod tests {
                 Kind::Drop => 3,
                 _ => 4,
             }),
-            kl_divergence: Some(KlReport {
-                mean: kl,
-                ..KlReport::NONE
-            }),
+            kl_divergence: Some(KlReport { mean: kl, ..KlReport::NONE }),
             ..RowReport::new(kind, name.to_owned())
         }
     }
@@ -311,9 +295,7 @@ mod tests {
         rows[3].error = Some("not there".to_owned());
         let verdict = judge(&mut rows);
         assert!(
-            verdict.starts_with(
-                "no verdict: only rows with fewer blocks were measured, 1 block fewer ("
-            ),
+            verdict.starts_with("no verdict: only rows with fewer blocks were measured, 1 block fewer ("),
             "{verdict}"
         );
         let marked: Vec<bool> = rows.iter().map(|row| row.pareto).collect();

@@ -25,30 +25,19 @@ pub fn screen(report: &EvalReport) -> String {
             HumanCount(report.tokens_scored as u64)
         ),
     );
-    line(
-        "perplexity",
-        measured(report.perplexity, report.perplexity_stderr, 4, ""),
-    );
+    line("perplexity", measured(report.perplexity, report.perplexity_stderr, 4, ""));
     if let Some(parent) = report.parent_perplexity {
-        line(
-            "  parent's",
-            measured(parent, report.parent_perplexity_stderr, 4, ""),
-        );
+        line("  parent's", measured(parent, report.parent_perplexity_stderr, 4, ""));
     }
     if let Some(ratio) = report.log_perplexity_ratio.map(f64::exp) {
-        let stderr = report
-            .log_perplexity_ratio_stderr
-            .map(|stderr| stderr * ratio);
+        let stderr = report.log_perplexity_ratio_stderr.map(|stderr| stderr * ratio);
         line("  ratio", measured(ratio, stderr, 4, ""));
     }
     if let Some(kl) = &report.kl_divergence {
         line("KL divergence", measured(kl.mean, kl.mean_stderr, 5, ""));
         line(
             "",
-            format!(
-                "median {:.5}, 90 % {:.5}, 99 % {:.5}, max. {:.5}",
-                kl.median, kl.p90, kl.p99, kl.max
-            ),
+            format!("median {:.5}, 90 % {:.5}, 99 % {:.5}, max. {:.5}", kl.median, kl.p90, kl.p99, kl.max),
         );
     }
     if let Some(same) = report.same_top {
@@ -78,11 +67,7 @@ pub fn screen(report: &EvalReport) -> String {
             speed.prompt,
             speed.decode,
             report.threads,
-            if report.threads == 1 {
-                "thread"
-            } else {
-                "threads"
-            }
+            if report.threads == 1 { "thread" } else { "threads" }
         ),
     );
     text

@@ -18,17 +18,11 @@ pub(super) fn line(goal: &GoalReport) -> String {
     match (goal.goal, broken) {
         ("target-size", _) => format!("at most {limit} bytes: {value}"),
         (flag, broken) => {
-            let what = if flag == "max-ppl" {
-                "perplexity"
-            } else {
-                "KL divergence"
-            };
+            let what = if flag == "max-ppl" { "perplexity" } else { "KL divergence" };
             let next = match broken {
-                Some(step) => format!(
-                    "; without {} it would be {}",
-                    named(&step.removed),
-                    figure(step.value)
-                ),
+                Some(step) => {
+                    format!("; without {} it would be {}", named(&step.removed), figure(step.value))
+                }
                 None => ", and no more blocks may go".to_owned(),
             };
             format!("{what} at most {limit}: {value}{next}")

@@ -15,17 +15,10 @@ pub fn lines(heal: &HealReport) -> String {
     let measured = format!(
         "on {} {} that nothing was fitted to",
         held_out.windows,
-        if held_out.windows == 1 {
-            "window"
-        } else {
-            "windows"
-        }
+        if held_out.windows == 1 { "window" } else { "windows" }
     );
     if heal.method == "none" {
-        let _ = writeln!(
-            text,
-            "healed   nothing: nothing that was tried is better {measured}"
-        );
+        let _ = writeln!(text, "healed   nothing: nothing that was tried is better {measured}");
         return text;
     }
     let added: i64 = heal.tensors.iter().map(|tensor| tensor.bytes_added).sum();

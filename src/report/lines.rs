@@ -138,7 +138,6 @@ pub fn calibrated(calibration: &CalibrationReport) -> String {
             calibration.window
         );
     }
-    #[expect(clippy::cast_precision_loss, reason = "shown with four digits")]
     let rate = calibration.tokens as f64 / calibration.seconds;
     format!(
         "{} tokens of {} text in {:.1} s ({rate:.0} tokens/s), {} {windows} of {}",
@@ -151,14 +150,9 @@ pub fn calibrated(calibration: &CalibrationReport) -> String {
 }
 
 pub(super) fn written(output: &OutputReport, parent_bytes: u64) -> String {
-    #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
     let share = output.bytes as f64 / parent_bytes as f64 * 100.0;
     let path = output.path.as_deref().unwrap_or("(dry run)");
-    let seconds = output
-        .seconds
-        .map_or("nothing written".to_owned(), |seconds| {
-            format!("{seconds:.2} s")
-        });
+    let seconds = output.seconds.map_or("nothing written".to_owned(), |seconds| format!("{seconds:.2} s"));
     let parts = match output.parts.len() {
         0 | 1 => String::new(),
         n => format!("{n} parts, "),

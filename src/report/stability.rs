@@ -56,8 +56,7 @@ pub fn sure(confidence: &ConfidenceReport, calibration: &CalibrationReport) -> S
 #[must_use]
 pub fn against(against: &AgainstReport) -> String {
     let mut text = String::new();
-    let number =
-        |value: Option<f64>| value.map_or("none".to_owned(), |value| format!("{value:.3}"));
+    let number = |value: Option<f64>| value.map_or("none".to_owned(), |value| format!("{value:.3}"));
     let _ = writeln!(
         text,
         "against  {}: rank correlation {} (Spearman), {} (Kendall)",
@@ -65,14 +64,11 @@ pub fn against(against: &AgainstReport) -> String {
         number(against.spearman),
         number(against.kendall)
     );
-    if let (Some(here), Some(there), Some(both)) = (
-        &against.removed_here,
-        &against.removed_there,
-        &against.removed_by_both,
-    ) {
-        let only = |set: &[usize]| -> Vec<usize> {
-            set.iter().filter(|b| !both.contains(b)).copied().collect()
-        };
+    if let (Some(here), Some(there), Some(both)) =
+        (&against.removed_here, &against.removed_there, &against.removed_by_both)
+    {
+        let only =
+            |set: &[usize]| -> Vec<usize> { set.iter().filter(|b| !both.contains(b)).copied().collect() };
         let _ = writeln!(
             text,
             "         of the {} that would go {} are the same: {}; only by the first text {}, only by the other {}",

@@ -52,18 +52,12 @@ pub fn report(report: &Report, colour: Colour) -> String {
         text.push_str(&alike(&pairs.cosine));
     }
     if report.output.is_none() && !report.removed.is_empty() {
-        let _ = writeln!(
-            text,
-            "would go {}",
-            removed(&report.removed, &report.model, &chosen(&report.method))
-        );
+        let _ =
+            writeln!(text, "would go {}", removed(&report.removed, &report.model, &chosen(&report.method)));
     }
     if let Some(output) = &report.output {
-        let _ = writeln!(
-            text,
-            "removed  {}",
-            removed(&report.removed, &report.model, &chosen(&report.method))
-        );
+        let _ =
+            writeln!(text, "removed  {}", removed(&report.removed, &report.model, &chosen(&report.method)));
         if let Some(method) = &report.attention_method {
             let _ = writeln!(
                 text,
@@ -85,11 +79,7 @@ pub fn report(report: &Report, colour: Colour) -> String {
                 true => "",
                 false => ", not made yet",
             };
-            let _ = writeln!(
-                text,
-                "ollama   {} from {}{done}",
-                ollama.name, ollama.modelfile
-            );
+            let _ = writeln!(text, "ollama   {} from {}{done}", ollama.name, ollama.modelfile);
         }
         if let Some(imatrix) = &output.imatrix {
             let _ = writeln!(
@@ -109,19 +99,8 @@ pub fn report(report: &Report, colour: Colour) -> String {
 fn blocks(report: &Report, colour: Colour) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
-    let mut head = vec![
-        "block",
-        "influence",
-        "\u{b1}",
-        "rank",
-        "within",
-        "rel. magnitude",
-        "\u{b1}",
-    ];
-    let has_halves = report
-        .blocks
-        .iter()
-        .any(|block| block.attention_bi.is_some());
+    let mut head = vec!["block", "influence", "\u{b1}", "rank", "within", "rel. magnitude", "\u{b1}"];
+    let has_halves = report.blocks.iter().any(|block| block.attention_bi.is_some());
     if has_halves {
         head.extend(["attention", "\u{b1}", "rel. magnitude", "\u{b1}"]);
         head.extend(["FFN", "\u{b1}", "rel. magnitude", "\u{b1}"]);
@@ -139,8 +118,7 @@ fn blocks(report: &Report, colour: Colour) -> Table {
     }
     table.set_header(head.iter().map(|text| right(text)));
     for block in &report.blocks {
-        let number =
-            |value: Option<f64>| value.map_or(String::new(), |value| format!("{value:.4}"));
+        let number = |value: Option<f64>| value.map_or(String::new(), |value| format!("{value:.4}"));
         let mut row = vec![
             right(&block.block.to_string()),
             right(&number(block.bi)),
@@ -166,9 +144,7 @@ fn blocks(report: &Report, colour: Colour) -> Table {
         if report.ablate.is_some() {
             row.push(right(&number(block.ablate_kl)));
             let perplexity = block.ablate_perplexity;
-            row.push(right(
-                &perplexity.map_or(String::new(), |p| format!("{p:.2}")),
-            ));
+            row.push(right(&perplexity.map_or(String::new(), |p| format!("{p:.2}"))));
         }
         if let Some(against) = &report.against {
             let other = against.blocks.get(block.block);

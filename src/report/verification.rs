@@ -112,28 +112,15 @@ impl VerifyReport {
             },
             parent: ModelReport::new(parent, parent_path, Some(verification.parent_blake3)),
             recorded_blake3: claim.parent_blake3.map(|hash| hash.to_hex().to_string()),
-            removed: verification
-                .removed
-                .iter()
-                .map(|block| block.index())
-                .collect(),
+            removed: verification.removed.iter().map(|block| block.index()).collect(),
             on_trust: verification.on_trust.clone(),
-            attention_removed: verification
-                .attention_removed
-                .iter()
-                .map(|block| block.index())
-                .collect(),
+            attention_removed: verification.attention_removed.iter().map(|block| block.index()).collect(),
             metadata: verification.metadata,
             tensors: verification.n_tensors,
             tensor_bytes: verification.n_tensor_bytes,
             changes: verification.changes.clone(),
             difference_count: verification.differences.len(),
-            differences: verification
-                .differences
-                .first()
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
+            differences: verification.differences.first().iter().map(ToString::to_string).collect(),
             known_faults: Vec::new(),
             run,
             bytes: bytes + parent.n_bytes(),
@@ -162,11 +149,7 @@ pub fn screen(report: &VerifyReport) -> String {
     let _ = writeln!(
         text,
         "         blake3 {hash}, {}",
-        if recorded {
-            "as recorded"
-        } else {
-            "not as recorded"
-        }
+        if recorded { "as recorded" } else { "not as recorded" }
     );
     let _ = writeln!(
         text,
@@ -174,10 +157,7 @@ pub fn screen(report: &VerifyReport) -> String {
         lines::removed(
             &report.removed,
             &report.parent,
-            &format!(
-                "by {}",
-                gguf::Quoted(output.method.as_deref().unwrap_or("unknown"))
-            )
+            &format!("by {}", gguf::Quoted(output.method.as_deref().unwrap_or("unknown")))
         )
     );
     if !report.attention_removed.is_empty() {
@@ -208,11 +188,7 @@ pub fn screen(report: &VerifyReport) -> String {
     if let Some(why) = &report.on_trust {
         let _ = writeln!(text, "on trust {}", trusted(report, why));
     }
-    let verdict = if report.verified {
-        "verified"
-    } else {
-        "DIFFERS "
-    };
+    let verdict = if report.verified { "verified" } else { "DIFFERS " };
     let _ = writeln!(text, "{verdict} {}", took(report));
     for difference in &report.differences {
         let _ = writeln!(text, "  {difference}");
@@ -248,19 +224,12 @@ fn planned_as(report: &VerifyReport) -> String {
         return String::new();
     }
     let kept = report.tensors.saturating_sub(sliced + changed + new);
-    format!(
-        ": {kept} identical, {sliced} sliced, {changed} changed, {new} new, {left_out} left out"
-    )
+    format!(": {kept} identical, {sliced} sliced, {changed} changed, {new} new, {left_out} left out")
 }
 
 fn took(report: &VerifyReport) -> String {
-    #[expect(clippy::cast_precision_loss, reason = "shown with two digits")]
     let rate = report.bytes as f64 / report.seconds / 1e9;
-    format!(
-        "{} of both files in {:.3} s ({rate:.2} GB/s)",
-        DecimalBytes(report.bytes),
-        report.seconds
-    )
+    format!("{} of both files in {:.3} s ({rate:.2} GB/s)", DecimalBytes(report.bytes), report.seconds)
 }
 
 fn evaluated(run: &Run) -> String {

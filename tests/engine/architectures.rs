@@ -73,29 +73,18 @@ pub fn zeroing_is_identity(architecture: &Architecture) -> bool {
 }
 
 /// llama.cpp's numbers of the types that the weights of the tiny models have (`llama.h: llama_ftype`).
-const FILE_TYPES: [(&str, Option<u32>); 5] = [
-    ("F32", None),
-    ("Q4_0", Some(2)),
-    ("Q8_0", Some(7)),
-    ("Q4_K_M", Some(15)),
-    ("Q6_K", Some(18)),
-];
+const FILE_TYPES: [(&str, Option<u32>); 5] =
+    [("F32", None), ("Q4_0", Some(2)), ("Q8_0", Some(7)), ("Q4_K_M", Some(15)), ("Q6_K", Some(18))];
 
 /// Architectures with weights of three dimensions by which llama.cpp multiplies a permuted operand: kernels for repacked
 /// weights (AMX) do not take that, and where a processor has them, it gives up on such weights if they are not F32.
-const NOT_QUANTIZED: &[&str] = &[
-    "bailingmoe3",
-    "deepseek4",
-    "dots3note",
-    "kimi-k3",
-    "mistral4",
-];
+const NOT_QUANTIZED: &[&str] = &["bailingmoe3", "deepseek4", "dots3note", "kimi-k3", "mistral4"];
 
 /// The type of an architecture's `variant`-th model: chance, but always the same.
 fn file_type(name: &str, variant: usize) -> (&'static str, Option<u32>) {
-    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
-    });
+    let hash = name
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
     if NOT_QUANTIZED.contains(&name) {
         return FILE_TYPES[0];
     }
@@ -121,8 +110,7 @@ fn check(architecture: &Architecture, dir: &Path) -> Result<(String, usize, usiz
             }
             check_parent(architecture, backend, &parent)
         };
-        let (sets, floats) =
-            check().map_err(|error| format!("variant {variant} in {name}: {error}"))?;
+        let (sets, floats) = check().map_err(|error| format!("variant {variant} in {name}: {error}"))?;
         types.push(name);
         n_sets += sets;
         n_floats += floats;
@@ -154,19 +142,13 @@ fn check_parent(
             // Such blocks are behind all that stay: what those compute is what the parent computes so far.
             let last = (0..n_blocks).rfind(|block| !set.contains(block)).unwrap();
             let n_kept = n_blocks - set.len();
-            (
-                state_after(&short, n_kept - 1)?,
-                state_after(&reference, last)?,
-            )
+            (state_after(&short, n_kept - 1)?, state_after(&reference, last)?)
         } else {
             (outputs(&short)?, outputs(&reference)?)
         };
         let n_different = n_different(&found, &expected);
         if n_different > 0 {
-            return Err(format!(
-                "blocks {set:?}: {n_different} of {} floats differ",
-                found.len()
-            ));
+            return Err(format!("blocks {set:?}: {n_different} of {} floats differ", found.len()));
         }
         n_sets += 1;
         n_floats += found.len();
@@ -181,9 +163,7 @@ fn check_parent(
 /// Whether a block of `set` does more to the stream than to add to it, which zeros do not silence.
 pub fn has_more_than_sums(constraints: &Constraints, set: &[usize]) -> bool {
     let kinds = constraints.kinds.by_position.iter();
-    kinds
-        .filter(|kind| kind.in_period)
-        .any(|kind| set.iter().any(|&block| kind.holds(block)))
+    kinds.filter(|kind| kind.in_period).any(|kind| set.iter().any(|&block| kind.holds(block)))
 }
 
 /// The hidden states come in order, differ from block to block, and around a zeroed block are the same.
@@ -194,11 +174,7 @@ fn check_states(
     zeroed: &Path,
 ) -> Result<(), String> {
     let n_blocks = constraints.n_trunk_blocks;
-    let n_loops = if matches!(architecture.stream, Stream::Looped { .. }) {
-        2
-    } else {
-        1
-    };
+    let n_loops = if matches!(architecture.stream, Stream::Looped { .. }) { 2 } else { 1 };
     let unchanged = |path: &Path| -> Result<Vec<usize>, String> {
         let states = hidden_states(path)?;
         let states = &states.windows[0];
@@ -237,9 +213,7 @@ fn check_states(
         let of_zeroed = unchanged(zeroed)?;
         let expected: Vec<usize> = (0..n_loops).flat_map(|_| set.clone()).collect();
         if of_zeroed != expected {
-            return Err(format!(
-                "blocks {set:?} were zeroed, but {of_zeroed:?} change nothing"
-            ));
+            return Err(format!("blocks {set:?} were zeroed, but {of_zeroed:?} change nothing"));
         }
     }
     Ok(())
@@ -251,19 +225,14 @@ fn check_share(share: usize) {
     let only = std::env::var("ARCHITECTURE").ok();
     let mut failed = Vec::new();
     for architecture in Architecture::all().iter().skip(share).step_by(N_SHARES) {
-        if only
-            .as_deref()
-            .is_some_and(|only| only.split(',').all(|only| only != architecture.name))
+        if only.as_deref().is_some_and(|only| only.split(',').all(|only| only != architecture.name))
             || NOT_EVALUATED.contains(&architecture.name)
         {
             continue;
         }
         match check(architecture, dir.path()) {
             Ok((types, n_sets, n_floats)) => {
-                println!(
-                    "{:<16}{types:<14}{n_sets} sets, {n_floats} floats, 0 differ",
-                    architecture.name
-                );
+                println!("{:<16}{types:<14}{n_sets} sets, {n_floats} floats, 0 differ", architecture.name);
             }
             Err(error) => failed.push(format!("{}: {error}", architecture.name)),
         }

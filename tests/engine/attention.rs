@@ -58,9 +58,7 @@ fn variants() -> Vec<Variant> {
         Variant {
             name: "apart, with biases, tied, grouped queries",
             extra: vec![grouped()],
-            omitted: |name| {
-                is_scale(name) || name == "output.weight" || name == "rope_freqs.weight"
-            },
+            omitted: |name| is_scale(name) || name == "output.weight" || name == "rope_freqs.weight",
             fused_qkv: false,
             ftype: None,
         },
@@ -75,22 +73,13 @@ fn variants() -> Vec<Variant> {
             fused_qkv: false,
             ftype: None,
         },
-        Variant {
-            name: "Q4_0",
-            extra: vec![grouped()],
-            omitted: is_scale,
-            fused_qkv: false,
-            ftype: Some(2),
-        },
+        Variant { name: "Q4_0", extra: vec![grouped()], omitted: is_scale, fused_qkv: false, ftype: Some(2) },
         Variant {
             name: "Q4_K_M, with heads of an explicit size and lists of equal counts",
             extra: vec![
                 (".attention.key_length", ValueOut::u32(64)),
                 (".attention.value_length", ValueOut::u32(64)),
-                (
-                    ".attention.head_count_kv",
-                    ValueOut::u32s(&[4; N_BLOCKS as usize]),
-                ),
+                (".attention.head_count_kv", ValueOut::u32s(&[4; N_BLOCKS as usize])),
             ],
             omitted: |name| is_scale(name) || name.ends_with(".bias"),
             fused_qkv: false,
@@ -138,19 +127,12 @@ fn a_model_without_attention_of_some_blocks_computes_the_parent_in_which_it_writ
             shorten_and_cut_attention(&parent, blocks, attention, &out).unwrap();
             zero_halves(
                 &parent,
-                &[
-                    (blocks, MIXER_WRITERS),
-                    (blocks, FFN_WRITERS),
-                    (attention, MIXER_WRITERS),
-                ],
+                &[(blocks, MIXER_WRITERS), (blocks, FFN_WRITERS), (attention, MIXER_WRITERS)],
                 &zeroed,
             );
             let found = outputs(&out).unwrap();
             let expected = outputs(&zeroed).unwrap();
-            let set = format!(
-                "{}: {blocks:?} and attention of {attention:?}",
-                variant.name
-            );
+            let set = format!("{}: {blocks:?} and attention of {attention:?}", variant.name);
             assert_eq!(n_different(&found, &expected), 0, "{set}");
             assert!(n_different(&found, &of_parent) > found.len() / 2, "{set}");
         }
@@ -188,10 +170,7 @@ fn the_middle_of_a_block_without_attention_is_what_enters_it() {
     shorten_and_cut_attention(&parent, &[], &[3, 5], &out).unwrap();
     zero_halves(&parent, &[(&[3, 5], MIXER_WRITERS)], &zeroed);
     let found = hidden_states_with_middles(&out).unwrap().windows.remove(0);
-    let expected = hidden_states_with_middles(&zeroed)
-        .unwrap()
-        .windows
-        .remove(0);
+    let expected = hidden_states_with_middles(&zeroed).unwrap().windows.remove(0);
     assert_eq!(found.len(), 1 + 2 * N_BLOCKS as usize);
     for ((place, state), (expected_place, expected)) in found.iter().zip(&expected) {
         assert_eq!(place, expected_place);

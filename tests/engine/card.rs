@@ -22,37 +22,25 @@ fn run(dir: &Path, arguments: &str) -> Value {
 }
 
 fn write_text(dir: &Path, name: &str, range: std::ops::Range<usize>) {
-    let text: String = range
-        .map(|i| char::from(b'a' + (i * i % 23) as u8))
-        .collect();
+    let text: String = range.map(|i| char::from(b'a' + (i * i % 23) as u8)).collect();
     std::fs::write(dir.join(name), text).unwrap();
 }
 
 /// The cells of the row of a card's table that begins with `what`.
 fn row<'c>(card: &'c str, what: &str) -> Vec<&'c str> {
-    let line = card
-        .lines()
-        .find(|line| line.starts_with(&format!("| {what}")));
-    line.unwrap()
-        .split(" | ")
-        .map(|cell| cell.trim_matches(['|', ' ']))
-        .collect()
+    let line = card.lines().find(|line| line.starts_with(&format!("| {what}")));
+    line.unwrap().split(" | ").map(|cell| cell.trim_matches(['|', ' '])).collect()
 }
 
 #[test]
 fn figures_of_a_card_are_those_of_eval() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    byte_model("llama", 5)
-        .save(Backend::init(), &dir.join("m.gguf"))
-        .unwrap();
+    byte_model("llama", 5).save(Backend::init(), &dir.join("m.gguf")).unwrap();
     write_text(dir, "text", 0..400);
     let text = "--calibration text --tokens 160";
     for choice in ["--blocks 1,3", "--drop 2"] {
-        let result = run(
-            dir,
-            &format!("m.gguf {choice} -o out.gguf --card card.md --force {text}"),
-        );
+        let result = run(dir, &format!("m.gguf {choice} -o out.gguf --card card.md --force {text}"));
         let card = std::fs::read_to_string(dir.join("card.md")).unwrap();
         let found = &result["evaluation"];
         assert_eq!(found["model"]["path"], "out.gguf");
@@ -60,19 +48,10 @@ fn figures_of_a_card_are_those_of_eval() {
         assert_eq!(found["calibration"]["windows"], 4);
         let shown = |value: &Value, digits: usize| format!("{:.digits$}", value.as_f64().unwrap());
         let perplexity = row(&card, "perplexity");
-        assert!(
-            perplexity[1].starts_with(&shown(&found["parent_perplexity"], 2)),
-            "{card}"
-        );
-        assert!(
-            perplexity[2].starts_with(&shown(&found["perplexity"], 2)),
-            "{card}"
-        );
+        assert!(perplexity[1].starts_with(&shown(&found["parent_perplexity"], 2)), "{card}");
+        assert!(perplexity[2].starts_with(&shown(&found["perplexity"], 2)), "{card}");
         let kl = row(&card, "KL divergence");
-        assert!(
-            kl[2].starts_with(&shown(&found["kl_divergence"]["mean"], 4)),
-            "{card}"
-        );
+        assert!(kl[2].starts_with(&shown(&found["kl_divergence"]["mean"], 4)), "{card}");
         for (what, key) in [("prompt", "prompt"), ("decoding", "decode")] {
             let speed = row(&card, what);
             assert_eq!(speed[1], shown(&found["parent_tokens_per_second"][key], 1));
@@ -89,29 +68,15 @@ fn figures_of_a_card_are_those_of_eval() {
     }
     // A text that has no more than chose the blocks.
     write_text(dir, "short", 0..170);
-    run(
-        dir,
-        "m.gguf --drop 2 -o out.gguf --card card.md --force --calibration short --tokens 160",
-    );
+    run(dir, "m.gguf --drop 2 -o out.gguf --card card.md --force --calibration short --tokens 160");
     let card = std::fs::read_to_string(dir.join("card.md")).unwrap();
-    assert!(
-        card.contains("The blocks were chosen on the same text"),
-        "{card}"
-    );
+    assert!(card.contains("The blocks were chosen on the same text"), "{card}");
     // A split output is measured too, and its figures are those of the whole one.
-    let whole = run(
-        dir,
-        &format!("m.gguf --blocks 1,3 -o out.gguf --card card.md --force {text}"),
-    );
+    let whole = run(dir, &format!("m.gguf --blocks 1,3 -o out.gguf --card card.md --force {text}"));
     let split = run(
         dir,
-        &format!(
-            "m.gguf --blocks 1,3 -o s.gguf --split-max-size 4M -q --card card.md --force {text}"
-        ),
+        &format!("m.gguf --blocks 1,3 -o s.gguf --split-max-size 4M -q --card card.md --force {text}"),
     );
     assert!(split["output"]["parts"].as_array().unwrap().len() > 1);
-    assert_eq!(
-        split["evaluation"]["perplexity"],
-        whole["evaluation"]["perplexity"]
-    );
+    assert_eq!(split["evaluation"]["perplexity"], whole["evaluation"]["perplexity"]);
 }

@@ -29,13 +29,7 @@ fn row<'j>(json: &'j Value, name: &str) -> &'j Value {
 #[track_caller]
 fn equals_eval(row: &Value, dir: &Path, name: &str) {
     let eval = json(dir, &format!("eval {name} --parent parent.gguf {TEXT}"), 0);
-    for key in [
-        "perplexity",
-        "perplexity_stderr",
-        "kl_divergence",
-        "same_top",
-        "same_top_stderr",
-    ] {
+    for key in ["perplexity", "perplexity_stderr", "kl_divergence", "same_top", "same_top_stderr"] {
         assert_ne!(row[key], Value::Null, "{name}: {key}");
         // As text with all digits, so bit for bit.
         assert_eq!(row[key], eval[key], "{name}: {key}");
@@ -58,45 +52,24 @@ fn every_row_is_what_eval_says_of_the_file() {
             types.join(",")
         );
         let json = json(dir, &arguments, 0);
-        let names: Vec<&str> = json["rows"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|row| row["name"].as_str().unwrap())
-            .collect();
+        let names: Vec<&str> =
+            json["rows"].as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();
         assert_eq!(
             names,
-            [
-                "parent.gguf",
-                "short.gguf",
-                "1 block fewer",
-                "2 blocks fewer",
-                "Q8_0",
-                "Q4_K_M",
-                "Q2_K"
-            ]
+            ["parent.gguf", "short.gguf", "1 block fewer", "2 blocks fewer", "Q8_0", "Q4_K_M", "Q2_K"]
         );
         equals_eval(row(&json, "parent.gguf"), dir, "parent.gguf");
         equals_eval(row(&json, "short.gguf"), dir, "short.gguf");
         for (n, name) in [(1, "1 block fewer"), (2, "2 blocks fewer")] {
             let file = format!("short{n}.gguf");
-            let written = program(
-                dir,
-                &format!("parent.gguf --drop {n} --method sequential -o {file}"),
-            );
+            let written = program(dir, &format!("parent.gguf --drop {n} --method sequential -o {file}"));
             assert!(written.status.success(), "{written:?}");
             equals_eval(row(&json, name), dir, &file);
         }
         for name in types {
             let file_type: FileType = name.parse().unwrap();
             let file = format!("{name}.gguf");
-            ggml::testing::quantize(
-                Backend::init(),
-                &parent,
-                &dir.join(&file),
-                file_type.number(),
-            )
-            .unwrap();
+            ggml::testing::quantize(Backend::init(), &parent, &dir.join(&file), file_type.number()).unwrap();
             equals_eval(row(&json, name), dir, &file);
             assert_eq!(row(&json, name)["type"], name);
         }
@@ -108,15 +81,7 @@ fn every_row_is_what_eval_says_of_the_file() {
 fn blocks_are_those_that_the_main_job_chooses() {
     let (dir, _) = models("llama");
     let dir = dir.path();
-    for method in [
-        "bi",
-        "relative-magnitude",
-        "safe",
-        "run",
-        "ablate",
-        "search",
-        "reverse",
-    ] {
+    for method in ["bi", "relative-magnitude", "safe", "run", "ablate", "search", "reverse"] {
         let compared = json(
             dir,
             &format!("compare parent.gguf --drop 1..2 --method {method} --choose-tokens 96 {TEXT}"),
@@ -125,21 +90,11 @@ fn blocks_are_those_that_the_main_job_chooses() {
         for (n, name) in [(1, "1 block fewer"), (2, "2 blocks fewer")] {
             let alone = json(
                 dir,
-                &format!(
-                    "parent.gguf --drop {n} --method {method} --tokens 96 -t 1 --dry-run --json -"
-                ),
+                &format!("parent.gguf --drop {n} --method {method} --tokens 96 -t 1 --dry-run --json -"),
                 0,
             );
-            assert_eq!(
-                row(&compared, name)["removed"],
-                alone["removed"],
-                "{method}"
-            );
-            assert_eq!(
-                row(&compared, name)["bytes"],
-                alone["output"]["bytes"],
-                "{method}"
-            );
+            assert_eq!(row(&compared, name)["removed"], alone["removed"], "{method}");
+            assert_eq!(row(&compared, name)["bytes"], alone["output"]["bytes"], "{method}");
         }
         let choice = &compared["choice"];
         assert_eq!(choice["method"], method);
@@ -154,11 +109,7 @@ fn blocks_are_those_that_the_main_job_chooses() {
 fn a_text_that_chose_is_told_from_one_that_did_not() {
     let (dir, _) = models("llama");
     let dir = dir.path();
-    let text = |n: usize| -> String {
-        (0..400)
-            .map(|i| char::from(b'a' + (i * i * n % 26) as u8))
-            .collect()
-    };
+    let text = |n: usize| -> String { (0..400).map(|i| char::from(b'a' + (i * i * n % 26) as u8)).collect() };
     for (name, n) in [("a.txt", 3), ("b.txt", 7)] {
         std::fs::write(dir.join(name), text(n)).unwrap();
     }
@@ -176,10 +127,7 @@ fn a_text_that_chose_is_told_from_one_that_did_not() {
         "{table_a}"
     );
     let table_b = table("b.txt");
-    assert!(
-        table_b.contains("96 tokens of a.txt text, none of which is scored"),
-        "{table_b}"
-    );
+    assert!(table_b.contains("96 tokens of a.txt text, none of which is scored"), "{table_b}");
     assert!(
         table_b.contains("\nverdict  no verdict: only rows with fewer blocks were measured"),
         "{table_b}"
@@ -201,12 +149,8 @@ fn with_bad_models() -> tempfile::TempDir {
     let (dir, [parent, _]) = models("llama");
     spoil(&parent, &dir.path().join("nan.gguf"));
     let mut other = byte_model("llama", 2);
-    other
-        .extra
-        .push(("tokenizer.ggml.bos_token_id", ValueOut::u32(3)));
-    other
-        .save(Backend::init(), &dir.path().join("other.gguf"))
-        .unwrap();
+    other.extra.push(("tokenizer.ggml.bos_token_id", ValueOut::u32(3)));
+    other.save(Backend::init(), &dir.path().join("other.gguf")).unwrap();
     dir
 }
 
@@ -221,14 +165,8 @@ fn what_fails_is_a_row_and_the_others_are_measured() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();
     for (name, error) in [
-        (
-            "nan.gguf",
-            "nan.gguf: after token 16 of window 0: the logit of vocabulary entry 0 is NaN",
-        ),
-        (
-            "none.gguf",
-            "none.gguf: No such file or directory (os error 2)",
-        ),
+        ("nan.gguf", "nan.gguf: after token 16 of window 0: the logit of vocabulary entry 0 is NaN"),
+        ("none.gguf", "none.gguf: No such file or directory (os error 2)"),
         (
             "other.gguf",
             "other.gguf: the vocabulary differs from that of parent.gguf: token 3 begins every text, token 1 in the parent",
@@ -256,21 +194,13 @@ fn what_fails_is_a_row_and_the_others_are_measured() {
     let stderr = String::from_utf8(output.stderr).unwrap();
     // In the order in which they failed: what cannot even be opened first.
     assert!(
-        stderr.starts_with("gguf-shorten: 5 of 9 rows failed, the first: ")
-            && stderr.lines().count() == 1,
+        stderr.starts_with("gguf-shorten: 5 of 9 rows failed, the first: ") && stderr.lines().count() == 1,
         "{stderr}"
     );
     // One alone is told as `eval` tells it, behind the table.
-    let output = program(
-        dir,
-        "compare parent.gguf other.gguf --tokens 96 --window 32 -t 1",
-    );
+    let output = program(dir, "compare parent.gguf other.gguf --tokens 96 --window 32 -t 1");
     assert_eq!(output.status.code(), Some(1));
-    assert!(
-        String::from_utf8(output.stdout)
-            .unwrap()
-            .contains("failed   other.gguf: ")
-    );
+    assert!(String::from_utf8(output.stdout).unwrap().contains("failed   other.gguf: "));
     assert_eq!(
         String::from_utf8(output.stderr).unwrap(),
         "gguf-shorten: other.gguf: the vocabulary differs from that of parent.gguf: token 3 begins every text, token 1 in \
@@ -284,18 +214,12 @@ fn without_a_parent_nothing_is_compared() {
     let dir = dir.path();
     let text = "--tokens 96 --window 32 -t 1";
     assert_eq!(
-        failure(
-            dir,
-            &format!("compare nan.gguf parent.gguf --drop 1 {text}")
-        ),
+        failure(dir, &format!("compare nan.gguf parent.gguf --drop 1 {text}")),
         "gguf-shorten: nan.gguf: after token 16 of window 0: the logit of vocabulary entry 0 is NaN\n"
     );
     std::fs::write(dir.join("short.txt"), "Not much").unwrap();
     assert_eq!(
-        failure(
-            dir,
-            "compare parent.gguf short.gguf --calibration short.txt --window 32"
-        ),
+        failure(dir, "compare parent.gguf short.gguf --calibration short.txt --window 32"),
         "gguf-shorten: parent.gguf: the text has 14 tokens, less than one window of 32\n"
     );
 }
@@ -304,15 +228,9 @@ fn without_a_parent_nothing_is_compared() {
 fn the_json_is_the_contract() {
     let (dir, _) = models("llama");
     let dir = dir.path();
-    let found = json(
-        dir,
-        &format!("compare short.gguf --parent parent.gguf {TEXT}"),
-        0,
-    );
-    let keys =
-        |json: &Value| -> BTreeSet<String> { json.as_object().unwrap().keys().cloned().collect() };
-    let listed =
-        |names: &str| -> BTreeSet<String> { names.split_whitespace().map(str::to_owned).collect() };
+    let found = json(dir, &format!("compare short.gguf --parent parent.gguf {TEXT}"), 0);
+    let keys = |json: &Value| -> BTreeSet<String> { json.as_object().unwrap().keys().cloned().collect() };
+    let listed = |names: &str| -> BTreeSet<String> { names.split_whitespace().map(str::to_owned).collect() };
     assert_eq!(
         keys(&found),
         listed("gguf_shorten llama_cpp command text parent choice threads rows verdict")
@@ -332,15 +250,9 @@ fn the_json_is_the_contract() {
     assert_eq!(found["parent"]["path"], "parent.gguf");
     assert_eq!(found["parent"]["block_count"], 4);
     let (parent, short) = (row(&found, "parent.gguf"), row(&found, "short.gguf"));
-    assert_eq!(
-        (&parent["kind"], &short["kind"]),
-        (&"parent".into(), &"file".into())
-    );
+    assert_eq!((&parent["kind"], &short["kind"]), (&"parent".into(), &"file".into()));
     assert_eq!(short["path"], "short.gguf");
     assert_eq!(parent["kl_divergence"]["mean"], 0.0);
-    assert_eq!(
-        (&parent["pareto"], &short["pareto"]),
-        (&true.into(), &true.into())
-    );
+    assert_eq!((&parent["pareto"], &short["pareto"]), (&true.into(), &true.into()));
     assert!(found["verdict"].as_str().unwrap().contains("short.gguf ("));
 }

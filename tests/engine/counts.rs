@@ -45,20 +45,13 @@ fn both(parent: &Path, blocks: &[usize]) -> Result<(Vec<f32>, Vec<f32>), String>
 fn relative_difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     assert!(a.iter().chain(b).all(|x| x.is_finite()));
-    let largest =
-        |numbers: &mut dyn Iterator<Item = f32>| numbers.fold(0f32, |m, x| m.max(x.abs()));
+    let largest = |numbers: &mut dyn Iterator<Item = f32>| numbers.fold(0f32, |m, x| m.max(x.abs()));
     largest(&mut a.iter().zip(b).map(|(a, b)| a - b)) / largest(&mut a.iter().copied())
 }
 
 /// Copies the model at `path`, with the numbers of F32 tensors changed whose names behind `blk.<i>.` are `rest`, and which
 /// belong to a block that is `wanted`.
-fn changed(
-    path: &Path,
-    rest: &str,
-    wanted: &dyn Fn(usize) -> bool,
-    change: &dyn Fn(f32) -> f32,
-    out: &Path,
-) {
+fn changed(path: &Path, rest: &str, wanted: &dyn Fn(usize) -> bool, change: &dyn Fn(f32) -> f32, out: &Path) {
     let mut bytes = std::fs::read(path).unwrap();
     let file = File::parse(&bytes).unwrap();
     let mut ranges = Vec::new();
@@ -95,34 +88,19 @@ fn queries_keep_the_scale_of_the_number_of_blocks_that_is_left() {
     ] {
         let mut spec = narrow(architecture, n_blocks);
         // Heads of 24, where 64 / 4 = 16 is the width per head.
-        for key in [
-            ".attention.key_length",
-            ".attention.value_length",
-            ".rope.dimension_count",
-        ] {
+        for key in [".attention.key_length", ".attention.value_length", ".rope.dimension_count"] {
             spec.extra.push((key, ValueOut::u32(24)));
         }
         // A scale that is there already matters only where there is no norm behind it.
-        for with_scale in [false, true]
-            .into_iter()
-            .take(1 + usize::from(architecture == "gemma2"))
-        {
-            spec.left_out = if with_scale {
-                &[]
-            } else {
-                &["attn_q.scale", "attn_q.bias"]
-            };
+        for with_scale in [false, true].into_iter().take(1 + usize::from(architecture == "gemma2")) {
+            spec.left_out = if with_scale { &[] } else { &["attn_q.scale", "attn_q.bias"] };
             spec.save(Backend::init(), &parent).unwrap();
             // Sharper attention than that of random weights, so that its scale shows.
             changed(&parent, queries, &|_| true, &|value| 8.0 * value, &parent);
             if with_scale {
                 changed(&parent, scale, &|_| true, &|value| 1.0 + value, &parent);
             }
-            let sets = [
-                &[0][..],
-                &[5, 6, 20, 45],
-                &[1, 2, 3, 4, 7, 8, 9, 10, 11, 30],
-            ];
+            let sets = [&[0][..], &[5, 6, 20, 45], &[1, 2, 3, 4, 7, 8, 9, 10, 11, 30]];
             for blocks in sets {
                 shorten(&parent, blocks, &short).unwrap();
                 zero(&parent, blocks, &zeroed);
@@ -137,14 +115,8 @@ fn queries_keep_the_scale_of_the_number_of_blocks_that_is_left() {
                 println!(
                     "{architecture}, {blocks:?}: {difference:e}, rounding {rounding:e}, without {without:e}"
                 );
-                assert!(
-                    difference > 0.0 && difference < ROUNDINGS * rounding,
-                    "{difference}, {rounding}"
-                );
-                assert!(
-                    without > 4.0 * ROUNDINGS * rounding,
-                    "{without}, {rounding}"
-                );
+                assert!(difference > 0.0 && difference < ROUNDINGS * rounding, "{difference}, {rounding}");
+                assert!(without > 4.0 * ROUNDINGS * rounding, "{without}, {rounding}");
             }
         }
     }
@@ -155,9 +127,7 @@ fn where_both_scales_are_the_same_nothing_changes() {
     let dir = tempfile::tempdir().unwrap();
     let parent = dir.path().join("parent");
     for (architecture, n_blocks) in [("gemma2", 46), ("gemma3", 62), ("gemma3", 63)] {
-        narrow(architecture, n_blocks)
-            .save(Backend::init(), &parent)
-            .unwrap();
+        narrow(architecture, n_blocks).save(Backend::init(), &parent).unwrap();
         let (found, expected) = both(&parent, &[3]).unwrap();
         assert_eq!(n_different(&found, &expected), 0, "{architecture}");
     }
@@ -185,12 +155,10 @@ fn what_deepseek2_derives_from_the_number_of_blocks_is_written() {
         spec.extra.retain(|(key, _)| *key != ".expert_gating_func");
         spec.without = &["attention.q_lora_rank"];
         if let Some(rank) = rank {
-            spec.extra
-                .push((".attention.q_lora_rank", ValueOut::u32(rank)));
+            spec.extra.push((".attention.q_lora_rank", ValueOut::u32(rank)));
         }
         if let Some(gating) = gating {
-            spec.extra
-                .push((".expert_gating_func", ValueOut::u32(gating)));
+            spec.extra.push((".expert_gating_func", ValueOut::u32(gating)));
         }
         spec.save(Backend::init(), &parent).unwrap();
         for n_removed in [1, 2, 5, 20] {
@@ -203,10 +171,7 @@ fn what_deepseek2_derives_from_the_number_of_blocks_is_written() {
                     assert_eq!(n_different(&found, &expected), 0, "{name}");
                 }
                 Err(error) => {
-                    assert!(
-                        error.contains("takes queries for one matrix"),
-                        "{name}: {error}"
-                    );
+                    assert!(error.contains("takes queries for one matrix"), "{name}: {error}");
                     assert!(matches!(n_blocks - n_removed as u32, 26 | 27), "{name}");
                     assert_eq!(rank, Some(64), "{name}");
                 }

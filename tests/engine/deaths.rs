@@ -23,12 +23,8 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Runs a command to its end, which must come.
 fn run(command: &mut Command) -> Output {
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let start = Instant::now();
     while child.try_wait().unwrap().is_none() {
         if start.elapsed() > TIMEOUT {
@@ -42,9 +38,8 @@ fn run(command: &mut Command) -> Output {
 
 fn names(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).unwrap();
-    let mut names: Vec<String> = entries
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
@@ -224,10 +219,7 @@ fn a_fault_inside_the_allocator_is_one_line_and_leaves_nothing() {
     };
     let output = run(&mut command(0));
     assert!(output.status.success(), "{output:?}");
-    let n_calls: u64 = std::fs::read_to_string(path("calls"))
-        .unwrap()
-        .parse()
-        .unwrap();
+    let n_calls: u64 = std::fs::read_to_string(path("calls")).unwrap().parse().unwrap();
     for name in ["card.md", "out.gguf"] {
         std::fs::remove_file(folder.join(name)).unwrap();
     }
@@ -239,10 +231,7 @@ fn a_fault_inside_the_allocator_is_one_line_and_leaves_nothing() {
         assert_eq!(output.status.code(), Some(1), "{what}");
         assert!(stderr.starts_with("gguf-shorten: "), "{what}");
         let dies = "died of SIGSEGV (invalid memory reference)";
-        assert!(
-            stderr.contains(dies) && stderr.lines().count() == 1,
-            "{what}"
-        );
+        assert!(stderr.contains(dies) && stderr.lines().count() == 1, "{what}");
         assert_eq!(names(&folder), ["m.gguf", "text"], "{what}");
     }
 }
@@ -283,9 +272,9 @@ fn a_model_of_which_llama_cpp_dies_is_one_line_in_every_command() {
         assert_eq!(output.status.code(), Some(1), "{arguments}: {stderr}");
         let line = stderr.trim_end_matches('\n');
         assert!(!line.contains('\n'), "{arguments}: {stderr}");
-        let is_told = line.starts_with(
-            "gguf-shorten: m.gguf: llama.cpp died of SIGFPE (arithmetic error) while ",
-        ) && line.contains("; it said last: ");
+        let is_told = line
+            .starts_with("gguf-shorten: m.gguf: llama.cpp died of SIGFPE (arithmetic error) while ")
+            && line.contains("; it said last: ");
         assert!(is_told, "{arguments}: {line}");
         assert_eq!(names(dir.path()), before, "{arguments}");
     }
@@ -296,13 +285,14 @@ fn a_batch_goes_on_after_a_model_of_which_llama_cpp_dies() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("models")).unwrap();
     dead_model(&dir.path().join("models/a.gguf"));
-    byte_model("llama", 4)
-        .save(Backend::init(), &dir.path().join("models/b.gguf"))
-        .unwrap();
+    byte_model("llama", 4).save(Backend::init(), &dir.path().join("models/b.gguf")).unwrap();
     std::fs::write(dir.path().join("text"), "the quick brown fox ".repeat(400)).unwrap();
     let mut command = Command::new(PROGRAM);
     command
-        .args("batch models --out-dir out --drop 1 --calibration text --tokens 256 --window 64 --threads 1".split_whitespace())
+        .args(
+            "batch models --out-dir out --drop 1 --calibration text --tokens 256 --window 64 --threads 1"
+                .split_whitespace(),
+        )
         .args(["--quiet", "--no-cache"])
         .current_dir(dir.path());
     let output = run(&mut command);

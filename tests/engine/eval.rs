@@ -28,10 +28,7 @@ pub fn byte_model<'s>(architecture: &'s str, n_blocks: u32) -> Spec<'s> {
         ("tokenizer.ggml.model", ValueOut::string("llama")),
         ("tokenizer.ggml.tokens", ValueOut::strings(&tokens)),
         ("tokenizer.ggml.scores", ValueOut::f32s(&[0.0; N_VOCAB])),
-        (
-            "tokenizer.ggml.token_type",
-            ValueOut::i32s(&[BYTE; N_VOCAB]),
-        ),
+        ("tokenizer.ggml.token_type", ValueOut::i32s(&[BYTE; N_VOCAB])),
         ("tokenizer.ggml.bos_token_id", ValueOut::u32(1)),
         ("tokenizer.ggml.eos_token_id", ValueOut::u32(2)),
         ("tokenizer.ggml.unknown_token_id", ValueOut::u32(0)),
@@ -44,9 +41,7 @@ pub fn byte_model<'s>(architecture: &'s str, n_blocks: u32) -> Spec<'s> {
 pub fn models(architecture: &str) -> (tempfile::TempDir, [PathBuf; 2]) {
     let dir = tempfile::tempdir().unwrap();
     let [parent, short] = ["parent.gguf", "short.gguf"].map(|name| dir.path().join(name));
-    byte_model(architecture, 4)
-        .save(Backend::init(), &parent)
-        .unwrap();
+    byte_model(architecture, 4).save(Backend::init(), &parent).unwrap();
     shorten(&parent, &[2, 3], &short).unwrap();
     (dir, [parent, short])
 }
@@ -54,10 +49,7 @@ pub fn models(architecture: &str) -> (tempfile::TempDir, [PathBuf; 2]) {
 /// Probabilities of the next token behind each token, by the textbook, from the logits of all of them.
 fn probabilities(path: &Path, tokens: &[Token]) -> Vec<Vec<f64>> {
     let model = load(path).unwrap();
-    let options = ContextOptions {
-        window: tokens.len(),
-        threads: 1,
-    };
+    let options = ContextOptions { window: tokens.len(), threads: 1 };
     let mut context = Context::new(&model, options).unwrap();
     let logits = context.logits(tokens).unwrap();
     logits
@@ -72,9 +64,7 @@ fn probabilities(path: &Path, tokens: &[Token]) -> Vec<Vec<f64>> {
 
 fn windows() -> Vec<Vec<Token>> {
     let token = |i: usize| ((i * i * 31 + i * 7 + 3) % N_VOCAB) as Token;
-    (0..3)
-        .map(|w| (0..WINDOW).map(|t| token(w * WINDOW + t)).collect())
-        .collect()
+    (0..3).map(|w| (0..WINDOW).map(|t| token(w * WINDOW + t)).collect()).collect()
 }
 
 fn quality(path: &Path, parent: Option<&Path>) -> Quality {
@@ -85,9 +75,7 @@ fn quality(path: &Path, parent: Option<&Path>) -> Quality {
     let mut parent_side = (parent_model.as_ref()).map(|model| logits(model, path));
     Quality::measure(
         &mut side,
-        parent_side
-            .as_mut()
-            .map(|side| side as &mut dyn ScoredLogits),
+        parent_side.as_mut().map(|side| side as &mut dyn ScoredLogits),
         windows().iter().map(Vec::as_slice),
         &mut |_| {},
     )
@@ -106,10 +94,7 @@ fn perplexity_and_divergence_are_those_of_whole_windows() {
         let (_dir, [parent, short]) = models(architecture);
         let (mut n, mut nll, mut kl, mut largest, mut dp) = (0.0, 0.0, 0.0, 0.0f64, 0.0);
         for window in windows() {
-            let (p, q) = (
-                probabilities(&parent, &window),
-                probabilities(&short, &window),
-            );
+            let (p, q) = (probabilities(&parent, &window), probabilities(&short, &window));
             for t in WINDOW / 2..WINDOW - 1 {
                 let next = window[t + 1] as usize;
                 let terms = p[t].iter().zip(&q[t]).map(|(p, q)| p * (p / q).ln());
@@ -146,8 +131,7 @@ fn a_model_does_not_diverge_from_itself() {
 }
 
 fn some_tasks() -> Vec<Task> {
-    let mut tasks =
-        tasks::hellaswag("A man sits. He\n2\nsings.\nis\nis a stone.\nleaves\n").unwrap();
+    let mut tasks = tasks::hellaswag("A man sits. He\n2\nsings.\nis\nis a stone.\nleaves\n").unwrap();
     tasks.extend(
         tasks::json_lines(
             "{\"question\": \"Why?\", \"choices\": [\"a\", \"ab\", \"because\"], \"answer\": 1}\n\
@@ -158,12 +142,7 @@ fn some_tasks() -> Vec<Task> {
     );
     // Too long to be evaluated together.
     let long = |i: usize| format!("{i}{}", "long ".repeat(130 + i));
-    tasks.push(Task {
-        line: 1,
-        context: "Say".to_owned(),
-        choices: (0..3).map(long).collect(),
-        right: 0,
-    });
+    tasks.push(Task { line: 1, context: "Say".to_owned(), choices: (0..3).map(long).collect(), right: 0 });
     tasks
 }
 
@@ -177,10 +156,8 @@ fn answers_have_the_mean_log_probability_of_their_tokens() {
         let found = answer_scores(&model, &path, &tasks, 1, &mut || {}).unwrap();
         assert_eq!(found.len(), tasks.len());
         for (task, found) in tasks.iter().zip(&found) {
-            let sequences: Vec<Vec<Token>> = task
-                .texts()
-                .map(|text| model.tokenize(&text).unwrap())
-                .collect();
+            let sequences: Vec<Vec<Token>> =
+                task.texts().map(|text| model.tokenize(&text).unwrap()).collect();
             let shortest = sequences.iter().map(Vec::len).min().unwrap();
             let n_shared = (0..shortest - 1)
                 .take_while(|&t| sequences.iter().all(|tokens| tokens[t] == sequences[0][t]))
@@ -188,15 +165,10 @@ fn answers_have_the_mean_log_probability_of_their_tokens() {
             for (tokens, &found) in sequences.iter().zip(found) {
                 let p = probabilities(&path, tokens);
                 let own = n_shared..tokens.len();
-                let sum: f64 = (own.clone())
-                    .map(|t| p[t - 1][tokens[t] as usize].ln())
-                    .sum();
+                let sum: f64 = (own.clone()).map(|t| p[t - 1][tokens[t] as usize].ln()).sum();
                 let expected = sum / own.len() as f64;
                 // The keys and values of a cache of another size are added up in another order.
-                assert!(
-                    (found / expected - 1.0).abs() < 2e-3,
-                    "{architecture}: {found} {expected}"
-                );
+                assert!((found / expected - 1.0).abs() < 2e-3, "{architecture}: {found} {expected}");
             }
         }
     }
@@ -239,10 +211,7 @@ fn the_first_difference_of_two_vocabularies_is_named() {
         ),
     ] {
         let other = make(key, Some(value));
-        assert_eq!(
-            vocabulary_difference(&other, &parent).as_deref(),
-            Some(difference)
-        );
+        assert_eq!(vocabulary_difference(&other, &parent).as_deref(), Some(difference));
     }
 }
 
@@ -333,13 +302,7 @@ fn the_json_is_the_contract() {
     // Without a parent and tasks the same keys, with null.
     let output = program(dir, "eval short.gguf --tokens 96 --window 32 -t 1 --json -");
     let alone: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let keys = |json: &Value| {
-        json.as_object()
-            .unwrap()
-            .keys()
-            .cloned()
-            .collect::<Vec<_>>()
-    };
+    let keys = |json: &Value| json.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
     assert_eq!(keys(&alone), keys(&json));
     assert_eq!(alone["kl_divergence"], Value::Null);
     assert_eq!(alone["hellaswag"], Value::Null);
@@ -362,30 +325,16 @@ fn what_cannot_be_evaluated_is_one_line() {
         "gguf-shorten: parent.gguf: the text has 14 tokens, less than one window of 32\n"
     );
     let mut other = byte_model("llama", 2);
-    other
-        .extra
-        .push(("tokenizer.ggml.bos_token_id", ValueOut::u32(3)));
-    other
-        .save(Backend::init(), &dir.join("other.gguf"))
-        .unwrap();
+    other.extra.push(("tokenizer.ggml.bos_token_id", ValueOut::u32(3)));
+    other.save(Backend::init(), &dir.join("other.gguf")).unwrap();
     assert_eq!(
-        failure(
-            dir,
-            "eval other.gguf --parent parent.gguf --tokens 96 --window 32"
-        ),
+        failure(dir, "eval other.gguf --parent parent.gguf --tokens 96 --window 32"),
         "gguf-shorten: other.gguf: the vocabulary differs from that of parent.gguf: token 3 begins every text, token 1 \
          in the parent\n"
     );
-    std::fs::write(
-        dir.join("h.txt"),
-        format!("{}. He\n0\na\nb\nc\nd\n", "A man".repeat(300)),
-    )
-    .unwrap();
+    std::fs::write(dir.join("h.txt"), format!("{}. He\n0\na\nb\nc\nd\n", "A man".repeat(300))).unwrap();
     assert_eq!(
-        failure(
-            dir,
-            "eval parent.gguf --tokens 96 --window 32 -t 1 --hellaswag h.txt"
-        ),
+        failure(dir, "eval parent.gguf --tokens 96 --window 32 -t 1 --hellaswag h.txt"),
         "gguf-shorten: parent.gguf: h.txt: the task at line 1 has 2114 tokens, the model's context 1024\n"
     );
     // A weight that is not a number reaches every logit.
@@ -400,10 +349,7 @@ fn what_cannot_be_evaluated_is_one_line() {
         "gguf-shorten: nan.gguf: after token 16 of window 0: the logit of vocabulary entry 0 is NaN\n"
     );
     assert_eq!(
-        failure(
-            dir,
-            "eval parent.gguf --parent nan.gguf --tokens 96 --window 32 -t 1"
-        ),
+        failure(dir, "eval parent.gguf --parent nan.gguf --tokens 96 --window 32 -t 1"),
         "gguf-shorten: nan.gguf: after token 16 of window 0: the logit of vocabulary entry 0 is NaN\n"
     );
 }

@@ -17,9 +17,7 @@ const TEXT: &str = "--tokens 160 --window 32 -t 1";
 /// A folder with a model of `n_blocks`.
 fn dir(architecture: &str, n_blocks: u32) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    byte_model(architecture, n_blocks)
-        .save(Backend::init(), &dir.path().join("m.gguf"))
-        .unwrap();
+    byte_model(architecture, n_blocks).save(Backend::init(), &dir.path().join("m.gguf")).unwrap();
     dir
 }
 
@@ -55,9 +53,8 @@ fn what_a_goal_reports_is_what_eval_says_of_the_file() {
             ("max-ppl", "/search/perplexity", "/perplexity"),
         ] {
             let run = |limit: f64| {
-                let command = format!(
-                    "m.gguf --{flag} {limit} --method {method} -o out.gguf --force --scratch s"
-                );
+                let command =
+                    format!("m.gguf --{flag} {limit} --method {method} -o out.gguf --force --scratch s");
                 result(dir, &command).0
             };
             // All but one block go where everything is allowed; the figure of the second step then allows two or more, or,
@@ -99,15 +96,10 @@ fn a_goal_out_of_reach_names_the_nearest_and_writes_nothing() {
     let dir = dir("llama", 4);
     let dir = dir.path();
     fs::create_dir(dir.join("s")).unwrap();
-    let (all, _) = result(
-        dir,
-        "m.gguf --max-kl 1000000 --method sequential --dry-run --scratch s",
-    );
+    let (all, _) = result(dir, "m.gguf --max-kl 1000000 --method sequential --dry-run --scratch s");
     let first = number(&all, "/goal/steps/0/value");
-    let error = failure(
-        dir,
-        &format!("m.gguf --max-kl 0 --method sequential -o out.gguf --scratch s {TEXT}"),
-    );
+    let error =
+        failure(dir, &format!("m.gguf --max-kl 0 --method sequential -o out.gguf --scratch s {TEXT}"));
     assert_eq!(
         error,
         format!(
@@ -115,11 +107,9 @@ fn a_goal_out_of_reach_names_the_nearest_and_writes_nothing() {
              was found has {first:.4}, without block 3\n"
         )
     );
-    let error = failure(
-        dir,
-        &format!("m.gguf --max-ppl 1 --method search -o out.gguf --scratch s {TEXT}"),
-    );
-    let start = "gguf-shorten: m.gguf: --max-ppl cannot be reached: perplexity may be 1.0000 at most (whole model ";
+    let error = failure(dir, &format!("m.gguf --max-ppl 1 --method search -o out.gguf --scratch s {TEXT}"));
+    let start =
+        "gguf-shorten: m.gguf: --max-ppl cannot be reached: perplexity may be 1.0000 at most (whole model ";
     assert!(error.starts_with(start), "{error}");
     assert!(error.contains(", without block "), "{error}");
     assert_eq!(fs::read_dir(dir.join("s")).unwrap().count(), 0);
@@ -136,9 +126,8 @@ fn a_size_is_reached_by_every_method_to_the_byte() {
         };
         let two = size(2);
         for (target, n) in [(two, 2), (two - 1.0, 3)] {
-            let command = format!(
-                "m.gguf --target-size {target} --method {method} -o out.gguf --force --scratch s"
-            );
+            let command =
+                format!("m.gguf --target-size {target} --method {method} -o out.gguf --force --scratch s");
             let (json, _) = result(dir, &command);
             assert_eq!(n_removed(&json), n, "{method}");
             let on_disk = fs::metadata(dir.join("out.gguf")).unwrap().len();
@@ -149,10 +138,7 @@ fn a_size_is_reached_by_every_method_to_the_byte() {
 
 /// A journal of all that a search measures: the search is done, but its result cannot be written.
 fn journal(dir: &Path, command: &str) -> PathBuf {
-    let output = program(
-        dir,
-        &format!("{command} {TEXT} --scratch j --dry-run --json /dev/full"),
-    );
+    let output = program(dir, &format!("{command} {TEXT} --scratch j --dry-run --json /dev/full"));
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let mut names = fs::read_dir(dir.join("j")).unwrap();
     let path = names.next().unwrap().unwrap().path();
@@ -195,10 +181,7 @@ fn an_interrupted_search_goes_on_where_it_was() {
         fs::write(&path, &torn).unwrap();
         let (resumed, stderr) = result(dir, &again);
         assert_eq!(stderr.lines().count(), 1, "{stderr}");
-        assert!(
-            stderr.contains(&format!("{n} losses are known")),
-            "{stderr}"
-        );
+        assert!(stderr.contains(&format!("{n} losses are known")), "{stderr}");
         assert_eq!(resumed["search"]["resumed_losses"], n);
         let count = |json: &Value| number(json, "/search/block_evaluations");
         assert!(count(&resumed) < count(&whole));
@@ -211,10 +194,7 @@ fn an_interrupted_search_goes_on_where_it_was() {
         fs::write(&path, damaged).unwrap();
         let (anew, stderr) = result(dir, &again);
         assert_eq!(stderr.lines().count(), 1, "{stderr}");
-        assert!(
-            stderr.contains("is damaged, or of another search"),
-            "{stderr}"
-        );
+        assert!(stderr.contains("is damaged, or of another search"), "{stderr}");
         assert_eq!(count(&anew), count(&whole));
         assert_eq!(without_counts(anew), without_counts(whole.clone()));
 
@@ -233,10 +213,7 @@ fn an_interrupted_search_goes_on_where_it_was() {
         let nowhere = format!("{command} --dry-run --scratch m.gguf/x");
         let (json, stderr) = result(dir, &nowhere);
         assert_eq!(stderr.lines().count(), 1, "{stderr}");
-        assert!(
-            stderr.contains("note: the search will not be resumable: "),
-            "{stderr}"
-        );
+        assert!(stderr.contains("note: the search will not be resumable: "), "{stderr}");
         assert_eq!(without_counts(json), without_counts(whole));
     }
 }
@@ -245,8 +222,7 @@ fn an_interrupted_search_goes_on_where_it_was() {
 fn an_interrupt_leaves_the_journal_and_nothing_else() {
     let dir = dir("llama", 8);
     let dir = dir.path();
-    let arguments =
-        "m.gguf --drop 4 --method search -o out.gguf --tokens 8192 --window 128 -t 1 --scratch s";
+    let arguments = "m.gguf --drop 4 --method search -o out.gguf --tokens 8192 --window 128 -t 1 --scratch s";
     let mut child = Command::new(env!("CARGO_BIN_EXE_gguf-shorten"))
         .args(arguments.split(' '))
         .current_dir(dir)
@@ -264,9 +240,7 @@ fn an_interrupt_leaves_the_journal_and_nothing_else() {
         assert_eq!(child.try_wait().unwrap(), None, "done before it measured");
         std::thread::sleep(Duration::from_millis(5));
     }
-    let interrupted = Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status();
+    let interrupted = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
     assert!(interrupted.unwrap().success());
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(has_lines());
@@ -327,10 +301,7 @@ fn a_draft_model_has_the_number_of_blocks_that_makes_it_fastest() {
         let speed_up = (1.0 - a.powf(g + 1.0)) / ((1.0 - a) * (g * c + 1.0));
         close(number(draft, "/speed_up"), speed_up);
         let goal = &json["goal"];
-        assert_eq!(
-            (&goal["goal"], &goal["limit"]),
-            (&"draft".into(), &Value::Null)
-        );
+        assert_eq!((&goal["goal"], &goal["limit"]), (&"draft".into(), &Value::Null));
         let steps = goal["steps"].as_array().unwrap();
         let all = steps.iter().map(|step| number(step, "/value"));
         let best = all.fold(f64::NEG_INFINITY, f64::max);

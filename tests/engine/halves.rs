@@ -8,9 +8,7 @@ use gguf_shorten::gguf::ValueOut;
 use gguf_shorten::model::arch::{Architecture, Middle, Stream};
 
 use crate::random_model::Spec;
-use crate::support::{
-    FFN_WRITERS, MIXER_WRITERS, hidden_states_with_middles, n_different, zero_halves,
-};
+use crate::support::{FFN_WRITERS, MIXER_WRITERS, hidden_states_with_middles, n_different, zero_halves};
 
 /// Architectures that the bundled llama.cpp cannot evaluate; see `architectures`.
 const NOT_EVALUATED: &[&str] = &["plm"];
@@ -40,9 +38,7 @@ fn by_block(states: &States) -> Result<Vec<[&[f32]; 3]>, String> {
                 continue;
             }
             Position::Output(block) => match middle.take() {
-                Some((of, middle)) if of == block => {
-                    blocks.push([entered, &middle[..], &state[..]])
-                }
+                Some((of, middle)) if of == block => blocks.push([entered, &middle[..], &state[..]]),
                 other => return Err(format!("block {block} follows {:?}", other.map(|o| o.0))),
             },
         }
@@ -73,18 +69,14 @@ fn check(name: &str, spec: &Spec<'_>, is_sum: bool, dir: &Path) -> Result<(), St
         }
         // The middle is before the feed-forward network: that it writes nothing does not show there.
         if n_different(middle, by_block(&found)?[block][1]) > 0 {
-            return Err(format!(
-                "the middle of block {block} depends on the other half"
-            ));
+            return Err(format!("the middle of block {block} depends on the other half"));
         }
         // Only the feed-forward network writes: what enters is the middle.
         zero_halves(&parent, &[(&[block], MIXER_WRITERS)], &zeroed);
         let states_zeroed = states(&zeroed)?;
         let [entered, middle, left] = by_block(&states_zeroed)?[block];
         if n_different(entered, middle) > 0 {
-            return Err(format!(
-                "the middle of block {block} is more than what enters"
-            ));
+            return Err(format!("the middle of block {block} is more than what enters"));
         }
         if entered == left {
             return Err(format!("the other half of block {block} changes nothing"));
@@ -113,10 +105,8 @@ fn the_middle_is_the_input_and_what_attention_adds() {
             _ => N_BLOCKS,
         };
         let result = check(name, &Spec::new(name, n_blocks), is_sum, dir.path());
-        let has_halves = !matches!(
-            architecture.middle(),
-            Middle::Parallel | Middle::ParallelIf(_) | Middle::Nowhere(_)
-        );
+        let has_halves =
+            !matches!(architecture.middle(), Middle::Parallel | Middle::ParallelIf(_) | Middle::Nowhere(_));
         match result {
             Ok(()) if has_halves => {}
             Err(error) if !has_halves && error.contains("no halves of blocks") => {}
@@ -130,8 +120,7 @@ fn the_middle_is_the_input_and_what_attention_adds() {
 fn models_of_one_architecture_may_or_may_not_have_halves() {
     let dir = tempfile::tempdir().unwrap();
     let mut spec = Spec::new("gptneox", N_BLOCKS);
-    spec.extra
-        .push((".use_parallel_residual", ValueOut::bool(false)));
+    spec.extra.push((".use_parallel_residual", ValueOut::bool(false)));
     check("gptneox", &spec, true, dir.path()).unwrap();
     let mut spec = Spec::new("stablelm", N_BLOCKS);
     spec.omitted = |name| name.contains("ffn_norm.");

@@ -43,25 +43,18 @@ pub fn prepare(dir: &Path) {
     std::fs::write(dir.join("text.txt"), text).unwrap();
 }
 
-const HEAL: &str =
-    "parent.gguf --blocks 2,3 --calibration text.txt --tokens 896 --window 64 -t 1 --heal";
+const HEAL: &str = "parent.gguf --blocks 2,3 --calibration text.txt --tokens 896 --window 64 -t 1 --heal";
 
 pub fn heal(dir: &Path, rest: &str) -> Value {
     let out = program(dir, &format!("{HEAL} {rest} --json result.json --force"));
-    assert!(
-        out.status.success(),
-        "{}",
-        String::from_utf8_lossy(&out.stderr)
-    );
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     serde_json::from_slice(&std::fs::read(dir.join("result.json")).unwrap()).unwrap()
 }
 
 /// The windows that the program cuts the text into: a BOS, then bytes.
 pub fn windows(path: &Path, text: &Path) -> Vec<Vec<Token>> {
     let engine = load(path).unwrap();
-    let tokens = engine
-        .tokenize(&std::fs::read_to_string(text).unwrap())
-        .unwrap();
+    let tokens = engine.tokenize(&std::fs::read_to_string(text).unwrap()).unwrap();
     let windows = tokens.chunks_exact(WINDOW).take(N_WINDOWS);
     windows
         .map(|window| {
@@ -81,32 +74,20 @@ fn a_healed_file_is_the_parent_but_for_the_tensors_that_it_names() {
         let json = heal(dir, &format!("{how} -o out.gguf"));
         let heal = &json["heal"];
         let candidates = heal["candidates"].as_array().unwrap();
-        let lowest = candidates
-            .iter()
-            .filter_map(|one| one["loss"].as_f64())
-            .fold(f64::MAX, f64::min);
+        let lowest = candidates.iter().filter_map(|one| one["loss"].as_f64()).fold(f64::MAX, f64::min);
         assert_eq!(heal["held_out"]["loss_healed"].as_f64().unwrap(), lowest);
         let again = std::fs::read(dir.join("out.gguf")).unwrap();
         self::heal(dir, &format!("{how} -o out.gguf"));
-        assert!(
-            again == std::fs::read(dir.join("out.gguf")).unwrap(),
-            "{how} is not repeated"
-        );
+        assert!(again == std::fs::read(dir.join("out.gguf")).unwrap(), "{how} is not repeated");
 
-        let verify =
-            |rest: &str| program(dir, &format!("verify out.gguf --parent parent.gguf {rest}"));
+        let verify = |rest: &str| program(dir, &format!("verify out.gguf --parent parent.gguf {rest}"));
         let out = verify("--run -t 1 --json verified.json");
-        assert!(
-            out.status.success(),
-            "{how}: {}",
-            String::from_utf8_lossy(&out.stderr)
-        );
+        assert!(out.status.success(), "{how}: {}", String::from_utf8_lossy(&out.stderr));
         let verified: Value =
             serde_json::from_slice(&std::fs::read(dir.join("verified.json")).unwrap()).unwrap();
         let names = |of: &Value, key: &str| -> BTreeSet<String> {
             let all = of.as_array().unwrap().iter();
-            all.filter_map(|one| one[key].as_str().map(str::to_owned))
-                .collect()
+            all.filter_map(|one| one[key].as_str().map(str::to_owned)).collect()
         };
         let changed = verified["changes"].as_array().unwrap().iter();
         let changed: BTreeSet<String> = changed
@@ -119,31 +100,17 @@ fn a_healed_file_is_the_parent_but_for_the_tensors_that_it_names() {
         // Any other byte is still found: of a kept tensor, of a healed one, and of what is said of healing.
         let bytes = std::fs::read(dir.join("out.gguf")).unwrap();
         let file = File::parse(&bytes).unwrap();
-        let mut places: Vec<usize> = file
-            .tensors()
-            .iter()
-            .map(|tensor| tensor.position().0 as usize + 5)
-            .step_by(7)
-            .collect();
+        let mut places: Vec<usize> =
+            file.tensors().iter().map(|tensor| tensor.position().0 as usize + 5).step_by(7).collect();
         for tensor in &changed {
             // Block 1 keeps its number, and is healed in any case that is.
-            let of = file
-                .tensors()
-                .get(tensor)
-                .filter(|_| tensor.contains("blk.1."));
+            let of = file.tensors().get(tensor).filter(|_| tensor.contains("blk.1."));
             places.extend(of.map(|tensor| tensor.position().0 as usize + 5));
         }
-        for key in [
-            "gguf_shorten.heal.loss",
-            "gguf_shorten.heal.blake3",
-            "gguf_shorten.heal",
-        ] {
+        for key in ["gguf_shorten.heal.loss", "gguf_shorten.heal.blake3", "gguf_shorten.heal"] {
             if let Some(entry) = file.metadata().get(key) {
                 let raw = entry.raw();
-                let at = bytes
-                    .windows(raw.len())
-                    .position(|window| window == raw)
-                    .unwrap();
+                let at = bytes.windows(raw.len()).position(|window| window == raw).unwrap();
                 places.push(at + raw.len() - 1);
             }
         }
@@ -164,9 +131,7 @@ fn losses_with_norms_fitted_are_those_of_whole_models() {
         let dir = dir.path();
         prepare(dir);
         let parent = dir.join("parent.gguf");
-        byte_model(architecture, 6)
-            .save(Backend::init(), &parent)
-            .unwrap();
+        byte_model(architecture, 6).save(Backend::init(), &parent).unwrap();
         let input = Input::open(&parent).unwrap();
         let engine = load(&parent).unwrap();
         let model = Model::new(input.parse().unwrap()).unwrap();
@@ -200,10 +165,7 @@ fn losses_with_norms_fitted_are_those_of_whole_models() {
         }
         // Those at both cuts.
         assert!(measured.count() > 4, "{architecture}");
-        assert!(
-            blocks.is_superset(&[0, 2].map(BlockId::new).into()),
-            "{blocks:?}"
-        );
+        assert!(blocks.is_superset(&[0, 2].map(BlockId::new).into()), "{blocks:?}");
     }
 }
 
@@ -221,24 +183,13 @@ fn losses_measured_from_hidden_states_are_those_of_whole_models() {
     let slices: Vec<&[Token]> = all.iter().map(Vec::as_slice).collect();
     let split = Split::of(&slices, &vec![0; all.len()], None);
     let mut healer = Healer::new(&model, &constraints, &engine, slices, &split, 1).unwrap();
-    let blocks = |of: &[usize]| {
-        of.iter()
-            .copied()
-            .map(BlockId::new)
-            .collect::<BTreeSet<_>>()
-    };
-    let attention = AttentionCut {
-        blocks: blocks(&[4]),
-        method: "blocks".to_owned(),
-    };
+    let blocks = |of: &[usize]| of.iter().copied().map(BlockId::new).collect::<BTreeSet<_>>();
+    let attention = AttentionCut { blocks: blocks(&[4]), method: "blocks".to_owned() };
     let mut n_measured = 0;
     // From the back to the front and on again, so that streams are both made and passed on.
-    for (removed, attention) in [
-        (vec![4], None),
-        (vec![0, 2], None),
-        (vec![2, 3], None),
-        (vec![2], Some(&attention)),
-    ] {
+    for (removed, attention) in
+        [(vec![4], None), (vec![0, 2], None), (vec![2, 3], None), (vec![2], Some(&attention))]
+    {
         let removed = blocks(&removed);
         let (none, loss) = healer.unhealed(&removed, attention).unwrap();
         assert_eq!(loss, healer.loss(&none, &split.judge).unwrap());
@@ -278,15 +229,11 @@ fn a_search_takes_the_set_that_is_best_once_healed() {
     let out = program(dir, command);
     let stderr = String::from_utf8_lossy(&out.stderr);
     assert!(out.status.success(), "{stderr}");
-    let json: Value =
-        serde_json::from_slice(&std::fs::read(dir.join("result.json")).unwrap()).unwrap();
+    let json: Value = serde_json::from_slice(&std::fs::read(dir.join("result.json")).unwrap()).unwrap();
     let sets = json["heal"]["shortlist"].as_array().unwrap();
     assert!(sets.len() > 2, "{sets:?}");
     let healed = |set: &Value| set["loss_healed"].as_f64().unwrap();
-    let best = sets
-        .iter()
-        .min_by(|a, b| healed(a).total_cmp(&healed(b)))
-        .unwrap();
+    let best = sets.iter().min_by(|a, b| healed(a).total_cmp(&healed(b))).unwrap();
     for set in sets {
         assert_eq!(set["removed"].as_array().unwrap().len(), 2);
         assert!(healed(set) <= set["loss"].as_f64().unwrap());
@@ -311,36 +258,17 @@ fn what_cannot_be_healed_is_refused_before_calibration() {
     let dir = dir.path();
     prepare(dir);
     let cases = [
-        (
-            "gemma2",
-            "block",
-            "a norm stands between its 'ffn_down' and the stream",
-        ),
-        (
-            "gemma",
-            "linear",
-            "blocks of 'gemma' are not evaluated one by one",
-        ),
+        ("gemma2", "block", "a norm stands between its 'ffn_down' and the stream"),
+        ("gemma", "linear", "blocks of 'gemma' are not evaluated one by one"),
         ("qwen2moe", "linear", "its feed-forward network has experts"),
-        (
-            "granite",
-            "linear",
-            "in 'granite' what a block writes is multiplied by a factor",
-        ),
+        ("granite", "linear", "in 'granite' what a block writes is multiplied by a factor"),
         ("mamba", "linear", "it has no 'ffn_down.weight'"),
-        (
-            "qwen2",
-            "block",
-            "only of 'llama' is it known how to write that",
-        ),
+        ("qwen2", "block", "only of 'llama' is it known how to write that"),
     ];
     for (architecture, how, why) in cases {
-        plain_model(architecture)
-            .save(Backend::init(), &dir.join("parent.gguf"))
-            .unwrap();
+        plain_model(architecture).save(Backend::init(), &dir.join("parent.gguf")).unwrap();
         // The text does not exist, which would be said first.
-        let command =
-            format!("parent.gguf --blocks 2 --calibration none.txt --heal {how} -o out.gguf");
+        let command = format!("parent.gguf --blocks 2 --calibration none.txt --heal {how} -o out.gguf");
         let out = program(dir, &command);
         let stderr = String::from_utf8_lossy(&out.stderr);
         assert_eq!(out.status.code(), Some(1));
@@ -365,12 +293,7 @@ fn text_that_says_nothing_heals_nothing() {
     text("abcdefghijklmnopq".repeat(100));
     let json = heal(dir, "auto -o out.gguf");
     assert_eq!(json["heal"]["method"], "none");
-    assert!(
-        json["heal"]["warnings"]
-            .to_string()
-            .contains("repeats itself")
-    );
-    let same = std::fs::read(dir.join("out.gguf")).unwrap()
-        == std::fs::read(dir.join("plain.gguf")).unwrap();
+    assert!(json["heal"]["warnings"].to_string().contains("repeats itself"));
+    let same = std::fs::read(dir.join("out.gguf")).unwrap() == std::fs::read(dir.join("plain.gguf")).unwrap();
     assert!(same);
 }

@@ -24,35 +24,21 @@ fn floats(path: &Path, tensor: &str) -> Vec<f32> {
     let tensors = model.tensors();
     let tensor = tensors.iter().find(|of| of.info.name() == tensor).unwrap();
     let floats = tensor.info.bytes().chunks_exact(4);
-    floats
-        .map(|float| f32::from_le_bytes(float.try_into().unwrap()))
-        .collect()
+    floats.map(|float| f32::from_le_bytes(float.try_into().unwrap())).collect()
 }
 
 /// The hidden states of each window at these places.
-fn states<const N: usize>(
-    path: &Path,
-    windows: &[Vec<Token>],
-    places: [Position; N],
-) -> Vec<[Vec<f32>; N]> {
+fn states<const N: usize>(path: &Path, windows: &[Vec<Token>], places: [Position; N]) -> Vec<[Vec<f32>; N]> {
     let input = Input::open(path).unwrap();
     let engine = load(path).unwrap();
     let model = Model::new(input.parse().unwrap()).unwrap();
     let constraints = Constraints::of(&model).unwrap();
     let stream = constraints.rules.stream;
-    let options = ggml::ContextOptions {
-        window: WINDOW,
-        threads: 1,
-    };
+    let options = ggml::ContextOptions { window: WINDOW, threads: 1 };
     let halves = Halves::of(&model, constraints.rules, &constraints.kinds).unwrap();
-    let mut states = LlamaHiddenStates::new(
-        &engine,
-        options,
-        stream,
-        Course::of(&model, stream).unwrap(),
-    )
-    .unwrap()
-    .with_halves(Some(halves));
+    let mut states = LlamaHiddenStates::new(&engine, options, stream, Course::of(&model, stream).unwrap())
+        .unwrap()
+        .with_halves(Some(halves));
     let mut found = Vec::new();
     for window in windows {
         let mut of_window = [const { Vec::new() }; N];
@@ -83,23 +69,15 @@ fn difference(a: &[f64], b: &[f64]) -> Vec<f64> {
 fn eliminate(mut a: Vec<Vec<f64>>, mut b: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
     let n = a.len();
     for i in 0..n {
-        let pivot = (i..n)
-            .max_by(|&x, &y| a[x][i].abs().total_cmp(&a[y][i].abs()))
-            .unwrap();
+        let pivot = (i..n).max_by(|&x, &y| a[x][i].abs().total_cmp(&a[y][i].abs())).unwrap();
         a.swap(i, pivot);
         b.swap(i, pivot);
         for row in i + 1..n {
             let factor = a[row][i] / a[i][i];
             let (above, below) = a.split_at_mut(row);
-            below[0][i..]
-                .iter_mut()
-                .zip(&above[i][i..])
-                .for_each(|(x, y)| *x -= factor * y);
+            below[0][i..].iter_mut().zip(&above[i][i..]).for_each(|(x, y)| *x -= factor * y);
             let (above, below) = b.split_at_mut(row);
-            below[0]
-                .iter_mut()
-                .zip(&above[i])
-                .for_each(|(x, y)| *x -= factor * y);
+            below[0].iter_mut().zip(&above[i]).for_each(|(x, y)| *x -= factor * y);
         }
     }
     for i in (0..n).rev() {
@@ -184,8 +162,8 @@ fn weights_are_the_least_squares_of_a_loop_over_tokens() {
         Position::Output(BlockId::new(3)),
     ];
     let states = states(&parent, &all, places);
-    let [norm, gate, up] = ["ffn_norm", "ffn_gate", "ffn_up"]
-        .map(|name| floats(&parent, &format!("blk.1.{name}.weight")));
+    let [norm, gate, up] =
+        ["ffn_norm", "ffn_gate", "ffn_up"].map(|name| floats(&parent, &format!("blk.1.{name}.weight")));
     let n_embd = norm.len();
     let n_in = gate.len() / n_embd;
     let mut tokens: Vec<Shown> = Vec::new();
@@ -194,11 +172,7 @@ fn weights_are_the_least_squares_of_a_loop_over_tokens() {
             let [x, output, target] = states[window].each_ref().map(|state| row(state, t, n_embd));
             let square = x.iter().map(|x| x * x).sum::<f64>() / n_embd as f64;
             let length = (square + 1e-5).sqrt();
-            let z: Vec<f64> = x
-                .iter()
-                .zip(&norm)
-                .map(|(x, w)| x / length * f64::from(*w))
-                .collect();
+            let z: Vec<f64> = x.iter().zip(&norm).map(|(x, w)| x / length * f64::from(*w)).collect();
             let times = |matrix: &[f32], i: usize| -> f64 {
                 let row = &matrix[i * n_embd..(i + 1) * n_embd];
                 row.iter().zip(&z).map(|(w, z)| f64::from(*w) * z).sum()
@@ -254,17 +228,11 @@ fn what_attention_writes_is_fitted_to_the_stream_between_the_halves() {
     };
     let removed = [2, 3].map(BlockId::new).into();
     let steps = healer.fit(&removed, None, &order).unwrap();
-    let step = steps
-        .iter()
-        .find(|step| step.variant.ends_with("attention of block 4"))
-        .unwrap();
+    let step = steps.iter().find(|step| step.variant.ends_with("attention of block 4")).unwrap();
     let (candidate, _) = step.measured.as_ref().unwrap();
     let name = format!("blk.{FITTED}.attn_output.weight");
     let tensors = model.tensors();
-    let source = tensors
-        .iter()
-        .position(|of| of.info.name() == name)
-        .unwrap();
+    let source = tensors.iter().position(|of| of.info.name() == name).unwrap();
     let ridge = candidate.fitted.last().unwrap();
     assert_eq!(ridge.source, source);
 
@@ -294,19 +262,11 @@ fn what_attention_writes_is_fitted_to_the_stream_between_the_halves() {
     let mut tokens: Vec<Shown> = Vec::new();
     for &window in split.folds.iter().flatten() {
         for t in 0..WINDOW {
-            let [target] = targets[window]
-                .each_ref()
-                .map(|state| row(state, t, n_embd));
-            let [found] = middles[window]
-                .each_ref()
-                .map(|state| row(state, t, n_embd));
+            let [target] = targets[window].each_ref().map(|state| row(state, t, n_embd));
+            let [found] = middles[window].each_ref().map(|state| row(state, t, n_embd));
             let [sum, before] = opened[window].each_ref().map(|state| row(state, t, n_embd));
             let counts = weight(&step.variant, &target);
-            tokens.push((
-                difference(&sum, &before),
-                difference(&target, &found),
-                counts,
-            ));
+            tokens.push((difference(&sum, &before), difference(&target, &found), counts));
         }
     }
     let new = ggml::quantize::dequantize(TensorType::F32.id(), &candidate.tensors[&source].bytes);

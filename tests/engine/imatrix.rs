@@ -25,10 +25,7 @@ fn imatrix_of(path: &Path) -> Vec<u8> {
     let weights = model.tensors().iter().filter(|tensor| tensor.n_dims() == 2);
     let tensors = weights.flat_map(|tensor| {
         let name = tensor.name();
-        [
-            f32(format!("{name}.in_sum2"), tensor.dims()[0]),
-            f32(format!("{name}.counts"), 1),
-        ]
+        [f32(format!("{name}.in_sum2"), tensor.dims()[0]), f32(format!("{name}.counts"), 1)]
     });
     let entries = vec![EntryOut::new("general.type", ValueOut::string("imatrix"))];
     let layout = Layout::new(3, 32, entries, tensors.collect(), true).unwrap();
@@ -54,23 +51,14 @@ fn values(imatrix: &[u8]) -> Vec<(String, Vec<f32>)> {
     let file = File::parse(imatrix).unwrap();
     let floats = |name: &str| -> Vec<f32> {
         let bytes = file.tensors().get(name).unwrap().bytes();
-        bytes
-            .chunks_exact(4)
-            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-            .collect()
+        bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
     };
-    let names = file
-        .tensors()
-        .iter()
-        .filter_map(|t| t.name().strip_suffix(".in_sum2"));
+    let names = file.tensors().iter().filter_map(|t| t.name().strip_suffix(".in_sum2"));
     names
         .map(|name| {
             let count = floats(&format!("{name}.counts"))[0];
             let sums = floats(&format!("{name}.in_sum2"));
-            (
-                name.to_owned(),
-                sums.into_iter().map(|sum| sum / count).collect(),
-            )
+            (name.to_owned(), sums.into_iter().map(|sum| sum / count).collect())
         })
         .collect()
 }
@@ -78,15 +66,7 @@ fn values(imatrix: &[u8]) -> Vec<(String, Vec<f32>)> {
 fn tensors(path: &Path) -> BTreeMap<String, (u32, Vec<u8>)> {
     let bytes = std::fs::read(path).unwrap();
     let file = File::parse(&bytes).unwrap();
-    file.tensors()
-        .iter()
-        .map(|t| {
-            (
-                t.name().to_owned(),
-                (t.tensor_type().id(), t.bytes().to_vec()),
-            )
-        })
-        .collect()
+    file.tensors().iter().map(|t| (t.name().to_owned(), (t.tensor_type().id(), t.bytes().to_vec()))).collect()
 }
 
 #[test]
@@ -94,9 +74,7 @@ fn shortening_and_quantizing_with_an_importance_matrix_commute() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     let backend = Backend::init();
-    Spec::new("llama", 5)
-        .save(backend, &path("parent"))
-        .unwrap();
+    Spec::new("llama", 5).save(backend, &path("parent")).unwrap();
     let imatrix = imatrix_of(&path("parent"));
     let removed: BTreeSet<BlockId> = [1, 3].map(BlockId::new).into();
     let renumbered = {
@@ -117,10 +95,7 @@ fn shortening_and_quantizing_with_an_importance_matrix_commute() {
     shorten(&path("parent"), &[1, 3], &path("short")).unwrap();
     quantized("short", "short-then-q", &renumbered);
     let expected = tensors(&path("q-then-short"));
-    assert!(
-        expected.values().any(|(tensor_type, _)| *tensor_type == 12),
-        "some are Q4_K"
-    );
+    assert!(expected.values().any(|(tensor_type, _)| *tensor_type == 12), "some are Q4_K");
     assert!(tensors(&path("short-then-q")) == expected);
     // With the numbers of the parent the bytes are others, so the comparison can fail.
     quantized("short", "wrong", &imatrix);

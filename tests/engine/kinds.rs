@@ -32,10 +32,7 @@ fn partitions(model: &Model<'_>, constraints: &Constraints) -> Vec<Vec<String>> 
     };
     let mut partitions = vec![
         blocks.clone().map(tensors).collect(),
-        blocks
-            .clone()
-            .map(|block| constraints.kinds.words(block).join(" "))
-            .collect(),
+        blocks.clone().map(|block| constraints.kinds.words(block).join(" ")).collect(),
     ];
     let lists = |entry: &Entry<'_>| -> Option<Vec<String>> {
         let value = entry.value();
@@ -82,15 +79,10 @@ fn wanted(model: &Model<'_>, constraints: &Constraints) -> BTreeSet<BTreeSet<usi
 /// The smallest allowed set of blocks with all of `wanted`.
 fn allowed(constraints: &Constraints, wanted: &BTreeSet<usize>) -> Option<BTreeSet<BlockId>> {
     let n = constraints.n_trunk_blocks;
-    let scores: Vec<f64> = (0..n)
-        .map(|block| f64::from(u8::from(!wanted.contains(&block))))
-        .collect();
+    let scores: Vec<f64> = (0..n).map(|block| f64::from(u8::from(!wanted.contains(&block)))).collect();
     (wanted.len()..n).find_map(|n_removed| {
         let set = removal::lowest_if_any(constraints, &scores, &BTreeSet::new(), n_removed)?;
-        wanted
-            .iter()
-            .all(|&block| set.contains(&BlockId::new(block)))
-            .then_some(set)
+        wanted.iter().all(|&block| set.contains(&BlockId::new(block))).then_some(set)
     })
 }
 
@@ -150,16 +142,9 @@ fn evaluate(files: &[(PathBuf, Vec<usize>)]) -> Vec<String> {
     let mut failed = Vec::new();
     let mut rest = files;
     while !rest.is_empty() {
-        let list: Vec<_> = rest
-            .iter()
-            .map(|(path, _)| path.to_str().unwrap())
-            .collect();
+        let list: Vec<_> = rest.iter().map(|(path, _)| path.to_str().unwrap()).collect();
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "kinds::evaluates_files_for_another_process",
-                "--nocapture",
-            ])
+            .args(["--exact", "kinds::evaluates_files_for_another_process", "--nocapture"])
             .env(FILES, list.join("\n"))
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -206,9 +191,7 @@ fn check_share(share: usize) {
     let mut failed = Vec::new();
     let mut n_cuts = 0;
     for architecture in Architecture::all().iter().skip(share).step_by(N_SHARES) {
-        if only
-            .as_deref()
-            .is_some_and(|only| only.split(',').all(|only| only != architecture.name))
+        if only.as_deref().is_some_and(|only| only.split(',').all(|only| only != architecture.name))
             || NOT_EVALUATED.contains(&architecture.name)
         {
             continue;
@@ -263,19 +246,11 @@ fn kinds_that_llama_cpp_cannot_do_without_stay() {
         let group = group.unwrap_or_else(|| panic!("{name}: {:?}", constraints.groups));
         let error = constraints.check(&group.blocks).unwrap_err().to_string();
         let n = group.blocks.len();
-        assert_eq!(
-            error,
-            format!("cannot remove all {n} {what}: llama.cpp needs at least one")
-        );
+        assert_eq!(error, format!("cannot remove all {n} {what}: llama.cpp needs at least one"));
         // On trust it is written, and the other process does not come to an end.
         let file = dir.path().join(format!("{name}-{variant}"));
         let removed: Vec<usize> = group.blocks.iter().map(|block| block.index()).collect();
-        let on_trust = |constraints| {
-            Ok(Constraints {
-                trusted: true,
-                ..constraints
-            })
-        };
+        let on_trust = |constraints| Ok(Constraints { trusted: true, ..constraints });
         shorten_under(&parent, &removed, &file, on_trust).unwrap();
         checked.push((file, removed));
     }

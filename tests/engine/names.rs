@@ -20,9 +20,7 @@ fn every_command_takes_any_name() {
         name.push(end);
         dir.join(name)
     };
-    byte_model("llama", 4)
-        .save(Backend::init(), &path(".gguf"))
-        .unwrap();
+    byte_model("llama", 4).save(Backend::init(), &path(".gguf")).unwrap();
     std::fs::write(path(".txt"), "Not much of a text, but a text. ".repeat(20)).unwrap();
     std::fs::create_dir(path(".dir")).unwrap();
     for line in [

@@ -39,13 +39,7 @@ struct Twin {
 }
 
 fn twin(own: &'static str, stock: &'static str) -> Twin {
-    Twin {
-        own,
-        stock,
-        n_blocks: 8,
-        blocks: &[1, 4],
-        ..Twin::default()
-    }
+    Twin { own, stock, n_blocks: 8, blocks: &[1, 4], ..Twin::default() }
 }
 
 fn twins() -> Vec<Twin> {
@@ -57,10 +51,7 @@ fn twins() -> Vec<Twin> {
         says: vec![
             (".ssm.v_head_reordered", ValueOut::bool(true)),
             (".rope.dimension_sections", sections(&[8, 12, 12])),
-            (
-                ".attention.head_count_kv",
-                ValueOut::u32s(&[0, 0, 0, 4, 0, 0, 0, 4]),
-            ),
+            (".attention.head_count_kv", ValueOut::u32s(&[0, 0, 0, 4, 0, 0, 0, 4])),
             (".vision.block_count", u32(2)),
         ],
         has_vision: true,
@@ -124,10 +115,7 @@ fn twins() -> Vec<Twin> {
         qwen35("qwen35moe"),
         Twin {
             tensors: &[(".ssm_dt.bias", ".ssm_dt")],
-            says: vec![(
-                ".attention.head_count_kv",
-                ValueOut::u32s(&[0, 0, 0, 4, 0, 0, 0, 4]),
-            )],
+            says: vec![(".attention.head_count_kv", ValueOut::u32s(&[0, 0, 0, 4, 0, 0, 0, 4]))],
             blocks: &[1, 2],
             ..twin("qwen3next", "qwen3next")
         },
@@ -145,10 +133,7 @@ fn twins() -> Vec<Twin> {
             keys: &[
                 (".rope.scaling.yarn_beta_fast", ".rope.scaling.beta_fast"),
                 (".rope.scaling.yarn_beta_slow", ".rope.scaling.beta_slow"),
-                (
-                    ".rope.scaling.yarn_log_multiplier",
-                    ".rope.scaling.mscale_all_dim",
-                ),
+                (".rope.scaling.yarn_log_multiplier", ".rope.scaling.mscale_all_dim"),
                 (".attention.temperature_scale", ".rope.scaling_beta"),
             ],
             has_vision: true,
@@ -188,10 +173,7 @@ fn twins() -> Vec<Twin> {
             ..twin("lfm2", "lfm2")
         },
         Twin {
-            extra: vec![
-                (".rope.dimension_count_swa", u32(32)),
-                (".rope.freq_base_swa", f32(5000.0)),
-            ],
+            extra: vec![(".rope.dimension_count_swa", u32(32)), (".rope.freq_base_swa", f32(5000.0))],
             keys: &[
                 (".rope.dimension_count_swa", ".rope.swa.dimension_count"),
                 (".rope.freq_base_swa", ".rope.swa.freq_base"),
@@ -202,25 +184,12 @@ fn twins() -> Vec<Twin> {
         Twin {
             extra: vec![(".moe_latent_size", u32(128))],
             missing: &[".moe_latent_size"],
-            tensors: &[
-                (".ffn_latent_down.", ".ffn_latent_in."),
-                (".ffn_latent_up.", ".ffn_latent_out."),
-            ],
+            tensors: &[(".ffn_latent_down.", ".ffn_latent_in."), (".ffn_latent_up.", ".ffn_latent_out.")],
             ..twin("nemotron_h_moe", "nemotron_h_moe")
         },
-        Twin {
-            has_vision: true,
-            ..twin("nemotron_h_omni", "nemotron_h_moe")
-        },
-        Twin {
-            has_vision: true,
-            ..twin("nemotron_h_omni", "nemotron_h")
-        },
-        Twin {
-            n_blocks: 16,
-            has_vision: true,
-            ..twin("gemma4", "gemma4")
-        },
+        Twin { has_vision: true, ..twin("nemotron_h_omni", "nemotron_h_moe") },
+        Twin { has_vision: true, ..twin("nemotron_h_omni", "nemotron_h") },
+        Twin { n_blocks: 16, has_vision: true, ..twin("gemma4", "gemma4") },
         Twin {
             extra: vec![
                 (".rope.freq_base_swa", f32(10_000.0)),
@@ -237,11 +206,7 @@ fn twins() -> Vec<Twin> {
                 ".dense_3_feat_out",
             ],
             says: vec![(".attention.causal", ValueOut::bool(false))],
-            tensors: &[
-                ("dense_2.", "dense.0."),
-                ("dense_3.", "dense.1."),
-                ("output_norm.", "norm."),
-            ],
+            tensors: &[("dense_2.", "dense.0."), ("dense_3.", "dense.1."), ("output_norm.", "norm.")],
             ..twin("gemma3", "gemma-embedding")
         },
     ]
@@ -277,9 +242,7 @@ impl Twin {
         for entry in file.metadata() {
             let kept = EntryOut::keep(entry);
             let entry = match self.of_stock(entry.key()) {
-                None if entry.key() == "general.architecture" => {
-                    EntryOut::string(entry.key(), self.own)
-                }
+                None if entry.key() == "general.architecture" => EntryOut::string(entry.key(), self.own),
                 None => kept,
                 Some(name) if self.missing.contains(&name) => continue,
                 Some(name) if self.says.iter().any(|(said, _)| *said == name) => continue,
@@ -302,10 +265,7 @@ impl Twin {
                 tensors.push(TensorOut::new(name, &[7, 3], TensorType::F32).unwrap());
                 data.push(vec![i as u8; 84]);
             }
-            let renamed = self
-                .tensors
-                .iter()
-                .find(|(of_twin, _)| tensor.name().contains(of_twin));
+            let renamed = self.tensors.iter().find(|(of_twin, _)| tensor.name().contains(of_twin));
             n_renamed += usize::from(renamed.is_some());
             let name = match renamed {
                 Some((of_twin, name)) => tensor.name().replacen(of_twin, name, 1),
@@ -336,59 +296,31 @@ fn files_of_ollamas_layouts_compute_what_their_stock_twins_do() {
     let wanted = std::env::var("ARCHITECTURE").ok();
     let mut failures = Vec::new();
     for twin in twins() {
-        if wanted
-            .as_ref()
-            .is_some_and(|wanted| wanted != twin.own && wanted != twin.stock)
-        {
+        if wanted.as_ref().is_some_and(|wanted| wanted != twin.own && wanted != twin.stock) {
             continue;
         }
         let result = check(&twin, &stock, &own, &stock_out, &own_out);
-        failures.extend(
-            result
-                .err()
-                .map(|error| format!("{}: {error}", twin.name())),
-        );
+        failures.extend(result.err().map(|error| format!("{}: {error}", twin.name())));
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
-fn check(
-    twin: &Twin,
-    stock: &Path,
-    own: &Path,
-    stock_out: &Path,
-    own_out: &Path,
-) -> Result<(), String> {
+fn check(twin: &Twin, stock: &Path, own: &Path, stock_out: &Path, own_out: &Path) -> Result<(), String> {
     let wants = |holds: bool, what: &str| holds.then_some(()).ok_or_else(|| what.to_owned());
     twin.save(stock, own)?;
     let input = Input::open(own).map_err(|error| format!("{error:#}"))?;
     let restated = input.restated().ok_or("is not recognised")?;
-    wants(
-        (restated.found, restated.stock) == (twin.own, twin.stock),
-        "is taken for another",
-    )?;
+    wants((restated.found, restated.stock) == (twin.own, twin.stock), "is taken for another")?;
     let mut left_out = restated.left_out.iter();
-    wants(
-        left_out.all(|(name, _)| name.starts_with("v.") || name.starts_with("mm.")),
-        "more is left out",
-    )?;
-    wants(
-        restated.left_out.is_empty() != twin.has_vision,
-        "less is left out",
-    )?;
+    wants(left_out.all(|(name, _)| name.starts_with("v.") || name.starts_with("mm.")), "more is left out")?;
+    wants(restated.left_out.is_empty() != twin.has_vision, "less is left out")?;
     let expected = outputs(stock)?;
     let path = input.for_llama().map_err(|error| format!("{error:#}"))?;
-    wants(
-        n_different(&outputs(path)?, &expected) == 0,
-        "computes something else",
-    )?;
+    wants(n_different(&outputs(path)?, &expected) == 0, "computes something else")?;
     shorten(stock, twin.blocks, stock_out)?;
     shorten(own, twin.blocks, own_out)?;
     let expected = outputs(stock_out)?;
-    wants(
-        n_different(&outputs(own_out)?, &expected) == 0,
-        "computes something else when shortened",
-    )
+    wants(n_different(&outputs(own_out)?, &expected) == 0, "computes something else when shortened")
 }
 
 #[test]
@@ -397,10 +329,7 @@ fn llama_cpp_does_not_read_ollamas_layouts_as_they_are() {
     let [stock, own] = ["stock", "own"].map(|name| dir.path().join(name));
     for twin in twins() {
         // A renamed key alone goes unnoticed.
-        if !matches!(
-            twin.own,
-            "gptoss" | "qwen25vl" | "olmo3" | "glm4moelite" | "deepseekocr" | "gemma3"
-        ) {
+        if !matches!(twin.own, "gptoss" | "qwen25vl" | "olmo3" | "glm4moelite" | "deepseekocr" | "gemma3") {
             continue;
         }
         twin.save(&stock, &own).unwrap();
@@ -422,14 +351,9 @@ fn the_zeroed_parent_of_such_a_file_is_its_text_part() {
         let input = Input::open(&own).unwrap();
         let model = Model::new(input.parse().unwrap()).unwrap();
         let run = |blocks: &[usize]| {
-            let blocks = blocks
-                .iter()
-                .map(|&block| gguf_shorten::model::BlockId::new(block));
-            let silence =
-                Silence::with_attention(&model, &blocks.collect(), &Default::default()).unwrap();
-            oracle::run(&silence, (&model, &input), &ChangedTensors::new(), &out, 1)
-                .unwrap()
-                .floats_different
+            let blocks = blocks.iter().map(|&block| gguf_shorten::model::BlockId::new(block));
+            let silence = Silence::with_attention(&model, &blocks.collect(), &Default::default()).unwrap();
+            oracle::run(&silence, (&model, &input), &ChangedTensors::new(), &out, 1).unwrap().floats_different
         };
         assert_eq!(run(twin.blocks), 0, "{}", twin.name());
         assert!(run(&[2, 3]) > 0, "{}", twin.name());

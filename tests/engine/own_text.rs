@@ -11,21 +11,15 @@ use crate::eval::byte_model;
 use crate::random_model::Spec;
 use crate::support::load;
 
-const ORDER: Order = Order {
-    window: 30,
-    n_windows: 19,
-    seed: 7,
-};
+const ORDER: Order = Order { window: 30, n_windows: 19, seed: 7 };
 
 /// The token that begins a text, and the one that ends it.
 const FIRST: Token = 1;
 const LAST: Token = 2;
 
 fn chance(seed: u64, window: usize, at: usize) -> f64 {
-    let bytes: Vec<u8> = [seed, window as u64, at as u64]
-        .iter()
-        .flat_map(|number| number.to_le_bytes())
-        .collect();
+    let bytes: Vec<u8> =
+        [seed, window as u64, at as u64].iter().flat_map(|number| number.to_le_bytes()).collect();
     let hash = blake3::hash(&bytes);
     let start: [u8; 8] = hash.as_bytes()[..8].try_into().unwrap();
     (u64::from_le_bytes(start) >> 11) as f64 / 2f64.powi(53)
@@ -34,10 +28,7 @@ fn chance(seed: u64, window: usize, at: usize) -> f64 {
 /// One token after another, by the textbook.
 fn naive(path: &Path, order: Order) -> Vec<Token> {
     let model = load(path).unwrap();
-    let options = ContextOptions {
-        window: order.window,
-        threads: 1,
-    };
+    let options = ContextOptions { window: order.window, threads: 1 };
     let mut context = Context::new(&model, options).unwrap();
     let mut all = Vec::new();
     for number in 0..order.n_windows {
@@ -71,18 +62,14 @@ fn texts_are_those_of_a_loop_over_tokens() {
     let dir = tempfile::tempdir().unwrap();
     for architecture in ["llama", "gemma3", "mamba2"] {
         let path = dir.path().join(architecture);
-        byte_model(architecture, 3)
-            .save(Backend::init(), &path)
-            .unwrap();
+        byte_model(architecture, 3).save(Backend::init(), &path).unwrap();
         let model = load(&path).unwrap();
         let mut n_told = 0;
         let tokens = own_text::write(&model, ORDER, 1, &mut |n| n_told += n).unwrap();
         assert_eq!(tokens.len(), ORDER.window * ORDER.n_windows);
         assert_eq!(n_told, tokens.len());
         assert!(
-            tokens
-                .chunks(ORDER.window)
-                .any(|window| window[1..].contains(&FIRST)),
+            tokens.chunks(ORDER.window).any(|window| window[1..].contains(&FIRST)),
             "no text ends: {tokens:?}"
         );
         assert_eq!(tokens, naive(&path, ORDER), "{architecture}");
@@ -120,9 +107,7 @@ fn files(folder: &Path) -> Vec<std::path::PathBuf> {
 fn own_text_is_kept_and_says_what_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let parent = dir.path().join("parent.gguf");
-    byte_model("llama", 4)
-        .save(Backend::init(), &parent)
-        .unwrap();
+    byte_model("llama", 4).save(Backend::init(), &parent).unwrap();
     let kept = dir.path().join("cache/own-text");
     let score = "score parent.gguf --calibration self:70 --window 32";
     let first = calibration(dir.path(), score);
@@ -134,10 +119,7 @@ fn own_text_is_kept_and_says_what_it_is() {
     assert_eq!(files(&kept).len(), 1);
     // The same again, with its scores from the cache.
     let again = calibration(dir.path(), score);
-    assert_eq!(
-        (&again["cached"], &again["seed"]),
-        (&true.into(), &0.into())
-    );
+    assert_eq!((&again["cached"], &again["seed"]), (&true.into(), &0.into()));
     assert_eq!(again["blake3"], first["blake3"]);
     // The text alone, also where that is damaged.
     let anew = || {
@@ -152,9 +134,8 @@ fn own_text_is_kept_and_says_what_it_is() {
     std::fs::write(&files(&kept)[0], [1; 288]).unwrap();
     let said = anew();
     assert!(
-        said.starts_with(
-            "gguf-shorten: note: a text in the cache is damaged and is written again: "
-        ) && said.lines().count() == 1,
+        said.starts_with("gguf-shorten: note: a text in the cache is damaged and is written again: ")
+            && said.lines().count() == 1,
         "{said}"
     );
     assert_eq!(anew(), "");
@@ -201,10 +182,7 @@ fn own_text_is_kept_and_says_what_it_is() {
 
     // Other text has no seed.
     std::fs::write(dir.path().join("self"), "a".repeat(100)).unwrap();
-    let text = calibration(
-        dir.path(),
-        "score parent.gguf --calibration ./self --window 32",
-    );
+    let text = calibration(dir.path(), "score parent.gguf --calibration ./self --window 32");
     assert_eq!(text["source"], "./self");
     assert_eq!(text["seed"], Value::Null);
 }
@@ -213,8 +191,7 @@ fn own_text_is_kept_and_says_what_it_is() {
 fn a_model_without_a_first_token_cannot_write() {
     let dir = tempfile::tempdir().unwrap();
     let refused = |spec: Spec<'_>, why: &str| {
-        spec.save(Backend::init(), &dir.path().join("m.gguf"))
-            .unwrap();
+        spec.save(Backend::init(), &dir.path().join("m.gguf")).unwrap();
         let output = run(dir.path(), "score m.gguf --calibration self:64 --window 32");
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{stderr}");

@@ -21,12 +21,8 @@ fn cosines_of_all_positions_equal_those_of_the_recorded_states() {
     for (architecture, n_blocks) in [("llama", 5usize), ("gemma3", 7), ("llama", 1)] {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("m.gguf");
-        byte_model(architecture, n_blocks as u32)
-            .save(Backend::init(), &path)
-            .unwrap();
-        let text: String = (0..WINDOW * N_WINDOWS)
-            .map(|i| char::from(b'a' + (i * i % 23) as u8))
-            .collect();
+        byte_model(architecture, n_blocks as u32).save(Backend::init(), &path).unwrap();
+        let text: String = (0..WINDOW * N_WINDOWS).map(|i| char::from(b'a' + (i * i % 23) as u8)).collect();
         std::fs::write(dir.path().join("text"), &text).unwrap();
         let output = Command::new(env!("CARGO_BIN_EXE_gguf-shorten"))
             .current_dir(dir.path())
@@ -49,10 +45,7 @@ fn cosines_of_all_positions_equal_those_of_the_recorded_states() {
         let input = Input::open(&path).unwrap();
         let model = Model::new(input.parse().unwrap()).unwrap();
         let stream = Architecture::find(architecture).unwrap().stream;
-        let options = ContextOptions {
-            window: WINDOW,
-            threads: 1,
-        };
+        let options = ContextOptions { window: WINDOW, threads: 1 };
         let course = Course::of(&model, stream).unwrap();
         let mut states = LlamaHiddenStates::new(&engine, options, stream, course).unwrap();
         let windows = tokens.chunks_exact(WINDOW).take(N_WINDOWS);
@@ -66,10 +59,7 @@ fn cosines_of_all_positions_equal_those_of_the_recorded_states() {
             for (j, found) in row.iter().enumerate() {
                 let expected = mean_cosine(&recorded, i, j);
                 let found = found.as_f64().unwrap();
-                assert!(
-                    (found - expected).abs() < 1e-9,
-                    "{architecture}: {i} {j}: {found} {expected}"
-                );
+                assert!((found - expected).abs() < 1e-9, "{architecture}: {i} {j}: {found} {expected}");
             }
         }
         for (i, block) in json["blocks"].as_array().unwrap().iter().enumerate() {

@@ -49,14 +49,10 @@ fn portable_sets(parent: &Path, period: usize) -> BTreeSet<Vec<usize>> {
         vec![n_blocks - 1],
         vec![1, 2],
         (2..2 + period).collect(),
-        (0..n_blocks)
-            .step_by(n_blocks / period)
-            .take(period)
-            .collect(),
+        (0..n_blocks).step_by(n_blocks / period).take(period).collect(),
         (1..=2 * period).collect(),
     ];
-    let blocks =
-        |set: Vec<usize>| -> BTreeSet<BlockId> { set.into_iter().map(BlockId::new).collect() };
+    let blocks = |set: Vec<usize>| -> BTreeSet<BlockId> { set.into_iter().map(BlockId::new).collect() };
     wanted
         .into_iter()
         .filter_map(|set| nearest(&constraints, &blocks(set)))
@@ -73,24 +69,17 @@ fn check(spec: &Spec<'_>, period: usize, list: &str, dir: &Path) -> Result<(usiz
     let sets = portable_sets(&parent, period);
     // A whole period can always go, so not only the last blocks.
     assert!(
-        sets.iter()
-            .any(|set| set[0] + period < n_blocks(spec.architecture)),
+        sets.iter().any(|set| set[0] + period < n_blocks(spec.architecture)),
         "{}: {sets:?}",
         spec.architecture
     );
     let mut n_floats = 0;
     for set in &sets {
-        shorten_under(&parent, set, &short, |constraints| {
-            Ok(constraints.portable())
-        })?;
+        shorten_under(&parent, set, &short, |constraints| Ok(constraints.portable()))?;
         let bytes = std::fs::read(&short).unwrap();
         let file = File::parse(&bytes).unwrap();
         let key = format!("{}.{list}", spec.architecture);
-        if file
-            .metadata()
-            .get(&key)
-            .is_some_and(|entry| entry.value().value_type() == ValueType::Array)
-        {
+        if file.metadata().get(&key).is_some_and(|entry| entry.value().value_type() == ValueType::Array) {
             return Err(format!("{set:?}: '{key}' is a list"));
         }
         zero(&parent, set, &zeroed);
@@ -114,19 +103,13 @@ fn a_portable_output_computes_the_parent_without_those_blocks() {
         let Some((built_in, _, list)) = period(architecture) else {
             continue;
         };
-        if only
-            .as_deref()
-            .is_some_and(|only| only != architecture.name)
-        {
+        if only.as_deref().is_some_and(|only| only != architecture.name) {
             continue;
         }
         n += 1;
         let spec = Spec::new(architecture.name, n_blocks(architecture.name) as u32);
         match check(&spec, built_in, list, dir.path()) {
-            Ok((sets, floats)) => println!(
-                "{:<16}{sets} sets, {floats} floats, 0 differ",
-                architecture.name
-            ),
+            Ok((sets, floats)) => println!("{:<16}{sets} sets, {floats} floats, 0 differ", architecture.name),
             Err(error) => failed.push(format!("{}: {error}", architecture.name)),
         }
     }

@@ -25,15 +25,7 @@ const TOLERANT: &[&str] = &[
 ];
 
 /// Architectures that do not.
-const STRICT: &[&str] = &[
-    "bailingmoe2",
-    "exaone4",
-    "exaone-moe",
-    "glm4",
-    "qwen3next",
-    "qwen35",
-    "qwen35moe",
-];
+const STRICT: &[&str] = &["bailingmoe2", "exaone4", "exaone-moe", "glm4", "qwen3next", "qwen35", "qwen35moe"];
 
 /// The last block attends and has no window in every architecture, as a prediction block must.
 const N_BLOCKS: u32 = 8;
@@ -49,17 +41,11 @@ fn copy(path: &Path, more: &[(String, u32)], n_kept: usize, out: &Path) {
     };
     let tensors: Vec<_> = file.tensors().iter().filter(is_kept).collect();
     let mut entries: Vec<_> = file.metadata().iter().map(EntryOut::keep).collect();
-    entries.extend(
-        more.iter()
-            .map(|(key, value)| EntryOut::u32(key.clone(), *value)),
-    );
+    entries.extend(more.iter().map(|(key, value)| EntryOut::u32(key.clone(), *value)));
     let outs = tensors.iter().map(|tensor| TensorOut::keep(tensor));
     let layout = Layout::new(3, 32, entries, outs.collect(), true).unwrap();
     let mut copy = std::io::BufWriter::new(std::fs::File::create(out).unwrap());
-    write(&layout, &mut copy, |i, writer| {
-        writer.write_all(tensors[i].bytes())
-    })
-    .unwrap();
+    write(&layout, &mut copy, |i, writer| writer.write_all(tensors[i].bytes())).unwrap();
 }
 
 /// The number under a key of the model at `path`.
@@ -77,12 +63,7 @@ fn outputs_as_loaded(path: &Path) -> Result<Vec<f32>, String> {
     outputs_of(&engine, path)
 }
 
-fn check(
-    architecture: &str,
-    n_prediction: u32,
-    is_strict: bool,
-    dir: &Path,
-) -> Result<usize, String> {
+fn check(architecture: &str, n_prediction: u32, is_strict: bool, dir: &Path) -> Result<usize, String> {
     let [parent, counted, short, zeroed] =
         ["parent", "counted", "short", "zeroed"].map(|name| dir.join(name));
     Spec::with_prediction(architecture, N_BLOCKS, n_prediction).save(Backend::init(), &parent)?;
@@ -150,11 +131,7 @@ fn prediction_blocks_may_stay_or_go_where_llama_cpp_wants_what_is_counted() {
 fn several_prediction_blocks_may_stay_or_go() {
     let dir = tempfile::tempdir().unwrap();
     for (architecture, is_strict) in [("hy_v3", false), ("glm4", true)] {
-        assert_eq!(
-            check(architecture, 2, is_strict, dir.path()).map(|n| n > 0),
-            Ok(true),
-            "{architecture}"
-        );
+        assert_eq!(check(architecture, 2, is_strict, dir.path()).map(|n| n > 0), Ok(true), "{architecture}");
     }
 }
 
@@ -168,10 +145,8 @@ fn check_ordinary(architecture: &str, dir: &Path) -> Result<Option<bool>, String
     // Of what it leaves out llama.cpp does not know the scales.
     spec.omitted = |name| name.ends_with("scale");
     spec.save(backend, &model)?;
-    let (count, all) = (
-        format!("{architecture}.nextn_predict_layers"),
-        format!("{architecture}.block_count"),
-    );
+    let (count, all) =
+        (format!("{architecture}.nextn_predict_layers"), format!("{architecture}.block_count"));
     copy(&model, &[(count.clone(), 1)], usize::MAX, &counted);
     let whole = outputs(&model)?;
     let by_itself = match outputs(&counted) {
@@ -233,8 +208,7 @@ fn a_block_that_is_counted_for_prediction_and_is_none_stays_a_block() {
 #[test]
 fn a_file_with_lists_of_blocks_that_are_not_there_gets_the_remedy() {
     let dir = tempfile::tempdir().unwrap();
-    let [parent, counted, mended] =
-        ["parent", "counted", "mended"].map(|name| dir.path().join(name));
+    let [parent, counted, mended] = ["parent", "counted", "mended"].map(|name| dir.path().join(name));
     let mut spec = Spec::with_prediction("qwen35", N_BLOCKS, 1);
     let flags: Vec<bool> = (1..=N_BLOCKS).map(|number| number % 4 != 0).collect();
     let recurrent = gguf_shorten::gguf::ValueOut::bools(&flags);
@@ -244,10 +218,7 @@ fn a_file_with_lists_of_blocks_that_are_not_there_gets_the_remedy() {
     let input = Input::open(&counted).unwrap();
     let error = load::load(&input, ModelOptions::default()).err().unwrap();
     let hint = gguf_shorten::error::hint(&error).unwrap();
-    assert!(
-        hint.contains("--drop-mtp alone writes it without them"),
-        "{hint}"
-    );
+    assert!(hint.contains("--drop-mtp alone writes it without them"), "{hint}");
     let drop = Constraints::dropping_prediction_blocks;
     shorten_under(&counted, &[], &mended, drop).unwrap();
     let expected = outputs(&parent).unwrap();

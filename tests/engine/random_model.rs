@@ -77,25 +77,11 @@ const MIXTURES: &[&str] = &[
 ];
 
 /// Architectures whose sliding windows the file says block by block.
-const FLAGGED: &[&str] = &[
-    "mimo2",
-    "step35",
-    "spark2_5",
-    "maple",
-    "granite_swa",
-    "dots3note",
-];
+const FLAGGED: &[&str] = &["mimo2", "step35", "spark2_5", "maple", "granite_swa", "dots3note"];
 
 /// Architectures whose blocks without KV heads are recurrent.
-const HYBRIDS: &[&str] = &[
-    "jamba",
-    "granitehybrid",
-    "lfm2",
-    "lfm2moe",
-    "kimi-linear",
-    "bailingmoe3",
-    "plamo2",
-];
+const HYBRIDS: &[&str] =
+    &["jamba", "granitehybrid", "lfm2", "lfm2moe", "kimi-linear", "bailingmoe3", "plamo2"];
 
 /// Architectures whose prediction blocks llama.cpp never loads.
 const NEVER_LOADED: &[&str] = &["bailingmoe2", "exaone4", "exaone-moe", "glm4"];
@@ -134,9 +120,7 @@ impl<'s> Spec<'s> {
             extra.push((".attention.sliding_window_pattern", ValueOut::bools(&flags)));
         }
         if HYBRIDS.contains(&architecture) {
-            let heads: Vec<u32> = (0..n)
-                .map(|i| if i % 3 == 1 { N_HEAD } else { 0 })
-                .collect();
+            let heads: Vec<u32> = (0..n).map(|i| if i % 3 == 1 { N_HEAD } else { 0 }).collect();
             extra.push((".attention.head_count_kv", ValueOut::u32s(&heads)));
         }
         extra.extend(match architecture {
@@ -299,10 +283,9 @@ impl<'s> Spec<'s> {
             if self.architecture == "bailingmoe2" {
                 more.push(("layer_output_norm", [n, 1, 1, 1]));
             }
-            shapes.extend(more.into_iter().map(|(name, ne)| TensorShape {
-                name: format!("{prefix}{name}.weight"),
-                ne,
-            }));
+            shapes.extend(
+                more.into_iter().map(|(name, ne)| TensorShape { name: format!("{prefix}{name}.weight"), ne }),
+            );
         }
         Ok(shapes)
     }
@@ -344,10 +327,7 @@ impl<'s> Spec<'s> {
 
     fn entries(&self) -> Vec<EntryOut<'static>> {
         let mut entries: Vec<(String, ValueOut)> = vec![
-            (
-                "general.architecture".into(),
-                ValueOut::string(self.architecture),
-            ),
+            ("general.architecture".into(), ValueOut::string(self.architecture)),
             ("general.name".into(), ValueOut::string("Random")),
         ];
         for (key, value) in common(self.n_blocks, self.n_vocab()) {
@@ -370,10 +350,7 @@ impl<'s> Spec<'s> {
             entries.retain(|(other, _)| *other != key);
             entries.push((key, value.clone()));
         }
-        entries
-            .into_iter()
-            .map(|(key, value)| EntryOut::new(key, value))
-            .collect()
+        entries.into_iter().map(|(key, value)| EntryOut::new(key, value)).collect()
     }
 
     /// Writes the model to `path`: all weights F32, all tables I32.
@@ -388,9 +365,7 @@ impl<'s> Spec<'s> {
                 continue;
             }
             // Counted once more for each prediction block, the factors keep the file from being loaded.
-            if self.architecture == "exaone-moe"
-                && self.n_prediction > 0
-                && shape.name == "rope_freqs.weight"
+            if self.architecture == "exaone-moe" && self.n_prediction > 0 && shape.name == "rope_freqs.weight"
             {
                 continue;
             }
@@ -403,8 +378,7 @@ impl<'s> Spec<'s> {
             let is_read = block_number(&shape.name)
                 .is_none_or(|number| number < self.n_blocks - self.n_prediction)
                 || !shape.name.ends_with("scale");
-            let is_wanted =
-                !(self.omitted)(&shape.name) && !excluded(self.architecture, &shape.name);
+            let is_wanted = !(self.omitted)(&shape.name) && !excluded(self.architecture, &shape.name);
             if is_new && is_read && is_wanted {
                 tensors.push(shape);
             }
@@ -416,11 +390,8 @@ impl<'s> Spec<'s> {
             .iter()
             .map(|tensor| {
                 let n_dims = (1..=4).rev().find(|&n| tensor.ne[n - 1] != 1).unwrap_or(1);
-                let kind = if is_table(&tensor.name) {
-                    TensorType::from_id(26).unwrap()
-                } else {
-                    TensorType::F32
-                };
+                let kind =
+                    if is_table(&tensor.name) { TensorType::from_id(26).unwrap() } else { TensorType::F32 };
                 TensorOut::new(tensor.name.clone(), &tensor.ne[..n_dims], kind).unwrap()
             })
             .collect();
@@ -428,11 +399,7 @@ impl<'s> Spec<'s> {
         let mut file = std::io::BufWriter::new(std::fs::File::create(path).unwrap());
         write(&layout, &mut file, |i, writer| {
             let tensor = &tensors[i];
-            let mut bytes = if is_table(&tensor.name) {
-                table(tensor)
-            } else {
-                weights(tensor)
-            };
+            let mut bytes = if is_table(&tensor.name) { table(tensor) } else { weights(tensor) };
             if self.architecture == "gemma3n" && tensor.name == "token_embd.weight" {
                 // Element 0 of every row is larger than what blocks add, and stays positive.
                 for row in bytes.chunks_exact_mut(4 * tensor.ne[0] as usize) {
@@ -472,13 +439,7 @@ fn block_number(name: &str) -> Option<u32> {
 /// Optional tensors that llama.cpp knows for the architecture, but a real model does not have, some because they exclude
 /// others.
 fn excluded(architecture: &str, tensor: &str) -> bool {
-    let mixture = [
-        "ffn_gate_inp",
-        "_exps",
-        "norm_1",
-        "norm_2",
-        "pre_ffw_norm_2",
-    ];
+    let mixture = ["ffn_gate_inp", "_exps", "norm_1", "norm_2", "pre_ffw_norm_2"];
     match architecture {
         "rwkv6qwen2" => tensor.contains("time_mix_first"),
         // The norm of the embeddings is that of the first block.
@@ -511,9 +472,7 @@ fn weights(tensor: &TensorShape) -> Vec<u8> {
     let seed = tensor
         .name
         .bytes()
-        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
-        });
+        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
     let is_norm = (tensor.name.contains("norm") && tensor.name.ends_with(".weight"))
         || tensor.name.starts_with("rope_freqs");
     // Decays of a recurrent state are negative.
@@ -526,9 +485,7 @@ fn weights(tensor: &TensorShape) -> Vec<u8> {
     let mut state = seed;
     let mut bytes = Vec::with_capacity(n as usize * 4);
     for _ in 0..n {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let uniform = (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0;
         let value = if is_norm {
             1.0 + 0.2 * uniform

@@ -17,10 +17,7 @@ use crate::support::load;
 const FILE_TYPES: [(&str, u32, usize); 3] = [("Q5_0", 8, 14), ("IQ4_NL", 25, 14), ("Q8_0", 7, 0)];
 
 fn record(engine: &ggml::Model, model: &Model<'_>, tokens: &[Token]) -> Recorded {
-    let options = ContextOptions {
-        window: tokens.len(),
-        threads: 1,
-    };
+    let options = ContextOptions { window: tokens.len(), threads: 1 };
     let stream = model.rules().unwrap().stream;
     let course = Course::of(model, stream).unwrap();
     let mut states = LlamaHiddenStates::new(engine, options, stream, course).unwrap();

@@ -73,15 +73,9 @@ fn scores_from_servers_are_the_local_ones_within_rounding() {
     let dir = dir.path();
     let [one, other] = [serve(), serve()];
     for architecture in ["llama", "gemma3", "mamba2"] {
-        byte_model(architecture, 6)
-            .save(Backend::init(), &dir.join("m.gguf"))
-            .unwrap();
+        byte_model(architecture, 6).save(Backend::init(), &dir.join("m.gguf")).unwrap();
         let text = "--tokens 128 --window 32 --no-cache";
-        let halves = if architecture == "llama" {
-            "--sub-blocks"
-        } else {
-            ""
-        };
+        let halves = if architecture == "llama" { "--sub-blocks" } else { "" };
         let score = format!("score m.gguf {text} {halves}");
         let local = json(dir, &score);
         for servers in [
@@ -122,9 +116,7 @@ fn scores_from_servers_are_the_local_ones_within_rounding() {
 /// A server that lets somebody else say what it does with each of its clients.
 fn pretend(answer: impl Fn(usize, TcpStream) + Send + 'static) -> SocketAddrV4 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let SocketAddr::V4(address) = listener.local_addr().unwrap() else {
-        unreachable!()
-    };
+    let SocketAddr::V4(address) = listener.local_addr().unwrap() else { unreachable!() };
     std::thread::spawn(move || {
         for (number, stream) in listener.incoming().enumerate() {
             answer(number, stream.unwrap());
@@ -148,9 +140,7 @@ fn greet(stream: &mut TcpStream, version: [u8; 3]) {
 fn a_server_that_is_none_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    byte_model("llama", 4)
-        .save(Backend::init(), &dir.join("m.gguf"))
-        .unwrap();
+    byte_model("llama", 4).save(Backend::init(), &dir.join("m.gguf")).unwrap();
     let failure = |server: &str| {
         let run = format!("m.gguf --drop 1 --tokens 64 --window 32 -o out.gguf --rpc {server}");
         let output = program(dir, &run);
@@ -163,9 +153,7 @@ fn a_server_that_is_none_is_an_error() {
     let closed = free();
     assert_eq!(
         failure(&closed.to_string()),
-        format!(
-            "gguf-shorten: RPC server {closed}: cannot be reached: Connection refused (os error 111)\n"
-        )
+        format!("gguf-shorten: RPC server {closed}: cannot be reached: Connection refused (os error 111)\n")
     );
     assert!(
         failure("no-such-host.invalid:5")
@@ -191,9 +179,7 @@ fn a_server_that_is_none_is_an_error() {
     let gone = pretend(|_, mut stream| greet(&mut stream, [7, 0, 0]));
     let said = failure(&gone.to_string());
     assert!(
-        said.starts_with(
-            "gguf-shorten: m.gguf: llama.cpp gave up on this model: Remote RPC server crashed"
-        ),
+        said.starts_with("gguf-shorten: m.gguf: llama.cpp gave up on this model: Remote RPC server crashed"),
         "{said}"
     );
 }

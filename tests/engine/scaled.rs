@@ -45,10 +45,7 @@ fn error(architecture: &Architecture, dir: &Path) -> Option<f64> {
     let [path, doubled] = ["m.gguf", "doubled.gguf"].map(|name| dir.join(name));
     let mut spec = Spec::new(architecture.name, n_blocks(architecture));
     // What norms add to the mean square, so as not to divide by nothing, would show.
-    for key in [
-        ".attention.layer_norm_rms_epsilon",
-        ".attention.layer_norm_epsilon",
-    ] {
+    for key in [".attention.layer_norm_rms_epsilon", ".attention.layer_norm_epsilon"] {
         spec.extra.push((key, ValueOut::f32(1e-12)));
     }
     spec.save(Backend::init(), &path).unwrap();
@@ -57,9 +54,7 @@ fn error(architecture: &Architecture, dir: &Path) -> Option<f64> {
     let writers = Writers::of(&model).ok()?;
     let blocks = (0..model.n_trunk_blocks()).map(BlockId::new);
     let factors: BTreeMap<BlockId, f64> = blocks.map(|block| (block, 2.0)).collect();
-    let scaled = writers
-        .scaled(&model, &ChangedTensors::new(), &factors, &|_| false)
-        .unwrap();
+    let scaled = writers.scaled(&model, &ChangedTensors::new(), &factors, &|_| false).unwrap();
     assert!(scaled.requantized.is_empty());
     let mut bytes = std::fs::read(&path).unwrap();
     for (i, tensor) in model.tensors().iter().enumerate() {
@@ -93,9 +88,7 @@ fn twice_the_writers_is_twice_the_stream() {
     let (mut n_checked, mut wrong) = (0, Vec::new());
     for architecture in Architecture::all() {
         let name = architecture.name;
-        let is_left_out = only
-            .as_deref()
-            .is_some_and(|only| only.split(',').all(|only| only != name));
+        let is_left_out = only.as_deref().is_some_and(|only| only.split(',').all(|only| only != name));
         if is_left_out || NOT_EVALUATED.contains(&name) || NORMED.contains(&name) {
             continue;
         }
@@ -133,13 +126,9 @@ fn json(dir: &Path, arguments: &str) -> Value {
 fn healed(architecture: &str, how: &str, may_change: impl Fn(usize, &str) -> bool) -> String {
     let dir = tempfile::tempdir().unwrap();
     let parent = dir.path().join("m.gguf");
-    byte_model(architecture, 6)
-        .save(Backend::init(), &parent)
-        .unwrap();
-    let result = json(
-        dir.path(),
-        &format!("m.gguf --blocks 2,3 --heal {how} --tokens 960 --window 48 -o o.gguf"),
-    );
+    byte_model(architecture, 6).save(Backend::init(), &parent).unwrap();
+    let result =
+        json(dir.path(), &format!("m.gguf --blocks 2,3 --heal {how} --tokens 960 --window 48 -o o.gguf"));
     let heal = &result["heal"];
     let loss = |key: &str| heal["held_out"][key].as_f64().unwrap();
     assert!(loss("loss_healed") <= loss("loss_none"));
@@ -161,10 +150,7 @@ fn strengthen(path: &Path) {
     let model = Model::new(input.parse().unwrap()).unwrap();
     let factors = BTreeMap::from([(BlockId::new(2), 8.0), (BlockId::new(3), 8.0)]);
     let none = ChangedTensors::new();
-    let scaled = Writers::of(&model)
-        .unwrap()
-        .scaled(&model, &none, &factors, &|_| false)
-        .unwrap();
+    let scaled = Writers::of(&model).unwrap().scaled(&model, &none, &factors, &|_| false).unwrap();
     let mut bytes = std::fs::read(path).unwrap();
     for (i, changed) in scaled.tensors {
         let start = model.tensors()[i].info.position().0 as usize;
@@ -222,12 +208,7 @@ fn what_is_written_behind_a_cut_is_divided_by_the_number_that_is_said() {
             assert!(known.iter().any(|known| rest.starts_with(known)), "{name}");
             blocks.push(block);
             assert_eq!(tensor["bytes_added"], 0);
-            let factor = 1.0
-                / if block > 5 {
-                    said[0] * said[1]
-                } else {
-                    said[0]
-                };
+            let factor = 1.0 / if block > 5 { said[0] * said[1] } else { said[0] };
             let number = match block {
                 4 => 2,
                 _ => block - 3,
@@ -242,10 +223,8 @@ fn what_is_written_behind_a_cut_is_divided_by_the_number_that_is_said() {
             let allowed = if quantized { 5e-2f64 } else { 1e-3 };
             assert!(wrong <= allowed.powi(2) * size, "{name}: {wrong} of {size}");
         }
-        let wanted: Vec<usize> = [4, 6, 7]
-            .into_iter()
-            .flat_map(|block| vec![block; tensors.len() / 3])
-            .collect();
+        let wanted: Vec<usize> =
+            [4, 6, 7].into_iter().flat_map(|block| vec![block; tensors.len() / 3]).collect();
         blocks.sort_unstable();
         assert_eq!(blocks, wanted);
         for rest in ["", "--run"] {
@@ -262,21 +241,14 @@ fn the_number_is_about_the_best_for_the_whole_model() {
     for architecture in ["llama", "gpt2"] {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("m.gguf");
-        byte_model(architecture, 7)
-            .save(Backend::init(), &path)
-            .unwrap();
+        byte_model(architecture, 7).save(Backend::init(), &path).unwrap();
         strengthen(&path);
         let input = Input::open(&path).unwrap();
         let model = Model::new(input.parse().unwrap()).unwrap();
         let constraints = Constraints::of(&model).unwrap();
         let engine = load(&path).unwrap();
-        let windows: Vec<Vec<Token>> = (0..5)
-            .map(|w| {
-                (0..48)
-                    .map(|t| (w * w * 31 + t * t * 7 + t) % 256)
-                    .collect()
-            })
-            .collect();
+        let windows: Vec<Vec<Token>> =
+            (0..5).map(|w| (0..48).map(|t| (w * w * 31 + t * t * 7 + t) % 256).collect()).collect();
         let windows: Vec<&[Token]> = windows.iter().map(Vec::as_slice).collect();
         let split = Split::of(&windows, &[0; 5], None);
         let all = split.folds.concat();
@@ -307,17 +279,9 @@ fn the_number_is_about_the_best_for_the_whole_model() {
         assert!(best < kl(&base));
         for other in [0.8, 1.25] {
             let divided = (4..7).map(|block| (BlockId::new(block), 1.0 / (factor * other)));
-            let scaled = writers
-                .scaled(&model, &base.tensors, &divided.collect(), &|_| false)
-                .unwrap();
-            let candidate = Candidate {
-                tensors: scaled.tensors,
-                ..base.clone()
-            };
-            assert!(
-                best < kl(&candidate),
-                "{architecture}: {factor} times {other}"
-            );
+            let scaled = writers.scaled(&model, &base.tensors, &divided.collect(), &|_| false).unwrap();
+            let candidate = Candidate { tensors: scaled.tensors, ..base.clone() };
+            assert!(best < kl(&candidate), "{architecture}: {factor} times {other}");
         }
     }
 }
@@ -328,8 +292,8 @@ fn norms_and_matrices_under_them_are_fitted_from_the_cut_on() {
         let fitted = ["post_attention_norm", "post_ffw_norm", "ffn_down"];
         block > 0 && fitted.contains(&rest.strip_suffix(".weight").unwrap_or(rest))
     };
-    let methods = ["gemma2", "gemma3", "olmo2"]
-        .map(|architecture| healed(architecture, "linear", may_change));
+    let methods =
+        ["gemma2", "gemma3", "olmo2"].map(|architecture| healed(architecture, "linear", may_change));
     println!("{methods:?}");
     assert!(methods.contains(&"linear".to_owned()));
 }
@@ -337,9 +301,7 @@ fn norms_and_matrices_under_them_are_fitted_from_the_cut_on() {
 #[test]
 fn where_the_length_of_the_stream_shows_scaling_is_refused_before_anything_is_measured() {
     let dir = tempfile::tempdir().unwrap();
-    byte_model("olmo2", 4)
-        .save(Backend::init(), &dir.path().join("m.gguf"))
-        .unwrap();
+    byte_model("olmo2", 4).save(Backend::init(), &dir.path().join("m.gguf")).unwrap();
     let output = run(dir.path(), "m.gguf --blocks 2 --heal scale -o o.gguf");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1));

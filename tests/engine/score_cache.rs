@@ -49,9 +49,7 @@ impl Folder {
 
     /// Whether the scores of a run came from the cache.
     fn is_cached(&self, arguments: &str) -> bool {
-        self.json(arguments)["calibration"]["cached"]
-            .as_bool()
-            .unwrap()
+        self.json(arguments)["calibration"]["cached"].as_bool().unwrap()
     }
 
     fn files(&self, kind: &str) -> Vec<PathBuf> {
@@ -85,9 +83,7 @@ fn a_second_run_evaluates_nothing_and_finds_the_same_numbers() {
     assert_eq!(said(&output), "");
     let shown = String::from_utf8(output.stdout).unwrap();
     assert!(
-        shown.contains(
-            "measured scores from the cache: 96 tokens of built-in text, 3 windows of 32\n"
-        ),
+        shown.contains("measured scores from the cache: 96 tokens of built-in text, 3 windows of 32\n"),
         "{shown}"
     );
     let cached = std::fs::read(folder.path("out.gguf")).unwrap();
@@ -97,17 +93,14 @@ fn a_second_run_evaluates_nothing_and_finds_the_same_numbers() {
     // Where the model lies matters to nothing, nor does what is made of the scores.
     std::fs::rename(folder.path("m.gguf"), folder.path("n.gguf")).unwrap();
     assert!(folder.is_cached("n.gguf --drop 1 --tokens 96 --window 32 --dry-run"));
-    assert!(folder.is_cached(
-        "n.gguf --drop 3 --method relative-magnitude --tokens 96 --window 32 --dry-run"
-    ));
+    assert!(
+        folder.is_cached("n.gguf --drop 3 --method relative-magnitude --tokens 96 --window 32 --dry-run")
+    );
     std::fs::copy(folder.path("n.gguf"), folder.path("o.gguf")).unwrap();
     assert!(folder.is_cached("score o.gguf --tokens 96 --window 32"));
     assert_eq!(folder.files("scores").len(), 1);
     let listed = folder.json_of("cache list");
-    assert_eq!(
-        listed["entries"][0]["model_blake3"],
-        first["model"]["blake3"]
-    );
+    assert_eq!(listed["entries"][0]["model_blake3"], first["model"]["blake3"]);
     assert_eq!(listed["entries"][0]["scored"], "blocks");
     let cleared = folder.json_of("cache clear");
     assert_eq!(cleared["removed"], 1);
@@ -159,8 +152,7 @@ fn how_sure_scores_are_is_the_same_with_scores_from_the_cache() {
         let [cached, anew] = ["", " --no-cache"].map(|more| {
             let output = folder.run(&format!("{run}{more}"));
             let shown = String::from_utf8(output.stdout).unwrap();
-            let is_time =
-                |line: &str| line.starts_with("measured ") || line.starts_with("against ");
+            let is_time = |line: &str| line.starts_with("measured ") || line.starts_with("against ");
             let lines = shown.lines().filter(|line| !is_time(line));
             lines.map(str::to_owned).collect::<Vec<_>>()
         });
@@ -203,9 +195,7 @@ fn what_is_not_of_all_of_the_text_is_neither_kept_nor_found() {
 fn what_scores_depend_on_is_part_of_the_key() {
     let folder = Folder::new();
     std::fs::write(folder.path("t.txt"), "Some other text. ".repeat(20)).unwrap();
-    byte_model("qwen2", 6)
-        .save(Backend::init(), &folder.path("other.gguf"))
-        .unwrap();
+    byte_model("qwen2", 6).save(Backend::init(), &folder.path("other.gguf")).unwrap();
     assert!(!folder.is_cached(SCORE));
     for other in [
         "score m.gguf --tokens 64 --window 32",
@@ -223,13 +213,7 @@ fn what_scores_depend_on_is_part_of_the_key() {
     }
     assert_eq!(folder.files("scores").len(), 9);
     let shown = folder.json_of("cache list");
-    assert!(
-        shown["entries"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .any(|entry| entry["scored"] == "runs of 3")
-    );
+    assert!(shown["entries"].as_array().unwrap().iter().any(|entry| entry["scored"] == "runs of 3"));
     // Nothing is kept that is not to be.
     let empty = Folder::new();
     assert!(!empty.is_cached(&format!("{SCORE} --no-cache")));
@@ -275,18 +259,13 @@ fn processes_side_by_side_leave_one_whole_entry() {
     let children: Vec<_> = (0..4)
         .map(|_| {
             let mut command = folder.command(SCORE);
-            command
-                .stdout(std::process::Stdio::null())
-                .stderr(std::process::Stdio::piped());
+            command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
             command.spawn().unwrap()
         })
         .collect();
     for child in children {
         let output = child.wait_with_output().unwrap();
-        assert!(
-            output.status.success() && output.stderr.is_empty(),
-            "{output:?}"
-        );
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
     }
     assert_eq!(folder.files("scores").len(), 1);
     assert!(folder.is_cached(SCORE));
@@ -310,9 +289,7 @@ fn lie(folder: &Folder, hash: &str) {
 fn scores_of_another_model_are_not_written_from() {
     let folder = Folder::new();
     let parent = |name: &Path| std::fs::read(name).unwrap();
-    byte_model("qwen2", 6)
-        .save(Backend::init(), &folder.path("other.gguf"))
-        .unwrap();
+    byte_model("qwen2", 6).save(Backend::init(), &folder.path("other.gguf")).unwrap();
     let other = folder.json("score other.gguf --tokens 96 --window 32");
     assert!(folder.files("hashes").is_empty());
     // Files that are older than the clock's ticks are remembered.

@@ -18,13 +18,7 @@ use crate::support::{load, n_tokens, tokens};
 /// Sets of kept blocks that may stay, of a few.
 fn kept(constraints: &Constraints) -> Vec<Vec<BlockId>> {
     let n = constraints.n_trunk_blocks;
-    let wanted = [
-        vec![0],
-        vec![1, 2],
-        vec![n - 1],
-        vec![n / 2],
-        vec![0, n / 2, n - 1],
-    ];
+    let wanted = [vec![0], vec![1, 2], vec![n - 1], vec![n / 2], vec![0, n / 2, n - 1]];
     let allowed: BTreeSet<BTreeSet<BlockId>> = wanted
         .into_iter()
         .filter_map(|set| {
@@ -37,12 +31,7 @@ fn kept(constraints: &Constraints) -> Vec<Vec<BlockId>> {
         .collect();
     allowed
         .into_iter()
-        .map(|removed| {
-            (0..n)
-                .map(BlockId::new)
-                .filter(|block| !removed.contains(block))
-                .collect()
-        })
+        .map(|removed| (0..n).map(BlockId::new).filter(|block| !removed.contains(block)).collect())
         .collect()
 }
 

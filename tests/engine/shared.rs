@@ -24,25 +24,13 @@ fn gemma4_is_exact_with_any_number_of_sharing_blocks() {
             ],
         ),
         // 10 and 11.
-        (
-            2,
-            &[&[12, 13], &[12], &[13], &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]],
-        ),
+        (2, &[&[12, 13], &[12], &[13], &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]]),
         // None shares: the last can go, and all blocks without a window.
-        (
-            0,
-            &[
-                &[2, 5, 8, 11],
-                &[13],
-                &[11, 12, 13],
-                &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11],
-            ],
-        ),
+        (0, &[&[2, 5, 8, 11], &[13], &[11, 12, 13], &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]]),
     ];
     for (n_sharing, sets) in sets {
         let mut spec = Spec::new("gemma4", 14);
-        spec.extra
-            .push((".attention.shared_kv_layers", ValueOut::u32(n_sharing)));
+        spec.extra.push((".attention.shared_kv_layers", ValueOut::u32(n_sharing)));
         spec.save(Backend::init(), &parent).unwrap();
         for set in sets {
             shorten(&parent, set, &short).unwrap();

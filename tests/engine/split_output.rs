@@ -12,27 +12,17 @@ use crate::random_model::Spec;
 use crate::support::{n_different, outputs, shorten};
 
 /// Removes blocks 1 and 2 of the model at `path`.
-fn shorten_split(
-    path: &std::path::Path,
-    out: &std::path::Path,
-    splitting: Splitting,
-) -> Vec<Written> {
+fn shorten_split(path: &std::path::Path, out: &std::path::Path, splitting: Splitting) -> Vec<Written> {
     let input = Input::open(path).unwrap();
     let model = Model::new(input.parse().unwrap()).unwrap();
     let constraints = Constraints::of(&model).unwrap();
     let removed = [1, 2].map(BlockId::new);
     let plan = |parent_blake3| {
-        let provenance = Provenance {
-            parent_blake3,
-            method: "blocks".to_owned(),
-            heal: "none".to_owned(),
-        };
+        let provenance = Provenance { parent_blake3, method: "blocks".to_owned(), heal: "none".to_owned() };
         Plan::new(&model, &constraints, removed.into(), &provenance)
     };
     let target = Target::split(out, splitting, &input, false).unwrap();
-    let (_, written) = target
-        .save_with(Vec::new(), &input, &model, &plan, &mut |_| {})
-        .unwrap();
+    let (_, written) = target.save_with(Vec::new(), &input, &model, &plan, &mut |_| {}).unwrap();
     written
 }
 
@@ -41,9 +31,7 @@ fn a_split_output_computes_what_the_single_file_computes() {
     let dir = tempfile::tempdir().unwrap();
     for architecture in ["llama", "gemma3", "qwen3next"] {
         let path = |name: &str| -> PathBuf { dir.path().join(format!("{architecture}-{name}")) };
-        Spec::new(architecture, 12)
-            .save(Backend::init(), &path("parent"))
-            .unwrap();
+        Spec::new(architecture, 12).save(Backend::init(), &path("parent")).unwrap();
         shorten(&path("parent"), &[1, 2], &path("whole")).unwrap();
         let expected = outputs(&path("whole")).unwrap();
         let max = Splitting::MaxBytes(3 << 20);
@@ -63,11 +51,8 @@ fn a_split_output_computes_what_the_single_file_computes() {
             let constraints = Constraints::new(&model, true).unwrap();
             let last = [BlockId::new(model.n_blocks() - 1)];
             let plan = |parent_blake3| {
-                let provenance = Provenance {
-                    parent_blake3,
-                    method: "blocks".to_owned(),
-                    heal: "none".to_owned(),
-                };
+                let provenance =
+                    Provenance { parent_blake3, method: "blocks".to_owned(), heal: "none".to_owned() };
                 Plan::new(&model, &constraints, last.into(), &provenance)
             };
             let target = Target::split(&path("shorter"), none, &input, false).unwrap();

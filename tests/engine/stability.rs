@@ -11,9 +11,7 @@ use crate::eval::byte_model;
 /// A folder with a model and two texts.
 fn dir(architecture: &str, n_blocks: u32) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    byte_model(architecture, n_blocks)
-        .save(Backend::init(), &dir.path().join("m.gguf"))
-        .unwrap();
+    byte_model(architecture, n_blocks).save(Backend::init(), &dir.path().join("m.gguf")).unwrap();
     for (name, step) in [("a.txt", 7usize), ("b.txt", 11)] {
         let byte = |i: usize| char::from(b'a' + ((i * i / 3 * step + i) % 26) as u8);
         let text: String = (0..4000).map(byte).collect();
@@ -73,10 +71,7 @@ fn a_calibration_that_stops_early_chooses_the_same_blocks() {
                 }
                 other => panic!("{other}"),
             }
-            let score = json(
-                dir,
-                &format!("score m.gguf --drop {n} --method {method} {text}"),
-            );
+            let score = json(dir, &format!("score m.gguf --drop {n} --method {method} {text}"));
             assert_eq!(score["removed"], whole["removed"]);
             assert_eq!(score["blocks"], whole["blocks"]);
             assert_eq!(score["confidence"], whole["confidence"]);
@@ -125,11 +120,7 @@ fn ties_are_marked_in_table_and_json_alike() {
         for (i, block) in result["blocks"].as_array().unwrap().iter().enumerate() {
             assert_eq!(block["tied"], tied.contains(&Value::from(i)), "{n} {i}");
             let row = text.lines().nth(1 + i).unwrap();
-            assert_eq!(
-                row.trim_end().ends_with('~'),
-                block["tied"] == true,
-                "{row}"
-            );
+            assert_eq!(row.trim_end().ends_with('~'), block["tied"] == true, "{row}");
             assert_eq!(row.contains("goes"), block["removed"] == true, "{row}");
             let number = |key: &str| block[key].as_u64().unwrap();
             assert!(number("rank_low") <= number("rank") && number("rank") <= number("rank_high"));
@@ -154,12 +145,7 @@ fn a_text_agrees_with_itself() {
     };
     let same = run("--against-calibration a.txt --drop 2");
     let against = &same["against"];
-    for key in [
-        "spearman",
-        "kendall",
-        "bi_spearman",
-        "relative_magnitude_kendall",
-    ] {
+    for key in ["spearman", "kendall", "bi_spearman", "relative_magnitude_kendall"] {
         let value = against[key].as_f64().unwrap();
         assert!((value - 1.0).abs() < 1e-12, "{key}: {value}");
     }
@@ -175,10 +161,7 @@ fn a_text_agrees_with_itself() {
     assert_eq!(against["drop"], 1);
     assert_eq!(other["removed"], Value::Array(Vec::new()));
     // The other text's scores are those that it has alone.
-    let alone = json(
-        dir.path(),
-        "score m.gguf --calibration b.txt --window 16 --tokens 480",
-    );
+    let alone = json(dir.path(), "score m.gguf --calibration b.txt --window 16 --tokens 480");
     assert_eq!(against["blocks"], alone["blocks"]);
     assert_ne!(against["blocks"], other["blocks"]);
     assert_eq!(alone["against"], Value::Null);
@@ -192,16 +175,10 @@ fn the_loss_without_a_block_is_that_of_method_ablate() {
     let text = "--calibration a.txt --window 16 --tokens 96";
     let scored = json(dir, &format!("score m.gguf --ablate --sub-blocks {text}"));
     for block in 0..N {
-        let others: Vec<String> = (0..N)
-            .filter(|&b| b != block)
-            .map(|b| b.to_string())
-            .collect();
+        let others: Vec<String> = (0..N).filter(|&b| b != block).map(|b| b.to_string()).collect();
         let alone = json(
             dir,
-            &format!(
-                "m.gguf --drop 1 --method ablate --keep {} --dry-run {text}",
-                others.join(",")
-            ),
+            &format!("m.gguf --drop 1 --method ablate --keep {} --dry-run {text}", others.join(",")),
         );
         let row = &scored["blocks"][block];
         assert_eq!(row["ablate_kl"], alone["search"]["kl_divergence"]);
@@ -209,10 +186,7 @@ fn the_loss_without_a_block_is_that_of_method_ablate() {
         assert!(row["ablate_kl"].as_f64().unwrap() > 0.0);
         assert!(row["attention_bi"].is_number() && row["ffn_bi"].is_number());
         let ablate = &scored["ablate"];
-        assert_eq!(
-            ablate["parent_perplexity"],
-            alone["search"]["parent_perplexity"]
-        );
+        assert_eq!(ablate["parent_perplexity"], alone["search"]["parent_perplexity"]);
     }
     assert_eq!(scored["ablate"]["refused"], Value::Array(Vec::new()));
     assert_eq!(scored["ablate"]["evaluated"], "segments");
@@ -229,10 +203,7 @@ fn blocks_that_may_not_go_alone_have_a_reason_instead_of_a_loss() {
     for block in 0..8 {
         let may_go = block == 7;
         assert_eq!(scored["blocks"][block]["ablate_kl"].is_number(), may_go);
-        assert_eq!(
-            scored["blocks"][block]["ablate_perplexity"].is_number(),
-            may_go
-        );
+        assert_eq!(scored["blocks"][block]["ablate_perplexity"].is_number(), may_go);
         let reason = refused.iter().find(|refused| refused["block"] == block);
         assert_eq!(reason.is_none(), may_go);
         if let Some(reason) = reason {

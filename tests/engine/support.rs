@@ -30,9 +30,7 @@ fn options(window: usize) -> ContextOptions {
 
 /// Some tokens, the same for every model.
 pub fn tokens(n_tokens: usize) -> Vec<Token> {
-    (0..n_tokens)
-        .map(|i| ((i * i * 31 + i * 7 + 3) % N_VOCAB) as Token)
-        .collect()
+    (0..n_tokens).map(|i| ((i * i * 31 + i * 7 + 3) % N_VOCAB) as Token).collect()
 }
 
 /// The architecture of the model at `path`.
@@ -44,8 +42,7 @@ fn architecture(path: &Path) -> Result<String, String> {
 
 /// Loads the model at `path`.
 pub fn load(path: &Path) -> Result<ggml::Model, String> {
-    ggml::Model::load(Backend::init(), path, ModelOptions::default())
-        .map_err(|error| error.to_string())
+    ggml::Model::load(Backend::init(), path, ModelOptions::default()).map_err(|error| error.to_string())
 }
 
 /// What the model at `path` computes for [`tokens`]: its logits, or of a model that has none the last hidden state.
@@ -64,10 +61,7 @@ pub fn outputs_of(model: &ggml::Model, path: &Path) -> Result<Vec<f32>, String> 
     }
     drop(context);
     let states = hidden_states(path)?;
-    states.windows[0]
-        .last()
-        .map(|(_, state)| state.clone())
-        .ok_or("no hidden state".to_owned())
+    states.windows[0].last().map(|(_, state)| state.clone()).ok_or("no hidden state".to_owned())
 }
 
 /// The hidden states of the model at `path` for [`tokens`].
@@ -97,8 +91,7 @@ fn states(path: &Path, with_middles: bool) -> Result<Recorded, String> {
     }
     let window = tokens(n_tokens);
     assert_eq!(states.n_embd(), engine.n_embd() * course.n_streams);
-    Recorded::record(&mut states, std::iter::once(&window[..]))
-        .map_err(|error| format!("{error:#}"))
+    Recorded::record(&mut states, std::iter::once(&window[..])).map_err(|error| format!("{error:#}"))
 }
 
 /// The hidden state that `block` of the model at `path` leaves behind for [`tokens`].
@@ -143,32 +136,19 @@ fn cut(
     out: &Path,
     change: fn(Constraints) -> anyhow::Result<Constraints>,
 ) -> Result<(), String> {
-    let ids = |blocks: &[usize]| -> BTreeSet<BlockId> {
-        blocks.iter().copied().map(BlockId::new).collect()
-    };
+    let ids = |blocks: &[usize]| -> BTreeSet<BlockId> { blocks.iter().copied().map(BlockId::new).collect() };
     let removed = ids(blocks);
-    let cut = (!attention.is_empty()).then(|| AttentionCut {
-        blocks: ids(attention),
-        method: "blocks".to_owned(),
-    });
+    let cut =
+        (!attention.is_empty()).then(|| AttentionCut { blocks: ids(attention), method: "blocks".to_owned() });
     let run = || -> anyhow::Result<()> {
         let input = Input::open(path)?;
         let model = Model::new(input.parse()?)?;
         let constraints = change(Constraints::of(&model)?)?;
         let target = Target::new(out, &input, true)?;
         let plan = |parent_blake3| {
-            let provenance = Provenance {
-                parent_blake3,
-                method: "blocks".to_owned(),
-                heal: "none".to_owned(),
-            };
-            Plan::with_attention_cut(
-                &model,
-                &constraints,
-                removed.clone(),
-                cut.as_ref(),
-                &provenance,
-            )
+            let provenance =
+                Provenance { parent_blake3, method: "blocks".to_owned(), heal: "none".to_owned() };
+            Plan::with_attention_cut(&model, &constraints, removed.clone(), cut.as_ref(), &provenance)
         };
         target.save(&input, &model, &plan, &mut |_| {})?;
         Ok(())
@@ -233,9 +213,9 @@ pub fn zero_halves(path: &Path, halves: &[(&[usize], &[&str])], out: &Path) {
     let architecture = architecture.value().as_str().unwrap();
     let fill = |rest: &str, writers: &[&str]| match (architecture, rest) {
         // The scale of the whole stream, but in talkie of the embedding that each block adds.
-        (name, "layer_output_scale.weight") if name != "talkie" => writers
-            .contains(&"layer_output_scale.")
-            .then_some(Fill::Ones),
+        (name, "layer_output_scale.weight") if name != "talkie" => {
+            writers.contains(&"layer_output_scale.").then_some(Fill::Ones)
+        }
         ("gemma3n", "altup_predict_coef.weight" | "post_norm.weight") => Some(Fill::Zeros),
         ("gemma3n", "altup_router.weight") => Some(Fill::First(1e9)),
         ("gemma3n", "altup_router_norm.weight") => Some(Fill::Ones),
@@ -251,9 +231,7 @@ pub fn zero_halves(path: &Path, halves: &[(&[usize], &[&str])], out: &Path) {
         let found = halves.iter().find_map(|(blocks, writers)| {
             let name = tensor.name();
             let name = name.strip_prefix("enc.").unwrap_or(name);
-            let rest = blocks
-                .iter()
-                .find_map(|block| name.strip_prefix(&format!("blk.{block}.")))?;
+            let rest = blocks.iter().find_map(|block| name.strip_prefix(&format!("blk.{block}.")))?;
             fill(rest, writers)
         });
         if let Some(fill) = found {

@@ -52,9 +52,7 @@ fn a_shortened_model_computes_the_silenced_parent_and_a_wrong_one_does_not() {
 fn one_flipped_bit_of_a_kept_tensor_shows() {
     let dir = tempfile::tempdir().unwrap();
     let [parent, out] = ["parent", "out"].map(|name| dir.path().join(name));
-    Spec::new("llama", 3)
-        .save(Backend::init(), &parent)
-        .unwrap();
+    Spec::new("llama", 3).save(Backend::init(), &parent).unwrap();
     shorten(&parent, &[1], &out).unwrap();
     let mut bytes = std::fs::read(&out).unwrap();
     let file = gguf_shorten::gguf::File::parse(&bytes).unwrap();
@@ -71,8 +69,7 @@ fn the_sequence_is_longer_than_the_window() {
     let dir = tempfile::tempdir().unwrap();
     let [parent, out] = ["parent", "out"].map(|name| dir.path().join(name));
     let mut spec = Spec::new("gemma3", 12);
-    spec.extra
-        .push((".attention.sliding_window", ValueOut::u32(640)));
+    spec.extra.push((".attention.sliding_window", ValueOut::u32(640)));
     spec.save(Backend::init(), &parent).unwrap();
     shorten(&parent, &[1], &out).unwrap();
     let run = run(&parent, &[1], &out).unwrap();
@@ -93,9 +90,7 @@ fn what_zeros_cannot_silence_is_refused() {
     );
     // An encoder that is pre-norm, but has no output head.
     let out = dir.path().join("out");
-    Spec::new("neo-bert", 3)
-        .save(Backend::init(), &parent)
-        .unwrap();
+    Spec::new("neo-bert", 3).save(Backend::init(), &parent).unwrap();
     shorten(&parent, &[1], &out).unwrap();
     let error = format!("{:#}", run(&parent, &[1], &out).unwrap_err());
     assert!(error.contains("no logits"), "{error}");
@@ -106,8 +101,7 @@ fn a_zeroed_block_that_still_halves_the_stream_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let [parent, out] = ["parent", "out"].map(|name| dir.path().join(name));
     let mut spec = Spec::new("rwkv6", 5);
-    spec.extra
-        .push((".rescale_every_n_layers", ValueOut::u32(2)));
+    spec.extra.push((".rescale_every_n_layers", ValueOut::u32(2)));
     spec.save(Backend::init(), &parent).unwrap();
     shorten(&parent, &[3, 4], &out).unwrap();
     let error = run(&parent, &[3, 4], &out).unwrap_err();

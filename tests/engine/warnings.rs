@@ -32,8 +32,7 @@ fn bpe_model(pre: Option<&str>) -> Spec<'static> {
         ("tokenizer.ggml.eos_token_id", ValueOut::u32(2)),
     ]);
     if let Some(pre) = pre {
-        spec.extra
-            .push(("tokenizer.ggml.pre", ValueOut::string(pre)));
+        spec.extra.push(("tokenizer.ggml.pre", ValueOut::string(pre)));
     }
     spec
 }
@@ -55,9 +54,7 @@ fn a_vocabulary_without_pre_tokenizer_is_told_of_where_text_is_cut() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     let save = |pre, name: &str| {
-        bpe_model(pre)
-            .save(Backend::init(), &dir.join(name))
-            .unwrap();
+        bpe_model(pre).save(Backend::init(), &dir.join(name)).unwrap();
     };
     save(Some("llama-bpe"), "with.gguf");
     save(None, "without.gguf");
@@ -78,10 +75,7 @@ fn a_vocabulary_without_pre_tokenizer_is_told_of_where_text_is_cut() {
     assert_eq!(stderr(dir, "score without.gguf -q --no-cache"), "");
     // No text, no word.
     let output = program(dir, "without.gguf --blocks 1 -o out.gguf --force");
-    assert!(
-        output.status.success() && output.stderr.is_empty(),
-        "{output:?}"
-    );
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
     // Two that differ in nothing but that are told of, though their predictions are the same.
     let differ = |name: &str, own: &str, parent: &str| {
         format!(
@@ -90,10 +84,7 @@ fn a_vocabulary_without_pre_tokenizer_is_told_of_where_text_is_cut() {
         )
     };
     let missing = differ("without.gguf", "missing", "'llama-bpe'");
-    for command in [
-        "eval without.gguf --parent with.gguf",
-        "compare with.gguf without.gguf",
-    ] {
+    for command in ["eval without.gguf --parent with.gguf", "compare with.gguf without.gguf"] {
         assert_eq!(stderr(dir, command), format!("{warning}{missing}"));
     }
     save(Some("gpt-2"), "other.gguf");
@@ -120,10 +111,7 @@ fn an_adapter_of_ollamas_is_told_of_where_a_model_is_evaluated() {
             "size": bytes.len(),
         })
     };
-    let layers = [
-        layer("model", &std::fs::read(&path).unwrap()),
-        layer("adapter", b"GGUF adapter"),
-    ];
+    let layers = [layer("model", &std::fs::read(&path).unwrap()), layer("adapter", b"GGUF adapter")];
     let manifests = dir.join("store/manifests/registry.ollama.ai/library/m");
     std::fs::create_dir_all(&manifests).unwrap();
     let manifest = serde_json::json!({"schemaVersion": 2, "layers": layers});
@@ -144,7 +132,8 @@ fn an_adapter_of_ollamas_is_told_of_where_a_model_is_evaluated() {
             .unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.success(), "{command}: {stderr}");
-        let said = "'ollama:m:latest' is a model with a LoRA adapter, which takes no part: its base alone is read\n";
+        let said =
+            "'ollama:m:latest' is a model with a LoRA adapter, which takes no part: its base alone is read\n";
         assert!(
             stderr.starts_with("gguf-shorten: warning: ") && stderr.ends_with(said),
             "{command}: {stderr}"
@@ -206,11 +195,7 @@ fn the_reason_of_llama_cpps_reader_is_kept() {
     // Blocks that are moved without llama.cpp lie in order again.
     let output = program(dir, "m.gguf --blocks 0 -o out.gguf");
     assert!(output.status.success(), "{output:?}");
-    assert!(
-        program(dir, &format!("eval out.gguf {TEXT}"))
-            .status
-            .success()
-    );
+    assert!(program(dir, &format!("eval out.gguf {TEXT}")).status.success());
 }
 
 #[test]
@@ -218,9 +203,7 @@ fn the_verdict_knows_files_with_fewer_blocks_and_names_the_strongest_rival() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     let [parent, one, two] = ["parent.gguf", "one.gguf", "two.gguf"].map(|name| dir.join(name));
-    byte_model("llama", 6)
-        .save(Backend::init(), &parent)
-        .unwrap();
+    byte_model("llama", 6).save(Backend::init(), &parent).unwrap();
     shorten(&parent, &[2], &one).unwrap();
     shorten(&parent, &[2, 3], &two).unwrap();
     let output = program(
@@ -234,27 +217,16 @@ fn the_verdict_knows_files_with_fewer_blocks_and_names_the_strongest_rival() {
     let row = |name: &str| {
         let mut rows = json["rows"].as_array().unwrap().iter();
         let row = rows.find(|row| row["name"] == name).unwrap();
-        (
-            row["bytes"].as_u64().unwrap(),
-            row["kl_divergence"]["mean"].as_f64().unwrap(),
-        )
+        (row["bytes"].as_u64().unwrap(), row["kl_divergence"]["mean"].as_f64().unwrap())
     };
     let files = [row("one.gguf"), row("two.gguf")];
     let rivals = ["Q2_K", "Q6_K", "Q4_K_M"].map(|name| (name, row(name)));
-    let beats_all = |(_, rival): &&(&str, (u64, f64))| {
-        files
-            .iter()
-            .all(|file| rival.0 < file.0 && rival.1 < file.1)
-    };
+    let beats_all =
+        |(_, rival): &&(&str, (u64, f64))| files.iter().all(|file| rival.0 < file.0 && rival.1 < file.1);
     let strongest = rivals.iter().filter(beats_all);
     let strongest = strongest.min_by(|a, b| a.1.1.total_cmp(&b.1.1)).unwrap();
     let verdict = json["verdict"].as_str().unwrap();
-    let (start, end) = (
-        format!("{} (", strongest.0),
-        ") is smaller and closer than every row with fewer blocks",
-    );
-    assert!(
-        verdict.starts_with(&start) && verdict.ends_with(end),
-        "{verdict}"
-    );
+    let (start, end) =
+        (format!("{} (", strongest.0), ") is smaller and closer than every row with fewer blocks");
+    assert!(verdict.starts_with(&start) && verdict.ends_with(end), "{verdict}");
 }

@@ -23,10 +23,7 @@ fn main() -> Result<()> {
     ensure!(!tokens.is_empty(), "the text has no tokens");
     let mut context = ggml::Context::new(
         &model,
-        ContextOptions {
-            window: tokens.len() + n_tokens,
-            threads: num_cpus::get_physical(),
-        },
+        ContextOptions { window: tokens.len() + n_tokens, threads: num_cpus::get_physical() },
     )?;
     print!("{text}");
     for _ in 0..n_tokens {

@@ -33,20 +33,12 @@ fn main() -> Result<()> {
         window: window.parse().context("WINDOW is a number")?,
         threads: threads.parse().context("THREADS is a number")?,
     };
-    let cut = Cut {
-        window: options.window,
-        tokens: usize::MAX,
-        bos: model.bos(),
-    };
+    let cut = Cut { window: options.window, tokens: usize::MAX, bos: model.bos() };
     let set = CalibrationSet::new(&Texts::read(Source::BuiltIn)?, Vec::new(), cut, &|text| {
         Ok(model.tokenize(text)?)
     })?;
-    let mut states = LlamaHiddenStates::new(
-        &model,
-        options,
-        rules.stream,
-        Course::of(&parent, rules.stream)?,
-    )?;
+    let mut states =
+        LlamaHiddenStates::new(&model, options, rules.stream, Course::of(&parent, rules.stream)?)?;
     let start = Cell::new(Instant::now());
     let windows: Vec<_> = set.windows().collect();
     let paced = windows.iter().copied().cycle().map_while(|window| {

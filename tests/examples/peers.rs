@@ -8,11 +8,7 @@
 //! Prints a line for each architecture, then the totals. A set is *exact* if no float differs from the parent with those
 //! blocks zeroed (for encoders whose stream passes norms: from this project's output), *changed* if the file loads and
 //! computes something else, *broken* if it does not load, or ends the process that removes, loads or evaluates.
-#![allow(
-    clippy::unwrap_used,
-    clippy::cast_possible_truncation,
-    reason = "shares the modules of the tests"
-)]
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "shares the modules of the tests")]
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -119,27 +115,21 @@ fn worst(outcomes: &Outcomes) -> &'static str {
 fn reason(outcomes: &Outcomes) -> String {
     let first = |word| outcomes.iter().find(|(_, outcome)| outcome.word() == word);
     let bad = [first("changed"), first("broken")];
-    let said = bad
-        .into_iter()
-        .flatten()
-        .map(|(set, outcome)| match outcome {
-            Outcome::Exact => String::new(),
-            Outcome::Changed { different, floats } => {
-                format!("; {set:?}: {different} of {floats} floats differ")
-            }
-            Outcome::Broken(why) => format!("; {set:?}: {why}"),
-        });
+    let said = bad.into_iter().flatten().map(|(set, outcome)| match outcome {
+        Outcome::Exact => String::new(),
+        Outcome::Changed { different, floats } => {
+            format!("; {set:?}: {different} of {floats} floats differ")
+        }
+        Outcome::Broken(why) => format!("; {set:?}: {why}"),
+    });
     said.collect()
 }
 
 fn compare(architecture: &Architecture) -> Result<Outcomes> {
     let folder = tempfile::tempdir()?;
-    let [parent, reference] =
-        ["parent.gguf", "reference.gguf"].map(|name| folder.path().join(name));
+    let [parent, reference] = ["parent.gguf", "reference.gguf"].map(|name| folder.path().join(name));
     let n = n_blocks(architecture);
-    Spec::new(architecture.name, n)
-        .save(Backend::init(), &parent)
-        .map_err(|error| anyhow!(error))?;
+    Spec::new(architecture.name, n).save(Backend::init(), &parent).map_err(|error| anyhow!(error))?;
     let constraints = constraints(&parent).map_err(|error| anyhow!(error))?;
     let sets = allowed_sets(&constraints);
     let mut outcomes = Vec::new();
@@ -185,19 +175,13 @@ fn run(folder: &Path, set: &[usize], expected: &[f32]) -> Result<Outcome> {
     let different = found.iter().zip(expected).filter(|(a, b)| a != b).count();
     Ok(match different {
         0 => Outcome::Exact,
-        _ => Outcome::Changed {
-            different,
-            floats: found.len(),
-        },
+        _ => Outcome::Changed { different, floats: found.len() },
     })
 }
 
 /// What the process of one set does: removes, loads, evaluates, and leaves the floats in a file.
 fn remove(folder: &Path, set: &[usize]) -> Result<()> {
-    let layers: Vec<i32> = set
-        .iter()
-        .map(|&i| i32::try_from(i))
-        .collect::<Result<_, _>>()?;
+    let layers: Vec<i32> = set.iter().map(|&i| i32::try_from(i)).collect::<Result<_, _>>()?;
     let out = folder.join("pruned.gguf");
     let _ = std::fs::remove_file(&out);
     let parent = folder.join("parent.gguf");

@@ -38,11 +38,9 @@ fn main() -> Result<()> {
         };
         let mut spec = random_model::Spec::new(architecture.name, N_BLOCKS);
         // Any release knows a model without a vocabulary.
-        spec.extra
-            .push(("tokenizer.ggml.model", ValueOut::string("no_vocab")));
+        spec.extra.push(("tokenizer.ggml.model", ValueOut::string("no_vocab")));
         let path = Path::new(folder).join(format!("{}.gguf", architecture.name));
-        spec.save(Backend::init(), &path)
-            .map_err(|error| anyhow!("{}: {error}", architecture.name))?;
+        spec.save(Backend::init(), &path).map_err(|error| anyhow!("{}: {error}", architecture.name))?;
         println!("{} {period}", architecture.name);
     }
     Ok(())

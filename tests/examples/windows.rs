@@ -17,10 +17,7 @@ fn main() -> Result<()> {
     let [path, text, n_tokens, window] = &args[..] else {
         bail!("usage: windows MODEL TEXT_FILE N_TOKENS WINDOW");
     };
-    let options = ModelOptions {
-        vocab_only: true,
-        ..ModelOptions::default()
-    };
+    let options = ModelOptions { vocab_only: true, ..ModelOptions::default() };
     let model = Model::load(Backend::init(), Path::new(path), options)?;
     let cut = Cut {
         window: window.parse().context("WINDOW is a number")?,

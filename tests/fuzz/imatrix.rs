@@ -32,10 +32,8 @@ fn renumber(bytes: &[u8], request: [u8; N_REQUEST_BYTES]) -> anyhow::Result<()> 
     let imatrix = Imatrix::parse(bytes)?;
     let [blocks @ .., n_blocks] = request;
     let n_blocks = usize::from(n_blocks);
-    let removed: BTreeSet<BlockId> = (0..n_blocks)
-        .filter(|i| u64::from_le_bytes(blocks) >> (i % 64) & 1 != 0)
-        .map(BlockId::new)
-        .collect();
+    let removed: BTreeSet<BlockId> =
+        (0..n_blocks).filter(|i| u64::from_le_bytes(blocks) >> (i % 64) & 1 != 0).map(BlockId::new).collect();
     let renumbering = Renumbering::new(n_blocks, &removed);
 
     let planned = imatrix.plan(&renumbering)?;
@@ -62,16 +60,10 @@ fn renumber(bytes: &[u8], request: [u8; N_REQUEST_BYTES]) -> anyhow::Result<()> 
         })
         .collect();
     let found = written.entries();
-    let found: Vec<_> = found
-        .iter()
-        .map(|e| (e.name.to_owned(), e.n_values))
-        .collect();
+    let found: Vec<_> = found.iter().map(|e| (e.name.to_owned(), e.n_values)).collect();
     assert_eq!(found, expected);
     assert_eq!(planned.n_entries, expected.len());
-    assert_eq!(
-        planned.n_entries + planned.n_removed,
-        imatrix.entries().len()
-    );
+    assert_eq!(planned.n_entries + planned.n_removed, imatrix.entries().len());
 
     if removed.is_empty() && !bytes.starts_with(b"GGUF") {
         assert!(out == bytes, "written differently");

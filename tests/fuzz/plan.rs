@@ -71,10 +71,8 @@ fn shorten(bytes: &[u8], request: &Request) -> anyhow::Result<()> {
         constraints = constraints.dropping_prediction_blocks()?;
     }
     (0..model.n_blocks()).for_each(|i| drop(constraints.kinds.words(i)));
-    let wanted: BTreeSet<BlockId> = (0..model.n_blocks())
-        .filter(|i| request.blocks >> (i % 64) & 1 != 0)
-        .map(BlockId::new)
-        .collect();
+    let wanted: BTreeSet<BlockId> =
+        (0..model.n_blocks()).filter(|i| request.blocks >> (i % 64) & 1 != 0).map(BlockId::new).collect();
     let removed = match constraints.check(&wanted) {
         Ok(()) => wanted,
         Err(error) => {
@@ -101,23 +99,13 @@ fn shorten(bytes: &[u8], request: &Request) -> anyhow::Result<()> {
 
 /// Another set of the same size: the nearest that is allowed, and the one that a method chooses. Whatever these find,
 /// the constraints allow.
-fn allowed(
-    constraints: &Constraints,
-    wanted: &BTreeSet<BlockId>,
-    bytes: &[u8],
-) -> Option<BTreeSet<BlockId>> {
+fn allowed(constraints: &Constraints, wanted: &BTreeSet<BlockId>, bytes: &[u8]) -> Option<BTreeSet<BlockId>> {
     if constraints.n_trunk_blocks > MAX_SEARCHED {
         return None;
     }
     // Those that go with any cut are not asked for.
     let wanted = &(wanted - &constraints.dropped);
-    let chosen = removal::choose(
-        constraints,
-        Method::Sequential,
-        None,
-        &BTreeSet::new(),
-        wanted.len(),
-    );
+    let chosen = removal::choose(constraints, Method::Sequential, None, &BTreeSet::new(), wanted.len());
     match &chosen {
         Ok(set) => assert!(set.len() == wanted.len() && constraints.check(set).is_ok()),
         Err(error) => check_error(error, bytes),
@@ -135,54 +123,38 @@ fn allowed(
 /// The planned file, written to memory: its tensors are those that stay, its metadata what was kept or planned.
 fn check_output(model: &Model<'_>, plan: &Plan<'_>) {
     let mut bytes = Vec::new();
-    let n_bytes = gguf::write(&plan.layout, &mut bytes, |i, out| {
-        plan.data[i].write(model, out)
-    })
-    .expect("a plan can be written");
-    assert_eq!(
-        (n_bytes, n_bytes),
-        (bytes.len() as u64, plan.layout.file_len())
-    );
+    let n_bytes = gguf::write(&plan.layout, &mut bytes, |i, out| plan.data[i].write(model, out))
+        .expect("a plan can be written");
+    assert_eq!((n_bytes, n_bytes), (bytes.len() as u64, plan.layout.file_len()));
     let file = File::parse(&bytes).expect("what was written can be read");
     let written = Model::new(vec![file]).expect("what was written is a model");
 
     assert_eq!(written.architecture(), model.architecture());
     assert_eq!(written.n_blocks(), plan.renumbering.kept().len());
     assert_eq!(written.n_parameters(), plan.n_parameters);
-    let mut kept = model.tensors().iter().filter(|tensor| {
-        tensor
-            .block
-            .is_none_or(|(block, _)| !plan.removed.contains(&block))
-    });
+    let mut kept = model
+        .tensors()
+        .iter()
+        .filter(|tensor| tensor.block.is_none_or(|(block, _)| !plan.removed.contains(&block)));
     for tensor in written.tensors() {
         let source = kept.next().expect("no tensor is added");
         assert_eq!(tensor.info.bytes(), source.info.bytes());
         assert_eq!(tensor.info.dims(), source.info.dims());
         assert_eq!(tensor.info.n_dims(), source.info.n_dims());
         assert_eq!(tensor.info.tensor_type(), source.info.tensor_type());
-        let number = source
-            .block
-            .map(|(block, rest)| (plan.renumbering.number(block), rest));
-        let found = tensor
-            .block
-            .map(|(block, rest)| (Some(block.index()), rest));
+        let number = source.block.map(|(block, rest)| (plan.renumbering.number(block), rest));
+        let found = tensor.block.map(|(block, rest)| (Some(block.index()), rest));
         assert_eq!(found, number);
         assert!(found.is_some() || tensor.info.name() == source.info.name());
     }
     assert!(kept.next().is_none(), "no tensor is lost");
 
-    assert_eq!(
-        written.metadata().iter().count(),
-        plan.layout.metadata().len()
-    );
+    assert_eq!(written.metadata().iter().count(), plan.layout.metadata().len());
     for (entry, planned) in written.metadata().iter().zip(plan.layout.metadata()) {
         assert_eq!(entry.key(), planned.entry().key());
         assert_eq!(entry.value().raw(), planned.entry().value_raw());
         if planned.entry().is_kept() {
-            assert_eq!(
-                entry.raw(),
-                model.metadata().get(entry.key()).unwrap().raw()
-            );
+            assert_eq!(entry.raw(), model.metadata().get(entry.key()).unwrap().raw());
         }
     }
 }

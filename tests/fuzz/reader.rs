@@ -10,10 +10,7 @@ use gguf_shorten::model::companion::Companion;
 pub fn check(bytes: &[u8]) {
     if let Some(companion) = Companion::of(&File::first_entries(bytes, 20)) {
         let text = companion.to_string();
-        assert!(
-            !text.is_empty() && !text.chars().any(char::is_control),
-            "{text:?}"
-        );
+        assert!(!text.is_empty() && !text.chars().any(char::is_control), "{text:?}");
         let _ = (companion.is_stale("llama"), companion.remedy());
     }
     match File::parse(bytes) {
@@ -28,10 +25,7 @@ pub fn check(bytes: &[u8]) {
 fn check_error(error: &Error) {
     let text = error.to_string();
     assert!(!error.is_bug(), "{text}");
-    assert!(
-        text.len() < 1000 && !text.chars().any(char::is_control),
-        "{text:?}"
-    );
+    assert!(text.len() < 1000 && !text.chars().any(char::is_control), "{text:?}");
     let _ = error.hint();
 }
 
@@ -45,16 +39,10 @@ fn walk(file: &File<'_>) {
     for tensor in file.tensors() {
         assert_eq!(tensor.bytes().len() as u64, tensor.n_bytes());
         let position = tensor.position().0 as usize;
-        assert_eq!(
-            tensor.bytes(),
-            &file.bytes()[position..][..tensor.bytes().len()]
-        );
+        assert_eq!(tensor.bytes(), &file.bytes()[position..][..tensor.bytes().len()]);
         assert!(tensor.offset().0.is_multiple_of(file.alignment()));
         assert!(tensor.n_elements() == 0 || tensor.n_bytes() > 0);
-        assert_eq!(
-            file.tensors().get(tensor.name()).unwrap().position(),
-            tensor.position()
-        );
+        assert_eq!(file.tensors().get(tensor.name()).unwrap().position(), tensor.position());
     }
     assert_eq!(file.header().n_tensors, file.tensors().len() as u64);
     assert!(file.trailing_bytes().len() <= file.bytes().len());
@@ -73,12 +61,7 @@ fn walk_value(value: Value<'_>) {
     let Ok(array) = value.as_array() else { return };
     assert_eq!(array.elements().count(), array.len());
     assert_eq!(array.select(0..array.len()).unwrap().raw(), value.raw());
-    array
-        .i64s()
-        .chain(array.i64s())
-        .filter_map(Result::err)
-        .take(3)
-        .for_each(|e| check_error(&e));
+    array.i64s().chain(array.i64s()).filter_map(Result::err).take(3).for_each(|e| check_error(&e));
     // Deep and wide arrays of arrays would take long, and add nothing.
     array.elements().take(64).for_each(walk_value);
 }
@@ -88,14 +71,8 @@ fn walk_value(value: Value<'_>) {
 fn check_head(file: &File<'_>) {
     let entries = file.metadata().iter().map(EntryOut::keep).collect();
     let tensors: Vec<_> = file.tensors().iter().map(TensorOut::keep).collect();
-    let layout = Layout::new(
-        file.header().version,
-        file.alignment(),
-        entries,
-        tensors,
-        file.ends_padded(),
-    )
-    .expect("what was read can be laid out");
+    let layout = Layout::new(file.header().version, file.alignment(), entries, tensors, file.ends_padded())
+        .expect("what was read can be laid out");
     // An alignment of gigabytes asks for as many zeros in front of no tensor.
     if layout.data_start().0 > file.bytes().len() as u64 + (1 << 16) {
         return;
@@ -120,11 +97,7 @@ fn check_head(file: &File<'_>) {
 
 /// Where the offset of the tensor info at `start` is stored: behind its name, dimensions and type.
 fn offset_field(layout: &Layout<'_>, start: u64, head: &[u8]) -> Range<usize> {
-    let next = layout
-        .tensors()
-        .iter()
-        .map(|t| t.info_position().0)
-        .find(|&at| at > start);
+    let next = layout.tensors().iter().map(|t| t.info_position().0).find(|&at| at > start);
     let end = next.unwrap_or(layout.head_end().0) as usize;
     assert!(end <= head.len());
     end - 8..end

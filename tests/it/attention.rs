@@ -24,8 +24,7 @@ fn dense(n_blocks: u32) -> Make {
             make = make.tensor(&format!("blk.{block}.{rest}"), &[32, 2], id);
         }
     }
-    make.tensor("rope_freqs.weight", &[4], F32)
-        .tensor("output.weight", &[256, 4], Q4_1)
+    make.tensor("rope_freqs.weight", &[4], F32).tensor("output.weight", &[256, 4], Q4_1)
 }
 
 fn dir(make: &Make) -> Dir {
@@ -48,8 +47,7 @@ fn number(file: &File<'_>, key: &str) -> u64 {
 #[test]
 fn attention_goes_and_all_else_stays_byte_for_byte() {
     let dir = dir(&dense(6));
-    dir.run("m.gguf --blocks 1 --attention-blocks 2,4-5 -o out.gguf")
-        .succeeds();
+    dir.run("m.gguf --blocks 1 --attention-blocks 2,4-5 -o out.gguf").succeeds();
     let (parent, out) = (dir.read("m.gguf"), dir.read("out.gguf"));
     let (parent, out) = (File::parse(&parent).unwrap(), File::parse(&out).unwrap());
 
@@ -86,8 +84,7 @@ fn attention_goes_and_all_else_stays_byte_for_byte() {
         if let Some(name) = key.strip_prefix("llama.") {
             assert!(out.metadata().get(key).is_none(), "{key}");
             let found = out.metadata().get(&format!("deci.{name}")).unwrap();
-            if name.contains("layer_norm") || name == "context_length" || name == "embedding_length"
-            {
+            if name.contains("layer_norm") || name == "context_length" || name == "embedding_length" {
                 assert_eq!(found.value().raw(), entry.value().raw(), "{key}");
             }
         } else if key.starts_with("tokenizer.") {
@@ -96,16 +93,10 @@ fn attention_goes_and_all_else_stays_byte_for_byte() {
     }
     let text = |key: &str| out.metadata().get(key).unwrap().value().as_str().unwrap();
     assert_eq!(text("general.architecture"), "deci");
-    assert_eq!(
-        text("general.name"),
-        "Tiny (5 of 6 blocks, 3 without attention)"
-    );
+    assert_eq!(text("general.name"), "Tiny (5 of 6 blocks, 3 without attention)");
     assert_eq!(number(&out, "deci.block_count"), 5);
     assert_eq!(numbers(&out, "deci.attention.head_count"), [4, 0, 4, 0, 0]);
-    assert_eq!(
-        numbers(&out, "deci.attention.head_count_kv"),
-        [4, 0, 4, 0, 0]
-    );
+    assert_eq!(numbers(&out, "deci.attention.head_count_kv"), [4, 0, 4, 0, 0]);
     assert_eq!(numbers(&out, "deci.feed_forward_length"), [64; 5]);
     assert_eq!(number(&out, "deci.attention.key_length"), 8);
     assert_eq!(number(&out, "deci.attention.value_length"), 8);
@@ -116,14 +107,8 @@ fn attention_goes_and_all_else_stays_byte_for_byte() {
     assert_eq!(text("gguf_shorten.method"), "blocks");
 
     let shown = dir.run("show out.gguf").succeeds().stdout;
-    let lines: Vec<&str> = shown
-        .lines()
-        .filter(|l| l.contains("no attention"))
-        .collect();
-    let blocks: Vec<&str> = lines
-        .iter()
-        .map(|line| line.split_whitespace().next().unwrap())
-        .collect();
+    let lines: Vec<&str> = shown.lines().filter(|l| l.contains("no attention")).collect();
+    let blocks: Vec<&str> = lines.iter().map(|line| line.split_whitespace().next().unwrap()).collect();
     assert_eq!(blocks, ["1", "3", "4"]);
 }
 
@@ -135,8 +120,7 @@ fn sizes_that_the_file_says_stay() {
         .set("llama.attention.value_length", ValueOut::u32(16))
         .set("llama.rope.dimension_count", ValueOut::u32(16));
     let dir = dir(&make);
-    dir.run("m.gguf --attention-blocks 1 -o out.gguf")
-        .succeeds();
+    dir.run("m.gguf --attention-blocks 1 -o out.gguf").succeeds();
     let out = dir.read("out.gguf");
     let out = File::parse(&out).unwrap();
     assert_eq!(numbers(&out, "deci.attention.head_count"), [4, 0, 4]);
@@ -164,34 +148,17 @@ fn what_is_chosen_by_number_is_told() {
         assert_eq!(block["removed"], i >= 6);
         assert_eq!(block["attention_removed"], i == 3 || i == 4);
         for half in ["attention", "ffn"] {
-            for score in [
-                "bi",
-                "bi_stderr",
-                "relative_magnitude",
-                "relative_magnitude_stderr",
-            ] {
+            for score in ["bi", "bi_stderr", "relative_magnitude", "relative_magnitude_stderr"] {
                 assert_eq!(block.get(format!("{half}_{score}")), Some(&Value::Null));
             }
         }
     }
-    assert!(
-        output.stderr.contains("architecture 'deci'"),
-        "{}",
-        output.stderr
-    );
-    let table = dir
-        .run("m.gguf --drop-attention 3 --method reverse --dry-run")
-        .succeeds()
-        .stdout;
+    assert!(output.stderr.contains("architecture 'deci'"), "{}", output.stderr);
+    let table = dir.run("m.gguf --drop-attention 3 --method reverse --dry-run").succeeds().stdout;
     assert!(table.contains("removed  no whole block\n"), "{table}");
     // The first block of the output keeps its attention.
-    assert!(
-        table.contains("attention of 1-3 (3 of 8 blocks, by reverse), as architecture deci"),
-        "{table}"
-    );
-    let json = dir
-        .run("m.gguf --blocks 0 --drop-attention 2 --dry-run --method bi --json -")
-        .output();
+    assert!(table.contains("attention of 1-3 (3 of 8 blocks, by reverse), as architecture deci"), "{table}");
+    let json = dir.run("m.gguf --blocks 0 --drop-attention 2 --dry-run --method bi --json -").output();
     // A list of whole blocks needs no method, so naming one is a mistake.
     assert_eq!(json.status.code(), Some(2));
 }
@@ -199,11 +166,8 @@ fn what_is_chosen_by_number_is_told() {
 #[test]
 fn what_loses_attention_is_verified() {
     let dir = dir(&dense(5));
-    dir.run("m.gguf --attention-blocks 1,3 -o out.gguf")
-        .succeeds();
-    let output = dir
-        .run("verify out.gguf --parent m.gguf --json -")
-        .succeeds();
+    dir.run("m.gguf --attention-blocks 1,3 -o out.gguf").succeeds();
+    let output = dir.run("verify out.gguf --parent m.gguf --json -").succeeds();
     let json: Value = serde_json::from_str(&output.stdout).unwrap();
     assert_eq!(json["verified"], true);
     assert_eq!(json["removed"], serde_json::json!([]));
@@ -225,17 +189,9 @@ fn what_loses_attention_is_verified() {
     // Behind the key stand type, type of elements and their number: 4 + 4 + 8 bytes.
     let list = position(b"gguf_shorten.attention_removed") + 16;
     change(list, 2, "differ");
-    change(
-        list,
-        0,
-        "cannot remove the attention of block 0: it is the first of the output",
-    );
+    change(list, 0, "cannot remove the attention of block 0: it is the first of the output");
     change(list, 9, "expected block numbers in rising order");
-    change(
-        list + 4,
-        7,
-        "cannot remove the attention of block 7: the model has 5 blocks",
-    );
+    change(list + 4, 7, "cannot remove the attention of block 7: the model has 5 blocks");
     let heads = position(b"deci.attention.head_count_kv") + 16;
     change(heads + 4, 1, "deci.attention.head_count_kv");
     let method = position(b"gguf_shorten.attention_method") + 12;
@@ -253,9 +209,7 @@ fn what_cannot_lose_attention_is_refused_with_the_reason() {
     let only = "cannot remove the attention of blocks: the output would be of architecture 'deci', in which llama.cpp";
     let refused = |make: &Make, arguments: &str, message: &str| {
         let dir = dir(make);
-        let output = dir
-            .run(&format!("m.gguf {arguments} -o out.gguf"))
-            .refused();
+        let output = dir.run(&format!("m.gguf {arguments} -o out.gguf")).refused();
         assert_eq!(output.error(), format!("m.gguf: {message}"));
         assert_eq!(dir.names(), ["m.gguf"]);
     };
@@ -276,11 +230,7 @@ fn what_cannot_lose_attention_is_refused_with_the_reason() {
         some,
         &format!("{only} has no prediction blocks, but 'llama.nextn_predict_layers' is not 0"),
     );
-    for name in [
-        "blk.0.ffn_gate.scale",
-        "blk.2.attn_q_norm.weight",
-        "v.blk.0.ln1.weight",
-    ] {
+    for name in ["blk.0.ffn_gate.scale", "blk.2.attn_q_norm.weight", "v.blk.0.ln1.weight"] {
         refused(
             &dense(3).tensor(name, &[1], F32),
             some,
@@ -331,12 +281,9 @@ fn what_cannot_lose_attention_is_refused_with_the_reason() {
         "cannot remove the attention of 2 blocks: 1 may lose it, the first of the output not",
     );
     let dir = dir(&dense(3));
-    for arguments in [
-        "--drop-attention 1 --attention-blocks 1",
-        "--drop-attention 0",
-        "--attention-blocks x",
-        "--keep 1",
-    ] {
+    for arguments in
+        ["--drop-attention 1 --attention-blocks 1", "--drop-attention 0", "--attention-blocks x", "--keep 1"]
+    {
         let output = dir.run(&format!("m.gguf {arguments} -o out.gguf")).output();
         assert_eq!(output.status.code(), Some(2), "{arguments}");
     }
@@ -358,8 +305,7 @@ fn blocks_without_halves_are_not_scored_apart() {
             )
         );
     }
-    let parallel =
-        Make::new("gptneox", 3).set("gptneox.use_parallel_residual", ValueOut::bool(true));
+    let parallel = Make::new("gptneox", 3).set("gptneox.use_parallel_residual", ValueOut::bool(true));
     assert!(scored(&parallel).contains("'gptneox' both read"));
     assert_eq!(
         scored(&Make::new("mamba", 3)),

@@ -32,19 +32,14 @@ pub fn zoo(names: &[&str]) -> Dir {
 pub fn lines(dir: &Dir, name: &str) -> Vec<Value> {
     let text = String::from_utf8(dir.read(name)).unwrap();
     assert!(text.is_empty() || text.ends_with('\n'));
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// A batch that ends with this status and this count of models in its last but one line.
 #[track_caller]
 pub fn batch<'d>(dir: &'d Dir, arguments: &str, status: i32, counts: &str) -> Output<'d> {
     let output = dir.run(&format!("batch {arguments}")).output();
-    output.check(
-        output.status.code() == Some(status),
-        &format!("status {status}"),
-    );
+    output.check(output.status.code() == Some(status), &format!("status {status}"));
     let line = output.stdout.lines().find(|l| l.starts_with("batch "));
     let ends = line.is_some_and(|line| line.ends_with(&format!(": {counts}")));
     output.check(ends, &format!("the counts {counts}"));
@@ -62,12 +57,7 @@ pub fn error_of(lines: &[Value], output: &str) -> String {
 fn every_model_gets_what_the_main_job_gives_it_alone() {
     let dir = zoo(&["a", "b"]);
     write_parts(&dir, &named("c").split(3));
-    batch(
-        &dir,
-        &format!("zoo m-00002-of-00003.gguf {DROP}"),
-        0,
-        "3 done",
-    );
+    batch(&dir, &format!("zoo m-00002-of-00003.gguf {DROP}"), 0, "3 done");
     let all = lines(&dir, "out/results.jsonl");
     assert_eq!(all.len(), 3);
     for (line, (model, output)) in all.iter().zip([
@@ -75,8 +65,7 @@ fn every_model_gets_what_the_main_job_gives_it_alone() {
         ("zoo/b.gguf", "b-drop25pct.gguf"),
         ("m-00001-of-00003.gguf", "m-drop25pct.gguf"),
     ]) {
-        let alone =
-            format!("{model} --drop 25% --method sequential -o alone.gguf --force --json -");
+        let alone = format!("{model} --drop 25% --method sequential -o alone.gguf --force --json -");
         let alone = dir.run(&alone).succeeds();
         let mut alone: Value = serde_json::from_str(&alone.stdout).unwrap();
         let out = format!("out/{output}");
@@ -103,19 +92,10 @@ fn every_model_gets_what_the_main_job_gives_it_alone() {
 fn a_second_run_does_nothing_and_redo_does_it_again() {
     let dir = zoo(&["a", "b"]);
     batch(&dir, &format!("zoo {DROP}"), 0, "2 done");
-    let inode = || {
-        fs::metadata(dir.path("out/a-drop25pct.gguf"))
-            .unwrap()
-            .ino()
-    };
+    let inode = || fs::metadata(dir.path("out/a-drop25pct.gguf")).unwrap().ino();
     let (first, bytes) = (inode(), dir.read("out/a-drop25pct.gguf"));
     // Also with more threads, and under another name of the folder.
-    batch(
-        &dir,
-        &format!("./zoo/ {DROP} --threads 2"),
-        0,
-        "2 done before",
-    );
+    batch(&dir, &format!("./zoo/ {DROP} --threads 2"), 0, "2 done before");
     assert_eq!(inode(), first);
     batch(&dir, &format!("zoo {DROP} --redo"), 0, "2 done");
     assert_ne!(inode(), first);
@@ -168,10 +148,7 @@ fn an_output_that_is_not_the_batchs_own_is_not_replaced() {
     let all = format!("zoo {DROP}");
     batch(&dir, &all, 1, "1 done, 1 failed");
     let found = lines(&dir, "out/results.jsonl");
-    assert_eq!(
-        error_of(&found, "a-drop25pct.gguf"),
-        "out/a-drop25pct.gguf: exists already"
-    );
+    assert_eq!(error_of(&found, "a-drop25pct.gguf"), "out/a-drop25pct.gguf: exists already");
     assert_eq!(dir.read("out/a-drop25pct.gguf"), b"precious");
     // One that somebody has changed, or put there, is no longer the batch's.
     let mut bytes = dir.read("out/b-drop25pct.gguf");
@@ -193,41 +170,24 @@ fn a_failure_costs_one_model_and_is_tried_again() {
     let all = format!("zoo {DROP} --jobs 3");
     let output = batch(&dir, &all, 1, "2 done, 4 failed");
     output.check(
-        output
-            .stderr
-            .ends_with("gguf-shorten: 4 of 6 models failed\n"),
+        output.stderr.ends_with("gguf-shorten: 4 of 6 models failed\n"),
         "the number of those that failed",
     );
     let found = lines(&dir, "out/results.jsonl");
     let error = |name: &str| error_of(&found, &format!("{name}-drop25pct.gguf"));
-    assert!(
-        error("b").contains("file ends at byte 500"),
-        "{}",
-        error("b")
-    );
-    assert_eq!(
-        error("c"),
-        "zoo/c.gguf: not a GGUF file: starts with 'Dear', expected 'GGUF'"
-    );
-    assert!(
-        error("e").starts_with("zoo/e.gguf: No such file"),
-        "{}",
-        error("e")
-    );
+    assert!(error("b").contains("file ends at byte 500"), "{}", error("b"));
+    assert_eq!(error("c"), "zoo/c.gguf: not a GGUF file: starts with 'Dear', expected 'GGUF'");
+    assert!(error("e").starts_with("zoo/e.gguf: No such file"), "{}", error("e"));
     assert!(error("f").contains("unheard-of"), "{}", error("f"));
     for name in ["b", "c", "e", "f"] {
         let why = error(name).replacen(&format!("zoo/{name}.gguf: "), "", 1);
         let said = format!("failed   zoo/{name}.gguf: {why}\n");
         output.check(output.stdout.contains(&said), "the reason in the table");
-        output.check(
-            !dir.exists(&format!("out/{name}-drop25pct.gguf")),
-            "no output",
-        );
+        output.check(!dir.exists(&format!("out/{name}-drop25pct.gguf")), "no output");
     }
     // A failed line has all fields of the others, and one has a hint.
     let done = found.iter().find(|line| line["error"].is_null()).unwrap();
-    let keys =
-        |line: &Value| -> Vec<String> { line.as_object().unwrap().keys().cloned().collect() };
+    let keys = |line: &Value| -> Vec<String> { line.as_object().unwrap().keys().cloned().collect() };
     for line in &found {
         assert_eq!(keys(line), keys(done));
         assert_eq!(keys(&line["model"]), keys(&done["model"]));
@@ -249,32 +209,20 @@ fn tables_give_single_models_other_options() {
     );
     let output = batch(&dir, &format!("zoo {DROP} --config zoo.toml"), 0, "3 done");
     output.check(
-        output
-            .stderr
-            .contains("note: zoo.toml:7: 'x' is for none of the models\n"),
+        output.stderr.contains("note: zoo.toml:7: 'x' is for none of the models\n"),
         "a note of the table for no model",
     );
     let removed: Vec<String> = lines(&dir, "out/results.jsonl")
         .iter()
         .map(|line| format!("{} {}", line["batch"]["output"], line["removed"]))
         .collect();
-    assert_eq!(
-        removed,
-        [
-            "\"a-short.gguf\" [1,3]",
-            "\"other.gguf\" [0,1,2]",
-            "\"c-drop25pct.gguf\" [6,7]"
-        ]
-    );
+    assert_eq!(removed, ["\"a-short.gguf\" [1,3]", "\"other.gguf\" [0,1,2]", "\"c-drop25pct.gguf\" [6,7]"]);
     // A path in the file counts from the file's folder; a table that changes is done again.
     dir.write("zoo.toml", b"['*.gguf']\ndrop = 2\nmethod = 'sequential'\n");
     let drop = DROP.replace("--drop 25% --method sequential", "--config zoo.toml");
     batch(&dir, &format!("zoo {drop}"), 0, "3 done");
     for (text, message) in [
-        (
-            "['*']\n\ndorp = 1\n",
-            "zoo.toml:3: 'dorp' is not a flag of the main job",
-        ),
+        ("['*']\n\ndorp = 1\n", "zoo.toml:3: 'dorp' is not a flag of the main job"),
         ("['*']\ndrop = true\n", "zoo.toml:2: 'drop' needs a value"),
         (
             "['a*']\ndrop = 1\n",
@@ -318,19 +266,11 @@ fn json_is_a_line_for_each_model_of_the_run() {
         let output = dir.run(&format!("batch zoo {DROP} -q --json -")).output();
         output.check(output.status.code() == Some(1), "status 1");
         assert_eq!(output.stderr, "gguf-shorten: 1 of 2 models failed\n");
-        let found: Vec<Value> = output
-            .stdout
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect();
+        let found: Vec<Value> =
+            output.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(found, lines(&dir, "out/results.jsonl"));
     }
-    batch(
-        &dir,
-        &format!("zoo {DROP} --json j.jsonl"),
-        1,
-        "1 done before, 1 failed",
-    );
+    batch(&dir, &format!("zoo {DROP} --json j.jsonl"), 1, "1 done before, 1 failed");
     assert_eq!(lines(&dir, "j.jsonl"), lines(&dir, "out/results.jsonl"));
 }
 
@@ -340,9 +280,8 @@ fn every_model_is_one_tasks() {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let dir = zoo(&names);
     dir.write("zoo/bad.gguf", b"not a model");
-    let children: Vec<_> = (1..=3)
-        .map(|i| dir.run(&format!("batch zoo {DROP} --task {i}/3")).spawn())
-        .collect();
+    let children: Vec<_> =
+        (1..=3).map(|i| dir.run(&format!("batch zoo {DROP} --task {i}/3")).spawn()).collect();
     let n_failed = children
         .into_iter()
         .filter(|_| true)
@@ -368,11 +307,10 @@ fn every_model_is_one_tasks() {
         fs::copy(dir.path(path), dir.path(&name)).unwrap();
     }
     named("new").write(&dir, "other/new.gguf");
-    let variables = "SLURM_ARRAY_TASK_ID=4 SLURM_ARRAY_TASK_COUNT=3 SLURM_ARRAY_TASK_MIN=4 SLURM_ARRAY_TASK_MAX=6";
+    let variables =
+        "SLURM_ARRAY_TASK_ID=4 SLURM_ARRAY_TASK_COUNT=3 SLURM_ARRAY_TASK_MIN=4 SLURM_ARRAY_TASK_MAX=6";
     let drop = DROP.replace("--out-dir out", "--out-dir copy");
-    let output = dir
-        .sh(&format!("{variables} $PROGRAM batch other {drop} --json -"))
-        .output();
+    let output = dir.sh(&format!("{variables} $PROGRAM batch other {drop} --json -")).output();
     let found = output.stdout.lines().count();
     let n = shares[0].len();
     output.check(found == n || found == n + 1, "the same share");
@@ -386,14 +324,8 @@ fn every_model_is_one_tasks() {
 fn arguments_that_do_not_fit_are_refused_before_the_work() {
     let dir = zoo(&["a"]);
     for (arguments, message) in [
-        (
-            "zoo --out-dir out",
-            "the following required arguments were not provided: --drop <N|P%>",
-        ),
-        (
-            "zoo --drop 1 --out-dir out --jobs 0",
-            "--jobs is at least 1",
-        ),
+        ("zoo --out-dir out", "the following required arguments were not provided: --drop <N|P%>"),
+        ("zoo --drop 1 --out-dir out --jobs 0", "--jobs is at least 1"),
         (
             "zoo --drop 1 --out-dir out --tokens 0",
             "zoo/a.gguf: --tokens, --window and --threads are at least 1",
@@ -410,18 +342,9 @@ fn arguments_that_do_not_fit_are_refused_before_the_work() {
         dir.run(&format!("batch {arguments}")).fails(2, message);
     }
     for (arguments, message) in [
-        (
-            "zoo --drop 1 --out-dir zoo/a.gguf",
-            "zoo/a.gguf: is not a folder",
-        ),
-        (
-            "zoo --drop 1 --out-dir out --results zoo/a.gguf",
-            "zoo/a.gguf: is one of the models",
-        ),
-        (
-            "zoo --drop 1 --out-dir out --json zoo/a.gguf",
-            "zoo/a.gguf: is one of the models",
-        ),
+        ("zoo --drop 1 --out-dir zoo/a.gguf", "zoo/a.gguf: is not a folder"),
+        ("zoo --drop 1 --out-dir out --results zoo/a.gguf", "zoo/a.gguf: is one of the models"),
+        ("zoo --drop 1 --out-dir out --json zoo/a.gguf", "zoo/a.gguf: is one of the models"),
         (
             "zoo --drop 1 --out-dir zoo --suffix=",
             "zoo/a.gguf: is one of the models, and the output of zoo/a.gguf would take its place",
@@ -436,15 +359,11 @@ fn a_results_file_with_other_lines_is_refused_and_kept() {
     let dir = zoo(&["a"]);
     for (text, message) in [
         ("notes\n", "notes.txt:1: is no JSON object"),
-        (
-            "{}\n",
-            "notes.txt:1: is no result of a batch: it has no 'batch'",
-        ),
+        ("{}\n", "notes.txt:1: is no result of a batch: it has no 'batch'"),
     ] {
         dir.write("notes.txt", text.as_bytes());
         fs::create_dir_all(dir.path("out")).unwrap();
-        dir.run(&format!("batch zoo {DROP} -q --results notes.txt"))
-            .fails(1, message);
+        dir.run(&format!("batch zoo {DROP} -q --results notes.txt")).fails(1, message);
     }
 }
 
@@ -454,19 +373,11 @@ fn room_on_the_disk_is_left_as_asked() {
     let output = dir.run("zoo/a.gguf --blocks 1 -o out.gguf --min-free 90000T");
     let output = output.refused();
     output.check(
-        output
-            .error()
-            .starts_with("out.gguf: nothing was written: No space left on device: "),
+        output.error().starts_with("out.gguf: nothing was written: No space left on device: "),
         "the reason",
     );
-    batch(
-        &dir,
-        &format!("zoo {DROP} --min-free 90000T"),
-        1,
-        "1 failed",
-    );
-    dir.run("zoo/a.gguf --blocks 1 -o out.gguf --min-free 1")
-        .succeeds();
+    batch(&dir, &format!("zoo {DROP} --min-free 90000T"), 1, "1 failed");
+    dir.run("zoo/a.gguf --blocks 1 -o out.gguf --min-free 1").succeeds();
 }
 
 #[test]
@@ -486,12 +397,7 @@ fn a_disk_that_fills_half_way_costs_those_that_do_not_fit() {
     // In a name space of its own a small disk can be mounted without rights, if at all.
     let mount = "unshare --user --map-root-user --mount";
     let small = "mount -t tmpfs -o size=3m none out";
-    if !dir
-        .sh(&format!("{mount} sh -c '{small}'"))
-        .output()
-        .status
-        .success()
-    {
+    if !dir.sh(&format!("{mount} sh -c '{small}'")).output().status.success() {
         return;
     }
     let run = format!("$PROGRAM batch zoo {DROP} --min-free 256KiB -q");
@@ -500,27 +406,15 @@ fn a_disk_that_fills_half_way_costs_those_that_do_not_fit() {
          mount -o remount,size=20m out; {run} >second; echo status $?; ls -A out"
     );
     let output = dir.sh(&format!("exec {mount} sh -c '{script}'")).output();
-    let (first, second) = output
-        .stdout
-        .split_at(output.stdout.rfind("status").unwrap());
+    let (first, second) = output.stdout.split_at(output.stdout.rfind("status").unwrap());
     let n = |text: &str| text.matches("-drop25pct.gguf\n").count();
     let n_first = n(first);
-    output.check(
-        n_first == 3 && first.starts_with("status 1\n"),
-        "three of six at first",
-    );
-    output.check(
-        n(second) == 6 && second.starts_with("status 0\n"),
-        "all of them then",
-    );
+    output.check(n_first == 3 && first.starts_with("status 1\n"), "three of six at first");
+    output.check(n(second) == 6 && second.starts_with("status 0\n"), "all of them then");
     output.check(!output.stdout.contains(".tmp"), "nothing half done");
     let found = lines(&dir, "results");
     assert_eq!(found.len(), 6, "no result is lost");
-    let full = |line: &&Value| {
-        line["error"]
-            .as_str()
-            .is_some_and(|e| e.contains("No space left"))
-    };
+    let full = |line: &&Value| line["error"].as_str().is_some_and(|e| e.contains("No space left"));
     assert_eq!(found.iter().filter(full).count(), 3);
     let second = String::from_utf8(dir.read("second")).unwrap();
     assert!(second.contains(": 3 done, 3 done before\n"), "{second}");

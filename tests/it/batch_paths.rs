@@ -11,9 +11,7 @@ use crate::util::Dir;
 
 /// The models of a run, by the paths in its results.
 fn models(dir: &Dir, arguments: &str) -> Vec<String> {
-    let output = dir
-        .run(&format!("batch {arguments} {DROP} --dry-run -q --json -"))
-        .output();
+    let output = dir.run(&format!("batch {arguments} {DROP} --dry-run -q --json -")).output();
     output.check(output.status.success(), "success");
     let path = |line: &str| {
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -34,21 +32,12 @@ fn files_folders_patterns_and_lists_name_models() {
     assert_eq!(models(&dir, "d.bin zoo/b.gguf"), ["d.bin", "zoo/b.gguf"]);
     assert_eq!(models(&dir, "zoo/**/*"), whole);
     assert_eq!(models(&dir, "z*/[a-b].gguf"), &whole[..2]);
-    dir.write(
-        "list.txt",
-        b"# a comment\n\n  zoo/b.gguf  \nzoo/deep\nzoo/a*\nzoo/b.gguf\n",
-    );
-    assert_eq!(
-        models(&dir, "@list.txt"),
-        ["zoo/b.gguf", "zoo/deep/er/c.GGUF", "zoo/a.gguf"]
-    );
+    dir.write("list.txt", b"# a comment\n\n  zoo/b.gguf  \nzoo/deep\nzoo/a*\nzoo/b.gguf\n");
+    assert_eq!(models(&dir, "@list.txt"), ["zoo/b.gguf", "zoo/deep/er/c.GGUF", "zoo/a.gguf"]);
     // A file with the name of a pattern, or of a list, is that file.
     named("e").write(&dir, "e[1].gguf");
     named("f").write(&dir, "@f.gguf");
-    assert_eq!(
-        models(&dir, "e[1].gguf ./@f.gguf"),
-        ["e[1].gguf", "./@f.gguf"]
-    );
+    assert_eq!(models(&dir, "e[1].gguf ./@f.gguf"), ["e[1].gguf", "./@f.gguf"]);
 }
 
 #[test]
@@ -65,10 +54,7 @@ fn a_model_is_taken_once_however_often_it_is_found() {
     let once = ["zoo/a.gguf", "zoo/m-00001-of-00003.gguf"];
     assert_eq!(models(&dir, "zoo"), once);
     assert_eq!(
-        models(
-            &dir,
-            "zoo/m-00003-of-00003.gguf zoo/m-00002-of-00003.gguf zoo ./zoo/a.gguf"
-        ),
+        models(&dir, "zoo/m-00003-of-00003.gguf zoo/m-00002-of-00003.gguf zoo ./zoo/a.gguf"),
         [once[1], once[0]]
     );
 }
@@ -80,15 +66,11 @@ fn what_is_no_model_is_left_out_of_folders_and_said() {
     of_type("mmproj").write(&dir, "zoo/mmproj.gguf");
     of_type("imatrix").write(&dir, "zoo/imatrix.gguf");
     of_type("adapter").write(&dir, "zoo/lora.gguf");
-    Make::empty()
-        .set("general.architecture", ValueOut::string("flux"))
-        .write(&dir, "zoo/flux.gguf");
+    Make::empty().set("general.architecture", ValueOut::string("flux")).write(&dir, "zoo/flux.gguf");
     named("v").without_tensors().write(&dir, "zoo/vocab.gguf");
     // Behind more than is read at first.
     let long = vec![0u32; 1 << 19];
-    named("l")
-        .set("long", ValueOut::u32s(&long))
-        .write(&dir, "zoo/long.gguf");
+    named("l").set("long", ValueOut::u32s(&long)).write(&dir, "zoo/long.gguf");
     let output = batch(&dir, &format!("zoo {DROP}"), 0, "2 done");
     for note in [
         "zoo/mmproj.gguf is a projector for images or sound, not a model; left out",
@@ -111,9 +93,7 @@ fn a_folder_of_outputs_among_the_models_holds_no_models() {
     batch(&dir, &format!("zoo {drop}"), 0, "2 done");
     let output = batch(&dir, &format!("zoo {drop}"), 0, "2 done before");
     output.check(
-        output
-            .stderr
-            .contains("note: 2 files in zoo/out were written by this program; left out\n"),
+        output.stderr.contains("note: 2 files in zoo/out were written by this program; left out\n"),
         "a note",
     );
     // The same folder for both.
@@ -125,10 +105,7 @@ fn a_folder_of_outputs_among_the_models_holds_no_models() {
     // From elsewhere, what was shortened can be shortened again.
     assert_eq!(models(&dir, "zoo/out").len(), 2);
     let output = dir.run(&format!("batch zoo/out {drop}")).refused();
-    assert_eq!(
-        output.error(),
-        "zoo/out: no model is there (2 outputs of this program are left out)"
-    );
+    assert_eq!(output.error(), "zoo/out: no model is there (2 outputs of this program are left out)");
 }
 
 #[test]
@@ -136,10 +113,9 @@ fn two_models_with_one_output_are_refused_before_the_work() {
     let dir = zoo(&["a"]);
     fs::create_dir(dir.path("zoo/sub")).unwrap();
     named("other").write(&dir, "zoo/sub/a.gguf");
-    let output = dir.run(&format!("batch zoo {DROP}")).fails(
-        1,
-        "zoo/a.gguf and zoo/sub/a.gguf would have the same output, out/a-drop25pct.gguf",
-    );
+    let output = dir
+        .run(&format!("batch zoo {DROP}"))
+        .fails(1, "zoo/a.gguf and zoo/sub/a.gguf would have the same output, out/a-drop25pct.gguf");
     assert!(output.hint().unwrap().contains("output = "));
     dir.write("zoo.toml", b"['sub/a.gguf']\noutput = 'sub-a.gguf'\n");
     batch(&dir, &format!("zoo {DROP} --config zoo.toml"), 0, "2 done");
@@ -159,24 +135,12 @@ fn paths_without_a_model_are_refused() {
         ("empty", "empty: no model is there".to_owned()),
         ("zoo empty", "empty: no model is there".to_owned()),
         ("nope.gguf", format!("nope.gguf: {missing}")),
-        (
-            "x*.gguf",
-            "x*.gguf: no file has a name like this".to_owned(),
-        ),
+        ("x*.gguf", "x*.gguf: no file has a name like this".to_owned()),
         ("empty/*", "empty/*: no model is there".to_owned()),
         ("@nope.txt", format!("nope.txt: {missing}")),
-        (
-            "@empty.txt",
-            "empty.txt: the list names no model".to_owned(),
-        ),
-        (
-            "@wrong.txt",
-            format!("wrong.txt:2: zoo/nope.gguf: {missing}"),
-        ),
-        (
-            "@nested.txt",
-            "nested.txt:1: a list in a list is not read".to_owned(),
-        ),
+        ("@empty.txt", "empty.txt: the list names no model".to_owned()),
+        ("@wrong.txt", format!("wrong.txt:2: zoo/nope.gguf: {missing}")),
+        ("@nested.txt", "nested.txt:1: a list in a list is not read".to_owned()),
     ] {
         dir.run(&format!("batch {paths} {DROP}")).fails(1, &message);
     }

@@ -17,9 +17,7 @@ fn zoo() -> Dir {
         named(name).write(&dir, &format!("zoo/{name}.gguf"));
     }
     (0..8)
-        .fold(named("b"), |make, block| {
-            make.tensor(&format!("blk.{block}.large.weight"), &[1 << 23], F32)
-        })
+        .fold(named("b"), |make, block| make.tensor(&format!("blk.{block}.large.weight"), &[1 << 23], F32))
         .write_sparse(&dir, "zoo/b.gguf");
     dir
 }
@@ -51,17 +49,13 @@ fn unfinished(dir: &Dir) -> Vec<String> {
 
 fn hidden(dir: &Dir) -> Vec<String> {
     let names = dir.names().into_iter();
-    names
-        .filter(|name| name.contains(".gguf-shorten-"))
-        .collect()
+    names.filter(|name| name.contains(".gguf-shorten-")).collect()
 }
 
 /// Starts a batch and waits until the large model is being written.
 fn start(dir: &Dir) -> Child {
     let child = dir.run(&format!("batch zoo {DROP}")).spawn();
-    wait_for("the large model is written", || {
-        (!unfinished(dir).is_empty()).then_some(())
-    });
+    wait_for("the large model is written", || (!unfinished(dir).is_empty()).then_some(()));
     child
 }
 
@@ -101,12 +95,7 @@ fn a_model_whose_process_is_killed_is_the_only_one_that_fails() {
     );
     assert_eq!(error_of(&found, "a-drop25pct.gguf"), "none");
     assert_eq!(error_of(&found, "c-drop25pct.gguf"), "none");
-    output.check(
-        output
-            .stdout
-            .contains("hint: a system that runs out of memory"),
-        "a hint",
-    );
+    output.check(output.stdout.contains("hint: a system that runs out of memory"), "a hint");
     batch(&dir, &format!("zoo {DROP}"), 0, "1 done, 2 done before");
 }
 
@@ -120,15 +109,9 @@ fn an_interrupt_leaves_what_is_done_and_nothing_half() {
         let output = finish(&dir, Default::default(), "batch".to_owned(), child);
         output.check(output.status.code() == Some(130), "status 130");
         let last = output.stderr.lines().last();
-        output.check(
-            last == Some("gguf-shorten: interrupted; 1 done, 2 not done"),
-            "what is done",
-        );
+        output.check(last == Some("gguf-shorten: interrupted; 1 done, 2 not done"), "what is done");
         output.check(hidden(&dir).is_empty(), "nothing half done");
-        output.check(
-            !processes.iter().any(|id| is_running(*id)),
-            "no process left",
-        );
+        output.check(!processes.iter().any(|id| is_running(*id)), "no process left");
         output.check(!dir.exists("out/b-drop25pct.gguf"), "no output of b");
         let found = lines(&dir, "out/results.jsonl");
         assert_eq!(found.len(), 1);
@@ -160,22 +143,13 @@ fn a_batch_that_is_killed_leaves_no_process_and_can_be_gone_on_with() {
     assert_eq!(processes.len(), 1);
     signal(child.id(), "KILL");
     child.wait().unwrap();
-    wait_for("the process of the model ends", || {
-        (!processes.iter().any(|id| is_running(*id))).then_some(())
-    });
+    wait_for("the process of the model ends", || (!processes.iter().any(|id| is_running(*id))).then_some(()));
     assert_eq!(hidden(&dir), [""; 0]);
     assert!(!dir.exists("out/b-drop25pct.gguf"));
     let found = lines(&dir, "out/results.jsonl");
-    assert_eq!(
-        error_of(&found, "b-drop25pct.gguf"),
-        "not finished: the run ended before this model did"
-    );
+    assert_eq!(error_of(&found, "b-drop25pct.gguf"), "not finished: the run ended before this model did");
     // As if its process had just written the output.
-    fs::copy(
-        dir.path("out/a-drop25pct.gguf"),
-        dir.path("out/b-drop25pct.gguf"),
-    )
-    .unwrap();
+    fs::copy(dir.path("out/a-drop25pct.gguf"), dir.path("out/b-drop25pct.gguf")).unwrap();
     batch(&dir, &format!("zoo {DROP}"), 0, "2 done, 1 done before");
 }
 

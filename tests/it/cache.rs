@@ -12,30 +12,18 @@ fn an_empty_cache_is_listed_and_cleared() {
     let cache = dir.path("c");
     let run = |arguments: &str| dir.run(arguments).env("GGUF_SHORTEN_CACHE", &cache);
     let output = run("cache list").succeeds();
-    assert_eq!(
-        output.stdout,
-        format!("cache    {}: 0 entries, 0 B\n", cache.display())
-    );
+    assert_eq!(output.stdout, format!("cache    {}: 0 entries, 0 B\n", cache.display()));
     run("cache list --json l.json").succeeds();
     let json: Value = serde_json::from_slice(&dir.read("l.json")).unwrap();
     assert_eq!(json["entries"], json!([]));
     let output = run("cache clear").succeeds();
-    assert_eq!(
-        output.stdout,
-        format!("removed  0 entries of {}, 0 B\n", cache.display())
-    );
+    assert_eq!(output.stdout, format!("removed  0 entries of {}, 0 B\n", cache.display()));
     assert!(!dir.exists("c"));
     // Where the platform keeps caches.
-    let output = dir
-        .run("cache list")
-        .env("GGUF_SHORTEN_CACHE", "".as_ref())
-        .env("XDG_CACHE_HOME", &cache)
-        .succeeds();
+    let output =
+        dir.run("cache list").env("GGUF_SHORTEN_CACHE", "".as_ref()).env("XDG_CACHE_HOME", &cache).succeeds();
     let folder = cache.join("gguf-shorten");
-    assert_eq!(
-        output.stdout,
-        format!("cache    {}: 0 entries, 0 B\n", folder.display())
-    );
+    assert_eq!(output.stdout, format!("cache    {}: 0 entries, 0 B\n", folder.display()));
 }
 
 #[test]

@@ -8,8 +8,7 @@ use crate::util::Dir;
 fn card(make: &Make, arguments: &str) -> (Dir, String) {
     let dir = Dir::new();
     make.write(&dir, "m.gguf");
-    dir.run(&format!("m.gguf {arguments} -o out.gguf --card card.md -q"))
-        .succeeds();
+    dir.run(&format!("m.gguf {arguments} -o out.gguf --card card.md -q")).succeeds();
     let text = String::from_utf8(dir.read("card.md")).unwrap();
     (dir, text)
 }
@@ -24,10 +23,7 @@ fn front(text: &str) -> (Vec<&str>, &str) {
 #[test]
 fn a_card_says_what_goes_where_it_comes_from_and_what_was_not_measured() {
     let make = Make::new("llama", 4)
-        .set(
-            "general.repo_url",
-            ValueOut::string("https://huggingface.co/Org/Tiny-1"),
-        )
+        .set("general.repo_url", ValueOut::string("https://huggingface.co/Org/Tiny-1"))
         .set("general.organization", ValueOut::string("Org"))
         .set("general.languages", ValueOut::strings(&[&b"en"[..], b"de"]))
         .set("general.tags", ValueOut::strings(&[&b"tiny"[..]]));
@@ -68,9 +64,7 @@ fn a_card_says_what_goes_where_it_comes_from_and_what_was_not_measured() {
 
 #[test]
 fn a_card_of_nameless_models_says_that_the_licence_is_unknown() {
-    let make = Make::new("llama", 3)
-        .unset("general.license")
-        .unset("general.name");
+    let make = Make::new("llama", 3).unset("general.license").unset("general.name");
     let (_dir, text) = card(&make, "--drop 1 --method sequential");
     let (front, body) = front(&text);
     assert!(!front.iter().any(|line| line.starts_with("license")));
@@ -85,23 +79,14 @@ fn metadata_of_a_card_stay_in_their_places() {
     let make = Make::new("llama", 3)
         .set("general.name", ValueOut::string(hostile))
         .set("general.license", ValueOut::string(hostile))
-        .set(
-            "general.repo_url",
-            ValueOut::string("https://huggingface.co/a b/\"\n"),
-        )
+        .set("general.repo_url", ValueOut::string("https://huggingface.co/a b/\"\n"))
         .set("general.tags", ValueOut::strings(&[hostile]));
     let (_dir, text) = card(&make, "--blocks 1");
     let (front, body) = front(&text);
     for line in &front {
-        assert!(
-            line.starts_with("license: \"") || line.starts_with("- \"") || *line == "tags:",
-            "{line}"
-        );
+        assert!(line.starts_with("license: \"") || line.starts_with("- \"") || *line == "tags:", "{line}");
     }
-    assert!(
-        !body.contains("<script>") && !body.contains("](") && !body.contains("\nevil"),
-        "{body}"
-    );
+    assert!(!body.contains("<script>") && !body.contains("](") && !body.contains("\nevil"), "{body}");
 }
 
 #[test]
@@ -109,21 +94,14 @@ fn a_card_is_written_with_the_output_or_not_at_all() {
     let dir = Dir::new();
     Make::new("llama", 3).write(&dir, "m.gguf");
     dir.write("card.md", b"mine");
-    dir.run("m.gguf --blocks 1 -o out.gguf --card card.md")
-        .fails(1, "card.md: exists already");
-    dir.run("m.gguf --blocks 1 -o out.gguf --card m.gguf")
-        .refused();
-    dir.run("m.gguf --blocks 1 -o out.gguf --card m.gguf --force")
-        .refused();
-    dir.run("m.gguf --blocks 1 -o out.gguf --card ./out.gguf")
-        .refused();
-    dir.run("m.gguf --blocks 1 -o out.gguf --card a.md --json a.md")
-        .fails(1, "a.md: is named for two files");
-    dir.run("m.gguf --blocks 1 -o out.gguf --card missing/a.md")
-        .refused();
+    dir.run("m.gguf --blocks 1 -o out.gguf --card card.md").fails(1, "card.md: exists already");
+    dir.run("m.gguf --blocks 1 -o out.gguf --card m.gguf").refused();
+    dir.run("m.gguf --blocks 1 -o out.gguf --card m.gguf --force").refused();
+    dir.run("m.gguf --blocks 1 -o out.gguf --card ./out.gguf").refused();
+    dir.run("m.gguf --blocks 1 -o out.gguf --card a.md --json a.md").fails(1, "a.md: is named for two files");
+    dir.run("m.gguf --blocks 1 -o out.gguf --card missing/a.md").refused();
     dir.run("m.gguf --blocks 1 --dry-run --card a.md").refused();
-    dir.run("m.gguf --blocks 1 -o out.gguf --card card.md --force -q")
-        .succeeds();
+    dir.run("m.gguf --blocks 1 -o out.gguf --card card.md --force -q").succeeds();
     assert!(dir.read("card.md").starts_with(b"---\n"));
     assert_eq!(dir.names(), ["card.md", "m.gguf", "out.gguf"]);
 }
@@ -132,12 +110,8 @@ fn a_card_is_written_with_the_output_or_not_at_all() {
 fn a_card_of_a_split_output_names_its_first_part() {
     let dir = Dir::new();
     Make::new("llama", 4).write(&dir, "m.gguf");
-    dir.run("m.gguf --blocks 1 -o out.gguf --split-max-size 700 --card card.md -q")
-        .succeeds();
+    dir.run("m.gguf --blocks 1 -o out.gguf --split-max-size 700 --card card.md -q").succeeds();
     let text = String::from_utf8(dir.read("card.md")).unwrap();
     assert!(text.contains("llama-cli -m out-00001-of-0000"), "{text}");
-    assert!(
-        text.contains("files must lie in one folder; name the first."),
-        "{text}"
-    );
+    assert!(text.contains("files must lie in one folder; name the first."), "{text}");
 }

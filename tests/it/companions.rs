@@ -38,10 +38,7 @@ fn projector(deepstack: bool) -> Make {
     typed("mmproj", "clip")
         .set("clip.has_vision_encoder", ValueOut::bool(true))
         .set("clip.vision.block_count", ValueOut::u32(2))
-        .set(
-            "clip.vision.is_deepstack_layers",
-            ValueOut::bools(&[false, deepstack]),
-        )
+        .set("clip.vision.is_deepstack_layers", ValueOut::bools(&[false, deepstack]))
         .tensor("v.blk.0.attn_q.weight", &[32, 3], F32)
 }
 
@@ -54,15 +51,10 @@ fn imatrix() -> Make {
 }
 
 fn draft_head(architecture: &str) -> Make {
-    let make = Make::new(architecture, 1).set(
-        &format!("{architecture}.target_layers"),
-        ValueOut::u32s(&[1, 2, 3]),
-    );
+    let make =
+        Make::new(architecture, 1).set(&format!("{architecture}.target_layers"), ValueOut::u32s(&[1, 2, 3]));
     // All of its blocks are for prediction.
-    make.set(
-        &format!("{architecture}.nextn_predict_layers"),
-        ValueOut::u32(1),
-    )
+    make.set(&format!("{architecture}.nextn_predict_layers"), ValueOut::u32(1))
 }
 
 #[test]
@@ -71,52 +63,16 @@ fn each_is_refused_as_a_model_by_name() {
     let renumber = "--imatrix IN OUT renumbers it together with its model";
     for (make, error, hint) in [
         (lora("llama"), "is a LoRA adapter, not a model", Some(merge)),
-        (
-            control_vector("llama"),
-            "is a control vector, not a model",
-            None,
-        ),
-        (
-            projector(false),
-            "is a projector for images or sound, not a model",
-            None,
-        ),
+        (control_vector("llama"), "is a control vector, not a model", None),
+        (projector(false), "is a projector for images or sound, not a model", None),
         // Older converters.
-        (
-            typed("clip-vision", "clip"),
-            "is a projector for images or sound, not a model",
-            None,
-        ),
-        (
-            of_architecture("clip"),
-            "is a projector for images or sound, not a model",
-            None,
-        ),
-        (
-            imatrix(),
-            "is an importance matrix, not a model",
-            Some(renumber),
-        ),
-        (
-            draft_head("eagle3"),
-            "is a draft head (eagle3), not a model",
-            None,
-        ),
-        (
-            draft_head("dflash"),
-            "is a draft head (dflash), not a model",
-            None,
-        ),
-        (
-            draft_head("gemma4-assistant"),
-            "is a draft head (gemma4-assistant), not a model",
-            None,
-        ),
-        (
-            typed("other", "llama"),
-            "metadata 'general.type' is 'other', expected 'model'",
-            None,
-        ),
+        (typed("clip-vision", "clip"), "is a projector for images or sound, not a model", None),
+        (of_architecture("clip"), "is a projector for images or sound, not a model", None),
+        (imatrix(), "is an importance matrix, not a model", Some(renumber)),
+        (draft_head("eagle3"), "is a draft head (eagle3), not a model", None),
+        (draft_head("dflash"), "is a draft head (dflash), not a model", None),
+        (draft_head("gemma4-assistant"), "is a draft head (gemma4-assistant), not a model", None),
+        (typed("other", "llama"), "metadata 'general.type' is 'other', expected 'model'", None),
         // As ComfyUI-GGUF writes them.
         (
             of_architecture("flux").tensor("double_blocks.0.img_attn.qkv.weight", &[32, 96], F32),
@@ -135,11 +91,7 @@ fn each_is_refused_as_a_model_by_name() {
         ),
         // As stable-diffusion.cpp does, and of a model that is not known by name.
         (
-            Make::empty().tensor(
-                "model.diffusion_model.input_blocks.0.0.weight",
-                &[32, 3],
-                F32,
-            ),
+            Make::empty().tensor("model.diffusion_model.input_blocks.0.0.weight", &[32, 3], F32),
             "is an image or video model, not a language model",
             None,
         ),
@@ -157,11 +109,9 @@ fn each_is_refused_as_a_model_by_name() {
     ] {
         let dir = Dir::new();
         make.write(&dir, "m.gguf");
-        for arguments in [
-            "m.gguf --blocks 0 -o out.gguf",
-            "m.gguf --blocks 0 -o out.gguf --trust-any-cut",
-            "score m.gguf",
-        ] {
+        for arguments in
+            ["m.gguf --blocks 0 -o out.gguf", "m.gguf --blocks 0 -o out.gguf --trust-any-cut", "score m.gguf"]
+        {
             let output = dir.run(arguments).fails(1, &format!("m.gguf: {error}"));
             output.check(output.hint() == hint, "the hint");
         }
@@ -180,10 +130,8 @@ fn prediction_blocks_alone_are_no_model() {
         .tensor("blk.2.nextn.eh_proj.weight", &[64, 4], I8)
         .write(&dir, "m.gguf");
     for arguments in ["m.gguf --blocks 0 -o out.gguf", "score m.gguf"] {
-        dir.run(arguments).fails(
-            1,
-            "m.gguf: has tensors of prediction blocks (MTP) alone: a draft head, not a model",
-        );
+        dir.run(arguments)
+            .fails(1, "m.gguf: has tensors of prediction blocks (MTP) alone: a draft head, not a model");
     }
 }
 
@@ -210,7 +158,8 @@ fn what_lies_beside_a_model_and_no_longer_fits_is_noted() {
     projector(true).write(&dir, "mmproj.gguf");
     let files = "'calm.gguf' (control vector), 'draft.gguf' (draft head (eagle3)), 'lora.gguf' (LoRA adapter), \
                  'mmproj.gguf' (projector for images or sound)";
-    let text = "gguf-shorten: note: what goes by block number beside the model does not fit the shortened one: ";
+    let text =
+        "gguf-shorten: note: what goes by block number beside the model does not fit the shortened one: ";
     assert_eq!(note(shorten), format!("{text}{files}\n"));
     assert_eq!(note(&format!("{shorten} --quiet")), "");
     assert_eq!(note("score --help"), "");

@@ -14,38 +14,17 @@ fn dir() -> Dir {
 fn arguments_that_do_not_fit_together_are_refused() {
     let dir = dir();
     for (arguments, message) in [
-        (
-            "m.gguf",
-            "there is nothing to compare with: name another model, or give --drop or --requantize",
-        ),
+        ("m.gguf", "there is nothing to compare with: name another model, or give --drop or --requantize"),
         (
             "--parent m.gguf",
             "there is nothing to compare with: name another model, or give --drop or --requantize",
         ),
-        (
-            "m.gguf p.gguf --window 2",
-            "--window 2 leaves no token to score, expected 3 or more",
-        ),
-        (
-            "m.gguf p.gguf --tokens 100 --window 200",
-            "--tokens 100 is less than one window of 200",
-        ),
-        (
-            "m.gguf p.gguf --threads 0",
-            "--tokens, --window and --threads are at least 1",
-        ),
-        (
-            "m.gguf --drop 1 --choose-tokens 0",
-            "--choose-tokens is at least 1",
-        ),
-        (
-            "m.gguf --drop 0..3",
-            "invalid value '0..3' for '--drop <LIST>': at least one block has to go",
-        ),
-        (
-            "m.gguf --drop 3..1",
-            "invalid value '3..1' for '--drop <LIST>': the range 3..1 runs backwards",
-        ),
+        ("m.gguf p.gguf --window 2", "--window 2 leaves no token to score, expected 3 or more"),
+        ("m.gguf p.gguf --tokens 100 --window 200", "--tokens 100 is less than one window of 200"),
+        ("m.gguf p.gguf --threads 0", "--tokens, --window and --threads are at least 1"),
+        ("m.gguf --drop 1 --choose-tokens 0", "--choose-tokens is at least 1"),
+        ("m.gguf --drop 0..3", "invalid value '0..3' for '--drop <LIST>': at least one block has to go"),
+        ("m.gguf --drop 3..1", "invalid value '3..1' for '--drop <LIST>': the range 3..1 runs backwards"),
         (
             "m.gguf --drop 1..600",
             "invalid value '1..600' for '--drop <LIST>': no model has more than 512 blocks",
@@ -80,30 +59,21 @@ fn arguments_that_do_not_fit_together_are_refused() {
         );
     }
     dir.run("compare").refused();
-    dir.run("compare m.gguf --drop 1 --portable --trust-any-cut")
-        .refused();
+    dir.run("compare m.gguf --drop 1 --portable --trust-any-cut").refused();
 }
 
 #[test]
 fn what_all_rows_need_is_looked_at_first() {
     let dir = dir();
     let missing = "No such file or directory (os error 2)";
-    dir.run("compare none.gguf m.gguf")
-        .fails(1, &format!("none.gguf: {missing}"));
-    dir.run("compare m.gguf --parent none.gguf")
-        .fails(1, &format!("none.gguf: {missing}"));
-    dir.run("compare m.gguf p.gguf --calibration none.txt")
-        .fails(1, &format!("none.txt: {missing}"));
-    dir.run("compare m.gguf --drop 1 --choose-on none.txt")
-        .fails(1, &format!("none.txt: {missing}"));
-    let output = dir
-        .run("compare m.gguf --requantize Q4_0 --scratch none")
-        .output();
+    dir.run("compare none.gguf m.gguf").fails(1, &format!("none.gguf: {missing}"));
+    dir.run("compare m.gguf --parent none.gguf").fails(1, &format!("none.gguf: {missing}"));
+    dir.run("compare m.gguf p.gguf --calibration none.txt").fails(1, &format!("none.txt: {missing}"));
+    dir.run("compare m.gguf --drop 1 --choose-on none.txt").fails(1, &format!("none.txt: {missing}"));
+    let output = dir.run("compare m.gguf --requantize Q4_0 --scratch none").output();
     output.check_refused();
     output.check(
-        output
-            .error()
-            .starts_with("cannot write in folder 'none': ")
+        output.error().starts_with("cannot write in folder 'none': ")
             && output.hint() == Some("--scratch names another folder"),
         "the folder, and the remedy",
     );

@@ -10,24 +10,19 @@ use crate::util::Dir;
 fn refuses(make: &Make, blocks: &str, message: &str) {
     let dir = Dir::new();
     make.write(&dir, "m.gguf");
-    dir.run(&format!("m.gguf --blocks {blocks} -o out.gguf"))
-        .fails(1, &format!("m.gguf: {message}"));
+    dir.run(&format!("m.gguf --blocks {blocks} -o out.gguf")).fails(1, &format!("m.gguf: {message}"));
     // The same by number, before anything is measured for it.
     let n = match blocks.split_once('-') {
         Some((start, end)) => end.parse::<u32>().unwrap() - start.parse::<u32>().unwrap() + 1,
         None => 1,
     };
-    dir.run(&format!("m.gguf --drop {n} -o out.gguf"))
-        .fails(1, &format!("m.gguf: {message}"));
+    dir.run(&format!("m.gguf --drop {n} -o out.gguf")).fails(1, &format!("m.gguf: {message}"));
 }
 
 /// Heads of 12 in a model of width 32 with 4 heads: another width per head than head size.
 fn gemma(architecture: &str, n_blocks: u32) -> Make {
     let make = Make::new(architecture, n_blocks);
-    make.set(
-        &format!("{architecture}.attention.key_length"),
-        ValueOut::u32(12),
-    )
+    make.set(&format!("{architecture}.attention.key_length"), ValueOut::u32(12))
 }
 
 #[test]
@@ -58,9 +53,7 @@ fn landing_on_the_count_that_scales_gemma_is_refused() {
 fn leaving_the_count_that_scales_gemma3_multiplies_the_norms_of_queries() {
     let dir = Dir::new();
     let name = |block| format!("blk.{block}.attn_q_norm.weight");
-    let make = (0..62).fold(gemma("gemma3", 62), |make, block| {
-        make.tensor(&name(block), &[12], F32)
-    });
+    let make = (0..62).fold(gemma("gemma3", 62), |make, block| make.tensor(&name(block), &[12], F32));
     make.write(&dir, "m.gguf");
     let output = dir.run("m.gguf --blocks 1,60 -o out.gguf").succeeds();
     // The root of 12 over 8.
@@ -68,16 +61,13 @@ fn leaving_the_count_that_scales_gemma3_multiplies_the_norms_of_queries() {
                 are exactly 62 blocks; the same up to rounding\n";
     output.check(output.stdout.contains(line), line);
     let (parent, out) = (dir.read("m.gguf"), dir.read("out.gguf"));
-    let [parent, out] =
-        [&parent, &out].map(|bytes| gguf_shorten::gguf::File::parse(bytes).unwrap());
+    let [parent, out] = [&parent, &out].map(|bytes| gguf_shorten::gguf::File::parse(bytes).unwrap());
     let factor = 1.5f64.sqrt();
     for (block, old) in [(0, 0), (1, 2), (58, 59), (59, 61)] {
         let floats = |file: &gguf_shorten::gguf::File<'_>, block| -> Vec<f32> {
             let bytes = file.tensors().get(&name(block)).unwrap().bytes();
             let floats = bytes.chunks_exact(4);
-            floats
-                .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()))
-                .collect()
+            floats.map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect()
         };
         for (new, old) in floats(&out, block).iter().zip(floats(&parent, old)) {
             let expected = f64::from(old) * factor;
@@ -104,9 +94,7 @@ fn leaving_the_count_that_scales_gemma3_multiplies_the_norms_of_queries() {
 #[test]
 fn leaving_the_count_that_scales_gemma2_adds_scales_of_queries() {
     let dir = Dir::new();
-    gemma("gemma2", 46)
-        .tensor("blk.2.attn_q.scale", &[1], F32)
-        .write(&dir, "m.gguf");
+    gemma("gemma2", 46).tensor("blk.2.attn_q.scale", &[1], F32).write(&dir, "m.gguf");
     let output = dir.run("m.gguf --blocks 0 -o out.gguf").succeeds();
     for line in [
         "new      'blk.0.attn_q.scale' and 43 more: times 1.224745",
@@ -134,10 +122,7 @@ fn a_scale_that_no_tensor_can_hold_is_refused() {
     refuses(
         &gemma("gemma3", 62).tensor("blk.0.attn_q_norm.weight", &[12], F32),
         "0",
-        &format!(
-            "{}block 1 has no F32 tensor 'attn_q_norm.weight' to hold the scale",
-            rule(62)
-        ),
+        &format!("{}block 1 has no F32 tensor 'attn_q_norm.weight' to hold the scale", rule(62)),
     );
     let fused = Make::empty()
         .set("general.architecture", ValueOut::string("gemma2"))
@@ -146,11 +131,7 @@ fn a_scale_that_no_tensor_can_hold_is_refused() {
         .set("gemma2.attention.head_count", ValueOut::u32(4))
         .set("gemma2.attention.key_length", ValueOut::u32(12))
         .tensor("blk.7.attn_qkv.weight", &[12], F32);
-    refuses(
-        &fused,
-        "0",
-        &format!("{}block 0 has no queries of their own to scale", rule(46)),
-    );
+    refuses(&fused, "0", &format!("{}block 0 has no queries of their own to scale", rule(46)));
     refuses(
         &gemma("gemma2", 46).tensor("blk.7.attn_q.bias", &[12], I8),
         "0",
@@ -160,10 +141,7 @@ fn a_scale_that_no_tensor_can_hold_is_refused() {
 
 #[test]
 fn what_deepseek2_derives_from_the_number_of_blocks_is_written() {
-    let (rank, gating) = (
-        "deepseek2.attention.q_lora_rank",
-        "deepseek2.expert_gating_func",
-    );
+    let (rank, gating) = ("deepseek2.attention.q_lora_rank", "deepseek2.expert_gating_func");
     let out = removes(&Make::new("deepseek2", 27), &[1, 2], &[rank, gating]);
     assert_eq!(value(&out, rank), "u32 0");
     assert_eq!(value(&out, gating), "u32 1");
@@ -185,18 +163,9 @@ fn what_deepseek2_derives_from_the_number_of_blocks_is_written() {
 
 #[test]
 fn crossing_the_count_at_which_command_r_loads_norms_is_refused() {
-    let rule =
-        "llama.cpp loads norms of queries and keys (command-r.cpp) if there are 64 blocks or more";
-    refuses(
-        &Make::new("command-r", 64),
-        "9",
-        &format!("cannot shorten 64 blocks to 63: {rule}"),
-    );
-    refuses(
-        &Make::new("command-r", 66),
-        "9-11",
-        &format!("cannot shorten 66 blocks to 63: {rule}"),
-    );
+    let rule = "llama.cpp loads norms of queries and keys (command-r.cpp) if there are 64 blocks or more";
+    refuses(&Make::new("command-r", 64), "9", &format!("cannot shorten 64 blocks to 63: {rule}"));
+    refuses(&Make::new("command-r", 66), "9-11", &format!("cannot shorten 66 blocks to 63: {rule}"));
     removes(&Make::new("command-r", 66), &[0, 1], &[]);
     removes(&Make::new("command-r", 63), &[0], &[]);
 }
@@ -205,15 +174,7 @@ fn crossing_the_count_at_which_command_r_loads_norms_is_refused() {
 fn the_count_that_gives_exaone4_a_window_is_refused() {
     let rule = "llama.cpp gives exaone4 a sliding window and full blocks without rotary embedding (exaone4.cpp) if there are \
                 exactly 64 blocks";
-    refuses(
-        &Make::new("exaone4", 64),
-        "0",
-        &format!("cannot shorten 64 blocks to 63: {rule}"),
-    );
-    refuses(
-        &Make::new("exaone4", 65),
-        "0",
-        &format!("cannot shorten 65 blocks to 64: {rule}"),
-    );
+    refuses(&Make::new("exaone4", 64), "0", &format!("cannot shorten 64 blocks to 63: {rule}"));
+    refuses(&Make::new("exaone4", 65), "0", &format!("cannot shorten 65 blocks to 64: {rule}"));
     removes(&Make::new("exaone4", 30), &[0], &[]);
 }

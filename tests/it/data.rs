@@ -29,28 +29,19 @@ const SLICED: [(&str, &[u64], u32, usize); 6] = [
 
 fn parent() -> Make {
     let make = Make::new("llama", 4);
-    let make = SLICED.iter().fold(make, |make, (name, dims, id, _)| {
-        make.tensor(name, dims, *id)
-    });
-    make.tensor("unused", &[7], F32)
-        .tensor("empty", &[0, 4], F32)
+    let make = SLICED.iter().fold(make, |make, (name, dims, id, _)| make.tensor(name, dims, *id));
+    make.tensor("unused", &[7], F32).tensor("empty", &[0, 4], F32)
 }
 
 /// Every kind of data in one plan.
 fn plan<'a>(model: &Model<'a>, parent_blake3: blake3::Hash) -> anyhow::Result<Plan<'a>> {
-    let provenance = Provenance {
-        parent_blake3,
-        method: "blocks".to_owned(),
-        heal: "none".to_owned(),
-    };
+    let provenance = Provenance { parent_blake3, method: "blocks".to_owned(), heal: "none".to_owned() };
     let mut tensors = Tensors::default();
     for (source, tensor) in model.tensors().iter().enumerate() {
         let info = &tensor.info;
         let name = info.name();
         if name == "unused" {
-            tensors
-                .left_out
-                .push((source, "nothing reads it".to_owned()));
+            tensors.left_out.push((source, "nothing reads it".to_owned()));
         } else if let Some((_, _, _, dim)) = SLICED.iter().find(|(sliced, ..)| *sliced == name) {
             let (runs, dims) = Runs::of_parts(info, *dim, N_PARTS, KEPT)?;
             let out = TensorOut::new(name, &dims[..info.n_dims()], info.tensor_type())?;
@@ -99,9 +90,7 @@ fn written() -> (Vec<u8>, Vec<u8>) {
     let target = Target::new(&dir.path("out.gguf"), &input, false).unwrap();
     let mut n_written = 0;
     let plan = |hash| plan(&model, hash);
-    let saved = target
-        .save(&input, &model, &plan, &mut |n_bytes| n_written += n_bytes)
-        .unwrap();
+    let saved = target.save(&input, &model, &plan, &mut |n_bytes| n_written += n_bytes).unwrap();
     assert_eq!(n_written, saved.layout.file_len());
     (dir.read("m.gguf"), dir.read("out.gguf"))
 }
@@ -113,11 +102,7 @@ fn sliced(tensor: &gguf_shorten::gguf::TensorInfo<'_>, dim: usize) -> Vec<u8> {
     dims[0] /= tensor.tensor_type().block_size() as usize;
     let mut bytes = Vec::new();
     for at in 0..dims.iter().product() {
-        let index = [
-            at % dims[0],
-            at / dims[0] % dims[1],
-            at / dims[0] / dims[1] % dims[2],
-        ];
+        let index = [at % dims[0], at / dims[0] % dims[1], at / dims[0] / dims[1] % dims[2]];
         let part = index[dim] / (dims[dim] / N_PARTS);
         if KEPT.contains(&part) {
             bytes.extend(&tensor.bytes()[at * block_bytes..(at + 1) * block_bytes]);
@@ -141,10 +126,7 @@ fn every_kind_of_data_is_written_as_planned() {
     let bytes = |name| out_file.tensors().get(name).unwrap().bytes();
     assert_eq!(bytes("output_norm.weight"), data("made", 128));
     assert_eq!(bytes("new.scale"), [1, 2, 3, 4]);
-    assert_eq!(
-        bytes("blk.1.attn_q.weight"),
-        data("blk.1.attn_q.weight", 60)
-    );
+    assert_eq!(bytes("blk.1.attn_q.weight"), data("blk.1.attn_q.weight", 60));
     assert!(out_file.tensors().get("unused").is_none());
 
     let verification = check(&parent, &out);
@@ -168,9 +150,7 @@ fn a_flipped_byte_of_every_kind_of_data_is_found() {
         let (name, n_bytes) = (tensor.name(), tensor.bytes().len());
         let whose = match name {
             "output_norm.weight" | "new.scale" => "the plan's",
-            _ if SLICED.iter().any(|(sliced, ..)| *sliced == name) => {
-                "the kept parts of the parent's"
-            }
+            _ if SLICED.iter().any(|(sliced, ..)| *sliced == name) => "the kept parts of the parent's",
             _ => "the parent's",
         };
         // Around the first cut between rows, pieces and chunks, where a tensor is long.
@@ -204,8 +184,7 @@ fn parts_that_are_not_whole_are_refused() {
     let tensor = file.tensors().get("a").unwrap();
     let of = |dim, n_parts| {
         let runs = Runs::of_parts(tensor, dim, n_parts, [0]);
-        runs.map(|(_, dims)| dims)
-            .map_err(|error| error.to_string())
+        runs.map(|(_, dims)| dims).map_err(|error| error.to_string())
     };
     assert_eq!(of(0, 3), Ok([32, 10, 1, 1]));
     assert_eq!(of(1, 5), Ok([96, 2, 1, 1]));
@@ -217,10 +196,6 @@ fn parts_that_are_not_whole_are_refused() {
         )
     );
     for (dim, n_parts) in [(0, 5), (1, 3), (1, 11), (1, 0)] {
-        assert!(
-            of(dim, n_parts)
-                .unwrap_err()
-                .contains("the same number for each")
-        );
+        assert!(of(dim, n_parts).unwrap_err().contains("the same number for each"));
     }
 }

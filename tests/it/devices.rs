@@ -49,12 +49,7 @@ fn version_and_show_name_the_back_ends_and_their_devices() {
     assert_eq!(cpu["memory_bytes"], memory());
 }
 
-#[cfg(not(any(
-    feature = "cuda",
-    feature = "vulkan",
-    feature = "metal",
-    feature = "rocm"
-)))]
+#[cfg(not(any(feature = "cuda", feature = "vulkan", feature = "metal", feature = "rocm")))]
 mod without_gpu {
     use super::dir;
     use crate::util::Output;
@@ -63,11 +58,8 @@ mod without_gpu {
 
     /// How often it is said, whatever else comes of the command: these models cannot be evaluated.
     fn check(output: &Output<'_>, said: Option<&str>) {
-        let found: Vec<&str> = (output.stderr.lines())
-            .filter(|line| line.contains("--gpu-layers"))
-            .collect();
-        let said =
-            said.map(|n| format!("gguf-shorten: warning: --gpu-layers {n} does nothing: {WHY}"));
+        let found: Vec<&str> = (output.stderr.lines()).filter(|line| line.contains("--gpu-layers")).collect();
+        let said = said.map(|n| format!("gguf-shorten: warning: --gpu-layers {n} does nothing: {WHY}"));
         let expected: Vec<&str> = said.iter().map(String::as_str).collect();
         output.check(found == expected, &format!("{expected:?}"));
     }
@@ -105,9 +97,7 @@ mod without_gpu {
         let flags = "--drop 1 --method sequential --out-dir out --redo";
         let batch = format!("batch a.gguf b.gguf c.gguf {flags}");
         for verbose in ["", "--verbose"] {
-            let output = dir
-                .run(&format!("{batch} --gpu-layers 7 {verbose}"))
-                .output();
+            let output = dir.run(&format!("{batch} --gpu-layers 7 {verbose}")).output();
             output.check(output.status.success(), "success");
             check(&output, Some("7"));
         }
@@ -115,9 +105,7 @@ mod without_gpu {
         let output = dir.run(&format!("{batch} --config of-one.toml")).output();
         output.check(output.status.success(), "success");
         check(&output, Some("5"));
-        let output = dir
-            .run(&format!("{batch} --config of-one.toml --quiet"))
-            .output();
+        let output = dir.run(&format!("{batch} --config of-one.toml --quiet")).output();
         check(&output, None);
     }
 

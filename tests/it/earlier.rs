@@ -45,18 +45,16 @@ fn names_that_were_left_are_found() {
     let key = "general.tensor_extra.name";
     let parent = Make::new("llama", 4).set(key, names(&["blk.2.attn_q.weight"]));
     old(&dir, &parent, &[(key, names(&["blk.2.attn_q.weight"]))]);
-    let why =
-        "left metadata that names tensors or blocks as it was, such as 'general.tensor_extra.name'";
+    let why = "left metadata that names tensors or blocks as it was, such as 'general.tensor_extra.name'";
     is_found(&dir, key, why);
 }
 
 #[test]
 fn sizes_that_were_left_are_found() {
     let dir = Dir::new();
-    for (key, value) in [
-        ("general.parameter_count", ValueOut::u64(1628)),
-        ("general.size_label", ValueOut::string("9.9K")),
-    ] {
+    for (key, value) in
+        [("general.parameter_count", ValueOut::u64(1628)), ("general.size_label", ValueOut::string("9.9K"))]
+    {
         let parent = Make::new("llama", 4).set(key, value.clone());
         old(&dir, &parent, &[(key, value)]);
         is_found(&dir, key, &format!("left '{key}' as it was"));
@@ -69,11 +67,7 @@ fn lists_of_adapters_that_were_cut_are_found() {
     let key = "graniteswitch.adapters.token_ids_activate";
     let parent = Make::new("graniteswitch", 4).set(key, ValueOut::i32s(&[1, 2, 3, 4]));
     old(&dir, &parent, &[(key, ValueOut::i32s(&[1, 3, 4]))]);
-    is_found(
-        &dir,
-        key,
-        "took the list 'adapters.token_ids_activate' of adapters for one of blocks",
-    );
+    is_found(&dir, key, "took the list 'adapters.token_ids_activate' of adapters for one of blocks");
 }
 
 /// A file with the entries and tensors of `bytes` at that alignment, as 0.1.0 kept it.
@@ -105,11 +99,7 @@ fn an_alignment_that_was_kept_is_found_unless_llama_cpp_can_map_the_file() {
             .set("general.license", ValueOut::string(&licence))
             .alignment(16);
         let make = (0..4).fold(make, |make, block| {
-            make.tensor(
-                &format!("blk.{block}.attn_q.weight"),
-                &[32],
-                crate::make::F32,
-            )
+            make.tensor(&format!("blk.{block}.attn_q.weight"), &[32], crate::make::F32)
         });
         make.write(&dir, "m.gguf");
         dir.run("m.gguf --blocks 1 -o new.gguf --force").succeeds();
@@ -132,10 +122,7 @@ fn a_right_file_of_an_earlier_release_is_verified() {
     let output = dir.run("verify old.gguf --parent m.gguf").succeeds();
     let lines: Vec<&str> = output.stderr.lines().collect();
     assert_eq!(lines.len(), 1, "{}", output.stderr);
-    let note = format!(
-        "was written by version '0.1.0', this is {}",
-        env!("CARGO_PKG_VERSION")
-    );
+    let note = format!("was written by version '0.1.0', this is {}", env!("CARGO_PKG_VERSION"));
     assert!(lines[0].contains(&note), "{}", lines[0]);
 }
 
@@ -149,22 +136,13 @@ fn a_block_that_went_as_a_prediction_block_and_was_none_is_found() {
     dir.run("verify new.gguf --parent m.gguf").succeeds();
     let new = dir.read("new.gguf");
     let mut taken = Taken::apart(&new);
-    let version = taken
-        .entries
-        .iter_mut()
-        .find(|entry| entry.key() == "gguf_shorten.version");
+    let version = taken.entries.iter_mut().find(|entry| entry.key() == "gguf_shorten.version");
     *version.unwrap() = EntryOut::new("gguf_shorten.version", ValueOut::string("0.1.0"));
     dir.write("old.gguf", &taken.bytes());
     let output = dir.run("verify old.gguf --parent m.gguf").output();
     output.check(output.status.code() == Some(1), "status 1");
-    for text in [
-        "block 3 was removed as a prediction block",
-        "took block 3 for a prediction block",
-    ] {
-        output.check(
-            output.stderr.contains(text) || output.stdout.contains(text),
-            text,
-        );
+    for text in ["block 3 was removed as a prediction block", "took block 3 for a prediction block"] {
+        output.check(output.stderr.contains(text) || output.stdout.contains(text), text);
     }
 }
 
@@ -176,9 +154,7 @@ fn faults_are_told_of_releases_that_had_them_and_files_that_they_concern() {
         faults(version, &Model::new(vec![file()]).unwrap(), &[file()])
     };
     let counted = Make::new("glm4moe", 4).set("glm4moe.nextn_predict_layers", ValueOut::u32(1));
-    let held = counted
-        .clone()
-        .tensor("blk.3.nextn.eh_proj.weight", &[32], crate::make::F32);
+    let held = counted.clone().tensor("blk.3.nextn.eh_proj.weight", &[32], crate::make::F32);
     let all = counted.clone().alignment(16);
     assert!(of("0.1.0", &counted)[0].contains("a prediction block"));
     assert!(of("0.1.0", &held).is_empty());

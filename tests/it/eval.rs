@@ -15,30 +15,14 @@ fn dir() -> Dir {
 fn arguments_that_do_not_fit_together_are_refused() {
     let dir = dir();
     for (arguments, message) in [
-        (
-            "--window 2",
-            "--window 2 leaves no token to score, expected 3 or more",
-        ),
-        (
-            "--tokens 2",
-            "--window 2 leaves no token to score, expected 3 or more",
-        ),
-        (
-            "--tokens 100 --window 200",
-            "--tokens 100 is less than one window of 200",
-        ),
-        (
-            "--tasks 5",
-            "--tasks needs --hellaswag or --multiple-choice",
-        ),
+        ("--window 2", "--window 2 leaves no token to score, expected 3 or more"),
+        ("--tokens 2", "--window 2 leaves no token to score, expected 3 or more"),
+        ("--tokens 100 --window 200", "--tokens 100 is less than one window of 200"),
+        ("--tasks 5", "--tasks needs --hellaswag or --multiple-choice"),
         ("--hellaswag h.txt --tasks 0", "--tasks is at least 1"),
-        (
-            "--threads 0",
-            "--tokens, --window and --threads are at least 1",
-        ),
+        ("--threads 0", "--tokens, --window and --threads are at least 1"),
     ] {
-        dir.run(&format!("eval m.gguf {arguments}"))
-            .fails(2, message);
+        dir.run(&format!("eval m.gguf {arguments}")).fails(2, message);
     }
     dir.run("eval").refused();
     dir.run("eval m.gguf --drop 1").refused();
@@ -48,13 +32,10 @@ fn arguments_that_do_not_fit_together_are_refused() {
 fn files_that_are_not_there_are_named() {
     let dir = dir();
     let missing = "No such file or directory (os error 2)";
-    dir.run("eval none.gguf")
-        .fails(1, &format!("none.gguf: {missing}"));
-    dir.run("eval m.gguf --parent none.gguf")
-        .fails(1, &format!("none.gguf: {missing}"));
+    dir.run("eval none.gguf").fails(1, &format!("none.gguf: {missing}"));
+    dir.run("eval m.gguf --parent none.gguf").fails(1, &format!("none.gguf: {missing}"));
     for flag in ["hellaswag", "multiple-choice", "calibration"] {
-        dir.run(&format!("eval m.gguf --{flag} none.txt"))
-            .fails(1, &format!("none.txt: {missing}"));
+        dir.run(&format!("eval m.gguf --{flag} none.txt")).fails(1, &format!("none.txt: {missing}"));
     }
 }
 
@@ -69,30 +50,17 @@ fn malformed_tasks_are_named_by_line() {
          and 4 endings",
     );
     // Also behind the tasks that would be done.
-    dir.write(
-        "h.txt",
-        (task.to_owned() + &task.replace('0', "4")).as_bytes(),
-    );
-    dir.run("eval m.gguf --hellaswag h.txt --tasks 1").fails(
-        1,
-        "h.txt: line 8 is '4', expected the number of the right ending, 0 to 3",
-    );
+    dir.write("h.txt", (task.to_owned() + &task.replace('0', "4")).as_bytes());
+    dir.run("eval m.gguf --hellaswag h.txt --tasks 1")
+        .fails(1, "h.txt: line 8 is '4', expected the number of the right ending, 0 to 3");
     dir.write("h.txt", b"A man\n0\na\xff\nb\nc\nd\n");
-    dir.run("eval m.gguf --hellaswag h.txt")
-        .fails(1, "h.txt: line 3 is not UTF-8 text");
+    dir.run("eval m.gguf --hellaswag h.txt").fails(1, "h.txt: line 3 is not UTF-8 text");
     dir.write("empty", b"");
-    dir.run("eval m.gguf --hellaswag empty")
-        .fails(1, "empty: has no task");
-    dir.run("eval m.gguf --multiple-choice empty")
-        .fails(1, "empty: has no task");
-    dir.write(
-        "c.jsonl",
-        b"\n{\"question\": \"Why?\", \"choices\": [\"a\", \"b\"], \"answer\": 7}\n",
-    );
-    dir.run("eval m.gguf --multiple-choice c.jsonl").fails(
-        1,
-        "c.jsonl: line 2: 'answer' is '7', expected a number from 0 to 1",
-    );
+    dir.run("eval m.gguf --hellaswag empty").fails(1, "empty: has no task");
+    dir.run("eval m.gguf --multiple-choice empty").fails(1, "empty: has no task");
+    dir.write("c.jsonl", b"\n{\"question\": \"Why?\", \"choices\": [\"a\", \"b\"], \"answer\": 7}\n");
+    dir.run("eval m.gguf --multiple-choice c.jsonl")
+        .fails(1, "c.jsonl: line 2: 'answer' is '7', expected a number from 0 to 1");
     dir.write("c.jsonl", &[b'{'; 1000]);
     dir.run("eval m.gguf --multiple-choice c.jsonl").fails(
         1,
@@ -103,9 +71,7 @@ fn malformed_tasks_are_named_by_line() {
 #[test]
 fn a_model_whose_tokens_see_those_behind_them_is_refused() {
     let dir = Dir::new();
-    Make::new("llama", 2)
-        .set("llama.attention.causal", ValueOut::bool(false))
-        .write(&dir, "m.gguf");
+    Make::new("llama", 2).set("llama.attention.causal", ValueOut::bool(false)).write(&dir, "m.gguf");
     dir.run("eval m.gguf").fails(
         1,
         "m.gguf: metadata 'llama.attention.causal' is false: every token sees those after it, so predictions cannot be \
@@ -117,8 +83,6 @@ fn a_model_whose_tokens_see_those_behind_them_is_refused() {
 fn json_never_takes_the_place_of_a_model() {
     let dir = dir();
     Make::new("llama", 2).write(&dir, "p.gguf");
-    dir.run("eval m.gguf --parent p.gguf --json m.gguf")
-        .refused();
-    dir.run("eval m.gguf --parent p.gguf --json p.gguf")
-        .refused();
+    dir.run("eval m.gguf --parent p.gguf --json m.gguf").refused();
+    dir.run("eval m.gguf --parent p.gguf --json p.gguf").refused();
 }

@@ -40,9 +40,7 @@ fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     let plans = models.iter().map(|parts| {
         let request = Request {
             blocks: random.next() & random.next(),
-            part_len: parts
-                .split_last()
-                .map_or(0, |(_, rest)| rest.concat().len()) as u32,
+            part_len: parts.split_last().map_or(0, |(_, rest)| rest.concat().len()) as u32,
             flags: (random.next() & random.next() & 7) as u32,
         };
         [parts.concat(), request.bytes()].concat()
@@ -67,11 +65,7 @@ fn imatrices(random: &mut Random) -> Vec<Vec<u8>> {
                 0 => gguf_imatrix(&names, random),
                 _ => legacy_imatrix(&names, random),
             };
-            let blocks = if i % 4 < 2 {
-                0
-            } else {
-                random.next() & random.next()
-            };
+            let blocks = if i % 4 < 2 { 0 } else { random.next() & random.next() };
             let request = [&blocks.to_le_bytes()[..], &[n_blocks as u8]].concat();
             [bytes, request].concat()
         })
@@ -89,9 +83,11 @@ fn gguf_imatrix(names: &[String], random: &mut Random) -> Vec<u8> {
     }
     for name in names {
         let n = 1 + random.below(20) as u64;
-        make = make
-            .tensor(&format!("{name}.in_sum2"), &[n, 1], F32)
-            .tensor(&format!("{name}.counts"), &[1, 1], F32);
+        make = make.tensor(&format!("{name}.in_sum2"), &[n, 1], F32).tensor(
+            &format!("{name}.counts"),
+            &[1, 1],
+            F32,
+        );
     }
     make.bytes()
 }
@@ -152,10 +148,6 @@ fn every_seed_passes_its_target() {
 fn what_the_targets_found_passes() {
     // Of two blocks the last, which predicts: its count has to go with it.
     let model = Raw::model().u32("llama.nextn_predict_layers", 1);
-    let request = Request {
-        blocks: 0b10,
-        part_len: 0,
-        flags: 1,
-    };
+    let request = Request { blocks: 0b10, part_len: 0, flags: 1 };
     plan::check(&[model.bytes(), request.bytes()].concat());
 }

@@ -10,9 +10,7 @@ use crate::util::Dir;
 fn sizes(dir: &Dir, n_blocks: usize, arguments: &str) -> Vec<(usize, u64)> {
     (1..n_blocks)
         .filter_map(|n| {
-            let output = dir
-                .run(&format!("m.gguf --drop {n} {arguments} --dry-run --json -"))
-                .output();
+            let output = dir.run(&format!("m.gguf --drop {n} {arguments} --dry-run --json -")).output();
             let json: Value = serde_json::from_str(&output.stdout).ok()?;
             let removed = json["removed"].as_array().unwrap().len();
             assert_eq!((removed, &json["goal"]), (n, &Value::Null));
@@ -26,11 +24,8 @@ fn as_few_blocks_go_as_bring_the_file_to_the_size_to_the_byte() {
     // Blocks of several sizes: the first ones and the last ones are not the same.
     let mut uneven = Make::new("llama", 6);
     for block in 0..6 {
-        uneven = uneven.tensor(
-            &format!("blk.{block}.attn_k.weight"),
-            &[40 + 400 * ((block * 5) % 6), 3],
-            F32,
-        );
+        uneven =
+            uneven.tensor(&format!("blk.{block}.attn_k.weight"), &[40 + 400 * ((block * 5) % 6), 3], F32);
     }
     let periods = Make::new("smollm3", 9);
     for (make, n_blocks) in [(uneven, 6), (periods, 9)] {
@@ -47,8 +42,7 @@ fn as_few_blocks_go_as_bring_the_file_to_the_size_to_the_byte() {
             for &(_, size) in &sizes {
                 for target in [size, size - 1, size + 1] {
                     let expected = sizes.iter().find(|(_, size)| *size <= target);
-                    let command =
-                        format!("m.gguf --target-size {target} {arguments} -o out.gguf --force");
+                    let command = format!("m.gguf --target-size {target} {arguments} -o out.gguf --force");
                     // Parts have more metadata than the one file of the input, which may be small enough.
                     let whole = dir.read("m.gguf").len() as u64;
                     let Some(&(n, bytes)) = expected.filter(|_| target < whole) else {
@@ -73,10 +67,7 @@ fn as_few_blocks_go_as_bring_the_file_to_the_size_to_the_byte() {
                     let steps = goal["steps"].as_array().unwrap();
                     let last = steps.last().unwrap();
                     assert_eq!(last["removed"], json["removed"]);
-                    assert_eq!(
-                        (&last["value"], &last["holds"]),
-                        (&json!(bytes), &json!(true))
-                    );
+                    assert_eq!((&last["value"], &last["holds"]), (&json!(bytes), &json!(true)));
                     assert_eq!(last["perplexity"], Value::Null);
                 }
             }
@@ -96,10 +87,7 @@ fn a_size_out_of_reach_names_the_smallest() {
     };
     let start = "m.gguf: --target-size of 100 bytes cannot be reached: the smallest output has ";
     for method in ["sequential", "reverse"] {
-        dir.run(&format!(
-            "m.gguf --drop 3 --method {method} -o {method}.gguf"
-        ))
-        .succeeds();
+        dir.run(&format!("m.gguf --drop 3 --method {method} -o {method}.gguf")).succeeds();
         let smallest = dir.read(&format!("{method}.gguf")).len();
         let expected = format!("{start}{smallest} bytes, without blocks 1-3");
         assert_eq!(reach(method), expected);
@@ -110,18 +98,12 @@ fn a_size_out_of_reach_names_the_smallest() {
         assert!(error.starts_with(start), "{error}");
     }
     let whole = dir.read("m.gguf").len();
-    dir.run(&format!(
-        "m.gguf --target-size {whole} --method reverse -o out.gguf"
-    ))
-    .fails(
+    dir.run(&format!("m.gguf --target-size {whole} --method reverse -o out.gguf")).fails(
         1,
         &format!("m.gguf: has {whole} bytes, which is within --target-size, so no block has to go"),
     );
     dir.run("m.gguf --target-size 100 --method reverse --keep 0-3 -o out.gguf")
-        .fails(
-            1,
-            "m.gguf: --target-size of 100 bytes cannot be reached: no set of blocks may be removed",
-        );
+        .fails(1, "m.gguf: --target-size of 100 bytes cannot be reached: no set of blocks may be removed");
 }
 
 #[test]
@@ -136,9 +118,7 @@ fn prediction_blocks_that_go_anyway_may_be_enough() {
     let size = dir.read("without.gguf").len();
     for (target, n) in [(size, 2), (size - 1, 3)] {
         let output = dir
-            .run(&format!(
-                "m.gguf --drop-mtp --target-size {target} --method reverse --dry-run --json -"
-            ))
+            .run(&format!("m.gguf --drop-mtp --target-size {target} --method reverse --dry-run --json -"))
             .succeeds();
         let json: Value = serde_json::from_str(&output.stdout).unwrap();
         assert_eq!(json["removed"].as_array().unwrap().len(), n, "{json:#}");
@@ -150,15 +130,10 @@ fn prediction_blocks_that_go_anyway_may_be_enough() {
 fn the_table_says_what_was_asked_for() {
     let dir = Dir::new();
     Make::new("llama", 4).write(&dir, "m.gguf");
-    let output = dir
-        .run("m.gguf --target-size 3kB --method reverse --dry-run")
-        .succeeds();
+    let output = dir.run("m.gguf --target-size 3kB --method reverse --dry-run").succeeds();
     let line = output.stdout.lines().find(|line| line.starts_with("goal "));
     let line = line.unwrap_or_else(|| panic!("{}", output.stdout));
-    assert!(
-        line.starts_with("goal     at most 3,000 bytes: 2,"),
-        "{line}"
-    );
+    assert!(line.starts_with("goal     at most 3,000 bytes: 2,"), "{line}");
 }
 
 #[test]
@@ -167,31 +142,19 @@ fn goals_and_numbers_exclude_one_another() {
     Make::new("llama", 4).write(&dir, "m.gguf");
     let goals = ["--target-size 1M", "--max-ppl +10%", "--max-kl 0.1"];
     for goal in goals {
-        for other in [
-            "--drop 1",
-            "--blocks 1",
-            "--drop-attention 1",
-            "--attention-blocks 1",
-        ] {
-            let output = dir
-                .run(&format!("m.gguf {goal} {other} -o out.gguf"))
-                .refused();
+        for other in ["--drop 1", "--blocks 1", "--drop-attention 1", "--attention-blocks 1"] {
+            let output = dir.run(&format!("m.gguf {goal} {other} -o out.gguf")).refused();
             assert_eq!(output.status.code(), Some(2), "{goal} {other}");
         }
         for other in goals.iter().filter(|other| **other != goal) {
-            let output = dir
-                .run(&format!("m.gguf {goal} {other} -o out.gguf"))
-                .refused();
+            let output = dir.run(&format!("m.gguf {goal} {other} -o out.gguf")).refused();
             assert_eq!(output.status.code(), Some(2), "{goal} {other}");
         }
         let flag = goal.split(' ').next().unwrap();
-        dir.run(&format!("m.gguf {goal} --objective draft -o out.gguf"))
-            .fails(
-                2,
-                &format!(
-                    "--objective draft says itself how many blocks go, so {flag} has no place beside it"
-                ),
-            );
+        dir.run(&format!("m.gguf {goal} --objective draft -o out.gguf")).fails(
+            2,
+            &format!("--objective draft says itself how many blocks go, so {flag} has no place beside it"),
+        );
     }
     for (arguments, message) in [
         ("--objective kl", "--drop or --blocks is needed"),
@@ -199,25 +162,15 @@ fn goals_and_numbers_exclude_one_another() {
             "--objective draft --drop-attention 1",
             "--objective draft measures whole blocks, so no attention goes beside them",
         ),
-        (
-            "--drop 1 --method search --objective task",
-            "--objective task and --task-file need each other",
-        ),
-        (
-            "--drop 1 --method search --task-file t",
-            "--objective task and --task-file need each other",
-        ),
+        ("--drop 1 --method search --objective task", "--objective task and --task-file need each other"),
+        ("--drop 1 --method search --task-file t", "--objective task and --task-file need each other"),
         (
             "--drop 1 --objective task --task-file t",
             "--objective task needs --method search or ablate, which measure, not 'bi'",
         ),
-        (
-            "--drop 1 --method search --objective task --task-file t --tasks 0",
-            "--tasks is at least 1",
-        ),
+        ("--drop 1 --method search --objective task --task-file t --tasks 0", "--tasks is at least 1"),
     ] {
-        dir.run(&format!("m.gguf {arguments} -o out.gguf"))
-            .fails(2, message);
+        dir.run(&format!("m.gguf {arguments} -o out.gguf")).fails(2, message);
     }
     for arguments in [
         "--blocks 1 --objective draft",
@@ -236,9 +189,7 @@ fn goals_and_numbers_exclude_one_another() {
         "--target-size 0",
         "--target-size big",
     ] {
-        let output = dir
-            .run(&format!("m.gguf {arguments} -o out.gguf"))
-            .refused();
+        let output = dir.run(&format!("m.gguf {arguments} -o out.gguf")).refused();
         assert_eq!(output.status.code(), Some(2), "{arguments}");
     }
 }
@@ -255,13 +206,7 @@ fn a_malformed_task_file_is_named_by_line_before_anything_is_measured() {
     dir.write("t", b"");
     run(&dir, "t: has no task");
     dir.write("t", b"A man. He\n4\na\nb\nc\nd\n");
-    run(
-        &dir,
-        "t: line 2 is '4', expected the number of the right ending, 0 to 3",
-    );
-    dir.write(
-        "t",
-        b"{\"question\": \"Why?\", \"choices\": [\"a\", \"b\"], \"answer\": 1}\n{}\n",
-    );
+    run(&dir, "t: line 2 is '4', expected the number of the right ending, 0 to 3");
+    dir.write("t", b"{\"question\": \"Why?\", \"choices\": [\"a\", \"b\"], \"answer\": 1}\n{}\n");
     run(&dir, "t: line 2: has no text 'question'");
 }

@@ -15,39 +15,18 @@ fn arguments_that_do_not_fit_together_are_refused() {
     let dir = Dir::new();
     Make::new("llama", 3).write(&dir, "m.gguf");
     for (arguments, message) in [
-        (
-            "--heal-type Q8_0",
-            "--heal-type and --max-memory need --heal linear, block or auto",
-        ),
-        (
-            "--max-memory 4G",
-            "--heal-type and --max-memory need --heal linear, block or auto",
-        ),
-        (
-            "--heal scale --heal-type Q8_0",
-            "--heal-type needs --heal linear, block or auto",
-        ),
-        (
-            "--heal linear --window 2",
-            "--window 2 leaves no token to score, expected 3 or more",
-        ),
+        ("--heal-type Q8_0", "--heal-type and --max-memory need --heal linear, block or auto"),
+        ("--max-memory 4G", "--heal-type and --max-memory need --heal linear, block or auto"),
+        ("--heal scale --heal-type Q8_0", "--heal-type needs --heal linear, block or auto"),
+        ("--heal linear --window 2", "--window 2 leaves no token to score, expected 3 or more"),
     ] {
-        dir.run(&format!("m.gguf --blocks 1 -o out.gguf {arguments}"))
-            .fails(2, message);
+        dir.run(&format!("m.gguf --blocks 1 -o out.gguf {arguments}")).fails(2, message);
     }
-    for arguments in [
-        "--heal linear --heal-type Q9",
-        "--heal-type I8",
-        "--max-memory 1X",
-        "--heal best",
-    ] {
-        let output = dir
-            .run(&format!("m.gguf --blocks 1 -o out.gguf {arguments}"))
-            .refused();
+    for arguments in ["--heal linear --heal-type Q9", "--heal-type I8", "--max-memory 1X", "--heal best"] {
+        let output = dir.run(&format!("m.gguf --blocks 1 -o out.gguf {arguments}")).refused();
         output.check(output.status.code() == Some(2), "status 2");
     }
-    dir.run("m.gguf --drop-mtp --heal linear -o out.gguf")
-        .fails(2, "--heal needs blocks that are removed");
+    dir.run("m.gguf --drop-mtp --heal linear -o out.gguf").fails(2, "--heal needs blocks that are removed");
 }
 
 #[test]
@@ -56,10 +35,8 @@ fn what_cannot_be_healed_is_said_before_anything_is_measured() {
     let refused = |make: Make, arguments: &str, message: &str| {
         make.write(&dir, "m.gguf");
         // The text is not there, which would be said as soon as it is needed.
-        dir.run(&format!(
-            "m.gguf --blocks 1 --calibration none.txt -o out.gguf {arguments}"
-        ))
-        .fails(1, &format!("m.gguf: {message}"));
+        dir.run(&format!("m.gguf --blocks 1 --calibration none.txt -o out.gguf {arguments}"))
+            .fails(1, &format!("m.gguf: {message}"));
     };
     refused(
         Make::new("llama", 3),
@@ -78,9 +55,8 @@ fn what_cannot_be_healed_is_said_before_anything_is_measured() {
          a norm (olmo2.cpp)",
     );
     let with = |rest: &str| {
-        (0..3).fold(Make::new("llama", 3), |make, block| {
-            make.tensor(&format!("blk.{block}.{rest}"), &[4], F32)
-        })
+        (0..3)
+            .fold(Make::new("llama", 3), |make, block| make.tensor(&format!("blk.{block}.{rest}"), &[4], F32))
     };
     refused(
         with("ffn_down_exps.weight"),
@@ -103,9 +79,8 @@ fn what_cannot_be_healed_is_said_before_anything_is_measured() {
         "--heal linear",
         "cannot be healed: block 0 cannot make up for others: it has no 'ffn_down.weight'",
     );
-    let healable = (0..3).fold(no_down, |make, block| {
-        make.tensor(&format!("blk.{block}.ffn_down.weight"), &[64, 32], F32)
-    });
+    let healable = (0..3)
+        .fold(no_down, |make, block| make.tensor(&format!("blk.{block}.ffn_down.weight"), &[64, 32], F32));
     refused(
         healable,
         "--heal linear --tokens 1024 --max-memory 500K",
@@ -119,17 +94,10 @@ fn pair() -> (Vec<u8>, Vec<u8>) {
     let bytes = Make::new("llama", 4).bytes();
     let model = Model::new(vec![File::parse(&bytes).unwrap()]).unwrap();
     let tensors = model.tensors().iter();
-    let source = tensors
-        .map(|tensor| tensor.info.name())
-        .position(|name| name == "blk.2.attn_q.weight");
-    let changed = ChangedTensor {
-        tensor_type: TensorType::F32,
-        bytes: (0..32 * 3 * 4).map(|i| i as u8).collect(),
-    };
-    let healing = Healing {
-        tensors: ChangedTensors::from([(source.unwrap(), changed)]),
-        loss: [1.5, 0.5],
-    };
+    let source = tensors.map(|tensor| tensor.info.name()).position(|name| name == "blk.2.attn_q.weight");
+    let changed =
+        ChangedTensor { tensor_type: TensorType::F32, bytes: (0..32 * 3 * 4).map(|i| i as u8).collect() };
+    let healing = Healing { tensors: ChangedTensors::from([(source.unwrap(), changed)]), loss: [1.5, 0.5] };
     let provenance = Provenance {
         parent_blake3: blake3::hash(&bytes),
         method: "blocks".to_owned(),
@@ -137,20 +105,9 @@ fn pair() -> (Vec<u8>, Vec<u8>) {
     };
     let constraints = Constraints::of(&model).unwrap();
     let removed = BTreeSet::from([BlockId::new(1)]);
-    let plan = Plan::healed(
-        &model,
-        &constraints,
-        removed,
-        None,
-        Some(&healing),
-        &provenance,
-    )
-    .unwrap();
+    let plan = Plan::healed(&model, &constraints, removed, None, Some(&healing), &provenance).unwrap();
     let mut out = Vec::new();
-    write(&plan.layout, &mut out, |i, out| {
-        plan.data[i].write(&model, out)
-    })
-    .unwrap();
+    write(&plan.layout, &mut out, |i, out| plan.data[i].write(&model, out)).unwrap();
     drop(plan);
     (bytes, out)
 }

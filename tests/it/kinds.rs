@@ -23,39 +23,22 @@ fn shown(make: &Make) -> Vec<String> {
 fn refuses(make: &Make, blocks: &str, message: &str) {
     let dir = Dir::new();
     make.write(&dir, "m.gguf");
-    dir.run(&format!("m.gguf --blocks {blocks} -o out.gguf"))
-        .fails(1, &format!("m.gguf: {message}"));
+    dir.run(&format!("m.gguf --blocks {blocks} -o out.gguf")).fails(1, &format!("m.gguf: {message}"));
 }
 
 fn nemotron() -> Make {
     Make::new("nemotron_h_moe", 6)
-        .set(
-            "nemotron_h_moe.attention.head_count_kv",
-            ValueOut::u32s(&[0, 0, 2, 0, 0, 0]),
-        )
-        .set(
-            "nemotron_h_moe.feed_forward_length",
-            ValueOut::u32s(&[0, 8, 0, 9, 0, 10]),
-        )
+        .set("nemotron_h_moe.attention.head_count_kv", ValueOut::u32s(&[0, 0, 2, 0, 0, 0]))
+        .set("nemotron_h_moe.feed_forward_length", ValueOut::u32s(&[0, 8, 0, 9, 0, 10]))
         .set("nemotron_h_moe.expert_count", ValueOut::u32(4))
-        .set(
-            "nemotron_h_moe.expert_used_count",
-            ValueOut::u32s(&[0, 1, 0, 2, 0, 3]),
-        )
+        .set("nemotron_h_moe.expert_used_count", ValueOut::u32s(&[0, 1, 0, 2, 0, 3]))
 }
 
 #[test]
 fn a_block_of_nemotron_h_is_one_of_three() {
     assert_eq!(
         shown(&nemotron()),
-        [
-            "recurrent",
-            "feed-forward",
-            "attention",
-            "feed-forward",
-            "recurrent",
-            "feed-forward"
-        ]
+        ["recurrent", "feed-forward", "attention", "feed-forward", "recurrent", "feed-forward"]
     );
     let keys = [
         "nemotron_h_moe.attention.head_count_kv",
@@ -96,11 +79,7 @@ fn blocks_of_a_decision_head_stay_last() {
     let out = removes(&make, &[0, 2], &[pattern]);
     assert_eq!(value(&out, pattern), "bool[] true false true false false");
     assert_eq!(value(&out, "modern-bert.decision.block_count"), "u32 2");
-    refuses(
-        &make,
-        "5",
-        "cannot remove block 5: it belongs to the head after the model's own blocks",
-    );
+    refuses(&make, "5", "cannot remove block 5: it belongs to the head after the model's own blocks");
     refuses(
         &make.set("modern-bert.decision.block_count", ValueOut::u32(7)),
         "0",
@@ -114,10 +93,7 @@ fn blocks_stay_in_their_period_where_the_stream_is_halved() {
     let rwkv = |period| Make::new("rwkv6", 8).set(key, ValueOut::u32(period));
     let halved = "the stream halved after it";
     let kinds = shown(&rwkv(3));
-    assert_eq!(
-        kinds,
-        ["", "", halved, "", "", halved, "", ""].map(str::to_owned)
-    );
+    assert_eq!(kinds, ["", "", halved, "", "", halved, "", ""].map(str::to_owned));
     // Ends, and what lies behind the last halving.
     for blocks in [&[7][..], &[6], &[5, 6, 7], &[4, 5, 6, 7], &[3, 5, 6, 7]] {
         removes(&rwkv(3), blocks, &[]);
@@ -149,10 +125,7 @@ fn blocks_stay_in_their_period_where_the_stream_is_halved() {
 fn blocks_that_bank_the_stream_keep_their_number() {
     let make = Make::new("kimi-k3", 8)
         .set("kimi-k3.attn_res.block_size", ValueOut::u32(3))
-        .set(
-            "kimi-k3.attention.head_count_kv",
-            ValueOut::u32s(&[0, 1, 0, 1, 0, 1, 0, 1]),
-        );
+        .set("kimi-k3.attention.head_count_kv", ValueOut::u32s(&[0, 1, 0, 1, 0, 1, 0, 1]));
     removes(&make, &[7], &["kimi-k3.attention.head_count_kv"]);
     removes(&make, &[5, 6, 7], &["kimi-k3.attention.head_count_kv"]);
     refuses(
@@ -184,9 +157,7 @@ fn lists_of_deepseek4_are_shortened_and_its_leading_blocks_counted() {
     assert_eq!(value(&out, ratios), "u32[] 0 4 128");
     assert_eq!(value(&out, hashed), "u32 1");
     // llama.cpp reads no more of a longer list than there are blocks.
-    let longer = make
-        .clone()
-        .set(ratios, ValueOut::u32s(&[0, 4, 128, 4, 128, 7, 7]));
+    let longer = make.clone().set(ratios, ValueOut::u32s(&[0, 4, 128, 4, 128, 7, 7]));
     let out = removes(&longer, &[1, 2], &[ratios, hashed]);
     assert_eq!(value(&out, ratios), "u32[] 0 4 128");
     refuses(
@@ -203,10 +174,7 @@ fn lists_of_deepseek4_are_shortened_and_its_leading_blocks_counted() {
 
 #[test]
 fn plamo2_begins_with_a_block_that_has_heads_if_it_did() {
-    let (heads, kv) = (
-        "plamo2.attention.head_count",
-        "plamo2.attention.head_count_kv",
-    );
+    let (heads, kv) = ("plamo2.attention.head_count", "plamo2.attention.head_count_kv");
     let make = Make::new("plamo2", 4)
         .set(heads, ValueOut::u32s(&[0, 4, 0, 4]))
         .set(kv, ValueOut::u32s(&[0, 2, 0, 2]))

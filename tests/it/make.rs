@@ -3,9 +3,7 @@
 //! [`Make`] goes through the project's own layout and writer; [`Raw`] puts bytes together on its own, so that the two can be
 //! compared, and can build what the writer refuses. The bytes of tensors are pseudo-random and depend on the name alone.
 
-use gguf_shorten::gguf::{
-    EntryOut, File, Layout, TensorOut, TensorType, ValueOut, write, write_head,
-};
+use gguf_shorten::gguf::{EntryOut, File, Layout, TensorOut, TensorType, ValueOut, write, write_head};
 
 use crate::util::Dir;
 
@@ -27,13 +25,7 @@ pub struct Make {
 impl Make {
     /// A file without entries and tensors.
     pub fn empty() -> Self {
-        Self {
-            version: 3,
-            alignment: 32,
-            entries: Vec::new(),
-            tensors: Vec::new(),
-            pad_end: true,
-        }
+        Self { version: 3, alignment: 32, entries: Vec::new(), tensors: Vec::new(), pad_end: true }
     }
 
     /// A model of some tensors in several types, with the keys that a converter writes.
@@ -49,19 +41,10 @@ impl Make {
             .set(&key("embedding_length"), ValueOut::u32(32))
             .set(&key("feed_forward_length"), ValueOut::u32(64))
             .set(&key("attention.head_count"), ValueOut::u32(4))
-            .set(
-                &key("attention.layer_norm_rms_epsilon"),
-                ValueOut::f32(1e-5),
-            )
+            .set(&key("attention.layer_norm_rms_epsilon"), ValueOut::f32(1e-5))
             .set("tokenizer.ggml.model", ValueOut::string("gpt2"))
-            .set(
-                "tokenizer.ggml.tokens",
-                ValueOut::strings(&[&b"<s>"[..], b"a", b"\xff", b"d\n"]),
-            )
-            .set(
-                "tokenizer.ggml.scores",
-                ValueOut::f32s(&[0.0, -1.0, -2.5, 4.0]),
-            )
+            .set("tokenizer.ggml.tokens", ValueOut::strings(&[&b"<s>"[..], b"a", b"\xff", b"d\n"]))
+            .set("tokenizer.ggml.scores", ValueOut::f32s(&[0.0, -1.0, -2.5, 4.0]))
             .set("tokenizer.ggml.add_bos_token", ValueOut::bool(true))
             .tensor("token_embd.weight", &[256, 4], Q4_K);
         for block in 0..n_blocks {
@@ -98,9 +81,8 @@ impl Make {
     pub fn predicting(self, architecture: &str, blocks: std::ops::Range<u32>) -> Self {
         let count = format!("{architecture}.nextn_predict_layers");
         let make = self.set(&count, ValueOut::u32(blocks.end - blocks.start));
-        blocks.fold(make, |make, block| {
-            make.tensor(&format!("blk.{block}.nextn.eh_proj.weight"), &[3, 2], F32)
-        })
+        blocks
+            .fold(make, |make, block| make.tensor(&format!("blk.{block}.nextn.eh_proj.weight"), &[3, 2], F32))
     }
 
     pub fn without_tensors(mut self) -> Self {
@@ -124,11 +106,8 @@ impl Make {
     }
 
     fn layout(&self) -> Layout<'_> {
-        let entries = self
-            .entries
-            .iter()
-            .map(|(key, value)| EntryOut::new(key.as_str(), value.clone()))
-            .collect();
+        let entries =
+            self.entries.iter().map(|(key, value)| EntryOut::new(key.as_str(), value.clone())).collect();
         let tensors = self
             .tensors
             .iter()
@@ -168,13 +147,7 @@ impl Make {
         let per_part = self.tensors.len().div_ceil(n_parts);
         (0..n_parts)
             .map(|part| {
-                let tensors = self
-                    .tensors
-                    .iter()
-                    .skip(part * per_part)
-                    .take(per_part)
-                    .cloned()
-                    .collect();
+                let tensors = self.tensors.iter().skip(part * per_part).take(per_part).cloned().collect();
                 let first = self.clone();
                 let alignment = |(key, _): &(String, ValueOut)| key == "general.alignment";
                 let own = Self {
@@ -188,10 +161,7 @@ impl Make {
                 let integer = |n: usize| ValueOut::integer(U16, n as u64).unwrap();
                 own.set("split.no", integer(part))
                     .set("split.count", integer(n_parts))
-                    .set(
-                        "split.tensors.count",
-                        ValueOut::i32(self.tensors.len() as i32),
-                    )
+                    .set("split.tensors.count", ValueOut::i32(self.tensors.len() as i32))
             })
             .collect()
     }
@@ -301,14 +271,7 @@ impl Raw {
     }
 
     /// A tensor info that need not be true.
-    pub fn info(
-        mut self,
-        name: &[u8],
-        n_dims: u32,
-        dims: &[u64],
-        type_id: u32,
-        offset: u64,
-    ) -> Self {
+    pub fn info(mut self, name: &[u8], n_dims: u32, dims: &[u64], type_id: u32, offset: u64) -> Self {
         let mut info = string(name);
         info.extend(n_dims.to_le_bytes());
         dims.iter().for_each(|dim| info.extend(dim.to_le_bytes()));
@@ -371,18 +334,8 @@ fn both_builders_write_the_same_bytes() {
             .u32("general.alignment", alignment)
             .u32("llama.block_count", 2)
             .entry(b"list", 9, &array(5, 2, &list))
-            .tensor(
-                "blk.0.ffn_down.weight",
-                &[5, 2],
-                I8,
-                &data("blk.0.ffn_down.weight", 10),
-            )
-            .tensor(
-                "blk.1.ffn_down.weight",
-                &[3],
-                F32,
-                &data("blk.1.ffn_down.weight", 12),
-            );
+            .tensor("blk.0.ffn_down.weight", &[5, 2], I8, &data("blk.0.ffn_down.weight", 10))
+            .tensor("blk.1.ffn_down.weight", &[3], F32, &data("blk.1.ffn_down.weight", 12));
         let bytes = raw.bytes();
         assert_eq!(make.bytes(), bytes);
         assert_eq!(File::parse(&bytes).unwrap().tensors().len(), 2);

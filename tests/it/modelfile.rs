@@ -13,8 +13,7 @@ const IMAGE: &str = "application/vnd.ollama.image.";
 /// A folder with an `ollama` that notes how it is run, and fails if it is asked for the name `bad`.
 fn with_ollama(store: &Store) -> String {
     fs::create_dir(store.dir.path("bin")).unwrap();
-    let script =
-        "#!/bin/sh\necho \"$@\" >ran\ncp \"$4\" copy\necho making >&1\n[ \"$2\" != bad ]\n";
+    let script = "#!/bin/sh\necho \"$@\" >ran\ncp \"$4\" copy\necho making >&1\n[ \"$2\" != bad ]\n";
     let path = store.dir.path("bin/ollama");
     fs::write(&path, script).unwrap();
     #[cfg(unix)]
@@ -39,16 +38,8 @@ fn a_modelfile_keeps_what_the_parents_manifest_says() {
         store.model(),
         of(&store, "template", template),
         of(&store, "system", "Be \"brief\"."),
-        of(
-            &store,
-            "params",
-            "{\"stop\": [\"<a>\", \"b c\"], \"temperature\": 0.7}",
-        ),
-        of(
-            &store,
-            "messages",
-            "[{\"role\": \"user\", \"content\": \"hi\\nthere\"}]",
-        ),
+        of(&store, "params", "{\"stop\": [\"<a>\", \"b c\"], \"temperature\": 0.7}"),
+        of(&store, "messages", "[{\"role\": \"user\", \"content\": \"hi\\nthere\"}]"),
         of(&store, "license", "MIT\n\nfree"),
         of(&store, "license", "more"),
         of(&store, "projector", "clip"),
@@ -59,10 +50,7 @@ fn a_modelfile_keeps_what_the_parents_manifest_says() {
         "{\"renderer\": \"qwen3\", \"parser\": \"qwen3\", \"requires\": \"0.14.0\", \"x\": 1}",
     );
     let manifest = json!({"config": config, "layers": layers});
-    store.manifest(
-        "manifests/registry.ollama.ai/library/m/latest",
-        &manifest.to_string(),
-    );
+    store.manifest("manifests/registry.ollama.ai/library/m/latest", &manifest.to_string());
     let output = store
         .run("ollama:m --blocks 1 -o out.gguf --ollama me/short:1b --json out.json")
         .env("PATH", path.as_ref())
@@ -70,13 +58,7 @@ fn a_modelfile_keeps_what_the_parents_manifest_says() {
     output.check(output.status.success(), "success");
     // What ollama says is no result.
     assert!(output.stderr.contains("making\n") && !output.stdout.contains("making"));
-    assert!(
-        output
-            .stdout
-            .contains("ollama   me/short:1b from Modelfile\n"),
-        "{}",
-        output.stdout
-    );
+    assert!(output.stdout.contains("ollama   me/short:1b from Modelfile\n"), "{}", output.stdout);
     assert_eq!(store.dir.read("ran"), b"create me/short:1b -f Modelfile\n");
     assert_eq!(store.dir.read("copy"), store.dir.read("Modelfile"));
     let digest = layers[7]["digest"].as_str().unwrap().replace(':', "-");
@@ -87,10 +69,7 @@ fn a_modelfile_keeps_what_the_parents_manifest_says() {
          \"\"\"hi\nthere\"\"\"\nLICENSE \"\"\"MIT\n\nfree\"\"\"\nLICENSE more\n",
         projector.display()
     );
-    assert_eq!(
-        String::from_utf8(store.dir.read("Modelfile")).unwrap(),
-        expected
-    );
+    assert_eq!(String::from_utf8(store.dir.read("Modelfile")).unwrap(), expected);
     let json: Value = serde_json::from_slice(&store.dir.read("out.json")).unwrap();
     assert_eq!(
         json["output"]["ollama"],
@@ -98,14 +77,8 @@ fn a_modelfile_keeps_what_the_parents_manifest_says() {
     );
     // Once more only with leave.
     let run = "ollama:m --blocks 1 -o out2.gguf --ollama n";
-    store
-        .run(run)
-        .env("PATH", path.as_ref())
-        .fails(1, "Modelfile: exists already");
-    let output = store
-        .run(&format!("{run} --force -q"))
-        .env("PATH", path.as_ref())
-        .succeeds();
+    store.run(run).env("PATH", path.as_ref()).fails(1, "Modelfile: exists already");
+    let output = store.run(&format!("{run} --force -q")).env("PATH", path.as_ref()).succeeds();
     assert_eq!(output.stderr, "");
 }
 
@@ -113,22 +86,8 @@ fn a_modelfile_keeps_what_the_parents_manifest_says() {
 fn without_ollama_the_command_is_said() {
     let store = Store::new();
     fs::create_dir(store.dir.path("a b")).unwrap();
-    let arguments = [
-        "m.gguf",
-        "--blocks",
-        "1",
-        "-o",
-        "a b/out.gguf",
-        "--ollama",
-        "n",
-        "--json",
-        "out.json",
-    ];
-    let output = store
-        .dir
-        .run_with(arguments)
-        .env("PATH", &store.dir.path("none"))
-        .succeeds();
+    let arguments = ["m.gguf", "--blocks", "1", "-o", "a b/out.gguf", "--ollama", "n", "--json", "out.json"];
+    let output = store.dir.run_with(arguments).env("PATH", &store.dir.path("none")).succeeds();
     assert_eq!(
         output.stderr,
         "gguf-shorten: note: the model has no chat template, so Ollama passes prompts on as they are\n\
@@ -137,10 +96,7 @@ fn without_ollama_the_command_is_said() {
     assert_eq!(store.dir.read("a b/Modelfile"), b"FROM ./out.gguf\n");
     let json: Value = serde_json::from_slice(&store.dir.read("out.json")).unwrap();
     assert_eq!(json["output"]["ollama"]["created"], false);
-    store
-        .dir
-        .run("m.gguf --blocks 1 -o none.gguf --json out.json --force")
-        .succeeds();
+    store.dir.run("m.gguf --blocks 1 -o none.gguf --json out.json --force").succeeds();
     let json: Value = serde_json::from_slice(&store.dir.read("out.json")).unwrap();
     assert!(json["output"]["ollama"].is_null());
     // The GGUF's own template is Ollama's to read.
@@ -160,11 +116,8 @@ fn without_ollama_the_command_is_said() {
 fn what_ollama_refuses_is_a_failure_with_a_complete_output() {
     let store = Store::new();
     let path = with_ollama(&store);
-    let output = store
-        .dir
-        .run("m.gguf --blocks 1 -o out.gguf --ollama bad -q")
-        .env("PATH", path.as_ref())
-        .output();
+    let output =
+        store.dir.run("m.gguf --blocks 1 -o out.gguf --ollama bad -q").env("PATH", path.as_ref()).output();
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(
         output.error(),
@@ -213,11 +166,7 @@ fn what_no_modelfile_can_hold_is_refused_before_anything_is_written() {
     layer["digest"] = json!(format!("sha256:{}", "1".repeat(64)));
     store.layers(&[store.model(), layer]);
     let output = run().refused();
-    assert!(
-        output.error().contains("(template), which is missing in "),
-        "{}",
-        output.error()
-    );
+    assert!(output.error().contains("(template), which is missing in "), "{}", output.error());
     // Without a Modelfile nobody needs it.
     store.run("ollama:m --blocks 1 -o out.gguf").succeeds();
 }
@@ -228,22 +177,11 @@ fn names_and_places_are_checked() {
     for name in ["", "a b", "../x", "a:b:c", "-x"] {
         let output = store
             .dir
-            .run_with([
-                "m.gguf",
-                "--blocks",
-                "1",
-                "-o",
-                "out.gguf",
-                &format!("--ollama={name}"),
-            ])
+            .run_with(["m.gguf", "--blocks", "1", "-o", "out.gguf", &format!("--ollama={name}")])
             .refused();
         assert_eq!(output.status.code(), Some(2), "{name}");
     }
-    let run = |arguments: &str| {
-        store
-            .dir
-            .run(&format!("m.gguf --blocks 1 --ollama n {arguments}"))
-    };
+    let run = |arguments: &str| store.dir.run(&format!("m.gguf --blocks 1 --ollama n {arguments}"));
     run("-o Modelfile").fails(1, "Modelfile: is the output itself");
     run("-o out.gguf --json Modelfile").fails(1, "Modelfile: is named for two results");
     let output = run("-o out.gguf --keep-split").refused();

@@ -11,9 +11,7 @@ const FLAGS: &str = "general.tensor_extra.prec_a4";
 
 /// Six blocks, and a list of tensors with a flag for each, as llama.cpp reads them.
 fn listed(names: &[&str], flags: &[bool]) -> Make {
-    Make::new("llama", 6)
-        .set(NAMES, ValueOut::strings(names))
-        .set(FLAGS, ValueOut::bools(flags))
+    Make::new("llama", 6).set(NAMES, ValueOut::strings(names)).set(FLAGS, ValueOut::bools(flags))
 }
 
 /// An array of integers as [`Make::set`] takes it.
@@ -80,11 +78,8 @@ fn keys_that_name_tensors_or_blocks_are_renumbered_or_go() {
     check_tensors(&dir.read("m.gguf"), &out, &[2]);
     let file = File::parse(&out).unwrap();
     let keys: Vec<&str> = file.metadata().iter().map(|entry| entry.key()).collect();
-    let ours: Vec<&str> = keys
-        .iter()
-        .copied()
-        .filter(|key| key.contains("blk") || key.contains("comfy"))
-        .collect();
+    let ours: Vec<&str> =
+        keys.iter().copied().filter(|key| key.contains("blk") || key.contains("comfy")).collect();
     assert_eq!(
         ours,
         [
@@ -101,10 +96,7 @@ fn keys_that_name_tensors_or_blocks_are_renumbered_or_go() {
         ]
     );
     assert_eq!(value(&out, "blk.2.scale"), "f32 3");
-    assert_eq!(
-        value(&out, "comfy.gguf.orig_shape.blk.3.attn_q.weight"),
-        "u32[] 32 3"
-    );
+    assert_eq!(value(&out, "comfy.gguf.orig_shape.blk.3.attn_q.weight"), "u32[] 32 3");
     dir.run("verify out.gguf --parent m.gguf").succeeds();
 }
 
@@ -128,10 +120,7 @@ fn tokens_are_no_names() {
     let tokens = ["blk.4.attn_q.weight", "blk.2", "a", "b"];
     let make = Make::new("llama", 6)
         .set("tokenizer.ggml.tokens", ValueOut::strings(&tokens))
-        .set(
-            "tokenizer.ggml.pre",
-            ValueOut::string("blk.4.attn_q.weight"),
-        )
+        .set("tokenizer.ggml.pre", ValueOut::string("blk.4.attn_q.weight"))
         .set("tokenizer.blk.4.x", ValueOut::u32(1));
     removes(&make, &[2], &[]);
 }
@@ -143,16 +132,11 @@ fn text_that_speaks_of_blocks_stays_and_is_told() {
         .set("general.description", ValueOut::string(text))
         .set("general.tags", ValueOut::strings(&["x", "blk.(4|5)=q8_0"]))
         .set("a.list", ValueOut::strings(&["blk.5.*=q8_0"]))
-        .set(
-            "tokenizer.chat_template",
-            ValueOut::string("{{ 'blk.3.' }}"),
-        )
+        .set("tokenizer.chat_template", ValueOut::string("{{ 'blk.3.' }}"))
         .set("a.other", ValueOut::string("x.blk.4 and blk.9 and blk.0"));
     let dir = Dir::new();
     make.write(&dir, "m.gguf");
-    let output = dir
-        .run("m.gguf --blocks 2 -o out.gguf --json out.json")
-        .succeeds();
+    let output = dir.run("m.gguf --blocks 2 -o out.gguf --json out.json").succeeds();
     check_metadata(&dir.read("m.gguf"), &dir.read("out.gguf"), &[]);
     let says = |key: &str| {
         format!(
@@ -165,11 +149,7 @@ fn text_that_speaks_of_blocks_stays_and_is_told() {
     let mut found: Vec<String> = output
         .stderr
         .lines()
-        .map(|line| {
-            line.strip_prefix("gguf-shorten: note: ")
-                .unwrap()
-                .to_owned()
-        })
+        .map(|line| line.strip_prefix("gguf-shorten: note: ").unwrap().to_owned())
         .collect();
     found.sort();
     assert_eq!(found, expected);
@@ -193,30 +173,17 @@ fn what_is_not_known_to_be_right_is_refused_before_anything_is_measured() {
             "metadata 'general.tensor_extra.block' runs beside 'general.tensor_extra.name', which names tensors, and \
              whether its elements are of tensors is not known",
         ),
-        (
-            "a.nested",
-            nested,
-            "metadata 'a.nested' is an array of arrays with names of tensors or blocks",
-        ),
+        ("a.nested", nested, "metadata 'a.nested' is an array of arrays with names of tensors or blocks"),
     ] {
         let dir = Dir::new();
-        listed(
-            &["blk.0.ffn_down.weight", "blk.4.ffn_down.weight"],
-            &[true, true],
-        )
-        .set(key, entry)
-        .write(&dir, "m.gguf");
-        let output = dir
-            .run("m.gguf --drop 1 -o out.gguf")
-            .fails(1, &format!("m.gguf: {message}"));
+        listed(&["blk.0.ffn_down.weight", "blk.4.ffn_down.weight"], &[true, true])
+            .set(key, entry)
+            .write(&dir, "m.gguf");
+        let output = dir.run("m.gguf --drop 1 -o out.gguf").fails(1, &format!("m.gguf: {message}"));
         assert!(output.hint().unwrap().contains("--trust-any-cut"));
-        dir.run("m.gguf --blocks 1 --trust-any-cut -o out.gguf")
-            .succeeds();
+        dir.run("m.gguf --blocks 1 --trust-any-cut -o out.gguf").succeeds();
         let out = dir.read("out.gguf");
-        assert_eq!(
-            value(&out, NAMES),
-            "str[] blk.0.ffn_down.weight blk.3.ffn_down.weight"
-        );
+        assert_eq!(value(&out, NAMES), "str[] blk.0.ffn_down.weight blk.3.ffn_down.weight");
     }
 }
 
@@ -226,10 +193,7 @@ fn a_name_of_a_tensor_that_loses_a_part_is_refused() {
     let make = Make::new("gemma3n", 24)
         .set("gemma3n.attention.sliding_window", ValueOut::u32(8))
         .tensor("per_layer_token_embd.weight", &[24 * 32, 4], F32)
-        .set(
-            "comfy.gguf.orig_shape.per_layer_token_embd.weight",
-            integers(&[24 * 32, 4]),
-        );
+        .set("comfy.gguf.orig_shape.per_layer_token_embd.weight", integers(&[24 * 32, 4]));
     make.write(&dir, "m.gguf");
     let message = "m.gguf: metadata 'comfy.gguf.orig_shape.per_layer_token_embd.weight' has a name in its key that stands \
                    for a tensor of which only the parts of kept blocks stay";
@@ -240,35 +204,23 @@ fn a_name_of_a_tensor_that_loses_a_part_is_refused() {
 fn lists_of_names_lose_their_own_elements_alone() {
     let lists = |other: &[&str]| {
         Make::new("llama", 6)
-            .set(
-                "q.f16",
-                ValueOut::strings(&["blk.2.attn_q.weight", "blk.3.attn_q.weight"]),
-            )
+            .set("q.f16", ValueOut::strings(&["blk.2.attn_q.weight", "blk.3.attn_q.weight"]))
             .set("q.f32", ValueOut::strings(other))
     };
     let make = lists(&["blk.4.attn_q.weight", "blk.5.attn_q.weight"]);
     let out = removes(&make, &[2], &["q.f16", "q.f32"]);
     assert_eq!(value(&out, "q.f16"), "str[] blk.2.attn_q.weight");
-    assert_eq!(
-        value(&out, "q.f32"),
-        "str[] blk.3.attn_q.weight blk.4.attn_q.weight"
-    );
+    assert_eq!(value(&out, "q.f32"), "str[] blk.3.attn_q.weight blk.4.attn_q.weight");
     // Which of the two the flags run beside cannot be known; of texts beside names not whether they do at all.
     let flags = lists(&["blk.4.attn_q.weight", "blk.5.attn_q.weight"])
         .set("q.flags", ValueOut::bools(&[true, false]));
-    let texts = lists(&["blk.2.attn_k.weight", "blk.3.attn_k.weight"])
-        .set("q.who", ValueOut::strings(&["A", "B"]));
-    for (make, why) in [
-        (flags, "another list of them"),
-        (texts, "whether its elements are of tensors"),
-    ] {
+    let texts =
+        lists(&["blk.2.attn_k.weight", "blk.3.attn_k.weight"]).set("q.who", ValueOut::strings(&["A", "B"]));
+    for (make, why) in [(flags, "another list of them"), (texts, "whether its elements are of tensors")] {
         let dir = Dir::new();
         make.write(&dir, "m.gguf");
         let output = dir.run("m.gguf --blocks 2 -o out.gguf").output();
-        output.check(
-            output.status.code() == Some(1) && output.stderr.contains(why),
-            why,
-        );
+        output.check(output.status.code() == Some(1) && output.stderr.contains(why), why);
     }
 }
 
@@ -278,27 +230,17 @@ fn what_names_two_blocks_is_a_text_and_a_key_that_hides_one_is_refused() {
     let dir = Dir::new();
     Make::new("llama", 6)
         .set("q.list", ValueOut::strings(&[text]))
-        .set(
-            "q.text",
-            ValueOut::string("blk.2.attn_q.weight-blk.3.attn_q.weight"),
-        )
+        .set("q.text", ValueOut::string("blk.2.attn_q.weight-blk.3.attn_q.weight"))
         .write(&dir, "m.gguf");
     dir.run("m.gguf --blocks 2 -o out.gguf").succeeds();
     let out = dir.read("out.gguf");
     assert_eq!(value(&out, "q.list"), format!("str[] {text}"));
-    assert_eq!(
-        value(&out, "q.text"),
-        "str blk.2.attn_q.weight-blk.3.attn_q.weight"
-    );
+    assert_eq!(value(&out, "q.text"), "str blk.2.attn_q.weight-blk.3.attn_q.weight");
     for key in ["blk.4.x/blk.5.y", "q/blk.4.y", "blk.4-blk.5.q", "q_blk.4.z"] {
         let dir = Dir::new();
-        Make::new("llama", 6)
-            .set(key, ValueOut::u32(1))
-            .write(&dir, "m.gguf");
-        dir.run("m.gguf --blocks 2 -o out.gguf").fails(
-            1,
-            &format!("m.gguf: metadata '{key}' has a name in its key that may be that of a block"),
-        );
+        Make::new("llama", 6).set(key, ValueOut::u32(1)).write(&dir, "m.gguf");
+        dir.run("m.gguf --blocks 2 -o out.gguf")
+            .fails(1, &format!("m.gguf: metadata '{key}' has a name in its key that may be that of a block"));
     }
 }
 
@@ -306,9 +248,8 @@ fn what_names_two_blocks_is_a_text_and_a_key_that_hides_one_is_refused() {
 fn two_entries_do_not_get_one_key() {
     let dir = Dir::new();
     let make = Make::new("t5encoder", 3).without_tensors();
-    let make = (0..3).fold(make, |make, block| {
-        make.tensor(&format!("enc.blk.{block}.attn_q.weight"), &[32], F32)
-    });
+    let make =
+        (0..3).fold(make, |make, block| make.tensor(&format!("enc.blk.{block}.attn_q.weight"), &[32], F32));
     // Block 1 inherits the tensor of block 0, and becomes block 0.
     make.tensor("enc.blk.0.attn_rel_b.weight", &[32], F32)
         .set("a.enc.blk.0.attn_rel_b.weight", ValueOut::u32(1))
@@ -340,20 +281,12 @@ fn names_of_left_out_attention_go_with_it() {
         }
     }
     make.tensor("token_embd.weight", &[32, 4], F32)
-        .set(
-            NAMES,
-            ValueOut::strings(&[
-                "blk.2.attn_q.weight",
-                "blk.2.ffn_up.weight",
-                "blk.1.attn_q.weight",
-            ]),
-        )
+        .set(NAMES, ValueOut::strings(&["blk.2.attn_q.weight", "blk.2.ffn_up.weight", "blk.1.attn_q.weight"]))
         .set(FLAGS, ValueOut::bools(&[true, false, true]))
         .set("llama.tied", ValueOut::string("blk.2.ffn_up.weight"))
         .set("llama.blk.2.attn_k.x", ValueOut::u32(1))
         .write(&dir, "m.gguf");
-    dir.run("m.gguf --blocks 1 --attention-blocks 2 -o out.gguf")
-        .succeeds();
+    dir.run("m.gguf --blocks 1 --attention-blocks 2 -o out.gguf").succeeds();
     let out = dir.read("out.gguf");
     assert_eq!(value(&out, NAMES), "str[] blk.1.ffn_up.weight");
     assert_eq!(value(&out, FLAGS), "bool[] false");
@@ -367,8 +300,11 @@ fn other_prefixes_of_blocks_and_split_models_are_known() {
     let dir = Dir::new();
     let make = Make::new("t5encoder", 4).without_tensors();
     let make = (0..4).fold(make, |make, block| {
-        make.tensor(&format!("enc.blk.{block}.attn_q.weight"), &[32], F32)
-            .tensor(&format!("enc.blk.{block}.attn_rel_b.weight"), &[32], F32)
+        make.tensor(&format!("enc.blk.{block}.attn_q.weight"), &[32], F32).tensor(
+            &format!("enc.blk.{block}.attn_rel_b.weight"),
+            &[32],
+            F32,
+        )
     });
     make.set("a.tied", ValueOut::string("enc.blk.3.attn_q.weight"))
         .set("x.enc.blk.3.scale", ValueOut::u32(3))
@@ -382,8 +318,7 @@ fn other_prefixes_of_blocks_and_split_models_are_known() {
 
     let make = listed(&["blk.5.ffn_down.weight", "blk.1"], &[true, false]);
     crate::make::write_parts(&dir, &make.split(3));
-    dir.run("m-00001-of-00003.gguf --blocks 1 -o joined.gguf")
-        .succeeds();
+    dir.run("m-00001-of-00003.gguf --blocks 1 -o joined.gguf").succeeds();
     let out = dir.read("joined.gguf");
     assert_eq!(value(&out, NAMES), "str[] blk.4.ffn_down.weight");
     assert_eq!(value(&out, FLAGS), "bool[] true");
@@ -395,10 +330,7 @@ fn prediction_blocks_that_go_take_their_names_along() {
     Make::new("glm4moe", 4)
         .set("glm4moe.nextn_predict_layers", ValueOut::u32(1))
         .tensor("blk.3.nextn.eh_proj.weight", &[32], F32)
-        .set(
-            NAMES,
-            ValueOut::strings(&["blk.3.nextn.eh_proj.weight", "blk.2.attn_q.weight"]),
-        )
+        .set(NAMES, ValueOut::strings(&["blk.3.nextn.eh_proj.weight", "blk.2.attn_q.weight"]))
         .set(FLAGS, ValueOut::bools(&[true, false]))
         .write(&dir, "m.gguf");
     dir.run("m.gguf --drop-mtp -o out.gguf").succeeds();
@@ -412,23 +344,20 @@ fn names_in_a_layout_of_ollamas_are_those_of_the_stock_file() {
     let dir = Dir::new();
     let make = Make::new("gptoss", 6).without_tensors();
     let make = (0..6).fold(make, |make, block| {
-        make.tensor(&format!("blk.{block}.attn_out.weight"), &[32], F32)
-            .tensor(&format!("blk.{block}.ffn_gate_exps.weight"), &[32, 3], F32)
+        make.tensor(&format!("blk.{block}.attn_out.weight"), &[32], F32).tensor(
+            &format!("blk.{block}.ffn_gate_exps.weight"),
+            &[32, 3],
+            F32,
+        )
     });
     make.tensor("token_embd.weight", &[32, 4], F32)
         .set("gptoss.attention.sliding_window", ValueOut::u32(8))
-        .set(
-            NAMES,
-            ValueOut::strings(&["blk.4.attn_out.weight", "blk.5.attn_out"]),
-        )
+        .set(NAMES, ValueOut::strings(&["blk.4.attn_out.weight", "blk.5.attn_out"]))
         .set(FLAGS, ValueOut::bools(&[true, false]))
         .write(&dir, "m.gguf");
     dir.run("m.gguf --blocks 0,1 -o out.gguf").succeeds();
     let out = dir.read("out.gguf");
-    assert_eq!(
-        value(&out, NAMES),
-        "str[] blk.2.attn_output.weight blk.3.attn_output"
-    );
+    assert_eq!(value(&out, NAMES), "str[] blk.2.attn_output.weight blk.3.attn_output");
 }
 
 #[test]
@@ -440,19 +369,14 @@ fn names_in_an_importance_matrix_are_renumbered_too() {
         .set("imatrix.datasets", ValueOut::strings(&["a.txt"]))
         .set("imatrix.chunk_count", ValueOut::u32(5))
         .set("imatrix.chunk_size", ValueOut::u32(512))
-        .set(
-            "a.names",
-            ValueOut::strings(&["blk.1.attn_q.weight", "blk.2.attn_q.weight"]),
-        )
+        .set("a.names", ValueOut::strings(&["blk.1.attn_q.weight", "blk.2.attn_q.weight"]))
         .set("a.flags", ValueOut::bools(&[false, true]));
     let matrix = (0..3).fold(matrix, |make, block| {
         let name = format!("blk.{block}.attn_q.weight");
-        make.tensor(&format!("{name}.in_sum2"), &[32, 1], F32)
-            .tensor(&format!("{name}.counts"), &[1, 1], F32)
+        make.tensor(&format!("{name}.in_sum2"), &[32, 1], F32).tensor(&format!("{name}.counts"), &[1, 1], F32)
     });
     matrix.write(&dir, "i.gguf");
-    dir.run("m.gguf --blocks 1 -o out.gguf --imatrix i.gguf j.gguf")
-        .succeeds();
+    dir.run("m.gguf --blocks 1 -o out.gguf --imatrix i.gguf j.gguf").succeeds();
     let out = dir.read("j.gguf");
     assert_eq!(value(&out, "a.names"), "str[] blk.1.attn_q.weight");
     assert_eq!(value(&out, "a.flags"), "bool[] true");

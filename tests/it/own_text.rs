@@ -30,19 +30,13 @@ fn wrong_amounts_of_own_text_are_refused() {
             "--calibration self:99999999999999999999999",
             "--calibration self:99999999999999999999999 is more than a model can write, at most 1073741824 tokens",
         ),
-        (
-            "--calibration self:100 --window 200",
-            "--calibration self of 100 is less than one window of 200",
-        ),
+        ("--calibration self:100 --window 200", "--calibration self of 100 is less than one window of 200"),
         (
             "--calibration self --calibration other.txt --calibration self:5",
             "--calibration self is given twice; a file of that name is ./self",
         ),
         ("--seed 3", "--seed needs --calibration self"),
-        (
-            "--seed 3 --calibration ./self",
-            "--seed needs --calibration self",
-        ),
+        ("--seed 3 --calibration ./self", "--seed needs --calibration self"),
     ] {
         for command in ["score m.gguf", "eval m.gguf", "m.gguf --drop 1 -o o.gguf"] {
             dir.run(&format!("{command} {arguments}")).fails(2, message);
@@ -55,9 +49,6 @@ fn a_file_of_that_name_is_reached_by_its_path() {
     let dir = dir();
     for name in ["./self", "./self:5", "self.txt", "selfish"] {
         dir.run(&format!("score m.gguf --calibration {name}"))
-            .fails(
-                1,
-                &format!("{name}: No such file or directory (os error 2)"),
-            );
+            .fails(1, &format!("{name}: No such file or directory (os error 2)"));
     }
 }

@@ -68,13 +68,7 @@ fn comparison(path: &str) -> Value {
         })
     };
     let mut failed = row("Q1", "requantize", 0, 8, 0.0);
-    for key in [
-        "bytes",
-        "perplexity",
-        "kl_divergence",
-        "same_top",
-        "tokens_per_second",
-    ] {
+    for key in ["bytes", "perplexity", "kl_divergence", "same_top", "tokens_per_second"] {
         failed[key] = Value::Null;
     }
     failed["error"] = json!("no importance matrix");
@@ -95,8 +89,7 @@ fn write(dir: &Dir, name: &str, results: &[Value]) {
 
 /// A page, which is well-formed, fetches nothing and gives every identifier once.
 fn page(dir: &Dir, arguments: &str) -> String {
-    dir.run(&format!("report {arguments} -o page.html"))
-        .succeeds();
+    dir.run(&format!("report {arguments} -o page.html")).succeeds();
     let html = String::from_utf8(dir.read("page.html")).unwrap();
     check_page(&html);
     html
@@ -167,54 +160,26 @@ fn check_page(html: &str) {
 
 #[track_caller]
 fn golden(name: &str, text: &str) {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("testdata/golden")
-        .join(name);
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/golden").join(name);
     if std::env::var_os("GGUF_SHORTEN_BLESS").is_some() {
         std::fs::write(&path, text).unwrap();
     }
     let expected = std::fs::read_to_string(&path).unwrap();
-    assert!(
-        text == expected,
-        "differs from {name}; GGUF_SHORTEN_BLESS=1 rewrites it:\n{text}"
-    );
+    assert!(text == expected, "differs from {name}; GGUF_SHORTEN_BLESS=1 rewrites it:\n{text}");
 }
 
 /// Results of every command.
 fn all(dir: &Dir) -> String {
     let small = shortened("m.gguf", 8, &[3, 4]);
     let smaller = shortened("m.gguf", 8, &[3, 4, 6]);
-    write(
-        dir,
-        "a.json",
-        &[
-            score("m.gguf", 8),
-            small.clone(),
-            evaluation(&small, 40.0, 0.75),
-        ],
-    );
-    write(
-        dir,
-        "b.json",
-        &[
-            smaller.clone(),
-            evaluation(&smaller, 60.0, 1.25),
-            comparison("m.gguf"),
-        ],
-    );
+    write(dir, "a.json", &[score("m.gguf", 8), small.clone(), evaluation(&small, 40.0, 0.75)]);
+    write(dir, "b.json", &[smaller.clone(), evaluation(&smaller, 60.0, 1.25), comparison("m.gguf")]);
     let verified = json!({
         "gguf_shorten": "0.1.0", "llama_cpp": "0.6.0", "verified": true, "run": null,
         "output": {"path": "m.gguf-2", "block_count": 6, "bytes": 94_000_000, "parameters": 122_000_000},
         "parent": small["model"], "removed": [3, 4]
     });
-    write(
-        dir,
-        "c.json",
-        &[
-            verified,
-            json!({"model": {"path": "broken.gguf"}, "error": "not a GGUF file"}),
-        ],
-    );
+    write(dir, "c.json", &[verified, json!({"model": {"path": "broken.gguf"}, "error": "not a GGUF file"})]);
     "a.json b.json c.json".to_owned()
 }
 
@@ -237,20 +202,13 @@ fn pages_are_as_they_were() {
     }
     text.push_str(rest);
     golden("report.html", &text);
-    assert_eq!(
-        page(&dir, &files),
-        html,
-        "the same results give the same page"
-    );
+    assert_eq!(page(&dir, &files), html, "the same results give the same page");
 }
 
 /// The charts of a page, by their titles.
 fn titles(html: &str) -> Vec<String> {
-    let document =
-        roxmltree::Document::parse(html.strip_prefix("<!DOCTYPE html>\n").unwrap()).unwrap();
-    let charts = document
-        .descendants()
-        .filter(|node| node.has_tag_name("svg"));
+    let document = roxmltree::Document::parse(html.strip_prefix("<!DOCTYPE html>\n").unwrap()).unwrap();
+    let charts = document.descendants().filter(|node| node.has_tag_name("svg"));
     let title = |chart: roxmltree::Node<'_, '_>| {
         let title = chart.first_element_child().unwrap();
         assert_eq!(title.tag_name().name(), "title");
@@ -272,18 +230,11 @@ fn every_chart_is_there_and_bars_are_as_high_as_the_scores() {
         "Size against KL divergence",
         "Speed of m.gguf",
     ] {
-        assert!(
-            titles.iter().any(|title| title.starts_with(start)),
-            "{start}: {titles:?}"
-        );
+        assert!(titles.iter().any(|title| title.starts_with(start)), "{start}: {titles:?}");
     }
     // The titles of bars lie over the bars: their heights go by the logarithms of the scores.
-    let document =
-        roxmltree::Document::parse(html.strip_prefix("<!DOCTYPE html>\n").unwrap()).unwrap();
-    let chart = document
-        .descendants()
-        .find(|node| node.has_tag_name("svg"))
-        .unwrap();
+    let document = roxmltree::Document::parse(html.strip_prefix("<!DOCTYPE html>\n").unwrap()).unwrap();
+    let chart = document.descendants().find(|node| node.has_tag_name("svg")).unwrap();
     let bars: Vec<(f64, f64, f64)> = chart
         .descendants()
         .filter(|node| node.has_tag_name("rect"))
@@ -300,10 +251,7 @@ fn every_chart_is_there_and_bars_are_as_high_as_the_scores() {
     for (value, y, height) in &bars {
         let expected = top.1 + pixels_per_unit * (top.0 / value).ln();
         assert!((y - expected).abs() <= 1.5, "{value}: {y} {expected}");
-        assert!(
-            (y + height - (top.1 + top.2)).abs() <= 1.0,
-            "all stand on one line"
-        );
+        assert!((y + height - (top.1 + top.2)).abs() <= 1.0, "all stand on one line");
     }
 }
 
@@ -335,12 +283,9 @@ fn names_are_text_whatever_they_are() {
     assert!(!text.contains("\n# c"), "{text}");
     for file in ["page.svg", "charts/"] {
         std::fs::create_dir_all(dir.path("charts")).unwrap();
-        dir.run(&format!("report a.json --format svg -o {file}"))
-            .succeeds();
+        dir.run(&format!("report a.json --format svg -o {file}")).succeeds();
     }
-    let charts = std::fs::read_dir(dir.path("charts"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
+    let charts = std::fs::read_dir(dir.path("charts")).unwrap().map(|entry| entry.unwrap().path());
     for path in charts.chain([dir.path("page.svg")]) {
         let text = std::fs::read_to_string(&path).unwrap();
         let document = roxmltree::Document::parse(&text).unwrap();
@@ -349,10 +294,7 @@ fn names_are_text_whatever_they_are() {
     dir.run("report a.json --format csv -o page.csv").succeeds();
     let rows = csv_rows(&dir.read("page.csv"));
     assert_eq!(rows[0].len(), 20);
-    assert!(
-        rows.iter().any(|row| row[19] == name),
-        "the reason as it is"
-    );
+    assert!(rows.iter().any(|row| row[19] == name), "the reason as it is");
 }
 
 /// Records of quoted fields, by the grammar of RFC 4180.
@@ -382,11 +324,7 @@ fn extreme_numbers_and_sizes_are_drawn() {
     for n_blocks in [1, 2, 512] {
         let mut result = shortened("m.gguf", n_blocks, if n_blocks > 1 { &[1] } else { &[] });
         let n = n_blocks + 1;
-        let row = |i: usize| {
-            (0..n)
-                .map(|j| 1.0 - i.abs_diff(j) as f64 / 600.0)
-                .collect::<Vec<_>>()
-        };
+        let row = |i: usize| (0..n).map(|j| 1.0 - i.abs_diff(j) as f64 / 600.0).collect::<Vec<_>>();
         result["pairs"] = json!({"cosine": (0..n).map(row).collect::<Vec<_>>()});
         write(&dir, "a.json", &[result]);
         let html = page(&dir, "a.json");
@@ -415,22 +353,13 @@ fn extreme_numbers_and_sizes_are_drawn() {
 #[test]
 fn the_same_model_twice_is_one_section_and_the_same_result_is_shown_once() {
     let dir = Dir::new();
-    let (a, b) = (
-        shortened("m.gguf", 8, &[3]),
-        shortened("m.gguf", 8, &[3, 4]),
-    );
+    let (a, b) = (shortened("m.gguf", 8, &[3]), shortened("m.gguf", 8, &[3, 4]));
     write(&dir, "a.json", &[a.clone(), b]);
     // Another layout of the same result.
-    dir.write(
-        "b.json",
-        serde_json::to_string_pretty(&a).unwrap().as_bytes(),
-    );
+    dir.write("b.json", serde_json::to_string_pretty(&a).unwrap().as_bytes());
     let output = dir.run("report a.json b.json -o page.html").output();
     output.check(output.status.success(), "success");
-    assert_eq!(
-        output.stderr,
-        "gguf-shorten: note: 1 result is there more than once, and shown once\n"
-    );
+    assert_eq!(output.stderr, "gguf-shorten: note: 1 result is there more than once, and shown once\n");
     let html = page(&dir, "a.json b.json -q");
     assert_eq!(html.matches("<section id=").count(), 1);
     assert_eq!(titles(&html).len(), 2);
@@ -447,21 +376,12 @@ fn results_may_lie_anywhere_and_come_in_any_mix() {
     dir.write("batch.jsonl", &texts);
     assert_eq!(page(&dir, "batch.jsonl"), whole);
     let output = dir.run("report batch.jsonl -o - --format md").succeeds();
-    output.check(
-        output.stdout.starts_with("# Shortened models\n"),
-        "Markdown",
-    );
+    output.check(output.stdout.starts_with("# Shortened models\n"), "Markdown");
     // What an interrupted run leaves.
-    dir.write(
-        "batch.jsonl",
-        &[&texts[..], b"{\"gguf_shorten\": \"0."].concat(),
-    );
+    dir.write("batch.jsonl", &[&texts[..], b"{\"gguf_shorten\": \"0."].concat());
     let output: Output<'_> = dir.run("report batch.jsonl -o page.html").output();
     output.check(output.status.success(), "success");
-    assert_eq!(
-        output.stderr,
-        "gguf-shorten: note: batch.jsonl: line 9, the last, is cut off and left out\n"
-    );
+    assert_eq!(output.stderr, "gguf-shorten: note: batch.jsonl: line 9, the last, is cut off and left out\n");
 }
 
 #[test]
@@ -470,10 +390,7 @@ fn what_is_no_result_is_refused_by_file_and_line() {
     let good = score("m.gguf", 4).to_string();
     for (text, message) in [
         (String::new(), "a.json: has no result"),
-        (
-            "[1]".to_owned(),
-            "a.json: line 1: the result is a list, expected an object",
-        ),
+        ("[1]".to_owned(), "a.json: line 1: the result is a list, expected an object"),
         (
             format!("{good}\n{{\"a\": 1}}\n"),
             "a.json: line 2: is no result of gguf-shorten: it has neither 'blocks', 'perplexity', 'rows', 'verified' nor \
@@ -483,10 +400,7 @@ fn what_is_no_result_is_refused_by_file_and_line() {
             format!("{good}\n\nno\n"),
             "a.json: line 3, column 2: is not JSON, expected results that --json wrote",
         ),
-        (
-            format!("{good}\n{{\n\"model\": "),
-            "a.json: line 2: ends inside of the object that begins there",
-        ),
+        (format!("{good}\n{{\n\"model\": "), "a.json: line 2: ends inside of the object that begins there"),
         (
             good.replace("\"block_count\":4", "\"block_count\":513"),
             "a.json: line 1: 'model.block_count' is more than 512",
@@ -507,22 +421,13 @@ fn what_is_no_result_is_refused_by_file_and_line() {
         dir.write("a.json", text.as_bytes());
         dir.run("report a.json -o page.html").fails(1, message);
     }
-    dir.run("report none.json -o page.html")
-        .fails(1, "none.json: No such file or directory (os error 2)");
+    dir.run("report none.json -o page.html").fails(1, "none.json: No such file or directory (os error 2)");
     std::fs::create_dir(dir.path("folder")).unwrap();
-    dir.run("report folder -o page.html")
-        .fails(1, "folder: is a folder, expected a file of results");
+    dir.run("report folder -o page.html").fails(1, "folder: is a folder, expected a file of results");
     dir.write("list.txt", b"\n \n");
-    dir.run("report @list.txt -o page.html")
-        .fails(1, "list.txt: lists no file");
-    dir.write(
-        "a.json",
-        json!({"model": "m.gguf", "error": "no"})
-            .to_string()
-            .as_bytes(),
-    );
-    dir.run("report a.json -o page.svg")
-        .fails(1, "the results have nothing that a chart could show");
+    dir.run("report @list.txt -o page.html").fails(1, "list.txt: lists no file");
+    dir.write("a.json", json!({"model": "m.gguf", "error": "no"}).to_string().as_bytes());
+    dir.run("report a.json -o page.svg").fails(1, "the results have nothing that a chart could show");
     let output = dir.run("report -o page.html").output();
     output.check(output.status.code() == Some(2), "status 2");
     dir.run("report a.json").refused();
@@ -534,10 +439,8 @@ fn a_page_takes_the_place_of_a_page_but_of_no_result_and_no_model() {
     let dir = Dir::new();
     write(&dir, "a.json", &[score("m.gguf", 4)]);
     crate::make::Make::new("llama", 2).write(&dir, "m.gguf");
-    dir.run("report a.json -o a.json")
-        .fails(1, "a.json: is one of the results");
-    dir.run("report a.json -o m.gguf")
-        .fails(1, "m.gguf: is a model");
+    dir.run("report a.json -o a.json").fails(1, "a.json: is one of the results");
+    dir.run("report a.json -o m.gguf").fails(1, "m.gguf: is a model");
     dir.run("report a.json -o missing/page.html").refused();
     let first = page(&dir, "a.json");
     assert_eq!(page(&dir, "a.json"), first);

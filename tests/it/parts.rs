@@ -10,26 +10,16 @@ use crate::util::Dir;
 
 /// The per-layer tensors of gemma3n and gemma4, with `width` elements for each block.
 fn with_parts(make: Make, n_blocks: u64, width: u64, type_id: u32) -> Make {
-    make.tensor(
-        "per_layer_token_embd.weight",
-        &[width * n_blocks, 4],
-        type_id,
-    )
-    .tensor("per_layer_model_proj.weight", &[8, width * n_blocks], F32)
-    .tensor("rope_freqs.weight", &[8], F32)
+    make.tensor("per_layer_token_embd.weight", &[width * n_blocks, 4], type_id)
+        .tensor("per_layer_model_proj.weight", &[8, width * n_blocks], F32)
+        .tensor("rope_freqs.weight", &[8], F32)
 }
 
 fn gemma4(n_blocks: u32, n_sharing: u32) -> Make {
     let windows: Vec<bool> = (0..n_blocks).map(|i| i % 3 != 2).collect();
     Make::new("gemma4", n_blocks)
-        .set(
-            "gemma4.attention.sliding_window_pattern",
-            ValueOut::bools(&windows),
-        )
-        .set(
-            "gemma4.attention.shared_kv_layers",
-            ValueOut::u32(n_sharing),
-        )
+        .set("gemma4.attention.sliding_window_pattern", ValueOut::bools(&windows))
+        .set("gemma4.attention.shared_kv_layers", ValueOut::u32(n_sharing))
 }
 
 #[test]
@@ -37,16 +27,13 @@ fn parts_of_removed_blocks_are_cut_out_of_gemma4() {
     let dir = Dir::new();
     with_parts(gemma4(7, 1), 7, 32, crate::make::Q4_1).write(&dir, "m.gguf");
     let output = dir.run("m.gguf --blocks 0,2,6 -o out.gguf").succeeds();
-    let line =
-        "sliced   'per_layer_token_embd.weight' and 1 more: without the parts of removed blocks\n";
+    let line = "sliced   'per_layer_token_embd.weight' and 1 more: without the parts of removed blocks\n";
     output.check(output.stdout.contains(line), line);
     let (parent, out) = (dir.read("m.gguf"), dir.read("out.gguf"));
     assert_eq!(value(&out, "gemma4.attention.shared_kv_layers"), "u32 0");
-    let [parent, out] =
-        [&parent, &out].map(|bytes| gguf_shorten::gguf::File::parse(bytes).unwrap());
-    let bytes = |file: &gguf_shorten::gguf::File<'_>, name| {
-        file.tensors().get(name).unwrap().bytes().to_vec()
-    };
+    let [parent, out] = [&parent, &out].map(|bytes| gguf_shorten::gguf::File::parse(bytes).unwrap());
+    let bytes =
+        |file: &gguf_shorten::gguf::File<'_>, name| file.tensors().get(name).unwrap().bytes().to_vec();
     // One quantisation block of 20 bytes for each block in each row.
     let name = "per_layer_token_embd.weight";
     let expected: Vec<u8> = bytes(&parent, name)
@@ -59,10 +46,8 @@ fn parts_of_removed_blocks_are_cut_out_of_gemma4() {
     // 32 rows of 32 bytes for each block.
     let name = "per_layer_model_proj.weight";
     let all = bytes(&parent, name);
-    let expected: Vec<u8> = [1, 3, 4, 5]
-        .into_iter()
-        .flat_map(|block| all[block * 1024..(block + 1) * 1024].to_vec())
-        .collect();
+    let expected: Vec<u8> =
+        [1, 3, 4, 5].into_iter().flat_map(|block| all[block * 1024..(block + 1) * 1024].to_vec()).collect();
     assert_eq!(bytes(&out, name), expected);
     assert_eq!(out.tensors().get(name).unwrap().dims(), [8, 4 * 32, 1, 1]);
     let verified = dir.run("verify out.gguf --parent m.gguf").succeeds();
@@ -79,9 +64,7 @@ fn parts_that_cannot_be_cut_are_refused_before_anything_else() {
         "m.gguf: tensor 'per_layer_token_embd.weight' has 16 elements per row for each block, which are not whole \
          quantisation blocks of Q4_1 (32)",
     );
-    gemma4(6, 0)
-        .tensor("per_layer_model_proj.weight", &[8, 32], F32)
-        .write(&dir, "m.gguf");
+    gemma4(6, 0).tensor("per_layer_model_proj.weight", &[8, 32], F32).write(&dir, "m.gguf");
     dir.run("m.gguf --blocks 0 -o out.gguf").fails(
         1,
         "m.gguf: tensor 'per_layer_model_proj.weight' has 32 elements in dimension 1, which is not the same number for \
@@ -94,7 +77,8 @@ fn a_tensor_that_no_block_of_gemma4_is_left_to_read_goes() {
     let dir = Dir::new();
     with_parts(gemma4(4, 0), 4, 32, F32).write(&dir, "m.gguf");
     let output = dir.run("m.gguf --blocks 2 -o out.gguf").succeeds();
-    let line = "left out 'rope_freqs.weight': only blocks without a sliding window read it, and none is left\n";
+    let line =
+        "left out 'rope_freqs.weight': only blocks without a sliding window read it, and none is left\n";
     output.check(output.stdout.contains(line), line);
     let out = dir.read("out.gguf");
     let file = gguf_shorten::gguf::File::parse(&out).unwrap();
@@ -109,22 +93,18 @@ fn blocks_whose_keys_and_values_others_read_stay() {
     let dir = Dir::new();
     gemma4(8, 3).write(&dir, "m.gguf");
     for block in [3, 4] {
-        dir.run(&format!("m.gguf --blocks {block} -o out.gguf"))
-            .fails(
-                1,
-                &format!(
-                    "m.gguf: cannot remove block {block}: it holds the keys and values that blocks after it read \
+        dir.run(&format!("m.gguf --blocks {block} -o out.gguf")).fails(
+            1,
+            &format!(
+                "m.gguf: cannot remove block {block}: it holds the keys and values that blocks after it read \
                      (llama-model.cpp)"
-                ),
-            );
+            ),
+        );
     }
     let out = removes(
         &gemma4(8, 3),
         &[0, 6],
-        &[
-            "gemma4.attention.sliding_window_pattern",
-            "gemma4.attention.shared_kv_layers",
-        ],
+        &["gemma4.attention.sliding_window_pattern", "gemma4.attention.shared_kv_layers"],
     );
     assert_eq!(value(&out, "gemma4.attention.shared_kv_layers"), "u32 2");
     for n_sharing in [7, 8, 9] {
@@ -184,20 +164,15 @@ fn the_positions_of_t5encoder_move_to_the_new_first_block() {
     ] {
         let dir = Dir::new();
         t5encoder(5, own).write(&dir, "m.gguf");
-        dir.run(&format!("m.gguf --blocks {removed} -o out.gguf"))
-            .succeeds();
+        dir.run(&format!("m.gguf --blocks {removed} -o out.gguf")).succeeds();
         dir.run("verify out.gguf --parent m.gguf").succeeds();
         let out = dir.read("out.gguf");
         let file = gguf_shorten::gguf::File::parse(&out).unwrap();
         let mut found = Vec::new();
         for block in 0..5 {
-            if let Some(tensor) = file
-                .tensors()
-                .get(&format!("enc.blk.{block}.attn_rel_b.weight"))
-            {
+            if let Some(tensor) = file.tensors().get(&format!("enc.blk.{block}.attn_rel_b.weight")) {
                 let is_of = |old: &u32| {
-                    crate::make::data(&format!("enc.blk.{old}.attn_rel_b.weight"), 4)
-                        == tensor.bytes()
+                    crate::make::data(&format!("enc.blk.{old}.attn_rel_b.weight"), 4) == tensor.bytes()
                 };
                 found.push((block, (0..5).find(is_of).unwrap()));
             }

@@ -10,9 +10,7 @@ const COLLIDING: u32 = 42;
 
 /// Two blocks of 16 rows of 256 weights in the colliding type, with `n_bytes` bytes of data for each.
 fn colliding(n_bytes: usize, last: Option<&str>) -> Raw {
-    let raw = Raw::new()
-        .string("general.architecture", b"llama")
-        .u32("llama.block_count", 2);
+    let raw = Raw::new().string("general.architecture", b"llama").u32("llama.block_count", 2);
     let raw = (0..2).fold(raw, |raw, block| {
         let name = format!("blk.{block}.ffn_down.weight");
         raw.tensor(&name, &[256, 16], COLLIDING, &vec![7; n_bytes])
@@ -26,29 +24,16 @@ fn colliding(n_bytes: usize, last: Option<&str>) -> Raw {
 #[test]
 fn a_type_that_is_another_to_who_wrote_the_file_is_refused() {
     let dir = Dir::new();
-    dir.write(
-        "right.gguf",
-        &colliding(16 * 72, Some("output_norm.weight")).bytes(),
-    );
+    dir.write("right.gguf", &colliding(16 * 72, Some("output_norm.weight")).bytes());
     dir.run("right.gguf --blocks 1 -o out.gguf").succeeds();
-    dir.write(
-        "wrong.gguf",
-        &colliding(16 * 84, Some("output_norm.weight")).bytes(),
-    );
+    dir.write("wrong.gguf", &colliding(16 * 84, Some("output_norm.weight")).bytes());
     let message = "wrong.gguf: tensor 'blk.0.ffn_down.weight' has type 42 (Q2_0), 1152 bytes, but the next tensor starts \
                    1344 bytes after its start";
-    for command in [
-        "wrong.gguf --blocks 1 -o other.gguf",
-        "show wrong.gguf",
-        "verify out.gguf --parent wrong.gguf",
-    ] {
+    for command in
+        ["wrong.gguf --blocks 1 -o other.gguf", "show wrong.gguf", "verify out.gguf --parent wrong.gguf"]
+    {
         let output = dir.run(command).fails(1, message);
-        assert!(
-            output
-                .hint()
-                .unwrap()
-                .contains("numbers tensor types in another way")
-        );
+        assert!(output.hint().unwrap().contains("numbers tensor types in another way"));
     }
 }
 
@@ -60,30 +45,19 @@ fn the_last_tensor_is_no_exception() {
             .string("general.architecture", b"llama")
             .u32("llama.block_count", 2)
             .tensor("blk.0.ffn_down.weight", &[32], I8, &[1; 32])
-            .tensor(
-                "blk.1.ffn_down.weight",
-                &[256, 16],
-                COLLIDING,
-                &vec![7; n_bytes],
-            )
+            .tensor("blk.1.ffn_down.weight", &[256, 16], COLLIDING, &vec![7; n_bytes])
             .bytes()
     };
     dir.write("wrong.gguf", &one(16 * 84));
     let message = "wrong.gguf: tensor 'blk.1.ffn_down.weight' has type 42 (Q2_0), 1152 bytes, but the file goes on for 192 \
                    bytes after it and its padding";
-    dir.run("wrong.gguf --blocks 0 -o out.gguf")
-        .fails(1, message);
+    dir.run("wrong.gguf --blocks 0 -o out.gguf").fails(1, message);
     // What is all zeros is no tensor's.
     let mut zeros = one(16 * 72);
     zeros.extend([0; 4096]);
     dir.write("zeros.gguf", &zeros);
     dir.run("zeros.gguf --blocks 0 -o out.gguf").succeeds();
-    assert!(
-        File::parse(&dir.read("out.gguf"))
-            .unwrap()
-            .trailing_bytes()
-            .is_empty()
-    );
+    assert!(File::parse(&dir.read("out.gguf")).unwrap().trailing_bytes().is_empty());
 }
 
 #[test]
@@ -101,10 +75,7 @@ fn tensors_in_another_order_are_taken() {
         let at = raw.windows(name.len()).position(|window| window == name);
         at.unwrap() + name.len() + 4 + 8 + 4
     };
-    for (name, offset) in [
-        (&b"blk.0.ffn_down.weight"[..], 64u64),
-        (b"blk.1.ffn_down.weight", 0),
-    ] {
+    for (name, offset) in [(&b"blk.0.ffn_down.weight"[..], 64u64), (b"blk.1.ffn_down.weight", 0)] {
         let at = offset_of(&raw, name);
         raw[at..at + 8].copy_from_slice(&offset.to_le_bytes());
     }
@@ -113,8 +84,5 @@ fn tensors_in_another_order_are_taken() {
     dir.run("m.gguf --blocks 0 -o out.gguf").succeeds();
     let out = dir.read("out.gguf");
     let out = File::parse(&out).unwrap();
-    assert_eq!(
-        out.tensors().get("blk.0.ffn_down.weight").unwrap().bytes(),
-        [2; 64]
-    );
+    assert_eq!(out.tensors().get("blk.0.ffn_down.weight").unwrap().bytes(), [2; 64]);
 }

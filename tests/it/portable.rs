@@ -25,9 +25,7 @@ fn gemma3(n_blocks: u32) -> Make {
 fn portable(make: &Make, arguments: &str, removed: &[usize], changed: &[&str]) -> Vec<u8> {
     let dir = Dir::new();
     make.write(&dir, "m.gguf");
-    let output = dir
-        .run(&format!("m.gguf {arguments} --portable -o out.gguf"))
-        .succeeds();
+    let output = dir.run(&format!("m.gguf {arguments} --portable -o out.gguf")).succeeds();
     assert_eq!(output.stderr, "");
     let (parent, out) = (dir.read("m.gguf"), dir.read("out.gguf"));
     check_tensors(&parent, &out, removed);
@@ -102,21 +100,11 @@ fn a_list_of_blocks_that_breaks_the_pattern_is_refused_with_the_nearest() {
         "m.gguf: cannot remove these blocks: block 5, which does not have a sliding window, would become block 4, which has \
          it in the built-in pattern, and a portable output has no list that says so",
     );
-    assert_eq!(
-        output.hint(),
-        Some("the nearest allowed set is --blocks 12")
-    );
+    assert_eq!(output.hint(), Some("the nearest allowed set is --blocks 12"));
     // Five windows and no full block: one of the six is exchanged.
-    let output = dir
-        .run("m.gguf --portable --blocks 0-4,6 -o out.gguf")
-        .refused();
-    assert_eq!(
-        output.hint(),
-        Some("the nearest allowed set is --blocks 1-6")
-    );
-    dir.run("m.gguf --portable --trust-any-cut --blocks 3 -o out.gguf")
-        .refused()
-        .check_error_lines();
+    let output = dir.run("m.gguf --portable --blocks 0-4,6 -o out.gguf").refused();
+    assert_eq!(output.hint(), Some("the nearest allowed set is --blocks 1-6"));
+    dir.run("m.gguf --portable --trust-any-cut --blocks 3 -o out.gguf").refused().check_error_lines();
 }
 
 #[test]
@@ -125,28 +113,16 @@ fn by_number_the_best_set_that_keeps_the_pattern_goes() {
     let out = portable(&gemma3(16), "--drop 2 --method reverse", &[12, 13], &[]);
     assert_eq!(value(&out, "gguf_shorten.method"), "str reverse");
     // A whole period as soon as it can.
-    portable(
-        &gemma3(16),
-        "--drop 6 --method reverse",
-        &[0, 1, 2, 3, 4, 5],
-        &[],
-    );
+    portable(&gemma3(16), "--drop 6 --method reverse", &[0, 1, 2, 3, 4, 5], &[]);
     let dir = Dir::new();
     // Full blocks 2 and 8 where the pattern has 5 and 11: the first of them goes, and two in front of the other.
     let flags: Vec<bool> = (0..12).map(|i| i % 6 != 2).collect();
-    gemma3(12)
-        .set(PATTERN, ValueOut::bools(&flags))
-        .write(&dir, "other.gguf");
-    let output = dir
-        .run("other.gguf --portable --drop 1 --method reverse -o out.gguf")
-        .fails(
-            1,
-            "other.gguf: no set of 1 blocks may be removed from this model; the nearest number that may is 3",
-        );
-    assert_eq!(
-        output.hint(),
-        Some("without --portable a list keeps what the pattern would change")
+    gemma3(12).set(PATTERN, ValueOut::bools(&flags)).write(&dir, "other.gguf");
+    let output = dir.run("other.gguf --portable --drop 1 --method reverse -o out.gguf").fails(
+        1,
+        "other.gguf: no set of 1 blocks may be removed from this model; the nearest number that may is 3",
     );
+    assert_eq!(output.hint(), Some("without --portable a list keeps what the pattern would change"));
 }
 
 /// The choice against every subset, by total score.
@@ -157,8 +133,7 @@ fn the_choice_is_the_best_of_all_sets_that_keep_the_pattern() {
     let constraints = Constraints::of(&model).unwrap().portable();
     let kept_pattern = |set: &BTreeSet<usize>| {
         let kept = (0..13usize).filter(|block| !set.contains(block));
-        kept.enumerate()
-            .all(|(number, block)| (number % 6 == 5) == (block % 6 == 5))
+        kept.enumerate().all(|(number, block)| (number % 6 == 5) == (block % 6 == 5))
     };
     for n in 1..12 {
         // Among sets of one size `reverse` minimises the sum of the numbers.
@@ -168,16 +143,9 @@ fn the_choice_is_the_best_of_all_sets_that_keep_the_pattern() {
             .filter(kept_pattern)
             .map(|set: BTreeSet<usize>| set.iter().sum::<usize>())
             .min();
-        let chosen = removal::choose(
-            &constraints,
-            Method::Reverse,
-            None,
-            &BTreeSet::new(),
-            n as usize,
-        );
-        let chosen = chosen
-            .ok()
-            .map(|set: BTreeSet<BlockId>| set.iter().map(|block| block.index()).sum::<usize>());
+        let chosen = removal::choose(&constraints, Method::Reverse, None, &BTreeSet::new(), n as usize);
+        let chosen =
+            chosen.ok().map(|set: BTreeSet<BlockId>| set.iter().map(|block| block.index()).sum::<usize>());
         assert_eq!(chosen, lowest, "{n} blocks");
     }
 }
@@ -196,10 +164,7 @@ fn a_portable_file_without_the_pattern_is_not_verified() {
         .filter(|entry| entry.key() != PATTERN)
         .map(gguf_shorten::gguf::EntryOut::keep)
         .collect();
-    let tensors = file
-        .tensors()
-        .iter()
-        .map(gguf_shorten::gguf::TensorOut::keep);
+    let tensors = file.tensors().iter().map(gguf_shorten::gguf::TensorOut::keep);
     let layout = gguf_shorten::gguf::Layout::new(3, 32, entries, tensors.collect(), true).unwrap();
     let mut without = Vec::new();
     gguf_shorten::gguf::write(&layout, &mut without, |i, writer| {
@@ -209,22 +174,14 @@ fn a_portable_file_without_the_pattern_is_not_verified() {
     dir.write("without.gguf", &without);
     let output = dir.run("verify without.gguf --parent m.gguf").output();
     output.check(output.status.code() == Some(1), "status 1");
-    output.check(
-        output
-            .stdout
-            .contains(&format!("metadata '{PATTERN}' is missing")),
-        "the list is missed",
-    );
+    output.check(output.stdout.contains(&format!("metadata '{PATTERN}' is missing")), "the list is missed");
     // With and without a list, where both are right.
     for flag in ["", "--portable"] {
-        dir.run(&format!("m.gguf --blocks 0-5 {flag} -o out.gguf --force"))
-            .succeeds();
+        dir.run(&format!("m.gguf --blocks 0-5 {flag} -o out.gguf --force")).succeeds();
         let has_list = value(&dir.read("out.gguf"), PATTERN) != "none";
         assert_eq!(has_list, flag.is_empty());
         for trust in ["", "--trust-any-cut"] {
-            let output = dir
-                .run(&format!("verify out.gguf --parent m.gguf {trust} --json -"))
-                .succeeds();
+            let output = dir.run(&format!("verify out.gguf --parent m.gguf {trust} --json -")).succeeds();
             let json: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
             assert_eq!(json["verified"], true);
             assert_eq!(json["on_trust"], serde_json::Value::Null);

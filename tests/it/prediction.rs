@@ -33,9 +33,7 @@ fn counted() -> Make {
 
 /// Six blocks, of which the file counts the last two, which are as the others, as such that predict.
 fn miscounted() -> Make {
-    Make::new("glm4", 6)
-        .set(COUNT, ValueOut::u32(2))
-        .set(WIDTHS, ValueOut::u32s(&[1, 2, 3, 4, 5, 6]))
+    Make::new("glm4", 6).set(COUNT, ValueOut::u32(2)).set(WIDTHS, ValueOut::u32s(&[1, 2, 3, 4, 5, 6]))
 }
 
 /// Runs on a model, checks all tensors, that only these entries change, and that the result is verified.
@@ -43,8 +41,7 @@ fn miscounted() -> Make {
 fn drops(make: &Make, arguments: &str, removed: &[usize], changed: &[&str]) -> Vec<u8> {
     let dir = Dir::new();
     make.write(&dir, "m.gguf");
-    dir.run(&format!("m.gguf {arguments} -o out.gguf"))
-        .succeeds();
+    dir.run(&format!("m.gguf {arguments} -o out.gguf")).succeeds();
     let (parent, out) = (dir.read("m.gguf"), dir.read("out.gguf"));
     check_tensors(&parent, &out, removed);
     check_metadata(&parent, &out, changed);
@@ -75,10 +72,7 @@ fn prediction_blocks_are_dropped_along_with_others() {
         // It may be named too.
         ("--drop-mtp --blocks 0,2,5", [0, 2, 4, 5]),
         ("--drop-mtp --drop 2 --method sequential", [2, 3, 4, 5]),
-        (
-            "--drop-mtp --drop 2 --method sequential --keep 3",
-            [1, 2, 4, 5],
-        ),
+        ("--drop-mtp --drop 2 --method sequential --keep 3", [1, 2, 4, 5]),
         // Half of four, not of six.
         ("--drop-mtp --drop 50% --method reverse", [0, 1, 4, 5]),
     ] {
@@ -136,18 +130,10 @@ fn what_goes_is_said_with_prediction_blocks_apart() {
     for (arguments, removed) in [
         ("--blocks 0,2", "0,2 (2 of 4 blocks, as listed)"),
         ("--drop-mtp", "prediction blocks 4-5"),
-        (
-            "--drop-mtp --drop 1 --method reverse",
-            "0 (1 of 4 blocks, by reverse), prediction blocks 4-5",
-        ),
+        ("--drop-mtp --drop 1 --method reverse", "0 (1 of 4 blocks, by reverse), prediction blocks 4-5"),
     ] {
-        let output = dir
-            .run(&format!("m.gguf {arguments} --dry-run --json x.json"))
-            .succeeds();
-        output.check(
-            output.stdout.contains(&format!("removed  {removed}\n")),
-            removed,
-        );
+        let output = dir.run(&format!("m.gguf {arguments} --dry-run --json x.json")).succeeds();
+        output.check(output.stdout.contains(&format!("removed  {removed}\n")), removed);
     }
     let json: serde_json::Value = serde_json::from_slice(&dir.read("x.json")).unwrap();
     assert_eq!(json["removed"], serde_json::json!([0, 4, 5]));
@@ -155,26 +141,18 @@ fn what_goes_is_said_with_prediction_blocks_apart() {
     assert_eq!(json["blocks"][5]["removed"], true);
     assert_eq!(json["output"]["block_count"], 3);
     let shown = dir.run("show m.gguf").succeeds().stdout;
-    assert!(
-        shown.contains("  prediction (MTP)  stays: is a next-token"),
-        "{shown}"
-    );
+    assert!(shown.contains("  prediction (MTP)  stays: is a next-token"), "{shown}");
 }
 
 #[test]
 fn a_model_without_prediction_blocks_has_none_to_drop() {
     let dir = Dir::new();
     Make::new("glm4", 3).write(&dir, "m.gguf");
-    Make::new("glm4", 3)
-        .set(COUNT, ValueOut::u32(0))
-        .write(&dir, "zero.gguf");
+    Make::new("glm4", 3).set(COUNT, ValueOut::u32(0)).write(&dir, "zero.gguf");
     for name in ["m.gguf", "zero.gguf"] {
         for arguments in ["", "--drop 1 --method reverse", "--blocks 1"] {
             dir.run(&format!("{name} --drop-mtp {arguments} -o out.gguf"))
-                .fails(
-                    1,
-                    &format!("{name}: has no next-token prediction blocks (MTP) to drop"),
-                );
+                .fails(1, &format!("{name}: has no next-token prediction blocks (MTP) to drop"));
         }
     }
 }
@@ -184,15 +162,11 @@ fn what_is_dropped_cannot_be_kept() {
     let dir = Dir::new();
     glm4().write(&dir, "m.gguf");
     for choice in ["", "--drop 1"] {
-        dir.run(&format!(
-            "m.gguf --drop-mtp {choice} --keep 1,5 -o out.gguf"
-        ))
-        .fails(1, "m.gguf: cannot keep block 5: --drop-mtp removes it");
+        dir.run(&format!("m.gguf --drop-mtp {choice} --keep 1,5 -o out.gguf"))
+            .fails(1, "m.gguf: cannot keep block 5: --drop-mtp removes it");
     }
-    dir.run("m.gguf --drop-mtp --keep 7 -o out.gguf").fails(
-        1,
-        "m.gguf: cannot keep block 7: the model has 6 blocks, 0 to 5",
-    );
+    dir.run("m.gguf --drop-mtp --keep 7 -o out.gguf")
+        .fails(1, "m.gguf: cannot keep block 7: the model has 6 blocks, 0 to 5");
 }
 
 #[test]
@@ -203,10 +177,8 @@ fn prediction_blocks_alone_are_no_model() {
         .set(COUNT, ValueOut::u32(1))
         .tensor("blk.2.nextn.eh_proj.weight", &[3, 2], F32)
         .write(&dir, "m.gguf");
-    dir.run("m.gguf --blocks 0 -o out.gguf").fails(
-        1,
-        "m.gguf: has tensors of prediction blocks (MTP) alone: a draft head, not a model",
-    );
+    dir.run("m.gguf --blocks 0 -o out.gguf")
+        .fails(1, "m.gguf: has tensors of prediction blocks (MTP) alone: a draft head, not a model");
 }
 
 #[test]
@@ -214,8 +186,7 @@ fn a_prediction_block_that_goes_on_trust_is_not_counted() {
     let out = {
         let dir = Dir::new();
         glm4().write(&dir, "m.gguf");
-        dir.run("m.gguf --blocks 1,4 --trust-any-cut -o out.gguf")
-            .succeeds();
+        dir.run("m.gguf --blocks 1,4 --trust-any-cut -o out.gguf").succeeds();
         dir.read("out.gguf")
     };
     assert_eq!(value(&out, "glm4.block_count"), "u32 4");
@@ -234,18 +205,17 @@ fn a_file_that_keeps_the_count_or_a_block_is_found() {
     bytes[at] = 1;
     dir.write("out.gguf", &bytes);
     let output = dir.run("verify out.gguf --parent m.gguf").output();
-    output.check(
-        output.error().contains("'glm4.nextn_predict_layers'"),
-        "the entry",
-    );
+    output.check(output.error().contains("'glm4.nextn_predict_layers'"), "the entry");
 }
 
 /// llama.cpp takes the blocks of a deepseek4 file without the prediction block's projection for the trunk's own.
 #[test]
 fn deepseek4_counts_no_prediction_block_that_is_not_there() {
-    let make = Make::new("deepseek4", 4)
-        .set("deepseek4.nextn_predict_layers", ValueOut::u32(1))
-        .tensor("blk.2.nextn.eh_proj.weight", &[3], I8);
+    let make = Make::new("deepseek4", 4).set("deepseek4.nextn_predict_layers", ValueOut::u32(1)).tensor(
+        "blk.2.nextn.eh_proj.weight",
+        &[3],
+        I8,
+    );
     let n_trunk_blocks = |bytes: &[u8]| {
         let model = Model::new(vec![File::parse(bytes).unwrap()]).unwrap();
         model.n_trunk_blocks()
@@ -280,31 +250,26 @@ fn a_count_of_blocks_that_do_not_predict_is_mended_and_no_block_goes_for_it() {
     }
     let dir = Dir::new();
     miscounted().write(&dir, "m.gguf");
-    let output = dir
-        .run("m.gguf --drop-mtp -o out.gguf --json x.json")
-        .succeeds();
+    let output = dir.run("m.gguf --drop-mtp -o out.gguf --json x.json").succeeds();
     output.check(
-        output.stderr.contains(
-            "counts 2 for prediction (MTP), but blocks 4 to 5, without 'nextn.eh_proj.weight'",
-        ),
+        output
+            .stderr
+            .contains("counts 2 for prediction (MTP), but blocks 4 to 5, without 'nextn.eh_proj.weight'"),
         "a note",
     );
     let json: serde_json::Value = serde_json::from_slice(&dir.read("x.json")).unwrap();
     assert_eq!(json["removed"], serde_json::json!([]));
     assert_eq!(json["model"]["prediction_block_count"], 0);
     // It may be dropped again: there is nothing left to mend.
-    dir.run("out.gguf --drop-mtp -o again.gguf").fails(
-        1,
-        "out.gguf: has no next-token prediction blocks (MTP) to drop",
-    );
+    dir.run("out.gguf --drop-mtp -o again.gguf")
+        .fails(1, "out.gguf: has no next-token prediction blocks (MTP) to drop");
 }
 
 #[test]
 fn of_counted_blocks_those_that_predict_are_told_from_others() {
     let first = Make::new("glm4", 4).set(COUNT, ValueOut::u32(2));
-    let both = |make: Make, block: usize| {
-        make.tensor(&format!("blk.{block}.nextn.eh_proj.weight"), &[3, 2], F32)
-    };
+    let both =
+        |make: Make, block: usize| make.tensor(&format!("blk.{block}.nextn.eh_proj.weight"), &[3, 2], F32);
     // Three blocks as any other and one that predicts.
     let one = both(first, 3);
     let out = drops(&one, "--drop-mtp", &[3], &[COUNT]);
@@ -313,9 +278,8 @@ fn of_counted_blocks_those_that_predict_are_told_from_others() {
     assert_eq!(value(&out, "glm4.block_count"), "u32 3");
     assert_eq!(value(&out, COUNT), "u32 1");
     // Behind one that predicts, one that is not in the file.
-    let half = both(Make::new("glm4", 4), 3)
-        .set("glm4.block_count", ValueOut::u32(5))
-        .set(COUNT, ValueOut::u32(2));
+    let half =
+        both(Make::new("glm4", 4), 3).set("glm4.block_count", ValueOut::u32(5)).set(COUNT, ValueOut::u32(2));
     let out = drops(&half, "--blocks 0", &[0], &[COUNT]);
     assert_eq!(value(&out, "glm4.block_count"), "u32 3");
     assert_eq!(value(&out, COUNT), "u32 1");

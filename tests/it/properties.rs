@@ -37,18 +37,12 @@ fn shorten<B: AsRef<[u8]>>(parts: &[B], removed: &[usize]) -> Result<Vec<u8>, St
     let model = Model::new(files.collect()).map_err(|error| error.to_string())?;
     let constraints = Constraints::of(&model).map_err(|error| error.to_string())?;
     let removed: BTreeSet<_> = removed.iter().copied().map(BlockId::new).collect();
-    let provenance = Provenance {
-        parent_blake3: parent.finalize(),
-        method: "blocks".to_owned(),
-        heal: "none".to_owned(),
-    };
+    let provenance =
+        Provenance { parent_blake3: parent.finalize(), method: "blocks".to_owned(), heal: "none".to_owned() };
     let plan = Plan::new(&model, &constraints, removed, &provenance);
     let plan = plan.map_err(|error| error.to_string())?;
     let mut out = Vec::new();
-    gguf::write(&plan.layout, &mut out, |i, out| {
-        plan.data[i].write(&model, out)
-    })
-    .unwrap();
+    gguf::write(&plan.layout, &mut out, |i, out| plan.data[i].write(&model, out)).unwrap();
     Ok(out)
 }
 
@@ -126,9 +120,7 @@ fn removing_nothing_changes_nothing() {
         };
         let others = |file| -> Vec<_> {
             let mut entries = entries(file);
-            entries.retain(|(key, ..)| {
-                !(written_out(key) || is_raised && *key == "general.alignment")
-            });
+            entries.retain(|(key, ..)| !(written_out(key) || is_raised && *key == "general.alignment"));
             entries
         };
         assert_eq!(others(&file), others(&written), "case {case}: metadata");
@@ -152,9 +144,7 @@ fn removing_in_two_steps_is_removing_at_once() {
         // The numbers of what is left to remove, after the first step.
         let renumbered: Vec<usize> = second
             .iter()
-            .map(|&block: &usize| {
-                block - first.iter().filter(|&&gone: &&usize| gone < block).count()
-            })
+            .map(|&block: &usize| block - first.iter().filter(|&&gone: &&usize| gone < block).count())
             .collect();
         // Where both sets are allowed, so is the second step.
         let twice = shorten(&[&step], &renumbered)
@@ -183,10 +173,7 @@ fn a_split_model_is_shortened_as_the_whole_one() {
             assert_eq!(of_whole.err(), of_parts.err(), "case {case}");
             return false;
         };
-        let (of_whole, of_parts) = (
-            File::parse(of_whole).unwrap(),
-            File::parse(of_parts).unwrap(),
-        );
+        let (of_whole, of_parts) = (File::parse(of_whole).unwrap(), File::parse(of_parts).unwrap());
         assert_eq!(tensors(&of_whole), tensors(&of_parts), "case {case}");
         assert_eq!(entries(&of_whole), entries(&of_parts), "case {case}");
         true
@@ -211,10 +198,7 @@ fn what_was_written_verifies() {
         };
         assert_eq!(differences(&out), Ok(0), "case {case}");
         // One flipped bit anywhere shows, but for the number of the release that wrote the file, which may be another.
-        let version = out
-            .windows(VERSION_KEY.len())
-            .position(|window| window == VERSION_KEY)
-            .unwrap();
+        let version = out.windows(VERSION_KEY.len()).position(|window| window == VERSION_KEY).unwrap();
         // Behind the key its type and length.
         let start = version + VERSION_KEY.len() + 4 + 8;
         let release = start..start + env!("CARGO_PKG_VERSION").len();

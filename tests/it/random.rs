@@ -41,12 +41,7 @@ fn any_model(random: &mut Random) -> Make {
 }
 
 /// Keys that say something of every block, or count blocks.
-fn with_block_keys(
-    mut make: Make,
-    rules: &Architecture,
-    n_blocks: usize,
-    random: &mut Random,
-) -> Make {
+fn with_block_keys(mut make: Make, rules: &Architecture, n_blocks: usize, random: &mut Random) -> Make {
     let key = |name: &str| format!("{}.{name}", rules.name);
     let mut n_trunk = n_blocks;
     if random.below(6) == 0 && n_blocks > 1 {
@@ -65,29 +60,17 @@ fn with_block_keys(
         make = make.set(&key("attention.sliding_window"), ValueOut::u32(8));
         make = match random.below(3) {
             0 => make,
-            1 => make.set(
-                &key("attention.sliding_window_pattern"),
-                ValueOut::u32(random.below(7) as u32),
-            ),
-            _ => make.set(
-                &key("attention.sliding_window_pattern"),
-                ValueOut::bools(&windows),
-            ),
+            1 => make.set(&key("attention.sliding_window_pattern"), ValueOut::u32(random.below(7) as u32)),
+            _ => make.set(&key("attention.sliding_window_pattern"), ValueOut::bools(&windows)),
         };
     }
     let heads = |flags: &[bool]| -> Vec<u32> { flags.iter().map(|&r| u32::from(!r)).collect() };
     match rules.recurrent {
         Some(Recurrent::WithoutKvHeads) => {
-            make = make.set(
-                &key("attention.head_count_kv"),
-                ValueOut::u32s(&heads(&recurrent)),
-            );
+            make = make.set(&key("attention.head_count_kv"), ValueOut::u32s(&heads(&recurrent)));
         }
         Some(Recurrent::Interval { .. }) if random.below(2) == 0 => {
-            make = make.set(
-                &key("attention.recurrent_layers"),
-                ValueOut::bools(&recurrent),
-            );
+            make = make.set(&key("attention.recurrent_layers"), ValueOut::bools(&recurrent));
         }
         _ => {}
     }

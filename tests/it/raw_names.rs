@@ -66,18 +66,10 @@ fn a_batch_takes_any_name_and_goes_on_after_it() {
     let dir = Dir::new();
     let zoo = name(b"zo\xf6");
     fs::create_dir(dir.root().join(&zoo)).unwrap();
-    for file in [
-        &b"zo\xf6/a.gguf"[..],
-        b"zo\xf6/b\xe8.gguf",
-        b"zo\xf6/c.gguf",
-    ] {
+    for file in [&b"zo\xf6/a.gguf"[..], b"zo\xf6/b\xe8.gguf", b"zo\xf6/c.gguf"] {
         write(&dir, &name(file), &Make::new("llama", 4));
     }
-    fs::write(
-        dir.root().join("list"),
-        b"# in Latin 1\n zo\xf6/b\xe8.gguf \nzo\xf6/c.gguf\n",
-    )
-    .unwrap();
+    fs::write(dir.root().join("list"), b"# in Latin 1\n zo\xf6/b\xe8.gguf \nzo\xf6/c.gguf\n").unwrap();
     let batch = |line: &str, done: &str| {
         let output = dir.run_with(arguments(line, &zoo)).output();
         output.check(output.status.success(), "success");
@@ -91,18 +83,12 @@ fn a_batch_takes_any_name_and_goes_on_after_it() {
     }
     // What is done is known again.
     batch(all, "3 done before");
-    batch(
-        "batch @list --drop 1 --method reverse --out-dir out#",
-        "2 done before",
-    );
+    batch("batch @list --drop 1 --method reverse --out-dir out#", "2 done before");
     fs::remove_file(out.join("b%E8-drop1.gguf")).unwrap();
     batch(all, "1 done, 2 done before");
     // Results are lines of JSON.
     let results = fs::read_to_string(out.join("results.jsonl")).unwrap();
-    let lines: Vec<Value> = results
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+    let lines: Vec<Value> = results.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 3);
     let has_name = |line: &&Value| line["model"]["path"] == "zo\u{fffd}/b\u{fffd}.gguf";
     assert_eq!(lines.iter().filter(has_name).count(), 1);
@@ -114,8 +100,6 @@ fn what_no_modelfile_can_hold_is_refused_before_the_work() {
     Make::new("llama", 4).write(&dir, "m.gguf");
     let line = "m.gguf --blocks 1 -o # --ollama m";
     let odd = OsStr::from_bytes(b"m\xe8.gguf");
-    dir.run_with(arguments(line, odd)).fails(
-        1,
-        "m\u{fffd}.gguf: a Modelfile holds no name that is not UTF-8",
-    );
+    dir.run_with(arguments(line, odd))
+        .fails(1, "m\u{fffd}.gguf: a Modelfile holds no name that is not UTF-8");
 }

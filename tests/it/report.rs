@@ -15,73 +15,31 @@ fn dir() -> Dir {
 }
 
 fn keys(object: &Value) -> BTreeSet<&str> {
-    object
-        .as_object()
-        .unwrap()
-        .keys()
-        .map(String::as_str)
-        .collect()
+    object.as_object().unwrap().keys().map(String::as_str).collect()
 }
 
 /// The keys of the contract, all there and no less.
 #[track_caller]
 fn check_shape(json: &Value) {
     let has = |object: &Value, names: &[&str]| {
-        let missing: Vec<_> = names
-            .iter()
-            .filter(|name| !keys(object).contains(*name))
-            .collect();
+        let missing: Vec<_> = names.iter().filter(|name| !keys(object).contains(*name)).collect();
         assert!(missing.is_empty(), "{missing:?} not in {object}");
     };
     has(
         json,
-        &[
-            "gguf_shorten",
-            "llama_cpp",
-            "model",
-            "calibration",
-            "method",
-            "blocks",
-            "removed",
-            "output",
-        ],
+        &["gguf_shorten", "llama_cpp", "model", "calibration", "method", "blocks", "removed", "output"],
     );
-    has(
-        &json["model"],
-        &[
-            "path",
-            "architecture",
-            "block_count",
-            "bytes",
-            "parameters",
-            "blake3",
-        ],
-    );
+    has(&json["model"], &["path", "architecture", "block_count", "bytes", "parameters", "blake3"]);
     for block in json["blocks"].as_array().unwrap() {
-        has(
-            block,
-            &["block", "bi", "bi_stderr", "relative_magnitude", "removed"],
-        );
+        has(block, &["block", "bi", "bi_stderr", "relative_magnitude", "removed"]);
     }
-    has(
-        &json["output"],
-        &[
-            "path",
-            "block_count",
-            "bytes",
-            "parameters",
-            "blake3",
-            "seconds",
-        ],
-    );
+    has(&json["output"], &["path", "block_count", "bytes", "parameters", "blake3", "seconds"]);
 }
 
 #[test]
 fn the_json_is_the_contract() {
     let dir = dir();
-    let output = dir
-        .run("m.gguf --blocks 1,3 -o out.gguf --json -")
-        .succeeds();
+    let output = dir.run("m.gguf --blocks 1,3 -o out.gguf --json -").succeeds();
     let json: Value = serde_json::from_str(&output.stdout).unwrap();
     check_shape(&json);
     assert_eq!(json["gguf_shorten"], env!("CARGO_PKG_VERSION"));
@@ -119,20 +77,13 @@ fn the_json_is_the_contract() {
 #[test]
 fn json_goes_to_a_file_beside_the_table() {
     let dir = dir();
-    let output = dir
-        .run("m.gguf --blocks 1 -o out.gguf --json result.json")
-        .succeeds();
-    assert!(
-        output
-            .stdout
-            .contains("removed  1 (1 of 4 blocks, as listed)")
-    );
+    let output = dir.run("m.gguf --blocks 1 -o out.gguf --json result.json").succeeds();
+    assert!(output.stdout.contains("removed  1 (1 of 4 blocks, as listed)"));
     assert_eq!(dir.names(), ["m.gguf", "out.gguf", "result.json"]);
     let json: Value = serde_json::from_slice(&dir.read("result.json")).unwrap();
     check_shape(&json);
     // A result is replaced, not appended to.
-    dir.run("m.gguf --blocks 1,2 --dry-run --json result.json")
-        .succeeds();
+    dir.run("m.gguf --blocks 1,2 --dry-run --json result.json").succeeds();
     let json: Value = serde_json::from_slice(&dir.read("result.json")).unwrap();
     assert_eq!(json["removed"], serde_json::json!([1, 2]));
 }
@@ -189,9 +140,8 @@ fn the_table_names_input_removed_blocks_and_output() {
 #[test]
 fn a_closed_pipe_ends_the_main_job_quietly() {
     let dir = dir();
-    let output = dir
-        .sh("{ sleep 0.2; $PROGRAM m.gguf --blocks 1 -o out.gguf; echo status $? >&2; } | true")
-        .output();
+    let output =
+        dir.sh("{ sleep 0.2; $PROGRAM m.gguf --blocks 1 -o out.gguf; echo status $? >&2; } | true").output();
     assert_eq!(output.stderr, "status 0\n");
     assert!(dir.exists("out.gguf"));
 }
@@ -233,9 +183,7 @@ fn arguments_that_do_not_fit_are_status_2() {
         let output = dir.run(arguments).refused();
         output.check(output.status.code() == Some(2), "status 2");
     }
-    let output = dir
-        .run_with(["m.gguf", "--blocks", "", "-o", "out.gguf"])
-        .refused();
+    let output = dir.run_with(["m.gguf", "--blocks", "", "-o", "out.gguf"]).refused();
     output.check(output.status.code() == Some(2), "status 2");
 }
 
@@ -246,10 +194,8 @@ fn a_wrong_number_says_what_is_expected() {
         2,
         "invalid value 'nine' for '--drop <N|P%>': expected a number of blocks such as 9, or a share such as 25%",
     );
-    dir.run("m.gguf --drop 0 -o out.gguf").fails(
-        2,
-        "invalid value '0' for '--drop <N|P%>': at least one block has to go",
-    );
+    dir.run("m.gguf --drop 0 -o out.gguf")
+        .fails(2, "invalid value '0' for '--drop <N|P%>': at least one block has to go");
 }
 
 #[test]
@@ -258,10 +204,7 @@ fn no_arguments_show_the_help_as_an_error() {
     let output = dir.run("").output();
     output.check(output.status.code() == Some(2), "status 2");
     output.check(output.stdout.is_empty(), "nothing on stdout");
-    output.check(
-        output.stderr.contains("Usage: gguf-shorten"),
-        "how it is used",
-    );
+    output.check(output.stderr.contains("Usage: gguf-shorten"), "how it is used");
 }
 
 #[test]
@@ -272,10 +215,7 @@ fn help_version_completions_and_manual_go_to_stdout() {
         ("-h", "--blocks"),
         ("help", "completions"),
         ("show --help", "--diffable"),
-        (
-            "--version",
-            concat!("gguf-shorten ", env!("CARGO_PKG_VERSION")),
-        ),
+        ("--version", concat!("gguf-shorten ", env!("CARGO_PKG_VERSION"))),
         ("-V", "gguf-shorten "),
         ("completions bash", "complete -F _gguf"),
         ("completions zsh", "#compdef gguf-shorten"),
@@ -320,8 +260,7 @@ fn the_version_names_the_bundled_llama_cpp() {
     let dir = Dir::new();
     let output = dir.run("--version").succeeds();
     output.check(
-        output.stdout.contains("llama.cpp")
-            && output.stdout.contains(ggml::backend::llama_cpp_version()),
+        output.stdout.contains("llama.cpp") && output.stdout.contains(ggml::backend::llama_cpp_version()),
         "the version of llama.cpp",
     );
 }
@@ -350,20 +289,15 @@ fn json_that_cannot_be_written_is_known_before_the_work() {
     let dir = dir();
     std::fs::create_dir(dir.path("folder")).unwrap();
     for json in ["missing/result.json", "folder", "m.gguf/result.json"] {
-        dir.run(&format!("m.gguf --blocks 1 -o out.gguf --json {json}"))
-            .refused();
+        dir.run(&format!("m.gguf --blocks 1 -o out.gguf --json {json}")).refused();
     }
 }
 
 #[test]
 fn a_model_with_less_than_one_share_loses_one_block() {
     let dir = Dir::new();
-    Make::new("llama", 2)
-        .set("llama.block_count", ValueOut::u32(2))
-        .write(&dir, "m.gguf");
-    let output = dir
-        .run("m.gguf --drop 1% --method sequential --dry-run --json -")
-        .succeeds();
+    Make::new("llama", 2).set("llama.block_count", ValueOut::u32(2)).write(&dir, "m.gguf");
+    let output = dir.run("m.gguf --drop 1% --method sequential --dry-run --json -").succeeds();
     let json: Value = serde_json::from_str(&output.stdout).unwrap();
     assert_eq!(json["removed"], serde_json::json!([1]));
     assert_eq!(json["method"], "sequential");

@@ -14,8 +14,8 @@ use walkdir::WalkDir;
 
 /// The rooms, in order: each may use those before it.
 const ROOMS: &[&str] = &[
-    "gguf", "error", "named", "watch", "files", "model", "plan", "output", "engine", "measure",
-    "choose", "heal", "report", "cli",
+    "gguf", "error", "named", "watch", "files", "model", "plan", "output", "engine", "measure", "choose",
+    "heal", "report", "cli",
 ];
 
 /// Rooms that do not see each other, whatever their order.
@@ -49,10 +49,8 @@ struct Collector {
 impl Collector {
     /// Makes a path absolute; `None` if it does not begin with `crate`, `super` or `self`.
     fn resolve(&self, segments: &[String]) -> Option<Vec<String>> {
-        let n_heads = segments
-            .iter()
-            .take_while(|s| ["crate", "super", "self"].contains(&s.as_str()))
-            .count();
+        let n_heads =
+            segments.iter().take_while(|s| ["crate", "super", "self"].contains(&s.as_str())).count();
         let (heads, rest) = segments.split_at(n_heads);
         let mut base = match heads.first()?.as_str() {
             "crate" => Vec::new(),
@@ -67,11 +65,7 @@ impl Collector {
     fn add(&mut self, segments: &[String], is_public_use: bool) {
         if let Some(path) = self.resolve(segments) {
             let in_test = self.in_test;
-            self.found.push(Named {
-                path,
-                is_public_use,
-                in_test,
-            });
+            self.found.push(Named { path, is_public_use, in_test });
         }
     }
 
@@ -82,10 +76,9 @@ impl Collector {
             UseTree::Name(name) => self.add(&with(&name.ident), is_public),
             UseTree::Rename(name) => self.add(&with(&name.ident), is_public),
             UseTree::Glob(_) => self.add(before, is_public),
-            UseTree::Group(group) => group
-                .items
-                .iter()
-                .for_each(|item| self.add_tree(item, before, is_public)),
+            UseTree::Group(group) => {
+                group.items.iter().for_each(|item| self.add_tree(item, before, is_public))
+            }
         }
     }
 
@@ -132,11 +125,7 @@ impl<'ast> Visit<'ast> for Collector {
     }
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
-        let segments: Vec<_> = path
-            .segments
-            .iter()
-            .map(|segment| segment.ident.to_string())
-            .collect();
+        let segments: Vec<_> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
         self.add(&segments, false);
         visit::visit_path(self, path);
     }
@@ -159,47 +148,25 @@ struct Source {
 
 fn sources() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let files = WalkDir::new(&root)
-        .sort_by_file_name()
-        .into_iter()
-        .map(|entry| entry.unwrap().into_path());
+    let files = WalkDir::new(&root).sort_by_file_name().into_iter().map(|entry| entry.unwrap().into_path());
     let is_code = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "rs");
     files
         .filter(is_code)
         .map(|path| {
-            let file = path
-                .strip_prefix(&root)
-                .unwrap()
-                .to_str()
-                .unwrap()
-                .to_owned();
+            let file = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
             let module = module_of(&file);
             let syntax = syn::parse_file(&fs::read_to_string(&path).unwrap()).unwrap();
-            let mut collector = Collector {
-                module: module.clone(),
-                in_test: false,
-                found: Vec::new(),
-            };
+            let mut collector = Collector { module: module.clone(), in_test: false, found: Vec::new() };
             collector.visit_file(&syntax);
             // The program itself names the library from outside.
-            assert!(
-                file != "main.rs" || !syntax.items.iter().any(|item| matches!(item, Item::Mod(_)))
-            );
-            Source {
-                file,
-                module,
-                named: collector.found,
-            }
+            assert!(file != "main.rs" || !syntax.items.iter().any(|item| matches!(item, Item::Mod(_))));
+            Source { file, module, named: collector.found }
         })
         .collect()
 }
 
 fn module_of(file: &str) -> Vec<String> {
-    let mut parts: Vec<_> = file
-        .trim_end_matches(".rs")
-        .split('/')
-        .map(str::to_owned)
-        .collect();
+    let mut parts: Vec<_> = file.trim_end_matches(".rs").split('/').map(str::to_owned).collect();
     if ["mod", "lib", "main"].contains(&parts.last().unwrap().as_str()) {
         parts.pop();
     }
@@ -212,9 +179,7 @@ fn refusal(from: &str, to: &str) -> Option<String> {
     let (Some(place), Some(other)) = (at(from), at(to)) else {
         return Some(format!("{from} or {to} is no room of the list"));
     };
-    let apart = APART
-        .iter()
-        .any(|&(a, b)| (from, to) == (a, b) || (from, to) == (b, a));
+    let apart = APART.iter().any(|&(a, b)| (from, to) == (a, b) || (from, to) == (b, a));
     match () {
         () if apart => Some(format!("{from} does not see {to}")),
         () if other > place => Some(format!("{to} comes after {from}")),
@@ -241,42 +206,28 @@ fn rooms_import_only_from_rooms_before_them() {
             }
             if let Some(problem) = problem {
                 found.insert((source.file.clone(), other.clone()));
-                why.entry((source.file.clone(), other.clone()))
-                    .or_insert((problem, named.path.join("::")));
+                why.entry((source.file.clone(), other.clone())).or_insert((problem, named.path.join("::")));
             }
         }
     }
-    let allowed: BTreeSet<_> = EXCEPTIONS
-        .iter()
-        .map(|(a, b)| ((*a).to_owned(), (*b).to_owned()))
-        .collect();
+    let allowed: BTreeSet<_> = EXCEPTIONS.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
     let mut message = String::new();
     for key in found.difference(&allowed) {
         let (problem, path) = &why[key];
         writeln!(message, "src/{} uses {path}: {problem}", key.0).unwrap();
     }
     for (file, room) in allowed.difference(&found) {
-        writeln!(
-            message,
-            "src/{file} does not use {room} any more: remove the exception"
-        )
-        .unwrap();
+        writeln!(message, "src/{file} does not use {room} any more: remove the exception").unwrap();
     }
     assert!(message.is_empty(), "{message}");
 }
 
 /// The modules that stand side by side in `parent`, and which of them each uses.
-fn uses_between_children(
-    sources: &[Source],
-    parent: &[String],
-) -> BTreeMap<String, BTreeSet<String>> {
+fn uses_between_children(sources: &[Source], parent: &[String]) -> BTreeMap<String, BTreeSet<String>> {
     let child = |path: &[String]| -> Option<String> {
         (path.len() > parent.len() && path.starts_with(parent)).then(|| path[parent.len()].clone())
     };
-    let children: BTreeSet<_> = sources
-        .iter()
-        .filter_map(|source| child(&source.module))
-        .collect();
+    let children: BTreeSet<_> = sources.iter().filter_map(|source| child(&source.module)).collect();
     let mut uses: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for source in sources {
         let Some(from) = child(&source.module) else {
@@ -306,9 +257,7 @@ fn circles(uses: &BTreeMap<String, BTreeSet<String>>) -> BTreeSet<String> {
         reached
     };
     let reached: BTreeMap<_, _> = uses.keys().map(|module| (module, reach(module))).collect();
-    let in_circle = uses
-        .keys()
-        .filter(|module| reached[module].contains(module));
+    let in_circle = uses.keys().filter(|module| reached[module].contains(module));
     in_circle
         .map(|module| {
             let group = uses
@@ -330,9 +279,7 @@ fn no_modules_side_by_side_import_each_other() {
         .iter()
         .flat_map(|parent| {
             let circles = circles(&uses_between_children(&sources, parent));
-            circles
-                .into_iter()
-                .map(|circle| format!("{}: {circle}", parent.join("::")))
+            circles.into_iter().map(|circle| format!("{}: {circle}", parent.join("::")))
         })
         .collect();
     let allowed: BTreeSet<_> = CIRCLES.iter().map(|circle| (*circle).to_owned()).collect();
@@ -347,29 +294,11 @@ fn paths_are_found_wherever_they_stand() {
         fn f() -> crate::g::H { vec![crate::i::j(super::k::L)]; self::m::n::<crate::o::P>() }
         mod tests { use super::super::q; pub(crate) fn r() {} }
     ";
-    let mut collector = Collector {
-        module: vec!["x".into(), "y".into()],
-        in_test: false,
-        found: Vec::new(),
-    };
+    let mut collector = Collector { module: vec!["x".into(), "y".into()], in_test: false, found: Vec::new() };
     collector.visit_file(&syn::parse_file(code).unwrap());
-    let found: Vec<_> = collector
-        .found
-        .iter()
-        .map(|named| named.path.join("::"))
-        .collect();
-    let expected = [
-        "a::b",
-        "a::c::self",
-        "a::c::D",
-        "x::e",
-        "g::H",
-        "i::j",
-        "x::k::L",
-        "x::y::m::n",
-        "o::P",
-        "x::q",
-    ];
+    let found: Vec<_> = collector.found.iter().map(|named| named.path.join("::")).collect();
+    let expected =
+        ["a::b", "a::c::self", "a::c::D", "x::e", "g::H", "i::j", "x::k::L", "x::y::m::n", "o::P", "x::q"];
     assert_eq!(found, expected);
     assert!(collector.found[3].is_public_use && !collector.found[0].is_public_use);
 }

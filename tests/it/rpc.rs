@@ -19,10 +19,8 @@ fn what_is_no_server_is_refused() {
         ("[::1]:5", "'[::1]:5' is no HOST:PORT"),
     ] {
         for command in ["score m.gguf", "eval m.gguf", "m.gguf --drop 1 -o o.gguf"] {
-            let message =
-                format!("invalid value '{servers}' for '--rpc <HOST:PORT,...>': {message}");
-            dir.run(&format!("{command} --rpc {servers}"))
-                .fails(2, &message);
+            let message = format!("invalid value '{servers}' for '--rpc <HOST:PORT,...>': {message}");
+            dir.run(&format!("{command} --rpc {servers}")).fails(2, &message);
         }
     }
 }
@@ -31,30 +29,19 @@ fn what_is_no_server_is_refused() {
 #[test]
 fn without_its_feature_it_is_refused_with_the_way_to_build_it() {
     let dir = dir();
-    for command in [
-        "score m.gguf",
-        "eval m.gguf",
-        "m.gguf --drop 1 -o o.gguf",
-        "compare m.gguf --drop 1",
-    ] {
-        let output = dir.run(&format!("{command} --rpc localhost:50052")).fails(
-            2,
-            "--rpc needs feature 'rpc', without which this program was built",
-        );
+    for command in ["score m.gguf", "eval m.gguf", "m.gguf --drop 1 -o o.gguf", "compare m.gguf --drop 1"] {
+        let output = dir
+            .run(&format!("{command} --rpc localhost:50052"))
+            .fails(2, "--rpc needs feature 'rpc', without which this program was built");
         assert!(
-            output
-                .stderr
-                .ends_with("hint: cargo build --release --features rpc builds it in\n"),
+            output.stderr.ends_with("hint: cargo build --release --features rpc builds it in\n"),
             "{}",
             output.stderr
         );
     }
     // In a batch what is wrong with flags is said of the first model.
     dir.run("batch m.gguf --drop 1 --out-dir out --rpc localhost:50052")
-        .fails(
-            2,
-            "m.gguf: --rpc needs feature 'rpc', without which this program was built",
-        );
+        .fails(2, "m.gguf: --rpc needs feature 'rpc', without which this program was built");
 }
 
 #[cfg(feature = "rpc")]
@@ -63,23 +50,15 @@ fn what_servers_do_not_evaluate_is_refused() {
     let dir = dir();
     for (command, what) in [
         ("m.gguf --drop 1 -o o.gguf --heal linear", "--heal"),
-        (
-            "m.gguf --drop 1 -o o.gguf --method search",
-            "method 'search'",
-        ),
+        ("m.gguf --drop 1 -o o.gguf --method search", "method 'search'"),
         ("m.gguf --max-kl 0.1 -o o.gguf", "--max-kl"),
-        (
-            "m.gguf --objective draft --method search -o o.gguf",
-            "--objective draft",
-        ),
+        ("m.gguf --objective draft --method search -o o.gguf", "--objective draft"),
         ("score m.gguf --ablate", "--ablate"),
         ("compare m.gguf --drop 1 --method ablate", "method 'ablate'"),
     ] {
         dir.run(&format!("{command} --rpc localhost:50052")).fails(
             2,
-            &format!(
-                "{what} evaluates blocks one by one on this machine, so it does not go with --rpc"
-            ),
+            &format!("{what} evaluates blocks one by one on this machine, so it does not go with --rpc"),
         );
     }
 }

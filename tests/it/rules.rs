@@ -17,10 +17,7 @@ fn gemma3(n_blocks: u32) -> Make {
 pub fn flags(out: &[u8], key: &str) -> String {
     let text = value(out, key);
     let (_, flags) = text.split_once("[] ").unwrap_or_else(|| panic!("{text}"));
-    flags
-        .replace("true", "1")
-        .replace("false", "0")
-        .replace(' ', "")
+    flags.replace("true", "1").replace("false", "0").replace(' ', "")
 }
 
 #[test]
@@ -62,14 +59,10 @@ fn flags_of_gemma3_lose_those_of_removed_blocks() {
 fn flags_of_gemma3_that_are_too_many_or_too_few_are_refused() {
     for n in [0, 4, 6] {
         let dir = Dir::new();
-        gemma3(5)
-            .set(PATTERN, ValueOut::bools(&vec![true; n]))
-            .write(&dir, "m.gguf");
+        gemma3(5).set(PATTERN, ValueOut::bools(&vec![true; n])).write(&dir, "m.gguf");
         dir.run("m.gguf --blocks 0 -o out.gguf").fails(
             1,
-            &format!(
-                "m.gguf: metadata '{PATTERN}' has {n} entries, expected one for each of the 5 blocks"
-            ),
+            &format!("m.gguf: metadata '{PATTERN}' has {n} entries, expected one for each of the 5 blocks"),
         );
     }
 }
@@ -100,16 +93,11 @@ fn gemma2_always_has_windows() {
 #[test]
 fn the_last_block_with_a_window_stays() {
     let dir = Dir::new();
-    gemma3(5)
-        .set(PATTERN, ValueOut::u32(2))
-        .write(&dir, "m.gguf");
-    dir.run("m.gguf --blocks 0,2,4 -o out.gguf").fails(
-        1,
-        "m.gguf: cannot remove all 3 blocks with a sliding window: llama.cpp needs at least one",
-    );
+    gemma3(5).set(PATTERN, ValueOut::u32(2)).write(&dir, "m.gguf");
+    dir.run("m.gguf --blocks 0,2,4 -o out.gguf")
+        .fails(1, "m.gguf: cannot remove all 3 blocks with a sliding window: llama.cpp needs at least one");
     // Of 0, 2 and 4 one stays: with reverse the last.
-    dir.run("m.gguf --drop 4 --method reverse -o out.gguf")
-        .succeeds();
+    dir.run("m.gguf --drop 4 --method reverse -o out.gguf").succeeds();
     let out = dir.read("out.gguf");
     assert_eq!(value(&out, "gguf_shorten.blocks"), "i32[] 4");
     assert_eq!(flags(&out, PATTERN), "1");
@@ -136,39 +124,25 @@ fn prediction_blocks_stay_last() {
 fn prediction_blocks_are_neither_chosen_nor_counted() {
     let dir = Dir::new();
     glm4().write(&dir, "m.gguf");
-    let output = dir.run("m.gguf --blocks 4 -o out.gguf").fails(
-        1,
-        "m.gguf: cannot remove block 4: it is a next-token prediction block after the model's own",
-    );
+    let output = dir
+        .run("m.gguf --blocks 4 -o out.gguf")
+        .fails(1, "m.gguf: cannot remove block 4: it is a next-token prediction block after the model's own");
     assert_eq!(output.hint(), Some("--drop-mtp removes all such blocks"));
     dir.run("m.gguf --drop 4 --method sequential -o out.gguf")
-        .fails(
-            1,
-            "m.gguf: cannot remove 4 blocks: the model has 4, and at least one must stay",
-        );
-    dir.run("m.gguf --blocks 0-3 -o out.gguf").fails(
-        1,
-        "m.gguf: cannot remove 4 blocks: the model has 4, and at least one must stay",
-    );
+        .fails(1, "m.gguf: cannot remove 4 blocks: the model has 4, and at least one must stay");
+    dir.run("m.gguf --blocks 0-3 -o out.gguf")
+        .fails(1, "m.gguf: cannot remove 4 blocks: the model has 4, and at least one must stay");
     // A quarter of four, not of five.
-    dir.run("m.gguf --drop 49% --method sequential -o out.gguf")
-        .succeeds();
-    assert_eq!(
-        value(&dir.read("out.gguf"), "gguf_shorten.blocks"),
-        "i32[] 0 1 2 4"
-    );
+    dir.run("m.gguf --drop 49% --method sequential -o out.gguf").succeeds();
+    assert_eq!(value(&dir.read("out.gguf"), "gguf_shorten.blocks"), "i32[] 0 1 2 4");
 }
 
 #[test]
 fn more_prediction_blocks_than_blocks_are_refused() {
     let dir = Dir::new();
-    glm4()
-        .set("glm4.nextn_predict_layers", ValueOut::u32(5))
-        .write(&dir, "m.gguf");
-    dir.run("m.gguf --blocks 0 -o out.gguf").fails(
-        1,
-        "m.gguf: metadata 'glm4.nextn_predict_layers' is 5, expected less than the 5 blocks",
-    );
+    glm4().set("glm4.nextn_predict_layers", ValueOut::u32(5)).write(&dir, "m.gguf");
+    dir.run("m.gguf --blocks 0 -o out.gguf")
+        .fails(1, "m.gguf: metadata 'glm4.nextn_predict_layers' is 5, expected less than the 5 blocks");
 }
 
 #[test]
@@ -182,29 +156,19 @@ fn flags_are_written_for_prediction_blocks_too() {
 #[test]
 fn blocks_that_receive_images_stay() {
     let dir = Dir::new();
-    Make::new("qwen3vl", 4)
-        .set("qwen3vl.n_deepstack_layers", ValueOut::u32(2))
-        .write(&dir, "m.gguf");
-    dir.run("m.gguf --blocks 1 -o out.gguf").fails(
-        1,
-        "m.gguf: cannot remove block 1: it receives features of images",
-    );
-    dir.run("m.gguf --drop 2 --method reverse -o out.gguf")
-        .succeeds();
-    assert_eq!(
-        value(&dir.read("out.gguf"), "gguf_shorten.blocks"),
-        "i32[] 0 1"
-    );
+    Make::new("qwen3vl", 4).set("qwen3vl.n_deepstack_layers", ValueOut::u32(2)).write(&dir, "m.gguf");
+    dir.run("m.gguf --blocks 1 -o out.gguf")
+        .fails(1, "m.gguf: cannot remove block 1: it receives features of images");
+    dir.run("m.gguf --drop 2 --method reverse -o out.gguf").succeeds();
+    assert_eq!(value(&dir.read("out.gguf"), "gguf_shorten.blocks"), "i32[] 0 1");
 
     let mapping = "granite.deepstack_mapping";
     let granite = Make::new("granite", 4).set(mapping, ValueOut::i32s(&[0, -1, 1, -1]));
     let out = removes(&granite, &[0, 1], &[mapping]);
     assert_eq!(value(&out, mapping), "i32[] 1 -1");
     granite.write(&dir, "g.gguf");
-    dir.run("g.gguf --blocks 2 -o g-out.gguf").fails(
-        1,
-        "g.gguf: cannot remove block 2: it receives features of images",
-    );
+    dir.run("g.gguf --blocks 2 -o g-out.gguf")
+        .fails(1, "g.gguf: cannot remove block 2: it receives features of images");
 }
 
 #[test]
@@ -223,15 +187,9 @@ fn an_architecture_that_cannot_be_shortened_is_refused_with_the_reason() {
 #[test]
 fn an_architecture_that_is_not_known_is_taken_on_the_users_word() {
     let dir = Dir::new();
-    Make::new("llama-next", 3)
-        .set("llama-next.some_list", ValueOut::u32s(&[7, 8, 9]))
-        .write(&dir, "m.gguf");
-    dir.run("m.gguf --blocks 1 -o out.gguf --trust-any-cut")
-        .succeeds();
-    assert_eq!(
-        value(&dir.read("out.gguf"), "llama-next.some_list"),
-        "u32[] 7 9"
-    );
+    Make::new("llama-next", 3).set("llama-next.some_list", ValueOut::u32s(&[7, 8, 9])).write(&dir, "m.gguf");
+    dir.run("m.gguf --blocks 1 -o out.gguf --trust-any-cut").succeeds();
+    assert_eq!(value(&dir.read("out.gguf"), "llama-next.some_list"), "u32[] 7 9");
 }
 
 #[test]
@@ -266,18 +224,14 @@ fn an_architecture_that_is_not_known_is_refused_by_name() {
 fn a_tensor_of_a_block_that_does_not_exist_is_refused() {
     let dir = Dir::new();
     for (name, number) in [("blk.3.x", "3"), ("blk.99999999999999999999.x", "")] {
-        Make::new("llama", 3)
-            .tensor(name, &[1], I8)
-            .write(&dir, "m.gguf");
+        Make::new("llama", 3).tensor(name, &[1], I8).write(&dir, "m.gguf");
         let number = match number {
             "" => usize::MAX.to_string(),
             number => number.to_owned(),
         };
         dir.run("m.gguf --blocks 0 -o out.gguf").fails(
             1,
-            &format!(
-                "m.gguf: tensor '{name}' belongs to block {number}, but the model has 3 blocks, 0 to 2"
-            ),
+            &format!("m.gguf: tensor '{name}' belongs to block {number}, but the model has 3 blocks, 0 to 2"),
         );
     }
 }
@@ -288,10 +242,7 @@ fn a_list_that_the_output_needs_is_noted() {
     gemma3(12).write(&dir, "m.gguf");
     let note = "needs a llama.cpp that reads 'gemma3.attention.sliding_window_pattern' block by block, as release 0.5.0 does;";
     let run = |blocks: &str| {
-        dir.run(&format!("m.gguf --blocks {blocks} -o out.gguf --force"))
-            .succeeds()
-            .stderr
-            .contains(note)
+        dir.run(&format!("m.gguf --blocks {blocks} -o out.gguf --force")).succeeds().stderr.contains(note)
     };
     assert!(run("3"));
     // A whole period, and the end: the built-in period gives the same.

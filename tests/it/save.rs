@@ -18,9 +18,7 @@ fn dir() -> Dir {
 fn an_existing_output_is_overwritten_only_by_force() {
     let dir = dir();
     dir.write("out.gguf", b"precious");
-    let output = dir
-        .run("m.gguf --blocks 1 -o out.gguf")
-        .fails(1, "out.gguf: exists already");
+    let output = dir.run("m.gguf --blocks 1 -o out.gguf").fails(1, "out.gguf: exists already");
     assert_eq!(output.hint(), Some("--force overwrites it"));
     dir.run("m.gguf --blocks 1 -o out.gguf --force").succeeds();
     check_tensors(&dir.read("m.gguf"), &dir.read("out.gguf"), &[1]);
@@ -52,8 +50,7 @@ fn the_input_is_never_overwritten() {
         }
     }
     // The other way round: the input by a link, the output by its own name.
-    dir.run("soft.gguf --blocks 1 --force -o m.gguf")
-        .fails(1, "m.gguf: is the input itself");
+    dir.run("soft.gguf --blocks 1 --force -o m.gguf").fails(1, "m.gguf: is the input itself");
 }
 
 #[test]
@@ -63,10 +60,8 @@ fn a_link_is_replaced_and_what_it_led_to_stays() {
     symlink("other.gguf", dir.path("link.gguf")).unwrap();
     symlink("nowhere.gguf", dir.path("dangling.gguf")).unwrap();
     for link in ["link.gguf", "dangling.gguf"] {
-        dir.run(&format!("m.gguf --blocks 1 -o {link}"))
-            .fails(1, &format!("{link}: exists already"));
-        dir.run(&format!("m.gguf --blocks 1 --force -o {link}"))
-            .succeeds();
+        dir.run(&format!("m.gguf --blocks 1 -o {link}")).fails(1, &format!("{link}: exists already"));
+        dir.run(&format!("m.gguf --blocks 1 --force -o {link}")).succeeds();
         check_tensors(&dir.read("m.gguf"), &dir.read(link), &[1]);
     }
     assert_eq!(dir.read("other.gguf"), b"precious");
@@ -79,28 +74,19 @@ fn a_place_that_is_no_file_is_refused() {
     fs::create_dir(dir.path("folder")).unwrap();
     dir.sh("mkfifo pipe").succeeds();
     for (out, message) in [
-        (
-            "missing/out.gguf",
-            "missing/out.gguf: folder 'missing': No such file or directory (os error 2)",
-        ),
-        (
-            "m.gguf/out.gguf",
-            "m.gguf/out.gguf: 'm.gguf' is not a folder",
-        ),
+        ("missing/out.gguf", "missing/out.gguf: folder 'missing': No such file or directory (os error 2)"),
+        ("m.gguf/out.gguf", "m.gguf/out.gguf: 'm.gguf' is not a folder"),
         ("folder", "folder: is a folder, expected the name of a file"),
         ("..", "..: is not the name of a file"),
         ("pipe", "pipe: is not a regular file"),
         ("/dev/null", "/dev/null: is not a regular file"),
     ] {
         for force in ["", "--force"] {
-            dir.run(&format!("m.gguf --blocks 1 {force} -o {out}"))
-                .fails(1, message);
+            dir.run(&format!("m.gguf --blocks 1 {force} -o {out}")).fails(1, message);
         }
     }
-    dir.run("m.gguf --blocks 1 -o folder/")
-        .fails(1, "folder/: is a folder, expected the name of a file");
-    dir.run("m.gguf --blocks 1 -o new/")
-        .fails(1, "new/: is not the name of a file");
+    dir.run("m.gguf --blocks 1 -o folder/").fails(1, "folder/: is a folder, expected the name of a file");
+    dir.run("m.gguf --blocks 1 -o new/").fails(1, "new/: is not the name of a file");
 }
 
 #[test]
@@ -110,23 +96,16 @@ fn a_folder_that_takes_no_files_is_refused_before_the_work() {
     // Not even root can make a file there.
     let output = dir.run("m.gguf --blocks 1 -o /proc/out.gguf").refused();
     output.check(
-        output
-            .error()
-            .starts_with("/proc/out.gguf: cannot write in folder '/proc': "),
+        output.error().starts_with("/proc/out.gguf: cannot write in folder '/proc': "),
         "an error that names the folder",
     );
     if let Some(wrapper) = unprivileged(&dir) {
         fs::create_dir(dir.path("locked")).unwrap();
         fs::set_permissions(dir.path("locked"), fs::Permissions::from_mode(0o555)).unwrap();
-        let output = dir
-            .sh(&format!(
-                "exec {wrapper} $PROGRAM m.gguf --blocks 1 -o locked/out.gguf"
-            ))
-            .refused();
+        let output =
+            dir.sh(&format!("exec {wrapper} $PROGRAM m.gguf --blocks 1 -o locked/out.gguf")).refused();
         output.check(
-            output
-                .error()
-                .starts_with("locked/out.gguf: cannot write in folder 'locked': Permission denied"),
+            output.error().starts_with("locked/out.gguf: cannot write in folder 'locked': Permission denied"),
             "an error that names the folder",
         );
     }
@@ -145,19 +124,9 @@ fn permissions_are_those_of_the_input_within_the_mask() {
     ] {
         let dir = dir();
         fs::set_permissions(dir.path("m.gguf"), fs::Permissions::from_mode(input)).unwrap();
-        dir.sh(&format!(
-            "umask {mask}; exec $PROGRAM m.gguf --blocks 1 -o out.gguf"
-        ))
-        .succeeds();
-        let mode = fs::metadata(dir.path("out.gguf"))
-            .unwrap()
-            .permissions()
-            .mode();
-        assert_eq!(
-            mode & 0o7777,
-            output,
-            "{mode:o}, of {input:o} within {mask}"
-        );
+        dir.sh(&format!("umask {mask}; exec $PROGRAM m.gguf --blocks 1 -o out.gguf")).succeeds();
+        let mode = fs::metadata(dir.path("out.gguf")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, output, "{mode:o}, of {input:o} within {mask}");
     }
 }
 
@@ -167,23 +136,16 @@ fn a_limit_of_file_size_is_one_error_line_and_leaves_nothing() {
     large(1 << 18).write(&dir, "m.gguf");
     // 8 blocks of 512 or 1024 bytes, depending on the shell.
     for prepare in ["ulimit -f 8", "trap '' XFSZ; ulimit -f 8"] {
-        let output = dir
-            .sh(&format!(
-                "{prepare}; exec $PROGRAM m.gguf --blocks 1 -o out.gguf"
-            ))
-            .refused();
+        let output = dir.sh(&format!("{prepare}; exec $PROGRAM m.gguf --blocks 1 -o out.gguf")).refused();
         output.check(
-            output
-                .error()
-                .starts_with("out.gguf: nothing was written: "),
+            output.error().starts_with("out.gguf: nothing was written: "),
             "a message that nothing was written",
         );
         output.check(output.error().contains("File too large"), "the reason");
     }
     // What was there stays.
     dir.write("out.gguf", b"precious");
-    dir.sh("ulimit -f 8; exec $PROGRAM m.gguf --blocks 1 --force -o out.gguf")
-        .refused();
+    dir.sh("ulimit -f 8; exec $PROGRAM m.gguf --blocks 1 --force -o out.gguf").refused();
     assert_eq!(dir.read("out.gguf"), b"precious");
 }
 
@@ -198,26 +160,16 @@ fn a_full_disk_is_one_error_line_and_leaves_nothing() {
     // file size stands in for it.
     let mount = "unshare --user --map-root-user --mount";
     let small = "mount -t tmpfs -o size=1m none disk";
-    let can_mount = dir
-        .sh(&format!("{mount} sh -c '{small}'"))
-        .output()
-        .status
-        .success();
+    let can_mount = dir.sh(&format!("{mount} sh -c '{small}'")).output().status.success();
     let (line, reason) = if can_mount {
-        (
-            format!("exec {mount} sh -c '{small} && {run}'"),
-            "No space left on device",
-        )
+        (format!("exec {mount} sh -c '{small} && {run}'"), "No space left on device")
     } else {
         (format!("ulimit -f 8; {run}"), "File too large")
     };
     // `refused` also sees from stdout that the disk is empty.
     let output = dir.sh(&line).refused();
     output.check(
-        output
-            .error()
-            .starts_with("disk/out.gguf: nothing was written: ")
-            && output.error().contains(reason),
+        output.error().starts_with("disk/out.gguf: nothing was written: ") && output.error().contains(reason),
         "a message that nothing was written, with the reason",
     );
 }
@@ -244,10 +196,7 @@ fn wait_until_it_writes(dir: &Dir, child: &mut std::process::Child) -> bool {
         if child.try_wait().unwrap().is_some() {
             return false;
         }
-        assert!(
-            start.elapsed() < Duration::from_secs(60),
-            "nothing is written"
-        );
+        assert!(start.elapsed() < Duration::from_secs(60), "nothing is written");
         std::thread::sleep(Duration::from_micros(200));
     }
 }
@@ -258,15 +207,11 @@ fn an_interrupt_while_writing_leaves_nothing_and_says_so() {
     // Half a gigabyte, of which nothing is on disk, takes long to write.
     large(1 << 26).write_sparse(&dir, "m.gguf");
     dir.write("old.gguf", b"precious");
-    for (name, out) in [
-        ("INT", "out.gguf"),
-        ("TERM", "out.gguf"),
-        ("HUP", "out.gguf"),
-        ("INT", "--force old.gguf"),
-    ] {
+    for (name, out) in
+        [("INT", "out.gguf"), ("TERM", "out.gguf"), ("HUP", "out.gguf"), ("INT", "--force old.gguf")]
+    {
         // Quiet: of a model of zeros there is a warning.
-        let arguments =
-            format!("m.gguf -q --blocks 1 -o {out}").replace("-o --force", "--force -o");
+        let arguments = format!("m.gguf -q --blocks 1 -o {out}").replace("-o --force", "--force -o");
         let before = dir.names();
         // A machine that writes faster than this looks gets another try.
         let interrupted = (0..20).any(|_| {
@@ -332,10 +277,7 @@ fn a_signal_at_any_moment_leaves_all_or_nothing() {
         if dir.exists("out.gguf") {
             output.check(names == ["m.gguf", "out.gguf", "whole.gguf"], "the output");
             assert!(dir.read("out.gguf") == whole, "a whole output");
-            output.check(
-                !output.stderr.contains("nothing was written"),
-                "no word that nothing was written",
-            );
+            output.check(!output.stderr.contains("nothing was written"), "no word that nothing was written");
             fs::remove_file(dir.path("out.gguf")).unwrap();
         } else {
             output.check(!output.status.success(), "no success without an output");
@@ -348,9 +290,7 @@ fn a_signal_at_any_moment_leaves_all_or_nothing() {
 #[test]
 fn a_second_run_to_the_same_place_does_not_overwrite_the_first() {
     let dir = dir();
-    let children: Vec<_> = (0..6)
-        .map(|_| dir.run("m.gguf --blocks 1 -o out.gguf").spawn())
-        .collect();
+    let children: Vec<_> = (0..6).map(|_| dir.run("m.gguf --blocks 1 -o out.gguf").spawn()).collect();
     let outputs: Vec<_> = children
         .into_iter()
         .map(|child| finish(&dir, Default::default(), "six at once".to_owned(), child))

@@ -10,10 +10,7 @@ use crate::util::Dir;
 
 fn read(dir: &Dir, name: &str) -> GGUFModel {
     let path = dir.path(name);
-    get_gguf_container_array_size(path.to_str().unwrap(), u64::MAX)
-        .unwrap()
-        .decode()
-        .unwrap()
+    get_gguf_container_array_size(path.to_str().unwrap(), u64::MAX).unwrap().decode().unwrap()
 }
 
 /// The bytes of every tensor, at the place where the second reader sees them.
@@ -29,10 +26,7 @@ fn tensors(dir: &Dir, name: &str) -> BTreeMap<String, (Vec<u64>, u32, Vec<u8>)> 
             let n = n / tensor_type.block_size() * tensor_type.block_bytes();
             let start = (model.data_offset() + tensor.offset) as usize;
             let data = bytes[start..start + n as usize].to_vec();
-            (
-                tensor.name.clone(),
-                (tensor.shape.clone(), tensor.kind, data),
-            )
+            (tensor.name.clone(), (tensor.shape.clone(), tensor.kind, data))
         })
         .collect()
 }
@@ -40,28 +34,17 @@ fn tensors(dir: &Dir, name: &str) -> BTreeMap<String, (Vec<u64>, u32, Vec<u8>)> 
 /// All types that both readers know.
 fn model() -> Make {
     let mut make = Make::new("llama", 4)
-        .set(
-            "llama.feed_forward_length",
-            ValueOut::u32s(&[10, 20, 30, 40]),
-        )
+        .set("llama.feed_forward_length", ValueOut::u32s(&[10, 20, 30, 40]))
         .set("flags", ValueOut::bools(&[true, false]));
     for tensor_type in TensorType::all().filter(|t| t.id() < 40) {
-        make = make.tensor(
-            &format!("blk.2.{}.weight", tensor_type.name()),
-            &[256, 2],
-            tensor_type.id(),
-        );
+        make = make.tensor(&format!("blk.2.{}.weight", tensor_type.name()), &[256, 2], tensor_type.id());
     }
     make
 }
 
 #[test]
 fn the_second_reader_sees_kept_tensors_with_their_bytes() {
-    for make in [
-        model(),
-        model().version(2).alignment(64),
-        model().without_end_padding(),
-    ] {
+    for make in [model(), model().version(2).alignment(64), model().without_end_padding()] {
         let dir = Dir::new();
         make.write(&dir, "m.gguf");
         dir.run("m.gguf --blocks 0,3 -o out.gguf").succeeds();
@@ -115,22 +98,15 @@ fn the_second_reader_sees_the_planned_metadata() {
         ]
     );
     assert_eq!(out.metadata()["llama.block_count"], 3);
-    assert_eq!(
-        out.metadata()["llama.feed_forward_length"],
-        serde_json::json!([10, 30, 40])
-    );
-    assert_eq!(
-        out.metadata()["gguf_shorten.blocks"],
-        serde_json::json!([0, 2, 3])
-    );
+    assert_eq!(out.metadata()["llama.feed_forward_length"], serde_json::json!([10, 30, 40]));
+    assert_eq!(out.metadata()["gguf_shorten.blocks"], serde_json::json!([0, 2, 3]));
 }
 
 #[test]
 fn the_two_readers_agree_on_the_head() {
     let dir = Dir::new();
     write_parts(&dir, &model().alignment(128).split(2));
-    dir.run(&format!("{} --blocks 0-1 -o out.gguf", part_name(1, 2)))
-        .succeeds();
+    dir.run(&format!("{} --blocks 0-1 -o out.gguf", part_name(1, 2))).succeeds();
     let second = read(&dir, "out.gguf");
     let bytes = dir.read("out.gguf");
     let first = File::parse(&bytes).unwrap();

@@ -39,11 +39,7 @@ pub fn check_tensors(parent: &[u8], out: &[u8], removed: &[usize]) {
         );
         assert!(found.bytes() == tensor.bytes(), "bytes of {name}");
     }
-    assert_eq!(
-        left.next().map(|tensor| tensor.name()),
-        None,
-        "one too many"
-    );
+    assert_eq!(left.next().map(|tensor| tensor.name()), None, "one too many");
 }
 
 /// Keys of the model's own that every shortened model changes, leaves out or adds.
@@ -65,10 +61,7 @@ const ALWAYS: [&str; 9] = [
 pub fn check_metadata(parent: &[u8], out: &[u8], changed: &[&str]) {
     let (parent, out) = (File::parse(parent).unwrap(), File::parse(out).unwrap());
     let raw = |file: &File<'_>| -> BTreeMap<String, Vec<u8>> {
-        file.metadata()
-            .iter()
-            .map(|entry| (entry.key().to_owned(), entry.raw().to_vec()))
-            .collect()
+        file.metadata().iter().map(|entry| (entry.key().to_owned(), entry.raw().to_vec())).collect()
     };
     let (before, after) = (raw(&parent), raw(&out));
     let mut differing: Vec<&str> = before
@@ -101,8 +94,7 @@ pub fn removes(make: &Make, blocks: &[usize], changed: &[&str]) -> Vec<u8> {
     let dir = Dir::new();
     make.write(&dir, "m.gguf");
     let list: Vec<String> = blocks.iter().map(ToString::to_string).collect();
-    dir.run(&format!("m.gguf --blocks {} -o out.gguf", list.join(",")))
-        .succeeds();
+    dir.run(&format!("m.gguf --blocks {} -o out.gguf", list.join(","))).succeeds();
     assert_eq!(dir.names(), ["m.gguf", "out.gguf"]);
     let (parent, out) = (dir.read("m.gguf"), dir.read("out.gguf"));
     check_tensors(&parent, &out, blocks);
@@ -229,10 +221,7 @@ fn the_name_says_how_many_blocks_are_left_and_the_parent_is_named() {
     let make = Make::new("llama", 4)
         .set("general.organization", ValueOut::string("Makers"))
         .set("general.version", ValueOut::string("v1"))
-        .set(
-            "general.repo_url",
-            ValueOut::string("https://example.org/m"),
-        )
+        .set("general.repo_url", ValueOut::string("https://example.org/m"))
         .set("general.base_model.count", ValueOut::u32(1))
         .set("general.base_model.0.name", ValueOut::string("Ancestor"))
         .set("general.base_model.0.doi", ValueOut::string("10.1/x"));
@@ -274,10 +263,7 @@ fn the_output_says_where_it_comes_from() {
     let out = removes(&make, &[1, 2], &[]);
     let parent = blake3::hash(&make.bytes()).to_hex();
     for (key, text) in [
-        (
-            "gguf_shorten.version",
-            concat!("str ", env!("CARGO_PKG_VERSION")),
-        ),
+        ("gguf_shorten.version", concat!("str ", env!("CARGO_PKG_VERSION"))),
         ("gguf_shorten.parent.blake3", &format!("str {parent}")),
         ("gguf_shorten.parent.block_count", "u32 5"),
         ("gguf_shorten.blocks", "i32[] 0 3 4"),
@@ -301,14 +287,8 @@ fn older_provenance_gives_way() {
 fn per_block_arrays_lose_the_entries_of_removed_blocks() {
     let make = Make::new("llama", 4)
         .set("llama.attention.head_count", ValueOut::u32s(&[4, 8, 4, 16]))
-        .set(
-            "llama.attention.head_count_kv",
-            ValueOut::i32s(&[1, 2, 3, 4]),
-        )
-        .set(
-            "llama.feed_forward_length",
-            ValueOut::u32s(&[10, 20, 30, 40]),
-        );
+        .set("llama.attention.head_count_kv", ValueOut::i32s(&[1, 2, 3, 4]))
+        .set("llama.feed_forward_length", ValueOut::u32s(&[10, 20, 30, 40]));
     let keys = [
         "llama.attention.head_count",
         "llama.attention.head_count_kv",
@@ -334,14 +314,10 @@ fn a_per_block_array_of_another_length_is_refused() {
     ] {
         for n in [0, 3, 5] {
             let dir = Dir::new();
-            Make::new("llama", 4)
-                .set(key, ValueOut::u32s(&vec![1; n]))
-                .write(&dir, "m.gguf");
+            Make::new("llama", 4).set(key, ValueOut::u32s(&vec![1; n])).write(&dir, "m.gguf");
             dir.run("m.gguf --blocks 1 -o out.gguf").fails(
                 1,
-                &format!(
-                    "m.gguf: metadata '{key}' has {n} entries, expected one for each of the 4 blocks"
-                ),
+                &format!("m.gguf: metadata '{key}' has {n} entries, expected one for each of the 4 blocks"),
             );
         }
     }
@@ -350,9 +326,7 @@ fn a_per_block_array_of_another_length_is_refused() {
 #[test]
 fn an_unknown_array_as_long_as_there_are_blocks_is_refused_by_name() {
     let dir = Dir::new();
-    Make::new("llama", 4)
-        .set("llama.expert_scale", ValueOut::f32s(&[1.0; 4]))
-        .write(&dir, "m.gguf");
+    Make::new("llama", 4).set("llama.expert_scale", ValueOut::f32s(&[1.0; 4])).write(&dir, "m.gguf");
     dir.run("m.gguf --blocks 1 -o out.gguf").fails(
         1,
         "m.gguf: metadata 'llama.expert_scale' has as many entries as the model has blocks, and how to shorten it is not \
@@ -363,10 +337,7 @@ fn an_unknown_array_as_long_as_there_are_blocks_is_refused_by_name() {
 #[test]
 fn arrays_that_are_not_per_block_are_kept() {
     let make = Make::new("llama", 4)
-        .set(
-            "llama.rope.dimension_sections",
-            ValueOut::i32s(&[1, 2, 3, 4]),
-        )
+        .set("llama.rope.dimension_sections", ValueOut::i32s(&[1, 2, 3, 4]))
         .set("llama.other", ValueOut::f32s(&[1.0; 5]))
         .set("tokenizer.ggml.merges", ValueOut::strings(&["a b"; 4]))
         .set("other.feed_forward_length", ValueOut::u32s(&[1; 4]));
@@ -378,10 +349,7 @@ fn removing_in_two_steps_equals_removing_at_once() {
     let pattern = "gemma3.attention.sliding_window_pattern";
     let window = |make: Make| make.set("gemma3.attention.sliding_window", ValueOut::u32(8));
     for make in [
-        Make::new("llama", 8).set(
-            "llama.feed_forward_length",
-            ValueOut::u32s(&[1, 2, 3, 4, 5, 6, 7, 8]),
-        ),
+        Make::new("llama", 8).set("llama.feed_forward_length", ValueOut::u32s(&[1, 2, 3, 4, 5, 6, 7, 8])),
         window(Make::new("gemma3", 8)),
         window(Make::new("gemma3", 8)).set(pattern, ValueOut::u32(3)),
         Make::new("gemma2", 8),
@@ -432,13 +400,10 @@ fn the_same_command_gives_the_same_bytes() {
 fn kept(arguments: &str) -> String {
     let dir = Dir::new();
     Make::new("llama", 10).write(&dir, "m.gguf");
-    dir.run(&format!("m.gguf {arguments} -o out.gguf"))
-        .succeeds();
+    dir.run(&format!("m.gguf {arguments} -o out.gguf")).succeeds();
     let out = dir.read("out.gguf");
     let kept = value(&out, "gguf_shorten.blocks");
-    let removed: Vec<usize> = (0..10)
-        .filter(|i| !kept.split(' ').any(|k| k == i.to_string()))
-        .collect();
+    let removed: Vec<usize> = (0..10).filter(|i| !kept.split(' ').any(|k| k == i.to_string())).collect();
     check_tensors(&dir.read("m.gguf"), &out, &removed);
     kept.strip_prefix("i32[] ").unwrap().to_owned()
 }
@@ -460,14 +425,8 @@ fn a_share_is_rounded_down_and_at_least_one() {
 
 #[test]
 fn blocks_to_keep_are_kept() {
-    assert_eq!(
-        kept("--drop 3 --method sequential --keep 9,5-7"),
-        "0 1 2 5 6 7 9"
-    );
-    assert_eq!(
-        kept("--drop 2 --method reverse --keep 0"),
-        "0 3 4 5 6 7 8 9"
-    );
+    assert_eq!(kept("--drop 3 --method sequential --keep 9,5-7"), "0 1 2 5 6 7 9");
+    assert_eq!(kept("--drop 2 --method reverse --keep 0"), "0 3 4 5 6 7 8 9");
 }
 
 #[test]
@@ -477,10 +436,7 @@ fn keeping_too_many_is_refused() {
     dir.run("m.gguf --drop 3 --method reverse --keep 0,1 -o out.gguf")
         .fails(1, "m.gguf: cannot remove 3 blocks: 2 of 4 must stay");
     dir.run("m.gguf --drop 1 --method reverse --keep 4 -o out.gguf")
-        .fails(
-            1,
-            "m.gguf: cannot keep block 4: the model has 4 blocks, 0 to 3",
-        );
+        .fails(1, "m.gguf: cannot keep block 4: the model has 4 blocks, 0 to 3");
 }
 
 #[test]
@@ -488,10 +444,7 @@ fn the_chosen_method_is_written_down() {
     let dir = Dir::new();
     Make::new("llama", 4).write(&dir, "m.gguf");
     for method in ["sequential", "reverse"] {
-        dir.run(&format!(
-            "m.gguf --drop 1 --method {method} -o {method}.gguf"
-        ))
-        .succeeds();
+        dir.run(&format!("m.gguf --drop 1 --method {method} -o {method}.gguf")).succeeds();
         assert_eq!(
             value(&dir.read(&format!("{method}.gguf")), "gguf_shorten.method"),
             format!("str {method}")
@@ -505,8 +458,7 @@ fn the_alignment_of_a_split_model_is_that_of_its_first_part() {
     let mut parts = Make::new("llama", 4).alignment(64).split(2);
     parts[1] = parts[1].clone().alignment(128);
     crate::make::write_parts(&dir, &parts);
-    dir.run("m-00001-of-00002.gguf --blocks 0 -o out.gguf")
-        .succeeds();
+    dir.run("m-00001-of-00002.gguf --blocks 0 -o out.gguf").succeeds();
     let out = dir.read("out.gguf");
     assert_eq!(File::parse(&out).unwrap().alignment(), 64);
     check_tensors(&Make::new("llama", 4).bytes(), &out, &[0]);

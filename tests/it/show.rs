@@ -11,20 +11,15 @@ use crate::util::Dir;
 #[track_caller]
 fn golden(name: &str, text: &str) {
     // A new version of the program is no change of what it does.
-    let version = format!(
-        "gguf_shorten.version = str \"{}\"",
-        env!("CARGO_PKG_VERSION")
-    );
+    let version = format!("gguf_shorten.version = str \"{}\"", env!("CARGO_PKG_VERSION"));
     let text = text.replace(&version, "gguf_shorten.version = str \"(version)\"");
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("testdata/golden")
-        .join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/golden").join(name);
     if std::env::var_os("GGUF_SHORTEN_BLESS").is_some_and(|value| value == "1") {
         std::fs::write(&path, text).unwrap();
         return;
     }
-    let expected = std::fs::read_to_string(&path)
-        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let expected =
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     for (i, (expected, found)) in expected.lines().zip(text.lines()).enumerate() {
         assert_eq!(found, expected, "{name}, line {}", i + 1);
     }
@@ -45,8 +40,7 @@ fn before_and_after(name: &str, make: &Make, blocks: &str) {
     make.write(&dir, "m.gguf");
     let before = dir.run("show --diffable m.gguf").succeeds();
     golden(&format!("{name}.txt"), &before.stdout);
-    dir.run(&format!("m.gguf --blocks {blocks} -o out.gguf"))
-        .succeeds();
+    dir.run(&format!("m.gguf --blocks {blocks} -o out.gguf")).succeeds();
     let after = dir.run("show --diffable out.gguf").succeeds();
     golden(&format!("{name}-without-{blocks}.txt"), &after.stdout);
 }
@@ -54,10 +48,7 @@ fn before_and_after(name: &str, make: &Make, blocks: &str) {
 #[test]
 fn a_llama_without_two_blocks() {
     let make = Make::new("llama", 4)
-        .set(
-            "llama.attention.head_count_kv",
-            ValueOut::u32s(&[1, 2, 1, 2]),
-        )
+        .set("llama.attention.head_count_kv", ValueOut::u32s(&[1, 2, 1, 2]))
         .set("general.organization", ValueOut::string("Makers"))
         .set("general.tags", ValueOut::strings(&["text", "tiny"]))
         .tensor("v.blk.1.attn_q.weight", &[3, 2], I8);
@@ -80,39 +71,24 @@ fn vocabulary() -> Make {
         .set("general.architecture", ValueOut::string("llama"))
         .set("llama.block_count", ValueOut::u32(32))
         .set("tokenizer.ggml.tokens", ValueOut::strings(&tokens))
-        .set(
-            "tokenizer.ggml.token_type",
-            ValueOut::i32s(&[vec![3], vec![1; 299]].concat()),
-        )
+        .set("tokenizer.ggml.token_type", ValueOut::i32s(&[vec![3], vec![1; 299]].concat()))
         .set("tokenizer.ggml.scores", ValueOut::f32s(&vec![0.5; 600]))
-        .set(
-            "tokenizer.chat_template",
-            ValueOut::string(&"{% for message in messages %}\n".repeat(9)),
-        )
+        .set("tokenizer.chat_template", ValueOut::string(&"{% for message in messages %}\n".repeat(9)))
 }
 
 #[test]
 fn a_vocabulary_is_shown_and_says_that_it_is_no_model() {
     let dir = Dir::new();
     vocabulary().write(&dir, "vocab.gguf");
-    golden(
-        "vocabulary.txt",
-        of_the_file(&dir.run("show vocab.gguf").succeeds().stdout),
-    );
-    golden(
-        "vocabulary-diffable.txt",
-        &dir.run("show --diffable vocab.gguf").succeeds().stdout,
-    );
+    golden("vocabulary.txt", of_the_file(&dir.run("show vocab.gguf").succeeds().stdout));
+    golden("vocabulary-diffable.txt", &dir.run("show --diffable vocab.gguf").succeeds().stdout);
 }
 
 #[test]
 fn an_unknown_architecture_is_shown_and_says_that_nothing_may_go() {
     let dir = Dir::new();
     Make::new("perceiver", 3).write(&dir, "m.gguf");
-    golden(
-        "unknown-architecture.txt",
-        of_the_file(&dir.run("show --tensors m.gguf").succeeds().stdout),
-    );
+    golden("unknown-architecture.txt", of_the_file(&dir.run("show --tensors m.gguf").succeeds().stdout));
 }
 
 #[test]
@@ -123,10 +99,7 @@ fn what_must_stay_is_said_with_the_reason() {
         .predicting("gemma3", 6..7)
         .set("gemma3.attention.sliding_window_pattern", ValueOut::u32(3))
         .write(&dir, "m.gguf");
-    golden(
-        "must-stay.txt",
-        of_the_file(&dir.run("show m.gguf").succeeds().stdout),
-    );
+    golden("must-stay.txt", of_the_file(&dir.run("show m.gguf").succeeds().stdout));
 }
 
 #[test]
@@ -141,10 +114,7 @@ fn every_type_of_value_is_shown_on_one_line() {
         scalar(5, &[0, 0, 0, 200]),
         scalar(6, &1.5f32.to_le_bytes()),
         scalar(7, &[2]),
-        scalar(
-            8,
-            &crate::make::string("line\nand \u{1b}[31mred\u{1b}[0m é".as_bytes()),
-        ),
+        scalar(8, &crate::make::string("line\nand \u{1b}[31mred\u{1b}[0m é".as_bytes())),
         scalar(8, &crate::make::string(b"\xff\xfe")),
         scalar(9, &array(9, 1, &array(0, 2, &[1, 2]))),
         scalar(9, &array(7, 12, &[1; 12])),
@@ -182,11 +152,7 @@ fn a_hostile_architecture_stays_on_its_line() {
 fn a_split_model_is_shown_whole_from_any_part() {
     let dir = Dir::new();
     write_parts(&dir, &Make::new("llama", 4).split(3));
-    let from = |i| {
-        dir.run(&format!("show --diffable {}", part_name(i, 3)))
-            .succeeds()
-            .stdout
-    };
+    let from = |i| dir.run(&format!("show --diffable {}", part_name(i, 3))).succeeds().stdout;
     assert_eq!(from(0), from(1));
     assert_eq!(from(0), from(2));
     assert!(from(2).contains("blk.0.attn_norm.weight F32 [32]"));
@@ -195,17 +161,12 @@ fn a_split_model_is_shown_whole_from_any_part() {
 #[test]
 fn the_json_has_metadata_and_blocks() {
     let dir = Dir::new();
-    Make::new("gemma3", 7)
-        .set("gemma3.attention.sliding_window", ValueOut::u32(512))
-        .write(&dir, "m.gguf");
+    Make::new("gemma3", 7).set("gemma3.attention.sliding_window", ValueOut::u32(512)).write(&dir, "m.gguf");
     let output = dir.run("show m.gguf --json -").succeeds();
     let json: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
     assert_eq!(json["model"]["architecture"], "gemma3");
     assert_eq!(json["model"]["block_count"], 7);
-    assert_eq!(
-        json["model"]["blake3"],
-        blake3::hash(&dir.read("m.gguf")).to_hex().as_str()
-    );
+    assert_eq!(json["model"]["blake3"], blake3::hash(&dir.read("m.gguf")).to_hex().as_str());
     assert_eq!(json["metadata"]["gemma3.block_count"], "u32 7");
     assert_eq!(json["blocks"].as_array().unwrap().len(), 7);
     assert_eq!(json["blocks"][5]["block"], 5);
@@ -218,8 +179,7 @@ fn the_json_has_metadata_and_blocks() {
 fn the_json_of_no_model_is_an_error_without_output() {
     let dir = Dir::new();
     dir.write("m.gguf", &Raw::new().bytes());
-    dir.run("show m.gguf --json x.json")
-        .fails(1, "m.gguf: metadata 'general.architecture' is missing");
+    dir.run("show m.gguf --json x.json").fails(1, "m.gguf: metadata 'general.architecture' is missing");
 }
 
 #[test]
@@ -228,8 +188,6 @@ fn a_closed_pipe_ends_show_quietly() {
     Make::new("llama", 500).write(&dir, "m.gguf");
     // Far more than a pipe holds.
     assert!(dir.run("show --tensors m.gguf").succeeds().stdout.len() > 100_000);
-    let output = dir
-        .sh("{ $PROGRAM show --tensors m.gguf; echo status $? >&2; } | true")
-        .output();
+    let output = dir.sh("{ $PROGRAM show --tensors m.gguf; echo status $? >&2; } | true").output();
     assert_eq!(output.stderr, "status 0\n");
 }

@@ -49,10 +49,7 @@ impl Store {
     /// The usual manifest of `m:latest` with these layers.
     pub fn layers(&self, layers: &[Value]) {
         let manifest = json!({"schemaVersion": 2, "config": {}, "layers": layers});
-        self.manifest(
-            "manifests/registry.ollama.ai/library/m/latest",
-            &manifest.to_string(),
-        );
+        self.manifest("manifests/registry.ollama.ai/library/m/latest", &manifest.to_string());
     }
 
     pub fn run(&self, arguments: &str) -> TestCommand<'_> {
@@ -76,30 +73,17 @@ fn ollamas_names_stand_for_their_files() {
     for (path, name) in [
         ("manifests/registry.ollama.ai/library/m/latest", "m"),
         ("manifests/registry.ollama.ai/library/m/latest", "m:latest"),
-        (
-            "manifests/registry.ollama.ai/library/m/1b-q4_0",
-            "m:1b-q4_0",
-        ),
+        ("manifests/registry.ollama.ai/library/m/1b-q4_0", "m:1b-q4_0"),
         ("manifests/registry.ollama.ai/me/n/latest", "me/n"),
-        (
-            "manifests/hf.co/org/Repo-GGUF/Q4_K_M",
-            "hf.co/org/Repo-GGUF:Q4_K_M",
-        ),
+        ("manifests/hf.co/org/Repo-GGUF/Q4_K_M", "hf.co/org/Repo-GGUF:Q4_K_M"),
         ("manifests/localhost:5000/a/b/c", "localhost:5000/a/b:c"),
         ("manifests-v2/ollama.com/library/new/latest", "new"),
     ] {
         store.manifest(path, &manifest);
         let run = format!("ollama:{name} --blocks 1,3 -o out.gguf --force --json out.json");
         store.run(&run).succeeds();
-        store
-            .dir
-            .run("m.gguf --blocks 1,3 -o same.gguf --force")
-            .succeeds();
-        assert_eq!(
-            store.dir.read("out.gguf"),
-            store.dir.read("same.gguf"),
-            "{name}"
-        );
+        store.dir.run("m.gguf --blocks 1,3 -o same.gguf --force").succeeds();
+        assert_eq!(store.dir.read("out.gguf"), store.dir.read("same.gguf"), "{name}");
         assert!(path_in(&store.dir, "out.json").ends_with(&digest), "{name}");
     }
     // Every command that takes a model.
@@ -122,17 +106,10 @@ fn a_batch_takes_models_of_stores() {
     fs::write(store.dir.path("list.txt"), "ollama:n:1b-q4_0\nollama:m\n").unwrap();
     // The same file under two names is one model, called by the first.
     batch("@list.txt m.gguf").succeeds();
-    assert_eq!(
-        store.dir.read("out/n-1b-q4_0-short.gguf"),
-        store.dir.read("out/m-short.gguf")
-    );
+    assert_eq!(store.dir.read("out/n-1b-q4_0-short.gguf"), store.dir.read("out/m-short.gguf"));
     assert!(!store.dir.path("out/m-1b-q4_0-short.gguf").exists());
     let output = batch("ollama:none m.gguf").refused();
-    assert!(
-        output
-            .error()
-            .starts_with("ollama:none:latest: no such model in ")
-    );
+    assert!(output.error().starts_with("ollama:none:latest: no such model in "));
 }
 
 #[test]
@@ -152,10 +129,9 @@ fn a_list_of_manifests_stands_for_the_one_with_a_gguf_file() {
     }
     let list = json!({"mediaType": LIST, "manifests": [{"runner": "mlx"}]});
     store.manifest(path, &list.to_string());
-    store.run("show ollama:m").fails(
-        1,
-        "ollama:m:latest: its manifest lists no form of the model that is a GGUF file",
-    );
+    store
+        .run("show ollama:m")
+        .fails(1, "ollama:m:latest: its manifest lists no form of the model that is a GGUF file");
 }
 
 #[test]
@@ -163,21 +139,14 @@ fn the_users_store_is_looked_at_where_the_environment_names_none() {
     let store = Store::new();
     store.layers(&[store.model()]);
     fs::create_dir_all(store.dir.path("home/.ollama")).unwrap();
-    fs::rename(
-        store.dir.path("store"),
-        store.dir.path("home/.ollama/models"),
-    )
-    .unwrap();
+    fs::rename(store.dir.path("store"), store.dir.path("home/.ollama/models")).unwrap();
     let home = store.dir.path("home");
     let show = || store.dir.run("show ollama:m").env("HOME", &home);
     show().succeeds();
     show().env("OLLAMA_MODELS", Path::new("  ")).succeeds();
     let folder = store.dir.path("nowhere");
     let output = show().env("OLLAMA_MODELS", &folder).refused();
-    let expected = format!(
-        "ollama:m:latest: no model of Ollama's is in {}",
-        folder.display()
-    );
+    let expected = format!("ollama:m:latest: no model of Ollama's is in {}", folder.display());
     assert_eq!(output.error(), expected);
     assert!(output.hint().unwrap().starts_with("OLLAMA_MODELS names"));
 }
@@ -187,10 +156,7 @@ fn a_name_that_is_not_there_is_answered_with_those_that_are() {
     let store = Store::new();
     let text = json!({"layers": [store.model()]}).to_string();
     for model in ["llama3.2/1b", "llama3.2/3b", "qwen3/8b"] {
-        store.manifest(
-            &format!("manifests/registry.ollama.ai/library/{model}"),
-            &text,
-        );
+        store.manifest(&format!("manifests/registry.ollama.ai/library/{model}"), &text);
     }
     store.manifest("manifests/hf.co/a/b/c", &text);
     let output = store.run("show ollama:lama3.2:3b").refused();
@@ -198,29 +164,14 @@ fn a_name_that_is_not_there_is_answered_with_those_that_are() {
     let expected = format!("ollama:lama3.2:3b: no such model in {}", folder.display());
     assert_eq!(output.error(), expected);
     let hint = "there are llama3.2:3b, llama3.2:1b, ";
-    assert!(
-        output.hint().unwrap().starts_with(hint),
-        "{:?}",
-        output.hint()
-    );
+    assert!(output.hint().unwrap().starts_with(hint), "{:?}", output.hint());
 }
 
 #[test]
 fn names_lead_nowhere_else() {
     let store = Store::new();
     store.layers(&[store.model()]);
-    for name in [
-        "",
-        "..",
-        "../m",
-        "m:..",
-        "a/../m",
-        "/etc/passwd",
-        "m:a/b:",
-        "m\\x",
-        "-m",
-        "a/b/c/d",
-    ] {
+    for name in ["", "..", "../m", "m:..", "a/../m", "/etc/passwd", "m:a/b:", "m\\x", "-m", "a/b/c/d"] {
         let message = format!(
             "ollama:{name}: is not a name of the form ollama:NAME, ollama:NAME:TAG or ollama:NAMESPACE/NAME:TAG"
         );
@@ -243,10 +194,7 @@ fn a_manifest_that_is_not_true_is_refused_by_name() {
     let n_bytes = layer["size"].as_u64().unwrap();
     let blobs = store.dir.path("store/blobs");
     for (layers, message) in [
-        (
-            vec![],
-            "its manifest names no GGUF file, but nothing at all".to_owned(),
-        ),
+        (vec![], "its manifest names no GGUF file, but nothing at all".to_owned()),
         (
             vec![store.blob(TEMPLATE, b"x"), store.blob("text/plain", b"y")],
             format!("its manifest names no GGUF file, but {TEMPLATE}, text/plain"),
@@ -257,24 +205,15 @@ fn a_manifest_that_is_not_true_is_refused_by_name() {
         ),
         (
             vec![blob(&|layer| layer["digest"] = json!(missing))],
-            format!(
-                "the manifest names blob sha256-{hex} (model), which is missing in {}",
-                blobs.display()
-            ),
+            format!("the manifest names blob sha256-{hex} (model), which is missing in {}", blobs.display()),
         ),
         (
             vec![blob(&|layer| layer["size"] = json!(n_bytes + 1))],
-            format!(
-                "blob {shown} (model) has {n_bytes} bytes, but the manifest says {}",
-                n_bytes + 1
-            ),
+            format!("blob {shown} (model) has {n_bytes} bytes, but the manifest says {}", n_bytes + 1),
         ),
         (
-            vec![blob(&|layer| {
-                layer["digest"] = json!("sha256:../../m.gguf")
-            })],
-            "the manifest names a model by 'sha256:../../m.gguf', expected sha256 and 64 digits"
-                .to_owned(),
+            vec![blob(&|layer| layer["digest"] = json!("sha256:../../m.gguf"))],
+            "the manifest names a model by 'sha256:../../m.gguf', expected sha256 and 64 digits".to_owned(),
         ),
         (
             vec![blob(&|layer| layer["digest"] = json!(""))],
@@ -282,9 +221,7 @@ fn a_manifest_that_is_not_true_is_refused_by_name() {
         ),
     ] {
         store.layers(&layers);
-        store
-            .run("show ollama:m")
-            .fails(1, &format!("ollama:m:latest: {message}"));
+        store.run("show ollama:m").fails(1, &format!("ollama:m:latest: {message}"));
     }
     let path = "manifests/registry.ollama.ai/library/m/latest";
     let at = store.dir.path("store").join(path);
@@ -292,18 +229,9 @@ fn a_manifest_that_is_not_true_is_refused_by_name() {
     let _ = write!(deep, "{}{}", "[".repeat(100_000), "]".repeat(100_000));
     for (text, message) in [
         ("", "is not well-formed JSON: line 1, column 0"),
-        (
-            "{\"layers\": [}",
-            "is not well-formed JSON: line 1, column 13",
-        ),
-        (
-            "{\"layers\": 1}",
-            "does not hold what is expected: line 1, column 12",
-        ),
-        (
-            "{\"layers\": [{\"size\": -1}]}",
-            "does not hold what is expected: line 1, column 23",
-        ),
+        ("{\"layers\": [}", "is not well-formed JSON: line 1, column 13"),
+        ("{\"layers\": 1}", "does not hold what is expected: line 1, column 12"),
+        ("{\"layers\": [{\"size\": -1}]}", "does not hold what is expected: line 1, column 23"),
         (&deep, "does not hold what is expected: line 1, column 0"),
     ] {
         store.manifest(path, text);
@@ -327,9 +255,7 @@ fn a_store_is_never_written_to() {
     store.layers(std::slice::from_ref(&layer));
     let blob = layer["digest"].as_str().unwrap().replace(':', "-");
     let run = format!("ollama:m --blocks 1 --force -o store/blobs/{blob}");
-    store
-        .run(&run)
-        .fails(1, &format!("store/blobs/{blob}: is the input itself"));
+    store.run(&run).fails(1, &format!("store/blobs/{blob}: is the input itself"));
 }
 
 /// A cache of the Hugging Face hub in `hub` with one repository of these files.
@@ -365,13 +291,8 @@ fn with_hub<'d>(dir: &'d Dir, arguments: &str) -> TestCommand<'d> {
 fn the_hubs_names_stand_for_their_files() {
     let dir = hub(&["a-Q4_0.gguf", "mmproj-a.gguf", "README.md"]);
     for name in ["hf:org/Repo-GGUF", "hf:org/Repo-GGUF/a-Q4_0.gguf"] {
-        with_hub(
-            &dir,
-            &format!("{name} --blocks 1,3 -o out.gguf --force --json out.json"),
-        )
-        .succeeds();
-        dir.run("m.gguf --blocks 1,3 -o same.gguf --force")
-            .succeeds();
+        with_hub(&dir, &format!("{name} --blocks 1,3 -o out.gguf --force --json out.json")).succeeds();
+        dir.run("m.gguf --blocks 1,3 -o same.gguf --force").succeeds();
         assert_eq!(dir.read("out.gguf"), dir.read("same.gguf"));
         assert!(path_in(&dir, "out.json").ends_with("snapshots/abc123/a-Q4_0.gguf"));
     }
@@ -379,20 +300,11 @@ fn the_hubs_names_stand_for_their_files() {
     // Where the cache is, from the most to the least explicit word of it.
     let show = || dir.run("show hf:org/Repo-GGUF");
     let none = dir.path("none");
-    show()
-        .env("HUGGINGFACE_HUB_CACHE", &dir.path("hub"))
-        .env("HF_HOME", &none)
-        .succeeds();
-    show()
-        .env("HF_HOME", dir.root())
-        .env("XDG_CACHE_HOME", &none)
-        .succeeds();
+    show().env("HUGGINGFACE_HUB_CACHE", &dir.path("hub")).env("HF_HOME", &none).succeeds();
+    show().env("HF_HOME", dir.root()).env("XDG_CACHE_HOME", &none).succeeds();
     fs::create_dir_all(dir.path("xdg/huggingface")).unwrap();
     fs::rename(dir.path("hub"), dir.path("xdg/huggingface/hub")).unwrap();
-    show()
-        .env("XDG_CACHE_HOME", &dir.path("xdg"))
-        .env("HOME", &none)
-        .succeeds();
+    show().env("XDG_CACHE_HOME", &dir.path("xdg")).env("HOME", &none).succeeds();
     fs::create_dir_all(dir.path("home")).unwrap();
     fs::rename(dir.path("xdg"), dir.path("home/.cache")).unwrap();
     show().env("HOME", &dir.path("home")).succeeds();
@@ -400,12 +312,8 @@ fn the_hubs_names_stand_for_their_files() {
 
 #[test]
 fn a_repository_of_several_models_wants_a_file() {
-    let dir = hub(&[
-        "a-Q4_0.gguf",
-        "a-Q8_0.gguf",
-        "BF16/a-00001-of-00002.gguf",
-        "BF16/a-00002-of-00002.gguf",
-    ]);
+    let dir =
+        hub(&["a-Q4_0.gguf", "a-Q8_0.gguf", "BF16/a-00001-of-00002.gguf", "BF16/a-00002-of-00002.gguf"]);
     let output = with_hub(&dir, "show hf:org/Repo-GGUF").refused();
     assert_eq!(output.error(), "hf:org/Repo-GGUF: holds 3 models");
     assert_eq!(
@@ -413,17 +321,8 @@ fn a_repository_of_several_models_wants_a_file() {
         "hf:org/Repo-GGUF/FILE names one: BF16/a-00001-of-00002.gguf, a-Q4_0.gguf, a-Q8_0.gguf"
     );
     let output = with_hub(&dir, "show hf:org/Repo-GGUF/a-Q4_K.gguf").refused();
-    assert!(
-        output
-            .error()
-            .starts_with("hf:org/Repo-GGUF/a-Q4_K.gguf: no such file in ")
-    );
-    assert!(
-        output
-            .hint()
-            .unwrap()
-            .starts_with("there are a-Q4_0.gguf, ")
-    );
+    assert!(output.error().starts_with("hf:org/Repo-GGUF/a-Q4_K.gguf: no such file in "));
+    assert!(output.hint().unwrap().starts_with("there are a-Q4_0.gguf, "));
     with_hub(&dir, "show hf:org/Repo-GGUF/a-Q8_0.gguf").succeeds();
 }
 
@@ -432,28 +331,15 @@ fn a_split_model_is_found_through_the_links_of_all_its_parts() {
     let dir = hub(&[]);
     let folder = dir.path("hub/models--org--Repo-GGUF/snapshots/abc123/Q4");
     fs::create_dir_all(&folder).unwrap();
-    dir.run("m.gguf --blocks 0 --split-max-size 500 -o s")
-        .succeeds();
-    let parts: Vec<String> = dir
-        .names()
-        .into_iter()
-        .filter(|n| n.starts_with("s-0"))
-        .collect();
+    dir.run("m.gguf --blocks 0 --split-max-size 500 -o s").succeeds();
+    let parts: Vec<String> = dir.names().into_iter().filter(|n| n.starts_with("s-0")).collect();
     assert!(parts.len() > 1);
     for part in &parts {
         fs::rename(dir.path(part), folder.join(part)).unwrap();
     }
     with_hub(&dir, "hf:org/Repo-GGUF --blocks 1 -o out.gguf").succeeds();
-    with_hub(
-        &dir,
-        &format!("verify out.gguf --parent hf:org/Repo-GGUF/{}", parts[1]),
-    )
-    .succeeds();
-    with_hub(
-        &dir,
-        &format!("verify out.gguf --parent hf:org/Repo-GGUF/Q4/{}", parts[1]),
-    )
-    .succeeds();
+    with_hub(&dir, &format!("verify out.gguf --parent hf:org/Repo-GGUF/{}", parts[1])).succeeds();
+    with_hub(&dir, &format!("verify out.gguf --parent hf:org/Repo-GGUF/Q4/{}", parts[1])).succeeds();
 }
 
 #[test]
@@ -469,20 +355,8 @@ fn a_cache_that_is_not_true_is_refused_by_name() {
                 repository.join("snapshots").display()
             ),
         ),
-        (
-            "../../..",
-            format!(
-                "hf:org/Repo-GGUF: {}: does not hold the name of a commit",
-                main.display()
-            ),
-        ),
-        (
-            "",
-            format!(
-                "hf:org/Repo-GGUF: {}: does not hold the name of a commit",
-                main.display()
-            ),
-        ),
+        ("../../..", format!("hf:org/Repo-GGUF: {}: does not hold the name of a commit", main.display())),
+        ("", format!("hf:org/Repo-GGUF: {}: does not hold the name of a commit", main.display())),
     ] {
         fs::write(&main, commit).unwrap();
         with_hub(&dir, "show hf:org/Repo-GGUF").fails(1, &message);
@@ -492,31 +366,15 @@ fn a_cache_that_is_not_true_is_refused_by_name() {
     with_hub(&dir, "show hf:org/Repo-GGUF").succeeds();
     fs::create_dir(repository.join("snapshots/def")).unwrap();
     let output = with_hub(&dir, "show hf:org/Repo-GGUF").refused();
-    assert!(
-        output
-            .error()
-            .contains("it has no refs/main, and 2 snapshots in ")
-    );
+    assert!(output.error().contains("it has no refs/main, and 2 snapshots in "));
     fs::write(&main, "abc123\n").unwrap();
     fs::remove_file(repository.join("blobs/0")).unwrap();
     let output = with_hub(&dir, "show hf:org/Repo-GGUF").refused();
-    assert!(
-        output.error().contains("a.gguf: what it links to: "),
-        "{}",
-        output.error()
-    );
+    assert!(output.error().contains("a.gguf: what it links to: "), "{}", output.error());
     let output = with_hub(&dir, "show hf:org/Repo").refused();
     assert_eq!(output.hint().unwrap(), "there are org/Repo-GGUF");
-    for name in [
-        "org",
-        "org/",
-        "../x",
-        "org/../x",
-        "org/Repo-GGUF/../../x",
-        "org/Repo-GGUF/",
-    ] {
-        let message =
-            format!("hf:{name}: is not a name of the form hf:ORG/REPO or hf:ORG/REPO/FILE");
+    for name in ["org", "org/", "../x", "org/../x", "org/Repo-GGUF/../../x", "org/Repo-GGUF/"] {
+        let message = format!("hf:{name}: is not a name of the form hf:ORG/REPO or hf:ORG/REPO/FILE");
         with_hub(&dir, &format!("show hf:{name}")).fails(1, &message);
     }
 }
@@ -542,12 +400,7 @@ fn lm_studios_names_stand_for_their_files() {
         assert_eq!(output.hint().unwrap(), "there are org/repo");
         fs::remove_dir_all(folder).unwrap();
     }
-    let folder = put("elsewhere")
-        .parent()
-        .unwrap()
-        .parent()
-        .unwrap()
-        .to_owned();
+    let folder = put("elsewhere").parent().unwrap().parent().unwrap().to_owned();
     fs::create_dir_all(home.join(".lmstudio")).unwrap();
     let settings = home.join(".lmstudio/settings.json");
     fs::write(&settings, json!({"downloadsFolder": folder}).to_string()).unwrap();

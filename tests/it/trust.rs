@@ -34,21 +34,14 @@ fn a_cut_on_trust_is_compared_on_trust_alone() {
     for (make, blocks, why) in refused() {
         let dir = Dir::new();
         make.write(&dir, "m.gguf");
-        dir.run(&format!(
-            "m.gguf --blocks {blocks} --trust-any-cut -o out.gguf"
-        ))
-        .succeeds();
+        dir.run(&format!("m.gguf --blocks {blocks} --trust-any-cut -o out.gguf")).succeeds();
         let output = dir.run("verify out.gguf --parent m.gguf").refused();
         output.check(output.error().ends_with(why), "the reason");
         output.check(
-            output
-                .hint()
-                .is_some_and(|hint| hint.starts_with("--trust-any-cut ")),
+            output.hint().is_some_and(|hint| hint.starts_with("--trust-any-cut ")),
             "a hint at the flag",
         );
-        let output = dir
-            .run("verify out.gguf --parent m.gguf --trust-any-cut")
-            .succeeds();
+        let output = dir.run("verify out.gguf --parent m.gguf --trust-any-cut").succeeds();
         output.check(output.stdout.contains("\nverified "), "verified");
         output.check(
             output.stdout.contains(&format!(
@@ -57,9 +50,7 @@ fn a_cut_on_trust_is_compared_on_trust_alone() {
             )),
             "what is not proven",
         );
-        let output = dir
-            .run("verify out.gguf --parent m.gguf --trust-any-cut --json -")
-            .succeeds();
+        let output = dir.run("verify out.gguf --parent m.gguf --trust-any-cut --json -").succeeds();
         let json: Value = serde_json::from_str(&output.stdout).unwrap();
         assert_eq!(json["verified"], true);
         assert_eq!(json["on_trust"], why);
@@ -71,24 +62,16 @@ fn a_changed_byte_is_found_on_trust_too() {
     for (make, blocks, _) in refused() {
         let dir = Dir::new();
         make.write(&dir, "m.gguf");
-        dir.run(&format!(
-            "m.gguf --blocks {blocks} --trust-any-cut -o out.gguf"
-        ))
-        .succeeds();
+        dir.run(&format!("m.gguf --blocks {blocks} --trust-any-cut -o out.gguf")).succeeds();
         let bytes = dir.read("out.gguf");
         let file = File::parse(&bytes).unwrap();
         let tensor = file.tensors().get("blk.0.ffn_down.weight").unwrap();
         let mut changed = bytes.clone();
         changed[tensor.position().0 as usize + 3] ^= 1;
         dir.write("out.gguf", &changed);
-        let output = dir
-            .run("verify out.gguf --parent m.gguf --trust-any-cut")
-            .output();
+        let output = dir.run("verify out.gguf --parent m.gguf --trust-any-cut").output();
         output.check(output.status.code() == Some(1), "status 1");
-        output.check(
-            output.error().contains("'blk.0.ffn_down.weight' differs"),
-            "the tensor",
-        );
+        output.check(output.error().contains("'blk.0.ffn_down.weight' differs"), "the tensor");
     }
 }
 
@@ -97,12 +80,9 @@ fn a_cut_that_the_rules_allow_needs_no_trust() {
     let dir = Dir::new();
     Make::new("llama", 4).write(&dir, "m.gguf");
     for trust in ["", "--trust-any-cut"] {
-        dir.run(&format!("m.gguf --blocks 1 {trust} -o out.gguf --force"))
-            .succeeds();
+        dir.run(&format!("m.gguf --blocks 1 {trust} -o out.gguf --force")).succeeds();
         for trust in ["", "--trust-any-cut"] {
-            let output = dir
-                .run(&format!("verify out.gguf --parent m.gguf {trust}"))
-                .succeeds();
+            let output = dir.run(&format!("verify out.gguf --parent m.gguf {trust}")).succeeds();
             output.check(!output.stdout.contains("on trust"), "no word of trust");
         }
     }
@@ -111,13 +91,9 @@ fn a_cut_that_the_rules_allow_needs_no_trust() {
 #[test]
 fn part_of_the_prediction_blocks_is_compared_on_trust() {
     let dir = Dir::new();
-    Make::new("glm4", 5)
-        .predicting("glm4", 3..5)
-        .write(&dir, "m.gguf");
-    dir.run("m.gguf --blocks 0,3 --trust-any-cut -o out.gguf")
-        .succeeds();
-    dir.run("verify out.gguf --parent m.gguf --trust-any-cut")
-        .succeeds();
+    Make::new("glm4", 5).predicting("glm4", 3..5).write(&dir, "m.gguf");
+    dir.run("m.gguf --blocks 0,3 --trust-any-cut -o out.gguf").succeeds();
+    dir.run("verify out.gguf --parent m.gguf --trust-any-cut").succeeds();
     let output = dir.run("verify out.gguf --parent m.gguf").output();
     output.check(output.status.code() == Some(1), "status 1");
 }

@@ -22,11 +22,7 @@ fn every_type_of_ggml_is_known_with_its_name_and_lengths() {
 #[test]
 fn every_type_that_ggml_has_removed_has_a_name_to_refuse_it_by() {
     for id in 0..COUNT {
-        assert_eq!(
-            ForeignType::from_id(id).is_some(),
-            name(id).is_none(),
-            "type {id}"
-        );
+        assert_eq!(ForeignType::from_id(id).is_some(), name(id).is_none(), "type {id}");
     }
     assert_eq!(ForeignType::from_id(COUNT), None);
 }

@@ -20,12 +20,7 @@ pub struct Dir(tempfile::TempDir);
 
 impl Dir {
     pub fn new() -> Self {
-        Self(
-            tempfile::Builder::new()
-                .prefix("gguf-shorten-test-")
-                .tempdir()
-                .unwrap(),
-        )
+        Self(tempfile::Builder::new().prefix("gguf-shorten-test-").tempdir().unwrap())
     }
 
     pub fn root(&self) -> &Path {
@@ -59,10 +54,7 @@ impl Dir {
     }
 
     /// The program with these arguments.
-    pub fn run_with<S: AsRef<OsStr>>(
-        &self,
-        arguments: impl IntoIterator<Item = S>,
-    ) -> TestCommand<'_> {
+    pub fn run_with<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> TestCommand<'_> {
         let mut command = Command::new(PROGRAM);
         command.args(arguments);
         TestCommand::new(self, command)
@@ -172,10 +164,7 @@ impl<'d> TestCommand<'d> {
         let output = self.output();
         output.check(
             output.status.code() == Some(0)
-                && output
-                    .stderr
-                    .lines()
-                    .all(|line| line.starts_with("gguf-shorten: note: ")),
+                && output.stderr.lines().all(|line| line.starts_with("gguf-shorten: note: ")),
             "success without a word on stderr but notes",
         );
         output
@@ -185,25 +174,17 @@ impl<'d> TestCommand<'d> {
     pub fn warns(self, warnings: &[&str]) -> Output<'d> {
         let output = self.output();
         output.check(output.status.code() == Some(0), "success");
-        let expected: String = warnings
-            .iter()
-            .map(|warning| format!("gguf-shorten: warning: {warning}\n"))
-            .collect();
+        let expected: String =
+            warnings.iter().map(|warning| format!("gguf-shorten: warning: {warning}\n")).collect();
         output.check(output.stderr == expected, &format!("on stderr: {expected}"));
-        output.check(
-            output.stderr.lines().all(is_message),
-            "short lines of text without a final stop",
-        );
+        output.check(output.stderr.lines().all(is_message), "short lines of text without a final stop");
         output
     }
 
     /// Runs, and wants this status, one error line that is `message`, and a folder that is as it was.
     pub fn fails(self, code: i32, message: &str) -> Output<'d> {
         let output = self.refused();
-        output.check(
-            output.status.code() == Some(code),
-            &format!("status {code}"),
-        );
+        output.check(output.status.code() == Some(code), &format!("status {code}"));
         output.check(output.error() == message, &format!("the error: {message}"));
         output
     }
@@ -217,12 +198,7 @@ impl<'d> TestCommand<'d> {
 }
 
 /// Waits for a child that runs in `dir`.
-pub fn finish(
-    dir: &Dir,
-    before: BTreeMap<String, String>,
-    command: String,
-    child: Child,
-) -> Output<'_> {
+pub fn finish(dir: &Dir, before: BTreeMap<String, String>, command: String, child: Child) -> Output<'_> {
     let id = child.id();
     let (send, receive) = mpsc::channel();
     std::thread::spawn(move || send.send(child.wait_with_output()));
@@ -244,10 +220,7 @@ pub fn finish(
 /// Sends a signal to a process that the test has started.
 pub fn signal(id: u32, name: &str) {
     // May have ended already.
-    let _ = Command::new("kill")
-        .args([format!("-{name}"), id.to_string()])
-        .stderr(Stdio::null())
-        .status();
+    let _ = Command::new("kill").args([format!("-{name}"), id.to_string()]).stderr(Stdio::null()).status();
 }
 
 /// What a run left.
@@ -278,20 +251,12 @@ impl Output<'_> {
         if holds {
             return;
         }
-        let mut text = format!(
-            "expected {expected}\ncommand: {}\n{}",
-            self.command, self.status
-        );
+        let mut text = format!("expected {expected}\ncommand: {}\n{}", self.command, self.status);
         let _ = write!(text, "\nfolder:");
         for (name, is) in self.dir.snapshot() {
             let _ = write!(text, "\n  {name}: {is}");
         }
-        let _ = write!(
-            text,
-            "\nstdout:\n{}\nstderr:\n{}",
-            start(&self.stdout),
-            start(&self.stderr)
-        );
+        let _ = write!(text, "\nstdout:\n{}\nstderr:\n{}", start(&self.stdout), start(&self.stderr));
         panic!("{text}");
     }
 
@@ -312,10 +277,7 @@ impl Output<'_> {
             matches!(lines.len(), 1 | 2) && self.stderr.ends_with('\n'),
             "one line, and perhaps a hint",
         );
-        self.check(
-            lines[0].starts_with("gguf-shorten: "),
-            "a line that begins with the program's name",
-        );
+        self.check(lines[0].starts_with("gguf-shorten: "), "a line that begins with the program's name");
         self.check(
             lines.iter().skip(1).all(|line| line.starts_with("hint: ")),
             "a second line that is a hint",
@@ -360,10 +322,6 @@ pub fn unprivileged(dir: &Dir) -> Option<&'static str> {
     // Nobody's user has to get in.
     fs::set_permissions(dir.root(), fs::Permissions::from_mode(0o777)).unwrap();
     let wrapper = "setpriv --reuid=65534 --regid=65534 --clear-groups --";
-    let works = dir
-        .sh(&format!("{wrapper} $PROGRAM --version"))
-        .output()
-        .status
-        .success();
+    let works = dir.sh(&format!("{wrapper} $PROGRAM --version")).output().status.success();
     works.then_some(wrapper)
 }

@@ -34,11 +34,7 @@ fn check(parent: &[u8], out: &[u8]) -> Result<Verification, String> {
 fn differences(parent: &[u8], out: &[u8]) -> Vec<String> {
     let differences = check(parent, out).unwrap().differences;
     assert_eq!(differences.len(), differences.first().len());
-    differences
-        .first()
-        .iter()
-        .map(ToString::to_string)
-        .collect()
+    differences.first().iter().map(ToString::to_string).collect()
 }
 
 /// A file taken apart, to be put together otherwise.
@@ -64,22 +60,17 @@ impl<'a> Taken<'a> {
             tensor_type: tensor.tensor_type(),
             bytes: tensor.bytes().to_vec(),
         });
-        Self {
-            entries: file.metadata().iter().map(EntryOut::keep).collect(),
-            tensors: tensors.collect(),
-        }
+        Self { entries: file.metadata().iter().map(EntryOut::keep).collect(), tensors: tensors.collect() }
     }
 
     pub fn bytes(&self) -> Vec<u8> {
-        let tensors = self.tensors.iter().map(|tensor| {
-            TensorOut::new(tensor.name.as_str(), &tensor.dims, tensor.tensor_type).unwrap()
-        });
+        let tensors = self
+            .tensors
+            .iter()
+            .map(|tensor| TensorOut::new(tensor.name.as_str(), &tensor.dims, tensor.tensor_type).unwrap());
         let layout = Layout::new(3, 32, self.entries.clone(), tensors.collect(), true).unwrap();
         let mut bytes = Vec::new();
-        write(&layout, &mut bytes, |i, out| {
-            out.write_all(&self.tensors[i].bytes)
-        })
-        .unwrap();
+        write(&layout, &mut bytes, |i, out| out.write_all(&self.tensors[i].bytes)).unwrap();
         bytes
     }
 
@@ -119,20 +110,12 @@ fn what_the_program_writes_is_verified() {
         let verification = check(&parent, &out).unwrap();
         assert_eq!(verification.differences.first(), []);
         assert_eq!(verification.parent_blake3, blake3::hash(&parent));
-        assert_eq!(
-            verification.n_tensors,
-            File::parse(&out).unwrap().tensors().len()
-        );
+        assert_eq!(verification.n_tensors, File::parse(&out).unwrap().tensors().len());
         let removed: Vec<usize> = verification.removed.iter().map(|b| b.index()).collect();
         assert_eq!(removed, [1]);
     }
     let (parent, out) = pair(&Make::new("llama", 4));
-    let counts = MetadataCounts {
-        kept: 12,
-        changed: 2,
-        added: 8,
-        left_out: 0,
-    };
+    let counts = MetadataCounts { kept: 12, changed: 2, added: 8, left_out: 0 };
     assert_eq!(check(&parent, &out).unwrap().metadata, counts);
 }
 
@@ -140,17 +123,8 @@ fn what_the_program_writes_is_verified() {
 fn every_flipped_byte_is_found() {
     // With padding of every kind: before the data, between tensors, at the end.
     let (parent, out) = pair(&Make::new("llama", 3).tensor("last", &[3], I8));
-    let version = File::parse(&out)
-        .unwrap()
-        .metadata()
-        .get("gguf_shorten.version")
-        .unwrap()
-        .raw()
-        .to_vec();
-    let version_at = out
-        .windows(version.len())
-        .position(|window| window == version)
-        .unwrap();
+    let version = File::parse(&out).unwrap().metadata().get("gguf_shorten.version").unwrap().raw().to_vec();
+    let version_at = out.windows(version.len()).position(|window| window == version).unwrap();
     let version = version_at..version_at + version.len();
     let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
     for byte in 0..out.len() {
@@ -165,10 +139,7 @@ fn every_flipped_byte_is_found() {
                 Ok(verification) if !verification.differences.is_empty() => "differs",
                 // Another number of a release is said, and no more.
                 Ok(verification) if verification.claim.other_release().is_some() => {
-                    assert!(
-                        version.contains(&byte),
-                        "byte {byte} ^ {bits:#x} is not found"
-                    );
+                    assert!(version.contains(&byte), "byte {byte} ^ {bits:#x} is not found");
                     "release"
                 }
                 Ok(_) => panic!("byte {byte} ^ {bits:#x} is not found"),
@@ -223,17 +194,11 @@ fn changed_metadata_is_named() {
     );
     assert_eq!(
         of(taken().set("more", ValueOut::bool(true))),
-        [
-            "the header's metadata count is 23, expected 22",
-            "metadata 'more' is one too many"
-        ]
+        ["the header's metadata count is 23, expected 22", "metadata 'more' is one too many"]
     );
     assert_eq!(
         of(taken().unset("llama.context_length"))[..2],
-        [
-            "the header's metadata count is 21, expected 22",
-            "metadata 'llama.context_length' is missing"
-        ]
+        ["the header's metadata count is 21, expected 22", "metadata 'llama.context_length' is missing"]
     );
     assert_eq!(
         of(taken().set("gguf_shorten.method", ValueOut::string("guess"))),
@@ -245,19 +210,12 @@ fn changed_metadata_is_named() {
     );
     let mut swapped = taken();
     swapped.entries.swap(2, 4);
-    assert_eq!(
-        of(swapped.bytes()),
-        ["metadata 'general.name' is number 5, expected number 3"]
-    );
+    assert_eq!(of(swapped.bytes()), ["metadata 'general.name' is number 5, expected number 3"]);
 }
 
 #[test]
 fn missing_added_renamed_and_swapped_tensors_are_named() {
-    let (parent, out) = pair(
-        &Make::new("llama", 3)
-            .tensor("a", &[32], I8)
-            .tensor("b", &[32], I8),
-    );
+    let (parent, out) = pair(&Make::new("llama", 3).tensor("a", &[32], I8).tensor("b", &[32], I8));
     let of = |change: &dyn Fn(&mut Taken)| {
         let mut taken = Taken::apart(&out);
         change(&mut taken);
@@ -266,13 +224,7 @@ fn missing_added_renamed_and_swapped_tensors_are_named() {
     let missing = of(&|taken| {
         taken.tensors.pop();
     });
-    assert_eq!(
-        missing[..2],
-        [
-            "the header's tensor count is 9, expected 10",
-            "tensor 'b' is missing"
-        ]
-    );
+    assert_eq!(missing[..2], ["the header's tensor count is 9, expected 10", "tensor 'b' is missing"]);
     assert!(missing[2].starts_with("the file has "), "{missing:?}");
 
     let added = of(&|taken| {
@@ -280,19 +232,10 @@ fn missing_added_renamed_and_swapped_tensors_are_named() {
         more.name = "c".to_owned();
         taken.tensors.push(more);
     });
-    assert_eq!(
-        added[..2],
-        [
-            "the header's tensor count is 11, expected 10",
-            "tensor 'c' is one too many"
-        ]
-    );
+    assert_eq!(added[..2], ["the header's tensor count is 11, expected 10", "tensor 'c' is one too many"]);
 
     let renamed = of(&|taken| taken.tensor("b").name = "c".to_owned());
-    assert_eq!(
-        renamed,
-        ["tensor 'b' is missing", "tensor 'c' is one too many"]
-    );
+    assert_eq!(renamed, ["tensor 'b' is missing", "tensor 'c' is one too many"]);
 
     // Names swapped: each has the other's bytes.
     let names = of(&|taken| {
@@ -300,18 +243,9 @@ fn missing_added_renamed_and_swapped_tensors_are_named() {
         taken.tensor("b").name = "a".to_owned();
         taken.tensor("?").name = "b".to_owned();
     });
-    assert!(
-        names.contains(&"tensor 'a' has data offset 1184, expected 1152".to_owned()),
-        "{names:?}"
-    );
-    assert!(
-        names.contains(&"tensor 'a' is number 10, expected number 9".to_owned()),
-        "{names:?}"
-    );
-    assert!(
-        names.contains(&"tensor 'a' differs from the parent's at byte 0 of 32".to_owned()),
-        "{names:?}"
-    );
+    assert!(names.contains(&"tensor 'a' has data offset 1184, expected 1152".to_owned()), "{names:?}");
+    assert!(names.contains(&"tensor 'a' is number 10, expected number 9".to_owned()), "{names:?}");
+    assert!(names.contains(&"tensor 'a' differs from the parent's at byte 0 of 32".to_owned()), "{names:?}");
     // Swapped whole: the right names and bytes in another order.
     let order = of(&|taken| taken.tensors.swap(8, 9));
     assert_eq!(order.len(), 3, "{order:?}");
@@ -332,13 +266,7 @@ fn missing_added_renamed_and_swapped_tensors_are_named() {
         let tensor = taken.tensor("b");
         (tensor.dims, tensor.tensor_type) = (vec![8], TensorType::F32);
     });
-    assert_eq!(
-        typed,
-        [
-            "tensor 'b' has shape [8], expected [32]",
-            "tensor 'b' has type F32, expected I8"
-        ]
-    );
+    assert_eq!(typed, ["tensor 'b' has shape [8], expected [32]", "tensor 'b' has type F32, expected I8"]);
 }
 
 #[test]
@@ -346,10 +274,7 @@ fn a_file_of_another_length_is_found() {
     let (parent, out) = pair(&Make::new("llama", 3));
     let with_tail = [&out[..], b"tail"].concat();
     let n = out.len();
-    assert_eq!(
-        differences(&parent, &with_tail),
-        [format!("the file has {} bytes, expected {n}", n + 4)]
-    );
+    assert_eq!(differences(&parent, &with_tail), [format!("the file has {} bytes, expected {n}", n + 4)]);
     for len in 0..n {
         match check(&parent, &out[..len]) {
             Ok(verification) => assert!(!verification.differences.is_empty(), "{len} bytes"),
@@ -357,19 +282,11 @@ fn a_file_of_another_length_is_found() {
         }
     }
     // A parent without padding at its end gives an output without.
-    let (parent, out) = pair(
-        &Make::new("llama", 3)
-            .tensor("last", &[3], I8)
-            .without_end_padding(),
-    );
+    let (parent, out) = pair(&Make::new("llama", 3).tensor("last", &[3], I8).without_end_padding());
     let padded = [&out[..], &[0; 29]].concat();
     assert_eq!(
         differences(&parent, &padded),
-        [format!(
-            "the file has {} bytes, expected {}",
-            padded.len(),
-            out.len()
-        )]
+        [format!("the file has {} bytes, expected {}", padded.len(), out.len())]
     );
 }
 
@@ -440,9 +357,7 @@ fn the_command_shows_what_it_compared() {
     Make::new("llama", 4).write(&dir, "m.gguf");
     dir.run("m.gguf --blocks 1,3 -o out.gguf").succeeds();
     for threads in ["", "--threads 1", "-t 3"] {
-        let output = dir
-            .run(&format!("verify out.gguf --parent m.gguf {threads}"))
-            .succeeds();
+        let output = dir.run(&format!("verify out.gguf --parent m.gguf {threads}")).succeeds();
         for line in [
             "output   out.gguf: 2 blocks, 1,342 parameters",
             "as recorded",
@@ -468,10 +383,8 @@ fn the_command_shows_what_it_compared() {
     assert_eq!(result["parent"]["blake3"], parent);
     assert_eq!(result["recorded_blake3"], parent);
     assert_eq!(result["output"]["method"], "blocks");
-    dir.run("verify out.gguf --parent m.gguf --json out.gguf")
-        .fails(1, "out.gguf: is the input itself");
-    dir.run("verify out.gguf --parent m.gguf --json result.json")
-        .succeeds();
+    dir.run("verify out.gguf --parent m.gguf --json out.gguf").fails(1, "out.gguf: is the input itself");
+    dir.run("verify out.gguf --parent m.gguf --json result.json").succeeds();
     assert!(dir.exists("result.json"));
 }
 
@@ -482,30 +395,20 @@ fn the_command_fails_on_a_difference_and_still_shows_it() {
     dir.run("m.gguf --blocks 1 -o out.gguf").succeeds();
     let mut bytes = dir.read("out.gguf");
     let file = File::parse(&bytes).unwrap();
-    let byte = file
-        .tensors()
-        .get("blk.2.ffn_down.weight")
-        .unwrap()
-        .position()
-        .0 as usize;
+    let byte = file.tensors().get("blk.2.ffn_down.weight").unwrap().position().0 as usize;
     bytes[byte] ^= 4;
     dir.write("out.gguf", &bytes);
-    let difference = "tensor 'blk.2.ffn_down.weight' differs from the parent's 'blk.3.ffn_down.weight' at byte 0 of 15";
+    let difference =
+        "tensor 'blk.2.ffn_down.weight' differs from the parent's 'blk.3.ffn_down.weight' at byte 0 of 15";
     for run in ["", "--run"] {
-        let output = dir
-            .run(&format!("verify out.gguf --parent m.gguf {run}"))
-            .output();
+        let output = dir.run(&format!("verify out.gguf --parent m.gguf {run}")).output();
         output.check(output.status.code() == Some(1), "status 1");
         output.check(
-            output.error()
-                == format!("out.gguf: is not what gguf-shorten makes of m.gguf: {difference}"),
+            output.error() == format!("out.gguf: is not what gguf-shorten makes of m.gguf: {difference}"),
             "an error that names it",
         );
         output.check_error_lines();
-        output.check(
-            output.stdout.contains(&format!("\n  {difference}\n")),
-            "the difference",
-        );
+        output.check(output.stdout.contains(&format!("\n  {difference}\n")), "the difference");
         output.check(output.stdout.contains("\nDIFFERS  "), "the verdict");
         output.check_untouched();
     }
@@ -530,14 +433,10 @@ fn what_cannot_be_verified_is_refused_by_the_command() {
         1,
         "m.gguf: metadata 'gguf_shorten.blocks' is missing, so it is not known which blocks of a parent these are",
     );
-    assert_eq!(
-        output.hint(),
-        Some("only what gguf-shorten wrote can be verified")
-    );
+    assert_eq!(output.hint(), Some("only what gguf-shorten wrote can be verified"));
     dir.run("m.gguf --blocks 1 -o out.gguf").succeeds();
     dir.run("verify out.gguf --parent none.gguf").refused();
-    dir.run("verify out.gguf --parent m.gguf --threads 0")
-        .fails(2, "--threads is at least 1");
+    dir.run("verify out.gguf --parent m.gguf --threads 0").fails(2, "--threads is at least 1");
     assert_eq!(dir.run("verify out.gguf").refused().status.code(), Some(2));
     write_parts(&dir, &Make::new("llama", 4).split(2));
     dir.run(&format!("verify {} --parent m.gguf", part_name(0, 2)))
@@ -563,37 +462,22 @@ fn a_split_parent_is_verified_by_any_of_its_parts() {
     let dir = Dir::new();
     // More than one chunk of bytes, and a tensor that crosses chunks.
     let large = |make: Make, name: &str| make.tensor(name, &[3 << 20], I8);
-    let make = large(
-        large(Make::new("llama", 4), "blk.3.large.weight"),
-        "blk.0.large.weight",
-    );
+    let make = large(large(Make::new("llama", 4), "blk.3.large.weight"), "blk.0.large.weight");
     write_parts(&dir, &make.split(3));
-    dir.run(&format!("{} --blocks 2 -o out.gguf", part_name(2, 3)))
-        .succeeds();
+    dir.run(&format!("{} --blocks 2 -o out.gguf", part_name(2, 3))).succeeds();
     for part in 0..3 {
-        dir.run(&format!("verify out.gguf --parent {}", part_name(part, 3)))
-            .succeeds();
+        dir.run(&format!("verify out.gguf --parent {}", part_name(part, 3))).succeeds();
     }
     let mut bytes = dir.read("out.gguf");
     for byte in [2_345_678, 3 << 20, (3 << 20) - 1] {
         let file = File::parse(&bytes).unwrap();
-        let at = file
-            .tensors()
-            .get("blk.0.large.weight")
-            .unwrap()
-            .position()
-            .0 as usize
-            + byte % (3 << 20);
+        let at = file.tensors().get("blk.0.large.weight").unwrap().position().0 as usize + byte % (3 << 20);
         bytes[at] ^= 1;
         dir.write("out.gguf", &bytes);
-        let output = dir
-            .run("verify out.gguf --parent m-00001-of-00003.gguf")
-            .output();
+        let output = dir.run("verify out.gguf --parent m-00001-of-00003.gguf").output();
         bytes[at] ^= 1;
         output.check(
-            output
-                .error()
-                .ends_with(&format!("at byte {} of {}", byte % (3 << 20), 3 << 20)),
+            output.error().ends_with(&format!("at byte {} of {}", byte % (3 << 20), 3 << 20)),
             "the position in the tensor",
         );
     }

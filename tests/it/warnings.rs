@@ -12,8 +12,11 @@ use crate::util::Dir;
 /// A llama whose blocks hold matrices of 4,096 bytes.
 fn model(n_blocks: u32) -> Make {
     let wide = |make: Make, block| {
-        make.tensor(&format!("blk.{block}.attn_k.weight"), &[32, 32], F32)
-            .tensor(&format!("blk.{block}.attn_v.bias"), &[1024], F32)
+        make.tensor(&format!("blk.{block}.attn_k.weight"), &[32, 32], F32).tensor(
+            &format!("blk.{block}.attn_v.bias"),
+            &[1024],
+            F32,
+        )
     };
     (0..n_blocks).fold(Make::new("llama", n_blocks), wide)
 }
@@ -38,21 +41,14 @@ fn blocks_of_zeros_are_told_of() {
     let shorten = "m.gguf --blocks 0 -o out.gguf --force";
     dir.run(shorten).warns(&[]);
     // As a download leaves it that reserves all room first.
-    zero(&dir, "m.gguf", |name| {
-        ["blk.3.", "blk.4.", "blk.5."]
-            .iter()
-            .any(|block| name.starts_with(block))
-    });
+    zero(&dir, "m.gguf", |name| ["blk.3.", "blk.4.", "blk.5."].iter().any(|block| name.starts_with(block)));
     let warning = "m.gguf: blocks 3-5 are all zeros: the download may be incomplete";
     dir.run(shorten).warns(&[warning]);
-    dir.run("m.gguf --drop 1 --method reverse --dry-run")
-        .warns(&[warning]);
+    dir.run("m.gguf --drop 1 --method reverse --dry-run").warns(&[warning]);
     dir.run("show m.gguf").warns(&[warning]);
     dir.run(&format!("{shorten} -q")).warns(&[]);
     // The hole begins in the midst of a block, and the output matrix is in it.
-    model(6)
-        .tensor("output.weight", &[32, 64], F32)
-        .write(&dir, "m.gguf");
+    model(6).tensor("output.weight", &[32, 64], F32).write(&dir, "m.gguf");
     zero(&dir, "m.gguf", |name| {
         name == "output.weight" || name == "blk.2.attn_k.weight" || name.starts_with("blk.3.")
     });
@@ -64,11 +60,7 @@ fn blocks_of_zeros_are_told_of() {
     zero(&dir, "m.gguf", |name| name.starts_with("blk.1."));
     let bytes = dir.read("m.gguf");
     let file = File::parse(&bytes).unwrap();
-    let at = file
-        .tensors()
-        .get("blk.1.attn_k.weight")
-        .unwrap()
-        .position();
+    let at = file.tensors().get("blk.1.attn_k.weight").unwrap().position();
     let mut bytes = bytes.clone();
     bytes[at.0 as usize + 4000] = 1;
     dir.write("m.gguf", &bytes);
@@ -93,11 +85,8 @@ fn a_batch_passes_warnings_on() {
     fs::create_dir(dir.path("zoo")).unwrap();
     model(3).write(&dir, "zoo/m.gguf");
     zero(&dir, "zoo/m.gguf", |name| name.starts_with("blk.1."));
-    let output = dir
-        .run("batch zoo --drop 1 --method reverse --out-dir out")
-        .output();
-    let warning =
-        "gguf-shorten: warning: zoo/m.gguf: block 1 is all zeros: the download may be incomplete\n";
+    let output = dir.run("batch zoo --drop 1 --method reverse --out-dir out").output();
+    let warning = "gguf-shorten: warning: zoo/m.gguf: block 1 is all zeros: the download may be incomplete\n";
     output.check(output.status.success(), "success");
     output.check(output.stderr.contains(warning), warning);
 }
@@ -108,17 +97,12 @@ fn attention_without_kv_heads_is_told_of() {
     let attention =
         |make: Make, block| make.tensor(&format!("blk.{block}.attn_output.weight"), &[3, 32], F32);
     let heads = |heads: &[i32]| {
-        let make =
-            Make::new("jamba", 4).set("jamba.attention.head_count_kv", ValueOut::i32s(heads));
+        let make = Make::new("jamba", 4).set("jamba.attention.head_count_kv", ValueOut::i32s(heads));
         [1, 3].into_iter().fold(make, attention)
     };
     // Blocks 0 and 2 hold what makes a block recurrent.
     let recurrent = |make: Make| {
-        make.tensor("blk.0.ssm_in.weight", &[32, 3], F32).tensor(
-            "blk.2.ssm_in.weight",
-            &[32, 3],
-            F32,
-        )
+        make.tensor("blk.0.ssm_in.weight", &[32, 3], F32).tensor("blk.2.ssm_in.weight", &[32, 3], F32)
     };
     recurrent(heads(&[0, 4, 0, 4])).write(&dir, "m.gguf");
     dir.run("show m.gguf").warns(&[]);
@@ -132,9 +116,7 @@ fn attention_without_kv_heads_is_told_of() {
          llama.cpp takes it for recurrent",
     ]);
     let llama = (0..2).fold(Make::new("llama", 2), attention);
-    llama
-        .set("llama.attention.head_count_kv", ValueOut::u32(0))
-        .write(&dir, "m.gguf");
+    llama.set("llama.attention.head_count_kv", ValueOut::u32(0)).write(&dir, "m.gguf");
     dir.run("m.gguf --blocks 0 -o out.gguf").warns(&[
         "m.gguf: metadata 'llama.attention.head_count_kv' is 0 for blocks 0-1, but they hold attention ('attn_q.weight'): \
          llama.cpp takes them for blocks without attention",
@@ -148,7 +130,8 @@ fn an_adapter_of_ollamas_is_told_of_by_every_command() {
     let model = store.model();
     store.layers(&[model.clone(), adapter]);
     let digest = model["digest"].as_str().unwrap().replace(':', "-");
-    let warning = "'ollama:m:latest' is a model with a LoRA adapter, which takes no part: its base alone is read";
+    let warning =
+        "'ollama:m:latest' is a model with a LoRA adapter, which takes no part: its base alone is read";
     let path = store.dir.path("store/blobs").join(digest);
     let warning_of_path = format!("{}: {warning}", path.display());
     for command in [
@@ -159,9 +142,7 @@ fn an_adapter_of_ollamas_is_told_of_by_every_command() {
     ] {
         store.run(command).warns(&[&warning_of_path]);
     }
-    let output = store
-        .run("batch ollama:m --drop 1 --method reverse --out-dir all")
-        .output();
+    let output = store.run("batch ollama:m --drop 1 --method reverse --out-dir all").output();
     output.check(output.status.success(), "success");
     let said = format!("gguf-shorten: warning: {warning}\n");
     output.check(output.stderr.contains(&said), &said);

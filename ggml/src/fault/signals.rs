@@ -21,9 +21,7 @@ const STACK: usize = 64 << 10;
 /// Handles all of them. Called on the main thread, once.
 pub(super) fn install() {
     let stack = libc::stack_t {
-        ss_sp: Box::leak(vec![0u8; STACK].into_boxed_slice())
-            .as_mut_ptr()
-            .cast(),
+        ss_sp: Box::leak(vec![0u8; STACK].into_boxed_slice()).as_mut_ptr().cast(),
         ss_flags: 0,
         ss_size: STACK,
     };
@@ -67,17 +65,13 @@ extern "C" fn on_signal(signal: c_int, info: *mut libc::siginfo_t, context: *mut
             LINE.push(LAST_WORDS.iter());
         }
     };
-    let hint = (signal == libc::SIGBUS)
-        .then_some("a file that is made shorter while it is read ends a process so");
+    let hint =
+        (signal == libc::SIGBUS).then_some("a file that is made shorter while it is read ends a process so");
     end(&tell, hint)
 }
 
 /// Whether the memory that was not there lies where the thread's stack would go on.
-#[cfg(all(
-    target_os = "linux",
-    target_env = "gnu",
-    any(target_arch = "x86_64", target_arch = "aarch64")
-))]
+#[cfg(all(target_os = "linux", target_env = "gnu", any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn is_beside_stack(info: *mut libc::siginfo_t, context: *mut c_void) -> bool {
     /// A function makes room for all of its variables at once.
     const NEAR: usize = 64 << 10;

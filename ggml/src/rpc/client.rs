@@ -67,9 +67,7 @@ fn resolve(endpoint: &Endpoint) -> Result<SocketAddrV4, String> {
         SocketAddr::V4(address) => Some(address),
         SocketAddr::V6(_) => None,
     });
-    addresses
-        .next()
-        .ok_or_else(|| "has no IPv4 address, and ggml takes no other".to_owned())
+    addresses.next().ok_or_else(|| "has no IPv4 address, and ggml takes no other".to_owned())
 }
 
 /// Greets the server as ggml does, and leaves.

@@ -41,13 +41,12 @@ impl Draft {
             n_tokens,
             speed_up: speed_up(acceptance, cost_ratio, n_tokens),
         };
-        (2..=MOST_TOKENS).map(of).fold(of(1), |best, other| {
-            if other.speed_up > best.speed_up {
-                other
-            } else {
-                best
-            }
-        })
+        (2..=MOST_TOKENS).map(of).fold(
+            of(1),
+            |best, other| {
+                if other.speed_up > best.speed_up { other } else { best }
+            },
+        )
     }
 }
 
@@ -71,10 +70,6 @@ impl BytesPerToken {
     ///
     /// # Errors
     /// A number of experts that is not a number.
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "a ratio; bytes of a model stay below 2^53"
-    )]
     pub fn of(model: &Model<'_>) -> Result<Self> {
         let n_experts = model.count("expert_count")?.unwrap_or(0);
         let n_used = model.count("expert_used_count")?.unwrap_or(0);
@@ -82,24 +77,14 @@ impl BytesPerToken {
             0 => 1.0,
             n => (n_used as f64 / n as f64).min(1.0),
         };
-        let has_head = model
-            .tensors()
-            .iter()
-            .any(|tensor| tensor.info.name() == "output.weight");
-        let mut bytes = Self {
-            blocks: vec![0.0; model.n_trunk_blocks()],
-            rest: 0.0,
-        };
+        let has_head = model.tensors().iter().any(|tensor| tensor.info.name() == "output.weight");
+        let mut bytes = Self { blocks: vec![0.0; model.n_trunk_blocks()], rest: 0.0 };
         for tensor in model.tensors() {
             let n_bytes = tensor.info.n_bytes() as f64;
             match tensor.block {
                 Some((block, rest)) => {
                     if let Some(sum) = bytes.blocks.get_mut(block.index()) {
-                        let share = if rest.contains("_exps.") {
-                            share_used
-                        } else {
-                            1.0
-                        };
+                        let share = if rest.contains("_exps.") { share_used } else { 1.0 };
                         *sum += share * n_bytes;
                     }
                 }
@@ -148,8 +133,7 @@ mod tests {
 
     #[test]
     fn the_speed_up_is_the_formula_of_the_paper() {
-        let formula =
-            |a: f64, c: f64, g: i32| (1.0 - a.powi(g + 1)) / ((1.0 - a) * (f64::from(g) * c + 1.0));
+        let formula = |a: f64, c: f64, g: i32| (1.0 - a.powi(g + 1)) / ((1.0 - a) * (f64::from(g) * c + 1.0));
         for a in [0.0, 0.3, 0.6, 0.9, 0.99] {
             for c in [0.01, 0.2, 0.8] {
                 let best = Draft::new(a, c);

@@ -43,9 +43,7 @@ impl Goal {
     pub fn figure(&self, measured: &Measured) -> Option<(f64, f64)> {
         let loss = &measured.loss;
         match self {
-            Self::Perplexity(limit) => {
-                Some((loss.perplexity(), limit.of(loss.parent_perplexity())))
-            }
+            Self::Perplexity(limit) => Some((loss.perplexity(), limit.of(loss.parent_perplexity()))),
             Self::Kl(limit) => Some((loss.kl_divergence(), *limit)),
             Self::Size(_) | Self::SpeedUp => None,
         }
@@ -121,9 +119,7 @@ impl FromStr for KlLimit {
 
 /// A number in digits, 0 or more.
 fn number(text: &str) -> Option<f64> {
-    let in_digits = text
-        .bytes()
-        .all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let in_digits = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     let number: f64 = text.parse().ok().filter(|_| in_digits)?;
     number.is_finite().then_some(number)
 }
@@ -290,11 +286,7 @@ pub struct Way {
 ///
 /// # Errors
 /// Those of `growth` and `bound`.
-pub fn most(
-    growth: &mut dyn Growth,
-    measure: &mut dyn Measure,
-    bound: &mut dyn Bound,
-) -> Result<Way> {
+pub fn most(growth: &mut dyn Growth, measure: &mut dyn Measure, bound: &mut dyn Bound) -> Result<Way> {
     let mut way = Way::default();
     let mut held: Option<(Measured, bool)> = None;
     while let Some(next) = growth.grow(measure)? {
@@ -325,11 +317,7 @@ pub fn most(
 ///
 /// # Errors
 /// Those of `growth` and `bound`.
-pub fn fewest(
-    growth: &mut dyn Growth,
-    measure: &mut dyn Measure,
-    bound: &mut dyn Bound,
-) -> Result<Way> {
+pub fn fewest(growth: &mut dyn Growth, measure: &mut dyn Measure, bound: &mut dyn Bound) -> Result<Way> {
     let mut way = Way::default();
     while let Some(next) = growth.grow(measure)? {
         way.steps.push(next.clone());
@@ -360,10 +348,7 @@ pub fn fastest(
     while let Some(next) = growth.grow(measure)? {
         way.steps.push(next.clone());
         let found = draft(&next, bytes);
-        if best
-            .as_ref()
-            .is_none_or(|(_, speed_up)| found.speed_up > *speed_up)
-        {
+        if best.as_ref().is_none_or(|(_, speed_up)| found.speed_up > *speed_up) {
             best = Some((next, found.speed_up));
         }
         let bound = Draft::new(found.acceptance, smallest).speed_up;
@@ -397,9 +382,7 @@ mod tests {
     fn exactly(n: usize, settings: &Settings) -> Measured {
         let constraints = constraints();
         let mut search = Search::new(&constraints, settings.clone());
-        search
-            .remove(&mut Priced::new(2, 0.3), n, &mut |_| {})
-            .unwrap()
+        search.remove(&mut Priced::new(2, 0.3), n, &mut |_| {}).unwrap()
     }
 
     fn greedy<'s, 'c>(
@@ -407,11 +390,7 @@ mod tests {
         settings: &Settings,
         progress: &'s mut dyn FnMut(&Measured),
     ) -> Greedy<'s, 'c> {
-        Greedy {
-            search: Search::new(constraints, settings.clone()),
-            most: N_BLOCKS - 1,
-            progress,
-        }
+        Greedy { search: Search::new(constraints, settings.clone()), most: N_BLOCKS - 1, progress }
     }
 
     #[test]
@@ -431,10 +410,7 @@ mod tests {
                     &mut LossBound(goal),
                 )
                 .unwrap();
-                let expected = exact
-                    .iter()
-                    .take_while(|found| found.loss.kl_divergence() <= limit)
-                    .last();
+                let expected = exact.iter().take_while(|found| found.loss.kl_divergence() <= limit).last();
                 let of = |set: &Measured| set.removed.clone();
                 assert_eq!(way.chosen.as_ref().map(of), expected.map(of), "{limit}");
                 assert!(!way.steps.is_empty());
@@ -467,13 +443,8 @@ mod tests {
             Ok((n != 3).then(|| (0..n).map(BlockId::new).collect()))
         };
         let limit = PerplexityLimit::Above(100.0);
-        let mut growth = Named {
-            sets: &mut sets,
-            n: 0,
-            most: 4,
-            objective: Objective::Kl,
-            progress: &mut |_| {},
-        };
+        let mut growth =
+            Named { sets: &mut sets, n: 0, most: 4, objective: Objective::Kl, progress: &mut |_| {} };
         let mut bound = LossBound(Goal::Perplexity(limit));
         let way = most(&mut growth, &mut Bumpy, &mut bound).unwrap();
         assert_eq!(way.chosen.unwrap().removed, blocks(&[0]));
@@ -481,13 +452,8 @@ mod tests {
         assert_eq!(asked, [1, 2]);
         // All that may go goes where everything is allowed, but no number that may not.
         let mut sets = |n: usize| Ok((n != 3).then(|| (0..n).map(BlockId::new).collect()));
-        let mut growth = Named {
-            sets: &mut sets,
-            n: 0,
-            most: 4,
-            objective: Objective::Kl,
-            progress: &mut |_| {},
-        };
+        let mut growth =
+            Named { sets: &mut sets, n: 0, most: 4, objective: Objective::Kl, progress: &mut |_| {} };
         let mut bound = LossBound(Goal::Perplexity(PerplexityLimit::Value(21.0)));
         let way = most(&mut growth, &mut Bumpy, &mut bound).unwrap();
         assert_eq!(way.chosen.unwrap().removed.len(), 4);
@@ -506,10 +472,7 @@ mod tests {
         };
         let whole = n_bytes(&Removed::new()).unwrap();
         for limit in (0..whole).step_by(17) {
-            let mut bound = SizeBound {
-                n_bytes: &n_bytes,
-                limit,
-            };
+            let mut bound = SizeBound { n_bytes: &n_bytes, limit };
             let way = fewest(
                 &mut greedy(&constraints, &settings(20), &mut |_| {}),
                 &mut Priced::new(1, 0.3),
@@ -532,10 +495,7 @@ mod tests {
     #[test]
     fn the_number_of_blocks_is_that_with_the_largest_speed_up() {
         let constraints = constraints();
-        let settings = Settings {
-            objective: Objective::Draft,
-            ..settings(0)
-        };
+        let settings = Settings { objective: Objective::Draft, ..settings(0) };
         for rest in [0.0, 1.0, 30.0] {
             let bytes = BytesPerToken::new(vec![10.0; N_BLOCKS], rest);
             let way = fastest(
@@ -548,22 +508,14 @@ mod tests {
             let all: Vec<Measured> = (1..N_BLOCKS)
                 .map(|n| {
                     let mut search = Search::new(&constraints, settings.clone());
-                    search
-                        .remove(&mut Priced::new(2, 0.0), n, &mut |_| {})
-                        .unwrap()
+                    search.remove(&mut Priced::new(2, 0.0), n, &mut |_| {}).unwrap()
                 })
                 .collect();
-            let best = all
-                .iter()
-                .map(|set| draft(set, &bytes).speed_up)
-                .fold(0.0, f64::max);
+            let best = all.iter().map(|set| draft(set, &bytes).speed_up).fold(0.0, f64::max);
             let chosen = way.chosen.unwrap();
             assert_eq!(draft(&chosen, &bytes).speed_up, best);
             // Draft models ask for agreement, which here falls with the loss.
-            let kl = Settings {
-                objective: Objective::Kl,
-                ..settings.clone()
-            };
+            let kl = Settings { objective: Objective::Kl, ..settings.clone() };
             let mut search = Search::new(&constraints, kl);
             let n = chosen.removed.len();
             let same = search.remove(&mut Priced::new(2, 0.0), n, &mut |_| {});
@@ -580,9 +532,7 @@ mod tests {
         assert!((of("+10%").unwrap().of(20.0) - 22.0).abs() < 1e-12);
         assert_eq!(of("25.3").unwrap().of(20.0), 25.3);
         assert_eq!(of("+2.50%").unwrap().to_string(), "+2.5%");
-        for wrong in [
-            "", "+", "+%", "+10", "10%", "-10%", "+-1%", "0.9", "nan", "inf", "1e3", ".", "+.%",
-        ] {
+        for wrong in ["", "+", "+%", "+10", "10%", "-10%", "+-1%", "0.9", "nan", "inf", "1e3", ".", "+.%"] {
             assert!(of(wrong).is_err(), "{wrong}");
         }
         assert_eq!("0".parse(), Ok(KlLimit(0.0)));

@@ -98,17 +98,8 @@ impl Journal {
         };
         file.set_len(n_good)?;
         file.seek(SeekFrom::Start(n_good))?;
-        let journal = Self {
-            path,
-            file,
-            key,
-            synced: Instant::now(),
-        };
-        Ok(Opened {
-            journal,
-            records,
-            damage,
-        })
+        let journal = Self { path, file, key, synced: Instant::now() };
+        Ok(Opened { journal, records, damage })
     }
 
     /// Where it is.
@@ -147,12 +138,7 @@ impl Journal {
 /// The file at `path`, locked.
 fn locked(path: &Path) -> Result<File> {
     for _ in 0..N_TRIES {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)?;
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => bail!("another search writes to it"),
@@ -174,10 +160,7 @@ fn locked(path: &Path) -> Result<File> {
 /// The records of a journal, and where the last good line ends.
 fn read(file: &mut File, key: Key, extent: Extent) -> Result<(Vec<Record>, u64)> {
     let length = file.metadata()?.len();
-    ensure!(
-        length <= MAX_BYTES,
-        "has {length} bytes, which is too long for a journal"
-    );
+    ensure!(length <= MAX_BYTES, "has {length} bytes, which is too long for a journal");
     let mut bytes = Vec::new();
     file.take(MAX_BYTES).read_to_end(&mut bytes)?;
     let mut records = Vec::new();
@@ -225,60 +208,30 @@ fn line(key: Key, record: &Record) -> Result<String> {
                 loss.n_same_top,
             ],
         ),
-        Record::Tasks(set, loss) => Entry(
-            numbers(set),
-            None,
-            [
-                loss.n_tasks,
-                loss.n_correct,
-                loss.cross_entropy.to_bits(),
-                0,
-                0,
-            ],
-        ),
+        Record::Tasks(set, loss) => {
+            Entry(numbers(set), None, [loss.n_tasks, loss.n_correct, loss.cross_entropy.to_bits(), 0, 0])
+        }
     };
     let entry = serde_json::value::to_raw_value(&entry)?;
-    let line = Line {
-        check: check(key, entry.get()),
-        entry: &entry,
-    };
+    let line = Line { check: check(key, entry.get()), entry: &entry };
     Ok(serde_json::to_string(&line)? + "\n")
 }
 
 fn parse(line: &[u8], key: Key, extent: Extent) -> Result<Record> {
     let line: Line<'_> = serde_json::from_slice(line).context("is not a record")?;
-    ensure!(
-        line.check == check(key, line.entry.get()),
-        "is damaged, or of another search"
-    );
+    ensure!(line.check == check(key, line.entry.get()), "is damaged, or of another search");
     let Entry(blocks, window, [a, b, c, d, e]) = serde_json::from_str(line.entry.get())?;
-    ensure!(
-        blocks.iter().all(|&block| block < extent.n_blocks),
-        "names a block that does not exist"
-    );
+    ensure!(blocks.iter().all(|&block| block < extent.n_blocks), "names a block that does not exist");
     let set: Removed = blocks.into_iter().map(BlockId::new).collect();
     let float = f64::from_bits;
     Ok(match window {
         Some(window) => {
-            ensure!(
-                window < extent.n_windows,
-                "names a window that does not exist"
-            );
-            let loss = Loss {
-                n_tokens: a,
-                nll: float(b),
-                parent_nll: float(c),
-                kl: float(d),
-                n_same_top: e,
-            };
+            ensure!(window < extent.n_windows, "names a window that does not exist");
+            let loss = Loss { n_tokens: a, nll: float(b), parent_nll: float(c), kl: float(d), n_same_top: e };
             Record::Window(set, window, loss)
         }
         None => {
-            let loss = TaskLoss {
-                n_tasks: a,
-                n_correct: b,
-                cross_entropy: float(c),
-            };
+            let loss = TaskLoss { n_tasks: a, n_correct: b, cross_entropy: float(c) };
             Record::Tasks(set, loss)
         }
     })
@@ -288,10 +241,7 @@ fn parse(line: &[u8], key: Key, extent: Extent) -> Result<Record> {
 mod tests {
     use super::*;
 
-    const EXTENT: Extent = Extent {
-        n_blocks: 9,
-        n_windows: 4,
-    };
+    const EXTENT: Extent = Extent { n_blocks: 9, n_windows: 4 };
 
     fn record(block: usize, window: usize) -> Record {
         let loss = Loss {
@@ -306,11 +256,7 @@ mod tests {
     }
 
     fn tasks() -> Record {
-        let loss = TaskLoss {
-            n_tasks: 3,
-            n_correct: 1,
-            cross_entropy: 2.0f64.sqrt(),
-        };
+        let loss = TaskLoss { n_tasks: 3, n_correct: 1, cross_entropy: 2.0f64.sqrt() };
         Record::Tasks([BlockId::new(3)].into(), loss)
     }
 
@@ -387,10 +333,7 @@ mod tests {
         let other = folder.path().join(Key::of(&[b"other"]).file_name());
         fs::rename(path, other).unwrap();
         let opened = open(folder.path(), b"other");
-        assert_eq!(
-            opened.damage.as_deref(),
-            Some("line 1: is damaged, or of another search")
-        );
+        assert_eq!(opened.damage.as_deref(), Some("line 1: is damaged, or of another search"));
         assert_ne!(Key::of(&[b"a", b"bc"]), Key::of(&[b"ab", b"c"]));
     }
 
@@ -399,10 +342,7 @@ mod tests {
         let (folder, path, _) = journal();
         let first = open(folder.path(), b"k");
         let error = Journal::open(folder.path(), Key::of(&[b"k"]), EXTENT).unwrap_err();
-        assert_eq!(
-            format!("{error:#}"),
-            format!("{}: another search writes to it", path.display())
-        );
+        assert_eq!(format!("{error:#}"), format!("{}: another search writes to it", path.display()));
         // Another search has another one.
         open(folder.path(), b"other");
         drop(first);

@@ -122,12 +122,7 @@ impl Memo<'_> {
     fn measure(&mut self, windows: &[usize], sets: &[Removed]) -> Result<()> {
         let kept: Vec<Vec<BlockId>> = sets
             .iter()
-            .map(|set| {
-                (0..self.n_blocks)
-                    .map(BlockId::new)
-                    .filter(|block| !set.contains(block))
-                    .collect()
-            })
+            .map(|set| (0..self.n_blocks).map(BlockId::new).filter(|block| !set.contains(block)).collect())
             .collect();
         let (known, record) = (&mut self.known, &mut *self.record);
         self.subsets.visit(windows, &kept, &mut |outcome| {
@@ -159,9 +154,7 @@ impl Measure for Memo<'_> {
         while first < n_windows {
             // Windows that miss the same sets are evaluated together.
             let new = missing(&self.known, first);
-            let n_same = (first..n_windows)
-                .take_while(|&window| missing(&self.known, window) == new)
-                .count();
+            let n_same = (first..n_windows).take_while(|&window| missing(&self.known, window) == new).count();
             let windows: Vec<usize> = (first..first + n_same).collect();
             first += n_same;
             if !new.is_empty() {

@@ -76,22 +76,14 @@ impl Measured {
 ///
 /// # Errors
 /// Those of `measure`.
-pub fn measured(
-    measure: &mut dyn Measure,
-    removed: Removed,
-    objective: Objective,
-) -> Result<Measured> {
+pub fn measured(measure: &mut dyn Measure, removed: Removed, objective: Objective) -> Result<Measured> {
     let set = std::slice::from_ref(&removed);
     let losses = measure.losses(measure.n_windows(), set)?;
     let tasks = match objective {
         Objective::Task => measure.tasks(set)?.first().copied(),
         _ => None,
     };
-    Ok(Measured {
-        removed,
-        loss: losses.into_iter().sum(),
-        tasks,
-    })
+    Ok(Measured { removed, loss: losses.into_iter().sum(), tasks })
 }
 
 /// One removal after another, from none. Each call of [`Search::step`] removes one block more, or where no single one may
@@ -108,17 +100,8 @@ impl<'c> Search<'c> {
     /// Begins with all blocks in place.
     #[must_use]
     pub fn new(constraints: &'c Constraints, settings: Settings) -> Self {
-        let nothing = Measured {
-            removed: Removed::new(),
-            loss: Loss::default(),
-            tasks: None,
-        };
-        Self {
-            constraints,
-            settings,
-            beam: vec![nothing],
-            ranking: Vec::new(),
-        }
+        let nothing = Measured { removed: Removed::new(), loss: Loss::default(), tasks: None };
+        Self { constraints, settings, beam: vec![nothing], ranking: Vec::new() }
     }
 
     /// The best set so far.
@@ -171,9 +154,7 @@ impl<'c> Search<'c> {
         };
         let places: BTreeSet<usize> = sets.iter().filter_map(place).collect();
         let last = places.iter().take(n_contenders(places.len())).next_back();
-        sets.into_iter()
-            .filter(|set| place(set) <= last.copied())
-            .collect()
+        sets.into_iter().filter(|set| place(set) <= last.copied()).collect()
     }
 
     /// Removes exactly `n` blocks, and lets blocks change places at the end.
@@ -188,10 +169,7 @@ impl<'c> Search<'c> {
     ) -> Result<Measured> {
         while self.best().removed.len() < n {
             if !self.step(measure, n)? {
-                bail!(
-                    "no allowed removal leads from {} to {n} blocks",
-                    self.best().removed.len()
-                );
+                bail!("no allowed removal leads from {} to {n} blocks", self.best().removed.len());
             }
             progress(self.best());
         }
@@ -273,12 +251,7 @@ mod tests {
     }
 
     pub fn settings(swaps: usize) -> Settings {
-        Settings {
-            objective: Objective::Kl,
-            keep: Removed::new(),
-            beam: 1,
-            swaps,
-        }
+        Settings { objective: Objective::Kl, keep: Removed::new(), beam: 1, swaps }
     }
 
     /// A loss that is known: each block has a price in each window, and some pairs cost more together.
@@ -291,20 +264,14 @@ mod tests {
 
     impl Priced {
         pub fn new(n_windows: usize, noise: f64) -> Self {
-            Self {
-                n_windows,
-                noise,
-                n_measured: 0,
-            }
+            Self { n_windows, noise, n_measured: 0 }
         }
 
         fn loss(&self, set: &Removed, window: usize) -> f64 {
             let number = |i: usize| ((i * 7919 + 104_729) % 1009) as f64 / 1009.0;
             let single: f64 = set
                 .iter()
-                .map(|block| {
-                    number(block.index()) + self.noise * number(block.index() * 31 + window * 17)
-                })
+                .map(|block| number(block.index()) + self.noise * number(block.index() * 31 + window * 17))
                 .sum();
             let pairs: f64 = set
                 .iter()
@@ -316,9 +283,7 @@ mod tests {
         }
 
         pub fn total(&self, set: &Removed) -> f64 {
-            (0..self.n_windows)
-                .map(|window| self.loss(set, window))
-                .sum()
+            (0..self.n_windows).map(|window| self.loss(set, window)).sum()
         }
     }
 
@@ -377,15 +342,8 @@ mod tests {
         removed
     }
 
-    fn search(
-        priced: &mut Priced,
-        constraints: &Constraints,
-        settings: Settings,
-        n: usize,
-    ) -> Measured {
-        Search::new(constraints, settings)
-            .remove(priced, n, &mut |_| {})
-            .unwrap()
+    fn search(priced: &mut Priced, constraints: &Constraints, settings: Settings, n: usize) -> Measured {
+        Search::new(constraints, settings).remove(priced, n, &mut |_| {}).unwrap()
     }
 
     #[test]
@@ -396,11 +354,7 @@ mod tests {
             let found = search(&mut priced, &constraints, settings(0), n);
             assert_eq!(found.removed, sleb(&priced, N_BLOCKS, n), "{n} blocks");
             let of_sleb: usize = (0..n).map(|i| (N_BLOCKS - i) * 18).sum();
-            assert!(
-                priced.n_measured < of_sleb * 6 / 10,
-                "{} {of_sleb}",
-                priced.n_measured
-            );
+            assert!(priced.n_measured < of_sleb * 6 / 10, "{} {of_sleb}", priced.n_measured);
             assert!((found.loss.kl / 1e6 - priced.total(&found.removed)).abs() < 1e-9);
         }
     }
@@ -419,11 +373,7 @@ mod tests {
             all_ours += ours;
             all_theirs += theirs;
             let n_of_sleb: usize = (0..n).map(|i| (N_ALL - i) * 18).sum();
-            assert!(
-                priced.n_measured < n_of_sleb * 6 / 10,
-                "{n}: {} {n_of_sleb}",
-                priced.n_measured
-            );
+            assert!(priced.n_measured < n_of_sleb * 6 / 10, "{n}: {} {n_of_sleb}", priced.n_measured);
         }
         assert!(all_ours <= all_theirs, "{all_ours} {all_theirs}");
     }
@@ -458,10 +408,7 @@ mod tests {
     fn a_wide_beam_finds_the_best_set_of_all() {
         let constraints = constraints();
         let mut priced = Priced::new(1, 0.3);
-        let all = Settings {
-            beam: 1 << N_BLOCKS,
-            ..settings(0)
-        };
+        let all = Settings { beam: 1 << N_BLOCKS, ..settings(0) };
         let found = search(&mut priced, &constraints, all, 4);
         let best = (0u32..1 << N_BLOCKS)
             .filter(|bits| bits.count_ones() == 4)
@@ -477,14 +424,8 @@ mod tests {
     #[test]
     fn only_allowed_sets_are_chosen() {
         let mut constraints = constraints();
-        constraints.groups.push(Group {
-            blocks: blocks(&[0]),
-            what: "x",
-        });
-        constraints.places.push(Place::Last {
-            may: (0..N_BLOCKS).map(|i| i % 3 == 2).collect(),
-            why: "x",
-        });
+        constraints.groups.push(Group { blocks: blocks(&[0]), what: "x" });
+        constraints.places.push(Place::Last { may: (0..N_BLOCKS).map(|i| i % 3 == 2).collect(), why: "x" });
         let mut priced = Priced::new(2, 0.3);
         let found = search(&mut priced, &constraints, settings(3), 3);
         assert!(constraints.check(&found.removed).is_ok());
@@ -494,17 +435,12 @@ mod tests {
     #[test]
     fn kept_blocks_stay_and_a_number_out_of_reach_is_an_error() {
         let constraints = constraints();
-        let keep = Settings {
-            keep: blocks(&[0, 1, 2, 3, 4, 5]),
-            ..settings(3)
-        };
+        let keep = Settings { keep: blocks(&[0, 1, 2, 3, 4, 5]), ..settings(3) };
         let mut priced = Priced::new(1, 0.0);
         let found = search(&mut priced, &constraints, keep.clone(), 2);
         assert!(found.removed.is_disjoint(&keep.keep));
-        let error = Search::new(&constraints, keep)
-            .remove(&mut priced, 4, &mut |_| {})
-            .unwrap_err()
-            .to_string();
+        let error =
+            Search::new(&constraints, keep).remove(&mut priced, 4, &mut |_| {}).unwrap_err().to_string();
         assert_eq!(error, "no allowed removal leads from 3 to 4 blocks");
     }
 
@@ -518,8 +454,7 @@ mod tests {
 
         fn losses(&mut self, n_windows: usize, sets: &[Removed]) -> Result<Vec<Loss>> {
             for set in sets {
-                self.1
-                    .extend((0..n_windows).map(|window| (set.clone(), window)));
+                self.1.extend((0..n_windows).map(|window| (set.clone(), window)));
             }
             self.0.losses(n_windows, sets)
         }
@@ -550,10 +485,7 @@ mod tests {
     fn tasks_decide_among_the_few_with_the_lowest_divergence() {
         let constraints = constraints();
         let mut priced = Priced::new(1, 0.3);
-        let task = Settings {
-            objective: Objective::Task,
-            ..settings(0)
-        };
+        let task = Settings { objective: Objective::Task, ..settings(0) };
         let mut search = Search::new(&constraints, task);
         assert!(search.step(&mut priced, 1).unwrap());
         let mut singles: Vec<Removed> = (0..N_BLOCKS).map(|i| blocks(&[i])).collect();

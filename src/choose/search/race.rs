@@ -46,11 +46,7 @@ pub fn race(
         let mut measured: Vec<Measured> = left
             .into_iter()
             .zip(losses)
-            .map(|(removed, loss)| Measured {
-                removed,
-                loss,
-                tasks: None,
-            })
+            .map(|(removed, loss)| Measured { removed, loss, tasks: None })
             .collect();
         // Sets come in ascending order, and the sort is stable: of equals the first. A share of tokens has equals.
         measured.sort_by(|a, b| {
@@ -62,10 +58,7 @@ pub fn race(
         if is_last {
             measured.truncate(n.max(1));
             ranking.extend(fallen.into_iter().rev());
-            return Ok(Raced {
-                best: measured,
-                ranking,
-            });
+            return Ok(Raced { best: measured, ranking });
         }
         let n_left = n_survivors(ranking.len(), n);
         fallen.extend(ranking.drain(n_left..).rev());
@@ -82,12 +75,7 @@ pub(super) fn n_contenders(n: usize) -> usize {
 /// Losses that removing blocks one by one takes, from as many as `n` begins with to as many as it ends with, of `n_free`
 /// that may go, with the exchanges at the end: what is to be expected if every one of them may go alone.
 #[must_use]
-pub fn expected_losses(
-    settings: &Settings,
-    n_free: usize,
-    n: Range<usize>,
-    n_windows: usize,
-) -> u64 {
+pub fn expected_losses(settings: &Settings, n_free: usize, n: Range<usize>, n_windows: usize) -> u64 {
     let n_best = match settings.objective {
         Objective::Task => settings.beam.max(SHORTLIST),
         _ => settings.beam,

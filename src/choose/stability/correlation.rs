@@ -9,7 +9,6 @@ pub fn spearman(a: &[f64], b: &[f64]) -> Option<f64> {
     let (a, b) = (mean_ranks(a), mean_ranks(b));
     let (mut ab, mut aa, mut bb) = (0.0, 0.0, 0.0);
     // The mean rank is the same whatever is equal.
-    #[expect(clippy::cast_precision_loss, reason = "at most 512 blocks")]
     let middle = (a.len() as f64 - 1.0) / 2.0;
     for (a, b) in a.iter().zip(&b) {
         ab += (a - middle) * (b - middle);
@@ -42,15 +41,9 @@ pub fn kendall(a: &[f64], b: &[f64]) -> Option<f64> {
 }
 
 /// The place of each value in ascending order, from 0.
-#[expect(clippy::cast_precision_loss, reason = "at most 512 blocks")]
 fn mean_ranks(values: &[f64]) -> Vec<f64> {
     let rank = |value: &f64| {
-        let n_of = |order| {
-            values
-                .iter()
-                .filter(|v| v.total_cmp(value) == order)
-                .count() as f64
-        };
+        let n_of = |order| values.iter().filter(|v| v.total_cmp(value) == order).count() as f64;
         n_of(Ordering::Less) + (n_of(Ordering::Equal) - 1.0) / 2.0
     };
     values.iter().map(rank).collect()

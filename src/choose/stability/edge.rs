@@ -51,17 +51,13 @@ impl Edge {
         let (removed, kept): (Vec<usize>, Vec<usize>) = free.iter().partition(|b| is_removed(b));
         let may_bind = may_bind(chosen, &free);
         let alpha = if may_bind { alpha / 2.0 } else { alpha };
-        let are_lowest = removed.iter().all(|&low| {
-            kept.iter()
-                .all(|&high| sample.score(low) <= sample.score(high))
-        });
+        let are_lowest =
+            removed.iter().all(|&low| kept.iter().all(|&high| sample.score(low) <= sample.score(high)));
         let tied = match may_bind && !are_lowest {
             false => by_pairs(sample, &removed, &kept, alpha),
             true => by_intervals(chosen, sample, &free, alpha),
         };
-        Self {
-            tied: tied.into_iter().map(BlockId::new).collect(),
-        }
+        Self { tied: tied.into_iter().map(BlockId::new).collect() }
     }
 
     /// Whether no other set comes into question.
@@ -75,12 +71,10 @@ impl Edge {
 fn may_bind(chosen: Chosen<'_>, free: &[usize]) -> bool {
     let constraints = chosen.constraints;
     let may_go = |group: &BTreeSet<BlockId>| {
-        group.len() <= chosen.removed.len()
-            && group.iter().all(|block| free.contains(&block.index()))
+        group.len() <= chosen.removed.len() && group.iter().all(|block| free.contains(&block.index()))
     };
     !constraints.trusted
-        && (!constraints.places.is_empty()
-            || constraints.groups.iter().any(|group| may_go(&group.blocks)))
+        && (!constraints.places.is_empty() || constraints.groups.iter().any(|group| may_go(&group.blocks)))
 }
 
 /// The blocks of pairs whose order is not certain.
@@ -98,12 +92,7 @@ fn by_pairs(sample: &Sample, removed: &[usize], kept: &[usize], alpha: f64) -> B
 }
 
 /// The blocks whose change may be better where all scores are at the wrong end of their intervals.
-fn by_intervals(
-    chosen: Chosen<'_>,
-    sample: &Sample,
-    free: &[usize],
-    alpha: f64,
-) -> BTreeSet<usize> {
+fn by_intervals(chosen: Chosen<'_>, sample: &Sample, free: &[usize], alpha: f64) -> BTreeSet<usize> {
     let n = chosen.removed.len();
     let is_removed = |block: usize| chosen.removed.contains(&BlockId::new(block));
     let p = alpha / count(2 * free.len().max(1));
@@ -134,7 +123,6 @@ fn by_intervals(
     free.iter().filter(changes).copied().collect()
 }
 
-#[expect(clippy::cast_precision_loss, reason = "at most 512 blocks")]
 fn count(n: usize) -> f64 {
     n as f64
 }
@@ -190,11 +178,7 @@ pub(super) mod tests {
         let keep = blocks(keep);
         let scores: Vec<f64> = (0..sample.n_blocks()).map(|i| sample.score(i)).collect();
         let removed = removal::lowest(constraints, &scores, &keep, n).unwrap();
-        let chosen = Chosen {
-            constraints,
-            keep: &keep,
-            removed: &removed,
-        };
+        let chosen = Chosen { constraints, keep: &keep, removed: &removed };
         Edge::of(chosen, sample, 0.01)
     }
 
@@ -211,10 +195,7 @@ pub(super) mod tests {
         assert_eq!(tied(&[2], 2), blocks(&[3, 5]));
         // Of a group as large as the set one stays: without the rule 2, 3 and 5 would go before 0.
         let mut grouped = constraints(6);
-        grouped.groups.push(Group {
-            blocks: blocks(&[1, 2]),
-            what: "x",
-        });
+        grouped.groups.push(Group { blocks: blocks(&[1, 2]), what: "x" });
         let found = edge(&grouped, &[], &sample, 2);
         assert!(found.tied.contains(&BlockId::new(3)) && !found.is_certain());
         assert!(!found.tied.contains(&BlockId::new(4)));
@@ -224,14 +205,8 @@ pub(super) mod tests {
     fn worst_cases_are_those_of_all_allowed_sets() {
         const N: usize = 7;
         let mut constraints = constraints(N);
-        constraints.places.push(Place::Last {
-            may: (0..N).map(|i| i % 3 == 1).collect(),
-            why: "x",
-        });
-        constraints.groups.push(Group {
-            blocks: blocks(&[0, 2]),
-            what: "x",
-        });
+        constraints.places.push(Place::Last { may: (0..N).map(|i| i % 3 == 1).collect(), why: "x" });
+        constraints.groups.push(Group { blocks: blocks(&[0, 2]), what: "x" });
         let (mut n_tied, mut n_certain) = (0, 0);
         for seed in 0..60 {
             let mut next = noise(1000 + seed);
@@ -240,33 +215,21 @@ pub(super) mod tests {
             for n in 2..5 {
                 let means: Vec<f64> = (0..N).map(|i| sample.score(i)).collect();
                 let removed = removal::lowest(&constraints, &means, &blocks(&[]), n).unwrap();
-                let chosen = Chosen {
-                    constraints: &constraints,
-                    keep: &blocks(&[]),
-                    removed: &removed,
-                };
+                let chosen = Chosen { constraints: &constraints, keep: &blocks(&[]), removed: &removed };
                 let free: Vec<usize> = (0..N).collect();
                 let found = by_intervals(chosen, &sample, &free, 0.01);
                 // Every allowed set, at the wrong ends of the intervals.
                 let worst = |i: usize| {
                     let width = sample.half_width(i, &free, 0.01 / 14.0);
-                    let sign = if removed.contains(&BlockId::new(i)) {
-                        1.0
-                    } else {
-                        -1.0
-                    };
+                    let sign = if removed.contains(&BlockId::new(i)) { 1.0 } else { -1.0 };
                     sample.score(i) + sign * width
                 };
-                let total =
-                    |set: &BTreeSet<BlockId>| set.iter().map(|b| worst(b.index())).sum::<f64>();
+                let total = |set: &BTreeSet<BlockId>| set.iter().map(|b| worst(b.index())).sum::<f64>();
                 let mut expected = BTreeSet::new();
                 for bits in 0u32..1 << N {
                     let on: Vec<_> = (0..N).filter(|i| bits & (1 << i) != 0).collect();
                     let set = blocks(&on);
-                    if on.len() == n
-                        && constraints.check(&set).is_ok()
-                        && total(&set) <= total(&removed)
-                    {
+                    if on.len() == n && constraints.check(&set).is_ok() && total(&set) <= total(&removed) {
                         expected.extend(set.symmetric_difference(&removed).map(|b| b.index()));
                     }
                 }
@@ -293,11 +256,7 @@ pub(super) mod tests {
                     &keep,
                     2,
                 );
-                let chosen = Chosen {
-                    constraints: &constraints(5),
-                    keep: &keep,
-                    removed: &removed.unwrap(),
-                };
+                let chosen = Chosen { constraints: &constraints(5), keep: &keep, removed: &removed.unwrap() };
                 Edge::of(chosen, &sample, 0.1).is_certain()
             })
             .count();

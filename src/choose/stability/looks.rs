@@ -25,8 +25,6 @@ impl Looks {
     #[must_use]
     #[expect(
         clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
         reason = "between 0 and the number of windows, which is far below 2^53"
     )]
     pub fn new(n_windows: usize, confidence: Confidence) -> Self {

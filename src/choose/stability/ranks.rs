@@ -12,7 +12,6 @@ use super::{Confidence, Sample};
 pub fn ranks(sample: &Sample, confidence: Confidence) -> Vec<RangeInclusive<usize>> {
     let n = sample.n_blocks();
     let n_pairs = n * n.saturating_sub(1) / 2;
-    #[expect(clippy::cast_precision_loss, reason = "at most 512 blocks")]
     let alpha = confidence.alpha() / (n_pairs.max(1) as f64);
     let (mut low, mut high) = (vec![1; n], vec![n; n]);
     for a in 0..n {

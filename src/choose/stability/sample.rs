@@ -34,9 +34,7 @@ impl Sample {
         }
         let influence = |without: Vec<f64>| {
             let moved = scores.iter().zip(without);
-            moved
-                .map(|(all, without)| (all - without) * (count(n) - 1.0))
-                .collect()
+            moved.map(|(all, without)| (all - without) * (count(n) - 1.0)).collect()
         };
         let influence = without.into_iter().map(influence).collect();
         Some(Self { scores, influence })
@@ -94,10 +92,6 @@ impl Sample {
     }
 }
 
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "windows are far fewer than 2^53"
-)]
 fn count(n: usize) -> f64 {
     n as f64
 }
@@ -109,14 +103,10 @@ pub(super) mod tests {
     /// Of the mean of these windows, `[n_windows][n_blocks]`.
     pub fn of_windows(windows: &[Vec<f64>]) -> Sample {
         let n = count(windows.len());
-        let total: Vec<f64> = (0..windows[0].len())
-            .map(|block| windows.iter().map(|window| window[block]).sum())
-            .collect();
+        let total: Vec<f64> =
+            (0..windows[0].len()).map(|block| windows.iter().map(|window| window[block]).sum()).collect();
         let without = |window: &Vec<f64>| {
-            let rest = total
-                .iter()
-                .zip(window)
-                .map(|(total, value)| (total - value) / (n - 1.0));
+            let rest = total.iter().zip(window).map(|(total, value)| (total - value) / (n - 1.0));
             rest.collect()
         };
         let scores = total.iter().map(|total| total / n).collect();

@@ -34,11 +34,7 @@ impl<'g> Stopping<'g> {
     /// Before the first of at most `n_windows` windows.
     #[must_use]
     pub fn new(constraints: &'g Constraints, goal: Goal<'g>, n_windows: usize) -> Self {
-        Self {
-            constraints,
-            goal,
-            looks: Looks::new(n_windows, goal.confidence),
-        }
+        Self { constraints, goal, looks: Looks::new(n_windows, goal.confidence) }
     }
 
     /// The rule of a goal, for [`crate::measure::calibrate`].
@@ -69,11 +65,7 @@ impl<'g> Stopping<'g> {
         let scores: Vec<f64> = (0..sample.n_blocks()).map(|i| sample.score(i)).collect();
         let removed = removal::lowest_if_any(self.constraints, &scores, goal.keep, goal.n);
         removed.is_some_and(|removed| {
-            let chosen = Chosen {
-                constraints: self.constraints,
-                keep: goal.keep,
-                removed: &removed,
-            };
+            let chosen = Chosen { constraints: self.constraints, keep: goal.keep, removed: &removed };
             Edge::of(chosen, sample, self.looks.alpha()).is_certain()
         })
     }
@@ -97,20 +89,9 @@ mod tests {
         mean_windows: f64,
     }
 
-    fn simulate(
-        constraints: &Constraints,
-        scores: &[f64],
-        n: usize,
-        confidence: &str,
-        runs: u32,
-    ) -> Outcome {
+    fn simulate(constraints: &Constraints, scores: &[f64], n: usize, confidence: &str, runs: u32) -> Outcome {
         let keep = BTreeSet::new();
-        let goal = Goal {
-            method: Method::Bi,
-            n,
-            keep: &keep,
-            confidence: confidence.parse().unwrap(),
-        };
+        let goal = Goal { method: Method::Bi, n, keep: &keep, confidence: confidence.parse().unwrap() };
         let stopping = Stopping::new(constraints, goal, N_WINDOWS);
         let set = |sample: &Sample| {
             let scores: Vec<f64> = (0..sample.n_blocks()).map(|i| sample.score(i)).collect();
@@ -131,11 +112,7 @@ mod tests {
             n_wrong_at_first_look += usize::from(at_first != expected);
             n_windows += u32::try_from(used).unwrap();
         }
-        Outcome {
-            n_wrong,
-            n_wrong_at_first_look,
-            mean_windows: f64::from(n_windows) / f64::from(runs),
-        }
+        Outcome { n_wrong, n_wrong_at_first_look, mean_windows: f64::from(n_windows) / f64::from(runs) }
     }
 
     #[test]
@@ -148,11 +125,7 @@ mod tests {
             let scores = [0.2, 5.0, 1.0, edge, 2.5, 0.4, 3.0, 2.8];
             let found = simulate(&any, &scores, 3, "0.99", runs);
             assert!(found.n_wrong <= 12, "{gap}: {} wrong", found.n_wrong);
-            assert!(
-                found.mean_windows <= most_windows,
-                "{gap}: {}",
-                found.mean_windows
-            );
+            assert!(found.mean_windows <= most_windows, "{gap}: {}", found.mean_windows);
             // Stopping is not harmless: at the first look the set is often another.
             if gap < 1.0 {
                 assert!(found.n_wrong_at_first_look > 60, "{gap}");
@@ -175,12 +148,7 @@ mod tests {
         // population correction it is missed ten times too often.)
         let any = constraints(3);
         let keep = BTreeSet::new();
-        let goal = Goal {
-            method: Method::Bi,
-            n: 1,
-            keep: &keep,
-            confidence: Confidence::default(),
-        };
+        let goal = Goal { method: Method::Bi, n: 1, keep: &keep, confidence: Confidence::default() };
         let stopping = Stopping::new(&any, goal, 32);
         let mut text = windows(2, 32, &[0.0209, 0.02, 0.5], 0.0039);
         text[5][1] = text[5][0] + 0.055;
@@ -190,9 +158,8 @@ mod tests {
             .filter(|seed| {
                 let order = order(32, blake3::hash(&seed.to_le_bytes()));
                 let drawn: Vec<_> = order.iter().map(|&window| text[window].clone()).collect();
-                let stops = |&n: &usize| {
-                    stopping.looks.is_at(n) && stopping.is_certain(&of_windows(&drawn[..n]))
-                };
+                let stops =
+                    |&n: &usize| stopping.looks.is_at(n) && stopping.is_certain(&of_windows(&drawn[..n]));
                 let used = (2..32).find(stops).unwrap_or(32);
                 let sample = of_windows(&drawn[..used]);
                 sample.score(1) < sample.score(0)
@@ -204,10 +171,7 @@ mod tests {
     #[test]
     fn sets_that_rules_restrict_are_certain_no_sooner() {
         let mut only_some = constraints(6);
-        only_some.places.push(Place::Last {
-            may: (0..6).map(|i| i % 2 == 1).collect(),
-            why: "x",
-        });
+        only_some.places.push(Place::Last { may: (0..6).map(|i| i % 2 == 1).collect(), why: "x" });
         // Block 4 may go without 5 alone, and 5 not without 4.
         let scores = [3.0, 3.5, 1.0, 2.2, 4.0, 0.2];
         let found = simulate(&only_some, &scores, 2, "0.99", 1000);

@@ -41,10 +41,7 @@ mod tests {
             let of_2 = 1.0 / (2.0 + t * t + t * (2.0 + t * t).sqrt());
             for (df, expected) in [(1.0, of_1), (2.0, of_2)] {
                 let found = tail(t, df);
-                assert!(
-                    (found / expected - 1.0).abs() < 1e-9,
-                    "{t} {df}: {found} {expected}"
-                );
+                assert!((found / expected - 1.0).abs() < 1e-9, "{t} {df}: {found} {expected}");
             }
             let u = t / (4.0 + t * t).sqrt();
             let of_4 = 0.5 - 0.75 * (u - u * u * u / 3.0);
@@ -70,10 +67,7 @@ mod tests {
         assert!((quantile(0.025, 1e6) - 1.959_964).abs() < 1e-4);
         for p in [0.4, 1e-3, 1e-7, 1e-12] {
             for df in [1.0, 2.0, 7.0, 63.0] {
-                assert!(
-                    (tail(quantile(p, df), df) / p - 1.0).abs() < 1e-9,
-                    "{p} {df}"
-                );
+                assert!((tail(quantile(p, df), df) / p - 1.0).abs() < 1e-9, "{p} {df}");
             }
         }
     }

@@ -19,9 +19,7 @@ const OF_BATCH: &[&str] = &["model", "output", "json", "quiet", "verbose"];
 const OF_ONE_MODEL: &[&str] = &["imatrix", "card", "ollama"];
 
 /// Flags on which the result does not depend.
-const WITHOUT_EFFECT: &[&str] = &[
-    "threads", "force", "min-free", "dry-run", "scratch", "no-cache",
-];
+const WITHOUT_EFFECT: &[&str] = &["threads", "force", "min-free", "dry-run", "scratch", "no-cache"];
 
 /// Flags with their values, by their long names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,14 +48,10 @@ fn for_all() -> Vec<Arg> {
 impl Args for Flags {
     fn augment_args(command: Command) -> Command {
         // What one model must be told, a table may tell for each.
-        let args = for_all()
-            .into_iter()
-            .map(|arg| match arg.get_id().as_str() {
-                "drop" => {
-                    arg.required_unless_present_any(["config", "target_size", "max_ppl", "max_kl"])
-                }
-                _ => arg,
-            });
+        let args = for_all().into_iter().map(|arg| match arg.get_id().as_str() {
+            "drop" => arg.required_unless_present_any(["config", "target_size", "max_ppl", "max_kl"]),
+            _ => arg,
+        });
         command.args(args)
     }
 
@@ -78,9 +72,7 @@ impl FromArgMatches for Flags {
             }
             let values = if takes_values(&arg) {
                 let occurrences = matches.get_raw_occurrences(id).into_iter().flatten();
-                occurrences
-                    .map(|values| values.map(OsStr::to_owned).collect())
-                    .collect()
+                occurrences.map(|values| values.map(OsStr::to_owned).collect()).collect()
             } else {
                 vec![Vec::new()]
             };
@@ -148,9 +140,7 @@ impl Flags {
         let command = shorten();
         let found = command.get_arguments().find(|arg| {
             arg.get_long() == Some(long)
-                || arg
-                    .get_visible_aliases()
-                    .is_some_and(|names| names.contains(&long))
+                || arg.get_visible_aliases().is_some_and(|names| names.contains(&long))
         });
         let Some((arg, long)) = found.and_then(|arg| Some((arg, arg.get_long()?))) else {
             bail!("'{long}' is not a flag of the main job");
@@ -236,11 +226,8 @@ impl Flags {
                 continue;
             }
             add(long.as_bytes());
-            let arg = command
-                .get_arguments()
-                .find(|arg| arg.get_long() == Some(long));
-            let is_path =
-                arg.is_some_and(|arg| arg.get_value_parser().type_id() == TypeId::of::<PathBuf>());
+            let arg = command.get_arguments().find(|arg| arg.get_long() == Some(long));
+            let is_path = arg.is_some_and(|arg| arg.get_value_parser().type_id() == TypeId::of::<PathBuf>());
             for values in occurrences {
                 for (i, value) in values.iter().enumerate() {
                     let path = Path::new(value);
@@ -294,13 +281,7 @@ mod tests {
         }
         // What is a default is not said.
         assert_eq!(shown(&flags("--drop 2").unwrap()), "--drop=2");
-        for wrong in [
-            "",
-            "--drop=0",
-            "--drop=1 --blocks=2",
-            "--drop 1 -o x",
-            "--nope",
-        ] {
+        for wrong in ["", "--drop=0", "--drop=1 --blocks=2", "--drop 1 -o x", "--nope"] {
             assert!(flags(wrong).is_err(), "{wrong}");
         }
         assert!(flags("--config x").is_ok());
@@ -322,20 +303,12 @@ mod tests {
         let folder = Path::new("conf");
         let mut flags = flags("--drop=25% --keep=0 --portable --calibration=x").unwrap();
         let text = |text: &str| Setting::Value(text.to_owned());
-        let texts =
-            |texts: &[&str]| Setting::Values(texts.iter().map(|t| (*t).to_owned()).collect());
+        let texts = |texts: &[&str]| Setting::Values(texts.iter().map(|t| (*t).to_owned()).collect());
         flags.set("drop", &text("2"), folder).unwrap();
-        flags
-            .set("calibration", &texts(&["a", "/b"]), folder)
-            .unwrap();
-        assert_eq!(
-            shown(&flags),
-            "--calibration=conf/a --calibration=/b --drop=2 --keep=0 --portable"
-        );
+        flags.set("calibration", &texts(&["a", "/b"]), folder).unwrap();
+        assert_eq!(shown(&flags), "--calibration=conf/a --calibration=/b --drop=2 --keep=0 --portable");
         flags.set("blocks", &texts(&["3", "4"]), folder).unwrap();
-        flags
-            .set("portable", &Setting::Given(false), folder)
-            .unwrap();
+        flags.set("portable", &Setting::Given(false), folder).unwrap();
         flags.set("imatrix", &texts(&["i", "o"]), folder).unwrap();
         assert_eq!(
             shown(&flags),
@@ -364,10 +337,7 @@ mod tests {
         let hash = |line: &str| flags(line).unwrap().blake3().unwrap();
         let line = |path: &Path| format!("--drop 2 --calibration {}", path.display());
         assert_eq!(hash(&line(&a)), hash(&line(&b)));
-        assert_eq!(
-            hash(&line(&a)),
-            hash(&format!("{} --threads 3 --force", line(&b)))
-        );
+        assert_eq!(hash(&line(&a)), hash(&format!("{} --threads 3 --force", line(&b))));
         fs::write(&b, "other").unwrap();
         assert_ne!(hash(&line(&a)), hash(&line(&b)));
         assert_ne!(hash("--drop 2"), hash("--drop 3"));

@@ -58,10 +58,7 @@ pub struct Cli {
 }
 
 /// The commands.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one value in the life of the program"
-)]
+#[expect(clippy::large_enum_variant, reason = "one value in the life of the program")]
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Remove blocks and write a shorter model (what no command means)

@@ -15,9 +15,7 @@ pub struct Task {
 
 impl Task {
     fn new(number: u64, count: u64) -> Option<Self> {
-        (1..=count)
-            .contains(&number)
-            .then_some(Self { number, count })
+        (1..=count).contains(&number).then_some(Self { number, count })
     }
 
     /// The task that Slurm's array variables name; `None` outside of an array. `get` looks up a variable.
@@ -34,9 +32,7 @@ impl Task {
                     "SLURM_ARRAY_TASK_ID is set, but {name} is not; --task I/N says which share to take"
                 )));
             };
-            text.parse::<u64>()
-                .ok()
-                .with_context(|| Usage(format!("{name} is '{text}', expected a number")))
+            text.parse::<u64>().ok().with_context(|| Usage(format!("{name} is '{text}', expected a number")))
         };
         let id = number("SLURM_ARRAY_TASK_ID", Some(id), None)?;
         let of = |name: &str, default| number(name, get(name), default);
@@ -46,9 +42,7 @@ impl Task {
         let max = of("SLURM_ARRAY_TASK_MAX", Some(id))?;
         // Of a list with gaps, such as 1,2,4, no task knows how many come before it.
         let is_range = max.saturating_sub(min) / step < count;
-        let index = id
-            .checked_sub(min)
-            .filter(|above| is_range && above % step == 0);
+        let index = id.checked_sub(min).filter(|above| is_range && above % step == 0);
         let task = index.and_then(|above| Self::new(above / step + 1, count));
         match task {
             Some(task) => Ok(Some(task)),
@@ -82,8 +76,7 @@ impl FromStr for Task {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let expected =
-            || format!("'{text}' is not a task; expected one such as 2/4, of 1/4 to 4/4");
+        let expected = || format!("'{text}' is not a task; expected one such as 2/4, of 1/4 to 4/4");
         let (number, count) = text.split_once('/').ok_or_else(expected)?;
         let parse = |text: &str| {
             let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -107,16 +100,8 @@ mod tests {
 
     #[test]
     fn tasks_are_counted_from_one() {
-        assert_eq!(
-            "2/4".parse(),
-            Ok(Task {
-                number: 2,
-                count: 4
-            })
-        );
-        for wrong in [
-            "", "2", "0/4", "5/4", "a/b", "1/0", "-1/4", "1/4/2", "+1/4", "1/ 4",
-        ] {
+        assert_eq!("2/4".parse(), Ok(Task { number: 2, count: 4 }));
+        for wrong in ["", "2", "0/4", "5/4", "a/b", "1/0", "-1/4", "1/4/2", "+1/4", "1/ 4"] {
             assert!(wrong.parse::<Task>().is_err(), "{wrong}");
         }
     }
@@ -125,9 +110,7 @@ mod tests {
     fn every_fingerprint_is_taken_once() {
         for count in 1..9 {
             for fingerprint in (0..1000).map(|i: u64| i.wrapping_mul(0x9e37_79b9_7f4a_7c15)) {
-                let n = (1..=count)
-                    .filter(|&number| Task { number, count }.takes(fingerprint))
-                    .count();
+                let n = (1..=count).filter(|&number| Task { number, count }.takes(fingerprint)).count();
                 assert_eq!(n, 1);
             }
         }
@@ -147,38 +130,18 @@ mod tests {
         let count = ("SLURM_ARRAY_TASK_COUNT", "4");
         let min = ("SLURM_ARRAY_TASK_MIN", "3");
         let step = ("SLURM_ARRAY_TASK_STEP", "2");
-        assert_eq!(
-            task(&[id, count, min, step]).unwrap().as_deref(),
-            Some("3/4")
-        );
+        assert_eq!(task(&[id, count, min, step]).unwrap().as_deref(), Some("3/4"));
         // 3, 5, 7, 9 are four; of 3, 4, 5, 6 the fifth is none.
-        let gaps = [
-            ("SLURM_ARRAY_TASK_ID", "3"),
-            ("SLURM_ARRAY_TASK_MAX", "9"),
-            count,
-            min,
-        ];
-        for wrong in [
-            &[id][..],
-            &[id, min],
-            &[id, count, min],
-            &[id, count],
-            &gaps,
-        ] {
+        let gaps = [("SLURM_ARRAY_TASK_ID", "3"), ("SLURM_ARRAY_TASK_MAX", "9"), count, min];
+        for wrong in [&[id][..], &[id, min], &[id, count, min], &[id, count], &gaps] {
             assert!(task(wrong).unwrap_err().is::<Usage>(), "{wrong:?}");
         }
     }
 
     #[test]
     fn results_of_tasks_have_names_of_their_own() {
-        let task = Task {
-            number: 2,
-            count: 4,
-        };
-        assert_eq!(
-            task.results(Path::new("d/r.jsonl")),
-            Path::new("d/r-2-of-4.jsonl")
-        );
+        let task = Task { number: 2, count: 4 };
+        assert_eq!(task.results(Path::new("d/r.jsonl")), Path::new("d/r-2-of-4.jsonl"));
         assert_eq!(task.results(Path::new("r")), Path::new("r-2-of-4"));
     }
 }

@@ -32,12 +32,7 @@ pub struct TextArgs {
     pub threads: Option<usize>,
 
     /// Blocks whose weights go to the GPU, as in llama.cpp
-    #[arg(
-        long,
-        visible_alias = "ngl",
-        value_name = "N",
-        allow_negative_numbers = true
-    )]
+    #[arg(long, visible_alias = "ngl", value_name = "N", allow_negative_numbers = true)]
     pub gpu_layers: Option<i32>,
 
     /// Servers whose memory takes blocks too, as llama.cpp's rpc-server offers it; for models that this machine alone cannot hold
@@ -71,12 +66,7 @@ pub struct CalibrationArgs {
     pub threads: Option<usize>,
 
     /// Blocks whose weights go to the GPU, as in llama.cpp
-    #[arg(
-        long,
-        visible_alias = "ngl",
-        value_name = "N",
-        allow_negative_numbers = true
-    )]
+    #[arg(long, visible_alias = "ngl", value_name = "N", allow_negative_numbers = true)]
     pub gpu_layers: Option<i32>,
 
     /// Servers whose memory takes blocks too, as llama.cpp's rpc-server offers it; for models that this machine alone cannot hold

@@ -6,9 +6,7 @@ use crate::named::Named;
 
 /// Takes one of the words of `T`, each with its line of help.
 pub fn one_of<T: Named>() -> impl TypedValueParser<Value = T> {
-    let values = T::NAMES
-        .iter()
-        .map(|(_, word, help)| PossibleValue::new(*word).help(help.trim_start()));
+    let values = T::NAMES.iter().map(|(_, word, help)| PossibleValue::new(*word).help(help.trim_start()));
     PossibleValuesParser::new(values)
         .try_map(|word| T::of_word(&word).ok_or_else(|| format!("bug: '{word}' is no value")))
 }

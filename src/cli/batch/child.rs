@@ -49,11 +49,8 @@ struct Children {
     running: Vec<Arc<Mutex<Child>>>,
 }
 
-static CHILDREN: Mutex<Children> = Mutex::new(Children {
-    is_batch: false,
-    stopping: false,
-    running: Vec::new(),
-});
+static CHILDREN: Mutex<Children> =
+    Mutex::new(Children { is_batch: false, stopping: false, running: Vec::new() });
 
 fn children() -> MutexGuard<'static, Children> {
     CHILDREN.lock().unwrap_or_else(PoisonError::into_inner)
@@ -166,23 +163,14 @@ pub fn run(arguments: &[OsString], listener: &dyn Listener) -> io::Result<Option
     });
     let status = child.lock().unwrap_or_else(PoisonError::into_inner).wait();
     children().running.retain(|one| !Arc::ptr_eq(one, &child));
-    Ok(Some(Ended {
-        status: status?,
-        id,
-        stdout: stdout?,
-        last_words: words.0,
-    }))
+    Ok(Some(Ended { status: status?, id, stdout: stdout?, last_words: words.0 }))
 }
 
 /// This program, also where its file was replaced meanwhile.
 fn program() -> io::Result<PathBuf> {
     let path = std::env::current_exe()?;
     let running = PathBuf::from("/proc/self/exe");
-    Ok(if !path.exists() && running.exists() {
-        running
-    } else {
-        path
-    })
+    Ok(if !path.exists() && running.exists() { running } else { path })
 }
 
 /// Calls `hear` with every line, cut where it is too long, whatever bytes it has.
@@ -277,11 +265,7 @@ impl Ended {
             Some(130) | None => State::Unfinished,
             Some(_) => State::Failed,
         };
-        Some(Failure {
-            state,
-            error,
-            hint: hint.map(str::to_owned),
-        })
+        Some(Failure { state, error, hint: hint.map(str::to_owned) })
     }
 
     /// How the process ended that gave no reason, and what can be done.
@@ -291,16 +275,11 @@ impl Ended {
             let (name, remedy) = match signal {
                 4 => (" (SIGILL)", None),
                 6 => (" (SIGABRT)", None),
-                7 => (
-                    " (SIGBUS)",
-                    Some("a file that is made shorter while it is read ends a process so"),
-                ),
+                7 => (" (SIGBUS)", Some("a file that is made shorter while it is read ends a process so")),
                 8 => (" (SIGFPE)", None),
                 9 => (
                     " (SIGKILL)",
-                    Some(
-                        "a system that runs out of memory ends a process so; fewer --jobs need less",
-                    ),
+                    Some("a system that runs out of memory ends a process so; fewer --jobs need less"),
                 ),
                 11 => (" (SIGSEGV)", None),
                 15 => (" (SIGTERM)", None),
@@ -337,17 +316,11 @@ mod tests {
             Some(("m: bad".into(), Some("do".into())))
         );
         let (error, hint) = ended(9, &["a", "b"]).unwrap();
-        assert_eq!(
-            error,
-            "its process was ended by signal 9 (SIGKILL); it said last: b"
-        );
+        assert_eq!(error, "its process was ended by signal 9 (SIGKILL); it said last: b");
         assert!(hint.is_some());
         assert_eq!(
             ended(3 << 8, &[]),
-            Some((
-                "its process ended with status 3, without a word".into(),
-                None
-            ))
+            Some(("its process ended with status 3, without a word".into(), None))
         );
     }
 

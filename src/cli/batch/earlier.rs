@@ -35,19 +35,13 @@ pub enum Kept {
 /// What cannot be read; that the batch is to end.
 pub fn output(run: &Run, out_dir: &Path) -> io::Result<Kept> {
     let at = |seen: &Seen| out_dir.join(&seen.path);
-    let files: Vec<(&Seen, Option<Stamp>)> = run
-        .outputs
-        .iter()
-        .chain(&run.beside)
-        .map(|seen| (seen, Stamp::at(&at(seen)).ok()))
-        .collect();
+    let files: Vec<(&Seen, Option<Stamp>)> =
+        run.outputs.iter().chain(&run.beside).map(|seen| (seen, Stamp::at(&at(seen)).ok())).collect();
     if run.outputs.is_empty() {
         return Ok(Kept::No);
     }
     if files.iter().any(|(_, now)| now.is_none()) {
-        let mut left = files
-            .iter()
-            .filter_map(|(seen, now)| Some((seen, now.as_ref()?)));
+        let mut left = files.iter().filter_map(|(seen, now)| Some((seen, now.as_ref()?)));
         return Ok(match left.all(|(seen, now)| seen.stamp == *now) {
             true => Kept::InPart,
             false => Kept::No,
@@ -57,9 +51,7 @@ pub fn output(run: &Run, out_dir: &Path) -> io::Result<Kept> {
     if has_stamps(run, out_dir) && run.outputs.iter().all(is_settled) {
         return Ok(Kept::Whole);
     }
-    let same_sizes = files
-        .iter()
-        .all(|(seen, now)| now.is_some_and(|now| now.bytes == seen.stamp.bytes));
+    let same_sizes = files.iter().all(|(seen, now)| now.is_some_and(|now| now.bytes == seen.stamp.bytes));
     let paths: Vec<PathBuf> = run.outputs.iter().map(at).collect();
     let is_same = same_sizes && run.outputs_blake3.as_deref() == Some(&*hash(&paths)?);
     Ok(if is_same { Kept::Whole } else { Kept::No })
@@ -75,10 +67,7 @@ pub fn has_stamps(run: &Run, out_dir: &Path) -> bool {
 /// Whether nothing is in the place of an output, nor of a part of it.
 #[must_use]
 pub fn is_free(output: &Path) -> bool {
-    let mut names = fs::read_dir(folder_of(output))
-        .into_iter()
-        .flatten()
-        .flatten();
+    let mut names = fs::read_dir(folder_of(output)).into_iter().flatten().flatten();
     let prefix = Prefix::of_output(output);
     !names.any(|entry| {
         let name = entry.file_name();
@@ -89,17 +78,13 @@ pub fn is_free(output: &Path) -> bool {
 /// The files of an output in the folder `out_dir`, and what was written with it.
 #[must_use]
 pub fn files(record: &Record, out_dir: &Path) -> [Vec<PathBuf>; 2] {
-    let parts = record
-        .field(&["output", "parts"])
-        .and_then(|parts| parts.as_array());
+    let parts = record.field(&["output", "parts"]).and_then(|parts| parts.as_array());
     let parts = parts.into_iter().flatten();
     let parts = parts.filter_map(|part| part.get("path")?.as_str());
     let imatrix = record.text(&["output", "imatrix", "path"]);
     [
         // Only their names are text in any case.
-        parts
-            .filter_map(|part| Some(out_dir.join(Path::new(part).file_name()?)))
-            .collect(),
+        parts.filter_map(|part| Some(out_dir.join(Path::new(part).file_name()?))).collect(),
         imatrix.map(PathBuf::from).into_iter().collect(),
     ]
 }

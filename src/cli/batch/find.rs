@@ -41,10 +41,7 @@ impl Source {
             parts.filter(|part| part.exists()).collect::<Vec<_>>()
         });
         let files = parts.filter(|files| !files.is_empty());
-        Self {
-            files: files.unwrap_or_else(|| vec![path]),
-            name: None,
-        }
+        Self { files: files.unwrap_or_else(|| vec![path]), name: None }
     }
 }
 
@@ -106,9 +103,7 @@ impl Finder {
         let at_path = || list.display().to_string();
         let text = std::fs::read(list).with_context(at_path)?;
         let lines = text.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii);
-        let mut lines = lines
-            .enumerate()
-            .filter(|(_, line)| !line.is_empty() && !line.starts_with(b"#"));
+        let mut lines = lines.enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with(b"#"));
         let mut n = 0;
         lines.try_for_each(|(i, line)| {
             n += 1;
@@ -129,14 +124,10 @@ impl Finder {
             let found = stores::locate(path)?;
             let with_adapter = found.ollama.as_ref();
             let with_adapter = with_adapter.filter(|of| of.n_files(ollama::Kind::Adapter) > 0);
-            let warning = with_adapter.map(|stored| Warning::Adapter {
-                name: stored.name().to_string(),
-            });
+            let warning = with_adapter.map(|stored| Warning::Adapter { name: stored.name().to_string() });
             self.found.warnings.extend(warning);
-            let source = Source {
-                name: found.ollama.map(|stored| stored.file_name()),
-                ..Source::of(found.path)
-            };
+            let source =
+                Source { name: found.ollama.map(|stored| stored.file_name()), ..Source::of(found.path) };
             self.add(source);
             return Ok(());
         }
@@ -160,12 +151,8 @@ impl Finder {
 
     fn pattern(&mut self, pattern: &str) -> Result<()> {
         let before = self.counts();
-        let paths = glob::glob(pattern).map_err(|error| {
-            Usage(format!(
-                "'{pattern}' is not a pattern of names: {}",
-                error.msg
-            ))
-        })?;
+        let paths = glob::glob(pattern)
+            .map_err(|error| Usage(format!("'{pattern}' is not a pattern of names: {}", error.msg)))?;
         let mut any = false;
         for path in paths {
             any = true;
@@ -221,9 +208,7 @@ impl Finder {
     }
 
     fn unreadable(&mut self, path: PathBuf, why: &std::io::Error) {
-        self.found
-            .skipped
-            .push((path, format!("cannot be read: {why}")));
+        self.found.skipped.push((path, format!("cannot be read: {why}")));
     }
 
     /// A file that nobody named.
@@ -297,11 +282,7 @@ fn look(path: &Path, all: bool) -> Kind {
             file.set_limit(more);
             continue;
         }
-        if all
-            && entries
-                .iter()
-                .any(|entry| entry.key() == "gguf_shorten.version")
-        {
+        if all && entries.iter().any(|entry| entry.key() == "gguf_shorten.version") {
             return Kind::Output;
         }
         // All else stands at the start.

@@ -46,9 +46,7 @@ impl Job {
     #[must_use]
     pub fn n_bytes(&self) -> u64 {
         let files = self.source.files.iter();
-        files
-            .filter_map(|path| Some(std::fs::metadata(path).ok()?.len()))
-            .sum()
+        files.filter_map(|path| Some(std::fs::metadata(path).ok()?.len())).sum()
     }
 }
 
@@ -109,16 +107,7 @@ fn job(source: &Source, common: &Common<'_>) -> Result<(Job, Vec<usize>)> {
     };
     let output = common.out_dir.join(&name);
     let options = check(&flags, &output, model)?;
-    Ok((
-        Job {
-            source: source.clone(),
-            name,
-            output,
-            evaluates: evaluates(&options),
-            flags,
-        },
-        lines,
-    ))
+    Ok((Job { source: source.clone(), name, output, evaluates: evaluates(&options), flags }, lines))
 }
 
 /// Checks the arguments of one process as that process will.
@@ -140,9 +129,7 @@ fn evaluates(options: &Shorten) -> bool {
     let by_method = [&options.choosing.choice, &options.choosing.attention].iter().any(|choice| {
         matches!(choice, Choice::Best { method, .. } if !matches!(method, Method::Sequential | Method::Reverse))
     });
-    by_method
-        || matches!(options.choosing.choice, Choice::Goal { .. })
-        || options.heal.how != HealArg::None
+    by_method || matches!(options.choosing.choice, Choice::Goal { .. }) || options.heal.how != HealArg::None
 }
 
 /// The name of the output: the model's with a suffix.
@@ -166,9 +153,7 @@ fn name_of(source: &Source, flags: &Flags, suffix: Option<&str>) -> Result<Strin
         (None, None) => "-short".to_owned(),
     };
     if Path::new(&suffix).components().count() > 1 || suffix.contains(std::path::is_separator) {
-        bail!(Usage(format!(
-            "--suffix '{suffix}' would lead out of the folder of outputs"
-        )));
+        bail!(Usage(format!("--suffix '{suffix}' would lead out of the folder of outputs")));
     }
     Ok(format!("{stem}{suffix}.gguf"))
 }
@@ -189,10 +174,8 @@ fn check_names(jobs: &[Job]) -> Result<()> {
             )));
         }
     }
-    let outputs: BTreeMap<PathBuf, &Job> = jobs
-        .iter()
-        .filter_map(|job| Some((job.output.canonicalize().ok()?, job)))
-        .collect();
+    let outputs: BTreeMap<PathBuf, &Job> =
+        jobs.iter().filter_map(|job| Some((job.output.canonicalize().ok()?, job))).collect();
     for path in jobs.iter().flat_map(|job| &job.source.files) {
         if let Some(job) = path.canonicalize().ok().and_then(|path| outputs.get(&path)) {
             bail!(
@@ -218,10 +201,7 @@ mod tests {
     #[test]
     fn outputs_are_called_after_the_model_and_what_is_dropped() {
         let name = |model: &str, flags: &Flags, suffix| {
-            let source = Source {
-                files: vec![model.into()],
-                name: None,
-            };
+            let source = Source { files: vec![model.into()], name: None };
             name_of(&source, flags, suffix).map_err(|error| error.to_string())
         };
         for (model, drop, expected) in [
@@ -235,33 +215,19 @@ mod tests {
         #[cfg(unix)]
         {
             let model = crate::files::part_name::os_str(b"d/m\xe8.gguf").unwrap();
-            let source = Source {
-                files: vec![model.into()],
-                name: None,
-            };
+            let source = Source { files: vec![model.into()], name: None };
             let name = name_of(&source, &flags("9"), None).unwrap();
             assert_eq!(name, "m%E8-drop9.gguf");
         }
-        assert_eq!(
-            name("m.gguf", &Flags::default(), None).unwrap(),
-            "m-short.gguf"
-        );
+        assert_eq!(name("m.gguf", &Flags::default(), None).unwrap(), "m-short.gguf");
         assert_eq!(name("m.gguf", &flags("9"), Some("")).unwrap(), "m.gguf");
         assert!(name("m.gguf", &flags("9"), Some("/../x")).is_err());
     }
 
     #[test]
     fn models_that_differ_in_capitals_alone_have_one_output() {
-        let source = |name: &str| Source {
-            files: vec![name.into()],
-            name: None,
-        };
-        let common = Common {
-            flags: &flags("2"),
-            tables: None,
-            out_dir: Path::new("out"),
-            suffix: None,
-        };
+        let source = |name: &str| Source { files: vec![name.into()], name: None };
+        let common = Common { flags: &flags("2"), tables: None, out_dir: Path::new("out"), suffix: None };
         let error = jobs(&[source("a/m.gguf"), source("b/M.gguf")], &common).unwrap_err();
         assert_eq!(
             error::message(&error),

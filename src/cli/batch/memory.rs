@@ -25,11 +25,7 @@ impl Memory {
     }
 
     fn new(budget: u64) -> Self {
-        Self {
-            budget,
-            used: Mutex::new(0),
-            freed: Condvar::new(),
-        }
+        Self { budget, used: Mutex::new(0), freed: Condvar::new() }
     }
 
     /// Waits until there is room for a model whose files have `n_bytes`. One that is too large is let through alone: it is

@@ -83,18 +83,11 @@ impl Record {
     /// # Errors
     /// What is no result, with what is expected.
     pub fn parse(line: &str) -> Result<Self> {
-        let value: Map<String, Value> = serde_json::from_str(line)
-            .ok()
-            .context("is no JSON object")?;
+        let value: Map<String, Value> = serde_json::from_str(line).ok().context("is no JSON object")?;
         let mut result = value;
-        let run = result
-            .shift_remove("batch")
-            .context("is no result of a batch: it has no 'batch'")?;
+        let run = result.shift_remove("batch").context("is no result of a batch: it has no 'batch'")?;
         let run = serde_json::from_value(run).ok();
-        Ok(Self {
-            run: run.context("is no result of a batch: its 'batch' has other fields")?,
-            result,
-        })
+        Ok(Self { run: run.context("is no result of a batch: its 'batch' has other fields")?, result })
     }
 
     /// Of a model that is done, with the main job's result.
@@ -102,8 +95,8 @@ impl Record {
     /// # Errors
     /// A result that is not the main job's.
     pub fn done(stdout: &[u8], run: Run) -> Result<Self> {
-        let mut result: Map<String, Value> = serde_json::from_slice(stdout)
-            .context("bug: what the process of the model gave is no result")?;
+        let mut result: Map<String, Value> =
+            serde_json::from_slice(stdout).context("bug: what the process of the model gave is no result")?;
         result.insert("error".to_owned(), Value::Null);
         Ok(Self { result, run })
     }
@@ -195,10 +188,7 @@ impl Run {
         Self {
             state: State::Unfinished,
             output,
-            flags: words
-                .iter()
-                .map(|w| w.to_string_lossy().into_owned())
-                .collect(),
+            flags: words.iter().map(|w| w.to_string_lossy().into_owned()).collect(),
             flags_blake3,
             input: seen(job.source.files.iter().map(PathBuf::as_path), None),
             input_read_ns: crate::files::stamp::now_ns(),
@@ -228,10 +218,7 @@ pub fn seen<'p>(paths: impl Iterator<Item = &'p Path>, folder: Option<&Path>) ->
             (Some(_), _) => path.canonicalize().ok()?,
             _ => path.to_owned(),
         };
-        Some(Seen {
-            path: called,
-            stamp: Stamp::at(path).ok()?,
-        })
+        Some(Seen { path: called, stamp: Stamp::at(path).ok()? })
     });
     seen.collect()
 }

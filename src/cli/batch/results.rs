@@ -136,10 +136,7 @@ impl Results {
         }
         match self.unsaved {
             None => Ok(()),
-            Some(why) => bail!(
-                "{}: the results could not be saved: {why}",
-                self.path.display()
-            ),
+            Some(why) => bail!("{}: the results could not be saved: {why}", self.path.display()),
         }
     }
 }
@@ -148,18 +145,12 @@ impl Results {
 fn lock(path: &Path) -> Result<File> {
     // Another run may put a new file in its place between the two.
     for _ in 0..100 {
-        let file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(path)?;
+        let file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
         match file.try_lock() {
             Err(TryLockError::WouldBlock) => {
-                return Err(
-                    anyhow::anyhow!("another run is writing to it").context(Hint(
-                        "give each of several runs its own --results, or its own --task".to_owned(),
-                    )),
-                );
+                return Err(anyhow::anyhow!("another run is writing to it").context(Hint(
+                    "give each of several runs its own --results, or its own --task".to_owned(),
+                )));
             }
             // Not every file system knows locks.
             Ok(()) | Err(TryLockError::Error(_)) => {}
@@ -174,17 +165,9 @@ fn lock(path: &Path) -> Result<File> {
 
 /// The results files of a batch and of its tasks: `results.jsonl`, `results-1-of-4.jsonl` and so on.
 fn of_tasks(all: &Path) -> Vec<PathBuf> {
-    let stem = all
-        .file_stem()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
+    let stem = all.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let is_of_task = |path: &Path| {
-        let name = path
-            .file_stem()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let rest = name.strip_prefix(&stem).map(str::to_owned);
         path.extension() == all.extension()
             && rest.is_some_and(|rest| {
@@ -205,17 +188,12 @@ fn of_tasks(all: &Path) -> Vec<PathBuf> {
 fn read(path: &Path) -> Result<Vec<Record>> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let lines = text.lines().enumerate();
-    let records = lines
-        .filter(|(_, line)| !line.trim().is_empty())
-        .map(|(i, line)| {
-            Record::parse(line)
-                .with_context(|| format!("{}:{}", path.display(), i + 1))
-                .map_err(|error| {
-                    error.context(Hint(
-                        "--results names another file; without this line its model is done again"
-                            .to_owned(),
-                    ))
-                })
-        });
+    let records = lines.filter(|(_, line)| !line.trim().is_empty()).map(|(i, line)| {
+        Record::parse(line).with_context(|| format!("{}:{}", path.display(), i + 1)).map_err(|error| {
+            error.context(Hint(
+                "--results names another file; without this line its model is done again".to_owned(),
+            ))
+        })
+    });
     records.collect()
 }

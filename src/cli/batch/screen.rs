@@ -35,16 +35,9 @@ impl Screen {
         };
         let bars = MultiProgress::with_draw_target(target);
         let all = bars.add(ProgressBar::new(n as u64));
-        all.set_style(style(
-            "models [{bar:30}] {pos}/{len}, {elapsed}, {eta} left",
-        ));
+        all.set_style(style("models [{bar:30}] {pos}/{len}, {elapsed}, {eta} left"));
         all.enable_steady_tick(Duration::from_millis(250));
-        Self {
-            bars,
-            all,
-            quiet,
-            verbose,
-        }
+        Self { bars, all, quiet, verbose }
     }
 
     /// The bar of a model that begins.
@@ -53,24 +46,15 @@ impl Screen {
         let length = name.chars().count();
         // The end of a path tells more than its start.
         let shown = match length > NAME {
-            true => format!(
-                "...{}",
-                name.chars().skip(length - NAME + 3).collect::<String>()
-            ),
+            true => format!("...{}", name.chars().skip(length - NAME + 3).collect::<String>()),
             false => name.to_owned(),
         };
-        let bar = self
-            .bars
-            .insert_before(&self.all, ProgressBar::new_spinner());
+        let bar = self.bars.insert_before(&self.all, ProgressBar::new_spinner());
         bar.set_style(style("{prefix} {msg}, {elapsed}"));
         bar.set_prefix(shown);
         bar.set_message("starts");
         bar.enable_steady_tick(Duration::from_millis(250));
-        ModelBar {
-            screen: self,
-            bar,
-            name: name.to_owned(),
-        }
+        ModelBar { screen: self, bar, name: name.to_owned() }
     }
 
     /// A model has ended.

@@ -56,10 +56,7 @@ impl Options {
             Some(task) => Some(task),
             None => Task::from_slurm(|name| std::env::var(name).ok())?,
         };
-        let all_results = args
-            .results
-            .clone()
-            .unwrap_or_else(|| args.out_dir.join("results.jsonl"));
+        let all_results = args.results.clone().unwrap_or_else(|| args.out_dir.join("results.jsonl"));
         if all_results.file_name().is_none() || all_results.is_dir() {
             bail!("{}: is not the name of a file", all_results.display());
         }
@@ -92,12 +89,9 @@ impl Options {
     /// What a results file calls an output: by its name where both lie in one folder, which may then be moved.
     #[must_use]
     pub fn called(&self, job: &Job) -> String {
-        let [folder, out_dir] =
-            [folder_of(&self.results), &self.out_dir].map(|path| path.canonicalize());
+        let [folder, out_dir] = [folder_of(&self.results), &self.out_dir].map(|path| path.canonicalize());
         match (folder, out_dir) {
-            (Ok(folder), Ok(out_dir)) if folder != out_dir => {
-                out_dir.join(&job.name).display().to_string()
-            }
+            (Ok(folder), Ok(out_dir)) if folder != out_dir => out_dir.join(&job.name).display().to_string(),
             _ => job.name.clone(),
         }
     }

@@ -53,14 +53,10 @@ impl Tables {
 
     fn parse(path: &Path, text: &str) -> Result<Self> {
         let line_at = |byte: usize| 1 + text.bytes().take(byte).filter(|&b| b == b'\n').count();
-        let wrong =
-            |line: usize, what: &str| Usage(format!("{}:{line}: {what}", path.display())).into();
+        let wrong = |line: usize, what: &str| Usage(format!("{}:{line}: {what}", path.display())).into();
         let root = DeTable::parse(text).map_err(|error| -> anyhow::Error {
             let line = error.span().map_or(1, |span| line_at(span.start));
-            wrong(
-                line,
-                &format!("not TOML: {}", error.message().replace('\n', ", ")),
-            )
+            wrong(line, &format!("not TOML: {}", error.message().replace('\n', ", ")))
         })?;
         let mut tables = Vec::new();
         for (name, value) in root.get_ref() {
@@ -75,28 +71,16 @@ impl Tables {
                 ));
             };
             let pattern = Pattern::new(&name).map_err(|error| {
-                wrong(
-                    line,
-                    &format!("'{name}' is not a pattern of names: {}", error.msg),
-                )
+                wrong(line, &format!("'{name}' is not a pattern of names: {}", error.msg))
             })?;
-            let mut table = Table {
-                pattern,
-                name,
-                line,
-                settings: Vec::new(),
-                output: None,
-            };
+            let mut table = Table { pattern, name, line, settings: Vec::new(), output: None };
             let mut entries: Vec<_> = entries.iter().collect();
             entries.sort_by_key(|(key, _)| key.span().start);
             for (key, value) in entries {
                 let line = line_at(key.span().start);
                 let key = key.get_ref().to_string();
                 let setting = setting(value).ok_or_else(|| {
-                    wrong(
-                        line,
-                        &format!("'{key}' is not text, a number, true, false, or a list of those"),
-                    )
+                    wrong(line, &format!("'{key}' is not text, a number, true, false, or a list of those"))
                 })?;
                 if key == OUTPUT {
                     let name = match &setting {
@@ -104,10 +88,7 @@ impl Tables {
                         _ => None,
                     };
                     table.output = Some(name.ok_or_else(|| {
-                        wrong(
-                            line,
-                            "'output' is not the name of a file in the folder of outputs",
-                        )
+                        wrong(line, "'output' is not the name of a file in the folder of outputs")
                     })?);
                     continue;
                 }
@@ -120,10 +101,7 @@ impl Tables {
             tables.push(table);
         }
         tables.sort_by_key(|table| table.line);
-        Ok(Self {
-            path: path.to_owned(),
-            tables,
-        })
+        Ok(Self { path: path.to_owned(), tables })
     }
 
     /// Changes `flags` as the tables say that are for the model at `path`, in the order of their lines. Returns the name of the
@@ -150,9 +128,7 @@ impl Tables {
     #[must_use]
     pub fn without(&self, lines: &[usize]) -> Vec<String> {
         let unused = self.tables.iter().filter(|t| !lines.contains(&t.line));
-        unused
-            .map(|t| format!("{}:{}: '{}'", self.path.display(), t.line, t.name))
-            .collect()
+        unused.map(|t| format!("{}:{}: '{}'", self.path.display(), t.line, t.name)).collect()
     }
 
     /// Where the tables are.
@@ -165,10 +141,7 @@ impl Tables {
 impl Table {
     /// A pattern without a folder is for the file's name alone, one with folders for the end of the path.
     fn is_for(&self, path: &Path) -> bool {
-        let options = MatchOptions {
-            require_literal_separator: true,
-            ..MatchOptions::new()
-        };
+        let options = MatchOptions { require_literal_separator: true, ..MatchOptions::new() };
         if !self.name.contains('/') {
             let name = path.file_name().unwrap_or_default();
             return self.pattern.matches_path_with(Path::new(name), options);
@@ -239,13 +212,7 @@ mod tests {
         .unwrap();
         assert_eq!(applied(&tables, "m/c-Q8.gguf"), ("--drop=10%".into(), None));
         let both = applied(&tables, "m/x/y/a-Q8.gguf");
-        assert_eq!(
-            both,
-            (
-                "--drop=3 --keep=0,3 --method=reverse".into(),
-                Some("b.gguf".into())
-            )
-        );
+        assert_eq!(both, ("--drop=3 --keep=0,3 --method=reverse".into(), Some("b.gguf".into())));
         assert_eq!(applied(&tables, "m/c.gguf"), (String::new(), None));
         assert_eq!(tables.without(&[1, 3]), ["c/zoo.toml:6: 'a-Q8.gguf'"]);
     }
@@ -253,31 +220,16 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said_with_its_line() {
         for (text, message) in [
-            (
-                "\n['a']\ndorp = 1\n",
-                "3: 'dorp' is not a flag of the main job",
-            ),
+            ("\n['a']\ndorp = 1\n", "3: 'dorp' is not a flag of the main job"),
             (
                 "drop = 1\n",
                 "1: 'drop' is not a table; expected one for each pattern of names, such as [\"*Q8_0*.gguf\"]",
             ),
-            (
-                "['a']\ndrop = {}\n",
-                "2: 'drop' is not text, a number, true, false, or a list of those",
-            ),
-            (
-                "['a']\nkeep = []\n",
-                "2: 'keep' is not text, a number, true, false, or a list of those",
-            ),
+            ("['a']\ndrop = {}\n", "2: 'drop' is not text, a number, true, false, or a list of those"),
+            ("['a']\nkeep = []\n", "2: 'keep' is not text, a number, true, false, or a list of those"),
             ("['a']\nportable = 1\n", "2: 'portable' is true or false"),
-            (
-                "['a']\njson = 'x'\n",
-                "2: 'json' is not for a single model of a batch",
-            ),
-            (
-                "['a']\noutput = '../x'\n",
-                "2: 'output' is not the name of a file in the folder of outputs",
-            ),
+            ("['a']\njson = 'x'\n", "2: 'json' is not for a single model of a batch"),
+            ("['a']\noutput = '../x'\n", "2: 'output' is not the name of a file in the folder of outputs"),
             (
                 "['a***']\n",
                 "1: 'a***' is not a pattern of names: wildcards are either regular `*` or recursive `**`",
@@ -285,15 +237,7 @@ mod tests {
         ] {
             assert_eq!(parse(text).unwrap_err(), format!("c/zoo.toml:{message}"));
         }
-        assert!(
-            parse("['a']\n\ndrop 1\n")
-                .unwrap_err()
-                .starts_with("c/zoo.toml:3: not TOML: ")
-        );
-        assert!(
-            parse("['a']\n['a']\n")
-                .unwrap_err()
-                .starts_with("c/zoo.toml:2: not TOML: ")
-        );
+        assert!(parse("['a']\n\ndrop 1\n").unwrap_err().starts_with("c/zoo.toml:3: not TOML: "));
+        assert!(parse("['a']\n['a']\n").unwrap_err().starts_with("c/zoo.toml:2: not TOML: "));
     }
 }

@@ -55,10 +55,7 @@ pub fn run(args: &BatchArgs) -> Result<()> {
         let unused = tables.map_or(Vec::new(), |tables| tables.without(&lines));
         say_what_is_left_out(&found, &args.out_dir, &unused);
         if let Some(task) = options.task {
-            eprintln!(
-                "gguf-shorten: note: task {task}: {} of {n_found} models",
-                jobs.len()
-            );
+            eprintln!("gguf-shorten: note: task {task}: {} of {n_found} models", jobs.len());
         }
     }
     devices::warn_of(gpu_layers(&jobs), &printing);
@@ -85,23 +82,13 @@ pub fn run(args: &BatchArgs) -> Result<()> {
     let ended = work.all(&jobs, n_jobs);
     work.screen.clear();
     let saved = match work.results {
-        Some(results) => results
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner)
-            .finish(),
+        Some(results) => results.into_inner().unwrap_or_else(PoisonError::into_inner).finish(),
         None => Ok(()),
     };
-    let rows: Vec<Row> = jobs
-        .iter()
-        .zip(&ended)
-        .map(|(job, ended)| row(job, ended.as_ref()))
-        .collect();
+    let rows: Vec<Row> = jobs.iter().zip(&ended).map(|(job, ended)| row(job, ended.as_ref())).collect();
     print(&rows, &ended, &work.options, &printing)?;
     saved?;
-    let n_failed = rows
-        .iter()
-        .filter(|row| matches!(row.end, End::Failed { .. }))
-        .count();
+    let n_failed = rows.iter().filter(|row| matches!(row.end, End::Failed { .. })).count();
     if child::is_stopping() {
         bail!(Interrupted(format!("interrupted; {}", counts(&rows))));
     }
@@ -143,11 +130,7 @@ fn check_places(models: &[Source], options: &Options, printing: &Printing) -> Re
             folder.display()
         );
         ensure!(!json.is_dir(), "{}: is a folder", json.display());
-        ensure!(
-            json != options.results,
-            "{}: is where results are kept",
-            json.display()
-        );
+        ensure!(json != options.results, "{}: is where results are kept", json.display());
     }
     Ok(())
 }
@@ -237,31 +220,19 @@ impl Work {
             }
             End::NotDone => "not done".to_owned(),
         };
-        self.screen
-            .say(&format!("[{i}/{}] {model}: {what}", self.n_jobs));
+        self.screen.say(&format!("[{i}/{}] {model}: {what}", self.n_jobs));
     }
 
     /// Does one job, if it is not done already. `None` if the batch ended before it began.
     fn one(&self, job: &Job) -> Option<Ended> {
         let called = self.options.called(job);
-        let known = self
-            .results()
-            .and_then(|results| results.get(&called).cloned());
+        let known = self.results().and_then(|results| results.get(&called).cloned());
         let flags = job.flags.blake3();
         let flags = flags.map(|hash| hash.to_hex().to_string());
         let task = self.options.task.map(|task| task.to_string());
-        let mut run = Run::begins(
-            job,
-            called,
-            flags.as_ref().map_or(String::new(), String::clone),
-            task,
-        );
+        let mut run = Run::begins(job, called, flags.as_ref().map_or(String::new(), String::clone), task);
         if let Err(error) = flags {
-            return self.fails(
-                job,
-                &format!("a file that is named by a flag: {error}"),
-                run,
-            );
+            return self.fails(job, &format!("a file that is named by a flag: {error}"), run);
         }
         let mut overwrite = self.options.force;
         if let Some(known) = known {
@@ -291,13 +262,7 @@ impl Work {
     }
 
     /// Runs the process of a model.
-    fn begins(
-        &self,
-        job: &Job,
-        mut run: Run,
-        overwrite: bool,
-        known: Option<&Record>,
-    ) -> Option<Ended> {
+    fn begins(&self, job: &Job, mut run: Run, overwrite: bool, known: Option<&Record>) -> Option<Ended> {
         run.place_free = overwrite || earlier::is_free(&job.output);
         let _held = job.evaluates.then(|| self.memory.hold(job.n_bytes()));
         if child::is_stopping() {
@@ -362,8 +327,7 @@ impl Work {
         let Some(mut results) = self.results() else {
             return;
         };
-        let is_as_it_was =
-            |record: &&Record| earlier::has_stamps(&record.run, &self.options.out_dir);
+        let is_as_it_was = |record: &&Record| earlier::has_stamps(&record.run, &self.options.out_dir);
         match known.filter(is_as_it_was) {
             Some(known) => results.put_back(known),
             None if run.outputs.is_empty() && !self.options.out_dir.join(&run.output).exists() => {
@@ -383,10 +347,7 @@ impl Work {
         if let Some(mut results) = self.results() {
             results.put(record.clone());
         }
-        Ended {
-            record,
-            before: false,
-        }
+        Ended { record, before: false }
     }
 
     fn done(&self, job: &Job, stdout: &[u8], mut run: Run) -> Result<Ended> {
@@ -415,10 +376,7 @@ impl Work {
         if let Some(mut results) = self.results() {
             results.put(record.clone());
         }
-        Ok(Ended {
-            record,
-            before: false,
-        })
+        Ok(Ended { record, before: false })
     }
 
     /// A model that an earlier run did, with what the system now knows of its files.
@@ -432,10 +390,7 @@ impl Work {
                 results.put(known.clone());
             }
         }
-        Ended {
-            record: known,
-            before: true,
-        }
+        Ended { record: known, before: true }
     }
 
     fn results(&self) -> Option<MutexGuard<'_, Results>> {
@@ -446,9 +401,7 @@ impl Work {
 
 /// The reason of a failure, with what became of the input meanwhile, which may be the cause.
 fn explained(failure: &Failure, input: &[Seen]) -> String {
-    let changed = input
-        .iter()
-        .find_map(|seen| seen.stamp.check(&seen.path).err());
+    let changed = input.iter().find_map(|seen| seen.stamp.check(&seen.path).err());
     match changed.map(|error| error.to_string()) {
         Some(changed) if !failure.error.contains("while it was read") => {
             format!("{changed}; {}", failure.error)
@@ -460,10 +413,7 @@ fn explained(failure: &Failure, input: &[Seen]) -> String {
 fn row(job: &Job, ended: Option<&Ended>) -> Row {
     let model = job.source.path().display().to_string();
     let Some(ended) = ended else {
-        return Row {
-            model,
-            end: End::NotDone,
-        };
+        return Row { model, end: End::NotDone };
     };
     let record = &ended.record;
     let number = |path: &[&str]| record.field(path).and_then(|value| value.as_u64());
@@ -482,9 +432,7 @@ fn short(record: &Record, job: &Job, number: &dyn Fn(&[&str]) -> Option<u64>) ->
     let removed = record.field(&["removed"])?.as_array()?.iter();
     Some(Short {
         parent_blocks: number(&["model", "block_count"])?,
-        removed: removed
-            .filter_map(|block| usize::try_from(block.as_u64()?).ok())
-            .collect(),
+        removed: removed.filter_map(|block| usize::try_from(block.as_u64()?).ok()).collect(),
         parent_bytes: number(&["model", "bytes"])?,
         blocks: number(&["output", "block_count"])?,
         bytes: number(&["output", "bytes"])?,
@@ -493,16 +441,10 @@ fn short(record: &Record, job: &Job, number: &dyn Fn(&[&str]) -> Option<u64>) ->
     })
 }
 
-fn print(
-    rows: &[Row],
-    ended: &[Option<Ended>],
-    options: &Options,
-    printing: &Printing,
-) -> Result<()> {
+fn print(rows: &[Row], ended: &[Option<Ended>], options: &Options, printing: &Printing) -> Result<()> {
     if printing.tables() {
         let stdout = io::stdout();
-        let colour =
-            stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+        let colour = stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
         let results = options.results.display().to_string();
         let results = (!options.dry_run).then_some(&*results);
         to_stdout(&batch(rows, results, colour))?;
@@ -510,10 +452,7 @@ fn print(
     let Some(path) = &printing.json else {
         return Ok(());
     };
-    let lines = ended
-        .iter()
-        .flatten()
-        .map(|ended| ended.record.line() + "\n");
+    let lines = ended.iter().flatten().map(|ended| ended.record.line() + "\n");
     let lines: String = lines.collect();
     match printing.tables() {
         true => place::text(path, &lines)

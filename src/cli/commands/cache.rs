@@ -65,8 +65,7 @@ pub fn run(command: &CacheCommand) -> Result<()> {
     let (CacheCommand::List(common) | CacheCommand::Clear(common)) = command;
     let printing = Printing::new(common);
     let cache = Cache::of_user(&printing);
-    let cache =
-        cache.context("the system has no folder for caches; GGUF_SHORTEN_CACHE names one")?;
+    let cache = cache.context("the system has no folder for caches; GGUF_SHORTEN_CACHE names one")?;
     match command {
         CacheCommand::List(_) => list(&cache, &printing),
         CacheCommand::Clear(_) => clear(&cache, &printing),
@@ -83,10 +82,7 @@ fn list(cache: &Cache<'_>, printing: &Printing) -> Result<()> {
         own_text_bytes,
         entries: cache.list()?.into_iter().map(EntryReport::of).collect(),
     };
-    let report = ListReport {
-        bytes: report.entries.iter().map(|entry| entry.bytes).sum(),
-        ..report
-    };
+    let report = ListReport { bytes: report.entries.iter().map(|entry| entry.bytes).sum(), ..report };
     if printing.tables() {
         to_stdout(&shown(&report))?;
     }
@@ -150,12 +146,9 @@ fn shown(report: &ListReport) -> String {
     if !report.entries.is_empty() {
         let mut table = Table::new();
         table.load_preset(presets::NOTHING);
-        table.set_header([
-            "model", "text", "tokens", "window", "scores", "size", "written",
-        ]);
+        table.set_header(["model", "text", "tokens", "window", "scores", "size", "written"]);
         for entry in &report.entries {
-            let number =
-                |n: Option<usize>| n.map_or(String::new(), |n| HumanCount(n as u64).to_string());
+            let number = |n: Option<usize>| n.map_or(String::new(), |n| HumanCount(n as u64).to_string());
             let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
             let plain = |text: &str| Cell::new(text.replace(char::is_control, " "));
             table.add_row([

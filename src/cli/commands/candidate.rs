@@ -144,13 +144,10 @@ impl<'a> Maker<'_, 'a> {
             }
             Candidate::Type(file_type) => {
                 let name = PathBuf::from(format!("{parent} as {}", file_type.name()));
-                let scratch = self
-                    .quantize(*file_type, &name)
-                    .with_context(|| name.display().to_string())?;
+                let scratch = self.quantize(*file_type, &name).with_context(|| name.display().to_string())?;
                 let mapping = Mapping::open(scratch.path())?;
-                let whole = gguf::File::parse(&mapping)
-                    .map_err(Into::into)
-                    .and_then(|file| Model::new(vec![file]));
+                let whole =
+                    gguf::File::parse(&mapping).map_err(Into::into).and_then(|file| Model::new(vec![file]));
                 let whole = whole.with_context(|| {
                     format!(
                         "{}: what llama.cpp wrote in folder '{}' is not whole, perhaps the disk is full",
@@ -160,11 +157,7 @@ impl<'a> Maker<'_, 'a> {
                 })?;
                 note(row, &whole);
                 row.file_type = Some(file_type.name());
-                Ok(Ready {
-                    name,
-                    n_bytes: whole.n_bytes(),
-                    source: Source::Scratch(scratch),
-                })
+                Ok(Ready { name, n_bytes: whole.n_bytes(), source: Source::Scratch(scratch) })
             }
         }
     }
@@ -228,23 +221,14 @@ impl<'a> Maker<'_, 'a> {
                 let file = MemoryFile::write_plan(self.model, &plan).with_context(at_name)?;
                 let mapping = Mapping::open(&file.path).with_context(at_name)?;
                 let short = Model::new(vec![gguf::File::parse(&mapping).with_context(at_name)?]);
-                short
-                    .and_then(|short| evaluator::check_causal(&short))
-                    .with_context(at_name)?;
+                short.and_then(|short| evaluator::check_causal(&short)).with_context(at_name)?;
                 // The file is gone afterwards: its bytes are in memory once.
-                let options = ModelOptions {
-                    no_mmap: true,
-                    ..options
-                };
+                let options = ModelOptions { no_mmap: true, ..options };
                 let as_it_is = || Ok(ggml::Model::load(Backend::init(), &file.path, options)?);
                 (load::load_named(&name, &as_it_is)?, None)
             }
         };
-        Ok(Loaded {
-            name,
-            engine,
-            _kept: kept,
-        })
+        Ok(Loaded { name, engine, _kept: kept })
     }
 }
 

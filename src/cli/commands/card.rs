@@ -29,33 +29,17 @@ impl CardFile {
     ///
     /// # Errors
     /// What is wrong with the place.
-    pub(crate) fn new(
-        path: &Path,
-        input: &Input,
-        target: &Target,
-        options: &Shorten,
-    ) -> Result<Self> {
+    pub(crate) fn new(path: &Path, input: &Input, target: &Target, options: &Shorten) -> Result<Self> {
         save::check_place(path, input, options.force)?;
         let fail = || path.display().to_string();
-        ensure!(
-            !target.naming().takes(path),
-            "{}: is the output itself",
-            fail()
-        );
-        let results = options
-            .printing
-            .json
-            .iter()
-            .filter(|_| options.printing.tables());
+        ensure!(!target.naming().takes(path), "{}: is the output itself", fail());
+        let results = options.printing.json.iter().filter(|_| options.printing.tables());
         let matrices = options.imatrix.iter().flat_map(|(from, to)| [from, to]);
         for other in results.chain(matrices) {
-            let is_same =
-                path == other.as_path() || same_file::is_same_file(path, other).unwrap_or(false);
+            let is_same = path == other.as_path() || same_file::is_same_file(path, other).unwrap_or(false);
             ensure!(!is_same, "{}: is named for two files", fail());
         }
-        Ok(Self {
-            path: path.to_owned(),
-        })
+        Ok(Self { path: path.to_owned() })
     }
 
     /// Measures the finished output against its parent, and writes the card, ready to be committed. That nothing could be
@@ -81,10 +65,7 @@ impl CardFile {
             }
             Err(reason) => {
                 // The file has another name by now.
-                let reason = reason
-                    .root_cause()
-                    .to_string()
-                    .replace(char::is_control, " ");
+                let reason = reason.root_cause().to_string().replace(char::is_control, " ");
                 if !options.printing.quiet {
                     eprintln!(
                         "gguf-shorten: note: {}: quality and speed are not measured: {reason}",
@@ -107,31 +88,18 @@ impl CardFile {
         let card = Card {
             metadata: model.metadata(),
             parent: ModelReport::of(model, parent, Some(hash)),
-            file: place
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned(),
+            file: place.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             n_files: files.len(),
             architecture: match has_attention {
                 true => model.architecture().to_owned(),
                 false => attention::TO.to_owned(),
             },
             n_blocks: plan.renumbering.kept().len(),
-            bytes: output
-                .input
-                .parts()
-                .iter()
-                .map(|part| part.mapping.len() as u64)
-                .sum(),
+            bytes: output.input.parts().iter().map(|part| part.mapping.len() as u64).sum(),
             parameters: plan.n_parameters,
             blake3,
             removed: plan.removed.iter().map(|block| block.index()).collect(),
-            attention_removed: plan
-                .attention_removed
-                .iter()
-                .map(|block| block.index())
-                .collect(),
+            attention_removed: plan.attention_removed.iter().map(|block| block.index()).collect(),
             method: plan.provenance.method.clone(),
             heal: plan.provenance.heal.clone(),
             n_changed: plan.changes.len(),
@@ -189,32 +157,17 @@ struct Linked {
 impl Linked {
     fn new(files: &[Unplaced<'_>]) -> Result<Self> {
         if let [file] = files {
-            return Ok(Self {
-                input: Input::open_file(file.now)?,
-                _folder: None,
-                _removed: Vec::new(),
-            });
+            return Ok(Self { input: Input::open_file(file.now)?, _folder: None, _removed: Vec::new() });
         }
         let folder = tempfile::tempdir()?;
-        let name = |file: &Unplaced<'_>| {
-            folder
-                .path()
-                .join(file.path.file_name().unwrap_or_default())
-        };
-        let mut removed: Vec<_> = files
-            .iter()
-            .map(|file| RemovedOnDeath::new(&name(file)))
-            .collect();
+        let name = |file: &Unplaced<'_>| folder.path().join(file.path.file_name().unwrap_or_default());
+        let mut removed: Vec<_> = files.iter().map(|file| RemovedOnDeath::new(&name(file))).collect();
         // Behind what is in it.
         removed.push(RemovedOnDeath::new(folder.path()));
         for file in files {
             link(&std::path::absolute(file.now)?, &name(file))?;
         }
-        Ok(Self {
-            input: Input::open_file(&name(&files[0]))?,
-            _folder: Some(folder),
-            _removed: removed,
-        })
+        Ok(Self { input: Input::open_file(&name(&files[0]))?, _folder: Some(folder), _removed: removed })
     }
 }
 

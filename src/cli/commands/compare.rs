@@ -69,8 +69,7 @@ pub fn run(options: &Compare) -> Result<()> {
         let sets = match choice::constraints(&model, drops).with_context(at_path) {
             Ok(found) => {
                 let found = constraints.insert(found);
-                let (sets, calibration) =
-                    choice::choose(&model, found, &input, drops, &numbers, printing)?;
+                let (sets, calibration) = choice::choose(&model, found, &input, drops, &numbers, printing)?;
                 let report = choice::report(drops, calibration, (&parent, &input), &set, printing);
                 choice = Some(report.with_context(at_path)?);
                 sets
@@ -85,16 +84,9 @@ pub fn run(options: &Compare) -> Result<()> {
     let mut parent_row = RowReport::new(Kind::Parent, at_path());
     parent_row.path = Some(at_path());
     note(&mut parent_row, &model);
-    let maker = Maker {
-        options,
-        input: &input,
-        model: &model,
-        constraints: constraints.as_ref(),
-    };
+    let maker = Maker { options, input: &input, model: &model, constraints: constraints.as_ref() };
     // The threads of ggml rest while these work.
-    let workers = rayon::ThreadPoolBuilder::new()
-        .num_threads(options.text.threads)
-        .build()?;
+    let workers = rayon::ThreadPoolBuilder::new().num_threads(options.text.threads).build()?;
     let (mut rows, seconds, failures) = workers.install(|| {
         let mut evaluation = Evaluation::new((&parent, &input), &set, options, parent_row)?;
         evaluation.all(&maker, candidates)?;
@@ -106,11 +98,7 @@ pub fn run(options: &Compare) -> Result<()> {
         llama_cpp: ggml::backend::llama_cpp_version(),
         command: "compare",
         text: CalibrationReport::new(&set, seconds),
-        parent: ModelReport::of(
-            &model,
-            &input,
-            printing.json.is_some().then(|| input.blake3()),
-        ),
+        parent: ModelReport::of(&model, &input, printing.json.is_some().then(|| input.blake3())),
         choice,
         threads: options.text.threads,
         rows,
@@ -122,12 +110,7 @@ pub fn run(options: &Compare) -> Result<()> {
 
 /// Checks that the result takes the place of no other model.
 fn check_apart(options: &Compare) -> Result<()> {
-    let Some(json) = options
-        .printing
-        .json
-        .as_deref()
-        .filter(|_| options.printing.tables())
-    else {
+    let Some(json) = options.printing.json.as_deref().filter(|_| options.printing.tables()) else {
         return Ok(());
     };
     for file in &options.files {
@@ -214,9 +197,7 @@ impl<'e> Evaluation<'e> {
 
     /// Memory that a model of `n_bytes` takes: its weights, and the logits of a window, which llama.cpp has twice.
     fn needed(&self, n_bytes: u64) -> u64 {
-        let n_logits = scored(self.set.window)
-            .len()
-            .saturating_mul(self.parent.n_vocab());
+        let n_logits = scored(self.set.window).len().saturating_mul(self.parent.n_vocab());
         n_bytes.saturating_add((n_logits as u64).saturating_mul(2 * size_of::<f32>() as u64))
     }
 
@@ -246,22 +227,17 @@ impl<'e> Evaluation<'e> {
                 }
             }
         }
-        let mut models: Vec<&mut dyn ScoredLogits> = sides
-            .iter_mut()
-            .map(|(_, _, logits)| logits as &mut dyn ScoredLogits)
-            .collect();
+        let mut models: Vec<&mut dyn ScoredLogits> =
+            sides.iter_mut().map(|(_, _, logits)| logits as &mut dyn ScoredLogits).collect();
         let bar = self.options.printing.begin(
             "evaluating".into(),
             Unit::Tokens,
             (self.set.n_tokens() * (1 + models.len())) as u64,
         );
         let start = Instant::now();
-        let found = SideBySide::measure(
-            &mut self.logits,
-            &mut models,
-            self.set.windows(),
-            &mut |n_tokens| bar.advance(n_tokens as u64),
-        );
+        let found = SideBySide::measure(&mut self.logits, &mut models, self.set.windows(), &mut |n_tokens| {
+            bar.advance(n_tokens as u64)
+        });
         drop(bar);
         let found = found?;
         self.seconds += start.elapsed().as_secs_f64();
@@ -302,9 +278,6 @@ fn failed(failures: Vec<Error>, n_rows: usize) -> Result<()> {
     match failures.into_iter().next() {
         None => Ok(()),
         Some(error) if n == 1 => Err(error),
-        Some(first) => Err(anyhow!(
-            "{n} of {n_rows} rows failed, the first: {}",
-            error::message(&first)
-        )),
+        Some(first) => Err(anyhow!("{n} of {n_rows} rows failed, the first: {}", error::message(&first))),
     }
 }

@@ -36,11 +36,8 @@ fn without_gpu(back_ends: &[BackEnd]) -> Option<String> {
     if devices.any(|device| device.kind == DeviceKind::Gpu) {
         return None;
     }
-    let idle: Vec<&str> = back_ends
-        .iter()
-        .filter(|one| one.devices.is_empty())
-        .map(|one| &*one.name)
-        .collect();
+    let idle: Vec<&str> =
+        back_ends.iter().filter(|one| one.devices.is_empty()).map(|one| &*one.name).collect();
     Some(match &idle[..] {
         [] => "this build has no GPU back end (features cuda, vulkan, metal, rocm)".to_owned(),
         names => format!("no device was found (back ends: {})", names.join(", ")),
@@ -129,10 +126,7 @@ mod tests {
             kind,
             memory: 8_000_000_000,
         };
-        BackEnd {
-            name: name.to_owned(),
-            devices: devices.iter().map(device).collect(),
-        }
+        BackEnd { name: name.to_owned(), devices: devices.iter().map(device).collect() }
     }
 
     #[test]
@@ -145,10 +139,7 @@ mod tests {
         for (back_ends, why) in [
             (vec![cpu()], Some(none)),
             (vec![blas(), cpu()], Some(none)),
-            (
-                vec![cuda(&[]), cpu()],
-                Some("no device was found (back ends: CUDA)"),
-            ),
+            (vec![cuda(&[]), cpu()], Some("no device was found (back ends: CUDA)")),
             (
                 vec![cuda(&[]), blas(), cpu(), vulkan(&[])],
                 Some("no device was found (back ends: CUDA, Vulkan)"),

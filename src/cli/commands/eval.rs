@@ -45,8 +45,7 @@ pub fn run(options: &Eval) -> Result<()> {
     let hellaswag = hellaswag.map(|path| read_tasks(path, options.n_tasks, tasks::hellaswag));
     let hellaswag = hellaswag.transpose()?;
     let multiple_choice = options.multiple_choice.as_deref();
-    let multiple_choice =
-        multiple_choice.map(|path| read_tasks(path, options.n_tasks, tasks::json_lines));
+    let multiple_choice = multiple_choice.map(|path| read_tasks(path, options.n_tasks, tasks::json_lines));
     let multiple_choice = multiple_choice.transpose()?;
     let texts = Texts::read(options.text.source.clone())?;
     warn(&input, &model, printing);
@@ -83,20 +82,13 @@ pub fn run(options: &Eval) -> Result<()> {
     }
 
     // The threads of ggml rest while these work.
-    let threads = rayon::ThreadPoolBuilder::new()
-        .num_threads(options.text.threads)
-        .build()?;
-    let sides = (
-        (&engine, input.path()),
-        parent_engine.as_ref().zip(parent_input.as_ref()),
-    );
+    let threads = rayon::ThreadPoolBuilder::new().num_threads(options.text.threads).build()?;
+    let sides = ((&engine, input.path()), parent_engine.as_ref().zip(parent_input.as_ref()));
     let (quality, speed, seconds) = threads.install(|| measure(sides, &set, options))?;
     let hash = |input: &Input| printing.json.is_some().then(|| input.blake3());
     let mut report = EvalReport::new(
         ModelReport::of(&model, &input, hash(&input)),
-        parent
-            .zip(parent_input.as_ref())
-            .map(|(parent, input)| ModelReport::of(&parent, input, hash(input))),
+        parent.zip(parent_input.as_ref()).map(|(parent, input)| ModelReport::of(&parent, input, hash(input))),
         CalibrationReport::new(&set, seconds),
         &quality,
         speed,
@@ -131,10 +123,8 @@ pub(crate) fn against_parent(
     warning::of_tokenizer(parent, &models.1, &options.printing);
     let texts = Texts::read(options.text.source.clone())?;
     ggml::log::echo(options.printing.verbose);
-    let (engine, parent_engine) = (
-        load::load_for_logits(output, &options.text)?,
-        load::load_for_logits(parent, &options.text)?,
-    );
+    let (engine, parent_engine) =
+        (load::load_for_logits(output, &options.text)?, load::load_for_logits(parent, &options.text)?);
     let source = (&parent_engine, parent);
     let all = cut(&texts, source, &options.text, &options.printing)?;
     let others = match n_windows {
@@ -144,20 +134,13 @@ pub(crate) fn against_parent(
     let same_text = others.is_none() && n_windows > 0;
     let set = others.unwrap_or(all);
     load::check_window(&set, &engine)?;
-    let threads = rayon::ThreadPoolBuilder::new()
-        .num_threads(options.text.threads)
-        .build()?;
+    let threads = rayon::ThreadPoolBuilder::new().num_threads(options.text.threads).build()?;
     let sides = ((&engine, output.path()), Some((&parent_engine, parent)));
     let (quality, speed, seconds) = threads.install(|| measure(sides, &set, options))?;
     drop(engine);
     let parent_speed = threads.install(|| {
-        LlamaLogits::new(
-            &parent_engine,
-            parent.path(),
-            set.window,
-            options.text.threads,
-        )?
-        .speed(set.windows())
+        LlamaLogits::new(&parent_engine, parent.path(), set.window, options.text.threads)?
+            .speed(set.windows())
     })?;
     let mut calibration = CalibrationReport::new(&set, seconds);
     if n_windows > 0 && !same_text {
@@ -195,15 +178,11 @@ fn measure(
     let mut model = logits(engine, path)?;
     let parent = parent.map(|(engine, input)| logits(engine, input.path()));
     let mut parent = parent.transpose()?;
-    let bar = options
-        .printing
-        .begin("evaluating".into(), Unit::Tokens, set.n_tokens() as u64);
+    let bar = options.printing.begin("evaluating".into(), Unit::Tokens, set.n_tokens() as u64);
     let start = Instant::now();
     let quality = Quality::measure(
         &mut model,
-        parent
-            .as_mut()
-            .map(|parent| parent as &mut dyn ScoredLogits),
+        parent.as_mut().map(|parent| parent as &mut dyn ScoredLogits),
         set.windows(),
         &mut |n_tokens| bar.advance(n_tokens as u64),
     );
@@ -211,9 +190,7 @@ fn measure(
     let quality = quality?;
     let seconds = start.elapsed().as_secs_f64();
     drop(parent);
-    let speed = model
-        .speed(set.windows())
-        .with_context(|| path.display().to_string())?;
+    let speed = model.speed(set.windows()).with_context(|| path.display().to_string())?;
     Ok((quality, speed, seconds))
 }
 
@@ -225,17 +202,10 @@ fn accuracy(
     (engine, input): (&ggml::Model, &Input),
     options: &Eval,
 ) -> Result<AccuracyReport> {
-    let bar = options
-        .printing
-        .begin(name.into(), Unit::Tasks, tasks.len() as u64);
+    let bar = options.printing.begin(name.into(), Unit::Tasks, tasks.len() as u64);
     let start = Instant::now();
-    let scores = answers::answer_scores(
-        engine,
-        input.path(),
-        tasks,
-        options.text.threads,
-        &mut || bar.advance(1),
-    );
+    let scores =
+        answers::answer_scores(engine, input.path(), tasks, options.text.threads, &mut || bar.advance(1));
     drop(bar);
     let at_path = || path.display().to_string();
     let found = answers::accuracy(tasks, &scores.with_context(at_path)?);

@@ -49,14 +49,9 @@ pub fn run(words: &[String]) -> Result<()> {
 }
 
 fn unknown(topic: &str) -> anyhow::Error {
-    let error = anyhow!(Usage(format!(
-        "there is no help on '{}'",
-        topic.escape_debug()
-    )));
+    let error = anyhow!(Usage(format!("there is no help on '{}'", topic.escape_debug())));
     let program = Cli::command();
-    let commands = program
-        .get_subcommands()
-        .map(|command| command.get_name().to_owned());
+    let commands = program.get_subcommands().map(|command| command.get_name().to_owned());
     let topics = commands.chain(PAGES.iter().map(|page| page.topic.to_owned()));
     let nearest = topics
         .map(|name| (strsim::jaro_winkler(topic, &name), name))

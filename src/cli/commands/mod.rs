@@ -52,17 +52,14 @@ fn note_counts(model: &Model<'_>, input: &Input, printing: &Printing) {
 /// The command line without the program's name, for a result that says how it was made.
 fn arguments() -> Vec<String> {
     let arguments = std::env::args_os().skip(1);
-    arguments
-        .map(|argument| argument.to_string_lossy().into_owned())
-        .collect()
+    arguments.map(|argument| argument.to_string_lossy().into_owned()).collect()
 }
 
 /// Prints a result: as a table, as JSON, or both.
 fn print(report: &Report, printing: &Printing) -> Result<()> {
     if printing.tables() {
         let stdout = std::io::stdout();
-        let colour =
-            stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+        let colour = stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
         to_stdout(&table::report(report, colour))?;
     }
     print_json(report, printing)
@@ -91,10 +88,7 @@ fn print_json(result: &impl serde::Serialize, printing: &Printing) -> Result<()>
 /// Writes to stdout. A closed pipe is no error: who read it has seen enough.
 fn to_stdout(text: &str) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
-    match stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         result => result.context("stdout"),
     }

@@ -20,10 +20,7 @@ use crate::report::saved::{self, MAX_FILE_BYTES, Saved};
 /// # Errors
 /// A file that is not of results, with the line; a page that cannot be written.
 pub fn run(args: &ReportArgs) -> Result<()> {
-    let format = args
-        .format
-        .or_else(|| PageFormat::of(&args.output))
-        .unwrap_or(PageFormat::Html);
+    let format = args.format.or_else(|| PageFormat::of(&args.output)).unwrap_or(PageFormat::Html);
     let files = listed(&args.results)?;
     let is_stdout = args.output == Path::new("-");
     let folder = format == PageFormat::Svg && args.output.is_dir();
@@ -95,24 +92,15 @@ fn read(files: &[PathBuf], quiet: bool) -> Result<Vec<Saved>> {
         if let Some(line) = read.torn
             && !quiet
         {
-            eprintln!(
-                "gguf-shorten: note: {}: line {line}, the last, is cut off and left out",
-                at_path()
-            );
+            eprintln!("gguf-shorten: note: {}: line {line}, the last, is cut off and left out", at_path());
         }
         n_repeated += read.n_repeated;
         results.extend(read.results);
     }
     ensure!(!results.is_empty(), "the files have no whole result");
     if n_repeated > 0 && !quiet {
-        let results = if n_repeated == 1 {
-            "result is"
-        } else {
-            "results are"
-        };
-        eprintln!(
-            "gguf-shorten: note: {n_repeated} {results} there more than once, and shown once"
-        );
+        let results = if n_repeated == 1 { "result is" } else { "results are" };
+        eprintln!("gguf-shorten: note: {n_repeated} {results} there more than once, and shown once");
     }
     Ok(results)
 }
@@ -120,18 +108,10 @@ fn read(files: &[PathBuf], quiet: bool) -> Result<Vec<Saved>> {
 /// Checks that a page can be written at `path`, and that it takes the place of no result and no model.
 fn check_place(path: &Path, results: &[PathBuf]) -> Result<()> {
     let fail = || path.display().to_string();
-    ensure!(
-        path.file_name().is_some(),
-        "{}: is not the name of a file",
-        fail()
-    );
+    ensure!(path.file_name().is_some(), "{}: is not the name of a file", fail());
     let is_result = |result: &PathBuf| same_file::is_same_file(path, result).unwrap_or(false);
     if std::fs::metadata(path).is_ok_and(|kind| kind.is_file()) {
-        ensure!(
-            !results.iter().any(is_result),
-            "{}: is one of the results",
-            fail()
-        );
+        ensure!(!results.iter().any(is_result), "{}: is one of the results", fail());
         let mut start = Vec::new();
         let is_model = File::open(path)
             .and_then(|file| file.take(4).read_to_end(&mut start))
@@ -146,20 +126,11 @@ fn write_charts(collection: &Collection, folder: &Path, results: &[PathBuf]) -> 
     let mut files = Vec::new();
     for (i, section) in collection.sections.iter().enumerate() {
         for (j, chart) in charts::of_section(section).iter().enumerate() {
-            let name = format!(
-                "{}-{}-{}-{}.svg",
-                i + 1,
-                slug(&section.name()),
-                j + 1,
-                chart.name
-            );
+            let name = format!("{}-{}-{}-{}.svg", i + 1, slug(&section.name()), j + 1, chart.name);
             files.push((folder.join(name), alone(chart)?));
         }
     }
-    ensure!(
-        !files.is_empty(),
-        "the results have nothing that a chart could show"
-    );
+    ensure!(!files.is_empty(), "the results have nothing that a chart could show");
     for (path, _) in &files {
         check_place(path, results)?;
     }
@@ -191,19 +162,13 @@ fn styled(svg: &str) -> String {
     let (head, body) = svg.split_at(start);
     let ground = "svg.chart{background:var(--ground)}:root{--ground:#FFFFFF}\
         @media (prefers-color-scheme:dark){:root{--ground:#0F1419}}@media print{:root{--ground:#FFFFFF}}";
-    format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{head}\n<style>{STYLE}{ground}</style>{body}"
-    )
+    format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{head}\n<style>{STYLE}{ground}</style>{body}")
 }
 
 /// All charts in one file.
 fn one_above_another(collection: &Collection) -> Result<String> {
     const GAP: u32 = 16;
-    let charts: Vec<Chart> = collection
-        .sections
-        .iter()
-        .flat_map(charts::of_section)
-        .collect();
+    let charts: Vec<Chart> = collection.sections.iter().flat_map(charts::of_section).collect();
     if charts.is_empty() {
         bail!("the results have nothing that a chart could show");
     }

@@ -40,9 +40,7 @@ pub fn run(options: &Score) -> Result<()> {
     let model = Model::new(input.parse()?).with_context(at_path)?;
     let constraints = Constraints::of(&model).with_context(at_path)?;
     let keep = kept(&model, &constraints, options).with_context(at_path)?;
-    let n = options
-        .budget
-        .map(|budget| budget.n_removed(model.n_trunk_blocks()));
+    let n = options.budget.map(|budget| budget.n_removed(model.n_trunk_blocks()));
     if let Some(n) = n {
         removal::check(&constraints, &keep, n).with_context(at_path)?;
     }
@@ -55,20 +53,12 @@ pub fn run(options: &Score) -> Result<()> {
     }
     warning::of_weights(&input, &model, printing);
     note_counts(&model, &input, printing);
-    let scoring = Scoring {
-        model: &model,
-        constraints: &constraints,
-        input: &input,
-        options,
-        keep: &keep,
-        n,
-    };
+    let scoring =
+        Scoring { model: &model, constraints: &constraints, input: &input, options, keep: &keep, n };
     let mut pairs = Pairs::default();
     let of_pairs = options.pairs.then_some(&mut pairs);
     let here = scoring.measure(&options.calibration, of_pairs)?;
-    let there = (options.against.as_ref())
-        .map(|text| scoring.measure(text, None))
-        .transpose()?;
+    let there = (options.against.as_ref()).map(|text| scoring.measure(text, None)).transpose()?;
     let ablated = (options.ablate)
         .then(|| {
             let text = &options.calibration;
@@ -102,9 +92,7 @@ pub fn run(options: &Score) -> Result<()> {
         removed: here.removed.iter().map(|block| block.index()).collect(),
         attention_removed: Vec::new(),
         attention_method: None,
-        pairs: options.pairs.then(|| PairsReport {
-            cosine: pairs.cosine(),
-        }),
+        pairs: options.pairs.then(|| PairsReport { cosine: pairs.cosine() }),
         output: None,
         evaluation: None,
     };
@@ -112,11 +100,7 @@ pub fn run(options: &Score) -> Result<()> {
 }
 
 /// The blocks that the user keeps.
-fn kept(
-    model: &Model<'_>,
-    constraints: &Constraints,
-    options: &Score,
-) -> Result<BTreeSet<BlockId>> {
+fn kept(model: &Model<'_>, constraints: &Constraints, options: &Score) -> Result<BTreeSet<BlockId>> {
     let keep = match &options.keep {
         Some(list) => list.blocks(model.n_blocks(), "keep")?,
         None => BTreeSet::new(),
@@ -152,8 +136,7 @@ impl Scored {
     fn confidence(&self) -> ConfidenceReport {
         let allowed = self.calibrated.n_tokens_allowed;
         let stopped = self.calibrated.report.tokens < allowed;
-        self.rating
-            .report(allowed, self.may_stop.then_some(stopped))
+        self.rating.report(allowed, self.may_stop.then_some(stopped))
     }
 }
 
@@ -161,12 +144,9 @@ impl Scoring<'_, '_> {
     fn measure(&self, text: &Calibration, pairs: Option<&mut Pairs>) -> Result<Scored> {
         let options = self.options;
         let goal = match (options.confidence, self.n) {
-            (Some(confidence), Some(n)) => Some(Goal {
-                method: options.method,
-                n,
-                keep: self.keep,
-                confidence,
-            }),
+            (Some(confidence), Some(n)) => {
+                Some(Goal { method: options.method, n, keep: self.keep, confidence })
+            }
             _ => None,
         };
         let until = goal.map(|goal| Stopping::rule(self.constraints, goal));
@@ -187,31 +167,17 @@ impl Scoring<'_, '_> {
             Some(n) => self.choose(&calibrated, n)?,
             None => BTreeSet::new(),
         };
-        let chosen = self.n.map(|_| Chosen {
-            constraints: self.constraints,
-            keep: self.keep,
-            removed: &removed,
-        });
+        let chosen =
+            self.n.map(|_| Chosen { constraints: self.constraints, keep: self.keep, removed: &removed });
         let confidence = options.confidence.unwrap_or_default();
         let rating = Rating::new(&calibrated.importance, options.method, confidence, chosen);
-        Ok(Scored {
-            calibrated,
-            removed,
-            rating,
-            may_stop: goal.is_some(),
-        })
+        Ok(Scored { calibrated, removed, rating, may_stop: goal.is_some() })
     }
 
     fn choose(&self, calibrated: &Calibrated, n: usize) -> Result<BTreeSet<BlockId>> {
         let importance = Some(&calibrated.importance);
-        removal::choose(
-            self.constraints,
-            self.options.method,
-            importance,
-            self.keep,
-            n,
-        )
-        .with_context(|| self.options.model.display().to_string())
+        removal::choose(self.constraints, self.options.method, importance, self.keep, n)
+            .with_context(|| self.options.model.display().to_string())
     }
 
     fn rows(&self, scored: &Scored) -> Vec<BlockReport> {

@@ -21,9 +21,7 @@ use crate::model::{BlockId, Model};
 use crate::output::imatrix_file::{ImatrixFile, stale};
 use crate::output::ollama::{Creation, Wanted};
 use crate::output::outcome::planned_files;
-use crate::output::outcome::{
-    ImatrixReport, OllamaReport, OutputReport, PartReport, restated_changes,
-};
+use crate::output::outcome::{ImatrixReport, OllamaReport, OutputReport, PartReport, restated_changes};
 use crate::output::save::{Naming, Target, Tell, Unplaced, Written};
 use crate::plan::parts::{self};
 use crate::plan::{Constraints, Plan, Provenance, Splitting, attention};
@@ -62,24 +60,13 @@ pub fn run(options: &Shorten) -> Result<()> {
         _ => None,
     };
     let imatrix_file = open_imatrix(&input, target.as_ref(), options)?;
-    let imatrix = imatrix_file
-        .as_ref()
-        .map(|file| file.parse(&model))
-        .transpose()?;
+    let imatrix = imatrix_file.as_ref().map(|file| file.parse(&model)).transpose()?;
     healed::check(&model, &options.heal, &options.choosing.calibration).with_context(at_path)?;
     let creation = match (&options.ollama, &options.output) {
         (Some(name), Some(output)) => {
             let imatrix = options.imatrix.iter().map(|(_, to)| to);
-            let others: Vec<&Path> = imatrix
-                .chain(&options.printing.json)
-                .map(PathBuf::as_path)
-                .collect();
-            let wanted = Wanted {
-                name,
-                output,
-                force: options.force,
-                others: &others,
-            };
+            let others: Vec<&Path> = imatrix.chain(&options.printing.json).map(PathBuf::as_path).collect();
+            let wanted = Wanted { name, output, force: options.force, others: &others };
             Some(Creation::plan(&model, &input, target.as_ref(), &wanted)?)
         }
         _ => None,
@@ -92,14 +79,8 @@ pub fn run(options: &Shorten) -> Result<()> {
         let files = planned_files(&model, &plan, &input, place, options.splitting)?;
         Ok(files.iter().map(|file| file.bytes).sum())
     };
-    let mut selection = select(
-        &model,
-        &constraints,
-        &input,
-        &options.choosing,
-        &output_bytes,
-        &options.printing,
-    )?;
+    let mut selection =
+        select(&model, &constraints, &input, &options.choosing, &output_bytes, &options.printing)?;
     let scored = selection.calibration.as_ref().and_then(|of| of.scored);
     let mut heal_report = None;
     let mut heal = HealArg::None.to_string();
@@ -123,11 +104,7 @@ pub fn run(options: &Shorten) -> Result<()> {
     }
     let plan = |parent_blake3: blake3::Hash| {
         check_scored(scored, parent_blake3, &input).with_context(at_path)?;
-        let provenance = Provenance {
-            parent_blake3,
-            method: selection.method.clone(),
-            heal: heal.clone(),
-        };
+        let provenance = Provenance { parent_blake3, method: selection.method.clone(), heal: heal.clone() };
         Plan::healed(
             &model,
             &constraints,
@@ -169,29 +146,17 @@ pub fn run(options: &Shorten) -> Result<()> {
                 };
                 let start = Instant::now();
                 let n_windows = selection.n_windows();
-                let (staged, found) =
-                    card.write((&input, &model), plan, files, n_windows, options)?;
+                let (staged, found) = card.write((&input, &model), plan, files, n_windows, options)?;
                 evaluation = found;
                 telling = start.elapsed().as_secs_f64();
                 Ok(vec![staged])
             };
-            let (plan, files, seconds) = write(
-                target,
-                beside,
-                &mut tell,
-                (&input, &model),
-                &plan,
-                &options.printing,
-            )?;
+            let (plan, files, seconds) =
+                write(target, beside, &mut tell, (&input, &model), &plan, &options.printing)?;
             let seconds = seconds - telling;
             // Read again only for those who ask.
             if options.printing.json.is_some() {
-                blake3 = Some(
-                    Input::open_file(&files[0].path)?
-                        .blake3()
-                        .to_hex()
-                        .to_string(),
-                );
+                blake3 = Some(Input::open_file(&files[0].path)?.blake3().to_hex().to_string());
             }
             let report = |file: Written| PartReport {
                 path: Some(file.path.display().to_string()),
@@ -201,14 +166,8 @@ pub fn run(options: &Shorten) -> Result<()> {
         }
         None => {
             let plan = plan(input.blake3())?;
-            let files = planned_files(
-                &model,
-                &plan,
-                &input,
-                options.output.as_deref(),
-                options.splitting,
-            )
-            .with_context(at_path)?;
+            let files = planned_files(&model, &plan, &input, options.output.as_deref(), options.splitting)
+                .with_context(at_path)?;
             (plan, files, None)
         }
     };
@@ -245,12 +204,8 @@ pub fn run(options: &Shorten) -> Result<()> {
             model.architecture()
         );
     }
-    let mut blocks = block_rows(
-        model.n_blocks(),
-        selection.importance.as_ref(),
-        &plan.removed,
-        &plan.attention_removed,
-    );
+    let mut blocks =
+        block_rows(model.n_blocks(), selection.importance.as_ref(), &plan.removed, &plan.attention_removed);
     if let Some(rating) = &selection.rating {
         rating.mark(&mut blocks);
     }
@@ -290,11 +245,7 @@ pub fn run(options: &Shorten) -> Result<()> {
         ablate: None,
         blocks,
         removed: plan.removed.iter().map(|block| block.index()).collect(),
-        attention_removed: plan
-            .attention_removed
-            .iter()
-            .map(|block| block.index())
-            .collect(),
+        attention_removed: plan.attention_removed.iter().map(|block| block.index()).collect(),
         attention_method: selection.attention.as_ref().map(|cut| cut.method.clone()),
         pairs: None,
         output: Some(OutputReport {
@@ -349,11 +300,7 @@ fn constraints(model: &Model<'_>, options: &Shorten) -> Result<Constraints> {
 }
 
 /// The importance matrix that the user names, and a place for the new one.
-fn open_imatrix(
-    input: &Input,
-    target: Option<&Target>,
-    options: &Shorten,
-) -> Result<Option<ImatrixFile>> {
+fn open_imatrix(input: &Input, target: Option<&Target>, options: &Shorten) -> Result<Option<ImatrixFile>> {
     let Some((from, to)) = &options.imatrix else {
         return Ok(None);
     };
@@ -361,18 +308,9 @@ fn open_imatrix(
     // A dry run writes nothing over anything.
     let force = options.force || options.dry_run;
     let file = ImatrixFile::open(from, to, input, output, force)?;
-    if let Some(json) = options
-        .printing
-        .json
-        .as_ref()
-        .filter(|_| options.printing.tables())
-    {
+    if let Some(json) = options.printing.json.as_ref().filter(|_| options.printing.tables()) {
         let json_naming = Naming::new(json, Splitting::Whole, input)?;
-        ensure!(
-            !json_naming.takes(to),
-            "{}: is named for two results",
-            to.display()
-        );
+        ensure!(!json_naming.takes(to), "{}: is named for two results", to.display());
         ensure!(
             !same_file::is_same_file(from, json).unwrap_or(false),
             "{}: is the importance matrix that is read",
@@ -393,13 +331,8 @@ fn stale_note(model: &Model<'_>, input: &Input, options: &Shorten) -> Option<Str
     if stale.is_empty() {
         return None;
     }
-    let files: Vec<_> = stale
-        .iter()
-        .map(|(name, kind)| format!("{} ({kind})", gguf::Quoted(name)))
-        .collect();
-    let has_imatrix = stale
-        .iter()
-        .any(|(_, kind)| *kind == Companion::Imatrix.to_string());
+    let files: Vec<_> = stale.iter().map(|(name, kind)| format!("{} ({kind})", gguf::Quoted(name))).collect();
+    let has_imatrix = stale.iter().any(|(_, kind)| *kind == Companion::Imatrix.to_string());
     let remedy = if has_imatrix && options.imatrix.is_none() {
         "; --imatrix IN OUT renumbers an importance matrix"
     } else {
@@ -413,11 +346,7 @@ fn stale_note(model: &Model<'_>, input: &Input, options: &Shorten) -> Option<Str
 
 /// Checks that another result takes the place of no part of the output.
 fn check_apart(target: &Target, other: &Path) -> Result<()> {
-    ensure!(
-        !target.naming().takes(other),
-        "{}: is the output itself",
-        other.display()
-    );
+    ensure!(!target.naming().takes(other), "{}: is the output itself", other.display());
     Ok(())
 }
 

@@ -50,11 +50,7 @@ pub fn run(args: &ShowArgs) -> Result<()> {
         model = Ok(model.with_context(|| path.display().to_string())?);
     }
     if printing.tables() {
-        let text = if args.diffable {
-            diffable(&files)
-        } else {
-            shown(&input, &files, &model, args.tensors)
-        };
+        let text = if args.diffable { diffable(&files) } else { shown(&input, &files, &model, args.tensors) };
         to_stdout(&text)?;
     }
     match &model {
@@ -63,12 +59,7 @@ pub fn run(args: &ShowArgs) -> Result<()> {
     }
 }
 
-fn shown(
-    input: &Input,
-    files: &[gguf::File<'_>],
-    model: &Result<Model<'_>>,
-    all_tensors: bool,
-) -> String {
+fn shown(input: &Input, files: &[gguf::File<'_>], model: &Result<Model<'_>>, all_tensors: bool) -> String {
     let mut text = String::new();
     for (part, file) in input.parts().iter().zip(files) {
         let header = file.header();
@@ -148,11 +139,7 @@ fn value(entry: &Entry<'_>) -> String {
     let Ok(array) = value.as_array() else {
         return kind.to_string();
     };
-    let mut shown: Vec<_> = array
-        .elements()
-        .take(SHOWN_ENTRIES)
-        .map(|e| element(&e))
-        .collect();
+    let mut shown: Vec<_> = array.elements().take(SHOWN_ENTRIES).map(|e| element(&e)).collect();
     if array.len() > SHOWN_ENTRIES {
         // Per-block arrays are what one looks for here; vocabularies are not.
         if array.len() <= crate::model::MAX_BLOCKS && array.element_type() != ValueType::String {
@@ -161,12 +148,7 @@ fn value(entry: &Entry<'_>) -> String {
             shown.push("...".to_owned());
         }
     }
-    format!(
-        "{}[{}] {}",
-        array.element_type(),
-        array.len(),
-        shown.join(" ")
-    )
+    format!("{}[{}] {}", array.element_type(), array.len(), shown.join(" "))
 }
 
 fn element(value: &gguf::Value<'_>) -> String {
@@ -183,9 +165,9 @@ fn element(value: &gguf::Value<'_>) -> String {
         ValueType::F32 => value.as_f32().map(|number| number.to_string()),
         ValueType::F64 => value.as_f64().map(|number| number.to_string()),
         ValueType::U64 => value.as_u64().map(|number| number.to_string()),
-        ValueType::Array => value
-            .as_array()
-            .map(|array| format!("{}[{}]", array.element_type(), array.len())),
+        ValueType::Array => {
+            value.as_array().map(|array| format!("{}[{}]", array.element_type(), array.len()))
+        }
         _ => value.as_i64().map(|number| number.to_string()),
     };
     // Only a string that is not UTF-8 has no text.
@@ -195,17 +177,8 @@ fn element(value: &gguf::Value<'_>) -> String {
 
 fn tensor_line(tensor: &TensorInfo<'_>) -> String {
     let dims = tensor.dims();
-    let dims: Vec<_> = dims
-        .iter()
-        .take(tensor.n_dims())
-        .map(ToString::to_string)
-        .collect();
-    format!(
-        "{} {} [{}]",
-        Escaped(tensor.name()),
-        tensor.tensor_type(),
-        dims.join(", ")
-    )
+    let dims: Vec<_> = dims.iter().take(tensor.n_dims()).map(ToString::to_string).collect();
+    format!("{} {} [{}]", Escaped(tensor.name()), tensor.tensor_type(), dims.join(", "))
 }
 
 fn blocks(model: &Model<'_>) -> String {
@@ -246,19 +219,12 @@ fn blocks(model: &Model<'_>) -> String {
                 text,
                 "  {} of {} blocks may be removed",
                 constraints.n_trunk_blocks
-                    - stay
-                        .keys()
-                        .filter(|b| b.index() < constraints.n_trunk_blocks)
-                        .count(),
+                    - stay.keys().filter(|b| b.index() < constraints.n_trunk_blocks).count(),
                 constraints.n_blocks
             );
             for group in &constraints.groups {
-                let _ = writeln!(
-                    text,
-                    "  of the {} {} at least one must stay",
-                    group.blocks.len(),
-                    group.what
-                );
+                let _ =
+                    writeln!(text, "  of the {} {} at least one must stay", group.blocks.len(), group.what);
             }
             if let Some(counts) = llama::note_counts(model) {
                 let _ = writeln!(text, "  {counts}");
@@ -348,11 +314,7 @@ impl ShowReport {
         Self {
             gguf_shorten: env!("CARGO_PKG_VERSION"),
             model: ModelReport::of(model, input, Some(input.blake3())),
-            metadata: model
-                .metadata()
-                .iter()
-                .map(|entry| (entry.key().to_owned(), value(entry)))
-                .collect(),
+            metadata: model.metadata().iter().map(|entry| (entry.key().to_owned(), value(entry))).collect(),
             blocks: rows(model, constraints.as_ref().ok()),
             refused: constraints.err().map(|error| crate::error::message(&error)),
             back_ends: devices::report(),

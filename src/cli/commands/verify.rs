@@ -43,9 +43,7 @@ pub fn run(options: &Verify) -> Result<()> {
     let verification = compare(&parent, &constraints, &files, options).with_context(at_output);
     let seconds = start.elapsed().as_secs_f64();
     // Of another release, as far as the file says so.
-    let claim = files
-        .first()
-        .and_then(|file| Claim::of(file.metadata()).ok());
+    let claim = files.first().and_then(|file| Claim::of(file.metadata()).ok());
     let version = claim.as_ref().and_then(Claim::other_release);
     let faults = match (&verification, version) {
         (Ok(found), _) if found.differences.is_empty() => Vec::new(),
@@ -57,25 +55,13 @@ pub fn run(options: &Verify) -> Result<()> {
     let run = match &verification.differences {
         differences if options.run && differences.is_empty() => {
             let changed = changed_tensors(&parent, &files, &verification);
-            Some(evaluate(
-                &parent,
-                &input,
-                &verification,
-                &changed,
-                &output,
-                options,
-            )?)
+            Some(evaluate(&parent, &input, &verification, &changed, &output, options)?)
         }
         // What llama.cpp makes of a file that is not as planned proves nothing.
         _ => None,
     };
-    let mut report = VerifyReport::new(
-        &verification,
-        (&files, output.path()),
-        (&parent, input.path()),
-        run,
-        seconds,
-    );
+    let mut report =
+        VerifyReport::new(&verification, (&files, output.path()), (&parent, input.path()), run, seconds);
     report.parent = ModelReport::of(&parent, &input, Some(verification.parent_blake3));
     report.arguments = arguments();
     report.known_faults = faults;
@@ -93,14 +79,9 @@ fn compare(
     out: &[gguf::File<'_>],
     options: &Verify,
 ) -> Result<Verification> {
-    let threads = rayon::ThreadPoolBuilder::new()
-        .num_threads(options.threads)
-        .build()?;
-    let bar = options
-        .printing
-        .begin("comparing".into(), Unit::Bytes, parent.n_bytes());
-    let result =
-        threads.install(|| verify(parent, constraints, out, &|n_bytes| bar.advance(n_bytes)));
+    let threads = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build()?;
+    let bar = options.printing.begin("comparing".into(), Unit::Bytes, parent.n_bytes());
+    let result = threads.install(|| verify(parent, constraints, out, &|n_bytes| bar.advance(n_bytes)));
     drop(bar);
     result
 }
@@ -111,9 +92,7 @@ fn changed_tensors(
     files: &[gguf::File<'_>],
     verification: &Verification,
 ) -> ChangedTensors {
-    verify::healing(parent, &verification.claim, files)
-        .map(|healing| healing.tensors)
-        .unwrap_or_default()
+    verify::healing(parent, &verification.claim, files).map(|healing| healing.tensors).unwrap_or_default()
 }
 
 /// Compares the logits.
@@ -142,19 +121,9 @@ fn evaluate(
         );
     }
     log::echo(options.printing.verbose);
-    let silence = Silence::with_attention(
-        parent,
-        &verification.removed,
-        &verification.attention_removed,
-    )
-    .with_context(|| input.path().display().to_string())?;
-    oracle::run(
-        &silence,
-        (parent, input),
-        changed,
-        output.path(),
-        options.threads,
-    )
+    let silence = Silence::with_attention(parent, &verification.removed, &verification.attention_removed)
+        .with_context(|| input.path().display().to_string())?;
+    oracle::run(&silence, (parent, input), changed, output.path(), options.threads)
 }
 
 /// Says that another release wrote the file, and what may be wrong with it.

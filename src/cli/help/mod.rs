@@ -22,11 +22,7 @@ impl Page {
     /// What it is about.
     #[must_use]
     pub fn title(self) -> &'static str {
-        self.text
-            .lines()
-            .next()
-            .unwrap_or("")
-            .trim_start_matches("# ")
+        self.text.lines().next().unwrap_or("").trim_start_matches("# ")
     }
 }
 

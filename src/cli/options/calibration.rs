@@ -30,34 +30,22 @@ impl Calibration {
             (tokens, written) => tokens.or(written),
         };
         // What was not asked for gives way to what was.
-        let window = args
-            .window
-            .unwrap_or(DEFAULT_WINDOW.min(asked.unwrap_or(usize::MAX)));
+        let window = args.window.unwrap_or(DEFAULT_WINDOW.min(asked.unwrap_or(usize::MAX)));
         let tokens = asked.unwrap_or(DEFAULT_TOKENS.max(window));
         if window == 0 || args.threads == Some(0) {
-            bail!(Usage(
-                "--tokens, --window and --threads are at least 1".to_owned()
-            ));
+            bail!(Usage("--tokens, --window and --threads are at least 1".to_owned()));
         }
         if tokens < window && (args.tokens.is_some() || written.is_none()) {
-            bail!(Usage(format!(
-                "--tokens {tokens} is less than one window of {window}"
-            )));
+            bail!(Usage(format!("--tokens {tokens} is less than one window of {window}")));
         }
         if let Some(own) = own.and_then(|own| own.tokens).filter(|own| *own < window) {
-            bail!(Usage(format!(
-                "--calibration self of {own} is less than one window of {window}"
-            )));
+            bail!(Usage(format!("--calibration self of {own} is less than one window of {window}")));
         }
         let seed = args.seed.unwrap_or(0);
         Ok(Self {
             source: match (own, files.is_empty()) {
                 (Some(_), true) => Source::Own { seed },
-                (Some(own), false) => Source::FilesAndOwn {
-                    files,
-                    seed,
-                    tokens: own.tokens,
-                },
+                (Some(own), false) => Source::FilesAndOwn { files, seed, tokens: own.tokens },
                 (None, true) => Source::BuiltIn,
                 (None, false) => Source::Files(files),
             },
@@ -110,8 +98,7 @@ impl OwnText {
             match value.to_str().map(Self::parse).transpose().map_err(Usage)? {
                 Some(Some(_)) if own.is_some() => {
                     bail!(Usage(
-                        "--calibration self is given twice; a file of that name is ./self"
-                            .to_owned()
+                        "--calibration self is given twice; a file of that name is ./self".to_owned()
                     ))
                 }
                 Some(Some(found)) => own = Some(found),
@@ -135,9 +122,7 @@ impl OwnText {
         let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
         match number.parse() {
             Ok(0) => Err(format!("--calibration {text} is no text")),
-            Ok(tokens) if is_number && tokens <= MAX_OWN_TOKENS => Ok(Some(Self {
-                tokens: Some(tokens),
-            })),
+            Ok(tokens) if is_number && tokens <= MAX_OWN_TOKENS => Ok(Some(Self { tokens: Some(tokens) })),
             _ if is_number => Err(format!(
                 "--calibration {text} is more than a model can write, at most {MAX_OWN_TOKENS} tokens"
             )),

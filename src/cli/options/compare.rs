@@ -44,13 +44,11 @@ impl Compare {
             (None, [parent, files @ ..]) => (parent, files),
             (None, []) => bail!(Usage("a model is needed".to_owned())),
         };
-        let text = Calibration {
-            cache: !args.no_cache,
-            ..scored_text(&args.text)?
-        };
+        let text = Calibration { cache: !args.no_cache, ..scored_text(&args.text)? };
         if files.is_empty() && args.drop.is_none() && args.requantize.is_empty() {
             bail!(Usage(
-                "there is nothing to compare with: name another model, or give --drop or --requantize".to_owned()
+                "there is nothing to compare with: name another model, or give --drop or --requantize"
+                    .to_owned()
             ));
         }
         let mut types: Vec<FileType> = Vec::new();

@@ -32,14 +32,10 @@ impl FromStr for HealType {
 impl Heal {
     pub(crate) fn new(args: &ShortenArgs) -> Result<Self> {
         if args.heal == HealArg::None && (args.heal_type.is_some() || args.max_memory.is_some()) {
-            bail!(Usage(
-                "--heal-type and --max-memory need --heal linear, block or auto".to_owned()
-            ));
+            bail!(Usage("--heal-type and --max-memory need --heal linear, block or auto".to_owned()));
         }
         if args.heal == HealArg::Scale && args.heal_type.is_some() {
-            bail!(Usage(
-                "--heal-type needs --heal linear, block or auto".to_owned()
-            ));
+            bail!(Usage("--heal-type needs --heal linear, block or auto".to_owned()));
         }
         Ok(Self {
             how: args.heal,

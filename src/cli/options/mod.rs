@@ -31,11 +31,7 @@ const COMPARE: &str = "compare puts several models in one table";
 ///
 /// # Errors
 /// [`Usage`] for several models, with the `hint`.
-pub(crate) fn one_model(
-    named: &[PathBuf],
-    parent: Option<&Path>,
-    hint: Option<&str>,
-) -> Result<PathBuf> {
+pub(crate) fn one_model(named: &[PathBuf], parent: Option<&Path>, hint: Option<&str>) -> Result<PathBuf> {
     let models = models(named, parent);
     match &models[..] {
         [model] => Ok(model.clone()),
@@ -91,11 +87,7 @@ impl Printing {
     /// Takes over the arguments.
     #[must_use]
     pub fn new(args: &CommonArgs) -> Self {
-        Self {
-            json: args.json.clone(),
-            quiet: args.quiet,
-            verbose: args.verbose,
-        }
+        Self { json: args.json.clone(), quiet: args.quiet, verbose: args.verbose }
     }
 
     /// Whether tables go to stdout: not where JSON does.
@@ -172,9 +164,7 @@ impl Eval {
     pub fn new(args: &EvalArgs) -> Result<Self> {
         let text = scored_text(&args.text)?;
         if args.tasks.is_some() && args.hellaswag.is_none() && args.multiple_choice.is_none() {
-            bail!(Usage(
-                "--tasks needs --hellaswag or --multiple-choice".to_owned()
-            ));
+            bail!(Usage("--tasks needs --hellaswag or --multiple-choice".to_owned()));
         }
         if args.tasks == Some(0) {
             bail!(Usage("--tasks is at least 1".to_owned()));
@@ -220,9 +210,6 @@ mod tests {
         assert_eq!(error::hint(&error).as_deref(), Some(COMPARE));
         let error = one(&[m[0], m[1], p[0], p[1]], None).unwrap_err();
         assert!(error::message(&error).starts_with("2 models are named, 'm-00001-"));
-        assert_eq!(
-            models(&paths(&[m[0], m[1], "a", p[1], p[0]]), None).len(),
-            3
-        );
+        assert_eq!(models(&paths(&[m[0], m[1], "a", p[1], p[0]]), None).len(), 3);
     }
 }

@@ -16,12 +16,8 @@ use crate::heal::settings::HealArg;
 pub(crate) fn check(servers: &rpc::Endpoints) -> Result<()> {
     if !servers.is_empty() && !rpc::IS_BUILT {
         bail!(
-            anyhow!(Usage(
-                "--rpc needs feature 'rpc', without which this program was built".to_owned()
-            ))
-            .context(Hint(
-                "cargo build --release --features rpc builds it in".to_owned()
-            ))
+            anyhow!(Usage("--rpc needs feature 'rpc', without which this program was built".to_owned()))
+                .context(Hint("cargo build --release --features rpc builds it in".to_owned()))
         );
     }
     Ok(())
@@ -46,10 +42,7 @@ pub(crate) fn check_shorten(options: &Shorten) -> Result<()> {
         bail!(refused("--heal"));
     }
     match &options.choosing.choice {
-        Choice::Goal {
-            goal: Goal::SpeedUp,
-            ..
-        } => bail!(refused("--objective draft")),
+        Choice::Goal { goal: Goal::SpeedUp, .. } => bail!(refused("--objective draft")),
         Choice::Goal { goal, .. } if !matches!(goal, Goal::Size(_)) => {
             bail!(refused(&format!("--{}", goal.flag())))
         }

@@ -54,9 +54,7 @@ impl Score {
             )));
         }
         if args.confidence.is_some() && args.drop.is_none() {
-            bail!(Usage(
-                "--confidence needs --drop: it says how sure it must be which blocks go".to_owned()
-            ));
+            bail!(Usage("--confidence needs --drop: it says how sure it must be which blocks go".to_owned()));
         }
         if args.confidence.is_some() && args.method.basis() != Basis::Scores {
             bail!(Usage(format!(
@@ -65,9 +63,7 @@ impl Score {
             )));
         }
         if args.confidence.is_some() && args.pairs {
-            bail!(Usage(
-                "--pairs is about all of the text, so it does not go with --confidence".to_owned()
-            ));
+            bail!(Usage("--pairs is about all of the text, so it does not go with --confidence".to_owned()));
         }
         let calibration = Calibration::new(&args.calibration)?;
         if args.ablate && calibration.window < MIN_WINDOW {
@@ -76,10 +72,10 @@ impl Score {
                 calibration.window
             )));
         }
-        let against = args.against_calibration.clone().map(|file| Calibration {
-            source: Source::Files(vec![file]),
-            ..calibration.clone()
-        });
+        let against = args
+            .against_calibration
+            .clone()
+            .map(|file| Calibration { source: Source::Files(vec![file]), ..calibration.clone() });
         let options = Self {
             model: one_model(&args.model, None, None)?,
             sub_blocks: args.sub_blocks,

@@ -51,8 +51,7 @@ pub struct Shorten {
 }
 
 /// What takes several models.
-const BATCH: &str =
-    "batch shortens several models: gguf-shorten batch MODEL... --drop N --out-dir DIR";
+const BATCH: &str = "batch shortens several models: gguf-shorten batch MODEL... --drop N --out-dir DIR";
 
 impl Shorten {
     /// Checks the arguments.
@@ -65,41 +64,25 @@ impl Shorten {
         let goal = goal(args)?;
         let choice = match (&args.blocks, goal, args.drop) {
             (Some(blocks), ..) => Choice::Blocks(blocks.clone()),
-            (None, Some(goal), most) => Choice::Goal {
-                goal,
-                most,
-                method: args.method,
-                keep: args.keep.clone(),
-            },
-            (None, None, Some(budget)) => Choice::Best {
-                budget,
-                method: args.method,
-                keep: args.keep.clone(),
-            },
-            (None, None, None) => Choice::Nothing {
-                keep: args.keep.clone(),
-            },
+            (None, Some(goal), most) => {
+                Choice::Goal { goal, most, method: args.method, keep: args.keep.clone() }
+            }
+            (None, None, Some(budget)) => {
+                Choice::Best { budget, method: args.method, keep: args.keep.clone() }
+            }
+            (None, None, None) => Choice::Nothing { keep: args.keep.clone() },
         };
         let attention = match (&args.attention_blocks, args.drop_attention) {
             (Some(blocks), _) => Choice::Blocks(blocks.clone()),
-            (None, Some(budget)) => Choice::Best {
-                budget,
-                method: args.method,
-                keep: args.keep.clone(),
-            },
+            (None, Some(budget)) => Choice::Best { budget, method: args.method, keep: args.keep.clone() },
             (None, None) => Choice::Nothing { keep: None },
         };
         let is_nothing = |choice: &Choice| matches!(choice, Choice::Nothing { .. });
         if is_nothing(&choice) && is_nothing(&attention) && !args.drop_mtp {
             bail!(Usage("--drop or --blocks is needed".to_owned()));
         }
-        if args.drop_attention.is_some()
-            && !matches!(args.method.basis(), Basis::Order | Basis::Scores)
-        {
-            bail!(Usage(format!(
-                "--drop-attention goes by scores, which method '{}' has not",
-                args.method
-            )));
+        if args.drop_attention.is_some() && !matches!(args.method.basis(), Basis::Order | Basis::Scores) {
+            bail!(Usage(format!("--drop-attention goes by scores, which method '{}' has not", args.method)));
         }
         if heal.how != HealArg::None {
             if is_nothing(&choice) && is_nothing(&attention) {
@@ -170,8 +153,7 @@ impl Shorten {
 fn check_may_stop(args: &ShortenArgs, goal: Option<Goal>) -> Result<()> {
     match goal {
         Some(Goal::SpeedUp) => bail!(Usage(
-            "--confidence needs a number of blocks, and --objective draft says itself how many go"
-                .to_owned()
+            "--confidence needs a number of blocks, and --objective draft says itself how many go".to_owned()
         )),
         Some(goal) => bail!(Usage(format!(
             "--confidence needs a number of blocks, so it does not go with --{}",
@@ -181,8 +163,7 @@ fn check_may_stop(args: &ShortenArgs, goal: Option<Goal>) -> Result<()> {
     }
     if args.drop.is_none() {
         bail!(Usage(
-            "--confidence needs --drop: without it nothing is chosen by scores of whole blocks"
-                .to_owned()
+            "--confidence needs --drop: without it nothing is chosen by scores of whole blocks".to_owned()
         ));
     }
     if args.method.basis() != Basis::Scores {
@@ -193,8 +174,7 @@ fn check_may_stop(args: &ShortenArgs, goal: Option<Goal>) -> Result<()> {
     }
     if args.drop_attention.is_some() {
         bail!(Usage(
-            "--confidence is about whole blocks alone, so it does not go with --drop-attention"
-                .to_owned()
+            "--confidence is about whole blocks alone, so it does not go with --drop-attention".to_owned()
         ));
     }
     Ok(())
@@ -222,9 +202,7 @@ fn goal(args: &ShortenArgs) -> Result<Option<Goal>> {
         )));
     }
     if args.drop_attention.is_some() || args.attention_blocks.is_some() {
-        bail!(Usage(
-            "--objective draft measures whole blocks, so no attention goes beside them".to_owned()
-        ));
+        bail!(Usage("--objective draft measures whole blocks, so no attention goes beside them".to_owned()));
     }
     Ok(Some(Goal::SpeedUp))
 }
@@ -233,9 +211,7 @@ fn goal(args: &ShortenArgs) -> Result<Option<Goal>> {
 fn check_tasks(args: &ShortenArgs) -> Result<()> {
     let is_objective = args.objective == Some(Objective::Task);
     if is_objective != args.goal.task_file.is_some() {
-        bail!(Usage(
-            "--objective task and --task-file need each other".to_owned()
-        ));
+        bail!(Usage("--objective task and --task-file need each other".to_owned()));
     }
     if is_objective && !args.method.needs_losses() {
         bail!(Usage(format!(

@@ -24,8 +24,8 @@ pub fn counts(model: &Model<'_>) -> Option<BlockCounts> {
     let n_held = model.prediction_blocks().filter(held).count();
     let n_missing = model.prediction_blocks().count() - n_held;
     let rules = model.rules()?;
-    let is_read = model.n_counted_prediction_blocks() == n_held
-        || (n_missing > 0 && has_lists_of_blocks(model, rules));
+    let is_read =
+        model.n_counted_prediction_blocks() == n_held || (n_missing > 0 && has_lists_of_blocks(model, rules));
     (!is_read).then(|| BlockCounts {
         architecture: rules.name,
         n_blocks: model.n_blocks() - n_missing,
@@ -39,8 +39,8 @@ fn has_lists_of_blocks(model: &Model<'_>, rules: &Architecture) -> bool {
     entries.any(|entry| {
         let name = entry.key().strip_prefix(rules.name);
         let name = name.and_then(|name| name.strip_prefix('.'));
-        let is_of_blocks = name
-            .is_some_and(|name| PER_BLOCK_ARRAYS.contains(&name) || rules.arrays.contains(&name));
+        let is_of_blocks =
+            name.is_some_and(|name| PER_BLOCK_ARRAYS.contains(&name) || rules.arrays.contains(&name));
         is_of_blocks && entry.value().value_type() == ValueType::Array
     })
 }
@@ -54,10 +54,7 @@ pub fn note_counts(model: &Model<'_>) -> Option<String> {
     let last = ordinary.clone().last()?;
     let (which, are) = match ordinary.len() {
         1 => (format!("block {first}"), "is a block as any other"),
-        _ => (
-            format!("blocks {first} to {last}"),
-            "are blocks as any other",
-        ),
+        _ => (format!("blocks {first} to {last}"), "are blocks as any other"),
     };
     Some(format!(
         "metadata '{}.nextn_predict_layers' counts {n_counted} for prediction (MTP), but {which}, without \
@@ -88,9 +85,8 @@ impl Halves {
     /// Blocks that have no such halves.
     pub fn of(model: &Model<'_>, rules: &Architecture, kinds: &Kinds) -> Result<Self> {
         let has_tensor = |name: &str| {
-            let of_block = |tensor: &crate::model::ModelTensor<'_>| {
-                tensor.block.is_some_and(|(_, rest)| rest == name)
-            };
+            let of_block =
+                |tensor: &crate::model::ModelTensor<'_>| tensor.block.is_some_and(|(_, rest)| rest == name);
             model.tensors().iter().any(of_block)
         };
         let is_true = |key: &str| {
@@ -102,9 +98,7 @@ impl Halves {
             Middle::Named(name) => Some(MiddleNode::Named(name)),
             Middle::ReadByNorm => Some(MiddleNode::ReadByNorm),
             Middle::ParallelIf(key) => (!is_true(key)?).then_some(MiddleNode::Named("ffn_inp")),
-            Middle::ParallelWithout(name) => {
-                has_tensor(name).then_some(MiddleNode::Named("ffn_inp"))
-            }
+            Middle::ParallelWithout(name) => has_tensor(name).then_some(MiddleNode::Named("ffn_inp")),
             Middle::Parallel => None,
             Middle::Nowhere(why) => bail!(
                 "has no halves of blocks to score apart: a block of {} {why}",
@@ -118,10 +112,7 @@ impl Halves {
                 Quoted(model.architecture())
             );
         };
-        Ok(Self {
-            node,
-            without_attention: kinds.no_attention.iter().flatten().copied().collect(),
-        })
+        Ok(Self { node, without_attention: kinds.no_attention.iter().flatten().copied().collect() })
     }
 }
 
@@ -201,12 +192,7 @@ impl<'model> LlamaHiddenStates<'model> {
         stream: Stream,
         course: Course,
     ) -> Result<Self> {
-        Ok(Self::of(
-            Context::new(model, options)?,
-            model,
-            stream,
-            course,
-        ))
+        Ok(Self::of(Context::new(model, options)?, model, stream, course))
     }
 
     /// As [`LlamaHiddenStates::new`], with threads that others use, too.

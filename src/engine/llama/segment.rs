@@ -87,13 +87,7 @@ pub(crate) fn evaluate_block_reading(
     reader: &str,
     read: &mut Vec<f32>,
 ) -> Result<Vec<f32>> {
-    let mut tap = ReaderTap {
-        reader,
-        n_tokens: input.len() / n_embd,
-        read,
-        n_found: 0,
-        error: None,
-    };
+    let mut tap = ReaderTap { reader, n_tokens: input.len() / n_embd, read, n_found: 0, error: None };
     let course = (stream, n_blocks, 1, n_embd);
     let output = evaluate_tapped(context, course, input, Some(&mut tap));
     if let Some(error) = tap.error {

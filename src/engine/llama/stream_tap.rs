@@ -41,17 +41,12 @@ impl StreamTap<'_, '_> {
             return None;
         }
         match halves.node {
-            MiddleNode::Named(name) => {
-                (numbered(node.name(), name) == Some(self.n_outputs)).then_some(node)
-            }
+            MiddleNode::Named(name) => (numbered(node.name(), name) == Some(self.n_outputs)).then_some(node),
             MiddleNode::ReadByNorm => {
                 // The norm is two nodes: the middle is scaled to length one, then multiplied by the weights.
                 let weights = node.operand(1)?.name();
-                let number = weights
-                    .strip_prefix("blk.")?
-                    .strip_suffix(".ffn_norm.weight")?;
-                (number.parse() == Ok(self.next_block().index()))
-                    .then(|| node.operand(0)?.operand(0))?
+                let number = weights.strip_prefix("blk.")?.strip_suffix(".ffn_norm.weight")?;
+                (number.parse() == Ok(self.next_block().index())).then(|| node.operand(0)?.operand(0))?
             }
         }
     }
@@ -71,8 +66,7 @@ impl StreamTap<'_, '_> {
             | Stream::NamedTo { input, .. }
             | Stream::Stacked { input }
             | Stream::Looped { input, .. } => {
-                let is_input =
-                    || name == input || node.operand(1).is_some_and(|o| o.name() == input);
+                let is_input = || name == input || node.operand(1).is_some_and(|o| o.name() == input);
                 if !self.seen_input && is_input() {
                     return Some(Position::Input);
                 }
@@ -167,11 +161,7 @@ impl StreamTap<'_, '_> {
                 self.seen_middle = false;
             }
         }
-        Ok(if self.n_outputs == self.n_wanted {
-            Flow::Stop
-        } else {
-            Flow::Continue
-        })
+        Ok(if self.n_outputs == self.n_wanted { Flow::Stop } else { Flow::Continue })
     }
 }
 

@@ -43,10 +43,7 @@ pub fn check_alone(
         },
     )?;
     let n_blocks = model.n_trunk_blocks();
-    ensure!(
-        states.len() == n_blocks + 1,
-        "the stream is changed between blocks"
-    );
+    ensure!(states.len() == n_blocks + 1, "the stream is changed between blocks");
     let unchanged = ChangedTensors::new();
     for (block, states) in states.windows(2).enumerate() {
         let block = BlockId::new(block);
@@ -59,10 +56,7 @@ pub fn check_alone(
     let rows = scored(window.len());
     let mut context = Context::with_outputs(engine, window.len(), rows.len(), threads)?;
     let expected = context.logits_of(WindowInput::Tokens(window), rows.clone())?;
-    ensure!(
-        expected.iter().any(|&logit| logit != 0.0),
-        "the model gives no logits"
-    );
+    ensure!(expected.iter().any(|&logit| logit != 0.0), "the model gives no logits");
     let last = [BlockId::new(n_blocks - 1)];
     let mut tail = Tail::new(model, constraints, &last, &unchanged, window.len(), threads)?;
     ensure!(
@@ -83,10 +77,7 @@ pub(super) fn check_known(constraints: &Constraints, engine: &ggml::Model) -> Re
 }
 
 fn check_takes_streams(is_known: bool, engine: &ggml::Model) -> Result<()> {
-    ensure!(
-        is_known,
-        "its architecture is not one of those that are known to be evaluated so"
-    );
+    ensure!(is_known, "its architecture is not one of those that are known to be evaluated so");
     ensure!(
         engine.n_embd_inp() == engine.n_embd(),
         "block 0 takes rows of {} numbers, but the stream has {}",
@@ -98,10 +89,7 @@ fn check_takes_streams(is_known: bool, engine: &ggml::Model) -> Result<()> {
 
 /// Whether two results are the same in every bit but the sign of a zero.
 pub(super) fn same_bits(a: &[f32], b: &[f32]) -> bool {
-    a.len() == b.len()
-        && a.iter()
-            .zip(b)
-            .all(|(a, b)| a.to_bits() == b.to_bits() || (*a == 0.0 && *b == 0.0))
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits() || (*a == 0.0 && *b == 0.0))
 }
 
 /// Whether two results are the same up to rounding.

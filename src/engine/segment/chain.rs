@@ -31,22 +31,12 @@ struct Segment {
 }
 
 impl Segment {
-    fn load(
-        model: &Model<'_>,
-        constraints: &Constraints,
-        block: BlockId,
-        head: Head,
-    ) -> Result<Self> {
+    fn load(model: &Model<'_>, constraints: &Constraints, block: BlockId, head: Head) -> Result<Self> {
         let unchanged = ChangedTensors::new();
         let plan = SegmentPlan::new(model, constraints, &[block], head, &unchanged)?;
         let file = MemoryFile::write(model, &plan, &unchanged)?;
-        let engine = file
-            .load()
-            .with_context(|| format!("block {block} as a model of its own"))?;
-        Ok(Self {
-            model: Rc::new(engine),
-            n_blocks: plan.n_blocks,
-        })
+        let engine = file.load().with_context(|| format!("block {block} as a model of its own"))?;
+        Ok(Self { model: Rc::new(engine), n_blocks: plan.n_blocks })
     }
 }
 
@@ -150,10 +140,7 @@ impl<'m, 'a> Chain<'m, 'a> {
             Ok(())
         })?;
         self.n_block_evaluations += n_blocks as u64;
-        ensure!(
-            states.len() == n_blocks + 1,
-            "the stream is changed between blocks"
-        );
+        ensure!(states.len() == n_blocks + 1, "the stream is changed between blocks");
         if check {
             for block in 0..n_blocks {
                 let found = self.run(BlockId::new(block), &states[block])?;
@@ -168,11 +155,7 @@ impl<'m, 'a> Chain<'m, 'a> {
             1 => before_last.clone(),
             _ => std::mem::take(&mut states[0]),
         };
-        Ok(Known {
-            tokens: window.to_vec(),
-            input,
-            before_last,
-        })
+        Ok(Known { tokens: window.to_vec(), input, before_last })
     }
 
     /// Compares the logits of the first window.
@@ -185,16 +168,10 @@ impl<'m, 'a> Chain<'m, 'a> {
         let expected = Context::with_outputs(engine, self.window, rows.len(), &self.threads)?
             .logits_of(WindowInput::Tokens(&tokens), rows)?
             .to_vec();
-        ensure!(
-            expected.iter().any(|&logit| logit != 0.0),
-            "the model gives no logits"
-        );
+        ensure!(expected.iter().any(|&logit| logit != 0.0), "the model gives no logits");
         let last = BlockId::new(self.model.n_trunk_blocks() - 1);
         let found = self.logits(last, &state)?;
-        ensure!(
-            same_bits(found, &expected),
-            "the last block alone does not give the model's logits"
-        );
+        ensure!(same_bits(found, &expected), "the last block alone does not give the model's logits");
         Ok(())
     }
 
@@ -203,12 +180,7 @@ impl<'m, 'a> Chain<'m, 'a> {
         self.n_block_evaluations += 1;
         let segment = &self.segments[&block];
         let context = self.contexts.get_or_make(block, || {
-            Ok(Context::of_shared(
-                &segment.model,
-                self.window,
-                self.window,
-                &self.threads,
-            )?)
+            Ok(Context::of_shared(&segment.model, self.window, self.window, &self.threads)?)
         })?;
         let n_blocks = segment.n_blocks;
         evaluate_segment(context, self.stream, n_blocks, 1, self.n_embd, state)
@@ -222,12 +194,7 @@ impl<'m, 'a> Chain<'m, 'a> {
         let (model, constraints) = (self.model, self.constraints);
         let context = self.heads.get_or_make(last, || {
             let segment = Segment::load(model, constraints, last, Head::With)?;
-            Ok(Context::of_shared(
-                &segment.model,
-                self.window,
-                scored(self.window).len(),
-                &self.threads,
-            )?)
+            Ok(Context::of_shared(&segment.model, self.window, scored(self.window).len(), &self.threads)?)
         })?;
         Ok(context.logits_of(WindowInput::HiddenStates(state), rows)?)
     }
@@ -247,9 +214,8 @@ impl<'m, 'a> Chain<'m, 'a> {
             next.entry(kept[set][depth]).or_default().push(set);
         }
         for (block, group) in next {
-            let (ending, going_on): (Vec<usize>, Vec<usize>) = group
-                .into_iter()
-                .partition(|&set| kept[set].len() == depth + 1);
+            let (ending, going_on): (Vec<usize>, Vec<usize>) =
+                group.into_iter().partition(|&set| kept[set].len() == depth + 1);
             if let [first, more @ ..] = &ending[..] {
                 ensure!(more.is_empty(), "bug: two sets are the same");
                 visit(*first, self.logits(block, state)?)?;
@@ -285,9 +251,7 @@ fn head_bytes(model: &Model<'_>, n_vocab: usize, window: usize) -> usize {
         .sum();
     let logits = scored(window).len().saturating_mul(n_vocab);
     let logits = logits.saturating_mul(2 * size_of::<f32>());
-    usize::try_from(vocabulary)
-        .unwrap_or(usize::MAX)
-        .saturating_add(logits)
+    usize::try_from(vocabulary).unwrap_or(usize::MAX).saturating_add(logits)
 }
 
 impl Subsets for Chain<'_, '_> {
@@ -295,16 +259,8 @@ impl Subsets for Chain<'_, '_> {
         self.windows.len()
     }
 
-    fn visit(
-        &mut self,
-        windows: &[usize],
-        kept: &[Vec<BlockId>],
-        visit: &mut Visitor<'_>,
-    ) -> Result<()> {
-        ensure!(
-            kept.iter().all(|set| !set.is_empty()),
-            "bug: a set of no blocks"
-        );
+    fn visit(&mut self, windows: &[usize], kept: &[Vec<BlockId>], visit: &mut Visitor<'_>) -> Result<()> {
+        ensure!(kept.iter().all(|set| !set.is_empty()), "bug: a set of no blocks");
         let last = BlockId::new(self.model.n_trunk_blocks() - 1);
         let all: Vec<usize> = (0..kept.len()).collect();
         for &window in windows {
@@ -313,13 +269,7 @@ impl Subsets for Chain<'_, '_> {
             let tokens = known.tokens.clone();
             let parent = self.logits(last, &before_last)?.to_vec();
             self.descend(kept, &all, 0, &input, &mut |set, logits| {
-                visit(Outcome {
-                    set,
-                    window,
-                    tokens: &tokens,
-                    parent: &parent,
-                    logits,
-                })
+                visit(Outcome { set, window, tokens: &tokens, parent: &parent, logits })
             })?;
         }
         Ok(())

@@ -20,11 +20,7 @@ pub(super) struct Contexts {
 impl Contexts {
     /// Keeps up to `room` contexts, and one at least.
     pub(super) fn new(room: usize) -> Self {
-        Self {
-            made: BTreeMap::new(),
-            used_last: None,
-            room: room.max(1),
-        }
+        Self { made: BTreeMap::new(), used_last: None, room: room.max(1) }
     }
 
     /// The context of `block`, which `make` makes if it is not there.

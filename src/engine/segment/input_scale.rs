@@ -11,7 +11,6 @@ pub(super) struct InputScale(Option<f32>);
 impl InputScale {
     /// For hidden states of `n_embd` numbers.
     pub(super) fn of(constraints: &Constraints, n_embd: usize) -> Self {
-        #[expect(clippy::cast_precision_loss, reason = "a width stays far below 2^24")]
         let scale = || (n_embd as f32).sqrt();
         Self(SCALES_INPUT.contains(&constraints.rules.name).then(scale))
     }

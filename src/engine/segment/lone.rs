@@ -38,8 +38,8 @@ impl Lone {
         threads: &Rc<ThreadPool>,
     ) -> Result<Self> {
         let at_block = || format!("block {block} as a model of its own");
-        let plan = SegmentPlan::new(model, constraints, &[block], Head::Without, changed)
-            .with_context(at_block)?;
+        let plan =
+            SegmentPlan::new(model, constraints, &[block], Head::Without, changed).with_context(at_block)?;
         let file = MemoryFile::write(model, &plan, changed)?;
         let loaded = file.load().with_context(at_block)?;
         let n_embd = loaded.n_embd();
@@ -86,12 +86,7 @@ impl Lone {
     ///
     /// # Errors
     /// llama.cpp's; a matrix that multiplies nothing or several things.
-    pub fn run_reading(
-        &mut self,
-        state: &[f32],
-        rest: &str,
-        read: &mut Vec<f32>,
-    ) -> Result<Vec<f32>> {
+    pub fn run_reading(&mut self, state: &[f32], rest: &str, read: &mut Vec<f32>) -> Result<Vec<f32>> {
         let state = &self.input_scale.divide(state);
         evaluate_block_reading(
             &mut self.context,

@@ -31,11 +31,7 @@ impl MemoryFile {
     ///
     /// # Errors
     /// The system's, such as no room.
-    pub(crate) fn write(
-        model: &Model<'_>,
-        plan: &SegmentPlan<'_>,
-        changed: &ChangedTensors,
-    ) -> Result<Self> {
+    pub(crate) fn write(model: &Model<'_>, plan: &SegmentPlan<'_>, changed: &ChangedTensors) -> Result<Self> {
         Self::of_layout(&plan.layout, &mut |i, out| {
             let bytes = match plan.sources[i] {
                 Source::Tensor(source) => model.tensors()[source].info.bytes(),
@@ -70,11 +66,7 @@ impl MemoryFile {
     /// # Errors
     /// llama.cpp's reason for not loading it.
     pub(crate) fn load_with(self, counts: Option<BlockCounts>) -> Result<ggml::Model> {
-        let options = ModelOptions {
-            no_mmap: true,
-            counts,
-            ..ModelOptions::default()
-        };
+        let options = ModelOptions { no_mmap: true, counts, ..ModelOptions::default() };
         Ok(ggml::Model::load(Backend::init(), &self.path, options)?)
     }
 
@@ -109,10 +101,7 @@ impl MemoryFile {
     #[cfg(target_os = "linux")]
     fn of(file: File, (): ()) -> Self {
         use std::os::fd::AsRawFd;
-        Self {
-            path: format!("/proc/self/fd/{}", file.as_raw_fd()).into(),
-            _keep: file,
-        }
+        Self { path: format!("/proc/self/fd/{}", file.as_raw_fd()).into(), _keep: file }
     }
 
     #[cfg(not(target_os = "linux"))]
@@ -123,9 +112,6 @@ impl MemoryFile {
     #[cfg(not(target_os = "linux"))]
     fn of(_file: File, keep: tempfile::TempPath) -> Self {
         let removed = ggml::fault::RemovedOnDeath::new(&keep);
-        Self {
-            path: keep.to_path_buf(),
-            _keep: (keep, removed),
-        }
+        Self { path: keep.to_path_buf(), _keep: (keep, removed) }
     }
 }

@@ -67,12 +67,7 @@ pub trait Subsets {
     ///
     /// # Errors
     /// The visitor's, and whatever keeps the engine from evaluating a set.
-    fn visit(
-        &mut self,
-        windows: &[usize],
-        kept: &[Vec<BlockId>],
-        visit: &mut Visitor<'_>,
-    ) -> Result<()>;
+    fn visit(&mut self, windows: &[usize], kept: &[Vec<BlockId>], visit: &mut Visitor<'_>) -> Result<()>;
 
     /// Evaluations of one block on one window so far, the parent's included.
     fn n_block_evaluations(&self) -> u64;

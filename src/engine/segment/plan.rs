@@ -64,11 +64,8 @@ impl<'a> SegmentPlan<'a> {
             Head::With => n_vocab,
         };
         let entries = entries(model, constraints, &renumbering, n_rows)?;
-        let evaluated: BTreeMap<BlockId, usize> = blocks
-            .iter()
-            .enumerate()
-            .map(|(number, &block)| (block, number))
-            .collect();
+        let evaluated: BTreeMap<BlockId, usize> =
+            blocks.iter().enumerate().map(|(number, &block)| (block, number)).collect();
         let mut sources = Vec::new();
         let mut tensors = Vec::new();
         for (i, tensor) in model.tensors().iter().enumerate() {
@@ -107,11 +104,7 @@ impl<'a> SegmentPlan<'a> {
                         );
                         let mut dims = dims;
                         dims[n_dims - 1] = n_rows;
-                        TensorOut::new(
-                            tensor.info.name(),
-                            &dims[..n_dims],
-                            tensor.info.tensor_type(),
-                        )?
+                        TensorOut::new(tensor.info.name(), &dims[..n_dims], tensor.info.tensor_type())?
                     } else {
                         TensorOut::keep(&tensor.info)
                     };
@@ -122,18 +115,8 @@ impl<'a> SegmentPlan<'a> {
             sources.push(source);
         }
         let first = model.first();
-        let layout = Layout::mappable(
-            first.header().version,
-            first.alignment(),
-            entries,
-            tensors,
-            true,
-        )?;
-        Ok(Self {
-            layout,
-            sources,
-            n_blocks: all.len(),
-        })
+        let layout = Layout::mappable(first.header().version, first.alignment(), entries, tensors, true)?;
+        Ok(Self { layout, sources, n_blocks: all.len() })
     }
 }
 
@@ -236,11 +219,7 @@ pub fn takes_streams(constraints: &Constraints) -> bool {
 pub(super) const VOCABULARY: &[&str] = &["token_embd.weight", "output.weight", "output.bias"];
 
 /// `blocks`, and behind them what llama.cpp must find in a model of this architecture.
-fn with_companions(
-    model: &Model<'_>,
-    constraints: &Constraints,
-    blocks: &[BlockId],
-) -> Result<Vec<BlockId>> {
+fn with_companions(model: &Model<'_>, constraints: &Constraints, blocks: &[BlockId]) -> Result<Vec<BlockId>> {
     ensure!(!blocks.is_empty(), "a segment of no blocks");
     ensure!(
         model.n_blocks() == model.n_trunk_blocks(),
@@ -251,18 +230,11 @@ fn with_companions(
         if all.iter().any(|block| group.blocks.contains(block)) {
             continue;
         }
-        let behind = group
-            .blocks
-            .iter()
-            .find(|block| Some(block) > all.last().as_ref());
+        let behind = group.blocks.iter().find(|block| Some(block) > all.last().as_ref());
         let companion = behind.or(group.blocks.last());
         all.push(*companion.context("a group of no blocks")?);
     }
-    if let Some((block, reason)) = constraints
-        .must_stay
-        .iter()
-        .find(|(block, _)| !all.contains(block))
-    {
+    if let Some((block, reason)) = constraints.must_stay.iter().find(|(block, _)| !all.contains(block)) {
         bail!("a segment without block {block} cannot be made: it {reason}");
     }
     constraints.check_count(model.n_trunk_blocks() - all.len())?;
@@ -280,10 +252,7 @@ fn with_companions(
 /// Entries of the vocabulary: its tokenizer's list of tokens says how many.
 fn n_vocab(model: &Model<'_>) -> Result<u64> {
     let key = "tokenizer.ggml.tokens";
-    let entry = model
-        .metadata()
-        .get(key)
-        .with_context(|| format!("metadata {} is missing", Quoted(key)))?;
+    let entry = model.metadata().get(key).with_context(|| format!("metadata {} is missing", Quoted(key)))?;
     Ok(entry.value().as_array()?.len() as u64)
 }
 
@@ -298,9 +267,6 @@ fn entries<'a>(
     let mut entries = segment_entries(model, constraints, renumbering)?;
     entries.retain(|entry| !entry.key().starts_with("tokenizer.") && entry.key() != vocab_size);
     entries.push(EntryOut::string("tokenizer.ggml.model", "no_vocab"));
-    entries.push(EntryOut::new(
-        vocab_size,
-        ValueOut::u32(u32::try_from(n_rows)?),
-    ));
+    entries.push(EntryOut::new(vocab_size, ValueOut::u32(u32::try_from(n_rows)?)));
     Ok(entries)
 }

@@ -53,8 +53,6 @@ impl Tail {
     /// llama.cpp's.
     pub fn logits(&mut self, state: &[f32], rows: Range<usize>) -> Result<&[f32]> {
         let state = &self.input_scale.divide(state);
-        Ok(self
-            .context
-            .logits_of(WindowInput::HiddenStates(state), rows)?)
+        Ok(self.context.logits_of(WindowInput::HiddenStates(state), rows)?)
     }
 }

@@ -72,12 +72,7 @@ impl Subsets for Whole<'_, '_> {
         self.windows.len()
     }
 
-    fn visit(
-        &mut self,
-        windows: &[usize],
-        kept: &[Vec<BlockId>],
-        visit: &mut Visitor<'_>,
-    ) -> Result<()> {
+    fn visit(&mut self, windows: &[usize], kept: &[Vec<BlockId>], visit: &mut Visitor<'_>) -> Result<()> {
         let longest = self.windows.iter().map(Vec::len).max().unwrap_or(0);
         let n_outputs = scored(longest).len();
         let mut parent = Context::with_outputs(self.engine, longest, n_outputs, &self.threads)?;

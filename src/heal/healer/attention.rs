@@ -15,15 +15,11 @@ use crate::plan::ChangedTensors;
 impl Healer<'_, '_> {
     /// Fits what attention writes in `block`, behind a cut; the targets of `walk` are the parent's streams before it. Returns
     /// whether that helps. A block whose halves do not show, or do not answer to that matrix, is left as it is.
-    pub(super) fn step_of_attention(
-        &mut self,
-        block: BlockId,
-        walk: &mut Walk<'_>,
-    ) -> Result<bool> {
+    pub(super) fn step_of_attention(&mut self, block: BlockId, walk: &mut Walk<'_>) -> Result<bool> {
         let rules = self.constraints.rules;
         let halves = Halves::of(self.model, rules, &self.constraints.kinds);
-        let carrier = Carrier::of(self.model, block)
-            .and_then(|_| Carrier::named(self.model, block, ATTENTION));
+        let carrier =
+            Carrier::of(self.model, block).and_then(|_| Carrier::named(self.model, block, ATTENTION));
         let (Ok(halves), Ok(Some(carrier))) = (halves, carrier) else {
             return Ok(false);
         };
@@ -36,16 +32,11 @@ impl Healer<'_, '_> {
         let heal_type = walk.order.heal_type;
         let candidate = self.solved(carrier, folds, &walk.candidate, heal_type)?;
         let candidate = match candidate {
-            Some(candidate) => self
-                .answers(block, carrier, &halves, &candidate, walk)?
-                .then_some(candidate),
+            Some(candidate) => self.answers(block, carrier, &halves, &candidate, walk)?.then_some(candidate),
             None => None,
         };
         let Some(candidate) = candidate else {
-            walk.steps.push(Step {
-                variant,
-                measured: None,
-            });
+            walk.steps.push(Step { variant, measured: None });
             return Ok(false);
         };
         let loss = self.loss_from(block.index(), &walk.streams, &candidate)?;
@@ -70,11 +61,7 @@ impl Healer<'_, '_> {
         let mut n_seen = 0;
         for (fold, sums) in self.split.folds.iter().zip(&mut sums) {
             for &window in fold {
-                self.tell(
-                    &format!("fitting attention of block {block}"),
-                    n_seen,
-                    n_windows,
-                );
+                self.tell(&format!("fitting attention of block {block}"), n_seen, n_windows);
                 let stream = &walk.streams[window];
                 if n_seen == 0
                     && (own.run_halves(stream, halves).is_err()

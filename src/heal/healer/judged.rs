@@ -37,10 +37,7 @@ pub(super) struct Predictions {
 impl Predictions {
     /// With room for so many bytes.
     pub(super) fn with_room(room: u64) -> Self {
-        Self {
-            kept: BTreeMap::new(),
-            room,
-        }
+        Self { kept: BTreeMap::new(), room }
     }
 
     /// Those of a window, which `evaluate` gives where they are not kept.
@@ -86,9 +83,10 @@ impl Healer<'_, '_> {
         removed: &BTreeSet<BlockId>,
         attention: Option<&AttentionCut>,
     ) -> Result<(Candidate, Loss)> {
-        let known = self.unhealed.as_ref().filter(|(known, _)| {
-            known.removed == *removed && known.attention.as_ref() == attention
-        });
+        let known = self
+            .unhealed
+            .as_ref()
+            .filter(|(known, _)| known.removed == *removed && known.attention.as_ref() == attention);
         if let Some(known) = known {
             return Ok(known.clone());
         }
@@ -133,10 +131,8 @@ impl Healer<'_, '_> {
         candidate: &Candidate,
     ) -> Result<Loss> {
         let n_blocks = self.model.n_trunk_blocks();
-        let kept: Vec<BlockId> = (block..n_blocks)
-            .map(BlockId::new)
-            .filter(|block| !candidate.removed.contains(block))
-            .collect();
+        let kept: Vec<BlockId> =
+            (block..n_blocks).map(BlockId::new).filter(|block| !candidate.removed.contains(block)).collect();
         let changed = self.with_zeros(candidate);
         let Ok(mut tail) = self.tail_of(&kept, &changed) else {
             return self.loss(candidate, &self.split.judge);
@@ -170,14 +166,7 @@ impl Healer<'_, '_> {
     /// `blocks` with these weights, evaluated to logits.
     pub(super) fn tail_of(&self, blocks: &[BlockId], changed: &ChangedTensors) -> Result<Tail> {
         let (window, threads) = (self.window, &self.threads);
-        Tail::new(
-            self.model,
-            self.constraints,
-            blocks,
-            changed,
-            window,
-            threads,
-        )
+        Tail::new(self.model, self.constraints, blocks, changed, window, threads)
     }
 
     /// What `candidate` loses on the windows with these numbers, as a whole model.
@@ -198,10 +187,7 @@ impl Healer<'_, '_> {
         parent: &mut Context<'_>,
         predictions: &mut Predictions,
     ) -> Result<Loss> {
-        let healing = Healing {
-            tensors: candidate.tensors.clone(),
-            loss: [0.0; 2],
-        };
+        let healing = Healing { tensors: candidate.tensors.clone(), loss: [0.0; 2] };
         let plan = Plan::healed(
             self.model,
             self.constraints,
@@ -218,9 +204,8 @@ impl Healer<'_, '_> {
         for &window in windows {
             let (tokens, rows) = (self.windows[window], self.rows(window));
             let found = context.logits_of(WindowInput::Tokens(tokens), rows.clone())?;
-            let expected = predictions.of(window, || {
-                Ok(parent.logits_of(WindowInput::Tokens(tokens), rows.clone())?)
-            })?;
+            let expected = predictions
+                .of(window, || Ok(parent.logits_of(WindowInput::Tokens(tokens), rows.clone())?))?;
             losses.push(
                 Loss::of_rows(tokens, rows, expected, found)
                     .with_context(|| format!("window {}", window + 1))?,
@@ -232,12 +217,7 @@ impl Healer<'_, '_> {
     /// A context for logits of `model`.
     pub(super) fn context_of<'model>(&self, model: &'model ggml::Model) -> Result<Context<'model>> {
         let n_outputs = scored(self.window).len();
-        Ok(Context::with_outputs(
-            model,
-            self.window,
-            n_outputs,
-            &self.threads,
-        )?)
+        Ok(Context::with_outputs(model, self.window, n_outputs, &self.threads)?)
     }
 
     /// The first block that is not as in the parent, or is removed; the number of blocks where all are as they were.
@@ -246,9 +226,7 @@ impl Healer<'_, '_> {
         let without = candidate.attention.iter().flat_map(|cut| &cut.blocks);
         let blocks = candidate.tensors.keys().filter_map(of_tensor);
         let blocks = blocks.chain(without.chain(&candidate.removed).copied());
-        blocks
-            .min()
-            .map_or(self.model.n_trunk_blocks(), BlockId::index)
+        blocks.min().map_or(self.model.n_trunk_blocks(), BlockId::index)
     }
 
     /// The weights of `candidate`, and zeros where it has no attention.

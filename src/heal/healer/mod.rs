@@ -116,11 +116,7 @@ impl Candidate {
     /// Gives a matrix other weights, which come of `fit`.
     fn put(&mut self, carrier: &Carrier, changed: ChangedTensor, fit: &Fit) {
         self.tensors.insert(carrier.source, changed);
-        self.fitted.push(Fitted {
-            source: carrier.source,
-            ridge: fit.ridge,
-            left: fit.left,
-        });
+        self.fitted.push(Fitted { source: carrier.source, ridge: fit.ridge, left: fit.left });
     }
 }
 
@@ -191,11 +187,7 @@ impl<'m, 'a> Healer<'m, 'a> {
     /// Keeps at most so many bytes of the parent's logits.
     #[must_use]
     pub fn with_logits_bytes(self, logits_bytes: u64) -> Self {
-        Self {
-            logits_bytes,
-            predictions: Predictions::with_room(logits_bytes),
-            ..self
-        }
+        Self { logits_bytes, predictions: Predictions::with_room(logits_bytes), ..self }
     }
 
     /// Tells `tell` what is being done, and of how many windows how many are done.
@@ -222,9 +214,7 @@ impl<'m, 'a> Healer<'m, 'a> {
             return Ok(());
         };
         let mut inputs = Vec::new();
-        let before = self
-            .lone(block, zeros)?
-            .run_reading(state, CARRIER, &mut inputs)?;
+        let before = self.lone(block, zeros)?.run_reading(state, CARRIER, &mut inputs)?;
         let mut weights = zeros.clone();
         weights.insert(carrier.source, changed.clone());
         let after = self.lone(block, &weights)?.run(state)?;
@@ -254,9 +244,7 @@ impl<'m, 'a> Healer<'m, 'a> {
                 let row = o * n_in..(o + 1) * n_in;
                 let weights = new[row.clone()].iter().zip(&old[row]).zip(inputs);
                 let expected: f64 = weights
-                    .map(|((new, old), input)| {
-                        (f64::from(*new) - f64::from(*old)) * f64::from(*input)
-                    })
+                    .map(|((new, old), input)| (f64::from(*new) - f64::from(*old)) * f64::from(*input))
                     .sum();
                 let at = token * n_out + o;
                 let found = f64::from(after[at]) - f64::from(before[at]);
@@ -273,10 +261,7 @@ impl<'m, 'a> Healer<'m, 'a> {
     fn without_attention(&self, block: BlockId) -> ChangedTensors {
         let mut zeros = ChangedTensors::new();
         for (source, tensor) in self.model.tensors().iter().enumerate() {
-            if tensor
-                .block
-                .is_some_and(|(of, rest)| of == block && rest.starts_with("attn_output."))
-            {
+            if tensor.block.is_some_and(|(of, rest)| of == block && rest.starts_with("attn_output.")) {
                 let changed = ChangedTensor {
                     tensor_type: tensor.info.tensor_type(),
                     bytes: vec![0; tensor.info.bytes().len()],
@@ -296,10 +281,7 @@ impl<'m, 'a> Healer<'m, 'a> {
             }
             _ => self.start = Some((block, self.evaluate_parent(block)?)),
         }
-        self.start
-            .as_ref()
-            .map(|(_, streams)| streams)
-            .context("bug: streams that were just made")
+        self.start.as_ref().map(|(_, streams)| streams).context("bug: streams that were just made")
     }
 
     /// The streams before `block` from the windows' tokens; of windows that judge also those before the last block, which are
@@ -322,14 +304,9 @@ impl<'m, 'a> Healer<'m, 'a> {
         let n_windows = fitted.len() + judges.len();
         let mut n_seen = 0;
         for (windows, n_blocks) in [(&fitted, block), (judges, judged_to)] {
-            let mut states = LlamaHiddenStates::with_threads(
-                self.engine,
-                self.window,
-                &self.threads,
-                stream,
-                course,
-            )?
-            .up_to(n_blocks);
+            let mut states =
+                LlamaHiddenStates::with_threads(self.engine, self.window, &self.threads, stream, course)?
+                    .up_to(n_blocks);
             for &window in windows {
                 self.tell("whole model", n_seen, n_windows);
                 n_seen += 1;
@@ -371,14 +348,7 @@ impl<'m, 'a> Healer<'m, 'a> {
 
     fn lone(&self, block: BlockId, changed: &ChangedTensors) -> Result<Lone> {
         let (window, threads) = (self.window, &self.threads);
-        Lone::new(
-            self.model,
-            self.constraints,
-            block,
-            changed,
-            window,
-            threads,
-        )
+        Lone::new(self.model, self.constraints, block, changed, window, threads)
     }
 
     /// Shows the tokens that are fitted to, window by window, with the number of their fold: what the carrier of `block`
@@ -402,13 +372,8 @@ impl<'m, 'a> Healer<'m, 'a> {
                 let output = lone.run_reading(&streams[window], CARRIER, &mut inputs)?;
                 // Else they would look for work while sums are made.
                 self.threads.pause();
-                let shown = Shown {
-                    inputs: &inputs,
-                    residuals: &difference(targets, &output),
-                    targets,
-                };
-                show(fold, shown)
-                    .with_context(|| format!("block {block}, window {}", window + 1))?;
+                let shown = Shown { inputs: &inputs, residuals: &difference(targets, &output), targets };
+                show(fold, shown).with_context(|| format!("block {block}, window {}", window + 1))?;
             }
         }
         Ok(())
@@ -442,8 +407,7 @@ impl<'m, 'a> Healer<'m, 'a> {
         let round = |tensor_type: TensorType| {
             let par = equations.par();
             let apart = || quantized(tensor_type, &new, n_in, &importance);
-            let together =
-                |factor: &Mat<f64>| nearest_plane(tensor_type, &new, n_in, factor.as_ref(), par);
+            let together = |factor: &Mat<f64>| nearest_plane(tensor_type, &new, n_in, factor.as_ref(), par);
             let bytes = factor.as_ref().and_then(together).or_else(apart)?;
             Some(ChangedTensor { tensor_type, bytes })
         };
@@ -461,9 +425,8 @@ impl<'m, 'a> Healer<'m, 'a> {
                 continue;
             };
             let gain = gain(&changed).filter(|gain| gain.is_finite());
-            let gain = gain.with_context(|| {
-                format!("tensor {}: {tensor_type} does not hold the weights", name())
-            })?;
+            let gain =
+                gain.with_context(|| format!("tensor {}: {tensor_type} does not hold the weights", name()))?;
             let is_enough = gain >= KEPT_GAIN * exact;
             if best.as_ref().is_none_or(|(best, _)| gain > *best) {
                 best = Some((gain, changed));
@@ -473,10 +436,7 @@ impl<'m, 'a> Healer<'m, 'a> {
             }
         }
         let (_, changed) = best.with_context(|| {
-            format!(
-                "tensor {} has rows of {n_in}, which cannot be rounded to that type",
-                name()
-            )
+            format!("tensor {} has rows of {n_in}, which cannot be rounded to that type", name())
         })?;
         Ok(changed)
     }
@@ -508,13 +468,10 @@ fn run_end(removed: &BTreeSet<BlockId>, start: usize, n_blocks: usize) -> usize 
 
 /// `own`, and the types of [`LADDER`] with more bits.
 fn ladder(own: TensorType) -> Vec<TensorType> {
-    #[expect(clippy::cast_precision_loss, reason = "small numbers")]
     let bits = |of: TensorType| of.block_bytes() as f64 / of.block_size() as f64;
     let named = |name: &str| TensorType::all().find(|of| of.name() == name);
     let larger = LADDER.iter().filter_map(|name| named(name));
-    std::iter::once(own)
-        .chain(larger.filter(|of| bits(*of) > bits(own)))
-        .collect()
+    std::iter::once(own).chain(larger.filter(|of| bits(*of) > bits(own))).collect()
 }
 
 /// Rows of weights rounded to a type, on rayon's threads. `None` as [`ggml::quantize::quantize`].

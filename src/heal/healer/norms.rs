@@ -51,10 +51,7 @@ pub fn check(model: &Model<'_>) -> Result<Option<Carrier>> {
             norm(model, block, rest)?;
         }
         let carrier = carrier_under(model, block);
-        largest = largest
-            .into_iter()
-            .chain(carrier)
-            .max_by_key(|carrier| carrier.n_in);
+        largest = largest.into_iter().chain(carrier).max_by_key(|carrier| carrier.n_in);
     }
     Ok(largest)
 }
@@ -68,11 +65,7 @@ fn carrier_under(model: &Model<'_>, block: BlockId) -> Option<Carrier> {
 fn norm(model: &Model<'_>, block: BlockId, rest: &str) -> Result<usize> {
     let mut tensors = model.tensors().iter().enumerate();
     let (i, tensor) = tensors
-        .find(|(_, tensor)| {
-            tensor
-                .block
-                .is_some_and(|(of, name)| of == block && is_norm(name, rest))
-        })
+        .find(|(_, tensor)| tensor.block.is_some_and(|(of, name)| of == block && is_norm(name, rest)))
         .with_context(|| format!("block {block} has no {}", Quoted(rest)))?;
     ensure!(
         tensor.info.tensor_type() == TensorType::F32,
@@ -97,10 +90,7 @@ impl Healer<'_, '_> {
         let mut ways = vec![walk.way];
         if is_at_cut {
             let weightings = walk.order.weightings.iter();
-            let way = |&weighting| Way {
-                weighting,
-                matrices,
-            };
+            let way = |&weighting| Way { weighting, matrices };
             ways = weightings.map(way).collect();
         }
         let mut gain: f64 = 0.0;
@@ -108,10 +98,7 @@ impl Healer<'_, '_> {
             gain = gain.max(self.step_of_way(block, way, &base, walk)?);
         }
         if is_at_cut && matrices {
-            let norms = Way {
-                matrices: false,
-                ..walk.way
-            };
+            let norms = Way { matrices: false, ..walk.way };
             gain = gain.max(self.step_of_way(block, norms, &base, walk)?);
         }
         Ok(gain >= WORTHWHILE)
@@ -144,14 +131,9 @@ impl Healer<'_, '_> {
             self.fit_under(&mut fit)?;
             self.fit_channels(&mut fit, false)?;
         }
-        let BlockFit {
-            weights, fitted, ..
-        } = fit;
+        let BlockFit { weights, fitted, .. } = fit;
         if fitted.is_empty() {
-            walk.steps.push(Step {
-                variant,
-                measured: None,
-            });
+            walk.steps.push(Step { variant, measured: None });
             return Ok(0.0);
         }
         let mut candidate = base.clone();
@@ -194,35 +176,24 @@ impl Healer<'_, '_> {
                 continue;
             }
             let source = norm(self.model, block, rest)?;
-            let bytes = self
-                .norm_weights(source, &fit.weights)
-                .into_iter()
-                .zip(factors);
+            let bytes = self.norm_weights(source, &fit.weights).into_iter().zip(factors);
             #[expect(clippy::cast_possible_truncation, reason = "rounded to a float")]
-            let product =
-                |(weight, factor): (f32, &f64)| (f64::from(weight) * (1.0 + factor)) as f32;
+            let product = |(weight, factor): (f32, &f64)| (f64::from(weight) * (1.0 + factor)) as f32;
             let changed = ChangedTensor {
                 tensor_type: TensorType::F32,
                 bytes: bytes.flat_map(|pair| product(pair).to_le_bytes()).collect(),
             };
             fit.weights.insert(source, changed);
             fit.fitted.retain(|fitted| fitted.source != source);
-            fit.fitted.push(Fitted {
-                source,
-                ridge: found.ridge,
-                left: found.left,
-            });
+            fit.fitted.push(Fitted { source, ridge: found.ridge, left: found.left });
         }
         Ok(())
     }
 
     /// The weights of an F32 tensor, as they are now.
     fn norm_weights(&self, source: usize, weights: &ChangedTensors) -> Vec<f32> {
-        let bytes = weights
-            .get(&source)
-            .map_or(self.model.tensors()[source].info.bytes(), |changed| {
-                &changed.bytes
-            });
+        let bytes =
+            weights.get(&source).map_or(self.model.tensors()[source].info.bytes(), |changed| &changed.bytes);
         let floats = bytes.as_chunks::<4>().0.iter();
         floats.map(|&float| f32::from_le_bytes(float)).collect()
     }
@@ -250,13 +221,8 @@ impl Healer<'_, '_> {
                 let counts = tokens
                     .map(|((token, row), &size)| {
                         #[expect(clippy::cast_possible_truncation, reason = "rounded to a float")]
-                        row.iter_mut()
-                            .for_each(|x| *x = (f64::from(*x) * size) as f32);
-                        if size > 0.0 {
-                            fit.way.weighting.of(token) / (size * size)
-                        } else {
-                            0.0
-                        }
+                        row.iter_mut().for_each(|x| *x = (f64::from(*x) * size) as f32);
+                        if size > 0.0 { fit.way.weighting.of(token) / (size * size) } else { 0.0 }
                     })
                     .collect::<Vec<f64>>();
                 equations
@@ -273,11 +239,7 @@ impl Healer<'_, '_> {
         // The fit is of what the norm makes of the change.
         let changed = self.rounded(&carrier, Some(&gains), &found, &all, fit.heal_type)?;
         fit.weights.insert(carrier.source, changed);
-        fit.fitted.push(Fitted {
-            source: carrier.source,
-            ridge: found.ridge,
-            left: found.left,
-        });
+        fit.fitted.push(Fitted { source: carrier.source, ridge: found.ridge, left: found.left });
         Ok(())
     }
 }
@@ -288,24 +250,10 @@ fn sizes(weights: &[f32], inputs: &[f32], n_in: usize, n_out: usize, n_threads: 
     let weights = MatRef::from_row_major_slice(weights, n_out, n_in);
     let inputs = MatRef::from_row_major_slice(inputs, n_tokens, n_in);
     let mut products = Mat::<f32>::zeros(n_out, n_tokens);
-    let par = if n_threads > 1 {
-        Par::rayon(n_threads)
-    } else {
-        Par::Seq
-    };
-    matmul(
-        products.as_mut(),
-        Accum::Replace,
-        weights,
-        inputs.transpose(),
-        1.0,
-        par,
-    );
+    let par = if n_threads > 1 { Par::rayon(n_threads) } else { Par::Seq };
+    matmul(products.as_mut(), Accum::Replace, weights, inputs.transpose(), 1.0, par);
     let size = |t: usize| {
-        let square: f64 = (0..n_out)
-            .map(|o| f64::from(products[(o, t)]).powi(2))
-            .sum();
-        #[expect(clippy::cast_precision_loss, reason = "a width stays far below 2^53")]
+        let square: f64 = (0..n_out).map(|o| f64::from(products[(o, t)]).powi(2)).sum();
         let mean = square / n_out.max(1) as f64;
         mean.sqrt()
     };

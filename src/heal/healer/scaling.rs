@@ -43,11 +43,7 @@ impl fmt::Display for Scaling {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, (cut, factor)) in self.factors.iter().enumerate() {
             let comma = if i > 0 { ", " } else { "" };
-            write!(
-                f,
-                "{comma}stream times {factor:.4} after block {}",
-                cut.last
-            )?;
+            write!(f, "{comma}stream times {factor:.4} after block {}", cut.last)?;
         }
         Ok(())
     }
@@ -152,11 +148,7 @@ impl<'m, 'a> Healer<'m, 'a> {
             return Ok(None);
         }
         let (candidate, requantized) = self.divided(writers, base, &factors)?;
-        Ok(Some(Scaling {
-            candidate,
-            factors,
-            requantized,
-        }))
+        Ok(Some(Scaling { candidate, factors, requantized }))
     }
 
     /// The blocks behind `cut`, to be evaluated from the streams there on, which `streams` become: those before block `from`
@@ -214,19 +206,13 @@ impl<'m, 'a> Healer<'m, 'a> {
 
     /// By how much the stream grows in each cut, and the parent's streams of `windows` before the first block that is not as
     /// in the parent.
-    fn before_cuts(
-        &self,
-        base: &Candidate,
-        cuts: &[Cut],
-        windows: &[usize],
-    ) -> Result<(Vec<f64>, Streams)> {
+    fn before_cuts(&self, base: &Candidate, cuts: &[Cut], windows: &[usize]) -> Result<(Vec<f64>, Streams)> {
         let last = cuts.last().context("bug: no cut")?;
         let stream = self.constraints.rules.stream;
         let course = Course::of(self.model, stream)?;
         let (window, threads) = (self.window, &self.threads);
-        let mut states =
-            LlamaHiddenStates::with_threads(self.engine, window, threads, stream, course)?
-                .up_to(last.last.index() + 1);
+        let mut states = LlamaHiddenStates::with_threads(self.engine, window, threads, stream, course)?
+            .up_to(last.last.index() + 1);
         let texts: Vec<&[Token]> = windows.iter().map(|&w| self.windows[w]).collect();
         let first = self.first_change(base);
         let (guesses, found) = ratios(&mut states, &texts, cuts, first)?;
@@ -252,9 +238,8 @@ impl<'m, 'a> Healer<'m, 'a> {
             times(factor, &mut stream);
             let (tokens, rows) = (self.windows[window], self.rows(window));
             let found = tail.logits(&stream, rows.clone())?;
-            let expected = predictions.of(window, || {
-                Ok(parent.logits_of(WindowInput::Tokens(tokens), rows.clone())?)
-            })?;
+            let expected = predictions
+                .of(window, || Ok(parent.logits_of(WindowInput::Tokens(tokens), rows.clone())?))?;
             losses.push(Loss::of_rows(tokens, rows, expected, found)?);
         }
         Ok(losses.into_iter().sum())

@@ -74,10 +74,7 @@ impl Walk<'_> {
         if mean < self.loss {
             (self.candidate, self.loss) = (candidate.clone(), mean);
         }
-        self.steps.push(Step {
-            variant,
-            measured: Some((candidate, loss)),
-        });
+        self.steps.push(Step { variant, measured: Some((candidate, loss)) });
         gain
     }
 }
@@ -112,10 +109,7 @@ impl Healer<'_, '_> {
             targets,
             candidate,
             loss: loss.mean(order.objective),
-            way: Way {
-                weighting: order.weightings[0],
-                matrices: true,
-            },
+            way: Way { weighting: order.weightings[0], matrices: true },
             steps: Vec::new(),
         };
         let norms = has_post_norms(self.model);
@@ -140,8 +134,7 @@ impl Healer<'_, '_> {
                 true => run_end(removed, block + 1, n_blocks),
                 false => block + 1,
             };
-            let is_at_cut =
-                end > block + 1 || without(id) || (differs && walk.candidate.fitted.is_empty());
+            let is_at_cut = end > block + 1 || without(id) || (differs && walk.candidate.fitted.is_empty());
             let is_behind = !is_at_cut && differs && n_failed < order.patience;
             differs |= is_at_cut;
             let mut helps = false;
@@ -200,10 +193,7 @@ impl Healer<'_, '_> {
             let variant = format!("{weighting}, block {block}");
             self.tell(&format!("{variant}, solving"), 0, 0);
             let Some(candidate) = self.solved(carrier, folds, &base, walk.order.heal_type)? else {
-                walk.steps.push(Step {
-                    variant,
-                    measured: None,
-                });
+                walk.steps.push(Step { variant, measured: None });
                 continue;
             };
             if candidate.fitted.len() == 1 {
@@ -234,10 +224,7 @@ impl Healer<'_, '_> {
                 return Ok(walk.judge(variant, candidate, loss) >= WORTHWHILE);
             }
         }
-        walk.steps.push(Step {
-            variant,
-            measured: None,
-        });
+        walk.steps.push(Step { variant, measured: None });
         Ok(false)
     }
 
@@ -261,19 +248,15 @@ impl Healer<'_, '_> {
             }
         }
         let Some((id, carrier, fit, all)) = best else {
-            walk.steps.push(Step {
-                variant: weighting.to_string(),
-                measured: None,
-            });
+            walk.steps.push(Step { variant: weighting.to_string(), measured: None });
             return Ok(());
         };
         let mut candidate = walk.candidate.clone();
         let changed = self.rounded(&carrier, None, &fit, &all, walk.order.heal_type)?;
         candidate.removed.remove(&id);
-        let cut = candidate.attention.get_or_insert_with(|| AttentionCut {
-            blocks: BTreeSet::new(),
-            method: "blocks".to_owned(),
-        });
+        let cut = candidate
+            .attention
+            .get_or_insert_with(|| AttentionCut { blocks: BTreeSet::new(), method: "blocks".to_owned() });
         cut.blocks.insert(id);
         candidate.put(&carrier, changed, &fit);
         let variant = format!("{weighting}, feed-forward network of block {id}");
@@ -316,8 +299,7 @@ impl Healer<'_, '_> {
         weightings: &[Weighting],
     ) -> Result<Vec<[NormalEquations; 2]>> {
         let new = || NormalEquations::new(carrier.n_in, carrier.n_out, self.n_threads);
-        let mut sums: Vec<[NormalEquations; 2]> =
-            weightings.iter().map(|_| [new(), new()]).collect();
+        let mut sums: Vec<[NormalEquations; 2]> = weightings.iter().map(|_| [new(), new()]).collect();
         let streams = (&walk.targets, &walk.streams);
         self.show_windows(block, changed, streams, &mut |fold, shown| {
             for (&weighting, folds) in weightings.iter().zip(&mut sums) {

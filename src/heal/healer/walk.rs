@@ -16,11 +16,7 @@ pub(super) struct Way {
 
 impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = if self.matrices {
-            "norms and ffn_down"
-        } else {
-            "norms"
-        };
+        let what = if self.matrices { "norms and ffn_down" } else { "norms" };
         write!(f, "{}, {what}", self.weighting)
     }
 }

@@ -88,18 +88,9 @@ impl Entry {
     #[must_use]
     pub fn of_blocks(key: Key, path: String, measured: Measured, importance: &Importance) -> Self {
         let half = |half: &HalfImportance| {
-            [
-                Some(half.bi),
-                half.bi_stderr,
-                Some(half.relative_magnitude),
-                half.relative_magnitude_stderr,
-            ]
+            [Some(half.bi), half.bi_stderr, Some(half.relative_magnitude), half.relative_magnitude_stderr]
         };
         let scores = |block: &BlockImportance| {
-            #[expect(
-                clippy::cast_precision_loss,
-                reason = "token counts stay far below 2^53"
-            )]
             let n_zero_rows = block.n_zero_rows as f64;
             let mut scores = vec![
                 Some(block.bi),
@@ -114,35 +105,19 @@ impl Entry {
             }
             scores
         };
-        let sums = |window: &WindowSums| {
-            (
-                window.n,
-                window.n_zero_rows,
-                window.distance,
-                window.relative_magnitude,
-            )
-        };
+        let sums =
+            |window: &WindowSums| (window.n, window.n_zero_rows, window.distance, window.relative_magnitude);
         let windows = importance.windows.iter();
         Self {
-            windows: windows
-                .map(|windows| windows.iter().map(sums).collect())
-                .collect(),
-            ..Self::of(
-                key,
-                path,
-                measured,
-                importance.blocks.iter().map(scores).collect(),
-            )
+            windows: windows.map(|windows| windows.iter().map(sums).collect()).collect(),
+            ..Self::of(key, path, measured, importance.blocks.iter().map(scores).collect())
         }
     }
 
     /// Of scores of runs.
     #[must_use]
     pub fn of_runs(key: Key, path: String, measured: Measured, distances: &[f64]) -> Self {
-        let scores = distances
-            .iter()
-            .map(|&distance| vec![Some(distance)])
-            .collect();
+        let scores = distances.iter().map(|&distance| vec![Some(distance)]).collect();
         Self::of(key, path, measured, scores)
     }
 
@@ -174,17 +149,12 @@ impl Entry {
             let zero_rows = (*scores.get(4)?)?;
             let halves = match (self.key.scored, scores.len()) {
                 (Scored::Blocks, 5) => None,
-                (Scored::Halves, 13) => Some(Halves {
-                    attention: half(&scores[5..9])?,
-                    ffn: half(&scores[9..13])?,
-                }),
+                (Scored::Halves, 13) => {
+                    Some(Halves { attention: half(&scores[5..9])?, ffn: half(&scores[9..13])? })
+                }
                 _ => return None,
             };
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "a count that was turned into a float"
-            )]
+            #[expect(clippy::cast_possible_truncation, reason = "a count that was turned into a float")]
             Some(BlockImportance {
                 block: BlockId::new(i),
                 bi: whole.bi,
@@ -195,12 +165,7 @@ impl Entry {
                 halves,
             })
         };
-        let blocks: Vec<_> = self
-            .scores
-            .iter()
-            .enumerate()
-            .map(block)
-            .collect::<Option<_>>()?;
+        let blocks: Vec<_> = self.scores.iter().enumerate().map(block).collect::<Option<_>>()?;
         let sums = |&(n, n_zero_rows, distance, relative_magnitude): &Sums| WindowSums {
             n,
             n_zero_rows,

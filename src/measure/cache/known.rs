@@ -62,13 +62,7 @@ impl<'w> Known<'w> {
             scored,
         };
         let found = cache.find(&key);
-        Ok(Some(Self {
-            cache,
-            key,
-            source: options.source.clone(),
-            model,
-            found,
-        }))
+        Ok(Some(Self { cache, key, source: options.source.clone(), model, found }))
     }
 
     /// What was found, and the report of it.

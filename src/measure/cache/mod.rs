@@ -49,9 +49,7 @@ impl<'w> Cache<'w> {
     /// The user's cache. `None` if the system knows no place for one.
     #[must_use]
     pub fn of_user(watch: &'w dyn Watch) -> Option<Self> {
-        Some(Self {
-            records: Records::of_user(watch)?,
-        })
+        Some(Self { records: Records::of_user(watch)? })
     }
 
     /// Where it is.
@@ -69,8 +67,7 @@ impl<'w> Cache<'w> {
 
     /// Keeps an entry.
     pub fn keep(&self, entry: &Entry) {
-        self.records
-            .write(&self.records.path(SCORES, &entry.key), entry);
+        self.records.write(&self.records.path(SCORES, &entry.key), entry);
     }
 
     /// All scores, latest first.
@@ -135,8 +132,7 @@ impl<'w> Cache<'w> {
         for entry in entries.flatten() {
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            let is_hash =
-                |name: &str| name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit());
+            let is_hash = |name: &str| name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit());
             let (start, end) = crate::files::staged::TEMPORARY;
             let stem = match kind {
                 OWN_TEXT => Some(&*name),
@@ -154,18 +150,14 @@ impl<'w> Cache<'w> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::importance::{
-        BlockImportance, HalfImportance, Halves, Importance, WindowSums,
-    };
+    use crate::measure::importance::{BlockImportance, HalfImportance, Halves, Importance, WindowSums};
     use crate::measure::quality::recorded::noise;
     use crate::model::BlockId;
     use crate::watch::Silent;
 
     fn cache() -> (tempfile::TempDir, Cache<'static>) {
         let dir = tempfile::tempdir().unwrap();
-        let cache = Cache {
-            records: Records::in_folder(dir.path().join("c"), &Silent),
-        };
+        let cache = Cache { records: Records::in_folder(dir.path().join("c"), &Silent) };
         (dir, cache)
     }
 
@@ -214,10 +206,7 @@ mod tests {
                 relative_magnitude: whole.relative_magnitude,
                 relative_magnitude_stderr: whole.relative_magnitude_stderr,
                 n_zero_rows: i as u64,
-                halves: has_halves.then(|| Halves {
-                    attention: half(),
-                    ffn: half(),
-                }),
+                halves: has_halves.then(|| Halves { attention: half(), ffn: half() }),
             }
         });
         let blocks = blocks.collect();
@@ -232,9 +221,7 @@ mod tests {
             blocks,
             n_windows: 8,
             n_tokens: 512,
-            windows: (0..5)
-                .map(|_| (57..65).map(&mut window).collect())
-                .collect(),
+            windows: (0..5).map(|_| (57..65).map(&mut window).collect()).collect(),
             lorp: None,
         }
     }
@@ -252,19 +239,13 @@ mod tests {
             cache.keep(&entry(scored));
             let found = cache.find(&key(scored)).unwrap();
             assert_eq!(found, entry(scored));
-            assert_eq!(
-                found.blocks(5).unwrap(),
-                importance(scored == Scored::Halves)
-            );
+            assert_eq!(found.blocks(5).unwrap(), importance(scored == Scored::Halves));
             assert!(found.blocks(4).is_none());
         }
         let distances = [0.1, 1.0 / 3.0, 5e-324, 0.7];
         let runs = Entry::of_runs(key(Scored::Runs(3)), String::new(), measured(), &distances);
         cache.keep(&runs);
-        assert_eq!(
-            cache.find(&key(Scored::Runs(3))).unwrap().runs(6).unwrap(),
-            distances
-        );
+        assert_eq!(cache.find(&key(Scored::Runs(3))).unwrap().runs(6).unwrap(), distances);
         assert!(cache.find(&key(Scored::Runs(2))).is_none());
         assert_eq!(cache.list().unwrap().len(), 3);
         assert_eq!(cache.clear().unwrap().0, 3);

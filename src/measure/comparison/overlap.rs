@@ -13,23 +13,13 @@ const RUN: usize = 32;
 ///
 /// The first token of a window counts for none of the two: it may be the one that begins every text.
 #[must_use]
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "token counts stay far below 2^53"
-)]
 pub fn share(scored: &[&[Token]], choosing: &[&[Token]]) -> f64 {
-    let shortest = scored
-        .iter()
-        .chain(choosing)
-        .map(|window| body(window).len());
+    let shortest = scored.iter().chain(choosing).map(|window| body(window).len());
     let run = shortest.min().unwrap_or(0).min(RUN);
     if run == 0 {
         return 0.0;
     }
-    let known: HashSet<&[Token]> = choosing
-        .iter()
-        .flat_map(|window| body(window).windows(run))
-        .collect();
+    let known: HashSet<&[Token]> = choosing.iter().flat_map(|window| body(window).windows(run)).collect();
     let (mut n_tokens, mut n_shared) = (0, 0);
     for window in scored {
         let window = body(window);
@@ -76,9 +66,8 @@ mod tests {
         for window in scored {
             for at in 1..window.len() {
                 n += 1;
-                let holds = |start: usize| {
-                    start <= at && at < start + run && is_known(&window[start..start + run])
-                };
+                let holds =
+                    |start: usize| start <= at && at < start + run && is_known(&window[start..start + run]);
                 n_shared += i32::from((1..=window.len() - run).any(holds));
             }
         }
@@ -91,16 +80,10 @@ mod tests {
         let mut seen = [false; 3];
         for case in 0..60 {
             let mut number = |n| below(&mut next, n);
-            let text: Vec<Token> = (0..400)
-                .map(|_| Token::try_from(number(9)).unwrap())
-                .collect();
+            let text: Vec<Token> = (0..400).map(|_| Token::try_from(number(9)).unwrap()).collect();
             // Windows of several lengths and shifts of one text, some of them of their own.
             let mut cut = |n: usize, own: usize| -> Vec<Vec<Token>> {
-                let length = if case % 3 == 0 {
-                    2 + number(9)
-                } else {
-                    40 + number(30)
-                };
+                let length = if case % 3 == 0 { 2 + number(9) } else { 40 + number(30) };
                 (0..n)
                     .map(|i| {
                         let start = number(300);
@@ -114,10 +97,7 @@ mod tests {
             };
             let (scored, choosing) = (cut(3, case % 4), cut(4, 0));
             let (found, expected) = (of(&scored, &choosing), naive(&scored, &choosing));
-            assert!(
-                (found - expected).abs() < 1e-12,
-                "{case}: {found} {expected}"
-            );
+            assert!((found - expected).abs() < 1e-12, "{case}: {found} {expected}");
             let kind = match found {
                 0.0 => 0,
                 1.0 => 2,
@@ -132,10 +112,7 @@ mod tests {
     fn the_same_text_is_shared_whole_and_another_not_at_all() {
         let text: Vec<Token> = (0..300).collect();
         let windows = |shift: usize| -> Vec<Vec<Token>> {
-            text[shift..]
-                .chunks_exact(50)
-                .map(<[Token]>::to_vec)
-                .collect()
+            text[shift..].chunks_exact(50).map(<[Token]>::to_vec).collect()
         };
         assert_eq!(of(&windows(0), &windows(0)), 1.0);
         let other: Vec<Vec<Token>> = vec![(1000..1050).collect()];

@@ -46,13 +46,7 @@ impl<'p> Pair<'p> {
             (false, false) if closer.bytes < other.bytes => (closer, other),
             (false, false) => return None,
         };
-        Some(Self {
-            better,
-            worse,
-            same_size,
-            same_kl,
-            gap,
-        })
+        Some(Self { better, worse, same_size, same_kl, gap })
     }
 
     fn is_tie(&self) -> bool {
@@ -62,15 +56,10 @@ impl<'p> Pair<'p> {
     fn sentence(&self) -> String {
         let (better, worse) = (called(self.better), called(self.worse));
         let (kl, worse_kl) = (digits(self.better.kl), digits(self.worse.kl));
-        let (bytes, worse_bytes) = (
-            DecimalBytes(self.better.bytes),
-            DecimalBytes(self.worse.bytes),
-        );
+        let (bytes, worse_bytes) = (DecimalBytes(self.better.bytes), DecimalBytes(self.worse.bytes));
         match (self.same_size, self.same_kl) {
             (true, true) => {
-                format!(
-                    "at {bytes} {better} and {worse} are not told apart (KL {kl} and {worse_kl})"
-                )
+                format!("at {bytes} {better} and {worse} are not told apart (KL {kl} and {worse_kl})")
             }
             (true, false) => {
                 format!("at {bytes} {better} is better (KL {kl}) than {worse} ({worse_kl})")
@@ -95,27 +84,20 @@ pub fn verdict(rows: &[Point]) -> String {
     if others().next().is_none() {
         return "no verdict: no row but the parent's was measured".to_owned();
     }
-    let smaller: Vec<&Point> = others()
-        .filter(|row| parent.is_none_or(|parent| row.bytes < parent.bytes))
-        .collect();
+    let smaller: Vec<&Point> =
+        others().filter(|row| parent.is_none_or(|parent| row.bytes < parent.bytes)).collect();
     if smaller.is_empty() {
-        return "no verdict: no row is smaller than the parent, which is the better choice"
-            .to_owned();
+        return "no verdict: no row is smaller than the parent, which is the better choice".to_owned();
     }
     let n_blocks = parent.map_or(0, |parent| parent.n_blocks);
-    let (shorter, whole): (Vec<&Point>, Vec<&Point>) = smaller
-        .iter()
-        .partition(|row| row.kind == Kind::Drop || row.n_blocks < n_blocks);
+    let (shorter, whole): (Vec<&Point>, Vec<&Point>) =
+        smaller.iter().partition(|row| row.kind == Kind::Drop || row.n_blocks < n_blocks);
     let has_file = smaller.iter().any(|row| row.kind == Kind::File);
     match (&shorter[..], &whole[..]) {
         (shorter, []) if has_file => format!("{}; {REQUANTIZE}", with_files(shorter)),
         (shorter, []) => one_kind("rows with fewer blocks", shorter, REQUANTIZE),
         ([], whole) if has_file => with_files(whole),
-        ([], whole) => one_kind(
-            "other quantizations",
-            whole,
-            "--drop shows whether fewer blocks are better",
-        ),
+        ([], whole) => one_kind("other quantizations", whole, "--drop shows whether fewer blocks are better"),
         (shorter, whole) => of_both_kinds(shorter, whole),
     }
 }
@@ -129,10 +111,8 @@ fn of_both_kinds(shorter: &[&Point], whole: &[&Point]) -> String {
     {
         return verdict;
     }
-    let pairs: Vec<Pair<'_>> = shorter
-        .iter()
-        .flat_map(|a| whole.iter().filter_map(|b| Pair::new(a, b)))
-        .collect();
+    let pairs: Vec<Pair<'_>> =
+        shorter.iter().flat_map(|a| whole.iter().filter_map(|b| Pair::new(a, b))).collect();
     match pairs.is_empty() {
         true => "no verdict: no row with all blocks has about the size of one with fewer, or is smaller and closer to the \
                  parent than one, or larger and further away"
@@ -179,10 +159,7 @@ fn strongest(rows: &[&Point], rivals: &[&Point], called_one: &str) -> Option<Str
         0 => String::new(),
         n => format!(", and so on for {n} more"),
     };
-    Some(format!(
-        "for every {called_one} another row is smaller and closer: {}{more}",
-        listed.join(", ")
-    ))
+    Some(format!("for every {called_one} another row is smaller and closer: {}{more}", listed.join(", ")))
 }
 
 /// A row with its size and distance.
@@ -195,10 +172,8 @@ fn described(row: &Point) -> String {
 fn of_pairs(pairs: &[Pair<'_>], shorter: &[&Point]) -> String {
     let is_shorter = |row: &Point| shorter.iter().any(|&one| std::ptr::eq(one, row));
     let won_by = |by_shorter: bool| {
-        let won: Vec<_> = pairs
-            .iter()
-            .filter(|pair| !pair.is_tie() && is_shorter(pair.better) == by_shorter)
-            .collect();
+        let won: Vec<_> =
+            pairs.iter().filter(|pair| !pair.is_tie() && is_shorter(pair.better) == by_shorter).collect();
         (closest(won.iter().copied()), won.len())
     };
     let all = match pairs.len() {
@@ -235,10 +210,7 @@ fn of_pairs(pairs: &[Pair<'_>], shorter: &[&Point]) -> String {
 /// Files against each other and against what was made of the parent.
 fn with_files(rows: &[&Point]) -> String {
     if let [row] = rows {
-        return format!(
-            "no verdict: {} is the only row that is smaller than the parent",
-            described(row)
-        );
+        return format!("no verdict: {} is the only row that is smaller than the parent", described(row));
     }
     let mut pairs = Vec::new();
     for (i, a) in rows.iter().enumerate() {
@@ -251,8 +223,7 @@ fn with_files(rows: &[&Point]) -> String {
     let decided = pairs.iter().filter(|pair| !pair.is_tie());
     match closest(decided).or(closest(pairs.iter())) {
         Some(pair) => pair.sentence(),
-        None => "no verdict: of every two rows the larger one is the closer one to the parent"
-            .to_owned(),
+        None => "no verdict: of every two rows the larger one is the closer one to the parent".to_owned(),
     }
 }
 
@@ -260,10 +231,7 @@ fn with_files(rows: &[&Point]) -> String {
 fn one_kind(what: &str, rows: &[&Point], hint: &str) -> String {
     let one = |row: &Point| {
         let name = called(row);
-        described(&Point {
-            name,
-            ..row.clone()
-        })
+        described(&Point { name, ..row.clone() })
     };
     let rows = match rows {
         [first, .., last] => format!("from {} to {}", one(first), one(last)),
@@ -287,11 +255,7 @@ fn called(row: &Point) -> String {
 }
 
 /// Three digits that count.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "1 to 9"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "1 to 9")]
 fn digits(kl: f64) -> String {
     if kl == 0.0 {
         return "0".to_owned();
@@ -300,7 +264,6 @@ fn digits(kl: f64) -> String {
     format!("{kl:.*}", n as usize)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "file sizes stay far below 2^53")]
 fn share(part: u64, whole: u64) -> f64 {
     match whole {
         0 => 0.0,
@@ -330,18 +293,12 @@ mod tests {
     }
 
     fn drop(n: usize, megabytes: f64, kl: f64) -> Point {
-        Point {
-            n_blocks: 30 - n,
-            ..row(Kind::Drop, &format!("{n} blocks fewer"), megabytes, kl)
-        }
+        Point { n_blocks: 30 - n, ..row(Kind::Drop, &format!("{n} blocks fewer"), megabytes, kl) }
     }
 
     /// A file with fewer blocks.
     fn short(name: &str, megabytes: f64, kl: f64) -> Point {
-        Point {
-            n_blocks: 23,
-            ..row(Kind::File, name, megabytes, kl)
-        }
+        Point { n_blocks: 23, ..row(Kind::File, name, megabytes, kl) }
     }
 
     fn quantized(name: &str, megabytes: f64, kl: f64) -> Point {
@@ -385,11 +342,7 @@ mod tests {
 
     #[test]
     fn one_that_beats_all_speaks_for_all() {
-        let rows = [
-            drop(2, 92.0, 0.2),
-            drop(6, 71.0, 0.48),
-            quantized("Q3_K_M", 70.0, 0.1),
-        ];
+        let rows = [drop(2, 92.0, 0.2), drop(6, 71.0, 0.48), quantized("Q3_K_M", 70.0, 0.1)];
         assert_eq!(
             of(&rows),
             "Q3_K_M (70.00 MB, KL 0.100) is smaller and closer than every row with fewer blocks"
@@ -427,11 +380,7 @@ mod tests {
              (0.202 and 0.200)"
         );
         // A tie and a win.
-        let rows = [
-            drop(6, 71.0, 0.2),
-            drop(5, 73.0, 0.3),
-            quantized("Q3_K_M", 70.9, 0.202),
-        ];
+        let rows = [drop(6, 71.0, 0.2), drop(5, 73.0, 0.3), quantized("Q3_K_M", 70.9, 0.202)];
         assert_eq!(
             of(&rows),
             "at 70.90 MB Q3_K_M of the parent is better (KL 0.202) than 5 blocks fewer (0.300); it is so in 1 of 2 pairs \
@@ -473,10 +422,7 @@ mod tests {
     #[test]
     fn what_is_no_smaller_than_the_parent_takes_no_part() {
         assert_eq!(
-            of(&[
-                quantized("Q8_0", 130.0, 0.001),
-                quantized("Q6_K", 100.0, 0.002)
-            ]),
+            of(&[quantized("Q8_0", 130.0, 0.001), quantized("Q6_K", 100.0, 0.002)]),
             "no verdict: no row is smaller than the parent, which is the better choice"
         );
         // Fewer blocks do not win against what nobody would take.
@@ -493,11 +439,7 @@ mod tests {
             "at 70.00 MB c.gguf is better (KL 0.210) than b.gguf (0.480)"
         );
         assert_eq!(
-            of(&[
-                file("b.gguf", 71.0, 0.48),
-                drop(2, 90.0, 0.7),
-                drop(3, 85.0, 0.3)
-            ]),
+            of(&[file("b.gguf", 71.0, 0.48), drop(2, 90.0, 0.7), drop(3, 85.0, 0.3)]),
             "b.gguf is smaller (71.00 MB) and better (KL 0.480) than 2 blocks fewer (90.00 MB, 0.700)"
         );
         assert_eq!(
@@ -516,10 +458,7 @@ mod tests {
 
     #[test]
     fn files_with_fewer_blocks_are_rows_with_fewer_blocks() {
-        let files = [
-            short("short.gguf", 450.74, 0.61),
-            short("healed.gguf", 450.74, 0.35),
-        ];
+        let files = [short("short.gguf", 450.74, 0.61), short("healed.gguf", 450.74, 0.35)];
         let parent = row(Kind::Parent, "m.gguf", 491.4, 0.0);
         let of = |others: &[Point]| {
             let rows = [std::slice::from_ref(&parent), &files[..], others].concat();
@@ -550,10 +489,7 @@ mod tests {
         );
         // The other way round.
         assert_eq!(
-            of(&[
-                quantized("Q4_0", 460.0, 0.9),
-                quantized("Q3_K_M", 470.0, 0.8)
-            ]),
+            of(&[quantized("Q4_0", 460.0, 0.9), quantized("Q3_K_M", 470.0, 0.8)]),
             "healed.gguf (450.74 MB, KL 0.350) is smaller and closer than every row with all blocks"
         );
     }

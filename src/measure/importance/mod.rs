@@ -111,9 +111,7 @@ impl Importance {
     pub fn scores(&self) -> Scores {
         Scores {
             bi: self.blocks.iter().map(|block| block.bi).collect(),
-            relative_magnitude: (self.blocks.iter())
-                .map(|block| block.relative_magnitude)
-                .collect(),
+            relative_magnitude: (self.blocks.iter()).map(|block| block.relative_magnitude).collect(),
             lorp: self.lorp.clone(),
         }
     }
@@ -121,9 +119,8 @@ impl Importance {
     /// The scores of all blocks without each of the windows in turn, in the order of [`Importance::windows`]; not numbers
     /// where no token of a block is left.
     pub fn scores_without_each(&self) -> impl Iterator<Item = Scores> {
-        let n_tokens: Vec<u64> = (self.windows.iter())
-            .map(|windows| windows.iter().map(|sums| sums.n).sum())
-            .collect();
+        let n_tokens: Vec<u64> =
+            (self.windows.iter()).map(|windows| windows.iter().map(|sums| sums.n).sum()).collect();
         (0..self.n_windows).map(move |window| {
             let without = |mean: fn(&BlockImportance) -> f64, sum: fn(&WindowSums) -> f64| {
                 let of_block = |(block, windows): (&BlockImportance, &Vec<WindowSums>)| {
@@ -132,18 +129,11 @@ impl Importance {
                     // By the difference to the mean: a window like all others changes no digit.
                     mean - (sum(&gone) - mean * count(gone.n)) / rest
                 };
-                self.blocks
-                    .iter()
-                    .zip(&self.windows)
-                    .map(of_block)
-                    .collect()
+                self.blocks.iter().zip(&self.windows).map(of_block).collect()
             };
             Scores {
                 bi: without(|block| block.bi, |sums| sums.distance),
-                relative_magnitude: without(
-                    |block| block.relative_magnitude,
-                    |sums| sums.relative_magnitude,
-                ),
+                relative_magnitude: without(|block| block.relative_magnitude, |sums| sums.relative_magnitude),
                 lorp: None,
             }
         })
@@ -169,13 +159,7 @@ impl Measuring {
     #[must_use]
     pub fn new(n_blocks: usize) -> Self {
         let sums = vec![BlockSums::default(); n_blocks];
-        Self {
-            blocks: sums.clone(),
-            attention: sums.clone(),
-            ffn: sums,
-            numbers: Vec::new(),
-            n_tokens: 0,
-        }
+        Self { blocks: sums.clone(), attention: sums.clone(), ffn: sums, numbers: Vec::new(), n_tokens: 0 }
     }
 
     /// How many windows are finished.
@@ -188,12 +172,7 @@ impl Measuring {
     ///
     /// # Errors
     /// Those of `states`; a hidden state that is not finite, or not of the promised shape.
-    pub fn window(
-        &mut self,
-        states: &mut dyn HiddenStates,
-        number: usize,
-        window: &[Token],
-    ) -> Result<()> {
+    pub fn window(&mut self, states: &mut dyn HiddenStates, number: usize, window: &[Token]) -> Result<()> {
         let n_embd = states.n_embd();
         let expected = window.len() * n_embd;
         let mut before: Vec<f32> = Vec::new();
@@ -254,10 +233,7 @@ impl Measuring {
     /// # Errors
     /// No window; a block without a score.
     pub fn importance(&self) -> Result<Importance> {
-        ensure!(
-            !self.numbers.is_empty(),
-            "the calibration set has no window"
-        );
+        ensure!(!self.numbers.is_empty(), "the calibration set has no window");
         let mut order: Vec<usize> = (0..self.numbers.len()).collect();
         order.sort_by_key(|&at| self.numbers[at]);
         let blocks = self
@@ -273,10 +249,7 @@ impl Measuring {
                         ffn: ffn.importance(block, &order)?.into(),
                     }),
                 };
-                Ok(BlockImportance {
-                    halves,
-                    ..sums.importance(block, &order)?
-                })
+                Ok(BlockImportance { halves, ..sums.importance(block, &order)? })
             })
             .collect::<Result<_>>()?;
         let in_order = |sums: &BlockSums| order.iter().map(|&at| sums.windows[at]).collect();
@@ -405,10 +378,7 @@ mod tests {
                 let variance = means.iter().map(|m| (m - mean).powi(2)).sum::<f64>() / 2.0;
                 assert!((scores.bi_stderr.unwrap() - (variance / 3.0).sqrt()).abs() < 1e-12);
             }
-            let block = BlockImportance {
-                halves: None,
-                ..*block
-            };
+            let block = BlockImportance { halves: None, ..*block };
             assert_eq!(block, without.blocks[i]);
         }
     }
@@ -480,18 +450,12 @@ mod tests {
         let mut recorded = recorded(2, 3, 2, 4);
         recorded.windows[1][2].1[5] = f32::NAN;
         let error = measure(&recorded, 2).unwrap_err().to_string();
-        assert!(
-            error.starts_with("the hidden state after block 1 is not finite in window 1"),
-            "{error}"
-        );
+        assert!(error.starts_with("the hidden state after block 1 is not finite in window 1"), "{error}");
     }
 
     #[test]
     fn a_state_of_another_shape_is_an_error() {
         let error = measure(&recorded(1, 1, 2, 4), 3).unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "a hidden state has 8 numbers, expected 3 tokens of 4"
-        );
+        assert_eq!(error, "a hidden state has 8 numbers, expected 3 tokens of 4");
     }
 }

@@ -49,11 +49,7 @@ pub(super) fn products(x: &[f32], y: &[f32]) -> Products {
     for (lane, (x, y)) in x_rest.iter().zip(y_rest).enumerate() {
         add(lane, *x, *y);
     }
-    Products {
-        xx: xx.iter().sum(),
-        yy: yy.iter().sum(),
-        dd: dd.iter().sum(),
-    }
+    Products { xx: xx.iter().sum(), yy: yy.iter().sum(), dd: dd.iter().sum() }
 }
 
 #[cfg(test)]

@@ -29,9 +29,7 @@ impl BlockSums {
     }
 
     pub(super) fn was_added_to(&self) -> bool {
-        self.windows
-            .iter()
-            .any(|sums| sums.n + sums.n_zero_rows > 0)
+        self.windows.iter().any(|sums| sums.n + sums.n_zero_rows > 0)
     }
 
     pub(super) fn end_window(&mut self) {
@@ -100,10 +98,6 @@ impl WindowSums {
     }
 }
 
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "token counts stay far below 2^53"
-)]
 pub(super) fn count(n: u64) -> f64 {
     n as f64
 }

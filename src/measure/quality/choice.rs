@@ -23,22 +23,10 @@ impl Sequences {
     /// Sequences that do not begin with the same token: nothing predicts the first one.
     pub fn new(sequences: Vec<Vec<Token>>) -> Result<Self> {
         let shortest = sequences.iter().map(Vec::len).min().unwrap_or(0);
-        let same = |at: usize| {
-            sequences
-                .iter()
-                .all(|tokens| tokens[at] == sequences[0][at])
-        };
-        let n_shared = (0..shortest.saturating_sub(1))
-            .take_while(|&at| same(at))
-            .count();
-        ensure!(
-            n_shared > 0,
-            "the answers have no first token in common, so nothing predicts them"
-        );
-        Ok(Self {
-            sequences,
-            n_shared,
-        })
+        let same = |at: usize| sequences.iter().all(|tokens| tokens[at] == sequences[0][at]);
+        let n_shared = (0..shortest.saturating_sub(1)).take_while(|&at| same(at)).count();
+        ensure!(n_shared > 0, "the answers have no first token in common, so nothing predicts them");
+        Ok(Self { sequences, n_shared })
     }
 
     /// The tokens that all begin with, at least one.
@@ -71,7 +59,6 @@ impl Sequences {
 /// # Panics
 /// If `own` is not one longer than `rest`.
 #[must_use]
-#[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
 pub fn mean_log_probability(first: &Row<'_>, rest: &[Row<'_>], own: &[Token]) -> f64 {
     assert_eq!(own.len(), rest.len() + 1, "a prediction for each token");
     let rows = std::iter::once(first).chain(rest);
@@ -102,7 +89,6 @@ pub struct Accuracy {
 impl Accuracy {
     /// Of tasks, each with whether it is right and its number of answers; `None` for no task.
     #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
     pub fn of(tasks: &[(bool, usize)]) -> Option<Self> {
         let n_tasks = tasks.len();
         let n_correct = tasks.iter().filter(|(correct, _)| *correct).count();
@@ -156,10 +142,7 @@ mod tests {
     #[test]
     fn accuracy_stands_beside_chance() {
         let found = Accuracy::of(&[(true, 4), (false, 2), (true, 4), (true, 5)]).unwrap();
-        assert_eq!(
-            (found.n_tasks, found.n_correct, found.share.mean),
-            (4, 3, 0.75)
-        );
+        assert_eq!((found.n_tasks, found.n_correct, found.share.mean), (4, 3, 0.75));
         assert!((found.share.stderr.unwrap() - 0.25).abs() < 1e-15);
         assert!((found.chance - 1.2 / 4.0).abs() < 1e-15);
         assert_eq!(Accuracy::of(&[]), None);

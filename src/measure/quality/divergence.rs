@@ -88,8 +88,7 @@ impl Divergence {
             probability_change_rms: Mean {
                 mean: rms,
                 // The error of a square root: that of the square, over twice the root. Of no change at all there is none.
-                stderr: (square.stderr)
-                    .map(|stderr| if rms > 0.0 { stderr / (2.0 * rms) } else { 0.0 }),
+                stderr: (square.stderr).map(|stderr| if rms > 0.0 { stderr / (2.0 * rms) } else { 0.0 }),
             },
         }
     }
@@ -97,9 +96,7 @@ impl Divergence {
 
 /// The value that a share of `sorted` does not exceed, interpolated between neighbours (`perplexity.cpp: percentile`).
 #[expect(
-    clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
     reason = "counts stay far below 2^53, and a share of one is between 0 and it"
 )]
 fn quantile(sorted: &[f64], share: f64) -> f64 {
@@ -136,10 +133,7 @@ mod tests {
         };
         // Probabilities 1/2 and 1/4 where the parent has 1/4 and 1/4.
         let (half, quarter) = (2f64.ln(), 4f64.ln());
-        let found = Divergence::of(&[
-            token(half, quarter, 0.2, true),
-            token(quarter, quarter, 0.4, false),
-        ]);
+        let found = Divergence::of(&[token(half, quarter, 0.2, true), token(quarter, quarter, 0.4, false)]);
         assert_eq!(found.parent.value, quarter.exp());
         assert!((found.log_ratio.mean + half / 2.0).abs() < 1e-15);
         assert!((found.log_ratio.stderr.unwrap() - half / 2.0).abs() < 1e-15);

@@ -32,11 +32,7 @@ impl<'l> Row<'l> {
             bail!("all logits are minus infinity");
         };
         let max = f64::from(max);
-        Ok(Self {
-            logits,
-            max,
-            log_sum: sum(logits, |logit| exp(f64::from(logit) - max)).ln(),
-        })
+        Ok(Self { logits, max, log_sum: sum(logits, |logit| exp(f64::from(logit) - max)).ln() })
     }
 
     /// The log-probability of vocabulary entry `i`.
@@ -58,9 +54,7 @@ impl<'l> Row<'l> {
     /// The likeliest entry; of several the first.
     #[must_use]
     pub fn top(&self) -> Option<usize> {
-        self.logits
-            .iter()
-            .position(|&logit| f64::from(logit) == self.max)
+        self.logits.iter().position(|&logit| f64::from(logit) == self.max)
     }
 
     /// `KL(parent || self) = sum_i p_i (log p_i - log q_i)` in nats, `p` the parent's probabilities and `q` these;
@@ -233,18 +227,9 @@ mod tests {
     #[test]
     fn rows_that_mean_nothing_are_refused() {
         let error = |row: &[f32]| Row::new(row).unwrap_err().to_string();
-        assert_eq!(
-            error(&[0.0, f32::NAN]),
-            "the logit of vocabulary entry 1 is NaN"
-        );
-        assert_eq!(
-            error(&[0.0, 1.0, f32::INFINITY]),
-            "the logit of vocabulary entry 2 is inf"
-        );
-        assert_eq!(
-            error(&[f32::NEG_INFINITY; 9]),
-            "all logits are minus infinity"
-        );
+        assert_eq!(error(&[0.0, f32::NAN]), "the logit of vocabulary entry 1 is NaN");
+        assert_eq!(error(&[0.0, 1.0, f32::INFINITY]), "the logit of vocabulary entry 2 is inf");
+        assert_eq!(error(&[f32::NEG_INFINITY; 9]), "all logits are minus infinity");
         assert!(Row::new(&[f32::NEG_INFINITY, 0.0]).is_ok());
     }
 }

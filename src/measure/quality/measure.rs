@@ -39,13 +39,9 @@ impl Quality {
         for (number, window) in windows.enumerate() {
             let place = Place { number, window };
             if let (Some(parent), Some(parent_name)) = (&mut parent, &parent_name) {
-                let parents = place
-                    .rows(&mut **parent)
-                    .with_context(|| parent_name.clone())?;
+                let parents = place.rows(&mut **parent).with_context(|| parent_name.clone())?;
                 place.nlls(&parents).with_context(|| parent_name.clone())?;
-                let found = place
-                    .divergences(model, &parents)
-                    .with_context(|| model_name.clone())?;
+                let found = place.divergences(model, &parents).with_context(|| model_name.clone())?;
                 nlls.extend(found.iter().map(|token| token.nll));
                 tokens.extend(found);
             } else {
@@ -131,9 +127,8 @@ impl Place<'_> {
             .par_chunks_exact(n_vocab)
             .enumerate()
             .map(|(i, logits)| {
-                Row::new(logits).with_context(|| {
-                    format!("after token {} of window {}", scored.start + i, self.number)
-                })
+                Row::new(logits)
+                    .with_context(|| format!("after token {} of window {}", scored.start + i, self.number))
             })
             .collect()
     }
@@ -167,17 +162,11 @@ mod tests {
     use super::*;
     use crate::measure::quality::recorded::{Recorded, windows};
 
-    fn measure(
-        mut model: Recorded,
-        parent: Option<Recorded>,
-        windows: &[Vec<Token>],
-    ) -> Result<Quality> {
+    fn measure(mut model: Recorded, parent: Option<Recorded>, windows: &[Vec<Token>]) -> Result<Quality> {
         let mut parent = parent;
         Quality::measure(
             &mut model,
-            parent
-                .as_mut()
-                .map(|parent| parent as &mut dyn ScoredLogits),
+            parent.as_mut().map(|parent| parent as &mut dyn ScoredLogits),
             windows.iter().map(Vec::as_slice),
             &mut |_| {},
         )
@@ -197,8 +186,7 @@ mod tests {
             let windows = windows(n_windows, n_tokens, n_vocab);
             let model = Recorded::random(1, n_windows, n_tokens, n_vocab);
             let parent = Recorded::random(2, n_windows, n_tokens, n_vocab);
-            let (mut n, mut nll, mut kl, mut same, mut dp, mut dp2) =
-                (0.0, 0.0, 0.0, 0.0, 0.0, 0.0);
+            let (mut n, mut nll, mut kl, mut same, mut dp, mut dp2) = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0);
             for (w, window) in windows.iter().enumerate() {
                 for t in n_tokens / 2..n_tokens - 1 {
                     let (q, p) = (softmax(model.row(w, t)), softmax(parent.row(w, t)));
@@ -222,10 +210,7 @@ mod tests {
                 (divergence.probability_change.mean, dp / n),
                 (divergence.probability_change_rms.mean, (dp2 / n).sqrt()),
             ] {
-                assert!(
-                    (found / naive - 1.0).abs() < 1e-12 || found == naive,
-                    "{found} {naive}"
-                );
+                assert!((found / naive - 1.0).abs() < 1e-12 || found == naive, "{found} {naive}");
             }
         }
     }
@@ -253,10 +238,7 @@ mod tests {
         let mut other = model.clone();
         other.windows[0][..4 * 19].fill(f32::NAN);
         other.windows[0][7 * 19..].fill(f32::NAN);
-        assert_eq!(
-            measure(model, None, &windows).unwrap(),
-            measure(other, None, &windows).unwrap()
-        );
+        assert_eq!(measure(model, None, &windows).unwrap(), measure(other, None, &windows).unwrap());
     }
 
     #[test]
@@ -267,8 +249,7 @@ mod tests {
             let mut bad = good.clone();
             bad.windows[1][5 * 19 + 3] = value;
             let error = measure(bad.clone(), None, &windows).unwrap_err();
-            let place =
-                format!("after token 5 of window 1: the logit of vocabulary entry 3 is {shown}");
+            let place = format!("after token 5 of window 1: the logit of vocabulary entry 3 is {shown}");
             assert_eq!(format!("{error:#}"), format!("m.gguf: {place}"));
             bad.name = "parent.gguf";
             let error = measure(good.clone(), Some(bad), &windows).unwrap_err();
@@ -295,9 +276,6 @@ mod tests {
         assert!(measure(bad.clone(), Some(bad.clone()), &windows).is_ok());
         assert!(measure(good.clone(), Some(bad.clone()), &windows).is_ok());
         let error = format!("{:#}", measure(bad, Some(good), &windows).unwrap_err());
-        assert!(
-            error.starts_with("m.gguf: after token 5 of window 0 something"),
-            "{error}"
-        );
+        assert!(error.starts_with("m.gguf: after token 5 of window 0 something"), "{error}");
     }
 }

@@ -43,16 +43,12 @@ impl Mean {
     /// # Panics
     /// If there is no value.
     #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
     pub fn of(values: &[f64]) -> Self {
         assert!(!values.is_empty(), "the mean of nothing");
         let n = values.len() as f64;
         let mean = values.iter().sum::<f64>() / n;
         let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-        Self {
-            mean,
-            stderr: (n > 1.0).then(|| (squares / n / (n - 1.0)).sqrt()),
-        }
+        Self { mean, stderr: (n > 1.0).then(|| (squares / n / (n - 1.0)).sqrt()) }
     }
 
     /// Of `n_true` ones among `n` ones and zeros.
@@ -60,15 +56,11 @@ impl Mean {
     /// # Panics
     /// If `n` is 0.
     #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
     pub fn of_share(n_true: usize, n: usize) -> Self {
         assert!(n > 0, "a share of nothing");
         let n = n as f64;
         let share = n_true as f64 / n;
-        Self {
-            mean: share,
-            stderr: (n > 1.0).then(|| (share * (1.0 - share) / (n - 1.0)).sqrt()),
-        }
+        Self { mean: share, stderr: (n > 1.0).then(|| (share * (1.0 - share) / (n - 1.0)).sqrt()) }
     }
 }
 

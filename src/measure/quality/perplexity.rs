@@ -22,11 +22,7 @@ impl Perplexity {
     pub fn of(nlls: &[f64]) -> Self {
         let mean = Mean::of(nlls);
         let value = mean.mean.exp();
-        Self {
-            value,
-            stderr: mean.stderr.map(|stderr| stderr * value),
-            n_tokens: nlls.len(),
-        }
+        Self { value, stderr: mean.stderr.map(|stderr| stderr * value), n_tokens: nlls.len() }
     }
 }
 
@@ -41,14 +37,7 @@ mod tests {
         assert!((even.value - 50.0).abs() < 1e-12);
         assert!(even.stderr.unwrap() < 1e-12);
         // Certain: 1; a single token has no standard error.
-        assert_eq!(
-            Perplexity::of(&[0.0]),
-            Perplexity {
-                value: 1.0,
-                stderr: None,
-                n_tokens: 1
-            }
-        );
+        assert_eq!(Perplexity::of(&[0.0]), Perplexity { value: 1.0, stderr: None, n_tokens: 1 });
         // Two tokens 1 and 3: mean 2, standard error 1.
         let two = Perplexity::of(&[1.0, 3.0]);
         assert_eq!((two.value, two.stderr), (2f64.exp(), Some(2f64.exp())));

@@ -9,9 +9,7 @@ use crate::engine::scored::{ScoredLogits, scored};
 pub fn noise(seed: u64) -> impl FnMut() -> f32 {
     let mut state = seed;
     move || {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     }
 }
@@ -35,12 +33,7 @@ impl Recorded {
     pub fn random(seed: u64, n_windows: usize, n_tokens: usize, n_vocab: usize) -> Self {
         let mut next = noise(seed);
         let mut window = || (0..n_tokens * n_vocab).map(|_| 8.0 * next()).collect();
-        Self {
-            name: "m.gguf",
-            n_vocab,
-            windows: (0..n_windows).map(|_| window()).collect(),
-            next: 0,
-        }
+        Self { name: "m.gguf", n_vocab, windows: (0..n_windows).map(|_| window()).collect(), next: 0 }
     }
 
     /// The row behind token `t` of window `w`.
@@ -69,7 +62,5 @@ impl ScoredLogits for Recorded {
 /// Windows of tokens for them.
 pub fn windows(n_windows: usize, n_tokens: usize, n_vocab: usize) -> Vec<Vec<Token>> {
     let token = |i: usize| Token::try_from((i * i * 7 + 3 * i + 1) % n_vocab).unwrap();
-    (0..n_windows)
-        .map(|w| (0..n_tokens).map(|t| token(w * n_tokens + t)).collect())
-        .collect()
+    (0..n_windows).map(|w| (0..n_tokens).map(|t| token(w * n_tokens + t)).collect()).collect()
 }

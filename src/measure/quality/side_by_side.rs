@@ -33,8 +33,7 @@ impl SideBySide {
     ) -> Result<Self> {
         let parent_name = parent.name();
         let mut parent_nlls = Vec::new();
-        let mut found: Vec<Result<Vec<TokenDivergence>>> =
-            models.iter().map(|_| Ok(Vec::new())).collect();
+        let mut found: Vec<Result<Vec<TokenDivergence>>> = models.iter().map(|_| Ok(Vec::new())).collect();
         for (number, window) in windows.enumerate() {
             let place = Place { number, window };
             let parents = place.rows(parent).with_context(|| parent_name.clone())?;
@@ -55,17 +54,11 @@ impl SideBySide {
         ensure!(!parent_nlls.is_empty(), "the text has no window");
         let quality = |tokens: Vec<TokenDivergence>| {
             let nlls: Vec<f64> = tokens.iter().map(|token| token.nll).collect();
-            Quality {
-                perplexity: Perplexity::of(&nlls),
-                divergence: Some(Divergence::of(&tokens)),
-            }
+            Quality { perplexity: Perplexity::of(&nlls), divergence: Some(Divergence::of(&tokens)) }
         };
         Ok(Self {
             parent: Perplexity::of(&parent_nlls),
-            models: found
-                .into_iter()
-                .map(|tokens| tokens.map(quality))
-                .collect(),
+            models: found.into_iter().map(|tokens| tokens.map(quality)).collect(),
         })
     }
 }
@@ -85,17 +78,13 @@ mod tests {
 
     fn side_by_side(mut parent: Recorded, mut models: Vec<Recorded>) -> Result<SideBySide> {
         let windows = windows(N_WINDOWS, N_TOKENS, N_VOCAB);
-        let mut models: Vec<&mut dyn ScoredLogits> = models
-            .iter_mut()
-            .map(|model| model as &mut dyn ScoredLogits)
-            .collect();
+        let mut models: Vec<&mut dyn ScoredLogits> =
+            models.iter_mut().map(|model| model as &mut dyn ScoredLogits).collect();
         let mut n_tokens = 0;
-        let found = SideBySide::measure(
-            &mut parent,
-            &mut models,
-            windows.iter().map(Vec::as_slice),
-            &mut |n| n_tokens += n,
-        )?;
+        let found =
+            SideBySide::measure(&mut parent, &mut models, windows.iter().map(Vec::as_slice), &mut |n| {
+                n_tokens += n
+            })?;
         assert_eq!(n_tokens, N_WINDOWS * N_TOKENS * (1 + models.len()));
         Ok(found)
     }
@@ -105,9 +94,7 @@ mod tests {
         let mut parent = parent;
         Quality::measure(
             &mut model,
-            parent
-                .as_mut()
-                .map(|parent| parent as &mut dyn ScoredLogits),
+            parent.as_mut().map(|parent| parent as &mut dyn ScoredLogits),
             windows.iter().map(Vec::as_slice),
             &mut |_| {},
         )

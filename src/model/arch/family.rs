@@ -43,31 +43,18 @@ pub(super) const fn of_stream(name: &'static str, stream: Stream) -> Architectur
 
 /// As [`plain`], with numbers of blocks that llama.cpp treats in a special way.
 pub(super) const fn with_counts(name: &'static str, counts: &'static [CountRule]) -> Architecture {
-    Architecture {
-        counts,
-        ..plain(name)
-    }
+    Architecture { counts, ..plain(name) }
 }
 
 /// What each block of gemma3n and gemma4 adds of an embedding of its own.
 pub(super) const PER_LAYER: &[PartsTensor] = &[
-    PartsTensor {
-        name: "per_layer_token_embd.weight",
-        dim: 0,
-    },
-    PartsTensor {
-        name: "per_layer_model_proj.weight",
-        dim: 1,
-    },
+    PartsTensor { name: "per_layer_token_embd.weight", dim: 0 },
+    PartsTensor { name: "per_layer_model_proj.weight", dim: 1 },
 ];
 
-pub(super) const GEMMA: Stream = Stream::Named {
-    input: "inp_scaled",
-};
+pub(super) const GEMMA: Stream = Stream::Named { input: "inp_scaled" };
 
-pub(super) const TOKENS: Stream = Stream::Named {
-    input: "model.embed_tokens",
-};
+pub(super) const TOKENS: Stream = Stream::Named { input: "model.embed_tokens" };
 
 pub(super) const DENSE: &[&str] = &["leading_dense_block_count"];
 
@@ -87,9 +74,8 @@ pub(super) const EXPERTS_BY_STEP: PositionRule = PositionRule {
     what: "experts",
 };
 
-pub(super) const FIRST_VALUES: FirstRule = FirstRule::Itself {
-    why: "it makes the values that all later blocks mix in (rwkv7-base.cpp)",
-};
+pub(super) const FIRST_VALUES: FirstRule =
+    FirstRule::Itself { why: "it makes the values that all later blocks mix in (rwkv7-base.cpp)" };
 
 /// The oldest release that `tests/stock/lists.sh` was run with, and saw to read lists. It sees nothing where the model has no
 /// logits (gemma-embedding), or where another kind is tied to the same period, so that no cut that is allowed shifts it
@@ -104,12 +90,7 @@ pub(super) const fn windowed(
     present: WindowPresence,
 ) -> Architecture {
     Architecture {
-        window: Some(WindowPattern {
-            period: Some(period),
-            full,
-            present,
-            needs_full: false,
-        }),
+        window: Some(WindowPattern { period: Some(period), full, present, needs_full: false }),
         lists_since: SEEN,
         ..plain(name)
     }
@@ -118,10 +99,7 @@ pub(super) const fn windowed(
 /// As `rules`, where at least one block without a window must stay, too.
 pub(super) const fn with_full(rules: Architecture) -> Architecture {
     let window = match rules.window {
-        Some(window) => Some(WindowPattern {
-            needs_full: true,
-            ..window
-        }),
+        Some(window) => Some(WindowPattern { needs_full: true, ..window }),
         None => None,
     };
     Architecture { window, ..rules }
@@ -142,41 +120,26 @@ pub(super) const fn flagged(name: &'static str) -> Architecture {
 
 /// Leading blocks without experts.
 pub(super) const fn dense_lead(name: &'static str) -> Architecture {
-    Architecture {
-        leading: DENSE,
-        ..plain(name)
-    }
+    Architecture { leading: DENSE, ..plain(name) }
 }
 
 /// Blocks without KV heads are recurrent.
 pub(super) const fn hybrid(name: &'static str) -> Architecture {
-    Architecture {
-        recurrent: Some(Recurrent::WithoutKvHeads),
-        ..plain(name)
-    }
+    Architecture { recurrent: Some(Recurrent::WithoutKvHeads), ..plain(name) }
 }
 
 /// Every block is attention, recurrent or a feed-forward network alone (`nemotron-h.cpp`).
 pub(super) const fn sub_blocks(name: &'static str) -> Architecture {
     Architecture {
         recurrent: Some(Recurrent::WithoutKvHeadsAndFeedForward),
-        ..of_stream(
-            name,
-            Stream::Renamed {
-                input: "embd",
-                output: "nemotron_h_block_out",
-            },
-        )
+        ..of_stream(name, Stream::Renamed { input: "embd", output: "nemotron_h_block_out" })
     }
 }
 
 /// Recurrent blocks with attention at intervals.
 pub(super) const fn intervals(name: &'static str) -> Architecture {
     Architecture {
-        recurrent: Some(Recurrent::Interval {
-            key: "full_attention_interval",
-            default: 4,
-        }),
+        recurrent: Some(Recurrent::Interval { key: "full_attention_interval", default: 4 }),
         lists_since: SEEN,
         ..plain(name)
     }

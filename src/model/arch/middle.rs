@@ -28,56 +28,19 @@ pub(super) fn find(name: &str) -> Middle {
 
 /// All that do not call it `ffn_inp`.
 const OTHERS: &[(Middle, &[&str])] = &[
-    (
-        Middle::Named("sa_out"),
-        &[
-            "gemma",
-            "gemma2",
-            "gemma3",
-            "gemma-embedding",
-            "bailingmoe2",
-        ],
-    ),
-    (
-        Middle::Named("attn_residual"),
-        &["plamo2", "plamo3", "qwen3next", "qwen35", "qwen35moe"],
-    ),
+    (Middle::Named("sa_out"), &["gemma", "gemma2", "gemma3", "gemma-embedding", "bailingmoe2"]),
+    (Middle::Named("attn_residual"), &["plamo2", "plamo3", "qwen3next", "qwen35", "qwen35moe"]),
     (Middle::Named("attn_out"), &["gemma4"]),
     // jamba gives the name to what its mixer adds (jamba.cpp).
-    (
-        Middle::ReadByNorm,
-        &["jamba", "phi3", "phimoe", "bailingmoe3", "lfm2", "lfm2moe"],
-    ),
-    (
-        Middle::Parallel,
-        &[
-            "falcon",
-            "phi2",
-            "plamo",
-            "command-r",
-            "cohere2",
-            "cohere2moe",
-        ],
-    ),
+    (Middle::ReadByNorm, &["jamba", "phi3", "phimoe", "bailingmoe3", "lfm2", "lfm2moe"]),
+    (Middle::Parallel, &["falcon", "phi2", "plamo", "command-r", "cohere2", "cohere2moe"]),
     (Middle::ParallelIf("use_parallel_residual"), &["gptneox"]),
     // The node is there, but the feed-forward network of a model without that norm does not read it (stablelm.cpp).
     (Middle::ParallelWithout("ffn_norm.weight"), &["stablelm"]),
-    (
-        Middle::Nowhere("is a mixer alone, without a feed-forward network"),
-        &["mamba", "mamba2"],
-    ),
-    (
-        Middle::Nowhere("is a mixer or a feed-forward network, never both"),
-        &["nemotron_h", "nemotron_h_moe"],
-    ),
-    (
-        Middle::Nowhere("mixes several streams of each token in each half"),
-        &["deepseek4", "gemma3n"],
-    ),
-    (
-        Middle::Nowhere("starts a new stream at some blocks"),
-        &["kimi-k3"],
-    ),
+    (Middle::Nowhere("is a mixer alone, without a feed-forward network"), &["mamba", "mamba2"]),
+    (Middle::Nowhere("is a mixer or a feed-forward network, never both"), &["nemotron_h", "nemotron_h_moe"]),
+    (Middle::Nowhere("mixes several streams of each token in each half"), &["deepseek4", "gemma3n"]),
+    (Middle::Nowhere("starts a new stream at some blocks"), &["kimi-k3"]),
 ];
 
 /// Architectures in which a block without heads (`attention.head_count` as an array) has no attention at all: what enters

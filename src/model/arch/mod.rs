@@ -377,10 +377,7 @@ impl Architecture {
     /// Why models of that architecture are refused, if that is known.
     #[must_use]
     pub fn refusal(name: &str) -> Option<&'static str> {
-        refused::REFUSED
-            .iter()
-            .find(|(refused, _)| *refused == name)
-            .map(|(_, why)| *why)
+        refused::REFUSED.iter().find(|(refused, _)| *refused == name).map(|(_, why)| *why)
     }
 
     /// The rules of an architecture that is not known, for a user who says that nothing depends on a block's number.
@@ -444,22 +441,14 @@ mod tests {
         assert_eq!(names.len(), n);
         assert!(Architecture::find("llama").is_some());
         assert!(Architecture::find("clip").is_none());
-        assert!(
-            names
-                .iter()
-                .all(|name| Architecture::refusal(name).is_none())
-        );
+        assert!(names.iter().all(|name| Architecture::refusal(name).is_none()));
     }
 
     #[test]
     fn window_patterns_are_those_of_set_swa_pattern() {
         let flags = |full, period| -> Vec<bool> {
-            let pattern = WindowPattern {
-                period: None,
-                full,
-                present: WindowPresence::Always,
-                needs_full: false,
-            };
+            let pattern =
+                WindowPattern { period: None, full, present: WindowPresence::Always, needs_full: false };
             (0..7).map(|i| pattern.has_window(period, i)).collect()
         };
         let (t, f) = (true, false);

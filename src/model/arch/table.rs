@@ -1,9 +1,8 @@
 //! The table of architectures: one line each where nothing depends on a block's number.
 
 use super::family::{
-    DENSE, EXPERTS_BY_STEP, FIRST_VALUES, GEMMA, NO_ROPE_EVERY_FOURTH, PER_LAYER, TOKENS,
-    dense_lead, flagged, hybrid, intervals, of_stream, plain, sub_blocks, windowed, with_counts,
-    with_full, with_input,
+    DENSE, EXPERTS_BY_STEP, FIRST_VALUES, GEMMA, NO_ROPE_EVERY_FOURTH, PER_LAYER, TOKENS, dense_lead,
+    flagged, hybrid, intervals, of_stream, plain, sub_blocks, windowed, with_counts, with_full, with_input,
 };
 use super::{
     Architecture, CountRule, Derived, FirstRule, FullBlock, LastRule, Needed, Period, PositionRule,
@@ -96,62 +95,33 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
     plain("mistral3"),
     with_input("talkie", "inp_norm"),
     plain("pockettts"),
-    of_stream(
-        "nanbeige",
-        Stream::Looped {
-            input: "embd",
-            loops_key: "num_loops",
-        },
-    ),
+    of_stream("nanbeige", Stream::Looped { input: "embd", loops_key: "num_loops" }),
     with_counts(
         "command-r",
-        &[CountRule::AtLeast {
-            n_blocks: 64,
-            what: "loads norms of queries and keys (command-r.cpp)",
-        }],
+        &[CountRule::AtLeast { n_blocks: 64, what: "loads norms of queries and keys (command-r.cpp)" }],
     ),
     Architecture {
-        counts: &[CountRule::QueryScale {
-            n_blocks: 46,
-            scale: QueryScale::Tensor,
-        }],
+        counts: &[CountRule::QueryScale { n_blocks: 46, scale: QueryScale::Tensor }],
         stream: GEMMA,
         ..windowed("gemma2", 2, FullBlock::Last, WindowPresence::Always)
     },
     Architecture {
-        counts: &[CountRule::QueryScale {
-            n_blocks: 62,
-            scale: QueryScale::Norm,
-        }],
+        counts: &[CountRule::QueryScale { n_blocks: 62, scale: QueryScale::Norm }],
         stream: GEMMA,
         ..windowed("gemma3", 6, FullBlock::Last, WindowPresence::IfPositive)
     },
     Architecture {
         stream: GEMMA,
         lists_since: None,
-        ..with_full(windowed(
-            "gemma-embedding",
-            6,
-            FullBlock::Last,
-            WindowPresence::Always,
-        ))
+        ..with_full(windowed("gemma-embedding", 6, FullBlock::Last, WindowPresence::Always))
     },
     Architecture {
-        stream: Stream::ResidualSum {
-            input: "inp_norm-0",
-        },
+        stream: Stream::ResidualSum { input: "inp_norm-0" },
         head_blocks: Some("decision.block_count"),
-        ..with_full(windowed(
-            "modern-bert",
-            3,
-            FullBlock::First,
-            WindowPresence::IfPositive,
-        ))
+        ..with_full(windowed("modern-bert", 3, FullBlock::First, WindowPresence::IfPositive))
     },
     Architecture {
-        stream: Stream::Stacked {
-            input: "inp_stacked",
-        },
+        stream: Stream::Stacked { input: "inp_stacked" },
         parts: PER_LAYER,
         first: Some(FirstRule::These {
             n_blocks: 20,
@@ -173,19 +143,10 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
     Architecture {
         block_prefix: "enc.blk.",
         inherited: Some("attn_rel_b.weight"),
-        ..of_stream(
-            "t5encoder",
-            Stream::NamedTo {
-                input: "embd",
-                last: "result_embd",
-            },
-        )
+        ..of_stream("t5encoder", Stream::NamedTo { input: "embd", last: "result_embd" })
     },
     windowed("cohere2", 4, FullBlock::Last, WindowPresence::Always),
-    Architecture {
-        leading: DENSE,
-        ..windowed("cohere2moe", 4, FullBlock::First, WindowPresence::Always)
-    },
+    Architecture { leading: DENSE, ..windowed("cohere2moe", 4, FullBlock::First, WindowPresence::Always) },
     windowed("olmo2", 4, FullBlock::Last, WindowPresence::IfPositive),
     windowed("plamo3", 8, FullBlock::Last, WindowPresence::IfPositive),
     windowed("mellum", 4, FullBlock::Last, WindowPresence::IfPositive),
@@ -194,10 +155,7 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         ..windowed("muse-glimmer", 4, FullBlock::Last, WindowPresence::Always)
     },
     windowed("gpt-oss", 2, FullBlock::Last, WindowPresence::Always),
-    Architecture {
-        leading: DENSE,
-        ..windowed("exaone-moe", 4, FullBlock::Last, WindowPresence::Always)
-    },
+    Architecture { leading: DENSE, ..windowed("exaone-moe", 4, FullBlock::Last, WindowPresence::Always) },
     Architecture {
         leading: DENSE,
         first: Some(FirstRule::FullAttention {
@@ -207,10 +165,7 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
     },
     flagged("mimo2"),
     Architecture {
-        stream: Stream::NamedByReader {
-            reader: "attn_norm_in",
-            last: "h_nextn",
-        },
+        stream: Stream::NamedByReader { reader: "attn_norm_in", last: "h_nextn" },
         ..flagged("step35")
     },
     flagged("spark2_5"),
@@ -224,11 +179,7 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         }],
         ..flagged("granite_swa")
     },
-    Architecture {
-        leading: DENSE,
-        arrays: &["attention.indexer.types"],
-        ..with_full(flagged("dots3note"))
-    },
+    Architecture { leading: DENSE, arrays: &["attention.indexer.types"], ..with_full(flagged("dots3note")) },
     dense_lead("deepseek"),
     dense_lead("deepseek2-ocr"),
     dense_lead("dots1"),
@@ -253,10 +204,7 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         derived: &[Derived::QueryRank, Derived::Gating],
         ..dense_lead("mistral4")
     },
-    Architecture {
-        positions: &[EXPERTS_BY_STEP],
-        ..dense_lead("ernie4_5-moe")
-    },
+    Architecture { positions: &[EXPERTS_BY_STEP], ..dense_lead("ernie4_5-moe") },
     // Every block has a sliding window (deepseek4.cpp).
     Architecture {
         leading: &["hash_layer_count"],
@@ -270,29 +218,14 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         }],
         ..of_stream(
             "deepseek4",
-            Stream::Parallel {
-                input: "hc_init",
-                output: "l_last",
-                streams_key: "hyper_connection.count",
-            },
+            Stream::Parallel { input: "hc_init", output: "l_last", streams_key: "hyper_connection.count" },
         )
     },
     hybrid("jamba"),
     hybrid("granitehybrid"),
-    Architecture {
-        stream: TOKENS,
-        ..hybrid("lfm2")
-    },
-    Architecture {
-        stream: TOKENS,
-        leading: DENSE,
-        ..hybrid("lfm2moe")
-    },
-    Architecture {
-        stream: TOKENS,
-        leading: DENSE,
-        ..hybrid("kimi-linear")
-    },
+    Architecture { stream: TOKENS, ..hybrid("lfm2") },
+    Architecture { stream: TOKENS, leading: DENSE, ..hybrid("lfm2moe") },
+    Architecture { stream: TOKENS, leading: DENSE, ..hybrid("kimi-linear") },
     Architecture {
         stream: Stream::Named { input: "inp_embd" },
         leading: DENSE,
@@ -306,45 +239,22 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         ..hybrid("kimi-k3")
     },
     Architecture {
-        stream: Stream::Named {
-            input: "model.input_embed",
-        },
+        stream: Stream::Named { input: "model.input_embed" },
         leading: DENSE,
         ..hybrid("bailingmoe3")
     },
+    Architecture { stream: TOKENS, ..intervals("qwen3next") },
+    Architecture { stream: Stream::Named { input: "model.input_embed" }, ..intervals("qwen35") },
+    Architecture { stream: Stream::Named { input: "model.input_embed" }, ..intervals("qwen35moe") },
     Architecture {
-        stream: TOKENS,
-        ..intervals("qwen3next")
-    },
-    Architecture {
-        stream: Stream::Named {
-            input: "model.input_embed",
-        },
-        ..intervals("qwen35")
-    },
-    Architecture {
-        stream: Stream::Named {
-            input: "model.input_embed",
-        },
-        ..intervals("qwen35moe")
-    },
-    Architecture {
-        stream: Stream::Renamed {
-            input: "embedding_output",
-            output: "ffn_residual",
-        },
+        stream: Stream::Renamed { input: "embedding_output", output: "ffn_residual" },
         ..hybrid("plamo2")
     },
     sub_blocks("nemotron_h"),
     sub_blocks("nemotron_h_moe"),
     plain("openelm"),
     Architecture {
-        arrays: &[
-            ".xielu.alpha_n",
-            ".xielu.alpha_p",
-            ".xielu.beta",
-            ".xielu.eps",
-        ],
+        arrays: &[".xielu.alpha_n", ".xielu.alpha_p", ".xielu.beta", ".xielu.eps"],
         ..plain("apertus")
     },
     Architecture {
@@ -358,42 +268,23 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         }),
         ..plain("deci")
     },
+    Architecture { derived: &[Derived::ResidualScale], ..plain("minicpm") },
+    Architecture { positions: &[NO_ROPE_EVERY_FOURTH], ..plain("smollm3") },
     Architecture {
-        derived: &[Derived::ResidualScale],
-        ..plain("minicpm")
-    },
-    Architecture {
-        positions: &[NO_ROPE_EVERY_FOURTH],
-        ..plain("smollm3")
-    },
-    Architecture {
-        stream: Stream::Named {
-            input: "inp_embd_scaled",
-        },
+        stream: Stream::Named { input: "inp_embd_scaled" },
         leading: DENSE,
         positions: &[NO_ROPE_EVERY_FOURTH],
         lists_since: None,
         ..windowed("afmoe", 4, FullBlock::Last, WindowPresence::IfPositive)
     },
     Architecture {
-        positions: &[
-            PositionRule {
-                only_with_window: true,
-                ..NO_ROPE_EVERY_FOURTH
-            },
-            EXPERTS_BY_STEP,
-        ],
+        positions: &[PositionRule { only_with_window: true, ..NO_ROPE_EVERY_FOURTH }, EXPERTS_BY_STEP],
         last: Some(LastRule::ItselfWithoutWindow {
             why: "without a sliding window the last block, and no other, has no rotary embedding (llama4.cpp)",
         }),
         lists_since: None,
         // The scale of its full blocks' queries is an input of its own.
-        ..with_full(windowed(
-            "llama4",
-            4,
-            FullBlock::Last,
-            WindowPresence::UnlessZero,
-        ))
+        ..with_full(windowed("llama4", 4, FullBlock::Last, WindowPresence::UnlessZero))
     },
     Architecture {
         counts: &[CountRule::Exactly {
@@ -408,12 +299,7 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
             what: "no rotary embedding",
         }],
         lists_since: None,
-        ..windowed(
-            "smallthinker",
-            4,
-            FullBlock::First,
-            WindowPresence::IfPositive,
-        )
+        ..windowed("smallthinker", 4, FullBlock::First, WindowPresence::IfPositive)
     },
     Architecture {
         positions: &[PositionRule {
@@ -435,14 +321,8 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         }],
         ..with_input("rwkv6", "token_embd_norm.bias")
     },
-    Architecture {
-        first: Some(FIRST_VALUES),
-        ..with_input("rwkv7", "token_embd_norm.bias")
-    },
-    Architecture {
-        first: Some(FIRST_VALUES),
-        ..plain("arwkv7")
-    },
+    Architecture { first: Some(FIRST_VALUES), ..with_input("rwkv7", "token_embd_norm.bias") },
+    Architecture { first: Some(FIRST_VALUES), ..plain("arwkv7") },
 ];
 
 /// An architecture that is not in the table, taken for a plain one on the user's word.

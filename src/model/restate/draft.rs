@@ -3,19 +3,13 @@
 use anyhow::{Context, Result, ensure};
 
 use super::rules::{self, Rule, Step};
-use crate::gguf::{
-    Entry, EntryOut, File, Quoted, TensorInfo, TensorOut, Value, ValueOut, ValueType,
-};
+use crate::gguf::{Entry, EntryOut, File, Quoted, TensorInfo, TensorOut, Value, ValueOut, ValueType};
 use crate::model::arch::BLOCK_PREFIX;
 use crate::model::block_of;
 use crate::model::names::{Fate, Names};
 
 /// The lists that have one entry for each token of the vocabulary.
-const VOCABULARY: &[&str] = &[
-    "tokenizer.ggml.tokens",
-    "tokenizer.ggml.scores",
-    "tokenizer.ggml.token_type",
-];
+const VOCABULARY: &[&str] = &["tokenizer.ggml.tokens", "tokenizer.ggml.scores", "tokenizer.ggml.token_type"];
 
 /// What an entry will be.
 enum Content<'a> {
@@ -44,22 +38,14 @@ impl<'f, 'a> Draft<'f, 'a> {
                 entries.push((entry.key().to_owned(), Content::Kept(*entry)));
                 continue;
             };
-            if rule
-                .keys_left_out
-                .iter()
-                .any(|left_out| name.starts_with(left_out))
-            {
+            if rule.keys_left_out.iter().any(|left_out| name.starts_with(left_out)) {
                 continue;
             }
             let moved = rule.moved.iter().find(|(from, _)| *from == name);
             let name = moved.map_or(name, |(_, to)| to);
             entries.push((format!("{}.{name}", rule.stock), Content::Kept(*entry)));
         }
-        let mut draft = Self {
-            rule,
-            file,
-            entries,
-        };
+        let mut draft = Self { rule, file, entries };
         if rule.stock != rule.found {
             draft.set("general.architecture", ValueOut::string(rule.stock));
         }
@@ -202,9 +188,7 @@ impl<'f, 'a> Draft<'f, 'a> {
             Step::EndTokens => self.end_tokens()?,
             Step::LongContext => {
                 let says = |name| self.content(name).is_some();
-                let is_long = self
-                    .number(".context_length")?
-                    .is_some_and(|n_ctx| n_ctx >= 131_072);
+                let is_long = self.number(".context_length")?.is_some_and(|n_ctx| n_ctx >= 131_072);
                 if is_long && !says(".rope.scaling.type") && !says(".rope.scaling.factor") {
                     self.set(".rope.scaling.type", ValueOut::string("linear"));
                     self.set(".rope.scaling.factor", ValueOut::f32(8.0));
@@ -238,10 +222,7 @@ impl<'f, 'a> Draft<'f, 'a> {
 
     /// A list whose entries are 0 or all the same becomes that number.
     fn largest(&mut self, name: &str) -> Result<()> {
-        let Some(value) = self
-            .kept(name)
-            .filter(|value| value.value_type() == ValueType::Array)
-        else {
+        let Some(value) = self.kept(name).filter(|value| value.value_type() == ValueType::Array) else {
             return Ok(());
         };
         let mut largest = 0;
@@ -263,18 +244,12 @@ impl<'f, 'a> Draft<'f, 'a> {
 
     /// Leaves out the tokens behind those that have a row in the embedding.
     fn vocabulary(&mut self) -> Result<()> {
-        let Some(rows) = self
-            .tensor("token_embd.weight")
-            .map(|tensor| tensor.dims()[1])
-        else {
+        let Some(rows) = self.tensor("token_embd.weight").map(|tensor| tensor.dims()[1]) else {
             return Ok(());
         };
         let rows = usize::try_from(rows)?;
         for name in VOCABULARY {
-            let Some(value) = self
-                .kept(name)
-                .filter(|value| value.value_type() == ValueType::Array)
-            else {
+            let Some(value) = self.kept(name).filter(|value| value.value_type() == ValueType::Array) else {
                 continue;
             };
             let array = value.as_array()?;
@@ -287,9 +262,8 @@ impl<'f, 'a> Draft<'f, 'a> {
 
     /// The second and third of several tokens at which a text ends, under the names that llama.cpp has for them.
     fn end_tokens(&mut self) -> Result<()> {
-        let Some(value) = self
-            .kept("tokenizer.ggml.eos_token_ids")
-            .filter(|value| value.value_type() == ValueType::Array)
+        let Some(value) =
+            self.kept("tokenizer.ggml.eos_token_ids").filter(|value| value.value_type() == ValueType::Array)
         else {
             return Ok(());
         };
@@ -331,9 +305,7 @@ impl<'f, 'a> Draft<'f, 'a> {
     pub(super) fn left_out(&self) -> Vec<(String, u64)> {
         let tensors = self.file.tensors().iter();
         let tensors = tensors.filter(|tensor| self.is_left_out(tensor));
-        tensors
-            .map(|tensor| (tensor.name().to_owned(), tensor.n_bytes()))
-            .collect()
+        tensors.map(|tensor| (tensor.name().to_owned(), tensor.n_bytes())).collect()
     }
 
     fn new_name(&self, name: &str) -> Option<String> {
@@ -389,14 +361,11 @@ impl<'f, 'a> Draft<'f, 'a> {
     /// Two entries that would get one key.
     pub(super) fn entries(self) -> Result<Vec<EntryOut<'a>>> {
         let names = self.names();
-        let entries = self
-            .entries
-            .into_iter()
-            .map(|(key, content)| match content {
-                Content::Kept(entry) if entry.key() == key => EntryOut::keep(&entry),
-                Content::Kept(entry) => EntryOut::keep(&entry).renamed(key),
-                Content::New(value) => EntryOut::new(key, value),
-            });
+        let entries = self.entries.into_iter().map(|(key, content)| match content {
+            Content::Kept(entry) if entry.key() == key => EntryOut::keep(&entry),
+            Content::Kept(entry) => EntryOut::keep(&entry).renamed(key),
+            Content::New(value) => EntryOut::new(key, value),
+        });
         // An entry that is not clear names what it did.
         let (entries, _) = names.apply(entries.collect(), true)?;
         Ok(entries)

@@ -84,9 +84,7 @@ impl Restated {
 fn rule_of(file: &File<'_>) -> Option<&'static Rule> {
     let architecture = file.metadata().get("general.architecture")?;
     let architecture = architecture.value().as_str().ok()?;
-    RULES
-        .iter()
-        .find(|rule| rule.found == architecture && shows(rule, file))
+    RULES.iter().find(|rule| rule.found == architecture && shows(rule, file))
 }
 
 /// Whether a file is of that layout.
@@ -105,10 +103,7 @@ fn shows(rule: &Rule, file: &File<'_>) -> bool {
             }
             Sign::OtherVocabularies => {
                 let rows = |name| Some(file.tensors().get(name)?.dims()[1]);
-                let (main, per_layer) = (
-                    rows("token_embd.weight"),
-                    rows("per_layer_token_embd.weight"),
-                );
+                let (main, per_layer) = (rows("token_embd.weight"), rows("per_layer_token_embd.weight"));
                 main.is_some() && per_layer.is_some() && main != per_layer
             }
             Sign::Positive(key) => {
@@ -159,22 +154,10 @@ fn restate(rule: &'static Rule, file: &File<'_>) -> Result<Restated> {
     let entries = draft.entries()?;
     let sources = tensors.iter().map(|(source, _)| *source).collect();
     let tensors = tensors.into_iter().map(|(_, tensor)| tensor).collect();
-    let head = Layout::new(
-        file.header().version,
-        file.alignment(),
-        entries,
-        tensors,
-        true,
-    )?;
+    let head = Layout::new(file.header().version, file.alignment(), entries, tensors, true)?;
     let mut bytes = Vec::new();
     gguf::write_head(&head, &mut bytes)?;
-    Ok(Restated {
-        found: rule.found,
-        stock: rule.stock,
-        left_out,
-        head: bytes,
-        sources,
-    })
+    Ok(Restated { found: rule.found, stock: rule.stock, left_out, head: bytes, sources })
 }
 
 /// The layout of a file of its own for what `file` shows: its entries and tensors as they are, one behind the other.

@@ -144,27 +144,17 @@ const fn rule(found: &'static str, stock: &'static str) -> Rule {
 }
 
 const fn refused(found: &'static str, refused: &'static [Refusal]) -> Rule {
-    Rule {
-        refused,
-        ..rule(found, found)
-    }
+    Rule { refused, ..rule(found, found) }
 }
 
 /// `qwen3vl` and `qwen3vlmoe`: `handle_qwen3vl`.
 const fn qwen3vl(name: &'static str) -> Rule {
     Rule {
-        signs: &[
-            Sign::Tensors("v."),
-            Sign::Tensors("mm."),
-            Sign::Key(".vision.block_count"),
-        ],
+        signs: &[Sign::Tensors("v."), Sign::Tensors("mm."), Sign::Key(".vision.block_count")],
         tensors_left_out: VISION,
         keys_left_out: VISION_KEYS,
         steps: &[
-            Step::LengthOf {
-                name: ".n_deepstack_layers",
-                list: ".vision.deepstack_visual_indexes",
-            },
+            Step::LengthOf { name: ".n_deepstack_layers", list: ".vision.deepstack_visual_indexes" },
             Step::SectionsOf128,
         ],
         ..rule(name, name)
@@ -181,28 +171,17 @@ const fn qwen35(name: &'static str, signs: &'static [Sign]) -> Rule {
         renamed: &[("ssm_dt", "ssm_dt.bias")],
         steps: &[
             Step::Largest(".attention.head_count_kv"),
-            Step::Sections {
-                from: ".rope.dimension_sections",
-                to: ".rope.dimension_sections",
-            },
+            Step::Sections { from: ".rope.dimension_sections", to: ".rope.dimension_sections" },
         ],
-        refused: &[Refusal::False(
-            ".ssm.v_head_reordered",
-            "its value heads stand in another order",
-        )],
+        refused: &[Refusal::False(".ssm.v_head_reordered", "its value heads stand in another order")],
         ..rule(name, name)
     }
 }
 
-const LATENT: &[(&str, &str)] = &[
-    ("ffn_latent_in.", "ffn_latent_down."),
-    ("ffn_latent_out.", "ffn_latent_up."),
-];
-const LATENT_STEPS: &[Step] = &[Step::Width {
-    name: ".moe_latent_size",
-    rest: "ffn_latent_in.weight",
-    dim: 1,
-}];
+const LATENT: &[(&str, &str)] =
+    &[("ffn_latent_in.", "ffn_latent_down."), ("ffn_latent_out.", "ffn_latent_up.")];
+const LATENT_STEPS: &[Step] =
+    &[Step::Width { name: ".moe_latent_size", rest: "ffn_latent_in.weight", dim: 1 }];
 
 /// In this order: of two rules for one architecture the first that shows.
 pub(super) const RULES: &[Rule] = &[
@@ -218,26 +197,10 @@ pub(super) const RULES: &[Rule] = &[
             Step::Remove(".attention.causal"),
             Step::Remove(".attention.sliding_window_pattern"),
             Step::F32(".rope.freq_base_swa", 10_000.0),
-            Step::WidthOf {
-                name: ".dense_2_feat_in",
-                tensor: "dense.0.weight",
-                dim: 0,
-            },
-            Step::WidthOf {
-                name: ".dense_2_feat_out",
-                tensor: "dense.0.weight",
-                dim: 1,
-            },
-            Step::WidthOf {
-                name: ".dense_3_feat_in",
-                tensor: "dense.1.weight",
-                dim: 0,
-            },
-            Step::WidthOf {
-                name: ".dense_3_feat_out",
-                tensor: "dense.1.weight",
-                dim: 1,
-            },
+            Step::WidthOf { name: ".dense_2_feat_in", tensor: "dense.0.weight", dim: 0 },
+            Step::WidthOf { name: ".dense_2_feat_out", tensor: "dense.0.weight", dim: 1 },
+            Step::WidthOf { name: ".dense_3_feat_in", tensor: "dense.1.weight", dim: 0 },
+            Step::WidthOf { name: ".dense_3_feat_out", tensor: "dense.1.weight", dim: 1 },
         ],
         ..rule("gemma3", "gemma-embedding")
     },
@@ -253,10 +216,7 @@ pub(super) const RULES: &[Rule] = &[
         ],
         tensors_left_out: VISION,
         keys_left_out: VISION_KEYS,
-        moved: &[
-            ("rope.global.freq_base", "rope.freq_base"),
-            ("rope.local.freq_base", "rope.freq_base_swa"),
-        ],
+        moved: &[("rope.global.freq_base", "rope.freq_base"), ("rope.local.freq_base", "rope.freq_base_swa")],
         steps: &[
             Step::F32(".attention.layer_norm_rms_epsilon", 1e-6),
             Step::F32(".rope.freq_base", 1_000_000.0),
@@ -293,11 +253,7 @@ pub(super) const RULES: &[Rule] = &[
         tensors_left_out: &["a.", "v.", "mm.", "model.vision_tower."],
         keys_left_out: &["vision.", "audio.", "mm."],
         renamed: &[("ffn_gate_inp.per_expert_scale", "ffn_down_exps.scale")],
-        steps: &[Step::TextInPlaceOf(
-            "tokenizer.ggml.model",
-            "llama",
-            "gemma4",
-        )],
+        steps: &[Step::TextInPlaceOf("tokenizer.ggml.model", "llama", "gemma4")],
         ..rule("gemma4", "gemma4")
     },
     // handle_gptoss
@@ -308,11 +264,7 @@ pub(super) const RULES: &[Rule] = &[
             ("ffn_norm.", "post_attention_norm."),
         ],
         steps: &[
-            Step::Width {
-                name: ".expert_feed_forward_length",
-                rest: "ffn_gate_exps.weight",
-                dim: 1,
-            },
+            Step::Width { name: ".expert_feed_forward_length", rest: "ffn_gate_exps.weight", dim: 1 },
             Step::Text(".rope.scaling.type", "yarn"),
             Step::SetText("tokenizer.ggml.pre", "gpt-4o"),
         ],
@@ -327,10 +279,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         tensors_left_out: VISION,
         keys_left_out: VISION_KEYS,
-        steps: &[Step::Sections {
-            from: ".rope.mrope_section",
-            to: ".rope.dimension_sections",
-        }],
+        steps: &[Step::Sections { from: ".rope.mrope_section", to: ".rope.dimension_sections" }],
         ..rule("qwen25vl", "qwen2vl")
     },
     qwen3vl("qwen3vl"),
@@ -381,10 +330,7 @@ pub(super) const RULES: &[Rule] = &[
         moved: &[
             ("rope.scaling.beta_fast", "rope.scaling.yarn_beta_fast"),
             ("rope.scaling.beta_slow", "rope.scaling.yarn_beta_slow"),
-            (
-                "rope.scaling.mscale_all_dim",
-                "rope.scaling.yarn_log_multiplier",
-            ),
+            ("rope.scaling.mscale_all_dim", "rope.scaling.yarn_log_multiplier"),
             ("rope.scaling_beta", "attention.temperature_scale"),
         ],
         steps: &[Step::TextUnlessSaid("tokenizer.ggml.pre", "tekken")],
@@ -415,11 +361,7 @@ pub(super) const RULES: &[Rule] = &[
         keys_left_out: &["vision.", "sam.", "mm."],
         steps: &[
             Step::F32(".attention.layer_norm_rms_epsilon", 1e-6),
-            Step::Width {
-                name: ".expert_feed_forward_length",
-                rest: "ffn_down_exps.weight",
-                dim: 0,
-            },
+            Step::Width { name: ".expert_feed_forward_length", rest: "ffn_down_exps.weight", dim: 0 },
             Step::Shares {
                 name: ".expert_shared_count",
                 rest: "ffn_down_shexp.weight",
@@ -434,11 +376,7 @@ pub(super) const RULES: &[Rule] = &[
         renamed: &[("output_norm.weight", "token_embd_norm.weight")],
         steps: &[
             Step::SetText("tokenizer.ggml.pre", "lfm2"),
-            Step::TrueWidth {
-                name: ".feed_forward_length",
-                rest: "ffn_gate.weight",
-                dim: 1,
-            },
+            Step::TrueWidth { name: ".feed_forward_length", rest: "ffn_gate.weight", dim: 1 },
         ],
         ..rule("lfm2", "lfm2")
     },
@@ -466,10 +404,7 @@ pub(super) const RULES: &[Rule] = &[
     },
     // handle_nemotron_h_omni: with experts, and without.
     Rule {
-        signs: &[
-            Sign::Positive(".expert_count"),
-            Sign::Positive(".expert_used_count"),
-        ],
+        signs: &[Sign::Positive(".expert_count"), Sign::Positive(".expert_used_count")],
         tensors_left_out: &["a.", "v.", "mm.", "mtp."],
         keys_left_out: &["vision.", "audio.", "mm."],
         renamed: LATENT,
@@ -484,16 +419,12 @@ pub(super) const RULES: &[Rule] = &[
     // handle_glmocr
     refused(
         "glmocr",
-        &[Refusal::Always(
-            "gate and up projections, which llama.cpp reads as one tensor, are two",
-        )],
+        &[Refusal::Always("gate and up projections, which llama.cpp reads as one tensor, are two")],
     ),
     // convert_mllama.go; llama.cpp has no such architecture.
     refused(
         "mllama",
-        &[Refusal::Always(
-            "some of its blocks attend to an image, which no architecture of llama.cpp does",
-        )],
+        &[Refusal::Always("some of its blocks attend to an image, which no architecture of llama.cpp does")],
     ),
 ];
 
@@ -506,11 +437,7 @@ mod tests {
     fn what_is_read_under_another_name_has_rules() {
         for rule in RULES {
             let is_refused = matches!(rule.refused, [Refusal::Always(_), ..]);
-            assert!(
-                is_refused || Architecture::find(rule.stock).is_some(),
-                "{}",
-                rule.stock
-            );
+            assert!(is_refused || Architecture::find(rule.stock).is_some(), "{}", rule.stock);
             // Else stock files would be taken for it.
             let is_own = Architecture::find(rule.found).is_none();
             assert!(is_own || !rule.signs.is_empty(), "{}", rule.found);
@@ -520,11 +447,7 @@ mod tests {
     #[test]
     fn a_block_of_a_vision_tower_is_left_out_whole() {
         for rule in RULES {
-            let leaves_out = |name: &str| {
-                rule.tensors_left_out
-                    .iter()
-                    .any(|prefix| name.starts_with(prefix))
-            };
+            let leaves_out = |name: &str| rule.tensors_left_out.iter().any(|prefix| name.starts_with(prefix));
             assert!(!leaves_out("blk.0.attn_q.weight") && !leaves_out("output.weight"));
             if leaves_out("mm.0.weight") {
                 assert!(leaves_out("v.blk.0.attn_q.weight"), "{}", rule.found);

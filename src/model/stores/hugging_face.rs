@@ -23,13 +23,9 @@ pub fn find(name: &str) -> Result<PathBuf> {
         let names = repositories(&cache);
         let missing = anyhow!("{named}: no such repository in {}", cache.display());
         bail!(match names.is_empty() {
-            true => missing.context(Hint(
-                "HF_HUB_CACHE or HF_HOME name the cache where it is another".to_owned()
-            )),
-            false => missing.context(Hint(format!(
-                "there are {}",
-                closest(&repository.join("/"), &names)
-            ))),
+            true =>
+                missing.context(Hint("HF_HUB_CACHE or HF_HOME name the cache where it is another".to_owned())),
+            false => missing.context(Hint(format!("there are {}", closest(&repository.join("/"), &names)))),
         });
     }
     let snapshot = snapshot(&folder).with_context(|| named.clone())?;
@@ -63,11 +59,7 @@ fn snapshot(folder: &Path) -> Result<PathBuf> {
         Ok(commit) => {
             let commit = String::from_utf8_lossy(&commit);
             let commit = commit.trim();
-            ensure!(
-                is_name(commit),
-                "{}: does not hold the name of a commit",
-                main.display()
-            );
+            ensure!(is_name(commit), "{}: does not hold the name of a commit", main.display());
             let snapshot = snapshots.join(commit);
             ensure!(
                 snapshot.is_dir(),
@@ -77,19 +69,12 @@ fn snapshot(folder: &Path) -> Result<PathBuf> {
             Ok(snapshot)
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let entries = std::fs::read_dir(&snapshots)
-                .into_iter()
-                .flatten()
-                .flatten();
-            let mut folders: Vec<PathBuf> =
-                entries.map(|e| e.path()).filter(|p| p.is_dir()).collect();
+            let entries = std::fs::read_dir(&snapshots).into_iter().flatten().flatten();
+            let mut folders: Vec<PathBuf> = entries.map(|e| e.path()).filter(|p| p.is_dir()).collect();
             let n = folders.len();
             match (folders.pop(), n) {
                 (Some(folder), 1) => Ok(folder),
-                _ => bail!(
-                    "it has no refs/main, and {n} snapshots in {}, expected one",
-                    snapshots.display()
-                ),
+                _ => bail!("it has no refs/main, and {n} snapshots in {}, expected one", snapshots.display()),
             }
         }
         Err(error) => Err(error).with_context(|| main.display().to_string()),

@@ -29,14 +29,10 @@ pub(super) fn choose(folder: &Path, wanted: Option<&str>, named: &str) -> Result
             let models = models(&files);
             ensure!(
                 models.len() <= 1,
-                anyhow!("{named}: holds {} models", models.len()).context(Hint(format!(
-                    "{named}/FILE names one: {}",
-                    closest("", &models)
-                )))
+                anyhow!("{named}: holds {} models", models.len())
+                    .context(Hint(format!("{named}/FILE names one: {}", closest("", &models))))
             );
-            models
-                .first()
-                .and_then(|model| files.iter().find(|file| *file == model))
+            models.first().and_then(|model| files.iter().find(|file| *file == model))
         }
     };
     let Some(file) = found else {
@@ -143,14 +139,7 @@ mod tests {
             "mmproj-m.gguf",
         ]);
         let models = models(&files);
-        assert_eq!(
-            models,
-            strings(&[
-                "Q4/m-00001-of-00002.gguf",
-                "Q8/m-00001-of-00002.gguf",
-                "m.gguf"
-            ])
-        );
+        assert_eq!(models, strings(&["Q4/m-00001-of-00002.gguf", "Q8/m-00001-of-00002.gguf", "m.gguf"]));
     }
 
     #[test]

@@ -36,11 +36,7 @@ pub fn find(name: &str) -> Result<PathBuf> {
     let named = format!("lmstudio:{repository}");
     let file = (!file.is_empty()).then(|| file.join("/"));
     let folders = folders()?;
-    if let Some(folder) = folders
-        .iter()
-        .map(|f| f.join(&repository))
-        .find(|f| f.is_dir())
-    {
+    if let Some(folder) = folders.iter().map(|f| f.join(&repository)).find(|f| f.is_dir()) {
         return listing::choose(&folder, file.as_deref(), &named);
     }
     let names: Vec<String> = folders.iter().flat_map(|f| repositories(f)).collect();
@@ -62,20 +58,13 @@ fn folders() -> Result<Vec<PathBuf>> {
         false => PathBuf::from(pointer),
     };
     let mut folders = Vec::new();
-    for settings in [
-        program.join("settings.json"),
-        home.join(OLD_FOLDER).join("settings.json"),
-    ] {
+    for settings in [program.join("settings.json"), home.join(OLD_FOLDER).join("settings.json")] {
         if !settings.exists() {
             continue;
         }
         let settings: Settings =
             read_json(&settings, MAX_SETTINGS).with_context(|| settings.display().to_string())?;
-        folders.extend(
-            settings
-                .downloads_folder
-                .filter(|f| !f.as_os_str().is_empty()),
-        );
+        folders.extend(settings.downloads_folder.filter(|f| !f.as_os_str().is_empty()));
     }
     folders.extend([program.join("models"), home.join(OLD_FOLDER).join("models")]);
     folders.dedup();
@@ -87,9 +76,8 @@ fn repositories(folder: &Path) -> Vec<String> {
     let entries = |folder: &Path| {
         let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
         let entries = entries.filter(|entry| entry.path().is_dir());
-        let mut names: Vec<String> = entries
-            .filter_map(|entry| entry.file_name().into_string().ok())
-            .collect();
+        let mut names: Vec<String> =
+            entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
         names.sort();
         names
     };

@@ -48,10 +48,7 @@ pub fn locate(model: &Path) -> Result<Found> {
     let [ollama, hf, lm_studio] = PREFIXES;
     if let Some(name) = text.strip_prefix(ollama) {
         let stored = ollama::find(name)?;
-        return Ok(Found {
-            path: stored.model()?,
-            ollama: Some(stored),
-        });
+        return Ok(Found { path: stored.model()?, ollama: Some(stored) });
     }
     if let Some(name) = text.strip_prefix(hf) {
         return Ok(of_path(hugging_face::find(name)?));
@@ -157,11 +154,7 @@ fn closest(wanted: &str, names: &[String]) -> String {
     let likeness = |name: &String| strsim::jaro_winkler(&wanted, &name.to_lowercase());
     let mut sorted: Vec<(f64, &String)> = names.iter().map(|name| (likeness(name), name)).collect();
     sorted.sort_by(|(a, name), (b, other)| b.total_cmp(a).then(name.cmp(other)));
-    let shown: Vec<&str> = sorted
-        .iter()
-        .take(SHOWN)
-        .map(|(_, name)| name.as_str())
-        .collect();
+    let shown: Vec<&str> = sorted.iter().take(SHOWN).map(|(_, name)| name.as_str()).collect();
     let more = match names.len() - shown.len() {
         0 => String::new(),
         n => format!(" and {n} more"),
@@ -176,36 +169,15 @@ mod tests {
     #[test]
     fn words_do_not_lead_elsewhere() {
         assert_eq!(words("hf", "a/b-c_D.1", 2).unwrap(), ["a", "b-c_D.1"]);
-        for name in [
-            "a",
-            "",
-            "a/",
-            "/a",
-            "a/..",
-            "../b",
-            "a/b/../../c",
-            "a/b\\c",
-            "a/.",
-            "a/b\0",
-        ] {
+        for name in ["a", "", "a/", "/a", "a/..", "../b", "a/b/../../c", "a/b\\c", "a/.", "a/b\0"] {
             assert!(words("hf", name, 2).is_err(), "{name}");
         }
     }
 
     #[test]
     fn the_closest_names_come_first() {
-        let names = [
-            "qwen3:8b",
-            "llama3.2:latest",
-            "gemma3:4b",
-            "a",
-            "b",
-            "c",
-            "d",
-            "e",
-            "f",
-        ]
-        .map(str::to_owned);
+        let names =
+            ["qwen3:8b", "llama3.2:latest", "gemma3:4b", "a", "b", "c", "d", "e", "f"].map(str::to_owned);
         let shown = closest("lama3.2", &names);
         assert!(shown.starts_with("llama3.2:latest, "), "{shown}");
         assert!(shown.ends_with(" and 1 more"), "{shown}");
@@ -214,15 +186,8 @@ mod tests {
     #[test]
     fn json_errors_say_where() {
         let error = parse_json::<Vec<u8>>(b"[1,\n x]").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "is not well-formed JSON: line 2, column 2"
-        );
+        assert_eq!(error.to_string(), "is not well-formed JSON: line 2, column 2");
         let error = parse_json::<Vec<u8>>(b"{}").unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .starts_with("does not hold what is expected: line 1")
-        );
+        assert!(error.to_string().starts_with("does not hold what is expected: line 1"));
     }
 }

@@ -79,9 +79,9 @@ impl Name {
             let first = part.bytes().next();
             first.is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
                 && part.len() <= longest
-                && part.bytes().all(|byte| {
-                    byte.is_ascii_alphanumeric() || b"_-".contains(&byte) || more.contains(&byte)
-                })
+                && part
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte) || more.contains(&byte))
         };
         ensure!(
             is_part(host, b".:", 350)
@@ -110,12 +110,7 @@ impl Name {
             };
             for host in hosts {
                 let model = store.join(folder).join(host);
-                paths.push(
-                    model
-                        .join(&self.namespace)
-                        .join(&self.model)
-                        .join(&self.tag),
-                );
+                paths.push(model.join(&self.namespace).join(&self.model).join(&self.tag));
             }
         }
         paths
@@ -249,31 +244,23 @@ pub fn find(name: &str) -> Result<StoredModel> {
                 bytes => bytes.with_context(|| path.display().to_string())?,
             };
             let manifest = parse_json(&bytes).with_context(|| path.display().to_string())?;
-            return StoredModel::of(name.clone(), store, manifest)
-                .with_context(|| format!("ollama:{name}"));
+            return StoredModel::of(name.clone(), store, manifest).with_context(|| format!("ollama:{name}"));
         }
     }
     let folders: Vec<String> = stores.iter().map(|s| s.display().to_string()).collect();
     let folders = folders.join(", ");
     let names = names(&stores);
     if names.is_empty() {
-        let hint =
-            "OLLAMA_MODELS names the folder of Ollama's models where it is another".to_owned();
+        let hint = "OLLAMA_MODELS names the folder of Ollama's models where it is another".to_owned();
         bail!(anyhow!("ollama:{name}: no model of Ollama's is in {folders}").context(Hint(hint)));
     }
     let there = closest(&name.to_string(), &names);
-    bail!(
-        anyhow!("ollama:{name}: no such model in {folders}")
-            .context(Hint(format!("there are {there}")))
-    )
+    bail!(anyhow!("ollama:{name}: no such model in {folders}").context(Hint(format!("there are {there}"))))
 }
 
 /// Whether an error says that nothing is there. A part of the path that is a file is as good as nothing.
 fn is_absent(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-    )
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 /// The folders in which models may be: what the environment names, else the user's and the system service's.
@@ -339,22 +326,17 @@ impl StoredModel {
     }
 
     fn of(name: Name, store: &Path, manifest: Manifest) -> Result<Self> {
-        let mut stored = Self {
-            name,
-            store: store.to_owned(),
-            config: manifest.config,
-            layers: manifest.layers,
-        };
+        let mut stored =
+            Self { name, store: store.to_owned(), config: manifest.config, layers: manifest.layers };
         if manifest.media_type == LIST {
             let listed = select(&manifest.manifests)?;
             (stored.config, stored.layers) = match &listed.digest[..] {
                 "" => (listed.config.clone(), listed.layers.clone()),
                 digest => {
                     let path = stored.blob_path(digest, "manifest")?;
-                    let bytes = read_small(&path, MAX_MANIFEST)
-                        .with_context(|| path.display().to_string())?;
-                    let child: Manifest =
-                        parse_json(&bytes).with_context(|| path.display().to_string())?;
+                    let bytes =
+                        read_small(&path, MAX_MANIFEST).with_context(|| path.display().to_string())?;
+                    let child: Manifest = parse_json(&bytes).with_context(|| path.display().to_string())?;
                     (child.config, child.layers)
                 }
             };
@@ -381,11 +363,8 @@ impl StoredModel {
                 let mut kinds: Vec<&str> = self.layers.iter().map(|l| &l.media_type[..]).collect();
                 kinds.sort_unstable();
                 kinds.dedup();
-                let kinds: Vec<String> = kinds
-                    .iter()
-                    .take(4)
-                    .map(|kind| kind.chars().take(60).collect())
-                    .collect();
+                let kinds: Vec<String> =
+                    kinds.iter().take(4).map(|kind| kind.chars().take(60).collect()).collect();
                 bail!(
                     "{}: its manifest names no GGUF file, but {}",
                     at_name(),
@@ -395,11 +374,9 @@ impl StoredModel {
                     }
                 )
             }
-            files => bail!(
-                "{}: its manifest names {} files of weights, expected one",
-                at_name(),
-                files.len()
-            ),
+            files => {
+                bail!("{}: its manifest names {} files of weights, expected one", at_name(), files.len())
+            }
         }
     }
 
@@ -408,9 +385,7 @@ impl StoredModel {
     /// # Errors
     /// A blob that is missing or has another size than the manifest says.
     pub fn files(&self, kind: Kind) -> Result<Vec<PathBuf>> {
-        self.of_kind(kind)
-            .map(|layer| self.blob(layer, kind))
-            .collect()
+        self.of_kind(kind).map(|layer| self.blob(layer, kind)).collect()
     }
 
     /// How many of its files are of one kind, there or not.
@@ -426,10 +401,8 @@ impl StoredModel {
     pub fn texts(&self, kind: Kind) -> Result<Vec<String>> {
         let read = |path: PathBuf| {
             let text = read_small(&path, MAX_TEXT).map_err(anyhow::Error::from);
-            text.and_then(|bytes| {
-                String::from_utf8(bytes).map_err(|_| anyhow!("is not UTF-8 text"))
-            })
-            .with_context(|| path.display().to_string())
+            text.and_then(|bytes| String::from_utf8(bytes).map_err(|_| anyhow!("is not UTF-8 text")))
+                .with_context(|| path.display().to_string())
         };
         self.files(kind)?.into_iter().map(read).collect()
     }
@@ -439,11 +412,7 @@ impl StoredModel {
     /// # Errors
     /// As [`StoredModel::files`]; JSON that is malformed.
     pub fn config(&self) -> Result<Config> {
-        let Some(layer) = self
-            .config
-            .as_ref()
-            .filter(|layer| !layer.digest.is_empty())
-        else {
+        let Some(layer) = self.config.as_ref().filter(|layer| !layer.digest.is_empty()) else {
             return Ok(Config::default());
         };
         let path = self.checked(layer, "configuration")?;
@@ -478,11 +447,7 @@ impl StoredModel {
             ),
             Err(error) => return Err(error).with_context(|| path.display().to_string()),
         };
-        ensure!(
-            metadata.is_file(),
-            "blob {} ({what}) is not a regular file",
-            shown()
-        );
+        ensure!(metadata.is_file(), "blob {} ({what}) is not a regular file", shown());
         if let Some(size) = layer.size.filter(|size| *size != metadata.len()) {
             bail!(
                 anyhow!(
@@ -529,34 +494,19 @@ mod tests {
     #[test]
     fn names_are_filled_up_and_shown_short() {
         for (text, manifest, shown) in [
-            (
-                "llama3.2",
-                "registry.ollama.ai/library/llama3.2/latest",
-                "llama3.2:latest",
-            ),
-            (
-                "qwen3:8b",
-                "registry.ollama.ai/library/qwen3/8b",
-                "qwen3:8b",
-            ),
+            ("llama3.2", "registry.ollama.ai/library/llama3.2/latest", "llama3.2:latest"),
+            ("qwen3:8b", "registry.ollama.ai/library/qwen3/8b", "qwen3:8b"),
             ("me/m:x", "registry.ollama.ai/me/m/x", "me/m:x"),
             (
                 "hf.co/bartowski/Q-GGUF:Q4_K_M",
                 "hf.co/bartowski/Q-GGUF/Q4_K_M",
                 "hf.co/bartowski/Q-GGUF:Q4_K_M",
             ),
-            (
-                "localhost:5000/a/b",
-                "localhost:5000/a/b/latest",
-                "localhost:5000/a/b:latest",
-            ),
+            ("localhost:5000/a/b", "localhost:5000/a/b/latest", "localhost:5000/a/b:latest"),
         ] {
             let name = Name::parse(text).unwrap();
             let paths = name.manifests(Path::new("s"));
-            assert!(
-                paths.contains(&Path::new("s/manifests").join(manifest)),
-                "{text}"
-            );
+            assert!(paths.contains(&Path::new("s/manifests").join(manifest)), "{text}");
             assert_eq!(name.to_string(), shown);
             assert_eq!(Name::parse(shown).unwrap(), name);
         }
@@ -566,8 +516,8 @@ mod tests {
     fn names_do_not_lead_elsewhere() {
         let long = "a".repeat(81);
         for text in [
-            "", ":", "a:", ":b", "..", "a/..", "../a", "a/../b", "a:..", "/a", "a/", "a//b", "a b",
-            "a\\b", "a/b/c/d", "a:b:c", "-a", ".a", "a:-b", "a\0", "b.c/d", &long,
+            "", ":", "a:", ":b", "..", "a/..", "../a", "a/../b", "a:..", "/a", "a/", "a//b", "a b", "a\\b",
+            "a/b/c/d", "a:b:c", "-a", ".a", "a:-b", "a\0", "b.c/d", &long,
         ] {
             assert!(Name::parse(text).is_err(), "{text}");
         }
@@ -586,14 +536,7 @@ mod tests {
         for digest in [format!("sha256:{digits}"), format!("sha256-{digits}")] {
             assert_eq!(stored.blob_path(&digest, "model").unwrap(), path);
         }
-        for digest in [
-            "",
-            "sha256:",
-            "sha256:../../x",
-            "md5:00",
-            &digits,
-            "sha256:é",
-        ] {
+        for digest in ["", "sha256:", "sha256:../../x", "md5:00", &digits, "sha256:é"] {
             assert!(stored.blob_path(digest, "model").is_err(), "{digest}");
         }
     }

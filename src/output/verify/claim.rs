@@ -62,9 +62,7 @@ impl HealedClaim {
             return Ok(None);
         };
         let names = entry.value().as_array()?.strs();
-        let tensors = names
-            .map(|name| Ok(name?.to_owned()))
-            .collect::<Result<_>>()?;
+        let tensors = names.map(|name| Ok(name?.to_owned())).collect::<Result<_>>()?;
         let mut loss = [f32::NAN; 2];
         if let Some(entry) = metadata.get(LOSS_KEY) {
             for (to, found) in loss.iter_mut().zip(entry.value().as_array()?.f64s()) {
@@ -123,18 +121,15 @@ impl Claim {
     /// The version that the file gives, if it is that of another release.
     #[must_use]
     pub fn other_release(&self) -> Option<&str> {
-        self.version
-            .as_deref()
-            .filter(|&version| version != THIS_RELEASE && is_version(version))
+        self.version.as_deref().filter(|&version| version != THIS_RELEASE && is_version(version))
     }
 
     /// Checks the words that the plan takes over as they are, so that nothing else could find them wrong.
     pub(super) fn check(&self, differences: &mut Differences) {
         let is_unknown = |word: &&str| *word != BY_HAND && Method::of_word(word).is_none();
         let method = self.method.as_deref();
-        let method = method
-            .filter(is_unknown)
-            .filter(|word| *word != NO_WHOLE_BLOCK || self.attention.is_none());
+        let method =
+            method.filter(is_unknown).filter(|word| *word != NO_WHOLE_BLOCK || self.attention.is_none());
         let attention = self.attention.as_ref().map(|cut| cut.method.as_str());
         let attention = attention.filter(is_unknown);
         let heal = self.heal.as_deref();
@@ -144,40 +139,25 @@ impl Claim {
             word => !is_healed || !HEALED.contains(&word),
         };
         let heal = heal.filter(is_unknown_heal);
-        for (key, word) in [
-            (METHOD_KEY, method),
-            (ATTENTION_METHOD_KEY, attention),
-            (HEAL_KEY, heal),
-        ] {
+        for (key, word) in [(METHOD_KEY, method), (ATTENTION_METHOD_KEY, attention), (HEAL_KEY, heal)] {
             if let Some(word) = word {
-                differences.push(Difference::Word {
-                    entry: Place::Key(key.to_owned()),
-                    word: word.to_owned(),
-                });
+                differences
+                    .push(Difference::Word { entry: Place::Key(key.to_owned()), word: word.to_owned() });
             }
         }
     }
 }
 
 /// How a file can have been healed.
-const HEALED: &[&str] = &[
-    "scale",
-    "linear",
-    "block",
-    "linear+block",
-    "linear+scale",
-    "block+scale",
-    "linear+block+scale",
-];
+const HEALED: &[&str] =
+    &["scale", "linear", "block", "linear+block", "linear+scale", "block+scale", "linear+block+scale"];
 
 fn kept(metadata: &Metadata<'_>) -> Result<Vec<BlockId>> {
     let Some(entry) = metadata.get(BLOCKS_KEY) else {
         return Err(anyhow!(
             "metadata '{BLOCKS_KEY}' is missing, so it is not known which blocks of a parent these are"
         )
-        .context(Hint(
-            "only what gguf-shorten wrote can be verified".to_owned(),
-        )));
+        .context(Hint("only what gguf-shorten wrote can be verified".to_owned())));
     };
     rising(entry)
 }
@@ -211,9 +191,7 @@ fn is_version(text: &str) -> bool {
     text.len() <= MAX_VERSION_BYTES
         && numbers.split('.').count() == 3
         && numbers.split('.').all(is_number)
-        && suffix
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-+.".contains(&byte))
+        && suffix.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-+.".contains(&byte))
 }
 
 #[cfg(test)]

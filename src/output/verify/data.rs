@@ -52,11 +52,8 @@ pub(super) fn compare(
     }
     note(differing(&made), &mut first);
     for (part, file) in parts.iter().enumerate() {
-        let mut of_part: Vec<OfParent<'_>> = pairs
-            .iter()
-            .enumerate()
-            .filter_map(|(index, pair)| OfParent::of(index, pair, part))
-            .collect();
+        let mut of_part: Vec<OfParent<'_>> =
+            pairs.iter().enumerate().filter_map(|(index, pair)| OfParent::of(index, pair, part)).collect();
         of_part.sort_by_key(|tensor| tensor.position);
         let mut left = &of_part[..];
         for (i, chunk) in file.bytes().chunks(CHUNK_BYTES).enumerate() {
@@ -73,10 +70,7 @@ pub(super) fn compare(
             progress(chunk.len() as u64);
         }
     }
-    Outcome {
-        parent_blake3: hasher.finalize(),
-        first_different: first,
-    }
+    Outcome { parent_blake3: hasher.finalize(), first_different: first }
 }
 
 /// A pair that is compared with bytes of one part of the parent.
@@ -129,12 +123,7 @@ fn push_pieces<'p>(
 ) {
     let both = expected.chunks(PIECE_BYTES).zip(out.chunks(PIECE_BYTES));
     for (i, (expected, out)) in both.enumerate() {
-        pieces.push(Piece {
-            pair,
-            start: start + i * PIECE_BYTES,
-            expected,
-            out,
-        });
+        pieces.push(Piece { pair, start: start + i * PIECE_BYTES, expected, out });
     }
 }
 
@@ -185,15 +174,10 @@ fn check_gap(
     differences: &mut Differences,
 ) {
     let index = |position: u64| usize::try_from(position).unwrap_or(usize::MAX);
-    let gap = out
-        .bytes()
-        .get(index(start)..index(end))
-        .unwrap_or_default();
+    let gap = out.bytes().get(index(start)..index(end)).unwrap_or_default();
     if let Some(byte) = gap.iter().position(|&byte| byte != 0) {
         differences.push(Difference::Padding {
-            behind: behind.map_or(Place::HeadPadding, |tensor| {
-                Place::Tensor(tensor.name().to_owned())
-            }),
+            behind: behind.map_or(Place::HeadPadding, |tensor| Place::Tensor(tensor.name().to_owned())),
             byte,
             found: gap[byte],
             n_bytes: gap.len(),

@@ -132,58 +132,31 @@ pub enum Whose {
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Parent { recorded, found } => write!(
-                f,
-                "the recorded parent has blake3 {recorded}, but this one has {found}"
-            ),
+            Self::Parent { recorded, found } => {
+                write!(f, "the recorded parent has blake3 {recorded}, but this one has {found}")
+            }
             Self::Word { entry, word } => {
                 write!(f, "{entry} is {}, which is not known", Quoted(word))
             }
-            Self::NoPrediction(block) => write!(
-                f,
-                "block {block} was removed as a prediction block, but it is a block as any other"
-            ),
-            Self::Header {
-                what,
-                found,
-                expected,
-            } => write!(f, "the header's {what} is {found}, expected {expected}"),
+            Self::NoPrediction(block) => {
+                write!(f, "block {block} was removed as a prediction block, but it is a block as any other")
+            }
+            Self::Header { what, found, expected } => {
+                write!(f, "the header's {what} is {found}, expected {expected}")
+            }
             Self::Missing(place) => write!(f, "{place} is missing"),
             Self::Extra(place) => write!(f, "{place} is one too many"),
-            Self::Order {
-                place,
-                found,
-                expected,
-            } => write!(
-                f,
-                "{place} is number {}, expected number {}",
-                found + 1,
-                expected + 1
-            ),
-            Self::Entry {
-                entry,
-                is_kept,
-                byte,
-                n_bytes,
-            } => {
-                let whose = if *is_kept { "parent" } else { "plan" };
-                write!(
-                    f,
-                    "{entry} differs from the {whose}'s at byte {byte} of {n_bytes}"
-                )
+            Self::Order { place, found, expected } => {
+                write!(f, "{place} is number {}, expected number {}", found + 1, expected + 1)
             }
-            Self::Info {
-                tensor,
-                what,
-                found,
-                expected,
-            } => write!(f, "{tensor} has {what} {found}, expected {expected}"),
-            Self::Data {
-                tensor,
-                expected,
-                byte,
-                n_bytes,
-            } => {
+            Self::Entry { entry, is_kept, byte, n_bytes } => {
+                let whose = if *is_kept { "parent" } else { "plan" };
+                write!(f, "{entry} differs from the {whose}'s at byte {byte} of {n_bytes}")
+            }
+            Self::Info { tensor, what, found, expected } => {
+                write!(f, "{tensor} has {what} {found}, expected {expected}")
+            }
+            Self::Data { tensor, expected, byte, n_bytes } => {
                 let (whose, parent) = match expected {
                     Whose::Parent(parent) => ("the parent's", Some(parent)),
                     Whose::PartOfParent(parent) => ("the kept parts of the parent's", Some(parent)),
@@ -197,20 +170,12 @@ impl fmt::Display for Difference {
                 }
                 write!(f, "at byte {byte} of {n_bytes}")
             }
-            Self::Padding {
-                behind,
-                byte,
-                found,
-                n_bytes,
-            } => {
+            Self::Padding { behind, byte, found, n_bytes } => {
                 match behind {
                     Place::HeadPadding => behind.fmt(f)?,
                     place => write!(f, "the padding after {place}")?,
                 }
-                write!(
-                    f,
-                    " has {found} at byte {byte} of {n_bytes}, expected zeros"
-                )
+                write!(f, " has {found} at byte {byte} of {n_bytes}, expected zeros")
             }
             Self::Head { byte, n_bytes } => write!(
                 f,
@@ -219,11 +184,9 @@ impl fmt::Display for Difference {
             Self::Length { found, expected } => {
                 write!(f, "the file has {found} bytes, expected {expected}")
             }
-            Self::InPart {
-                number,
-                n_parts,
-                difference,
-            } => write!(f, "part {number} of {n_parts}: {difference}"),
+            Self::InPart { number, n_parts, difference } => {
+                write!(f, "part {number} of {n_parts}: {difference}")
+            }
         }
     }
 }
@@ -247,17 +210,12 @@ impl Differences {
     pub(super) fn append(&mut self, other: Self, number: usize, n_parts: usize) {
         self.n += other.n;
         let left = HANDFUL.saturating_sub(self.first.len());
-        self.first
-            .extend(other.first.into_iter().take(left).map(|difference| {
-                if n_parts == 1 {
-                    return difference;
-                }
-                Difference::InPart {
-                    number: number + 1,
-                    n_parts,
-                    difference: Box::new(difference),
-                }
-            }));
+        self.first.extend(other.first.into_iter().take(left).map(|difference| {
+            if n_parts == 1 {
+                return difference;
+            }
+            Difference::InPart { number: number + 1, n_parts, difference: Box::new(difference) }
+        }));
     }
 
     /// Adds one that explains the others.
@@ -307,20 +265,11 @@ mod tests {
         for byte in 0..20 {
             differences.push(Difference::Head { byte, n_bytes: 24 });
         }
-        assert_eq!(
-            (differences.first().len(), differences.len()),
-            (HANDFUL, 20)
-        );
-        let length = Difference::Length {
-            found: 1,
-            expected: 2,
-        };
+        assert_eq!((differences.first().len(), differences.len()), (HANDFUL, 20));
+        let length = Difference::Length { found: 1, expected: 2 };
         differences.push_first(length.clone());
         assert_eq!(differences.first()[0], length);
-        assert_eq!(
-            (differences.first().len(), differences.len()),
-            (HANDFUL, 21)
-        );
+        assert_eq!((differences.first().len(), differences.len()), (HANDFUL, 21));
     }
 
     #[test]

@@ -24,10 +24,7 @@ const FAULTS: &[Fault] = &[
         last: [0, 1, 0],
         did: |parent, _| {
             let key = names::first_entry(parent)?;
-            Some(format!(
-                "left metadata that names tensors or blocks as it was, such as {}",
-                Quoted(key)
-            ))
+            Some(format!("left metadata that names tensors or blocks as it was, such as {}", Quoted(key)))
         },
     },
     Fault {
@@ -64,8 +61,7 @@ const FAULTS: &[Fault] = &[
         last: [0, 1, 0],
         did: |parent, _| {
             let has_needed = parent.rules().is_some_and(|rules| !rules.needed.is_empty());
-            has_needed
-                .then(|| "could leave no block of a kind without which llama.cpp ends".to_owned())
+            has_needed.then(|| "could leave no block of a kind without which llama.cpp ends".to_owned())
         },
     },
     Fault {
@@ -77,16 +73,9 @@ const FAULTS: &[Fault] = &[
                 let array = entry.and_then(|entry| entry.value().as_array().ok());
                 array.is_some_and(|array| array.len() == parent.n_blocks())
             };
-            let mut keys = [
-                "adapters.token_ids_activate",
-                "adapters.token_ids_substitute",
-            ]
-            .iter();
+            let mut keys = ["adapters.token_ids_activate", "adapters.token_ids_substitute"].iter();
             let key = keys.find(|key| has_as_many(key))?;
-            Some(format!(
-                "took the list {} of adapters for one of blocks, on the user's word",
-                Quoted(key)
-            ))
+            Some(format!("took the list {} of adapters for one of blocks, on the user's word", Quoted(key)))
         },
     },
 ];
@@ -106,9 +95,9 @@ pub(super) fn removed_for_prediction(
     removed: &BTreeSet<BlockId>,
 ) -> Vec<BlockId> {
     match numbers(version) {
-        Some(version) if version <= NO_PREDICTION => ordinary_counted(parent)
-            .filter(|block| removed.contains(block))
-            .collect(),
+        Some(version) if version <= NO_PREDICTION => {
+            ordinary_counted(parent).filter(|block| removed.contains(block)).collect()
+        }
         _ => Vec::new(),
     }
 }

@@ -32,19 +32,13 @@ pub(super) fn compare(
         info(planned, out, differences);
     }
     others(
-        layout
-            .metadata()
-            .iter()
-            .map(|planned| planned.entry().key()),
+        layout.metadata().iter().map(|planned| planned.entry().key()),
         out.metadata().iter().map(Entry::key),
         Place::Key,
         differences,
     );
     others(
-        layout
-            .tensors()
-            .iter()
-            .map(|planned| planned.tensor().name()),
+        layout.tensors().iter().map(|planned| planned.tensor().name()),
         out.tensors().iter().map(TensorInfo::name),
         Place::Tensor,
         differences,
@@ -58,10 +52,7 @@ pub(super) fn compare(
                 found: found.get(byte).copied().unwrap_or(0),
                 n_bytes: planned.len() - head_end,
             },
-            None => Difference::Head {
-                byte,
-                n_bytes: planned.len(),
-            },
+            None => Difference::Head { byte, n_bytes: planned.len() },
         });
     }
     Ok(false)
@@ -71,45 +62,23 @@ pub(super) fn compare(
 fn bytes_of<'h>(head: &'h [u8], planned: &PlannedEntry<'_>) -> Result<&'h [u8]> {
     let start = usize::try_from(planned.position().0)?;
     let end = start + usize::try_from(planned.entry().n_bytes())?;
-    head.get(start..end)
-        .context("bug: an entry outside of the head")
+    head.get(start..end).context("bug: an entry outside of the head")
 }
 
 fn header(layout: &Layout<'_>, out: &gguf::File<'_>, differences: &mut Differences) {
     let numbers = [
-        (
-            "version",
-            out.header().version.into(),
-            layout.version().into(),
-        ),
-        (
-            "tensor count",
-            out.header().n_tensors,
-            layout.tensors().len() as u64,
-        ),
-        (
-            "metadata count",
-            out.header().n_metadata,
-            layout.metadata().len() as u64,
-        ),
+        ("version", out.header().version.into(), layout.version().into()),
+        ("tensor count", out.header().n_tensors, layout.tensors().len() as u64),
+        ("metadata count", out.header().n_metadata, layout.metadata().len() as u64),
     ];
     for (what, found, expected) in numbers {
         if found != expected {
-            differences.push(Difference::Header {
-                what,
-                found,
-                expected,
-            });
+            differences.push(Difference::Header { what, found, expected });
         }
     }
 }
 
-fn entry(
-    planned: &PlannedEntry<'_>,
-    expected: &[u8],
-    out: &gguf::File<'_>,
-    differences: &mut Differences,
-) {
+fn entry(planned: &PlannedEntry<'_>, expected: &[u8], out: &gguf::File<'_>, differences: &mut Differences) {
     let key = planned.entry().key();
     let place = || Place::Key(key.to_owned());
     match out.metadata().get(key) {
@@ -136,30 +105,13 @@ fn info(planned: &PlannedTensor<'_>, out: &gguf::File<'_>, differences: &mut Dif
     };
     let shape = |dims: &[u64], n_dims: usize| format!("{:?}", &dims[..n_dims]);
     let facts = [
-        (
-            "shape",
-            shape(&found.dims(), found.n_dims()),
-            shape(&tensor.dims(), tensor.n_dims()),
-        ),
-        (
-            "type",
-            found.tensor_type().name().to_owned(),
-            tensor.tensor_type().name().to_owned(),
-        ),
-        (
-            "data offset",
-            found.offset().to_string(),
-            planned.offset().to_string(),
-        ),
+        ("shape", shape(&found.dims(), found.n_dims()), shape(&tensor.dims(), tensor.n_dims())),
+        ("type", found.tensor_type().name().to_owned(), tensor.tensor_type().name().to_owned()),
+        ("data offset", found.offset().to_string(), planned.offset().to_string()),
     ];
     for (what, found, expected) in facts {
         if found != expected {
-            differences.push(Difference::Info {
-                tensor: place(),
-                what,
-                found,
-                expected,
-            });
+            differences.push(Difference::Info { tensor: place(), what, found, expected });
         }
     }
 }
@@ -178,19 +130,11 @@ fn others<'n>(
         differences.push(Difference::Extra(place((*name).to_owned())));
     }
     // Where some are missing or too many, all behind them have other numbers.
-    let numbers: BTreeMap<&str, usize> = found
-        .iter()
-        .enumerate()
-        .map(|(i, name)| (*name, i))
-        .collect();
+    let numbers: BTreeMap<&str, usize> = found.iter().enumerate().map(|(i, name)| (*name, i)).collect();
     if found.len() != planned.len() || !planned.iter().all(|name| numbers.contains_key(name)) {
         return;
     }
-    if let Some((expected, name)) = planned
-        .iter()
-        .enumerate()
-        .find(|(i, name)| numbers[*name] != *i)
-    {
+    if let Some((expected, name)) = planned.iter().enumerate().find(|(i, name)| numbers[*name] != *i) {
         differences.push(Difference::Order {
             place: place((*name).to_owned()),
             found: numbers[name],

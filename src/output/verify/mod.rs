@@ -24,9 +24,7 @@ use crate::gguf::{self, ALIGNMENT_KEY, EntryOut, Layout, Place, TensorInfo, Valu
 use crate::model::{BlockId, Model, ModelTensor};
 use crate::plan::kinds::Pattern;
 use crate::plan::parts::{Part, cut};
-use crate::plan::{
-    ChangedTensor, Constraints, Healing, Plan, Provenance, Runs, TensorChange, TensorData,
-};
+use crate::plan::{ChangedTensor, Constraints, Healing, Plan, Provenance, Runs, TensorChange, TensorData};
 
 pub use claim::{Claim, HealedClaim};
 pub use difference::{Difference, Differences, Whose};
@@ -96,9 +94,7 @@ pub fn verify(
     let removed = claim.removed(parent.n_blocks())?;
     let provenance = Provenance {
         // Without a hash that can be read, the entry differs whatever stands here.
-        parent_blake3: claim
-            .parent_blake3
-            .unwrap_or(blake3::Hash::from_bytes([0; 32])),
+        parent_blake3: claim.parent_blake3.unwrap_or(blake3::Hash::from_bytes([0; 32])),
         method: claim.method.clone().unwrap_or_default(),
         heal: claim.heal.clone().unwrap_or_default(),
     };
@@ -106,28 +102,16 @@ pub fn verify(
     let attention = claim.attention.as_ref();
     let healing = healing(parent, &claim, out);
     let healing = healing.as_ref();
-    let plan = Plan::healed(
-        parent,
-        &constraints,
-        removed,
-        attention,
-        healing,
-        &provenance,
-    )
-    .map_err(|error| match error.downcast_ref::<Hint>() {
-        None => error.context(Hint(TRUST.to_owned())),
-        Some(_) => error,
-    })
-    .context("names a cut that is refused")?;
-    let mut verification = Verification {
-        on_trust,
-        ..compare(parent, &plan, claim, out, progress)?
-    };
+    let plan = Plan::healed(parent, &constraints, removed, attention, healing, &provenance)
+        .map_err(|error| match error.downcast_ref::<Hint>() {
+            None => error.context(Hint(TRUST.to_owned())),
+            Some(_) => error,
+        })
+        .context("names a cut that is refused")?;
+    let mut verification = Verification { on_trust, ..compare(parent, &plan, claim, out, progress)? };
     let version = verification.claim.version.as_deref().unwrap_or_default();
     for block in earlier::removed_for_prediction(version, parent, &verification.removed) {
-        verification
-            .differences
-            .push_first(Difference::NoPrediction(block));
+        verification.differences.push_first(Difference::NoPrediction(block));
     }
     Ok(verification)
 }
@@ -139,11 +123,8 @@ pub fn healing(parent: &Model<'_>, claim: &Claim, out: &[gguf::File<'_>]) -> Opt
     let healed = claim.healed.as_ref()?;
     let numbers: BTreeMap<BlockId, usize> = claim.kept.iter().copied().zip(0..).collect();
     let changed = |name: &String| {
-        let (source, tensor) = parent
-            .tensors()
-            .iter()
-            .enumerate()
-            .find(|(_, tensor)| tensor.info.name() == name)?;
+        let (source, tensor) =
+            parent.tensors().iter().enumerate().find(|(_, tensor)| tensor.info.name() == name)?;
         let name = match tensor.block {
             Some((block, rest)) => {
                 format!("{}{}.{rest}", parent.block_prefix(), numbers.get(&block)?)
@@ -151,16 +132,10 @@ pub fn healing(parent: &Model<'_>, claim: &Claim, out: &[gguf::File<'_>]) -> Opt
             None => name.clone(),
         };
         let found = out.iter().find_map(|file| file.tensors().get(&name))?;
-        let changed = ChangedTensor {
-            tensor_type: found.tensor_type(),
-            bytes: found.bytes().to_vec(),
-        };
+        let changed = ChangedTensor { tensor_type: found.tensor_type(), bytes: found.bytes().to_vec() };
         (found.dims() == tensor.info.dims()).then_some((source, changed))
     };
-    Some(Healing {
-        tensors: healed.tensors.iter().filter_map(changed).collect(),
-        loss: healed.loss,
-    })
+    Some(Healing { tensors: healed.tensors.iter().filter_map(changed).collect(), loss: healed.loss })
 }
 
 /// Compares `out` with `plan`, which was made for `parent` from what `out` says of itself, which is `claim`. As
@@ -194,10 +169,7 @@ pub fn compare(
     if let Some(recorded) = claim.parent_blake3
         && recorded != outcome.parent_blake3
     {
-        differences.push_first(Difference::Parent {
-            recorded,
-            found: outcome.parent_blake3,
-        });
+        differences.push_first(Difference::Parent { recorded, found: outcome.parent_blake3 });
     }
     for (pair, byte) in pairs.iter().zip(outcome.first_different) {
         if let Some(byte) = byte {
@@ -214,10 +186,7 @@ pub fn compare(
         data::check_padding(file, &mut of_part);
         let n_bytes = file.bytes().len() as u64;
         if n_bytes != part.layout.file_len() {
-            of_part.push(Difference::Length {
-                found: n_bytes,
-                expected: part.layout.file_len(),
-            });
+            of_part.push(Difference::Length { found: n_bytes, expected: part.layout.file_len() });
         }
         differences.append(of_part, number, out.len());
     }
@@ -301,10 +270,7 @@ fn parts<'a>(layout: &Layout<'a>, out: &[gguf::File<'_>]) -> Result<Vec<Part<'a>
     if let [file] = out
         && !is_split(file)
     {
-        return Ok(vec![Part {
-            layout: layout.clone(),
-            tensors: 0..n_tensors,
-        }]);
+        return Ok(vec![Part { layout: layout.clone(), tensors: 0..n_tensors }]);
     }
     let mut start = 0;
     let mut ranges = Vec::new();
@@ -336,29 +302,15 @@ fn as_of_release<'a>(
         files.all(|file| file.alignment() == alignment && file.is_mappable())
     });
     let alignment = kept.map_or(layout.alignment(), |_| parent.first().alignment());
-    let entries = layout
-        .metadata()
-        .iter()
-        .map(|planned| match planned.entry() {
-            entry if entry.key() == VERSION_KEY => EntryOut::string(VERSION_KEY, version),
-            entry if entry.key() == ALIGNMENT_KEY => {
-                kept.map_or_else(|| entry.clone(), EntryOut::keep)
-            }
-            entry => entry.clone(),
-        });
-    let tensors = layout
-        .tensors()
-        .iter()
-        .map(|planned| planned.tensor().clone());
+    let entries = layout.metadata().iter().map(|planned| match planned.entry() {
+        entry if entry.key() == VERSION_KEY => EntryOut::string(VERSION_KEY, version),
+        entry if entry.key() == ALIGNMENT_KEY => kept.map_or_else(|| entry.clone(), EntryOut::keep),
+        entry => entry.clone(),
+    });
+    let tensors = layout.tensors().iter().map(|planned| planned.tensor().clone());
     // The length of the data is the same, so that the end is padded if it was, or needs no padding.
     let pad_end = layout.file_len().is_multiple_of(layout.alignment());
-    Ok(Layout::new(
-        layout.version(),
-        alignment,
-        entries.collect(),
-        tensors.collect(),
-        pad_end,
-    )?)
+    Ok(Layout::new(layout.version(), alignment, entries.collect(), tensors.collect(), pad_end)?)
 }
 
 /// A tensor of the file, and what its data should be.
@@ -370,10 +322,7 @@ pub(crate) struct Pair<'p> {
 /// What the data of a tensor should be.
 enum Expected<'p> {
     /// These bytes of the parent's tensor.
-    Parent {
-        tensor: &'p ModelTensor<'p>,
-        runs: Cow<'p, Runs>,
-    },
+    Parent { tensor: &'p ModelTensor<'p>, runs: Cow<'p, Runs> },
     /// What the plan made.
     Made(&'p [u8]),
 }
@@ -404,14 +353,12 @@ fn pairs<'p>(
     for (planned, data) in layout.tensors().iter().zip(data) {
         let expected = match (data, data.source_in(parent)?) {
             (TensorData::Made { bytes, .. }, _) => Expected::Made(bytes),
-            (TensorData::Sliced { runs, .. }, Some(tensor)) => Expected::Parent {
-                tensor,
-                runs: Cow::Borrowed(runs),
-            },
-            (_, Some(tensor)) => Expected::Parent {
-                tensor,
-                runs: Cow::Owned(Runs::all(tensor.info.bytes().len())),
-            },
+            (TensorData::Sliced { runs, .. }, Some(tensor)) => {
+                Expected::Parent { tensor, runs: Cow::Borrowed(runs) }
+            }
+            (_, Some(tensor)) => {
+                Expected::Parent { tensor, runs: Cow::Owned(Runs::all(tensor.info.bytes().len())) }
+            }
             (_, None) => bail!("bug: a planned tensor without data"),
         };
         match out.tensors().get(planned.tensor().name()) {

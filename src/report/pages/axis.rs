@@ -23,11 +23,7 @@ impl Scale {
         const FAR: f64 = 12.0;
         let (low, high) = extent(values);
         // Bounds that leave room for ticks below and above.
-        if low > 1e-200 && high < 1e200 && high / low > FAR {
-            Self::Log
-        } else {
-            Self::Linear
-        }
+        if low > 1e-200 && high < 1e200 && high / low > FAR { Self::Log } else { Self::Linear }
     }
 }
 
@@ -76,10 +72,7 @@ impl Axis {
                 // Numbers that are next to each other, or all the same, get room.
                 let least = (low.abs().max(high.abs()) * 1e-6).max(1e-12);
                 if high - low < least {
-                    (low, high) = (
-                        low - if from_zero && low >= 0.0 { 0.0 } else { least },
-                        high + least,
-                    );
+                    (low, high) = (low - if from_zero && low >= 0.0 { 0.0 } else { least }, high + least);
                 }
                 let step = round_step((high - low) / 5.0);
                 let first = (low / step).floor();
@@ -114,10 +107,7 @@ impl Axis {
     /// The value as it is drawn, moved into the range.
     pub(super) fn at(&self, value: f64) -> f64 {
         let value = if value.is_nan() { self.range.0 } else { value };
-        let (low, high) = (
-            self.range.0.min(self.range.1),
-            self.range.0.max(self.range.1),
-        );
+        let (low, high) = (self.range.0.min(self.range.1), self.range.0.max(self.range.1));
         self.scale.at(value.clamp(low, high))
     }
 
@@ -131,25 +121,19 @@ impl Axis {
 fn extent(values: impl Iterator<Item = f64>) -> (f64, f64) {
     values
         .filter(|value| value.is_finite())
-        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
-            (low.min(value), high.max(value))
-        })
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)))
 }
 
 /// The whole numbers from `first` to `last`, not many.
 fn steps(first: f64, last: f64) -> impl Iterator<Item = f64> {
     const MOST: usize = 20;
-    (0..MOST)
-        .map(move |i| first + float(i))
-        .take_while(move |&i| i <= last)
+    (0..MOST).map(move |i| first + float(i)).take_while(move |&i| i <= last)
 }
 
 /// The next of 1, 2, 5, 10, ... from `least` on.
 fn round_step(least: f64) -> f64 {
     let power = 10f64.powf(least.log10().floor());
-    let step = [1.0, 2.0, 5.0]
-        .into_iter()
-        .find(|step| step * power >= least);
+    let step = [1.0, 2.0, 5.0].into_iter().find(|step| step * power >= least);
     step.unwrap_or(10.0) * power
 }
 
@@ -180,22 +164,11 @@ fn number(value: f64, step: f64) -> String {
         return format!("{value:.0e}");
     }
     let digits = (0..8).find(|&digits| step * 10f64.powi(digits) >= 0.999);
-    let text = format!(
-        "{value:.*}",
-        usize::try_from(digits.unwrap_or(8)).unwrap_or(0)
-    );
-    if text.trim_start_matches(['-', '0', '.']).is_empty() {
-        "0".to_owned()
-    } else {
-        text
-    }
+    let text = format!("{value:.*}", usize::try_from(digits.unwrap_or(8)).unwrap_or(0));
+    if text.trim_start_matches(['-', '0', '.']).is_empty() { "0".to_owned() } else { text }
 }
 
 /// A count as a coordinate.
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "counts of blocks and rows are small"
-)]
 #[must_use]
 pub fn float(n: usize) -> f64 {
     n as f64
@@ -207,21 +180,7 @@ mod tests {
 
     #[test]
     fn axes_hold_their_values_and_have_ticks_inside() {
-        let extremes = [
-            0.0,
-            -0.0,
-            1.0,
-            -3.0,
-            0.026,
-            0.98,
-            21.5,
-            1e-310,
-            1e-9,
-            1e9,
-            1e308,
-            -1e308,
-            f64::MAX,
-        ];
+        let extremes = [0.0, -0.0, 1.0, -3.0, 0.026, 0.98, 21.5, 1e-310, 1e-9, 1e9, 1e308, -1e308, f64::MAX];
         for a in extremes {
             for b in extremes {
                 let values = [a, b];
@@ -229,25 +188,16 @@ mod tests {
                     let scale = Scale::of(values.into_iter());
                     let axis = Axis::fit("x", scale, values.into_iter(), from_zero);
                     let (low, high) = axis.range;
-                    assert!(
-                        low < high && low.is_finite() && high.is_finite(),
-                        "{a} {b}: {axis:?}"
-                    );
+                    assert!(low < high && low.is_finite() && high.is_finite(), "{a} {b}: {axis:?}");
                     assert!((1..=20).contains(&axis.ticks.len()), "{a} {b}: {axis:?}");
                     for (value, _) in &axis.ticks {
                         let share = axis.share(*value);
-                        assert!(
-                            (-1e-9..=1.0 + 1e-9).contains(&share),
-                            "{a} {b}: {value} in {axis:?}"
-                        );
+                        assert!((-1e-9..=1.0 + 1e-9).contains(&share), "{a} {b}: {value} in {axis:?}");
                     }
                     // Rounding may put a value beside the end of its axis.
                     let slack = 1e-9 * (high - low);
                     for value in values.iter().filter(|value| value.abs() < 1e300) {
-                        assert!(
-                            (low - slack..=high + slack).contains(value),
-                            "{value} in {axis:?}"
-                        );
+                        assert!((low - slack..=high + slack).contains(value), "{value} in {axis:?}");
                     }
                 }
             }
@@ -256,12 +206,7 @@ mod tests {
 
     #[test]
     fn ticks_are_round_numbers() {
-        let ticks = |axis: Axis| {
-            axis.ticks
-                .into_iter()
-                .map(|tick| tick.1)
-                .collect::<Vec<_>>()
-        };
+        let ticks = |axis: Axis| axis.ticks.into_iter().map(|tick| tick.1).collect::<Vec<_>>();
         let fit = |values: &[f64]| {
             let values = values.iter().copied();
             ticks(Axis::fit("", Scale::of(values.clone()), values, true))

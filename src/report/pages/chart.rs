@@ -171,9 +171,7 @@ impl Chart {
         // All but the element itself, which gets a title, and the titles of marks on top.
         let start = text.find('>').map_or(0, |at| at + 1);
         let end = text.rfind("</svg>").unwrap_or(text.len());
-        let body = text[start..end]
-            .replace(" opacity=\"1\"", "")
-            .replace(" stroke=\"none\"", "");
+        let body = text[start..end].replace(" opacity=\"1\"", "").replace(" stroke=\"none\"", "");
         let (width, height) = self.size;
         let mut svg = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"chart\" role=\"img\" aria-labelledby=\"{id}t {id}d\" \
@@ -216,11 +214,7 @@ impl Chart {
         let middle = Pos::new(HPos::Left, VPos::Center);
         for (shape, colour, words) in &self.legend {
             dot(&root, (left + 6, 14), *shape, *colour)?;
-            legend.draw(&Text::new(
-                words.clone(),
-                (left + 16, 14),
-                font(15, INK).pos(middle),
-            ))?;
+            legend.draw(&Text::new(words.clone(), (left + 16, 14), font(15, INK).pos(middle)))?;
             left += 34 + 7 * i32::try_from(words.chars().count())?;
         }
         let mut chart = ChartBuilder::on(&area)
@@ -229,16 +223,11 @@ impl Chart {
             .y_label_area_size(self.left)
             .build_cartesian_2d(Ticked::new(&self.x), Ticked::new(&self.y))?;
         let written = |axis: &Axis, value: f64| {
-            let tick = axis
-                .ticks
-                .iter()
-                .find(|tick| axis.scale.at(tick.0) == value);
+            let tick = axis.ticks.iter().find(|tick| axis.scale.at(tick.0) == value);
             tick.map_or(String::new(), |tick| printable(&tick.1))
         };
-        let (x_written, y_written) = (
-            |value: &f64| written(&self.x, *value),
-            |value: &f64| written(&self.y, *value),
-        );
+        let (x_written, y_written) =
+            (|value: &f64| written(&self.x, *value), |value: &f64| written(&self.y, *value));
         let mut mesh = chart.configure_mesh();
         mesh.x_desc(printable(&self.x.label))
             .y_desc(printable(&self.y.label))
@@ -261,53 +250,29 @@ impl Chart {
         for mark in &self.marks {
             let at = |(x, y): (f64, f64)| (self.x.at(x), self.y.at(y));
             match mark {
-                Mark::Bar {
-                    x,
-                    y,
-                    colour,
-                    title,
-                } => {
+                Mark::Bar { x, y, colour, title } => {
                     let corners = [at((x.0, y.1)), at((x.1, y.0))];
                     let [upper, lower] = corners.map(|corner| chart.backend_coord(&corner));
                     let style = ShapeStyle::from(colour).filled();
-                    chart
-                        .plotting_area()
-                        .draw(&Rectangle::new(corners, style))?;
+                    chart.plotting_area().draw(&Rectangle::new(corners, style))?;
                     if !title.is_empty() {
                         titles.push((upper, lower, title));
                     }
                 }
-                Mark::Line {
-                    points,
-                    colour,
-                    width,
-                } => {
+                Mark::Line { points, colour, width } => {
                     let points: Vec<_> = points.iter().map(|&point| at(point)).collect();
                     let style = ShapeStyle::from(colour).stroke_width(*width);
-                    chart
-                        .plotting_area()
-                        .draw(&PathElement::new(points, style))?;
+                    chart.plotting_area().draw(&PathElement::new(points, style))?;
                 }
-                Mark::Dot {
-                    at: place,
-                    shape,
-                    colour,
-                    title,
-                } => {
+                Mark::Dot { at: place, shape, colour, title } => {
                     let (x, y) = chart.backend_coord(&at(*place));
                     dot(&root, (x, y), *shape, *colour)?;
                     titles.push(((x - 8, y - 8), (x + 8, y + 8), title));
                 }
-                Mark::Label {
-                    at: place,
-                    offset,
-                    ends,
-                    text,
-                } => {
+                Mark::Label { at: place, offset, ends, text } => {
                     let side = if *ends { HPos::Right } else { HPos::Left };
                     let style = font(13, INK).pos(Pos::new(side, VPos::Center));
-                    let element =
-                        EmptyElement::at(at(*place)) + Text::new(printable(text), *offset, style);
+                    let element = EmptyElement::at(at(*place)) + Text::new(printable(text), *offset, style);
                     chart.plotting_area().draw(&element)?;
                 }
             }

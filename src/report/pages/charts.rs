@@ -32,13 +32,7 @@ pub fn of_section(section: &Section) -> Vec<Chart> {
 /// The influence of every block as bars, those that go in another colour, with standard errors.
 #[must_use]
 pub fn influence(scored: &Scored) -> Option<Chart> {
-    let known = || {
-        scored
-            .scores
-            .iter()
-            .enumerate()
-            .filter_map(|(i, score)| Some((i, (*score)?)))
-    };
+    let known = || scored.scores.iter().enumerate().filter_map(|(i, score)| Some((i, (*score)?)));
     let n = scored.scores.len();
     known().next()?;
     let values = known().flat_map(|(_, score)| {
@@ -54,9 +48,7 @@ pub fn influence(scored: &Scored) -> Option<Chart> {
     let mut marks = Vec::new();
     for (block, score) in known() {
         let fate = fate(scored, block);
-        let error = score
-            .stderr
-            .map_or(String::new(), |error| format!(" \u{b1} {error:.4}"));
+        let error = score.stderr.map_or(String::new(), |error| format!(" \u{b1} {error:.4}"));
         marks.push(Mark::Bar {
             x: (float(block) - 0.38, float(block) + 0.38),
             y: (floor.min(score.bi), floor.max(score.bi)),
@@ -68,11 +60,7 @@ pub fn influence(scored: &Scored) -> Option<Chart> {
         let Some(error) = score.stderr else {
             continue;
         };
-        marks.extend(error_bar(
-            float(block),
-            (score.bi - error, score.bi + error),
-            0.18,
-        ));
+        marks.extend(error_bar(float(block), (score.bi - error, score.bi + error), 0.18));
     }
     let mut legend = Vec::new();
     let removed = match scored.output {
@@ -93,10 +81,7 @@ pub fn influence(scored: &Scored) -> Option<Chart> {
     let wide = u32::try_from(90 + 3 * n).unwrap_or(u32::MAX);
     Some(Chart {
         name: "influence",
-        title: format!(
-            "Influence of the blocks of {}{removed}",
-            name(&scored.model)
-        ),
+        title: format!("Influence of the blocks of {}{removed}", name(&scored.model)),
         description: format!(
             "A bar for each of {n} blocks. The lowest is block {} with {:.4}, the highest block {} with {:.4}.",
             lowest.0, lowest.1.bi, highest.0, highest.1.bi
@@ -146,11 +131,7 @@ pub(super) fn fate(scored: &Scored, block: usize) -> Fate {
 }
 
 fn error_bar(x: f64, (low, high): (f64, f64), half_width: f64) -> [Mark; 3] {
-    let line = |points: [(f64, f64); 2]| Mark::Line {
-        points: points.to_vec(),
-        colour: INK,
-        width: 1,
-    };
+    let line = |points: [(f64, f64); 2]| Mark::Line { points: points.to_vec(), colour: INK, width: 1 };
     [
         line([(x, low), (x, high)]),
         line([(x - half_width, low), (x + half_width, low)]),
@@ -191,8 +172,7 @@ fn over_removed(section: &Section, points: &[&Point], figure: &Figure) -> Option
         };
         let (value, error) = (figure.of)(&point.quality);
         // The parent does not diverge from itself.
-        let value =
-            value.or((point.kind == Kind::Parent && figure.name == DIVERGENCE.name).then_some(0.0));
+        let value = value.or((point.kind == Kind::Parent && figure.name == DIVERGENCE.name).then_some(0.0));
         if let (Some(n), Some(value)) = (n, value) {
             found.push((n, value, error, point));
         }
@@ -207,20 +187,14 @@ fn over_removed(section: &Section, points: &[&Point], figure: &Figure) -> Option
         "divergence" => Scale::Linear,
         _ => Scale::of(found.iter().map(|point| point.1)),
     };
-    let values = found
-        .iter()
-        .flat_map(|(_, value, error, _)| [*value, value + error.unwrap_or(0.0)]);
+    let values = found.iter().flat_map(|(_, value, error, _)| [*value, value + error.unwrap_or(0.0)]);
     let mut lowest: Vec<(f64, f64)> = Vec::new();
     for &(n, value, _, _) in &found {
         if lowest.last().is_none_or(|last| last.0 != float(n)) {
             lowest.push((float(n), value));
         }
     }
-    let mut marks = vec![Mark::Line {
-        points: lowest,
-        colour: MUTED,
-        width: 1,
-    }];
+    let mut marks = vec![Mark::Line { points: lowest, colour: MUTED, width: 1 }];
     for (n, value, error, _) in &found {
         if let Some(error) = error {
             marks.extend(error_bar(float(*n), (value - error, value + error), 0.06));
@@ -231,16 +205,9 @@ fn over_removed(section: &Section, points: &[&Point], figure: &Figure) -> Option
         let error = error.map_or(String::new(), |error| format!(" \u{b1} {error:.4}"));
         marks.push(Mark::Dot {
             at: (float(*n), *value),
-            shape: if is_parent {
-                Shape::Square
-            } else {
-                Shape::Disc
-            },
+            shape: if is_parent { Shape::Square } else { Shape::Disc },
             colour: if is_parent { KEPT } else { REMOVED },
-            title: format!(
-                "{}, {n} removed: {} {value:.4}{error}",
-                point.name, figure.label
-            ),
+            title: format!("{}, {n} removed: {} {value:.4}{error}", point.name, figure.label),
         });
     }
     Some(Chart {
@@ -322,9 +289,7 @@ fn speed(section: &Section, points: &[&Point]) -> Option<Chart> {
             label: "% of the fastest; numbers are tokens per second".to_owned(),
             scale: Scale::Linear,
             range: (0.0, 110.0),
-            ticks: [0, 20, 40, 60, 80, 100]
-                .map(|i| (f64::from(i), i.to_string()))
-                .to_vec(),
+            ticks: [0, 20, 40, 60, 80, 100].map(|i| (f64::from(i), i.to_string())).to_vec(),
         },
         y: Axis {
             label: String::new(),

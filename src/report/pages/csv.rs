@@ -69,8 +69,7 @@ fn record(parent: &str, row: &Row) -> Vec<String> {
         number(quality.prompt),
         number(quality.decode),
         row.text.clone(),
-        row.verified
-            .map_or(String::new(), |verified| verified.to_string()),
+        row.verified.map_or(String::new(), |verified| verified.to_string()),
         model.blake3.clone().unwrap_or_default(),
         row.error.clone().unwrap_or_default(),
     ]

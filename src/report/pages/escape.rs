@@ -47,9 +47,7 @@ pub fn markdown(text: &str) -> String {
 #[must_use]
 pub fn command(arguments: &[String]) -> String {
     let words = arguments.iter().map(|word| shell(word));
-    let words: Vec<_> = std::iter::once("gguf-shorten".to_owned())
-        .chain(words)
-        .collect();
+    let words: Vec<_> = std::iter::once("gguf-shorten".to_owned()).chain(words).collect();
     words.join(" ")
 }
 
@@ -74,9 +72,6 @@ mod tests {
         assert_eq!(shell("a/b-1.gguf"), "a/b-1.gguf");
         assert_eq!(shell("it's $(x)"), "'it'\\''s $(x)'");
         assert_eq!(shell(""), "''");
-        assert_eq!(
-            command(&["score".to_owned(), "a b".to_owned()]),
-            "gguf-shorten score 'a b'"
-        );
+        assert_eq!(command(&["score".to_owned(), "a b".to_owned()]), "gguf-shorten score 'a b'");
     }
 }

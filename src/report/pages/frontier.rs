@@ -20,7 +20,6 @@ fn look(kind: Kind) -> (Shape, RGBColor, &'static str) {
 /// Size against divergence, and the line of those that no other is both smaller and nearer than.
 #[must_use]
 pub(super) fn frontier(section: &Section, points: &[&Point]) -> Option<Chart> {
-    #[expect(clippy::cast_precision_loss, reason = "a position in a chart")]
     let megabytes = |point: &Point| point.model.bytes.map(|bytes| bytes as f64 / 1e6);
     let mut found: Vec<(f64, f64, &Point)> = Vec::new();
     for &point in points.iter().filter(|point| point.kind != Kind::Parent) {
@@ -35,14 +34,9 @@ pub(super) fn frontier(section: &Section, points: &[&Point]) -> Option<Chart> {
     let parent = megabytes_of(section);
     let mut best: Vec<(f64, f64)> = Vec::new();
     for (i, &(size, kl, _)) in found.iter().enumerate() {
-        let is_beaten = found
-            .iter()
-            .enumerate()
-            .any(|(j, &(other_size, other_kl, _))| {
-                other_size <= size
-                    && other_kl <= kl
-                    && (other_size < size || other_kl < kl || j < i)
-            });
+        let is_beaten = found.iter().enumerate().any(|(j, &(other_size, other_kl, _))| {
+            other_size <= size && other_kl <= kl && (other_size < size || other_kl < kl || j < i)
+        });
         if !is_beaten {
             best.push((size, kl));
         }
@@ -58,12 +52,7 @@ pub(super) fn frontier(section: &Section, points: &[&Point]) -> Option<Chart> {
         ),
         size: (SIZE.0, 400),
         left: 72,
-        x: Axis::fit(
-            "size in MB",
-            Scale::Linear,
-            found.iter().map(|point| point.0).chain(parent),
-            false,
-        ),
+        x: Axis::fit("size in MB", Scale::Linear, found.iter().map(|point| point.0).chain(parent), false),
         y: Axis::fit(
             "KL divergence",
             Scale::of(found.iter().map(|point| point.1)),
@@ -80,18 +69,10 @@ pub(super) fn frontier(section: &Section, points: &[&Point]) -> Option<Chart> {
             chart.legend.push((shape, colour, words.to_owned()));
         }
     }
-    chart.marks.push(Mark::Line {
-        points: best,
-        colour: MUTED,
-        width: 2,
-    });
+    chart.marks.push(Mark::Line { points: best, colour: MUTED, width: 2 });
     if let Some(parent) = parent {
         let (low, high) = chart.y.range;
-        chart.marks.push(Mark::Line {
-            points: vec![(parent, low), (parent, high)],
-            colour: KEPT,
-            width: 1,
-        });
+        chart.marks.push(Mark::Line { points: vec![(parent, low), (parent, high)], colour: KEPT, width: 1 });
         chart.marks.push(Mark::Label {
             at: (parent, high),
             offset: (-6, 10),
@@ -114,7 +95,6 @@ pub(super) fn frontier(section: &Section, points: &[&Point]) -> Option<Chart> {
 }
 
 fn megabytes_of(section: &Section) -> Option<f64> {
-    #[expect(clippy::cast_precision_loss, reason = "a position in a chart")]
     section.parent.bytes.map(|bytes| bytes as f64 / 1e6)
 }
 
@@ -140,42 +120,22 @@ fn labels(chart: &Chart, found: &[(f64, f64, &Point)]) -> Vec<Mark> {
         let text = short(&point.name, 28);
         let (x, y) = pixel(size, kl);
         let length = CHARACTER * float(text.chars().count());
-        let places = [
-            (10, 0),
-            (10, -12),
-            (10, 12),
-            (-10, 0),
-            (-10, -12),
-            (-10, 12),
-        ];
+        let places = [(10, 0), (10, -12), (10, 12), (-10, 0), (-10, -12), (-10, 12)];
         for offset in places {
             let ends = offset.0 < 0;
             let left = x + f64::from(offset.0) - if ends { length } else { 0.0 };
             let middle = y + f64::from(offset.1);
-            let place = [
-                left,
-                middle - LINE / 2.0,
-                left + length,
-                middle + LINE / 2.0,
-            ];
+            let place = [left, middle - LINE / 2.0, left + length, middle + LINE / 2.0];
             let is_inside = left >= 0.0
                 && place[2] <= f64::from(width)
                 && place[1] >= 0.0
                 && place[3] <= f64::from(height);
             let is_clear = taken.iter().all(|other| {
-                place[2] <= other[0]
-                    || other[2] <= place[0]
-                    || place[3] <= other[1]
-                    || other[3] <= place[1]
+                place[2] <= other[0] || other[2] <= place[0] || place[3] <= other[1] || other[3] <= place[1]
             });
             if is_inside && is_clear {
                 taken.push(place);
-                labels.push(Mark::Label {
-                    at: (size, kl),
-                    offset,
-                    ends,
-                    text,
-                });
+                labels.push(Mark::Label { at: (size, kl), offset, ends, text });
                 break;
             }
         }

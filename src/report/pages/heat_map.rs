@@ -18,11 +18,7 @@ pub fn heat_map(scored: &Scored) -> Option<Chart> {
     let low = values().reduce(f64::min)?.clamp(-1.0, 1.0);
     let high = 1.0;
     let share = |value: f64| {
-        if high > low {
-            (value - low) / (high - low)
-        } else {
-            1.0
-        }
+        if high > low { (value - low) / (high - low) } else { 1.0 }
     };
     let has_titles = n * n <= CELLS_WITH_TITLES;
     let mut marks = Vec::new();
@@ -55,10 +51,7 @@ pub fn heat_map(scored: &Scored) -> Option<Chart> {
     });
     Some(Chart {
         name: "cosine",
-        title: format!(
-            "Cosine between the hidden states of {}",
-            name(&scored.model)
-        ),
+        title: format!("Cosine between the hidden states of {}", name(&scored.model)),
         description: format!(
             "A square of {n} by {n} cells: position 0 is what enters block 0, position n what leaves block n - 1. Cosines \
              are from {low:.2} to 1."
@@ -95,9 +88,7 @@ fn cividis(share: f64) -> RGBColor {
         [254, 232, 56],
     ];
     const STEPS: usize = 64;
-    let step = (1..STEPS)
-        .filter(|&i| share * float(STEPS) >= float(i))
-        .count();
+    let step = (1..STEPS).filter(|&i| share * float(STEPS) >= float(i)).count();
     let last = COLOURS.len() - 1;
     let scaled = step * last;
     let (at, part) = (scaled / (STEPS - 1), scaled % (STEPS - 1));

@@ -74,11 +74,7 @@ pub fn page(collection: &Collection) -> Result<String> {
     if n > 1 {
         html.push_str("<nav aria-label=\"Models\"><ul>\n");
         for (i, section) in collection.sections.iter().enumerate() {
-            let _ = writeln!(
-                html,
-                "<li><a href=\"#m{i}\">{}</a></li>",
-                markup(&section.name())
-            );
+            let _ = writeln!(html, "<li><a href=\"#m{i}\">{}</a></li>", markup(&section.name()));
         }
         html.push_str("</ul></nav>\n");
     }
@@ -146,11 +142,7 @@ fn all(html: &mut String, rows: &[Row]) {
             }
         };
         let (model, quality) = (&row.model, &row.quality);
-        let class = if row.kind == "parent" {
-            " class=\"p\""
-        } else {
-            ""
-        };
+        let class = if row.kind == "parent" { " class=\"p\"" } else { "" };
         let _ = write!(html, "<tr{class}>");
         let mut name = markup(&row.name);
         if row.kind == "parent" {
@@ -175,27 +167,14 @@ fn all(html: &mut String, rows: &[Row]) {
             (kind, "t"),
             (model.n_blocks.map_or(String::new(), |n| n.to_string()), ""),
             (markup(&removed), "t n"),
-            (
-                model
-                    .bytes
-                    .map_or(String::new(), |bytes| DecimalBytes(bytes).to_string()),
-                "",
-            ),
+            (model.bytes.map_or(String::new(), |bytes| DecimalBytes(bytes).to_string()), ""),
             (percent(row.share), ""),
-            (
-                measured(quality.perplexity, quality.perplexity_stderr, 2),
-                "",
-            ),
+            (measured(quality.perplexity, quality.perplexity_stderr, 2), ""),
             (measured(quality.kl, quality.kl_stderr, 4), ""),
             (percent(quality.same_top), ""),
             (measured(quality.prompt, None, 0), ""),
             (measured(quality.decode, None, 1), ""),
-            (
-                row.verified
-                    .map_or("", |verified| if verified { "yes" } else { "NO" })
-                    .to_owned(),
-                "t",
-            ),
+            (row.verified.map_or("", |verified| if verified { "yes" } else { "NO" }).to_owned(), "t"),
             (text, "t"),
         ];
         for (cell, class) in cells {
@@ -210,23 +189,13 @@ fn all(html: &mut String, rows: &[Row]) {
     html.push_str("</table></div>\n");
     if !texts.is_empty() {
         let texts = texts.iter().enumerate();
-        let texts: Vec<_> = texts
-            .map(|(i, text)| format!("{}: {text}", i + 1))
-            .collect();
-        let _ = writeln!(
-            html,
-            "<p class=\"muted\">Texts: {}.</p>",
-            markup(&texts.join("; "))
-        );
+        let texts: Vec<_> = texts.map(|(i, text)| format!("{}: {text}", i + 1)).collect();
+        let _ = writeln!(html, "<p class=\"muted\">Texts: {}.</p>", markup(&texts.join("; ")));
     }
 }
 
 fn of_model(html: &mut String, number: usize, section: &Section) -> Result<()> {
-    let _ = writeln!(
-        html,
-        "<section id=\"m{number}\">\n<h2>{}</h2>",
-        markup(&section.name())
-    );
+    let _ = writeln!(html, "<section id=\"m{number}\">\n<h2>{}</h2>", markup(&section.name()));
     let _ = writeln!(html, "<p>{}</p>", markup(&about(&section.parent)));
     for verdict in &section.verdicts {
         let _ = writeln!(html, "<p>{}</p>", markup(verdict));
@@ -254,11 +223,7 @@ fn of_model(html: &mut String, number: usize, section: &Section) -> Result<()> {
         html.push_str("<div>\n");
         let svg = chart.svg(&id())?;
         figure(html, &chart.title, &svg);
-        let _ = writeln!(
-            html,
-            "<p class=\"muted\">{}</p>",
-            markup(&chart.description)
-        );
+        let _ = writeln!(html, "<p class=\"muted\">{}</p>", markup(&chart.description));
         html.push_str("</div>\n");
     }
     html.push_str("</div>\n");
@@ -269,11 +234,7 @@ fn of_model(html: &mut String, number: usize, section: &Section) -> Result<()> {
 }
 
 fn figure(html: &mut String, title: &str, svg: &str) {
-    let _ = writeln!(
-        html,
-        "<figure><figcaption>{}</figcaption>\n{svg}</figure>",
-        markup(title)
-    );
+    let _ = writeln!(html, "<figure><figcaption>{}</figcaption>\n{svg}</figure>", markup(title));
 }
 
 /// The numbers of the bars.
@@ -302,9 +263,7 @@ fn cosines(html: &mut String, scored: &Scored) {
     if n == 0 || n > MOST {
         return;
     }
-    html.push_str(
-        "<details><summary>Cosines</summary>\n<div class=\"wide\"><table>\n<tr><th></th>",
-    );
+    html.push_str("<details><summary>Cosines</summary>\n<div class=\"wide\"><table>\n<tr><th></th>");
     for i in 0..n {
         let _ = write!(html, "<th>{i}</th>");
     }
@@ -320,11 +279,8 @@ fn cosines(html: &mut String, scored: &Scored) {
 }
 
 fn tasks(html: &mut String, section: &Section) {
-    let rows: Vec<_> = section
-        .points
-        .iter()
-        .flat_map(|point| point.tasks.iter().map(move |task| (point, task)))
-        .collect();
+    let rows: Vec<_> =
+        section.points.iter().flat_map(|point| point.tasks.iter().map(move |task| (point, task))).collect();
     if rows.is_empty() {
         return;
     }
@@ -334,11 +290,7 @@ fn tasks(html: &mut String, section: &Section) {
             html,
             "<tr><td class=\"t n\">{}</td><td class=\"t\">{task}</td><td>{} %</td></tr>",
             markup(&point.name),
-            measured(
-                Some(100.0 * accuracy),
-                stderr.map(|stderr| 100.0 * stderr),
-                1
-            )
+            measured(Some(100.0 * accuracy), stderr.map(|stderr| 100.0 * stderr), 1)
         );
     }
     html.push_str("</table></div>\n");
@@ -355,7 +307,9 @@ fn reproduce(html: &mut String, section: &Section) {
             markup(&commands.join("\n")).replace("\u{fffd}", "\n")
         );
     }
-    html.push_str("<div class=\"wide\"><table>\n<tr><th class=\"t\">file</th><th class=\"t\">BLAKE3</th></tr>\n");
+    html.push_str(
+        "<div class=\"wide\"><table>\n<tr><th class=\"t\">file</th><th class=\"t\">BLAKE3</th></tr>\n",
+    );
     for (what, hash) in hashes(section) {
         let _ = writeln!(
             html,

@@ -58,29 +58,20 @@ fn line(row: &Row) -> String {
         row.kind.to_owned(),
         model.n_blocks.map_or(String::new(), |n| n.to_string()),
         markdown(&row.removed),
-        model
-            .bytes
-            .map_or(String::new(), |bytes| DecimalBytes(bytes).to_string()),
+        model.bytes.map_or(String::new(), |bytes| DecimalBytes(bytes).to_string()),
         percent(row.share),
         measured(quality.perplexity, quality.perplexity_stderr, 2),
         measured(quality.kl, quality.kl_stderr, 4),
         percent(quality.same_top),
         measured(quality.prompt, None, 0),
         measured(quality.decode, None, 1),
-        row.verified
-            .map_or("", |verified| if verified { "yes" } else { "NO" })
-            .to_owned(),
+        row.verified.map_or("", |verified| if verified { "yes" } else { "NO" }).to_owned(),
     ];
     format!("| {} |", cells.join(" | "))
 }
 
 fn of_model(text: &mut String, section: &Section) {
-    let _ = writeln!(
-        text,
-        "\n## {}\n\n{}",
-        markdown(&section.name()),
-        markdown(&about(&section.parent))
-    );
+    let _ = writeln!(text, "\n## {}\n\n{}", markdown(&section.name()), markdown(&about(&section.parent)));
     for verdict in &section.verdicts {
         let _ = writeln!(text, "\n{}", markdown(verdict));
     }

@@ -155,35 +155,24 @@ fn is_same_model(a: &SavedModel, b: &SavedModel) -> bool {
 pub fn name(model: &SavedModel) -> String {
     let path = model.path.as_deref().unwrap_or("unnamed model");
     let file = Path::new(path).file_name();
-    file.map_or_else(
-        || path.to_owned(),
-        |file| file.to_string_lossy().into_owned(),
-    )
+    file.map_or_else(|| path.to_owned(), |file| file.to_string_lossy().into_owned())
 }
 
 impl Collection {
     /// Puts results together.
     #[must_use]
     pub fn new(results: Vec<Saved>) -> Self {
-        let mut collection = Self {
-            n_results: results.len(),
-            ..Self::default()
-        };
+        let mut collection = Self { n_results: results.len(), ..Self::default() };
         for made in results.iter().filter_map(Saved::made) {
             let of = |version: &Option<String>| version.clone().unwrap_or_else(|| "?".to_owned());
             let (version, llama_cpp) = (of(&made.version), of(&made.llama_cpp));
-            collection
-                .versions
-                .insert(format!("gguf-shorten {version} with llama.cpp {llama_cpp}"));
+            collection.versions.insert(format!("gguf-shorten {version} with llama.cpp {llama_cpp}"));
         }
         // Which parent a file was made from is known from the result that made it.
         let mut parents: HashMap<String, SavedModel> = HashMap::new();
         for result in &results {
             if let Saved::Scored(scored) = result
-                && let Some(hash) = scored
-                    .output
-                    .as_ref()
-                    .and_then(|output| output.blake3.clone())
+                && let Some(hash) = scored.output.as_ref().and_then(|output| output.blake3.clone())
             {
                 parents.entry(hash).or_insert_with(|| scored.model.clone());
             }
@@ -210,9 +199,7 @@ impl Collection {
             }
         }
         for section in &mut collection.sections {
-            section
-                .points
-                .sort_by_key(|point| (point.by_search, point.kind));
+            section.points.sort_by_key(|point| (point.by_search, point.kind));
         }
         collection
     }
@@ -239,23 +226,11 @@ impl Collection {
         section.scored.push(scored);
         if let Some(evaluated) = evaluation {
             let parent = section.parent.clone();
-            self.add_evaluated(
-                index,
-                Some(parent),
-                Evaluated {
-                    made: Made::default(),
-                    ..*evaluated
-                },
-            );
+            self.add_evaluated(index, Some(parent), Evaluated { made: Made::default(), ..*evaluated });
         }
     }
 
-    fn add_evaluated(
-        &mut self,
-        index: &mut Index,
-        parent: Option<SavedModel>,
-        evaluated: Evaluated,
-    ) {
+    fn add_evaluated(&mut self, index: &mut Index, parent: Option<SavedModel>, evaluated: Evaluated) {
         let kind = match &parent {
             Some(parent) if !is_same_model(parent, &evaluated.model) => {
                 let n_blocks = |model: &SavedModel| model.n_blocks;
@@ -266,10 +241,7 @@ impl Collection {
             }
             _ => Kind::Parent,
         };
-        let section = index.section(
-            &mut self.sections,
-            parent.as_ref().unwrap_or(&evaluated.model),
-        );
+        let section = index.section(&mut self.sections, parent.as_ref().unwrap_or(&evaluated.model));
         if evaluated.made != Made::default() {
             section.made.push(evaluated.made);
         }
@@ -349,11 +321,7 @@ struct Index {
 
 impl Index {
     /// The section of `model`, a new one if there is none. A model without a hash goes by its path.
-    fn section<'s>(
-        &mut self,
-        sections: &'s mut Vec<Section>,
-        model: &SavedModel,
-    ) -> &'s mut Section {
+    fn section<'s>(&mut self, sections: &'s mut Vec<Section>, model: &SavedModel) -> &'s mut Section {
         let path = model.path.clone().unwrap_or_default();
         let known = match &model.blake3 {
             Some(blake3) => self.by_blake3.get(blake3),
@@ -361,10 +329,7 @@ impl Index {
         };
         let at = known.copied().unwrap_or(sections.len());
         if at == sections.len() {
-            sections.push(Section {
-                parent: model.clone(),
-                ..Section::default()
-            });
+            sections.push(Section { parent: model.clone(), ..Section::default() });
         }
         if let Some(blake3) = &model.blake3 {
             self.by_blake3.entry(blake3.clone()).or_insert(at);

@@ -27,9 +27,7 @@ pub(super) struct Row {
 /// One row for each model and text, by section, parents first.
 pub(super) fn rows(collection: &Collection) -> Vec<Row> {
     let sections = collection.sections.iter().enumerate();
-    sections
-        .flat_map(|(i, section)| of_section(i, section))
-        .collect()
+    sections.flat_map(|(i, section)| of_section(i, section)).collect()
 }
 
 fn of_section(number: usize, section: &Section) -> Vec<Row> {
@@ -41,13 +39,10 @@ fn of_section(number: usize, section: &Section) -> Vec<Row> {
         let found = of_model.find(|result| is_same_model(&result.output, model));
         found.map(|result| result.verified)
     };
-    #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
     let row = |model: &SavedModel| Row {
         section: number,
         name: name(model),
-        share: bytes(&section.parent)
-            .zip(bytes(model))
-            .map(|(parent, bytes)| bytes as f64 / parent as f64),
+        share: bytes(&section.parent).zip(bytes(model)).map(|(parent, bytes)| bytes as f64 / parent as f64),
         verified: verified(model),
         model: model.clone(),
         ..Row::default()
@@ -61,17 +56,11 @@ fn of_section(number: usize, section: &Section) -> Vec<Row> {
     let parents = section.points.iter().enumerate();
     for (i, point) in parents.filter(|(_, point)| point.kind == Kind::Parent) {
         used[i] = true;
-        let parent = Row {
-            kind: "parent",
-            ..row(&section.parent)
-        };
+        let parent = Row { kind: "parent", ..row(&section.parent) };
         rows.push(with_point(parent, point));
     }
     if rows.is_empty() {
-        rows.push(Row {
-            kind: "parent",
-            ..row(&section.parent)
-        });
+        rows.push(Row { kind: "parent", ..row(&section.parent) });
     }
     for scored in &section.scored {
         let Some(output) = &scored.output else {
@@ -83,17 +72,10 @@ fn of_section(number: usize, section: &Section) -> Vec<Row> {
         };
         if !scored.attention_removed.is_empty() {
             let comma = if removed.is_empty() { "" } else { ", " };
-            removed.push_str(&format!(
-                "{comma}attention of {}",
-                block_list(&scored.attention_removed)
-            ));
+            removed.push_str(&format!("{comma}attention of {}", block_list(&scored.attention_removed)));
         }
         let bare = Row {
-            kind: if output.path.is_some() {
-                "shortened"
-            } else {
-                "planned"
-            },
+            kind: if output.path.is_some() { "shortened" } else { "planned" },
             removed,
             method: scored.method.clone().unwrap_or_default(),
             ..row(output)
@@ -138,15 +120,9 @@ fn of_section(number: usize, section: &Section) -> Vec<Row> {
 /// The text of a point, in words.
 pub(super) fn text(point: &Point) -> String {
     let text = &point.text;
-    let mut words = text
-        .source
-        .clone()
-        .unwrap_or_else(|| "unnamed text".to_owned());
+    let mut words = text.source.clone().unwrap_or_else(|| "unnamed text".to_owned());
     if let (Some(tokens), Some(window)) = (text.tokens, text.window) {
-        words.push_str(&format!(
-            ", {} tokens in windows of {window}",
-            indicatif::HumanCount(tokens)
-        ));
+        words.push_str(&format!(", {} tokens in windows of {window}", indicatif::HumanCount(tokens)));
     }
     if point.by_search {
         words.push_str(", by the search that chose the blocks");

@@ -17,11 +17,7 @@ pub(super) fn versions(collection: &Collection) -> String {
 }
 
 pub(super) fn plural(n: usize, word: &str) -> String {
-    format!(
-        "{} {word}{}",
-        HumanCount(n as u64),
-        if n == 1 { "" } else { "s" }
-    )
+    format!("{} {word}{}", HumanCount(n as u64), if n == 1 { "" } else { "s" })
 }
 
 /// A number with its standard error, if there are any.
@@ -34,32 +30,19 @@ pub(super) fn measured(value: Option<f64>, stderr: Option<f64>, digits: usize) -
         true => format!("{value:.digits$}"),
         false => format!("{value:.2e}"),
     };
-    let stderr = stderr.map_or(String::new(), |stderr| {
-        format!(" \u{b1} {}", number(stderr))
-    });
+    let stderr = stderr.map_or(String::new(), |stderr| format!(" \u{b1} {}", number(stderr)));
     format!("{}{stderr}", number(value))
 }
 
 pub(super) fn percent(share: Option<f64>) -> String {
-    share.map_or(String::new(), |share| {
-        format!("{} %", measured(Some(100.0 * share), None, 1))
-    })
+    share.map_or(String::new(), |share| format!("{} %", measured(Some(100.0 * share), None, 1)))
 }
 
 /// A model on one line.
 pub(super) fn about(model: &SavedModel) -> String {
-    let mut words = vec![
-        model
-            .architecture
-            .clone()
-            .unwrap_or_else(|| "unknown architecture".to_owned()),
-    ];
+    let mut words = vec![model.architecture.clone().unwrap_or_else(|| "unknown architecture".to_owned())];
     words.extend(model.n_blocks.map(|n| plural(n, "block")));
-    words.extend(
-        model
-            .parameters
-            .map(|n| format!("{} parameters", HumanCount(n))),
-    );
+    words.extend(model.parameters.map(|n| format!("{} parameters", HumanCount(n))));
     words.extend(model.bytes.map(|bytes| DecimalBytes(bytes).to_string()));
     words.join(", ")
 }
@@ -84,39 +67,23 @@ pub(super) fn done(scored: &Scored) -> String {
         ));
     }
     if !scored.attention_removed.is_empty() {
-        gone.push(format!(
-            "attention of {} removed",
-            block_list(&scored.attention_removed)
-        ));
+        gone.push(format!("attention of {} removed", block_list(&scored.attention_removed)));
     }
     if gone.is_empty() {
         gone.push("Nothing removed".to_owned());
     }
-    let planned = if output.path.is_none() || output.blake3.is_none() {
-        ", not written"
-    } else {
-        ""
-    };
+    let planned = if output.path.is_none() || output.blake3.is_none() { ", not written" } else { "" };
     format!("{} ({by}{planned}): {}", gone.join(", "), name(output))
 }
 
 /// More of what was done, a line each.
 pub(super) fn details(scored: &Scored) -> Vec<String> {
     let mut lines = Vec::new();
-    lines.extend(
-        scored
-            .output
-            .as_ref()
-            .map(|output| format!("Output: {}", about(output))),
-    );
+    lines.extend(scored.output.as_ref().map(|output| format!("Output: {}", about(output))));
     if let Some(text) = &scored.text {
         let source = text.source.as_deref().unwrap_or("unnamed");
-        let tokens = text
-            .tokens
-            .map_or(String::new(), |n| format!(", {} tokens", HumanCount(n)));
-        let window = text
-            .window
-            .map_or(String::new(), |n| format!(" in windows of {n}"));
+        let tokens = text.tokens.map_or(String::new(), |n| format!(", {} tokens", HumanCount(n)));
+        let window = text.window.map_or(String::new(), |n| format!(" in windows of {n}"));
         lines.push(format!("Calibration text: {source}{tokens}{window}"));
     }
     for (key, words) in &scored.remarks {
@@ -130,11 +97,7 @@ pub(super) fn details(scored: &Scored) -> Vec<String> {
 /// Every command, once, in order.
 pub(super) fn commands(section: &Section) -> Vec<String> {
     let mut commands: Vec<String> = Vec::new();
-    for made in section
-        .made
-        .iter()
-        .filter(|made| !made.arguments.is_empty())
-    {
+    for made in section.made.iter().filter(|made| !made.arguments.is_empty()) {
         let command = command(&made.arguments);
         if !commands.contains(&command) {
             commands.push(command);
@@ -148,9 +111,7 @@ pub(super) fn commands(section: &Section) -> Vec<String> {
         if !scored.attention_removed.is_empty() || scored.method.as_deref() == Some("blocks") {
             continue;
         }
-        let path = |model: &SavedModel, other: &str| {
-            model.path.clone().unwrap_or_else(|| other.to_owned())
-        };
+        let path = |model: &SavedModel, other: &str| model.path.clone().unwrap_or_else(|| other.to_owned());
         let arguments = [
             path(&section.parent, "MODEL"),
             "--blocks".to_owned(),
@@ -178,22 +139,13 @@ pub(super) fn hashes(section: &Section) -> Vec<(String, String)> {
     };
     let path = |model: &SavedModel| model.path.clone().unwrap_or_default();
     add(path(&section.parent), &section.parent.blake3);
-    let outputs = section
-        .scored
-        .iter()
-        .filter_map(|scored| scored.output.as_ref());
+    let outputs = section.scored.iter().filter_map(|scored| scored.output.as_ref());
     for model in outputs.chain(section.points.iter().map(|point| &point.model)) {
         add(path(model), &model.blake3);
     }
-    let texts = section
-        .scored
-        .iter()
-        .filter_map(|scored| scored.text.as_ref());
+    let texts = section.scored.iter().filter_map(|scored| scored.text.as_ref());
     for text in texts.chain(section.points.iter().map(|point| &point.text)) {
-        add(
-            format!("text: {}", text.source.as_deref().unwrap_or("unnamed")),
-            &text.blake3,
-        );
+        add(format!("text: {}", text.source.as_deref().unwrap_or("unnamed")), &text.blake3);
     }
     hashes
 }

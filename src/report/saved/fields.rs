@@ -16,10 +16,7 @@ pub(super) struct Fields<'v> {
 impl<'v> Fields<'v> {
     /// The fields of `value`, which has no name.
     pub(super) fn of(value: &'v Value) -> Result<Self> {
-        Self::named(value, "the result".to_owned()).map(|fields| Self {
-            name: String::new(),
-            ..fields
-        })
+        Self::named(value, "the result".to_owned()).map(|fields| Self { name: String::new(), ..fields })
     }
 
     fn named(value: &'v Value, name: String) -> Result<Self> {
@@ -76,9 +73,7 @@ impl<'v> Fields<'v> {
     }
 
     pub(super) fn object(&self, key: &str) -> Result<Option<Self>> {
-        self.value(key)
-            .map(|value| Self::named(value, self.name(key)))
-            .transpose()
+        self.value(key).map(|value| Self::named(value, self.name(key))).transpose()
     }
 
     pub(super) fn list(&self, key: &str) -> Result<Option<&'v Vec<Value>>> {
@@ -131,19 +126,11 @@ impl<'v> Fields<'v> {
     pub(super) fn square(&self, key: &str) -> Result<Vec<Vec<Option<f64>>>> {
         let rows = self.list(key)?.map_or(&[][..], Vec::as_slice);
         let n = rows.len();
-        ensure!(
-            n <= MAX_BLOCKS + 1,
-            "{} has {n} rows, expected {} at most",
-            self.name(key),
-            MAX_BLOCKS + 1
-        );
+        ensure!(n <= MAX_BLOCKS + 1, "{} has {n} rows, expected {} at most", self.name(key), MAX_BLOCKS + 1);
         let row = |(i, row): (usize, &Value)| -> Result<Vec<Option<f64>>> {
             let row = row.as_array().filter(|row| row.len() == n);
             let row = row.with_context(|| {
-                format!(
-                    "row {i} of {} is no list of {n}, as many as it has rows",
-                    self.name(key)
-                )
+                format!("row {i} of {} is no list of {n}, as many as it has rows", self.name(key))
             })?;
             Ok(row.iter().map(Value::as_f64).collect())
         };

@@ -373,10 +373,7 @@ fn quality(fields: &Fields<'_>) -> Result<Quality> {
 
 fn evaluated(result: &Fields<'_>) -> Result<Evaluated> {
     let mut tasks = Vec::new();
-    for (key, name) in [
-        ("hellaswag", "HellaSwag"),
-        ("multiple_choice", "multiple choice"),
-    ] {
+    for (key, name) in [("hellaswag", "HellaSwag"), ("multiple_choice", "multiple choice")] {
         if let Some(task) = result.object(key)?
             && let Some(accuracy) = task.number("accuracy")?
         {
@@ -441,8 +438,5 @@ fn failed(result: &Fields<'_>) -> Result<Failed> {
         Some(Value::Object(_)) => model_of(result, "model")?.and_then(|model| model.path),
         _ => result.text("model")?,
     };
-    Ok(Failed {
-        path: path.or(result.text("path")?),
-        error: result.text("error")?.unwrap_or_default(),
-    })
+    Ok(Failed { path: path.or(result.text("path")?), error: result.text("error")?.unwrap_or_default() })
 }

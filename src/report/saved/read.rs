@@ -32,8 +32,7 @@ pub fn read(bytes: &[u8], seen: &mut HashSet<blake3::Hash>) -> Result<Read> {
     let mut values = Deserializer::from_slice(bytes).into_iter::<Value>();
     loop {
         let blank = bytes[values.byte_offset()..].iter();
-        let start =
-            values.byte_offset() + blank.take_while(|byte| byte.is_ascii_whitespace()).count();
+        let start = values.byte_offset() + blank.take_while(|byte| byte.is_ascii_whitespace()).count();
         let line = lines.at(start);
         let value = match values.next() {
             None => break,
@@ -62,10 +61,7 @@ pub fn read(bytes: &[u8], seen: &mut HashSet<blake3::Hash>) -> Result<Read> {
             read.n_repeated += 1;
         }
     }
-    ensure!(
-        !read.results.is_empty() || read.n_repeated > 0 || read.torn.is_some(),
-        "has no result"
-    );
+    ensure!(!read.results.is_empty() || read.n_repeated > 0 || read.torn.is_some(), "has no result");
     Ok(read)
 }
 
@@ -78,11 +74,7 @@ struct Lines<'b> {
 
 impl<'b> Lines<'b> {
     fn new(bytes: &'b [u8]) -> Self {
-        Self {
-            bytes,
-            position: 0,
-            line: 1,
-        }
+        Self { bytes, position: 0, line: 1 }
     }
 
     fn at(&mut self, position: usize) -> usize {
@@ -142,18 +134,12 @@ mod tests {
             message(&format!("{FAILED}\n\n{{\"a\":\n 1")),
             "line 3: ends inside of the object that begins there"
         );
-        assert_eq!(
-            message(&FAILED[..20]),
-            "line 1: ends inside of the object that begins there"
-        );
+        assert_eq!(message(&FAILED[..20]), "line 1: ends inside of the object that begins there");
         assert_eq!(
             message(&format!("{FAILED}\nx\n")),
             "line 2, column 1: is not JSON, expected results that --json wrote"
         );
-        assert_eq!(
-            message("[]"),
-            "line 1: the result is a list, expected an object"
-        );
+        assert_eq!(message("[]"), "line 1: the result is a list, expected an object");
         assert!(message("\n{}").starts_with("line 2: is no result of gguf-shorten"));
         assert_eq!(
             message(r#"{"model": {"block_count": "x"}, "blocks": []}"#),

@@ -100,16 +100,9 @@ pub(super) fn sub_blocks(architecture: &str, n: usize) -> Vec<(&'static str, Val
     let list = |of: &dyn Fn(usize) -> u32| ValueOut::u32s(&(0..n).map(of).collect::<Vec<_>>());
     let heads = list(&|i| if i % 4 == 2 { N_HEAD } else { 0 });
     let width = |i: usize| {
-        if i % 2 == 1 {
-            256 * (1 + i as u32 % 3)
-        } else {
-            0
-        }
+        if i % 2 == 1 { 256 * (1 + i as u32 % 3) } else { 0 }
     };
-    let mut entries = vec![
-        (".attention.head_count_kv", heads),
-        (".feed_forward_length", list(&width)),
-    ];
+    let mut entries = vec![(".attention.head_count_kv", heads), (".feed_forward_length", list(&width))];
     if architecture == "nemotron_h_moe" {
         entries.extend(experts());
         entries.retain(|(key, _)| *key != ".leading_dense_block_count");

@@ -7,11 +7,7 @@ use crate::make::{F32, I8, Q4_1, Raw, array};
 
 #[test]
 fn a_file_of_another_kind_is_not_gguf() {
-    refused(
-        b"Dear reader,\n",
-        "not a GGUF file: starts with 'Dear', expected 'GGUF'",
-        None,
-    );
+    refused(b"Dear reader,\n", "not a GGUF file: starts with 'Dear', expected 'GGUF'", None);
     refused(
         b"version https://git-lfs.github.com/spec/v1\n",
         "not a GGUF file: starts with 'vers', expected 'GGUF'",
@@ -22,11 +18,7 @@ fn a_file_of_another_kind_is_not_gguf() {
         "not a GGUF file: starts with bytes 50 4b 03 04, expected 'GGUF'",
         Some("this may be a PyTorch checkpoint; convert it to GGUF first"),
     );
-    refused(
-        b"\0",
-        "not a GGUF file: starts with bytes 00, expected 'GGUF'",
-        None,
-    );
+    refused(b"\0", "not a GGUF file: starts with bytes 00, expected 'GGUF'", None);
 }
 
 #[test]
@@ -46,11 +38,7 @@ fn other_versions_and_byte_orders_are_refused_by_name() {
         "GGUF version 1 is not supported, expected version 2 or 3",
         Some("convert or quantize the model again with a current llama.cpp"),
     );
-    refused(
-        &version(4),
-        "GGUF version 4 is not supported, expected version 2 or 3",
-        None,
-    );
+    refused(&version(4), "GGUF version 4 is not supported, expected version 2 or 3", None);
     refused(
         &version(3u32.swap_bytes()),
         "big-endian GGUF (version 3) is not supported",
@@ -68,19 +56,12 @@ fn a_file_that_ends_early_says_where() {
         (90, "metadata entry 2 of 2"),
         (150, "tensor info 1 of 2"),
     ] {
-        refused(
-            &bytes[..len],
-            &format!("file ends at byte {len}, inside {place}"),
-            INCOMPLETE,
-        );
+        refused(&bytes[..len], &format!("file ends at byte {len}, inside {place}"), INCOMPLETE);
     }
     let len = bytes.len();
     refused(
         &bytes[..len - 1],
-        &format!(
-            "tensor 'blk.1.ffn_down.weight' ends at byte {len}, but the file has {} bytes",
-            len - 1
-        ),
+        &format!("tensor 'blk.1.ffn_down.weight' ends at byte {len}, but the file has {} bytes", len - 1),
         INCOMPLETE,
     );
 }
@@ -94,9 +75,7 @@ fn counts_that_cannot_be_true_are_refused() {
         let left = bytes.len() - 24 - (8 + 20 + 4 + 8 + 5) - (8 + 17 + 4 + 4);
         refused(
             &bytes,
-            &format!(
-                "the header counts {count} tensors, but only {left} bytes of the file are left"
-            ),
+            &format!("the header counts {count} tensors, but only {left} bytes of the file are left"),
             INCOMPLETE,
         );
         let mut raw = Raw::model();
@@ -125,10 +104,7 @@ fn lengths_that_cannot_be_true_are_refused() {
         ];
         for (type_id, value) in values {
             let bytes = Raw::model().entry(b"k", type_id, &value).bytes();
-            let error = format!(
-                "file ends at byte {}, inside metadata entry 3 of 3",
-                bytes.len()
-            );
+            let error = format!("file ends at byte {}, inside metadata entry 3 of 3", bytes.len());
             refused(&bytes, &error, INCOMPLETE);
         }
         let mut key = len.to_le_bytes().to_vec();
@@ -136,10 +112,7 @@ fn lengths_that_cannot_be_true_are_refused() {
         let mut bytes = Raw::model().entry(b"last", 0, &[1]).bytes();
         let at = bytes.windows(4).position(|w| w == b"last").unwrap() - 8;
         bytes[at..at + 8].copy_from_slice(&len.to_le_bytes());
-        let error = format!(
-            "file ends at byte {}, inside metadata entry 3 of 3",
-            bytes.len()
-        );
+        let error = format!("file ends at byte {}, inside metadata entry 3 of 3", bytes.len());
         refused(&bytes, &error, INCOMPLETE);
     }
 }
@@ -233,9 +206,7 @@ fn alignments_that_are_none_are_refused() {
     for alignment in [0, 3, 33, u32::MAX] {
         refused(
             &Raw::model().u32("general.alignment", alignment).bytes(),
-            &format!(
-                "metadata 'general.alignment' is {alignment}, expected a power of two below 2^32"
-            ),
+            &format!("metadata 'general.alignment' is {alignment}, expected a power of two below 2^32"),
             None,
         );
     }
@@ -253,10 +224,7 @@ fn a_huge_alignment_is_refused_without_being_filled() {
     let bytes = raw.bytes();
     refused(
         &bytes,
-        &format!(
-            "file ends at byte {}, inside the padding before the tensor data",
-            bytes.len()
-        ),
+        &format!("file ends at byte {}, inside the padding before the tensor data", bytes.len()),
         INCOMPLETE,
     );
 }
@@ -269,9 +237,7 @@ fn names_and_keys_that_appear_twice_are_refused() {
         None,
     );
     refused(
-        &Raw::model()
-            .tensor("blk.0.ffn_down.weight", &[1], I8, &[1])
-            .bytes(),
+        &Raw::model().tensor("blk.0.ffn_down.weight", &[1], I8, &[1]).bytes(),
         "tensor 'blk.0.ffn_down.weight' appears twice, as number 1 and number 3",
         None,
     );
@@ -279,24 +245,14 @@ fn names_and_keys_that_appear_twice_are_refused() {
 
 #[test]
 fn empty_and_unreadable_keys_and_names_are_refused() {
-    refused(
-        &Raw::model().u32("", 3).bytes(),
-        "metadata entry 3 of 3 has an empty key",
-        None,
-    );
+    refused(&Raw::model().u32("", 3).bytes(), "metadata entry 3 of 3 has an empty key", None);
     let bytes = Raw::model().entry(b"\xff\xfe", 0, &[1]).bytes();
     let error = File::parse(&bytes).unwrap_err().to_string();
-    assert!(
-        error.starts_with("the key of metadata entry 3 of 3 is not UTF-8, at byte "),
-        "{error}"
-    );
+    assert!(error.starts_with("the key of metadata entry 3 of 3 is not UTF-8, at byte "), "{error}");
     refused(&bytes, &error, None);
     let bytes = Raw::model().info(b"\xff", 1, &[1], I8, 0).bytes();
     let error = File::parse(&bytes).unwrap_err().to_string();
-    assert!(
-        error.starts_with("the name of tensor info 3 of 3 is not UTF-8, at byte "),
-        "{error}"
-    );
+    assert!(error.starts_with("the name of tensor info 3 of 3 is not UTF-8, at byte "), "{error}");
     refused(&bytes, &error, None);
 }
 
@@ -312,10 +268,7 @@ fn types_that_are_not_known_are_refused_by_number() {
     }
     let bytes = Raw::model().entry(b"k", 13, &[0; 8]).bytes();
     let error = File::parse(&bytes).unwrap_err().to_string();
-    assert!(
-        error.starts_with("metadata entry 3 of 3 has unknown value type 13, at byte "),
-        "{error}"
-    );
+    assert!(error.starts_with("metadata entry 3 of 3 has unknown value type 13, at byte "), "{error}");
     refused(&bytes, &error, None);
 }
 
@@ -356,9 +309,6 @@ fn arrays_nested_without_end_are_refused() {
     let value = (0..20_000).fold(array(0, 1, &[1]), |inner, _| array(9, 1, &inner));
     let bytes = Raw::model().entry(b"k", 9, &value).bytes();
     let error = File::parse(&bytes).unwrap_err().to_string();
-    assert!(
-        error.starts_with("metadata entry 3 of 3 nests arrays more than 8 deep"),
-        "{error}"
-    );
+    assert!(error.starts_with("metadata entry 3 of 3 nests arrays more than 8 deep"), "{error}");
     refused(&bytes, &error, None);
 }

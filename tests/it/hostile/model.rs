@@ -8,11 +8,7 @@ use crate::util::Dir;
 fn a_model_needs_an_architecture_and_a_number_of_blocks() {
     let tensors = |raw: Raw| raw.tensor("blk.0.a", &[1], I8, &[1]).bytes();
     let llama = || Raw::new().string("general.architecture", b"llama");
-    refused(
-        &tensors(Raw::new()),
-        "metadata 'general.architecture' is missing",
-        None,
-    );
+    refused(&tensors(Raw::new()), "metadata 'general.architecture' is missing", None);
     refused(
         &tensors(Raw::new().u32("general.architecture", 1)),
         "metadata 'general.architecture' is a u32, expected a string",
@@ -23,11 +19,7 @@ fn a_model_needs_an_architecture_and_a_number_of_blocks() {
         "the value of metadata 'general.architecture' is not UTF-8",
         None,
     );
-    refused(
-        &tensors(llama()),
-        "metadata 'llama.block_count' is missing",
-        None,
-    );
+    refused(&tensors(llama()), "metadata 'llama.block_count' is missing", None);
     refused(
         &tensors(llama().string("llama.block_count", b"2")),
         "metadata 'llama.block_count' is a string, expected an unsigned integer",
@@ -54,36 +46,22 @@ fn a_model_needs_an_architecture_and_a_number_of_blocks() {
 
 #[test]
 fn a_vocabulary_is_not_a_model() {
-    let raw = Raw::new()
-        .string("general.architecture", b"llama")
-        .u32("llama.block_count", 32)
-        .entry(
-            b"tokenizer.ggml.tokens",
-            9,
-            &array(8, 2, &[string(b"a"), string(b"b")].concat()),
-        );
-    refused(
-        &raw.bytes(),
-        "has no tensors: a vocabulary, not a model",
-        None,
+    let raw = Raw::new().string("general.architecture", b"llama").u32("llama.block_count", 32).entry(
+        b"tokenizer.ggml.tokens",
+        9,
+        &array(8, 2, &[string(b"a"), string(b"b")].concat()),
     );
+    refused(&raw.bytes(), "has no tensors: a vocabulary, not a model", None);
 }
 
 #[test]
 fn hostile_names_stay_one_short_line() {
     let long = "x".repeat(100_000);
-    let names = [
-        "a\nb".to_owned(),
-        "\u{1b}[31mred".to_owned(),
-        "a\u{202e}b".to_owned(),
-        long,
-    ];
+    let names = ["a\nb".to_owned(), "\u{1b}[31mred".to_owned(), "a\u{202e}b".to_owned(), long];
     for name in names {
         let files = [
             // No number of blocks, one of the wrong type, one that is too large.
-            Raw::new()
-                .string("general.architecture", name.as_bytes())
-                .tensor("blk.0.a", &[1], I8, &[1]),
+            Raw::new().string("general.architecture", name.as_bytes()).tensor("blk.0.a", &[1], I8, &[1]),
             Raw::new()
                 .string("general.architecture", name.as_bytes())
                 .string(&format!("{name}.block_count"), b"2"),
@@ -108,10 +86,7 @@ fn hostile_names_stay_one_short_line() {
             let dir = Dir::new();
             dir.write("m.gguf", &raw.bytes());
             let output = dir.run("m.gguf --blocks 0 -o out.gguf").refused();
-            output.check(
-                output.status.code() == Some(1),
-                &format!("status 1 of file {i}"),
-            );
+            output.check(output.status.code() == Some(1), &format!("status 1 of file {i}"));
             // `show` prints what is there, but nothing that moves the cursor.
             let shown = dir.run("show m.gguf").output();
             let text = shown.stdout.clone() + &shown.stderr;
@@ -131,10 +106,7 @@ fn block_numbers_out_of_range_are_refused() {
         ("99999999999999999999999999", usize::MAX.to_string()),
     ] {
         dir.run(&format!("m.gguf --blocks {blocks} -o out.gguf"))
-            .fails(
-                1,
-                &format!("m.gguf: cannot remove block {outside}: the model has 4 blocks, 0 to 3"),
-            );
+            .fails(1, &format!("m.gguf: cannot remove block {outside}: the model has 4 blocks, 0 to 3"));
     }
 }
 
@@ -145,11 +117,8 @@ fn removing_all_blocks_is_refused() {
     let error = "m.gguf: cannot remove 4 blocks: the model has 4, and at least one must stay";
     dir.run("m.gguf --blocks 0-3 -o out.gguf").fails(1, error);
     for method in ["bi", "relative-magnitude", "sequential", "reverse"] {
-        dir.run(&format!("m.gguf --drop 4 --method {method} -o out.gguf"))
-            .fails(1, error);
+        dir.run(&format!("m.gguf --drop 4 --method {method} -o out.gguf")).fails(1, error);
     }
-    dir.run("m.gguf --drop 5 -o out.gguf").fails(
-        1,
-        "m.gguf: cannot remove 5 blocks: the model has 4, and at least one must stay",
-    );
+    dir.run("m.gguf --drop 5 -o out.gguf")
+        .fails(1, "m.gguf: cannot remove 5 blocks: the model has 4, and at least one must stay");
 }

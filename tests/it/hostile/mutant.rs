@@ -16,11 +16,8 @@ fn examine(bytes: &[u8]) -> Result<(), String> {
     let said = |error: anyhow::Error| message(&error);
     let model = Model::new(vec![file]).map_err(said)?;
     let constraints = Constraints::of(&model).map_err(said)?;
-    let provenance = Provenance {
-        parent_blake3: blake3::hash(b""),
-        method: "blocks".to_owned(),
-        heal: "none".to_owned(),
-    };
+    let provenance =
+        Provenance { parent_blake3: blake3::hash(b""), method: "blocks".to_owned(), heal: "none".to_owned() };
     let sets = [vec![0, 1, 2], vec![1], vec![model.n_blocks() - 1], vec![0]];
     let mut results = Vec::new();
     for set in sets {
@@ -32,10 +29,8 @@ fn examine(bytes: &[u8]) -> Result<(), String> {
                 return;
             }
             let mut out = Vec::new();
-            gguf::write(&plan.layout, &mut out, |i, out| {
-                plan.data[i].write(&model, out)
-            })
-            .unwrap_or_else(|error| panic!("accepted and not written: {error}"));
+            gguf::write(&plan.layout, &mut out, |i, out| plan.data[i].write(&model, out))
+                .unwrap_or_else(|error| panic!("accepted and not written: {error}"));
             File::parse(&out).unwrap_or_else(|error| panic!("accepted and not readable: {error}"));
         }));
     }
@@ -43,10 +38,7 @@ fn examine(bytes: &[u8]) -> Result<(), String> {
         check_text(error);
     }
     // Of a model that can be shortened, some block may go alone.
-    results
-        .into_iter()
-        .find(Result::is_ok)
-        .unwrap_or_else(|| Err("nothing may go".to_owned()))
+    results.into_iter().find(Result::is_ok).unwrap_or_else(|| Err("nothing may go".to_owned()))
 }
 
 #[track_caller]
@@ -111,15 +103,7 @@ pub fn head_len(bytes: &[u8]) -> usize {
 
 #[test]
 fn no_number_near_the_limits_causes_a_panic() {
-    let numbers = [
-        u64::MAX,
-        u64::MAX - 31,
-        1 << 63,
-        (1 << 63) - 1,
-        u64::from(u32::MAX),
-        1 << 32,
-        0,
-    ];
+    let numbers = [u64::MAX, u64::MAX - 31, 1 << 63, (1 << 63) - 1, u64::from(u32::MAX), 1 << 32, 0];
     for bytes in seeds() {
         for at in 0..head_len(&bytes) - 8 {
             for number in numbers {
@@ -187,8 +171,5 @@ fn no_mutant_causes_a_panic() {
         }
     }
     // The mutants reach both the checks and what lies behind them.
-    assert!(
-        n_refused > 1000 && n_accepted > 1000,
-        "{n_refused} {n_accepted}"
-    );
+    assert!(n_refused > 1000 && n_accepted > 1000, "{n_refused} {n_accepted}");
 }

@@ -21,8 +21,7 @@ fn an_input_that_is_no_file_is_refused_without_waiting() {
         ("file/m.gguf", "Not a directory (os error 20)"),
     ] {
         for arguments in ["show", "score", "shorten --blocks 1 -o out.gguf"] {
-            dir.run(&format!("{arguments} {input}"))
-                .fails(1, &format!("{input}: {error}"));
+            dir.run(&format!("{arguments} {input}")).fails(1, &format!("{input}: {error}"));
         }
     }
 }
@@ -45,10 +44,8 @@ fn an_input_that_may_not_be_read_is_refused() {
     fs::set_permissions(dir.path("m.gguf"), fs::Permissions::from_mode(0o000)).unwrap();
     // Root without its rights; where they cannot be given up, the test above has a path that root cannot read either.
     if let Some(wrapper) = unprivileged(&dir) {
-        dir.sh(&format!(
-            "exec {wrapper} $PROGRAM m.gguf --blocks 1 -o out.gguf"
-        ))
-        .fails(1, "m.gguf: Permission denied (os error 13)");
+        dir.sh(&format!("exec {wrapper} $PROGRAM m.gguf --blocks 1 -o out.gguf"))
+            .fails(1, "m.gguf: Permission denied (os error 13)");
     }
 }
 
@@ -58,7 +55,6 @@ fn a_hostile_file_name_stays_on_its_line() {
     for name in ["a\nb.gguf", "a\u{1b}[31mb.gguf", "a\rb.gguf"] {
         dir.write(name, b"Dear");
         dir.run_with(["show", name]).refused();
-        dir.run_with([name, "--blocks", "1", "-o", "out.gguf"])
-            .refused();
+        dir.run_with([name, "--blocks", "1", "-o", "out.gguf"]).refused();
     }
 }

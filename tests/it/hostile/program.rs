@@ -34,10 +34,7 @@ const VERIFY: &str = "verify m.gguf --parent p.gguf";
 /// The program with these arguments, under the limits for a file of `len` bytes.
 fn run<'d>(dir: &'d Dir, arguments: &str, len: usize) -> Output<'d> {
     let memory = (len >> 10) + (256 << 10);
-    dir.sh(&format!(
-        "ulimit -v {memory}; ulimit -t 1; exec $PROGRAM {arguments}"
-    ))
-    .output()
+    dir.sh(&format!("ulimit -v {memory}; ulimit -t 1; exec $PROGRAM {arguments}")).output()
 }
 
 /// Runs a command on `m.gguf`: `Ok` if it did what it was asked, and then what it wrote is well-formed; else one error
@@ -54,9 +51,8 @@ fn check(dir: &Dir, arguments: &str, len: usize) -> bool {
         output.check_untouched();
         return false;
     }
-    let is_said = |line: &str| {
-        line.starts_with("gguf-shorten: note: ") || line.starts_with("gguf-shorten: warning: ")
-    };
+    let is_said =
+        |line: &str| line.starts_with("gguf-shorten: note: ") || line.starts_with("gguf-shorten: warning: ");
     let notes = output.stderr.lines().all(is_said);
     output.check(notes, "nothing but notes and warnings on stderr");
     if dir.exists("out.gguf") {
@@ -99,10 +95,7 @@ fn fields(bytes: &[u8]) -> Vec<Range<usize>> {
         }
     }
     for planned in layout.tensors() {
-        let (at, name) = (
-            planned.info_position().0,
-            planned.tensor().name().len() as u64,
-        );
+        let (at, name) = (planned.info_position().0, planned.tensor().name().len() as u64);
         add(at, &[8]);
         // Number of dimensions, those, type, offset.
         add(at + 8 + name, &[4]);
@@ -178,19 +171,14 @@ fn whole_mutant(bytes: &[u8], random: &mut Random) -> Vec<u8> {
 /// More small models: kinds of blocks that metadata or the block's number decides.
 fn more_seeds() -> Vec<Vec<u8>> {
     vec![
-        Make::new("qwen3next", 8)
-            .set("qwen3next.full_attention_interval", ValueOut::u32(4))
-            .bytes(),
+        Make::new("qwen3next", 8).set("qwen3next.full_attention_interval", ValueOut::u32(4)).bytes(),
         Make::new("smollm3", 9).alignment(64).bytes(),
         Make::new("deepseek2", 5)
             .set("deepseek2.leading_dense_block_count", ValueOut::u32(2))
             .without_end_padding()
             .bytes(),
         Make::new("jamba", 6)
-            .set(
-                "jamba.attention.head_count_kv",
-                ValueOut::u32s(&[0, 4, 0, 0, 4, 0]),
-            )
+            .set("jamba.attention.head_count_kv", ValueOut::u32s(&[0, 4, 0, 0, 4, 0]))
             .bytes(),
     ]
 }
@@ -231,27 +219,16 @@ fn every_mutant_of_a_file_ends_in_a_result_or_one_error_line() {
                 scope.spawn(move || {
                     let mut random = Random::new(17 + thread);
                     let share = seeds.iter().skip(thread as usize).step_by(2);
-                    share
-                        .map(|seed| run_mutants(seed, &mut random))
-                        .collect::<Vec<_>>()
+                    share.map(|seed| run_mutants(seed, &mut random)).collect::<Vec<_>>()
                 })
             })
             .collect();
-        threads
-            .into_iter()
-            .flat_map(|thread| thread.join().unwrap())
-            .collect()
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     });
     let [done, refused] = [0, 1].map(|i| counts.iter().map(|count| count[i]).sum::<usize>());
-    println!(
-        "{done} done, {refused} refused, in {:.1} s",
-        start.elapsed().as_secs_f64()
-    );
+    println!("{done} done, {refused} refused, in {:.1} s", start.elapsed().as_secs_f64());
     // The mutants reach both the checks and what lies behind them.
-    assert!(
-        done > 200 && refused > 800,
-        "{done} done, {refused} refused"
-    );
+    assert!(done > 200 && refused > 800, "{done} done, {refused} refused");
 }
 
 #[test]
@@ -302,10 +279,7 @@ fn the_program_refuses_a_model_cut_off_anywhere() {
     for len in (0..bytes.len() - 32).step_by(97) {
         dir.write("m.gguf", &bytes[..len]);
         let output = dir.run("m.gguf --blocks 0 -o out.gguf").refused();
-        output.check(
-            output.status.code() == Some(1) && output.hint() == INCOMPLETE,
-            "status 1 and the hint",
-        );
+        output.check(output.status.code() == Some(1) && output.hint() == INCOMPLETE, "status 1 and the hint");
     }
 }
 
@@ -328,9 +302,6 @@ fn hostile_counts_in_a_large_file_need_little_memory() {
     for raw in [tensors, entries, strings, arrays] {
         dir.write("m.gguf", &pad(raw));
         let limit = (n >> 10) + (256 << 10);
-        dir.sh(&format!(
-            "ulimit -v {limit}; exec $PROGRAM m.gguf --blocks 0 -o out.gguf"
-        ))
-        .refused();
+        dir.sh(&format!("ulimit -v {limit}; exec $PROGRAM m.gguf --blocks 0 -o out.gguf")).refused();
     }
 }
