@@ -28,7 +28,7 @@ struct Inner {
     position: Option<FileOffset>,
 }
 
-/// What may be behind a tensor whose type takes less room than there is.
+/// Why a tensor may have more room than its type takes.
 pub const OTHER_TYPES: &str =
     "the file may be of a program that numbers tensor types in another way than llama.cpp";
 
@@ -91,8 +91,6 @@ pub enum ErrorKind {
         /// Index of the second one.
         second: usize,
     },
-    /// A tensor that another head describes is of another type or shape there.
-    OtherData,
     /// A metadata key that is needed does not exist.
     MissingKey,
     /// A metadata value, or an element of an array, is of another type.
@@ -130,11 +128,6 @@ pub enum ErrorKind {
     /// The alignment is not a power of two.
     BadAlignment {
         /// The alignment found.
-        alignment: u64,
-    },
-    /// The alignment of a layout is not the one its metadata tells readers to use.
-    OtherAlignment {
-        /// The alignment of the layout.
         alignment: u64,
     },
     /// A tensor name is longer than [`MAX_NAME_BYTES`].
@@ -211,22 +204,36 @@ pub enum ErrorKind {
     },
     /// A position of the output does not fit in 64 bits.
     TooLarge,
-    /// The writer is not where the layout says that the place starts. Our fault.
+    /// The program is at fault, not the file or the disk.
+    Bug(Bug),
+    /// The output could not be written.
+    Io(io::Error),
+}
+
+/// What the writer did otherwise than it should have.
+#[derive(Debug)]
+pub enum Bug {
+    /// A tensor that another head describes is of another type or shape there.
+    OtherData,
+    /// The alignment of a layout is not the one its metadata tells readers to use.
+    OtherAlignment {
+        /// The alignment of the layout.
+        alignment: u64,
+    },
+    /// The writer is not where the layout says that the place starts.
     WrongStart {
         /// The position of the layout.
         planned: FileOffset,
         /// The position of the writer.
         actual: FileOffset,
     },
-    /// The writer is not where the layout says that the place ends. Our fault.
+    /// The writer is not where the layout says that the place ends.
     WrongEnd {
         /// The position of the layout.
         planned: FileOffset,
         /// The position of the writer.
         actual: FileOffset,
     },
-    /// The output could not be written.
-    Io(io::Error),
 }
 
 impl Error {
@@ -258,13 +265,7 @@ impl Error {
 
     /// True if the program is at fault and not the file or the disk.
     pub fn is_bug(&self) -> bool {
-        matches!(
-            self.kind(),
-            ErrorKind::WrongStart { .. }
-                | ErrorKind::WrongEnd { .. }
-                | ErrorKind::OtherAlignment { .. }
-                | ErrorKind::OtherData
-        )
+        matches!(self.kind(), ErrorKind::Bug(_))
     }
 
     /// What the user can do, where we know it.
@@ -327,20 +328,15 @@ impl ErrorKind {
         match self {
             K::Empty => write!(f, "file is empty, expected 'GGUF'"),
             K::NotGguf { start } => {
-                f.write_str("not a GGUF file: starts with ")?;
-                write_start(start, f)?;
-                f.write_str(", expected 'GGUF'")
+                write!(f, "not a GGUF file: starts with {}, expected 'GGUF'", shown_start(start))
             }
-            K::BigEndian { version } => {
-                write!(f, "big-endian GGUF (version {version}) is not supported")
-            }
+            K::BigEndian { version } => write!(f, "big-endian GGUF (version {version}) is not supported"),
             K::Version { version } => {
                 write!(f, "GGUF version {version} is not supported, expected version 2 or 3")
             }
             K::Truncated { file_len } => write!(f, "file ends at byte {file_len}, inside {place}"),
             K::Count { what, count, n_bytes_left } => {
-                write!(f, "{place} counts {count} {what}, ")?;
-                write!(f, "but only {n_bytes_left} bytes of the file are left")
+                write!(f, "{place} counts {count} {what}, but only {n_bytes_left} bytes of the file are left")
             }
             K::EmptyKey => write!(f, "{place} has an empty key"),
             K::NotUtf8 { what } => write!(f, "the {what} of {place} is not UTF-8"),
@@ -350,14 +346,11 @@ impl ErrorKind {
                 let (first, second) = (first.saturating_add(1), second.saturating_add(1));
                 write!(f, "{place} appears twice, as number {first} and number {second}")
             }
-            K::OtherData => write!(f, "bug: {place} is of another type or shape in the new head"),
             K::MissingKey => write!(f, "{place} is missing"),
             K::WrongType { found, expected } => {
                 write!(f, "{place} is {}, expected {expected}", found.with_article())
             }
-            K::OutOfRange { found, min, max } => {
-                write!(f, "{place} is {found}, expected {min} to {max}")
-            }
+            K::OutOfRange { found, min, max } => write!(f, "{place} is {found}, expected {min} to {max}"),
             K::NoElement { index, len } => {
                 write!(f, "{place} has {len} elements, and there is none at index {index}")
             }
@@ -367,69 +360,69 @@ impl ErrorKind {
             K::BadAlignment { alignment } => {
                 write!(f, "{place} is {alignment}, expected a power of two below 2^32")
             }
-            K::OtherAlignment { alignment } => {
-                write!(f, "bug: layout aligned to {alignment} bytes, but {place} says otherwise")
-            }
             K::NameTooLong { n_bytes } => {
                 write!(f, "{place} has a name of {n_bytes} bytes, expected at most {MAX_NAME_BYTES}")
             }
-            K::TooManyDims { n_dims } => {
-                write!(f, "{place} has {n_dims} dimensions, expected at most 4")
-            }
+            K::TooManyDims { n_dims } => write!(f, "{place} has {n_dims} dimensions, expected at most 4"),
             K::UnknownTensorType { id } => write!(f, "{place} has unknown tensor type {id}"),
-            K::ForeignTensorType { id, foreign } => {
-                write!(f, "{place} has tensor type {id}, {foreign}")
-            }
+            K::ForeignTensorType { id, foreign } => write!(f, "{place} has tensor type {id}, {foreign}"),
             K::PartialBlock { n_elements, tensor_type } => {
-                let block_size = tensor_type.block_size();
-                write!(f, "{place} has {n_elements} elements per row, ")?;
-                write!(f, "expected a multiple of {block_size}, the block size of {tensor_type}")
+                let expected =
+                    format!("a multiple of {}, the block size of {tensor_type}", tensor_type.block_size());
+                write!(f, "{place} has {n_elements} elements per row, expected {expected}")
             }
             K::TooManyElements { dims } => {
                 let shape = dims.map(|dim| dim.to_string()).join(" x ");
                 write!(f, "{place} has dimensions {shape}, more than fit in 63 bits")
             }
-            K::Misaligned { offset, alignment } => {
-                write!(f, "{place} has data offset {offset}, ")?;
-                write!(f, "expected a multiple of the alignment {alignment}")
-            }
+            K::Misaligned { offset, alignment } => write!(
+                f,
+                "{place} has data offset {offset}, expected a multiple of the alignment {alignment}"
+            ),
             K::PastEnd { end, file_len } => {
                 write!(f, "{place} ends at byte {end}, but the file has {file_len} bytes")
             }
-            K::Overlap { start, other, other_end } => {
-                write!(f, "{place} starts at byte {start}, ")?;
-                write!(f, "inside tensor {}, which ends at byte {other_end}", Quoted(other))
-            }
+            K::Overlap { start, other, other_end } => write!(
+                f,
+                "{place} starts at byte {start}, inside tensor {}, which ends at byte {other_end}",
+                Quoted(other)
+            ),
             K::Gap { tensor_type, n_bytes, room } => {
-                let id = tensor_type.id();
-                write!(f, "{place} has type {id} ({tensor_type}), {n_bytes} bytes, ")?;
+                write!(f, "{place} has type {} ({tensor_type}), {n_bytes} bytes, ", tensor_type.id())?;
                 write!(f, "but the next tensor starts {room} bytes after its start")
             }
             K::LateStart { offset } => {
                 write!(f, "{place} has data offset {offset}, but no tensor lies before it")
             }
             K::TooLarge => write!(f, "{place} would end after byte {}", u64::MAX),
-            K::WrongStart { planned, actual } => {
-                write!(f, "bug: {place} planned at byte {planned}, writer is at {actual}")
-            }
-            K::WrongEnd { planned, actual } => {
-                write!(f, "bug: {place} planned to end at byte {planned}, writer is at {actual}")
-            }
+            K::Bug(bug) => bug.write(place, f),
             K::Io(error) => write!(f, "write of {place} failed: {error}"),
         }
     }
 }
 
-/// Writes the first bytes of a file: as text if all are printable ASCII, else in hexadecimal.
-fn write_start(start: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Bug {
+    fn write(&self, place: &Place, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Bug::OtherData => write!(f, "bug: {place} is of another type or shape in the new head"),
+            Bug::OtherAlignment { alignment } => {
+                write!(f, "bug: layout aligned to {alignment} bytes, but {place} says otherwise")
+            }
+            Bug::WrongStart { planned, actual } => {
+                write!(f, "bug: {place} planned at byte {planned}, writer is at {actual}")
+            }
+            Bug::WrongEnd { planned, actual } => {
+                write!(f, "bug: {place} planned to end at byte {planned}, writer is at {actual}")
+            }
+        }
+    }
+}
+
+/// The first bytes of a file: as text if all are printable ASCII, else in hexadecimal.
+fn shown_start(start: &[u8]) -> String {
     match str::from_utf8(start) {
-        Ok(text) if text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) => {
-            write!(f, "'{text}'")
-        }
-        _ => {
-            f.write_str("bytes")?;
-            start.iter().try_for_each(|byte| write!(f, " {byte:02x}"))
-        }
+        Ok(text) if text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) => format!("'{text}'"),
+        _ => format!("bytes{}", start.iter().map(|byte| format!(" {byte:02x}")).collect::<String>()),
     }
 }
 
@@ -447,8 +440,8 @@ mod tests {
     #[test]
     fn a_misplaced_tensor_is_a_bug() {
         let (planned, actual) = (FileOffset(4096), FileOffset(4064));
-        let error =
-            Error::new(ErrorKind::WrongStart { planned, actual }, Place::tensor("blk.2.attn_q.weight"));
+        let bug = Bug::WrongStart { planned, actual };
+        let error = Error::new(ErrorKind::Bug(bug), Place::tensor("blk.2.attn_q.weight"));
         assert_eq!(
             error.to_string(),
             "bug: tensor 'blk.2.attn_q.weight' planned at byte 4096, writer is at 4064"

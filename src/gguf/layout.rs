@@ -2,7 +2,7 @@
 //!
 //! All arithmetic of positions is here, shared by reader and writer, and checked. Does no I/O.
 
-use super::error::{Error, ErrorKind};
+use super::error::{Bug, Error, ErrorKind};
 use super::header::{Header, check_version};
 use super::metadata::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT};
 use super::output::{EntryOut, TensorOut};
@@ -277,7 +277,8 @@ fn check_alignment(alignment: u64, metadata: &[EntryOut<'_>]) -> Result<(), Erro
         Some(entry) => entry.value_raw() == ValueOut::u32(small).raw(),
         None => alignment == DEFAULT_ALIGNMENT,
     };
-    if agrees { Ok(()) } else { Err(Error::new(ErrorKind::OtherAlignment { alignment }, place())) }
+    let bug = ErrorKind::Bug(Bug::OtherAlignment { alignment });
+    if agrees { Ok(()) } else { Err(Error::new(bug, place())) }
 }
 
 #[cfg(test)]

@@ -68,7 +68,7 @@ mod testing;
 pub use crate::gguf::place::MAX_NAME_BYTES;
 pub use crate::gguf::position::{DataOffset, FileOffset, align_up};
 pub use array::Array;
-pub use error::{Error, ErrorKind, OTHER_TYPES};
+pub use error::{Bug, Error, ErrorKind, OTHER_TYPES};
 pub use foreign_type::ForeignType;
 pub use header::{Header, MAGIC};
 pub use layout::{Layout, PlannedEntry, PlannedTensor};
@@ -142,7 +142,7 @@ impl<'a> File<'a> {
     }
 
     /// The first metadata entries of a file, `n` at most, for a look at what it is: they are checked one by one, and nothing
-    /// behind them is read. None of what is no GGUF file.
+    /// after them is read. None of what is no GGUF file.
     pub fn first_entries(bytes: &'a [u8], n: u64) -> Vec<Entry<'a>> {
         let mut reader = Reader::new(bytes, Place::Header);
         match Header::read(&mut reader) {

@@ -1,4 +1,4 @@
-//! Where the data of tensors lies: one behind the other, in whatever order.
+//! Where the data of tensors lies: one after another, in any order.
 //!
 //! Owns the checks of tensors against each other. That each lies inside the file is checked before.
 

@@ -2,7 +2,7 @@
 //!
 //! Owns the checks that make a tensor's bytes safe to hand out. Knows nothing of what names mean.
 
-use super::error::{Error, ErrorKind};
+use super::error::{Bug, Error, ErrorKind};
 use super::foreign_type::ForeignType;
 use super::place::Place;
 use super::reader::Reader;
@@ -87,7 +87,7 @@ impl<'a> TensorTable<'a> {
                 of(&source.info) == of(&info)
             });
             let Some(source) = same else {
-                return Err(info.error(ErrorKind::OtherData));
+                return Err(info.error(ErrorKind::Bug(Bug::OtherData)));
             };
             let offset = source.info.offset;
             Ok(TensorInfo { info: RawInfo { offset, ..info }, ..*source })

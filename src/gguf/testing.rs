@@ -15,7 +15,7 @@ struct Tensor {
     name: Vec<u8>,
     dims: Vec<u64>,
     type_id: u32,
-    /// Where the data is said to be; `None`: behind the tensor before.
+    /// Where the data is said to be; `None`: after the tensor before.
     offset: Option<u64>,
     data: Vec<u8>,
 }

@@ -5,7 +5,7 @@
 
 use std::io::{self, Read, Write};
 
-use super::error::{Error, ErrorKind};
+use super::error::{Bug, Error, ErrorKind};
 use super::header::MAGIC;
 use super::layout::{Layout, PlannedTensor};
 use super::place::Place;
@@ -120,7 +120,7 @@ impl<W: Write> Counting<'_, W> {
         if actual == planned {
             return Ok(());
         }
-        Err(Error::new(ErrorKind::WrongStart { planned, actual }, place()))
+        Err(Error::new(ErrorKind::Bug(Bug::WrongStart { planned, actual }), place()))
     }
 
     fn expect_end(&self, planned: FileOffset, place: impl Fn() -> Place) -> Result<(), Error> {
@@ -128,7 +128,7 @@ impl<W: Write> Counting<'_, W> {
         if actual == planned {
             return Ok(());
         }
-        Err(Error::new(ErrorKind::WrongEnd { planned, actual }, place()))
+        Err(Error::new(ErrorKind::Bug(Bug::WrongEnd { planned, actual }), place()))
     }
 
     fn io_error(&self, error: io::Error, place: impl Fn() -> Place) -> Error {
