@@ -2,11 +2,12 @@
 
 use std::fmt::Write as _;
 
-use comfy_table::{Cell, CellAlignment, Color, Table, presets};
+use comfy_table::Cell;
 use indicatif::DecimalBytes;
 
+use super::column::{right, table};
+use super::lines::Colour;
 use crate::model::block::block_list;
-use crate::report::lines::Colour;
 
 /// What became of one model.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,67 +92,56 @@ pub fn counts(rows: &[Row]) -> String {
 /// A row for each model, the reasons of those that failed, and how many there are of each kind.
 #[must_use]
 pub fn batch(rows: &[Row], results: Option<&str>, colour: Colour) -> String {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
-    let right = |text: &str| Cell::new(text).set_alignment(CellAlignment::Right);
-    table.set_header(vec![
-        Cell::new("model"),
-        right("blocks"),
-        right("removed"),
-        right("bytes"),
-        right("%"),
-        right("s"),
-        Cell::new("output"),
-    ]);
-    let mut failures = String::new();
-    for row in rows {
-        let word = |word: &str| {
-            let empty = || Cell::new("");
-            let mut cells = vec![Cell::new(&row.model)];
-            cells.extend((0..5).map(|_| empty()));
-            cells.push(Cell::new(word));
-            cells
-        };
-        let mut cells = match &row.end {
-            End::Done(short) | End::DoneBefore(short) => {
-                let seconds = match (&row.end, short.seconds) {
-                    (End::Done(_), Some(seconds)) => format!("{seconds:.1}"),
-                    _ => "before".to_owned(),
-                };
-                vec![
-                    Cell::new(&row.model),
-                    right(&format!("{} -> {}", short.parent_blocks, short.blocks)),
-                    right(&block_list(&short.removed)),
-                    right(&DecimalBytes(short.bytes).to_string()),
-                    right(short.share().trim_end_matches(" %")),
-                    right(&seconds),
-                    Cell::new(&short.output),
-                ]
-            }
-            End::Failed { why, hint } => {
-                let prefix = format!("{}: ", row.model);
-                let why = why.strip_prefix(&prefix).unwrap_or(why);
-                let _ = writeln!(failures, "failed   {}: {why}", row.model);
-                if let Some(hint) = hint {
-                    let _ = writeln!(failures, "         hint: {hint}");
-                }
-                word("failed")
-            }
-            End::NotDone => word("not done"),
-        };
-        if colour && matches!(row.end, End::Failed { .. }) {
-            cells = cells.into_iter().map(|cell| cell.fg(Color::Red)).collect();
-        }
-        table.add_row(cells);
-    }
-    if colour {
-        table.enforce_styling();
-    }
+    let mut head = vec![Cell::new("model")];
+    head.extend(["blocks", "removed", "bytes", "%", "s"].map(right));
+    head.push(Cell::new("output"));
+    let marked = |row: &Row| (cells(row), matches!(row.end, End::Failed { .. }));
+    let table = table(head, rows.iter().map(marked), colour);
     let n = rows.len();
     let models = if n == 1 { "model" } else { "models" };
-    let mut text = format!("{table}\n\n{failures}batch    {n} {models}: {}\n", counts(rows));
+    let mut text = format!("{table}\n\n{}batch    {n} {models}: {}\n", failures(rows), counts(rows));
     if let Some(results) = results {
         let _ = writeln!(text, "results  {results}");
+    }
+    text
+}
+
+fn cells(row: &Row) -> Vec<Cell> {
+    let (figures, end) = match &row.end {
+        End::Done(short) | End::DoneBefore(short) => {
+            let seconds = match (&row.end, short.seconds) {
+                (End::Done(_), Some(seconds)) => format!("{seconds:.1}"),
+                _ => "before".to_owned(),
+            };
+            let figures = [
+                format!("{} -> {}", short.parent_blocks, short.blocks),
+                block_list(&short.removed),
+                DecimalBytes(short.bytes).to_string(),
+                short.share().trim_end_matches(" %").to_owned(),
+                seconds,
+            ];
+            (figures, short.output.as_str())
+        }
+        End::Failed { .. } => (Default::default(), "failed"),
+        End::NotDone => (Default::default(), "not done"),
+    };
+    let mut cells = vec![Cell::new(&row.model)];
+    cells.extend(figures.map(right));
+    cells.push(Cell::new(end));
+    cells
+}
+
+/// The reasons of models that failed, on lines of their own.
+fn failures(rows: &[Row]) -> String {
+    let mut text = String::new();
+    for row in rows {
+        if let End::Failed { why, hint } = &row.end {
+            let why = why.strip_prefix(&format!("{}: ", row.model)).unwrap_or(why);
+            let _ = writeln!(text, "failed   {}: {why}", row.model);
+            if let Some(hint) = hint {
+                let _ = writeln!(text, "         hint: {hint}");
+            }
+        }
     }
     text
 }

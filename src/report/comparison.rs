@@ -1,5 +1,6 @@
 //! What a comparison found, as JSON and as a screen for a person.
 
+use super::column::{Column, number, right, table};
 use super::lines;
 use crate::choose::outcome::ChoiceReport;
 use crate::engine::logits::Speed;
@@ -10,7 +11,7 @@ use crate::measure::quality::measure::Quality;
 use crate::measure::quality::perplexity::Perplexity;
 use crate::model::block::block_list;
 use crate::model::outcome::ModelReport;
-use comfy_table::{Cell, CellAlignment, Table, presets};
+use comfy_table::{Cell, Table};
 use indicatif::{DecimalBytes, HumanCount};
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -67,7 +68,7 @@ pub struct RowReport {
     pub perplexity_stderr: Option<f64>,
     /// Of the parent's predictions and the row's; zeros for the parent.
     pub kl_divergence: Option<KlReport>,
-    /// Share of tokens behind which the parent holds the same token to be the likeliest.
+    /// Share of tokens after which the parent holds the same token to be the likeliest.
     pub same_top: Option<f64>,
     /// Its standard error.
     pub same_top_stderr: Option<f64>,
@@ -215,56 +216,31 @@ fn chosen(choice: &ChoiceReport) -> String {
     }
 }
 
+const COLUMNS: [Column<RowReport>; 11] = [
+    Column::new("size", |row| row.bytes.map_or(String::new(), |bytes| DecimalBytes(bytes).to_string())),
+    Column::new("blocks", |row| row.block_count.map_or(String::new(), |n| n.to_string())),
+    Column::new("parameters", |row| row.parameters.map_or(String::new(), |n| HumanCount(n).to_string())),
+    Column::new("perplexity", |row| number(row.perplexity, 2)),
+    Column::new("\u{b1}", |row| number(row.perplexity_stderr, 2)),
+    Column::new("KL", |row| number(row.kl_divergence.map(|kl| kl.mean), 4)),
+    Column::new("\u{b1}", |row| number(row.kl_divergence.and_then(|kl| kl.mean_stderr), 4)),
+    Column::new("same top", |row| {
+        row.same_top.map_or(String::new(), |share| format!("{:.1} %", 100.0 * share))
+    }),
+    Column::new("prompt/s", |row| number(row.tokens_per_second.map(|speed| speed.prompt), 1)),
+    Column::new("decode/s", |row| number(row.tokens_per_second.map(|speed| speed.decode), 1)),
+    Column::new("front", |row| match (&row.error, row.pareto) {
+        (Some(_), _) => "failed".to_owned(),
+        (None, on_front) => if on_front { "*" } else { "" }.to_owned(),
+    }),
+];
+
 fn rows(rows: &[RowReport]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
-    let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
-    let mut head = vec![Cell::new("")];
-    head.extend(
-        [
-            "size",
-            "blocks",
-            "parameters",
-            "perplexity",
-            "\u{b1}",
-            "KL",
-            "\u{b1}",
-            "same top",
-            "prompt/s",
-            "decode/s",
-            "front",
-        ]
-        .map(|text| right(text.to_owned())),
-    );
-    table.set_header(head);
-    for row in rows {
-        let text = |text: Option<String>| right(text.unwrap_or_default());
-        let number = |value: Option<f64>, digits: usize| text(value.map(|v| format!("{v:.digits$}")));
-        let kl = row.kl_divergence;
-        let speed = row.tokens_per_second;
-        table.add_row(vec![
-            Cell::new(&row.name),
-            text(row.bytes.map(|bytes| DecimalBytes(bytes).to_string())),
-            text(row.block_count.map(|n| n.to_string())),
-            text(row.parameters.map(|n| HumanCount(n).to_string())),
-            number(row.perplexity, 2),
-            number(row.perplexity_stderr, 2),
-            number(kl.map(|kl| kl.mean), 4),
-            number(kl.and_then(|kl| kl.mean_stderr), 4),
-            text(row.same_top.map(|share| format!("{:.1} %", 100.0 * share))),
-            number(speed.map(|speed| speed.prompt), 1),
-            number(speed.map(|speed| speed.decode), 1),
-            text(Some(
-                match (&row.error, row.pareto) {
-                    (Some(_), _) => "failed",
-                    (None, true) => "*",
-                    (None, false) => "",
-                }
-                .to_owned(),
-            )),
-        ]);
-    }
-    table
+    let under = |name: &str, cells: Vec<Cell>| [vec![Cell::new(name)], cells].concat();
+    let head = under("", COLUMNS.iter().map(|column| right(column.head)).collect());
+    let cells =
+        |row: &RowReport| under(&row.name, COLUMNS.iter().map(|column| right((column.get)(row))).collect());
+    table(head, rows.iter().map(|row| (cells(row), false)), false)
 }
 
 #[cfg(test)]

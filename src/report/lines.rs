@@ -100,7 +100,7 @@ pub(super) fn loss(search: &SearchReport) -> String {
     )
 }
 
-/// The runs of 1, 2, 3, ... blocks before and behind which the stream is most alike.
+/// The runs of 1, 2, 3, ... blocks across which the stream is most alike.
 pub(super) fn alike(cosine: &[Vec<Option<f64>>]) -> String {
     const LONGEST: usize = 8;
     let n_blocks = cosine.len().saturating_sub(1);

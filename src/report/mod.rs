@@ -2,6 +2,8 @@
 
 pub mod lines;
 
+mod column;
+
 pub mod card;
 
 pub mod pages;

@@ -7,7 +7,9 @@
 use super::axis::Axis;
 use super::escape::markup;
 use anyhow::{Result, anyhow};
+use plotters::chart::ChartContext;
 use plotters::coord::Shift;
+use plotters::coord::cartesian::Cartesian2d;
 use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint, Ranged};
 use plotters::coord::types::RangedCoordf64;
 use plotters::drawing::DrawingArea;
@@ -15,7 +17,7 @@ use plotters::element::{Circle, EmptyElement, PathElement};
 use plotters::element::{Rectangle, Text, TriangleMarker};
 use plotters::prelude::{ChartBuilder, IntoDrawingArea, IntoFont, RGBColor, SVGBackend};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-use plotters::style::{Color, ShapeStyle};
+use plotters::style::{Color, ShapeStyle, TextStyle};
 use std::fmt::Write as _;
 use std::ops::Range;
 
@@ -25,7 +27,7 @@ pub const INK: RGBColor = RGBColor(0x1F, 0x23, 0x28);
 /// What matters less.
 pub const MUTED: RGBColor = RGBColor(0x59, 0x63, 0x6E);
 
-/// Lines behind the marks.
+/// Lines under the marks.
 pub const GRID: RGBColor = RGBColor(0xE3, 0xE7, 0xEB);
 
 /// Blocks that stay, and the first series.
@@ -131,12 +133,21 @@ pub struct Chart {
     pub grid: (bool, bool),
     /// What colours mean.
     pub legend: Vec<(Shape, RGBColor, String)>,
-    /// In order, the first behind.
+    /// In order, the first at the bottom.
     pub marks: Vec<Mark>,
 }
 
 /// A title and the corners of where it shows, in pixels: the upper left and the lower right.
 type Titled<'t> = ((i32, i32), (i32, i32), &'t str);
+
+/// What is drawn on, in pixels.
+type Area<'t> = DrawingArea<SVGBackend<'t>, Shift>;
+
+/// What is drawn on, in the units of the axes.
+type Plot<'t> = ChartContext<'t, SVGBackend<'t>, Cartesian2d<Ticked, Ticked>>;
+
+/// Those of plotters.
+type Failure = Box<dyn std::error::Error>;
 
 /// Pixels between the edge of a chart and all that is in it.
 const MARGIN: u32 = 10;
@@ -199,36 +210,44 @@ impl Chart {
         Ok(svg)
     }
 
-    fn draw<'c>(
-        &'c self,
-        text: &mut String,
-        titles: &mut Vec<Titled<'c>>,
-    ) -> Result<(), Box<dyn std::error::Error>> {
-        let font = |size: i32, colour: RGBColor| ("sans-serif", size).into_font().color(&colour);
+    fn draw<'c>(&'c self, text: &mut String, titles: &mut Vec<Titled<'c>>) -> Result<(), Failure> {
         let root = SVGBackend::with_string(text, self.size).into_drawing_area();
-        let (legend, area) = match self.legend.is_empty() {
-            true => root.split_vertically(0),
-            false => root.split_vertically(LEGEND),
-        };
-        let mut left = i32::try_from(MARGIN + self.left)?;
-        let middle = Pos::new(HPos::Left, VPos::Center);
-        for (shape, colour, words) in &self.legend {
-            dot(&root, (left + 6, 14), *shape, *colour)?;
-            legend.draw(&Text::new(words.clone(), (left + 16, 14), font(15, INK).pos(middle)))?;
-            left += 34 + 7 * i32::try_from(words.chars().count())?;
-        }
-        let mut chart = ChartBuilder::on(&area)
+        let legend = if self.legend.is_empty() { 0 } else { LEGEND };
+        let area = root.split_vertically(legend).1;
+        self.draw_legend(&root)?;
+        let mut plot = ChartBuilder::on(&area)
             .margin(MARGIN)
             .x_label_area_size(BELOW)
             .y_label_area_size(self.left)
             .build_cartesian_2d(Ticked::new(&self.x), Ticked::new(&self.y))?;
+        self.draw_axes(&mut plot)?;
+        for mark in &self.marks {
+            titles.extend(self.draw_mark(mark, &plot, &root)?);
+        }
+        drop(plot);
+        root.present()?;
+        Ok(())
+    }
+
+    fn draw_legend(&self, area: &Area<'_>) -> Result<(), Failure> {
+        let mut left = i32::try_from(MARGIN + self.left)?;
+        let middle = font(15, INK).pos(Pos::new(HPos::Left, VPos::Center));
+        for (shape, colour, words) in &self.legend {
+            dot(area, (left + 6, 14), *shape, *colour)?;
+            area.draw(&Text::new(words.clone(), (left + 16, 14), middle.clone()))?;
+            left += 34 + 7 * i32::try_from(words.chars().count())?;
+        }
+        Ok(())
+    }
+
+    fn draw_axes(&self, plot: &mut Plot<'_>) -> Result<(), Failure> {
         let written = |axis: &Axis, value: f64| {
             let tick = axis.ticks.iter().find(|tick| axis.scale.at(tick.0) == value);
             tick.map_or(String::new(), |tick| printable(&tick.1))
         };
         let (x_written, y_written) =
             (|value: &f64| written(&self.x, *value), |value: &f64| written(&self.y, *value));
-        let mut mesh = chart.configure_mesh();
+        let mut mesh = plot.configure_mesh();
         mesh.x_desc(printable(&self.x.label))
             .y_desc(printable(&self.y.label))
             .x_label_formatter(&x_written)
@@ -246,41 +265,47 @@ impl Chart {
         if !self.grid.1 {
             mesh.disable_y_mesh();
         }
-        mesh.draw()?;
-        for mark in &self.marks {
-            let at = |(x, y): (f64, f64)| (self.x.at(x), self.y.at(y));
-            match mark {
-                Mark::Bar { x, y, colour, title } => {
-                    let corners = [at((x.0, y.1)), at((x.1, y.0))];
-                    let [upper, lower] = corners.map(|corner| chart.backend_coord(&corner));
-                    let style = ShapeStyle::from(colour).filled();
-                    chart.plotting_area().draw(&Rectangle::new(corners, style))?;
-                    if !title.is_empty() {
-                        titles.push((upper, lower, title));
-                    }
-                }
-                Mark::Line { points, colour, width } => {
-                    let points: Vec<_> = points.iter().map(|&point| at(point)).collect();
-                    let style = ShapeStyle::from(colour).stroke_width(*width);
-                    chart.plotting_area().draw(&PathElement::new(points, style))?;
-                }
-                Mark::Dot { at: place, shape, colour, title } => {
-                    let (x, y) = chart.backend_coord(&at(*place));
-                    dot(&root, (x, y), *shape, *colour)?;
-                    titles.push(((x - 8, y - 8), (x + 8, y + 8), title));
-                }
-                Mark::Label { at: place, offset, ends, text } => {
-                    let side = if *ends { HPos::Right } else { HPos::Left };
-                    let style = font(13, INK).pos(Pos::new(side, VPos::Center));
-                    let element = EmptyElement::at(at(*place)) + Text::new(printable(text), *offset, style);
-                    chart.plotting_area().draw(&element)?;
-                }
+        Ok(mesh.draw()?)
+    }
+
+    /// Draws a mark; its title is put on top of all marks later.
+    fn draw_mark<'c>(
+        &self,
+        mark: &'c Mark,
+        plot: &Plot<'_>,
+        root: &Area<'_>,
+    ) -> Result<Option<Titled<'c>>, Failure> {
+        let area = plot.plotting_area();
+        let at = |(x, y): (f64, f64)| (self.x.at(x), self.y.at(y));
+        match mark {
+            Mark::Bar { x, y, colour, title } => {
+                let corners = [at((x.0, y.1)), at((x.1, y.0))];
+                let [upper, lower] = corners.map(|corner| plot.backend_coord(&corner));
+                area.draw(&Rectangle::new(corners, ShapeStyle::from(colour).filled()))?;
+                Ok((!title.is_empty()).then_some((upper, lower, title)))
+            }
+            Mark::Line { points, colour, width } => {
+                let points: Vec<_> = points.iter().map(|&point| at(point)).collect();
+                area.draw(&PathElement::new(points, ShapeStyle::from(colour).stroke_width(*width)))?;
+                Ok(None)
+            }
+            Mark::Dot { at: place, shape, colour, title } => {
+                let (x, y) = plot.backend_coord(&at(*place));
+                dot(root, (x, y), *shape, *colour)?;
+                Ok(Some(((x - 8, y - 8), (x + 8, y + 8), title)))
+            }
+            Mark::Label { at: place, offset, ends, text } => {
+                let side = if *ends { HPos::Right } else { HPos::Left };
+                let style = font(13, INK).pos(Pos::new(side, VPos::Center));
+                area.draw(&(EmptyElement::at(at(*place)) + Text::new(printable(text), *offset, style)))?;
+                Ok(None)
             }
         }
-        drop(chart);
-        root.present()?;
-        Ok(())
     }
+}
+
+fn font(size: i32, colour: RGBColor) -> TextStyle<'static> {
+    ("sans-serif", size).into_font().color(&colour)
 }
 
 /// An axis as plotters has it: between the scaled ends of its range, with ticks where they are wanted.
@@ -320,12 +345,7 @@ impl Ranged for Ticked {
 }
 
 /// Draws a dot around a pixel.
-fn dot(
-    area: &DrawingArea<SVGBackend<'_>, Shift>,
-    at: (i32, i32),
-    shape: Shape,
-    colour: RGBColor,
-) -> Result<(), Box<dyn std::error::Error>> {
+fn dot(area: &Area<'_>, at: (i32, i32), shape: Shape, colour: RGBColor) -> Result<(), Failure> {
     let style = ShapeStyle::from(colour).filled();
     let drawn = match shape {
         Shape::Disc => area.draw(&Circle::new(at, 5, style)),

@@ -4,6 +4,30 @@ use anyhow::Result;
 
 use super::Collection;
 use super::table::{Row, rows};
+use crate::report::column::Column;
+
+/// What there is of each row, after the name of its parent.
+const COLUMNS: [Column<Row>; 19] = [
+    Column::new("model", |row| row.name.clone()),
+    Column::new("kind", |row| row.kind.to_owned()),
+    Column::new("architecture", |row| text(&row.model.architecture)),
+    Column::new("block_count", |row| text(&row.model.n_blocks)),
+    Column::new("removed", |row| row.removed.clone()),
+    Column::new("method", |row| row.method.clone()),
+    Column::new("bytes", |row| text(&row.model.bytes)),
+    Column::new("parameters", |row| text(&row.model.parameters)),
+    Column::new("perplexity", |row| text(&row.quality.perplexity)),
+    Column::new("perplexity_stderr", |row| text(&row.quality.perplexity_stderr)),
+    Column::new("kl_divergence", |row| text(&row.quality.kl)),
+    Column::new("kl_divergence_stderr", |row| text(&row.quality.kl_stderr)),
+    Column::new("same_top", |row| text(&row.quality.same_top)),
+    Column::new("prompt_tokens_per_second", |row| text(&row.quality.prompt)),
+    Column::new("decode_tokens_per_second", |row| text(&row.quality.decode)),
+    Column::new("text", |row| row.text.clone()),
+    Column::new("verified", |row| text(&row.verified)),
+    Column::new("blake3", |row| text(&row.model.blake3)),
+    Column::new("error", |row| text(&row.error)),
+];
 
 /// One line for each model and text, and one for each failure, under a line of names.
 ///
@@ -11,66 +35,22 @@ use super::table::{Row, rows};
 /// None but those of memory.
 pub fn csv(collection: &Collection) -> Result<String> {
     let mut writer = ::csv::Writer::from_writer(Vec::new());
-    writer.write_record([
-        "parent",
-        "model",
-        "kind",
-        "architecture",
-        "block_count",
-        "removed",
-        "method",
-        "bytes",
-        "parameters",
-        "perplexity",
-        "perplexity_stderr",
-        "kl_divergence",
-        "kl_divergence_stderr",
-        "same_top",
-        "prompt_tokens_per_second",
-        "decode_tokens_per_second",
-        "text",
-        "verified",
-        "blake3",
-        "error",
-    ])?;
-    for row in rows(collection) {
-        let parent = collection.sections[row.section].name();
-        writer.write_record(record(&parent, &row))?;
+    writer.write_field("parent")?;
+    writer.write_record(COLUMNS.map(|column| column.head))?;
+    let mut write = |parent: &str, row: &Row| {
+        writer.write_field(parent)?;
+        writer.write_record(COLUMNS.map(|column| (column.get)(row)))
+    };
+    for row in rows(collection).0 {
+        write(&collection.sections[row.section].name(), &row)?;
     }
     for failed in &collection.failures {
-        let mut record = vec![String::new(); 20];
-        record[1] = failed.path.clone().unwrap_or_default();
-        record[2] = "failed".to_owned();
-        record[19].clone_from(&failed.error);
-        writer.write_record(record)?;
+        let name = failed.path.clone().unwrap_or_default();
+        write("", &Row { name, kind: "failed", error: Some(failed.error.clone()), ..Row::default() })?;
     }
     Ok(String::from_utf8(writer.into_inner()?)?)
 }
 
-fn record(parent: &str, row: &Row) -> Vec<String> {
-    let number = |value: Option<f64>| value.map_or(String::new(), |value| value.to_string());
-    let count = |value: Option<u64>| value.map_or(String::new(), |value| value.to_string());
-    let (model, quality) = (&row.model, &row.quality);
-    vec![
-        parent.to_owned(),
-        row.name.clone(),
-        row.kind.to_owned(),
-        model.architecture.clone().unwrap_or_default(),
-        count(model.n_blocks.map(|n| n as u64)),
-        row.removed.clone(),
-        row.method.clone(),
-        count(model.bytes),
-        count(model.parameters),
-        number(quality.perplexity),
-        number(quality.perplexity_stderr),
-        number(quality.kl),
-        number(quality.kl_stderr),
-        number(quality.same_top),
-        number(quality.prompt),
-        number(quality.decode),
-        row.text.clone(),
-        row.verified.map_or(String::new(), |verified| verified.to_string()),
-        model.blake3.clone().unwrap_or_default(),
-        row.error.clone().unwrap_or_default(),
-    ]
+fn text<T: ToString>(value: &Option<T>) -> String {
+    value.as_ref().map_or(String::new(), T::to_string)
 }

@@ -4,20 +4,12 @@ use super::chart::STYLE;
 use super::charts::{fate, influence, of_section};
 use super::escape::markup;
 use super::heat_map::heat_map;
-use super::table::{Row, rows};
+use super::table::{BLOCKS, FIGURES, Row, VERIFIED, rows};
+use super::words::{about, commands, details, done, hashes, measured, plural, versions};
 use super::{Collection, Section};
-use crate::report::pages::words::about;
-use crate::report::pages::words::commands;
-use crate::report::pages::words::details;
-use crate::report::pages::words::done;
-use crate::report::pages::words::hashes;
-use crate::report::pages::words::measured;
-use crate::report::pages::words::percent;
-use crate::report::pages::words::plural;
-use crate::report::pages::words::versions;
+use crate::report::column::Column;
 use crate::report::saved::Scored;
 use anyhow::Result;
-use indicatif::DecimalBytes;
 use std::fmt::Write as _;
 
 /// What the page may do: nothing but its own style.
@@ -70,7 +62,7 @@ pub fn page(collection: &Collection) -> Result<String> {
         },
         markup(&versions(collection))
     );
-    let rows = rows(collection);
+    let (rows, texts) = rows(collection);
     if n > 1 {
         html.push_str("<nav aria-label=\"Models\"><ul>\n");
         for (i, section) in collection.sections.iter().enumerate() {
@@ -80,7 +72,7 @@ pub fn page(collection: &Collection) -> Result<String> {
     }
     if !rows.is_empty() {
         html.push_str("<section>\n<h2>All models</h2>\n");
-        all(&mut html, &rows);
+        all(&mut html, &rows, &texts);
         html.push_str("</section>\n");
     }
     if !collection.failures.is_empty() {
@@ -109,80 +101,65 @@ divergence from the parent (in nats) and same top are over the second half of ea
 standard errors as if tokens were independent. Figures of different texts, or of a text that also chose the blocks, do not \
 compare. Reasoning and code suffer before plain text does.</p>\n</footer>\n";
 
+/// The columns of the table of all models, each with the class of its cells.
+fn columns() -> impl Iterator<Item = (&'static str, &'static Column<Row>)> {
+    const FIRST: [(&str, Column<Row>); 4] = [
+        ("t n", Column::new("model", linked)),
+        ("t", Column::new("", kind)),
+        ("", BLOCKS),
+        ("t n", Column::new("removed", removed)),
+    ];
+    const LAST: [(&str, Column<Row>); 2] = [
+        ("t", VERIFIED),
+        ("t", Column::new("text", |row| row.text_number.map_or(String::new(), |number| number.to_string()))),
+    ];
+    let figures = FIGURES.iter().map(|column| ("", column));
+    let of = |named: &'static (&'static str, Column<Row>)| (named.0, &named.1);
+    FIRST.iter().map(of).chain(figures).chain(LAST.iter().map(of))
+}
+
+/// The name of a model; that of a parent leads to its section.
+fn linked(row: &Row) -> String {
+    let mut name = markup(&row.name);
+    if row.kind == "parent" {
+        name = format!("<a href=\"#m{}\">{name}</a>", row.section);
+    }
+    if let Some(error) = &row.error {
+        let _ = write!(name, " <span class=\"bad\">{}</span>", markup(error));
+    }
+    name
+}
+
+fn kind(row: &Row) -> String {
+    match &row.model.architecture {
+        Some(architecture) if row.kind == "parent" => format!("parent, {}", markup(architecture)),
+        _ => row.kind.to_owned(),
+    }
+}
+
+/// The blocks that it lacks, and how they were chosen.
+fn removed(row: &Row) -> String {
+    markup(&match (row.removed.as_str(), row.method.as_str()) {
+        ("", _) => String::new(),
+        (removed, "" | "blocks") => removed.to_owned(),
+        (removed, method) => format!("{removed} by {method}"),
+    })
+}
+
 /// The table of all models.
-fn all(html: &mut String, rows: &[Row]) {
+fn all(html: &mut String, rows: &[Row], texts: &[String]) {
     html.push_str("<div class=\"wide\"><table>\n<tr>");
-    for (head, is_text) in [
-        ("model", true),
-        ("", true),
-        ("blocks", false),
-        ("removed", true),
-        ("size", false),
-        ("share", false),
-        ("perplexity", false),
-        ("KL divergence", false),
-        ("same top", false),
-        ("prompt t/s", false),
-        ("decode t/s", false),
-        ("verified", true),
-        ("text", true),
-    ] {
-        let class = if is_text { " class=\"t\"" } else { "" };
-        let _ = write!(html, "<th{class} scope=\"col\">{head}</th>");
+    for (class, column) in columns() {
+        let class = if class.starts_with('t') { " class=\"t\"" } else { "" };
+        let _ = write!(html, "<th{class} scope=\"col\">{}</th>", column.head);
     }
     html.push_str("</tr>\n");
-    let mut texts: Vec<&str> = Vec::new();
     for row in rows {
-        let text = match texts.iter().position(|text| *text == row.text) {
-            _ if row.text.is_empty() => String::new(),
-            Some(at) => (at + 1).to_string(),
-            None => {
-                texts.push(&row.text);
-                texts.len().to_string()
-            }
-        };
-        let (model, quality) = (&row.model, &row.quality);
         let class = if row.kind == "parent" { " class=\"p\"" } else { "" };
         let _ = write!(html, "<tr{class}>");
-        let mut name = markup(&row.name);
-        if row.kind == "parent" {
-            name = format!("<a href=\"#m{}\">{name}</a>", row.section);
-        }
-        if let Some(error) = &row.error {
-            let _ = write!(name, " <span class=\"bad\">{}</span>", markup(error));
-        }
-        let kind = match &model.architecture {
-            Some(architecture) if row.kind == "parent" => {
-                format!("parent, {}", markup(architecture))
-            }
-            _ => row.kind.to_owned(),
-        };
-        let removed = match (row.removed.as_str(), row.method.as_str()) {
-            ("", _) => String::new(),
-            (removed, "" | "blocks") => removed.to_owned(),
-            (removed, method) => format!("{removed} by {method}"),
-        };
-        let cells = [
-            (name, "t n"),
-            (kind, "t"),
-            (model.n_blocks.map_or(String::new(), |n| n.to_string()), ""),
-            (markup(&removed), "t n"),
-            (model.bytes.map_or(String::new(), |bytes| DecimalBytes(bytes).to_string()), ""),
-            (percent(row.share), ""),
-            (measured(quality.perplexity, quality.perplexity_stderr, 2), ""),
-            (measured(quality.kl, quality.kl_stderr, 4), ""),
-            (percent(quality.same_top), ""),
-            (measured(quality.prompt, None, 0), ""),
-            (measured(quality.decode, None, 1), ""),
-            (row.verified.map_or("", |verified| if verified { "yes" } else { "NO" }).to_owned(), "t"),
-            (text, "t"),
-        ];
-        for (cell, class) in cells {
-            let class = match class {
-                "" => String::new(),
-                class => format!(" class=\"{class}\""),
-            };
-            let _ = write!(html, "<td{class}>{cell}</td>");
+        for (class, column) in columns() {
+            let class = if class.is_empty() { String::new() } else { format!(" class=\"{class}\"") };
+            let _ = write!(html, "<td{class}>{}</td>", (column.get)(row));
         }
         html.push_str("</tr>\n");
     }

@@ -2,14 +2,11 @@
 
 use std::fmt::Write as _;
 
-use indicatif::DecimalBytes;
-
 use super::escape::markdown;
-use super::table::{Row, rows};
+use super::table::{BLOCKS, FIGURES, Row, VERIFIED, rows};
+use super::words::{about, commands, details, done, hashes, plural, versions};
 use super::{Collection, Section};
-use crate::report::pages::words::{
-    about, commands, details, done, hashes, measured, percent, plural, versions,
-};
+use crate::report::column::Column;
 
 /// The page.
 #[must_use]
@@ -20,15 +17,16 @@ pub fn page(collection: &Collection) -> String {
         plural(collection.sections.len(), "parent model"),
         markdown(&versions(collection))
     );
-    let rows = rows(collection);
+    let (rows, _) = rows(collection);
     if !rows.is_empty() {
-        text.push_str(
-            "\n| model | | blocks | removed | size | share | perplexity | KL divergence | same top | prompt t/s | decode t/s | verified |\n\
-             | --- | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |\n",
-        );
+        let line = |cells: Vec<&str>| format!("| {} |\n", cells.join(" | "));
+        let heads = line(columns().map(|(_, column)| column.head).collect());
+        let ends = line(columns().map(|(is_number, _)| if is_number { "---:" } else { "---" }).collect());
+        let _ = write!(text, "\n{}{ends}", heads.replace("  ", " "));
     }
     for row in &rows {
-        let _ = writeln!(text, "{}", line(row));
+        let cells: Vec<_> = columns().map(|(_, column)| (column.get)(row)).collect();
+        let _ = writeln!(text, "| {} |", cells.join(" | "));
     }
     if !collection.failures.is_empty() {
         text.push_str("\n## Failed\n\n| model | reason |\n| --- | --- |\n");
@@ -47,27 +45,21 @@ pub fn page(collection: &Collection) -> String {
     text
 }
 
-fn line(row: &Row) -> String {
-    let (model, quality) = (&row.model, &row.quality);
-    let mut name = markdown(&row.name);
-    if let Some(error) = &row.error {
-        let _ = write!(name, " ({})", markdown(error));
-    }
-    let cells = [
-        name,
-        row.kind.to_owned(),
-        model.n_blocks.map_or(String::new(), |n| n.to_string()),
-        markdown(&row.removed),
-        model.bytes.map_or(String::new(), |bytes| DecimalBytes(bytes).to_string()),
-        percent(row.share),
-        measured(quality.perplexity, quality.perplexity_stderr, 2),
-        measured(quality.kl, quality.kl_stderr, 4),
-        percent(quality.same_top),
-        measured(quality.prompt, None, 0),
-        measured(quality.decode, None, 1),
-        row.verified.map_or("", |verified| if verified { "yes" } else { "NO" }).to_owned(),
+/// The columns of the table of all models, and which of them are numbers.
+fn columns() -> impl Iterator<Item = (bool, &'static Column<Row>)> {
+    const FIRST: [(bool, Column<Row>); 4] = [
+        (false, Column::new("model", named)),
+        (false, Column::new("", |row| row.kind.to_owned())),
+        (true, BLOCKS),
+        (false, Column::new("removed", |row| markdown(&row.removed))),
     ];
-    format!("| {} |", cells.join(" | "))
+    let first = FIRST.iter().map(|(is_number, column)| (*is_number, column));
+    first.chain(FIGURES.iter().map(|column| (true, column))).chain([(false, &VERIFIED)])
+}
+
+fn named(row: &Row) -> String {
+    let error = row.error.as_ref().map_or(String::new(), |error| format!(" ({})", markdown(error)));
+    markdown(&row.name) + &error
 }
 
 fn of_model(text: &mut String, section: &Section) {

@@ -1,8 +1,11 @@
-//! Rows for a table of all models, the same in every form.
+//! The table of all models: its rows, and the columns that are the same on every page.
 
+use super::words::{measured, percent, plural};
 use super::{Collection, Point, Section, is_same_model, name};
 use crate::model::block::block_list;
-use crate::report::saved::{Kind, Quality, SavedModel};
+use crate::report::column::Column;
+use crate::report::saved::{Kind, Quality, SavedModel, Scored};
+use indicatif::DecimalBytes;
 
 /// A model and what is known of it.
 #[derive(Clone, Debug, Default)]
@@ -20,83 +23,69 @@ pub(super) struct Row {
     pub(super) quality: Quality,
     /// The text, in words; empty where nothing was measured.
     pub(super) text: String,
+    /// Its place among the texts of all rows, from 1.
+    pub(super) text_number: Option<usize>,
     pub(super) verified: Option<bool>,
     pub(super) error: Option<String>,
 }
 
-/// One row for each model and text, by section, parents first.
-pub(super) fn rows(collection: &Collection) -> Vec<Row> {
+/// How many blocks it has.
+pub(super) const BLOCKS: Column<Row> =
+    Column::new("blocks", |row| row.model.n_blocks.map_or(String::new(), |n| n.to_string()));
+
+/// Its size and what was measured of it.
+pub(super) const FIGURES: [Column<Row>; 7] = [
+    Column::new("size", |row| row.model.bytes.map_or(String::new(), |bytes| DecimalBytes(bytes).to_string())),
+    Column::new("share", |row| percent(row.share)),
+    Column::new("perplexity", |row| measured(row.quality.perplexity, row.quality.perplexity_stderr, 2)),
+    Column::new("KL divergence", |row| measured(row.quality.kl, row.quality.kl_stderr, 4)),
+    Column::new("same top", |row| percent(row.quality.same_top)),
+    Column::new("prompt t/s", |row| measured(row.quality.prompt, None, 0)),
+    Column::new("decode t/s", |row| measured(row.quality.decode, None, 1)),
+];
+
+/// Whether it is what it says.
+pub(super) const VERIFIED: Column<Row> = Column::new("verified", |row| {
+    row.verified.map_or("", |verified| if verified { "yes" } else { "NO" }).to_owned()
+});
+
+/// One row for each model and text, by section, parents first; and the texts by their numbers.
+pub(super) fn rows(collection: &Collection) -> (Vec<Row>, Vec<String>) {
     let sections = collection.sections.iter().enumerate();
-    sections.flat_map(|(i, section)| of_section(i, section)).collect()
+    let mut rows: Vec<Row> = sections.flat_map(|(i, section)| of_section(i, section)).collect();
+    let mut texts: Vec<String> = Vec::new();
+    for row in rows.iter_mut().filter(|row| !row.text.is_empty()) {
+        let at = texts.iter().position(|text| *text == row.text);
+        row.text_number = Some(at.unwrap_or(texts.len()) + 1);
+        if at.is_none() {
+            texts.push(row.text.clone());
+        }
+    }
+    (rows, texts)
 }
 
 fn of_section(number: usize, section: &Section) -> Vec<Row> {
-    let mut rows = Vec::new();
-    let mut used = vec![false; section.points.len()];
-    let bytes = |model: &SavedModel| model.bytes.filter(|&bytes| bytes > 0);
-    let verified = |model: &SavedModel| {
-        let mut of_model = section.verified.iter().rev();
-        let found = of_model.find(|result| is_same_model(&result.output, model));
-        found.map(|result| result.verified)
-    };
-    let row = |model: &SavedModel| Row {
-        section: number,
-        name: name(model),
-        share: bytes(&section.parent).zip(bytes(model)).map(|(parent, bytes)| bytes as f64 / parent as f64),
-        verified: verified(model),
-        model: model.clone(),
-        ..Row::default()
-    };
-    let with_point = |row: Row, point: &Point| Row {
-        quality: point.quality,
-        text: text(point),
-        error: point.error.clone(),
-        ..row
-    };
-    let parents = section.points.iter().enumerate();
-    for (i, point) in parents.filter(|(_, point)| point.kind == Kind::Parent) {
-        used[i] = true;
-        let parent = Row { kind: "parent", ..row(&section.parent) };
-        rows.push(with_point(parent, point));
-    }
-    if rows.is_empty() {
-        rows.push(Row { kind: "parent", ..row(&section.parent) });
-    }
+    let row = |model: &SavedModel| Row::new(number, section, model);
+    let (parents, mut rest): (Vec<&Point>, Vec<&Point>) =
+        section.points.iter().partition(|point| point.kind == Kind::Parent);
+    let mut rows = Row { kind: "parent", ..row(&section.parent) }.for_each(&parents);
     for scored in &section.scored {
         let Some(output) = &scored.output else {
             continue;
         };
-        let mut removed = match scored.removed.is_empty() {
-            true => String::new(),
-            false => block_list(&scored.removed),
-        };
-        if !scored.attention_removed.is_empty() {
-            let comma = if removed.is_empty() { "" } else { ", " };
-            removed.push_str(&format!("{comma}attention of {}", block_list(&scored.attention_removed)));
-        }
         let bare = Row {
             kind: if output.path.is_some() { "shortened" } else { "planned" },
-            removed,
+            removed: removed(scored),
             method: scored.method.clone().unwrap_or_default(),
             ..row(output)
         };
-        let mut measured = false;
-        for (i, point) in section.points.iter().enumerate() {
-            let is_of_output = match point.by_search {
-                true => point.removed == scored.removed && scored.search == Some(point.quality),
-                false => is_same_model(&point.model, output),
-            };
-            if !used[i] && is_of_output {
-                used[i] = true;
-                measured = true;
-                rows.push(with_point(bare.clone(), point));
-            }
-        }
-        if !measured {
-            rows.push(bare);
-        }
+        let is_of_output = |point: &mut &Point| match point.by_search {
+            true => point.removed == scored.removed && scored.search == Some(point.quality),
+            false => is_same_model(&point.model, output),
+        };
+        rows.extend(bare.for_each(&rest.extract_if(.., is_of_output).collect::<Vec<_>>()));
     }
-    for (_, point) in section.points.iter().enumerate().filter(|(i, _)| !used[*i]) {
+    for point in rest {
         let bare = Row {
             name: point.name.clone(),
             kind: match point.kind {
@@ -107,14 +96,49 @@ fn of_section(number: usize, section: &Section) -> Vec<Row> {
             },
             removed: match (point.removed.is_empty(), section.n_removed(point)) {
                 (false, _) => block_list(&point.removed),
-                (true, Some(n)) if n > 0 => super::words::plural(n, "block"),
+                (true, Some(n)) if n > 0 => plural(n, "block"),
                 _ => String::new(),
             },
             ..row(&point.model)
         };
-        rows.push(with_point(bare, point));
+        rows.extend(bare.for_each(&[point]));
     }
     rows
+}
+
+impl Row {
+    /// Of a model of section `number`, of which nothing is measured.
+    fn new(number: usize, section: &Section, model: &SavedModel) -> Self {
+        let bytes = |model: &SavedModel| model.bytes.filter(|&bytes| bytes > 0).map(|bytes| bytes as f64);
+        let verified = section.verified.iter().rev().find(|result| is_same_model(&result.output, model));
+        Self {
+            section: number,
+            name: name(model),
+            share: bytes(&section.parent).zip(bytes(model)).map(|(parent, bytes)| bytes / parent),
+            verified: verified.map(|result| result.verified),
+            model: model.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// With each of the measurements, or as it is where there are none.
+    fn for_each(self, points: &[&Point]) -> Vec<Self> {
+        let with = |point: &&Point| Self {
+            quality: point.quality,
+            text: text(point),
+            error: point.error.clone(),
+            ..self.clone()
+        };
+        if points.is_empty() { vec![self] } else { points.iter().map(with).collect() }
+    }
+}
+
+/// The blocks that it lacks, in words.
+fn removed(scored: &Scored) -> String {
+    let (blocks, attention) = (&scored.removed, &scored.attention_removed);
+    let blocks = (!blocks.is_empty()).then(|| block_list(blocks));
+    let attention = (!attention.is_empty()).then(|| format!("attention of {}", block_list(attention)));
+    blocks.into_iter().chain(attention).collect::<Vec<_>>().join(", ")
 }
 
 /// The text of a point, in words.
