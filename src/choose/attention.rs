@@ -1,6 +1,6 @@
 //! The choice of blocks that stay without their attention, by scores.
 
-use crate::measure::importance::{HalfImportance, Importance};
+use crate::measure::importance::{Importance, Metric};
 use crate::model::{BlockId, Model};
 use crate::plan::Method;
 use crate::plan::attention::first_kept;
@@ -48,7 +48,7 @@ pub fn check_number(n: usize, n_may: usize) -> Result<()> {
 /// The importance of the attention of each block: the lowest goes first.
 fn scores(method: Method, importance: Option<&Importance>, n_blocks: usize) -> Result<Vec<f64>> {
     let numbers = || (0..n_blocks).map(|i| i as f64);
-    let measured = |score: fn(&HalfImportance) -> f64| {
+    let measured = |metric: Metric| {
         importance
             .with_context(|| format!("method '{method}' needs calibration"))?
             .blocks
@@ -56,15 +56,15 @@ fn scores(method: Method, importance: Option<&Importance>, n_blocks: usize) -> R
             .map(|block| {
                 let halves = block.halves.as_ref();
                 halves
-                    .map(|halves| score(&halves.attention))
+                    .map(|halves| halves.attention[metric].mean)
                     .with_context(|| format!("bug: the attention of block {} has no score", block.block))
             })
             .collect()
     };
     if method == Method::Bi {
-        measured(|half| half.bi)
+        measured(Metric::BlockInfluence)
     } else if method == Method::RelativeMagnitude {
-        measured(|half| half.relative_magnitude)
+        measured(Metric::RelativeMagnitude)
     } else if method == Method::Sequential {
         Ok(numbers().map(|i| -i).collect())
     } else if method == Method::Reverse {

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 
-use crate::measure::importance::{Importance, Scores};
+use crate::measure::importance::{Importance, Metric, Scores};
 use crate::plan::Method;
 
 impl Method {
@@ -32,13 +32,13 @@ impl Method {
     /// The importance of each block by measured scores; `None` for a method that does not go by them.
     #[must_use]
     pub fn of_scores(self, scores: Scores) -> Option<Vec<f64>> {
+        let means = |metric| scores.means[metric].clone();
         match self {
-            Self::Bi => Some(scores.bi),
-            Self::RelativeMagnitude => Some(scores.relative_magnitude),
+            Self::Bi => Some(means(Metric::BlockInfluence)),
+            Self::RelativeMagnitude => Some(means(Metric::RelativeMagnitude)),
             Self::Lorp => scores.lorp,
             Self::Safe => {
-                let bi = z_scores(&scores.bi);
-                let magnitude = z_scores(&scores.relative_magnitude);
+                let [bi, magnitude] = Metric::ALL.map(|metric| z_scores(&scores.means[metric]));
                 Some(bi.into_iter().zip(magnitude).map(|(a, b)| a.max(b)).collect())
             }
             _ => None,

@@ -3,13 +3,14 @@
 use crate::choose::search::draft::Draft;
 use crate::choose::search::{Goal, Measured, Removed};
 use crate::engine::outcome::CalibrationReport;
-use crate::measure::importance::Importance;
+use crate::measure::importance::{BlockScores, Importance, Metric};
 use crate::measure::loss::{Objective, TaskLoss};
 use crate::measure::quality::choice::Accuracy;
 use crate::model::BlockId;
 use crate::model::block::block_list;
 use indicatif::HumanCount;
-use serde::Serialize;
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
 use std::collections::BTreeSet;
 
 /// What a search measured.
@@ -79,30 +80,15 @@ pub struct PairsReport {
 pub struct BlockReport {
     /// Its number.
     pub block: usize,
-    /// Block Influence.
-    pub bi: Option<f64>,
-    /// Its standard error over windows.
-    pub bi_stderr: Option<f64>,
-    /// Relative Magnitude.
-    pub relative_magnitude: Option<f64>,
-    /// Its standard error over windows.
-    pub relative_magnitude_stderr: Option<f64>,
-    /// Block Influence of its attention alone, or of what it has in its place; null unless the halves were scored.
-    pub attention_bi: Option<f64>,
-    /// Its standard error over windows.
-    pub attention_bi_stderr: Option<f64>,
-    /// Relative Magnitude of its attention alone.
-    pub attention_relative_magnitude: Option<f64>,
-    /// Its standard error over windows.
-    pub attention_relative_magnitude_stderr: Option<f64>,
-    /// Block Influence of its feed-forward network alone; null unless the halves were scored.
-    pub ffn_bi: Option<f64>,
-    /// Its standard error over windows.
-    pub ffn_bi_stderr: Option<f64>,
-    /// Relative Magnitude of its feed-forward network alone.
-    pub ffn_relative_magnitude: Option<f64>,
-    /// Its standard error over windows.
-    pub ffn_relative_magnitude_stderr: Option<f64>,
+    /// Its scores, each with its standard error over windows; null where it has none.
+    #[serde(flatten, serialize_with = "of_block")]
+    pub scores: Option<BlockScores>,
+    /// Those of its attention alone, or of what it has in its place; null unless the halves were scored.
+    #[serde(flatten, serialize_with = "of_attention")]
+    pub attention: Option<BlockScores>,
+    /// Those of its feed-forward network alone; null unless the halves were scored.
+    #[serde(flatten, serialize_with = "of_ffn")]
+    pub ffn: Option<BlockScores>,
     /// Its place in the order of LoRP, from 0; null unless that is the method.
     pub lorp: Option<f64>,
     /// Its place by the scores that the method goes by, from 1 for the lowest; null where there are none.
@@ -125,6 +111,29 @@ pub struct BlockReport {
     pub attention_removed: bool,
 }
 
+fn of_block<S: Serializer>(scores: &Option<BlockScores>, serializer: S) -> Result<S::Ok, S::Error> {
+    by_name("", *scores, serializer)
+}
+
+fn of_attention<S: Serializer>(scores: &Option<BlockScores>, serializer: S) -> Result<S::Ok, S::Error> {
+    by_name("attention_", *scores, serializer)
+}
+
+fn of_ffn<S: Serializer>(scores: &Option<BlockScores>, serializer: S) -> Result<S::Ok, S::Error> {
+    by_name("ffn_", *scores, serializer)
+}
+
+/// Two fields for each metric: the mean and its standard error.
+fn by_name<S: Serializer>(part: &str, scores: Option<BlockScores>, serializer: S) -> Result<S::Ok, S::Error> {
+    let mut fields = serializer.serialize_map(None)?;
+    for metric in Metric::ALL {
+        let (score, key) = (scores.map(|scores| scores[metric]), format!("{part}{}", metric.key()));
+        fields.serialize_entry(&key, &score.map(|score| score.mean))?;
+        fields.serialize_entry(&format!("{key}_stderr"), &score.and_then(|score| score.stderr))?;
+    }
+    fields.end()
+}
+
 /// One row for each of `n_blocks` blocks.
 #[must_use]
 pub fn block_rows(
@@ -138,23 +147,11 @@ pub fn block_rows(
             // Blocks behind the evaluated ones (prediction blocks) have no score.
             let scores = importance.and_then(|importance| importance.blocks.get(block));
             let halves = scores.and_then(|scores| scores.halves);
-            let attention = halves.map(|halves| halves.attention);
-            let ffn = halves.map(|halves| halves.ffn);
             BlockReport {
                 block,
-                bi: scores.map(|scores| scores.bi),
-                bi_stderr: scores.and_then(|scores| scores.bi_stderr),
-                relative_magnitude: scores.map(|scores| scores.relative_magnitude),
-                relative_magnitude_stderr: scores.and_then(|s| s.relative_magnitude_stderr),
-                attention_bi: attention.map(|half| half.bi),
-                attention_bi_stderr: attention.and_then(|half| half.bi_stderr),
-                attention_relative_magnitude: attention.map(|half| half.relative_magnitude),
-                attention_relative_magnitude_stderr: attention
-                    .and_then(|half| half.relative_magnitude_stderr),
-                ffn_bi: ffn.map(|half| half.bi),
-                ffn_bi_stderr: ffn.and_then(|half| half.bi_stderr),
-                ffn_relative_magnitude: ffn.map(|half| half.relative_magnitude),
-                ffn_relative_magnitude_stderr: ffn.and_then(|half| half.relative_magnitude_stderr),
+                scores: scores.map(|scores| scores.scores),
+                attention: halves.map(|halves| halves.attention),
+                ffn: halves.map(|halves| halves.ffn),
                 lorp: importance.and_then(|importance| importance.lorp.as_ref()?.get(block).copied()),
                 rank: None,
                 rank_low: None,

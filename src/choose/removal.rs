@@ -264,7 +264,8 @@ impl<'s> Search<'s> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::importance::BlockImportance;
+    use crate::measure::importance::{BlockImportance, Each, Metric};
+    use crate::measure::quality::Mean;
     use crate::plan::constraints::Group;
     use std::collections::BTreeMap;
 
@@ -292,10 +293,10 @@ mod tests {
     fn importance(bi: &[f64]) -> Importance {
         let block = |(i, bi): (usize, &f64)| BlockImportance {
             block: BlockId::new(i),
-            bi: *bi,
-            bi_stderr: None,
-            relative_magnitude: -bi,
-            relative_magnitude_stderr: None,
+            scores: Each::new(|metric| Mean {
+                mean: if metric == Metric::BlockInfluence { *bi } else { -bi },
+                stderr: None,
+            }),
             n_zero_rows: 0,
             halves: None,
         };
@@ -325,7 +326,7 @@ mod tests {
     fn safe_takes_the_worse_of_two_scores() {
         let mut importance = importance(&[1.0, 2.0, 3.0, 4.0]);
         for (block, magnitude) in importance.blocks.iter_mut().zip([40.0, 30.0, 10.0, 20.0]) {
-            block.relative_magnitude = magnitude;
+            block.scores[Metric::RelativeMagnitude].mean = magnitude;
         }
         // In standard deviations, with the mean in the middle: -1.34, -0.45, 0.45, 1.34 of one, 1.34, 0.45, -1.34, -0.45 of
         // the other; the larger ones are 1.34, 0.45, 0.45, 1.34.

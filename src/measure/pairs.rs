@@ -134,7 +134,7 @@ impl HiddenStates for Paired<'_> {
 mod tests {
     use super::*;
     use crate::engine::hidden_state::Recorded;
-    use crate::measure::importance::Importance;
+    use crate::measure::importance::{Importance, Metric};
     use crate::measure::quality::recorded::noise;
     use crate::model::BlockId;
 
@@ -215,8 +215,8 @@ mod tests {
         let (importance, pairs) = measure(&recorded, 9).unwrap();
         let cosine = pairs.cosine();
         for (i, block) in importance.blocks.iter().enumerate() {
-            assert_eq!(cosine[i][i + 1], Some(1.0 - block.bi));
-            assert_eq!(cosine[i + 1][i], Some(1.0 - block.bi));
+            assert_eq!(cosine[i][i + 1], Some(1.0 - block.scores[Metric::BlockInfluence].mean));
+            assert_eq!(cosine[i + 1][i], Some(1.0 - block.scores[Metric::BlockInfluence].mean));
             assert_eq!(cosine[i][i], Some(1.0));
         }
     }

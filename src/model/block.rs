@@ -1,6 +1,7 @@
 //! Blocks by number: ids, lists, and the block in a tensor's name.
 
 use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -31,7 +32,7 @@ pub fn block_list(blocks: &[usize]) -> String {
 
 /// A block's number in the input, counted from 0. It never changes; numbers in the output exist only in
 /// [`crate::model::renumbering::Renumbering`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct BlockId(usize);
 
 impl BlockId {

@@ -1,26 +1,22 @@
 //! Results as tables for a person.
 
+use super::column::{number, right, table};
+use super::lines::{Colour, alike, calibrated, changes, chosen, loss, model, removed, written};
 use super::{Report, goal, stability};
 use crate::choose::outcome::BlockReport;
+use crate::measure::importance::{BlockScores, Metric};
+use crate::measure::quality::Mean;
 use crate::model::block::block_list;
-use crate::report::lines::Colour;
-use crate::report::lines::alike;
-use crate::report::lines::calibrated;
-use crate::report::lines::changes;
-use crate::report::lines::chosen;
-use crate::report::lines::loss;
-use crate::report::lines::model;
-use crate::report::lines::removed;
-use crate::report::lines::written;
-use comfy_table::{Cell, CellAlignment, Color, Table, presets};
+use crate::output::outcome::OutputReport;
+use comfy_table::{Cell, Table};
 use indicatif::DecimalBytes;
 use std::fmt::Write as _;
 
-/// Scores of every block, with what goes, then what was done.
+/// Scores of every block, those that go marked, then what was done.
 #[must_use]
 pub fn report(report: &Report, colour: Colour) -> String {
     let mut text = String::new();
-    if report.blocks.iter().any(|block| block.bi.is_some()) {
+    if report.blocks.iter().any(|block| block.scores.is_some()) {
         let _ = writeln!(text, "{}\n", blocks(report, colour));
     }
     let _ = writeln!(text, "model    {}", model(&report.model));
@@ -52,135 +48,124 @@ pub fn report(report: &Report, colour: Colour) -> String {
         text.push_str(&alike(&pairs.cosine));
     }
     if report.output.is_none() && !report.removed.is_empty() {
-        let _ =
-            writeln!(text, "would go {}", removed(&report.removed, &report.model, &chosen(&report.method)));
+        let how = chosen(&report.method);
+        let _ = writeln!(text, "would go {}", removed(&report.removed, &report.model, &how));
     }
     if let Some(output) = &report.output {
-        let _ =
-            writeln!(text, "removed  {}", removed(&report.removed, &report.model, &chosen(&report.method)));
-        if let Some(method) = &report.attention_method {
-            let _ = writeln!(
-                text,
-                "         attention of {} ({} of {} blocks, {}), as architecture {}",
-                block_list(&report.attention_removed),
-                report.attention_removed.len(),
-                report.model.block_count,
-                chosen(method),
-                output.architecture
-            );
-        }
-        if let Some(heal) = &report.heal {
-            text.push_str(&super::healing::lines(heal));
-        }
-        let _ = writeln!(text, "output   {}", written(output, report.model.bytes));
-        text.push_str(&changes(&output.changes));
-        if let Some(ollama) = &output.ollama {
-            let done = match ollama.created {
-                true => "",
-                false => ", not made yet",
-            };
-            let _ = writeln!(text, "ollama   {} from {}{done}", ollama.name, ollama.modelfile);
-        }
-        if let Some(imatrix) = &output.imatrix {
-            let _ = writeln!(
-                text,
-                "imatrix  {}: {} entries, {} of removed blocks left out, {}",
-                imatrix.path,
-                imatrix.entries,
-                imatrix.removed,
-                DecimalBytes(imatrix.bytes)
-            );
-        }
+        text.push_str(&written_output(report, output));
+    }
+    text
+}
+
+/// What was removed, healed and written.
+fn written_output(report: &Report, output: &OutputReport) -> String {
+    let how = chosen(&report.method);
+    let mut text = format!("removed  {}\n", removed(&report.removed, &report.model, &how));
+    if let Some(method) = &report.attention_method {
+        let _ = writeln!(
+            text,
+            "         attention of {} ({} of {} blocks, {}), as architecture {}",
+            block_list(&report.attention_removed),
+            report.attention_removed.len(),
+            report.model.block_count,
+            chosen(method),
+            output.architecture
+        );
+    }
+    if let Some(heal) = &report.heal {
+        text.push_str(&super::healing::lines(heal));
+    }
+    let _ = writeln!(text, "output   {}", written(output, report.model.bytes));
+    text.push_str(&changes(&output.changes));
+    if let Some(ollama) = &output.ollama {
+        let done = if ollama.created { "" } else { ", not made yet" };
+        let _ = writeln!(text, "ollama   {} from {}{done}", ollama.name, ollama.modelfile);
+    }
+    if let Some(imatrix) = &output.imatrix {
+        let _ = writeln!(
+            text,
+            "imatrix  {}: {} entries, {} of removed blocks left out, {}",
+            imatrix.path,
+            imatrix.entries,
+            imatrix.removed,
+            DecimalBytes(imatrix.bytes)
+        );
     }
     text
 }
 
 /// One row for each block.
 fn blocks(report: &Report, colour: Colour) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
-    let mut head = vec!["block", "influence", "\u{b1}", "rank", "within", "rel. magnitude", "\u{b1}"];
-    let has_halves = report.blocks.iter().any(|block| block.attention_bi.is_some());
+    let has_halves = report.blocks.iter().any(|block| block.attention.is_some());
+    let has_marks = report.output.is_some() || !report.removed.is_empty();
+    let mut head = vec!["block"];
+    head.extend(whole_heads("influence"));
     if has_halves {
-        head.extend(["attention", "\u{b1}", "rel. magnitude", "\u{b1}"]);
-        head.extend(["FFN", "\u{b1}", "rel. magnitude", "\u{b1}"]);
+        head.extend(heads("attention").into_iter().chain(heads("FFN")));
     }
     if report.ablate.is_some() {
         head.extend(["KL alone", "perplexity"]);
     }
     if report.against.is_some() {
-        head.extend(["against", "\u{b1}", "rank", "within"]);
-        head.extend(["rel. magnitude", "\u{b1}"]);
+        head.extend(whole_heads("against"));
     }
-    let has_marks = report.output.is_some() || !report.removed.is_empty();
-    if has_marks {
-        head.push("");
-    }
-    table.set_header(head.iter().map(|text| right(text)));
-    for block in &report.blocks {
-        let number = |value: Option<f64>| value.map_or(String::new(), |value| format!("{value:.4}"));
-        let mut row = vec![
-            right(&block.block.to_string()),
-            right(&number(block.bi)),
-            right(&number(block.bi_stderr)),
-            right(&rank(block)),
-            right(&within(block)),
-            right(&number(block.relative_magnitude)),
-            right(&number(block.relative_magnitude_stderr)),
-        ];
+    head.extend(has_marks.then_some(""));
+    let rows = report.blocks.iter().map(|block| {
+        let mut row = vec![block.block.to_string()];
+        row.extend(whole(Some(block)));
         if has_halves {
-            let scores = [
-                block.attention_bi,
-                block.attention_bi_stderr,
-                block.attention_relative_magnitude,
-                block.attention_relative_magnitude_stderr,
-                block.ffn_bi,
-                block.ffn_bi_stderr,
-                block.ffn_relative_magnitude,
-                block.ffn_relative_magnitude_stderr,
-            ];
-            row.extend(scores.map(|score| right(&number(score))));
+            row.extend(scores(block.attention).into_iter().chain(scores(block.ffn)));
         }
         if report.ablate.is_some() {
-            row.push(right(&number(block.ablate_kl)));
-            let perplexity = block.ablate_perplexity;
-            row.push(right(&perplexity.map_or(String::new(), |p| format!("{p:.2}"))));
+            row.extend([number(block.ablate_kl, 4), number(block.ablate_perplexity, 2)]);
         }
         if let Some(against) = &report.against {
-            let other = against.blocks.get(block.block);
-            let number = |of: fn(&BlockReport) -> Option<f64>| right(&number(other.and_then(of)));
-            row.extend([
-                number(|other| other.bi),
-                number(|other| other.bi_stderr),
-                right(&other.map_or(String::new(), rank)),
-                right(&other.map_or(String::new(), within)),
-                number(|other| other.relative_magnitude),
-                number(|other| other.relative_magnitude_stderr),
-            ]);
+            row.extend(whole(against.blocks.get(block.block)));
         }
-        if has_marks {
-            let what = match (block.removed, block.attention_removed) {
-                (true, _) if report.output.is_none() => "goes",
-                (true, _) => "removed",
-                (false, true) => "attention removed",
-                (false, false) => "",
-            };
-            let tied = if block.tied == Some(true) { "~" } else { "" };
-            row.push(Cell::new(format!("{what} {tied}").trim()));
-        }
-        if colour && (block.removed || block.attention_removed) {
-            row = row.into_iter().map(|cell| cell.fg(Color::Red)).collect();
-        }
-        table.add_row(row);
-    }
-    if colour {
-        table.enforce_styling();
-    }
-    table
+        let mut row: Vec<Cell> = row.into_iter().map(right).collect();
+        row.extend(has_marks.then(|| Cell::new(mark(report, block))));
+        (row, block.removed || block.attention_removed)
+    });
+    table(head.into_iter().map(right).collect(), rows, colour)
 }
 
-fn rank(block: &BlockReport) -> String {
-    block.rank.map_or(String::new(), |rank| rank.to_string())
+/// The heads of the scores of a block or of half of one, of which the first tells them apart.
+fn heads(first: &'static str) -> Vec<&'static str> {
+    let mut heads: Vec<_> = Metric::ALL.iter().flat_map(|metric| [metric.head(), "\u{b1}"]).collect();
+    heads[0] = first;
+    heads
+}
+
+fn scores(scores: Option<BlockScores>) -> Vec<String> {
+    let score = |metric: &Metric| scores.map(|scores| scores[*metric]);
+    let cells = |score: Option<Mean>| [score.map(|score| score.mean), score.and_then(|score| score.stderr)];
+    Metric::ALL.iter().flat_map(|metric| cells(score(metric))).map(|value| number(value, 4)).collect()
+}
+
+/// Those of a block, whose ranks follow its first score.
+fn whole_heads(first: &'static str) -> Vec<&'static str> {
+    let mut heads = heads(first);
+    heads.splice(2..2, ["rank", "within"]);
+    heads
+}
+
+fn whole(block: Option<&BlockReport>) -> Vec<String> {
+    let mut cells = scores(block.and_then(|block| block.scores));
+    let rank = block.and_then(|block| block.rank).map_or(String::new(), |rank| rank.to_string());
+    cells.splice(2..2, [rank, block.map_or(String::new(), within)]);
+    cells
+}
+
+/// What becomes of a block, and whether another text might decide otherwise.
+fn mark(report: &Report, block: &BlockReport) -> String {
+    let what = match (block.removed, block.attention_removed) {
+        (true, _) if report.output.is_none() => "goes",
+        (true, _) => "removed",
+        (false, true) => "attention removed",
+        (false, false) => "",
+    };
+    let tied = if block.tied == Some(true) { "~" } else { "" };
+    format!("{what} {tied}").trim().to_owned()
 }
 
 /// The ranks that it may have.
@@ -190,8 +175,4 @@ fn within(block: &BlockReport) -> String {
         (Some(low), _) => low.to_string(),
         _ => String::new(),
     }
-}
-
-fn right(text: &str) -> Cell {
-    Cell::new(text).set_alignment(CellAlignment::Right)
 }

@@ -150,7 +150,8 @@ impl<'w> Cache<'w> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::importance::{BlockImportance, HalfImportance, Halves, Importance, WindowSums};
+    use crate::measure::importance::{BlockImportance, Each, Halves, Importance, Metric, WindowSums};
+    use crate::measure::quality::Mean;
     use crate::measure::quality::recorded::noise;
     use crate::model::BlockId;
     use crate::watch::Silent;
@@ -191,32 +192,22 @@ mod tests {
     fn importance(has_halves: bool) -> Importance {
         let mut next = noise(3);
         let mut number = || f64::from(next()) / 3.0;
-        let mut half = || HalfImportance {
-            bi: number(),
-            bi_stderr: Some(number()),
-            relative_magnitude: number(),
-            relative_magnitude_stderr: None,
+        let mut half = || {
+            Each::new(|metric| Mean {
+                mean: number(),
+                stderr: (metric == Metric::BlockInfluence).then(&mut number),
+            })
         };
-        let blocks = (0..5).map(|i| {
-            let whole = half();
-            BlockImportance {
-                block: BlockId::new(i),
-                bi: whole.bi,
-                bi_stderr: whole.bi_stderr,
-                relative_magnitude: whole.relative_magnitude,
-                relative_magnitude_stderr: whole.relative_magnitude_stderr,
-                n_zero_rows: i as u64,
-                halves: has_halves.then(|| Halves { attention: half(), ffn: half() }),
-            }
+        let blocks = (0..5).map(|i| BlockImportance {
+            block: BlockId::new(i),
+            scores: half(),
+            n_zero_rows: i as u64,
+            halves: has_halves.then(|| Halves { attention: half(), ffn: half() }),
         });
         let blocks = blocks.collect();
         let mut next = noise(4);
-        let mut window = |n| WindowSums {
-            n,
-            n_zero_rows: 64 - n,
-            distance: f64::from(next()) / 3.0,
-            relative_magnitude: f64::from(next()) / 7.0,
-        };
+        let mut window =
+            |n| WindowSums { n, n_zero_rows: 64 - n, sums: Each::new(|_| f64::from(next()) / 3.0) };
         Importance {
             blocks,
             n_windows: 8,

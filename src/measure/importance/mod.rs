@@ -9,57 +9,45 @@
 //! a number into 0.5. Here sums are f64, no padding exists, and a row of zeros is counted and reported: its
 //! direction is undefined, so it takes no part in the means.
 
+mod metric;
 mod rows;
 mod sums;
 
 use anyhow::{Result, bail, ensure};
+use serde::{Deserialize, Serialize};
 
 use crate::engine::hidden_state::{HiddenStates, Position, Token};
+use crate::measure::quality::Mean;
 use crate::model::BlockId;
 
+pub use metric::{Each, Metric};
 pub use rows::cosine_distance;
 pub use sums::WindowSums;
 use sums::{BlockSums, count};
 
-/// The scores of one block.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// The scores of a block, or of half of one; their standard errors are over windows, and none for a single window.
+pub type BlockScores = Each<Mean>;
+
+/// What was measured of one block.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BlockImportance {
     /// The block, in the input's numbering.
     pub block: BlockId,
-    /// Block Influence, 0 (changes nothing) to 2.
-    pub bi: f64,
-    /// Standard error of `bi` over windows; `None` for a single window.
-    pub bi_stderr: Option<f64>,
-    /// Relative Magnitude, 0 (changes nothing) upwards.
-    pub relative_magnitude: f64,
-    /// Standard error of `relative_magnitude` over windows; `None` for a single window.
-    pub relative_magnitude_stderr: Option<f64>,
+    /// Its scores.
+    pub scores: BlockScores,
     /// Tokens whose hidden state before or after the block was all zeros, left out of the means.
     pub n_zero_rows: u64,
-    /// The same for its two halves, where the hidden states between them were shown.
+    /// The scores of its two halves, where the hidden states between them were shown.
     pub halves: Option<Halves>,
 }
 
 /// The scores of the two halves of a block.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Halves {
-    /// Attention, or what a block has in its place: from what enters the block to the stream behind it.
-    pub attention: HalfImportance,
+    /// Attention, or what a block has in its place: from what enters the block to the stream after it.
+    pub attention: BlockScores,
     /// The feed-forward network, or what a block has in its place: from there to what leaves the block.
-    pub ffn: HalfImportance,
-}
-
-/// The scores of one half of a block, by the same formulas.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct HalfImportance {
-    /// Block Influence of the half.
-    pub bi: f64,
-    /// Standard error of `bi` over windows; `None` for a single window.
-    pub bi_stderr: Option<f64>,
-    /// Relative Magnitude of the half.
-    pub relative_magnitude: f64,
-    /// Standard error of `relative_magnitude` over windows; `None` for a single window.
-    pub relative_magnitude_stderr: Option<f64>,
+    pub ffn: BlockScores,
 }
 
 /// The scores of all evaluated blocks, first to last.
@@ -80,10 +68,8 @@ pub struct Importance {
 /// The scores of each block, `[n_blocks]`, as choices are made from them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scores {
-    /// Block Influence.
-    pub bi: Vec<f64>,
-    /// Relative Magnitude.
-    pub relative_magnitude: Vec<f64>,
+    /// By each metric.
+    pub means: Each<Vec<f64>>,
     /// Places in the order of LoRP, where they were measured.
     pub lorp: Option<Vec<f64>>,
 }
@@ -110,8 +96,7 @@ impl Importance {
     #[must_use]
     pub fn scores(&self) -> Scores {
         Scores {
-            bi: self.blocks.iter().map(|block| block.bi).collect(),
-            relative_magnitude: (self.blocks.iter()).map(|block| block.relative_magnitude).collect(),
+            means: Each::new(|metric| self.blocks.iter().map(|block| block.scores[metric].mean).collect()),
             lorp: self.lorp.clone(),
         }
     }
@@ -122,20 +107,16 @@ impl Importance {
         let n_tokens: Vec<u64> =
             (self.windows.iter()).map(|windows| windows.iter().map(|sums| sums.n).sum()).collect();
         (0..self.n_windows).map(move |window| {
-            let without = |mean: fn(&BlockImportance) -> f64, sum: fn(&WindowSums) -> f64| {
+            let without = |metric: Metric| {
                 let of_block = |(block, windows): (&BlockImportance, &Vec<WindowSums>)| {
-                    let (mean, gone) = (mean(block), windows[window]);
+                    let (mean, gone) = (block.scores[metric].mean, windows[window]);
                     let rest = count(n_tokens[block.block.index()] - gone.n);
                     // By the difference to the mean: a window like all others changes no digit.
-                    mean - (sum(&gone) - mean * count(gone.n)) / rest
+                    mean - (gone.sums[metric] - mean * count(gone.n)) / rest
                 };
                 self.blocks.iter().zip(&self.windows).map(of_block).collect()
             };
-            Scores {
-                bi: without(|block| block.bi, |sums| sums.distance),
-                relative_magnitude: without(|block| block.relative_magnitude, |sums| sums.relative_magnitude),
-                lorp: None,
-            }
+            Scores { means: Each::new(without), lorp: None }
         })
     }
 }
@@ -245,8 +226,8 @@ impl Measuring {
                 let halves = match (&self.attention[i], &self.ffn[i]) {
                     (attention, _) if !attention.was_added_to() => None,
                     (attention, ffn) => Some(Halves {
-                        attention: attention.importance(block, &order)?.into(),
-                        ffn: ffn.importance(block, &order)?.into(),
+                        attention: attention.importance(block, &order)?.scores,
+                        ffn: ffn.importance(block, &order)?.scores,
                     }),
                 };
                 Ok(BlockImportance { halves, ..sums.importance(block, &order)? })
@@ -260,17 +241,6 @@ impl Measuring {
             windows: self.blocks.iter().map(in_order).collect(),
             lorp: None,
         })
-    }
-}
-
-impl From<BlockImportance> for HalfImportance {
-    fn from(scores: BlockImportance) -> Self {
-        Self {
-            bi: scores.bi,
-            bi_stderr: scores.bi_stderr,
-            relative_magnitude: scores.relative_magnitude,
-            relative_magnitude_stderr: scores.relative_magnitude_stderr,
-        }
     }
 }
 
@@ -323,15 +293,21 @@ mod tests {
         (distance / n, magnitude / n)
     }
 
+    fn assert_near(scores: &BlockScores, naive: (f64, f64)) {
+        let found = Metric::ALL.map(|metric| scores[metric].mean);
+        assert!(
+            (found[0] - naive.0).abs() < 1e-12 && (found[1] - naive.1).abs() < 1e-12,
+            "{found:?} {naive:?}"
+        );
+    }
+
     #[test]
     fn scores_equal_the_naive_twin() {
         let recorded = recorded(3, 4, 5, 37);
         let importance = measure(&recorded, 5).unwrap();
         assert_eq!((importance.n_windows, importance.n_tokens), (3, 15));
         for (i, block) in importance.blocks.iter().enumerate() {
-            let (bi, magnitude) = naive(&recorded, i);
-            assert!((block.bi - bi).abs() < 1e-12, "{} {bi}", block.bi);
-            assert!((block.relative_magnitude - magnitude).abs() < 1e-12);
+            assert_near(&block.scores, naive(&recorded, i));
         }
     }
 
@@ -364,9 +340,7 @@ mod tests {
         for (i, block) in importance.blocks.iter().enumerate() {
             let scores = block.halves.unwrap();
             for (half, scores) in [(2 * i, scores.attention), (2 * i + 1, scores.ffn)] {
-                let (bi, magnitude) = naive(&halves, half);
-                assert!((scores.bi - bi).abs() < 1e-12, "{} {bi}", scores.bi);
-                assert!((scores.relative_magnitude - magnitude).abs() < 1e-12);
+                assert_near(&scores, naive(&halves, half));
                 let means: Vec<f64> = (0..3)
                     .map(|w| {
                         let mut one = halves.clone();
@@ -376,7 +350,9 @@ mod tests {
                     .collect();
                 let mean = means.iter().sum::<f64>() / 3.0;
                 let variance = means.iter().map(|m| (m - mean).powi(2)).sum::<f64>() / 2.0;
-                assert!((scores.bi_stderr.unwrap() - (variance / 3.0).sqrt()).abs() < 1e-12);
+                assert!(
+                    (scores[Metric::BlockInfluence].stderr.unwrap() - (variance / 3.0).sqrt()).abs() < 1e-12
+                );
             }
             let block = BlockImportance { halves: None, ..*block };
             assert_eq!(block, without.blocks[i]);
@@ -395,11 +371,13 @@ mod tests {
             .collect();
         let mean = means.iter().sum::<f64>() / 4.0;
         let variance = means.iter().map(|m| (m - mean).powi(2)).sum::<f64>() / 3.0;
-        let block = measure(&recorded, 3).unwrap().blocks[0];
-        assert!((block.bi_stderr.unwrap() - (variance / 4.0).sqrt()).abs() < 1e-12);
+        let stderr = |recorded: &Recorded| {
+            measure(recorded, 3).unwrap().blocks[0].scores[Metric::BlockInfluence].stderr
+        };
+        assert!((stderr(&recorded).unwrap() - (variance / 4.0).sqrt()).abs() < 1e-12);
         let mut single = recorded;
         single.windows.truncate(1);
-        assert_eq!(measure(&single, 3).unwrap().blocks[0].bi_stderr, None);
+        assert_eq!(stderr(&single), None);
     }
 
     #[test]
@@ -428,10 +406,10 @@ mod tests {
             let mut others = recorded.clone();
             others.windows.remove(window);
             let expected = measure(&others, 5).unwrap().scores();
-            let pairs = found.bi.iter().zip(&expected.bi);
-            let magnitudes = found.relative_magnitude.iter();
-            for (a, b) in pairs.chain(magnitudes.zip(&expected.relative_magnitude)) {
-                assert!((a - b).abs() < 1e-12, "{a} {b}");
+            for metric in Metric::ALL {
+                for (a, b) in found.means[metric].iter().zip(&expected.means[metric]) {
+                    assert!((a - b).abs() < 1e-12, "{a} {b}");
+                }
             }
         }
     }
@@ -442,7 +420,7 @@ mod tests {
         recorded.windows[0][0].1[..4].fill(0.0);
         let block = measure(&recorded, 2).unwrap().blocks[0];
         assert_eq!(block.n_zero_rows, 1);
-        assert!(block.bi.is_finite());
+        assert!(block.scores[Metric::BlockInfluence].mean.is_finite());
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Sums over the tokens of each window, and scores made from them.
 
 use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
 
-use super::BlockImportance;
 use super::rows::products;
+use super::{BlockImportance, Each, Metric};
+use crate::measure::quality::Mean;
 use crate::model::BlockId;
 
 /// Sums of one block, or of half a block.
@@ -25,7 +27,7 @@ impl BlockSums {
     }
 
     pub(super) fn is_finite(&self) -> bool {
-        self.window.distance.is_finite() && self.window.relative_magnitude.is_finite()
+        Metric::ALL.iter().all(|&metric| self.window.sums[metric].is_finite())
     }
 
     pub(super) fn was_added_to(&self) -> bool {
@@ -40,17 +42,16 @@ impl BlockSums {
     pub(super) fn importance(&self, block: BlockId, order: &[usize]) -> Result<BlockImportance> {
         ensure!(self.was_added_to(), "block {block} was never evaluated");
         let mut total = WindowSums::default();
-        let mut bi = WindowMeans::default();
-        let mut relative_magnitude = WindowMeans::default();
+        let mut means: Each<WindowMeans> = Each::default();
         for window in order.iter().map(|&at| &self.windows[at]) {
-            if window.n > 0 {
-                bi.add(window.mean(window.distance));
-                relative_magnitude.add(window.mean(window.relative_magnitude));
-            }
             total.n += window.n;
             total.n_zero_rows += window.n_zero_rows;
-            total.distance += window.distance;
-            total.relative_magnitude += window.relative_magnitude;
+            for metric in Metric::ALL {
+                total.sums[metric] += window.sums[metric];
+                if window.n > 0 {
+                    means[metric].add(window.mean(metric));
+                }
+            }
         }
         ensure!(
             total.n > 0,
@@ -58,10 +59,10 @@ impl BlockSums {
         );
         Ok(BlockImportance {
             block,
-            bi: total.mean(total.distance),
-            bi_stderr: bi.standard_error(),
-            relative_magnitude: total.mean(total.relative_magnitude),
-            relative_magnitude_stderr: relative_magnitude.standard_error(),
+            scores: Each::new(|metric| Mean {
+                mean: total.mean(metric),
+                stderr: means[metric].standard_error(),
+            }),
             n_zero_rows: total.n_zero_rows,
             halves: None,
         })
@@ -69,16 +70,14 @@ impl BlockSums {
 }
 
 /// Sums over the tokens of a window.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct WindowSums {
     /// Tokens.
     pub n: u64,
     /// Tokens that are left out, as their hidden state before or after the block is all zeros.
     pub n_zero_rows: u64,
-    /// Of `1 - cos(x, y)`.
-    pub distance: f64,
-    /// Of `|y - x| / |y|`.
-    pub relative_magnitude: f64,
+    /// Of each metric.
+    pub sums: Each<f64>,
 }
 
 impl WindowSums {
@@ -89,12 +88,13 @@ impl WindowSums {
             return;
         }
         self.n += 1;
-        self.distance += products.cosine_distance();
-        self.relative_magnitude += (products.dd / products.yy).sqrt();
+        for metric in Metric::ALL {
+            self.sums[metric] += metric.of(&products);
+        }
     }
 
-    fn mean(&self, sum: f64) -> f64 {
-        sum / count(self.n)
+    fn mean(&self, metric: Metric) -> f64 {
+        self.sums[metric] / count(self.n)
     }
 }
 

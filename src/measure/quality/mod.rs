@@ -13,6 +13,8 @@
 //! - [`side_by_side`]: several models against one parent.
 //! - [`choice`]: tasks with several answers, one of them right.
 
+use serde::{Deserialize, Serialize};
+
 pub mod log_softmax;
 
 pub mod perplexity;
@@ -29,7 +31,7 @@ pub mod choice;
 pub(crate) mod recorded;
 
 /// A mean over tokens.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Mean {
     /// The mean.
     pub mean: f64,
