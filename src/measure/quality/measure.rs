@@ -32,29 +32,29 @@ impl Quality {
         windows: impl Iterator<Item = &'w [Token]>,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Self> {
-        let model_name = model.name();
-        let parent_name = parent.as_ref().map(|parent| parent.name());
-        let mut nlls = Vec::new();
-        let mut tokens: Vec<TokenDivergence> = Vec::new();
+        let (mut nlls, mut tokens) = (Vec::new(), Vec::new());
         for (number, window) in windows.enumerate() {
             let place = Place { number, window };
-            if let (Some(parent), Some(parent_name)) = (&mut parent, &parent_name) {
-                let parents = place.rows(&mut **parent).with_context(|| parent_name.clone())?;
-                place.nlls(&parents).with_context(|| parent_name.clone())?;
-                let found = place.divergences(model, &parents).with_context(|| model_name.clone())?;
-                nlls.extend(found.iter().map(|token| token.nll));
-                tokens.extend(found);
-            } else {
-                let found = place.rows(model).and_then(|rows| place.nlls(&rows));
-                nlls.extend(found.with_context(|| model_name.clone())?);
+            match &mut parent {
+                Some(parent) => {
+                    let (parents, _) = place.predictions(&mut **parent)?;
+                    tokens.extend(place.divergences(model, &parents)?);
+                }
+                None => nlls.extend(place.predictions(model)?.1),
             }
             progress(window.len());
         }
-        ensure!(!nlls.is_empty(), "the text has no window");
-        Ok(Self {
-            perplexity: Perplexity::of(&nlls),
-            divergence: parent.is_some().then(|| Divergence::of(&tokens)),
+        ensure!(!nlls.is_empty() || !tokens.is_empty(), "the text has no window");
+        Ok(match parent {
+            Some(_) => Self::against_parent(&tokens),
+            None => Self { perplexity: Perplexity::of(&nlls), divergence: None },
         })
+    }
+
+    /// Of all scored tokens.
+    pub(super) fn against_parent(tokens: &[TokenDivergence]) -> Self {
+        let nlls: Vec<f64> = tokens.iter().map(|token| token.nll).collect();
+        Self { perplexity: Perplexity::of(&nlls), divergence: Some(Divergence::of(tokens)) }
     }
 }
 
@@ -72,14 +72,20 @@ impl Place<'_> {
         &self.window[scored.start + 1..scored.end + 1]
     }
 
-    /// The negative log-likelihoods of the predicted tokens.
-    pub(super) fn nlls(&self, rows: &[Row<'_>]) -> Result<Vec<f64>> {
+    /// One row for each scored token, and the negative log-likelihoods of the predicted ones.
+    pub(super) fn predictions<'l>(
+        &self,
+        logits: &'l mut dyn ScoredLogits,
+    ) -> Result<(Vec<Row<'l>>, Vec<f64>)> {
+        let name = logits.name();
+        let rows = self.rows(logits).with_context(|| name.clone())?;
         let nlls = rows.iter().zip(self.targets()).enumerate();
-        nlls.map(|(i, (row, &next))| {
+        let nll = |(i, (row, &next)): (usize, (&Row<'_>, &Token))| {
             let nll = row.nll(next);
             self.check_nll(i, nll).map(|()| nll)
-        })
-        .collect()
+        };
+        let nlls = nlls.map(nll).collect::<Result<_>>().context(name)?;
+        Ok((rows, nlls))
     }
 
     /// What `model` makes of the window, against its parent's rows.
@@ -88,19 +94,23 @@ impl Place<'_> {
         model: &mut dyn ScoredLogits,
         parents: &[Row<'_>],
     ) -> Result<Vec<TokenDivergence>> {
-        let rows = self.rows(model)?;
-        let found: Vec<_> = (rows.par_iter().zip(parents).zip(self.targets()))
-            .map(|((row, parent), &next)| TokenDivergence::of(row, parent, next))
-            .collect();
-        for (i, token) in found.iter().enumerate() {
-            self.check_nll(i, token.nll)?;
-            self.check_kl(i, token.kl)?;
-        }
-        Ok(found)
+        let name = model.name();
+        let mut found = || -> Result<_> {
+            let rows = self.rows(model)?;
+            let found: Vec<_> = (rows.par_iter().zip(parents).zip(self.targets()))
+                .map(|((row, parent), &next)| TokenDivergence::of(row, parent, next))
+                .collect();
+            for (i, token) in found.iter().enumerate() {
+                self.check_nll(i, token.nll)?;
+                self.check_kl(i, token.kl)?;
+            }
+            Ok(found)
+        };
+        found().context(name)
     }
 
     /// One row for each scored token.
-    pub(super) fn rows<'l>(&self, logits: &'l mut dyn ScoredLogits) -> Result<Vec<Row<'l>>> {
+    fn rows<'l>(&self, logits: &'l mut dyn ScoredLogits) -> Result<Vec<Row<'l>>> {
         let n_tokens = self.window.len();
         ensure!(
             n_tokens >= MIN_WINDOW,
@@ -159,18 +169,7 @@ impl Place<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::measure::quality::recorded::{Recorded, windows};
-
-    fn measure(mut model: Recorded, parent: Option<Recorded>, windows: &[Vec<Token>]) -> Result<Quality> {
-        let mut parent = parent;
-        Quality::measure(
-            &mut model,
-            parent.as_mut().map(|parent| parent as &mut dyn ScoredLogits),
-            windows.iter().map(Vec::as_slice),
-            &mut |_| {},
-        )
-    }
+    use crate::measure::quality::recorded::{Recorded, quality, windows};
 
     /// The probabilities of a row by the textbook formula.
     fn softmax(row: &[f32]) -> Vec<f64> {
@@ -200,11 +199,11 @@ mod tests {
                     dp2 += (q[next] - p[next]).powi(2);
                 }
             }
-            let quality = measure(model, Some(parent), &windows).unwrap();
-            assert_eq!(quality.perplexity.n_tokens, n_windows * n_scored);
-            let divergence = quality.divergence.unwrap();
+            let found = quality(model, Some(parent), &windows).unwrap();
+            assert_eq!(found.perplexity.n_tokens, n_windows * n_scored);
+            let divergence = found.divergence.unwrap();
             for (found, naive) in [
-                (quality.perplexity.value, (nll / n).exp()),
+                (found.perplexity.value, (nll / n).exp()),
                 (divergence.kl.mean, kl / n),
                 (divergence.same_top.mean, same / n),
                 (divergence.probability_change.mean, dp / n),
@@ -219,11 +218,11 @@ mod tests {
     fn a_parent_changes_nothing_of_the_perplexity() {
         let windows = windows(2, 8, 19);
         let model = Recorded::random(1, 2, 8, 19);
-        let alone = measure(model.clone(), None, &windows).unwrap();
-        let beside = measure(model.clone(), Some(Recorded::random(2, 2, 8, 19)), &windows).unwrap();
+        let alone = quality(model.clone(), None, &windows).unwrap();
+        let beside = quality(model.clone(), Some(Recorded::random(2, 2, 8, 19)), &windows).unwrap();
         assert_eq!(alone.divergence, None);
         assert_eq!(alone.perplexity, beside.perplexity);
-        let itself = measure(model.clone(), Some(model), &windows).unwrap();
+        let itself = quality(model.clone(), Some(model), &windows).unwrap();
         let divergence = itself.divergence.unwrap();
         assert_eq!((divergence.kl.mean, divergence.kl_max), (0.0, 0.0));
         assert_eq!(divergence.same_top.mean, 1.0);
@@ -238,7 +237,7 @@ mod tests {
         let mut other = model.clone();
         other.windows[0][..4 * 19].fill(f32::NAN);
         other.windows[0][7 * 19..].fill(f32::NAN);
-        assert_eq!(measure(model, None, &windows).unwrap(), measure(other, None, &windows).unwrap());
+        assert_eq!(quality(model, None, &windows).unwrap(), quality(other, None, &windows).unwrap());
     }
 
     #[test]
@@ -248,11 +247,11 @@ mod tests {
         for (value, shown) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf")] {
             let mut bad = good.clone();
             bad.windows[1][5 * 19 + 3] = value;
-            let error = measure(bad.clone(), None, &windows).unwrap_err();
+            let error = quality(bad.clone(), None, &windows).unwrap_err();
             let place = format!("after token 5 of window 1: the logit of vocabulary entry 3 is {shown}");
             assert_eq!(format!("{error:#}"), format!("m.gguf: {place}"));
             bad.name = "parent.gguf";
-            let error = measure(good.clone(), Some(bad), &windows).unwrap_err();
+            let error = quality(good.clone(), Some(bad), &windows).unwrap_err();
             assert_eq!(format!("{error:#}"), format!("parent.gguf: {place}"));
         }
     }
@@ -264,18 +263,18 @@ mod tests {
         let next = usize::try_from(windows[0][6]).unwrap();
         let mut bad = good.clone();
         bad.windows[0][5 * 19 + next] = f32::NEG_INFINITY;
-        let error = measure(bad, None, &windows).unwrap_err();
+        let error = quality(bad, None, &windows).unwrap_err();
         assert_eq!(
             format!("{error:#}"),
             "m.gguf: token 6 of window 0 has the probability 0, so the perplexity is infinite"
         );
         let mut bad = good.clone();
         bad.windows[0][5 * 19 + (next + 1) % 19] = f32::NEG_INFINITY;
-        assert!(measure(bad.clone(), None, &windows).is_ok());
+        assert!(quality(bad.clone(), None, &windows).is_ok());
         // For both impossible, or for the parent alone: nothing is lost.
-        assert!(measure(bad.clone(), Some(bad.clone()), &windows).is_ok());
-        assert!(measure(good.clone(), Some(bad.clone()), &windows).is_ok());
-        let error = format!("{:#}", measure(bad, Some(good), &windows).unwrap_err());
+        assert!(quality(bad.clone(), Some(bad.clone()), &windows).is_ok());
+        assert!(quality(good.clone(), Some(bad.clone()), &windows).is_ok());
+        let error = format!("{:#}", quality(bad, Some(good), &windows).unwrap_err());
         assert!(error.starts_with("m.gguf: after token 5 of window 0 something"), "{error}");
     }
 }

@@ -4,6 +4,7 @@ use anyhow::Result;
 
 use crate::engine::hidden_state::Token;
 use crate::engine::scored::{ScoredLogits, scored};
+use crate::measure::quality::measure::Quality;
 
 /// A small generator of numbers, the same on every machine, in -1 to 1.
 pub fn noise(seed: u64) -> impl FnMut() -> f32 {
@@ -20,7 +21,7 @@ pub fn below(next: &mut impl FnMut() -> f32, n: usize) -> usize {
     (f64::from(next() + 1.0) / 2.0 * n as f64) as usize
 }
 
-/// The logits behind every token of every window, `[n_tokens, n_vocab]` each.
+/// The logits after every token of every window, `[n_tokens, n_vocab]` each.
 #[derive(Clone)]
 pub struct Recorded {
     pub name: &'static str,
@@ -36,7 +37,7 @@ impl Recorded {
         Self { name: "m.gguf", n_vocab, windows: (0..n_windows).map(|_| window()).collect(), next: 0 }
     }
 
-    /// The row behind token `t` of window `w`.
+    /// The row after token `t` of window `w`.
     pub fn row(&self, w: usize, t: usize) -> &[f32] {
         &self.windows[w][t * self.n_vocab..][..self.n_vocab]
     }
@@ -63,4 +64,10 @@ impl ScoredLogits for Recorded {
 pub fn windows(n_windows: usize, n_tokens: usize, n_vocab: usize) -> Vec<Vec<Token>> {
     let token = |i: usize| Token::try_from((i * i * 7 + 3 * i + 1) % n_vocab).unwrap();
     (0..n_windows).map(|w| (0..n_tokens).map(|t| token(w * n_tokens + t)).collect()).collect()
+}
+
+/// What [`Quality::measure`] makes of them.
+pub fn quality(mut model: Recorded, mut parent: Option<Recorded>, windows: &[Vec<Token>]) -> Result<Quality> {
+    let parent = parent.as_mut().map(|parent| parent as &mut dyn ScoredLogits);
+    Quality::measure(&mut model, parent, windows.iter().map(Vec::as_slice), &mut |_| {})
 }

@@ -1,8 +1,8 @@
 //! Several models against one parent: each window is evaluated with the parent once.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
-use super::divergence::{Divergence, TokenDivergence};
+use super::divergence::TokenDivergence;
 use super::measure::{Place, Quality};
 use super::perplexity::Perplexity;
 use crate::engine::hidden_state::Token;
@@ -31,34 +31,27 @@ impl SideBySide {
         windows: impl Iterator<Item = &'w [Token]>,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Self> {
-        let parent_name = parent.name();
         let mut parent_nlls = Vec::new();
         let mut found: Vec<Result<Vec<TokenDivergence>>> = models.iter().map(|_| Ok(Vec::new())).collect();
         for (number, window) in windows.enumerate() {
             let place = Place { number, window };
-            let parents = place.rows(parent).with_context(|| parent_name.clone())?;
-            let nlls = place.nlls(&parents);
-            parent_nlls.extend(nlls.with_context(|| parent_name.clone())?);
+            let (parents, nlls) = place.predictions(parent)?;
+            parent_nlls.extend(nlls);
             progress(window.len());
             for (model, found) in models.iter_mut().zip(&mut found) {
                 if let Ok(tokens) = found {
-                    let name = model.name();
                     match place.divergences(&mut **model, &parents) {
                         Ok(more) => tokens.extend(more),
-                        Err(error) => *found = Err(error.context(name)),
+                        Err(error) => *found = Err(error),
                     }
                 }
                 progress(window.len());
             }
         }
         ensure!(!parent_nlls.is_empty(), "the text has no window");
-        let quality = |tokens: Vec<TokenDivergence>| {
-            let nlls: Vec<f64> = tokens.iter().map(|token| token.nll).collect();
-            Quality { perplexity: Perplexity::of(&nlls), divergence: Some(Divergence::of(&tokens)) }
-        };
         Ok(Self {
             parent: Perplexity::of(&parent_nlls),
-            models: found.into_iter().map(|tokens| tokens.map(quality)).collect(),
+            models: found.into_iter().map(|found| Ok(Quality::against_parent(&found?))).collect(),
         })
     }
 }
@@ -66,7 +59,7 @@ impl SideBySide {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::quality::recorded::{Recorded, windows};
+    use crate::measure::quality::recorded::{Recorded, quality, windows};
 
     const N_WINDOWS: usize = 4;
     const N_TOKENS: usize = 11;
@@ -89,16 +82,8 @@ mod tests {
         Ok(found)
     }
 
-    fn alone(mut model: Recorded, parent: Option<Recorded>) -> Quality {
-        let windows = windows(N_WINDOWS, N_TOKENS, N_VOCAB);
-        let mut parent = parent;
-        Quality::measure(
-            &mut model,
-            parent.as_mut().map(|parent| parent as &mut dyn ScoredLogits),
-            windows.iter().map(Vec::as_slice),
-            &mut |_| {},
-        )
-        .unwrap()
+    fn alone(model: Recorded, parent: Option<Recorded>) -> Quality {
+        quality(model, parent, &windows(N_WINDOWS, N_TOKENS, N_VOCAB)).unwrap()
     }
 
     #[test]
