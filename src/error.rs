@@ -1,7 +1,7 @@
 //! What the program's errors carry besides their text.
 //!
 //! The form is `gguf-shorten: <path>: <what is wrong, with name, found and expected>`, on one line. Library modules give
-//! the part behind the path; the path is added where it is known, as an [`anyhow`] context.
+//! the part after the path; the path is added where it is known, as an [`anyhow`] context.
 
 use std::fmt;
 

@@ -1,13 +1,12 @@
 //! What was computed once and may be needed again: files in the platform's cache folder, each with a hash of its own, so
 //! that a damaged one counts for none. Losing the folder loses time only.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use etcetera::BaseStrategy;
 
-use crate::files::staged as commit;
+use crate::files::place;
 
 /// The folder of texts that models wrote.
 pub const OWN_TEXT: &str = "own-text";
@@ -70,16 +69,10 @@ impl Files {
     /// # Errors
     /// The system's, such as a folder that may not be written.
     pub fn put(&self, key: &blake3::Hash, bytes: &[u8]) -> Result<()> {
-        let at_folder = || self.folder.display().to_string();
-        std::fs::create_dir_all(&self.folder).with_context(at_folder)?;
-        let (mut file, _removed) =
-            commit::temporary_in(&self.folder, commit::TEMPORARY.0, 0o600).with_context(at_folder)?;
-        let path = self.path(key);
-        file.write_all(bytes)
-            .and_then(|()| file.write_all(blake3::hash(bytes).as_bytes()))
-            .with_context(|| path.display().to_string())?;
-        file.persist(&path).map_err(|error| error.error).with_context(|| path.display().to_string())?;
-        Ok(())
+        let whole = [bytes, blake3::hash(bytes).as_bytes()].concat();
+        std::fs::create_dir_all(&self.folder)
+            .and_then(|()| place::replace(&self.path(key), &whole, 0o600))
+            .with_context(|| self.folder.display().to_string())
     }
 
     fn path(&self, key: &blake3::Hash) -> PathBuf {

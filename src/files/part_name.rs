@@ -40,7 +40,7 @@ impl Prefix {
     }
 
     /// The prefix that a user means who says where a split output goes: the prefix itself, as for `llama-gguf-split`, a file
-    /// with `.gguf` behind it, as for `llama-quantize`, or the name of a part, whatever its numbers.
+    /// with `.gguf` after it, as for `llama-quantize`, or the name of a part, whatever its numbers.
     #[must_use]
     pub fn of_output(path: &Path) -> Option<Self> {
         if let Some((prefix, _)) = Self::of_part(path) {

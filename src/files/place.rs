@@ -97,9 +97,13 @@ pub fn text(path: &Path, text: &str) -> Result<()> {
     if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
         return Ok(std::fs::write(path, text)?);
     }
-    let folder = folder_of(path);
-    let (mut temporary, _removed) = temporary_in(folder, TEMPORARY.0, 0o666)?;
-    temporary.write_all(text.as_bytes())?;
+    Ok(replace(path, text.as_bytes(), 0o666)?)
+}
+
+/// Writes a file beside its place, then renames it over what is there; its permissions are `mode` where the system has such.
+pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let (mut temporary, _removed) = temporary_in(folder_of(path), TEMPORARY.0, mode)?;
+    temporary.write_all(bytes)?;
     temporary.persist(path).map_err(|error| error.error)?;
     Ok(())
 }

@@ -25,7 +25,7 @@ fn saving() -> MutexGuard<'static, ()> {
 /// Whether the output is in its place. Changes only under the lock of [`SAVING`].
 static SAVED: AtomicBool = AtomicBool::new(false);
 
-/// Removes what an interrupted save would leave behind. Called before the process ends; no save begins or ends after it.
+/// Removes the temporary files of an interrupted save. Called before the process ends; no save begins or ends after it.
 /// Returns what became of the output.
 #[must_use]
 pub fn interrupt() -> &'static str {
@@ -161,7 +161,7 @@ pub fn commit(files: Vec<Staged>) -> Result<()> {
         if failure.is_some() {
             continue;
         }
-        // Nothing can fail behind the one that is renamed last, and a rename is done or not done.
+        // Nothing can fail after the one that is renamed last, and a rename is done or not done.
         let keeps_old = i > 0;
         match Placed::put(file.temporary, &file.path, file.overwrite, keeps_old) {
             Ok(done) => placed.push(done),
