@@ -33,7 +33,7 @@ pub const DEFAULT_TOKENS: usize = 700;
 /// By how much the sequence is longer than a sliding window.
 const PAST_WINDOW: usize = 128;
 
-/// What the names of a block's output projections begin with, behind `blk.<i>.`: weights, scales and biases.
+/// What the names of a block's output projections begin with, after `blk.<i>.`: weights, scales and biases.
 pub(crate) const WRITERS: &[&str] = &[
     "attn_output.",
     "attn_o.",
@@ -200,7 +200,8 @@ fn check_kinds(model: &Model<'_>, removed: &BTreeSet<BlockId>) -> Result<()> {
 /// No room for a copy of the parent in the system's folder for temporary files; llama.cpp's; logits that prove nothing.
 pub fn run(
     silence: &Silence,
-    (model, parent): (&Model<'_>, &Input),
+    model: &Model<'_>,
+    parent: &Input,
     changed: &ChangedTensors,
     out: &Path,
     threads: usize,

@@ -8,7 +8,6 @@ use serde::Serialize;
 use super::lines;
 use crate::gguf;
 use crate::measure::oracle::Run;
-use crate::model::Model;
 use crate::model::block::block_list;
 use crate::model::outcome::ModelReport;
 use crate::output::verify::{MetadataCounts, Verification};
@@ -84,8 +83,9 @@ impl VerifyReport {
     #[must_use]
     pub fn new(
         verification: &Verification,
-        (out, path): (&[gguf::File<'_>], &Path),
-        (parent, parent_path): (&Model<'_>, &Path),
+        out: &[gguf::File<'_>],
+        path: &Path,
+        parent: ModelReport,
         run: Option<Run>,
         seconds: f64,
     ) -> Self {
@@ -110,7 +110,8 @@ impl VerifyReport {
                     .map(gguf::TensorInfo::n_elements)
                     .sum(),
             },
-            parent: ModelReport::new(parent, parent_path, Some(verification.parent_blake3)),
+            bytes: bytes + parent.bytes,
+            parent,
             recorded_blake3: claim.parent_blake3.map(|hash| hash.to_hex().to_string()),
             removed: verification.removed.iter().map(|block| block.index()).collect(),
             on_trust: verification.on_trust.clone(),
@@ -123,7 +124,6 @@ impl VerifyReport {
             differences: verification.differences.first().iter().map(ToString::to_string).collect(),
             known_faults: Vec::new(),
             run,
-            bytes: bytes + parent.n_bytes(),
             seconds,
         }
     }

@@ -150,7 +150,7 @@ fn only_the_attention_that_is_said_to_be_gone_is_silenced() {
     let run = |blocks: &[usize], attention: &[usize]| {
         let ids = |blocks: &[usize]| blocks.iter().copied().map(BlockId::new).collect();
         let silence = Silence::with_attention(&model, &ids(blocks), &ids(attention)).unwrap();
-        oracle::run(&silence, (&model, &input), &ChangedTensors::new(), &out, 1).unwrap()
+        oracle::run(&silence, &model, &input, &ChangedTensors::new(), &out, 1).unwrap()
     };
     assert_eq!(run(&[1], &[2, 5]).floats_different, 0);
     for (blocks, attention) in [(&[1][..], &[2, 4][..]), (&[1], &[2]), (&[1, 2, 5], &[])] {

@@ -353,7 +353,7 @@ fn the_zeroed_parent_of_such_a_file_is_its_text_part() {
         let run = |blocks: &[usize]| {
             let blocks = blocks.iter().map(|&block| gguf_shorten::model::BlockId::new(block));
             let silence = Silence::with_attention(&model, &blocks.collect(), &Default::default()).unwrap();
-            oracle::run(&silence, (&model, &input), &ChangedTensors::new(), &out, 1).unwrap().floats_different
+            oracle::run(&silence, &model, &input, &ChangedTensors::new(), &out, 1).unwrap().floats_different
         };
         assert_eq!(run(twin.blocks), 0, "{}", twin.name());
         assert!(run(&[2, 3]) > 0, "{}", twin.name());

@@ -18,7 +18,7 @@ fn run(parent: &Path, blocks: &[usize], out: &Path) -> anyhow::Result<Run> {
     let model = Model::new(input.parse()?)?;
     let removed = blocks.iter().copied().map(BlockId::new).collect();
     let silence = Silence::of(&model, &removed)?;
-    oracle::run(&silence, (&model, &input), &ChangedTensors::new(), out, 1)
+    oracle::run(&silence, &model, &input, &ChangedTensors::new(), out, 1)
 }
 
 #[test]

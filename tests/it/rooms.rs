@@ -1,4 +1,4 @@
-//! The house: each room of `src` imports only from rooms before it, and no circle of modules is in a room.
+//! The house: each room of `src` imports only from rooms before it, no circle of modules is in a room, and functions are small.
 //!
 //! Every path is read with syn: `use` and `pub use`, inline `crate::x::y`, `super::super`, also in macros and tests.
 
@@ -8,8 +8,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use proc_macro2::{TokenStream, TokenTree};
+use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
-use syn::{Item, ItemMod, ItemUse, Macro, UseTree};
+use syn::{Block, FnArg, Item, ItemMod, ItemUse, Macro, Pat, Signature, Type, UseTree};
 use walkdir::WalkDir;
 
 /// The rooms, in order: each may use those before it.
@@ -26,6 +27,42 @@ const EXCEPTIONS: &[(&str, &str)] = &[];
 
 /// Circles of modules that are still there.
 const CIRCLES: &[&str] = &[];
+
+/// Lines of code of a function at most; blank lines and comments do not count.
+const MAX_LINES: usize = 80;
+
+/// Parameters of a function at most, `self` among them.
+const MAX_PARAMETERS: usize = 6;
+
+/// Functions that are still too large: the file, the function, and what it has too much of. This list only shrinks.
+const TOO_LARGE: &[(&str, &str, &str)] = &[
+    ("src/choose/measured.rs", "run", "parameters"),
+    ("src/choose/measured.rs", "run", "tuples"),
+    ("src/choose/measured.rs", "search", "lines"),
+    ("src/choose/rows.rs", "report", "tuples"),
+    ("src/choose/selection.rs", "select", "lines"),
+    ("src/cli/commands/card.rs", "write", "tuples"),
+    ("src/cli/commands/compare.rs", "new", "tuples"),
+    ("src/cli/commands/eval.rs", "accuracy", "tuples"),
+    ("src/cli/commands/eval.rs", "measure", "tuples"),
+    ("src/cli/commands/shorten.rs", "run", "lines"),
+    ("src/cli/commands/shorten.rs", "write", "tuples"),
+    ("src/cli/options/shorten.rs", "new", "lines"),
+    ("src/engine/llama/segment.rs", "evaluate_block_reading", "parameters"),
+    ("src/engine/llama/segment.rs", "evaluate_halves", "tuples"),
+    ("src/engine/llama/segment.rs", "evaluate_tapped", "tuples"),
+    ("src/engine/load.rs", "cut", "tuples"),
+    ("src/engine/own_text.rs", "together", "parameters"),
+    ("src/heal/healer/scaling.rs", "loss_of_tail", "tuples"),
+    ("src/heal/healer/stepwise.rs", "fit", "lines"),
+    ("src/heal/run.rs", "heal", "lines"),
+    ("src/heal/run.rs", "heal", "parameters"),
+    ("src/heal/run.rs", "heal", "tuples"),
+    ("src/heal/run.rs", "kept", "parameters"),
+    ("src/model/restate/draft.rs", "take", "lines"),
+    ("src/output/save.rs", "save_and_tell", "parameters"),
+    ("src/output/save.rs", "try_save", "parameters"),
+];
 
 /// A path of the crate that a file names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -146,23 +183,29 @@ struct Source {
     named: Vec<Named>,
 }
 
-fn sources() -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+/// The files of code in a folder of the repository, by their paths from there.
+fn files(folder: &str) -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let files = WalkDir::new(&root).sort_by_file_name().into_iter().map(|entry| entry.unwrap().into_path());
     let is_code = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "rs");
-    files
-        .filter(is_code)
-        .map(|path| {
-            let file = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
-            let module = module_of(&file);
-            let syntax = syn::parse_file(&fs::read_to_string(&path).unwrap()).unwrap();
-            let mut collector = Collector { module: module.clone(), in_test: false, found: Vec::new() };
-            collector.visit_file(&syntax);
-            // The program itself names the library from outside.
-            assert!(file != "main.rs" || !syntax.items.iter().any(|item| matches!(item, Item::Mod(_))));
-            Source { file, module, named: collector.found }
-        })
-        .collect()
+    let read = |path: PathBuf| {
+        let file = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+        (file, fs::read_to_string(&path).unwrap())
+    };
+    files.filter(is_code).map(read).collect()
+}
+
+fn sources() -> Vec<Source> {
+    let source = |(file, code): (String, String)| {
+        let module = module_of(&file);
+        let syntax = syn::parse_file(&code).unwrap();
+        let mut collector = Collector { module: module.clone(), in_test: false, found: Vec::new() };
+        collector.visit_file(&syntax);
+        // The program itself names the library from outside.
+        assert!(file != "main.rs" || !syntax.items.iter().any(|item| matches!(item, Item::Mod(_))));
+        Source { file, module, named: collector.found }
+    };
+    files("src").into_iter().map(source).collect()
 }
 
 fn module_of(file: &str) -> Vec<String> {
@@ -284,6 +327,104 @@ fn no_modules_side_by_side_import_each_other() {
         .collect();
     let allowed: BTreeSet<_> = CIRCLES.iter().map(|circle| (*circle).to_owned()).collect();
     assert_eq!(found, allowed);
+}
+
+/// Collects the functions of one file that break a rule of size, with the number that does; tests apart.
+struct Sizes<'c> {
+    lines: Vec<&'c str>,
+    found: Vec<(String, &'static str, usize)>,
+}
+
+impl Sizes<'_> {
+    fn of(code: &str) -> Vec<(String, &'static str, usize)> {
+        let mut sizes = Sizes { lines: code.lines().collect(), found: Vec::new() };
+        sizes.visit_file(&syn::parse_file(code).unwrap());
+        sizes.found
+    }
+
+    fn check(&mut self, signature: &Signature, block: &Block) {
+        let (first, last) = (signature.fn_token.span.start().line, block.brace_token.span.close().end().line);
+        let is_code = |line: &&&str| !line.trim().is_empty() && !line.trim().starts_with("//");
+        let n_lines = self.lines[first - 1..last].iter().filter(is_code).count();
+        let n_parameters = signature.inputs.len();
+        let n_tuples = signature.inputs.iter().filter(|input| hides_parameters(input)).count();
+        let rules = [
+            ("lines", n_lines, MAX_LINES),
+            ("parameters", n_parameters, MAX_PARAMETERS),
+            ("tuples", n_tuples, 0),
+        ];
+        for (what, n, _) in rules.into_iter().filter(|(_, n, most)| n > most) {
+            self.found.push((signature.ident.to_string(), what, n));
+        }
+    }
+}
+
+/// Whether a parameter is a tuple of parts of several types: those are parameters, a pair of one type is one thing.
+fn hides_parameters(input: &FnArg) -> bool {
+    let FnArg::Typed(input) = input else {
+        return false;
+    };
+    let (Pat::Tuple(_), Type::Tuple(tuple)) = (&*input.pat, &*input.ty) else {
+        return false;
+    };
+    let types: BTreeSet<_> = tuple.elems.iter().map(|part| part.span().source_text()).collect();
+    types.len() > 1
+}
+
+impl<'ast> Visit<'ast> for Sizes<'_> {
+    fn visit_item_mod(&mut self, item: &'ast ItemMod) {
+        if item.ident != "tests" {
+            visit::visit_item_mod(self, item);
+        }
+    }
+
+    fn visit_item_fn(&mut self, item: &'ast syn::ItemFn) {
+        self.check(&item.sig, &item.block);
+        visit::visit_item_fn(self, item);
+    }
+
+    fn visit_impl_item_fn(&mut self, item: &'ast syn::ImplItemFn) {
+        self.check(&item.sig, &item.block);
+        visit::visit_impl_item_fn(self, item);
+    }
+}
+
+#[test]
+fn functions_are_small() {
+    let mut found = BTreeMap::new();
+    for folder in ["src", "ggml/src"] {
+        for (file, code) in files(folder) {
+            for (name, what, n) in Sizes::of(&code) {
+                found.insert((format!("{folder}/{file}"), name, what), n);
+            }
+        }
+    }
+    let allowed: BTreeSet<_> =
+        TOO_LARGE.iter().map(|&(file, name, what)| (file.to_owned(), name.to_owned(), what)).collect();
+    let mut message = String::new();
+    for ((file, name, what), n) in found.iter().filter(|(key, _)| !allowed.contains(*key)) {
+        writeln!(message, "(\"{file}\", \"{name}\", \"{what}\"), // {n}").unwrap();
+    }
+    for (file, name, what) in allowed.iter().filter(|key| !found.contains_key(*key)) {
+        writeln!(message, "{file}: {name} has not too many {what} any more: remove the exception").unwrap();
+    }
+    assert!(message.is_empty(), "too large:\n{message}");
+}
+
+#[test]
+fn sizes_are_counted_wherever_a_function_stands() {
+    let lines = "        // A comment.\n\n        f();\n".repeat(MAX_LINES - 1);
+    let code = format!(
+        "impl A {{\n    #[must_use]\n    fn long(&self) {{\n{lines}    }}\n}}\n\
+         fn short() {{\n{}}}\n\
+         fn wide(a: A, b: A, c: A, d: A, e: A, f: A, g: A) {{}}\n\
+         fn hides((a, b): (A, &B), (low, high): (f64, f64)) {{}}\n\
+         mod tests {{ fn t((a, b): (A, B)) {{}} }}\n",
+        &lines[lines.len() / (MAX_LINES - 1)..]
+    );
+    let found = Sizes::of(&code);
+    let expected = [("long", "lines", MAX_LINES + 1), ("wide", "parameters", 7), ("hides", "tuples", 1)];
+    assert_eq!(found, expected.map(|(name, what, n)| (name.to_owned(), what, n)));
 }
 
 #[test]

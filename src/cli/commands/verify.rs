@@ -60,9 +60,8 @@ pub fn run(options: &Verify) -> Result<()> {
         // What llama.cpp makes of a file that is not as planned proves nothing.
         _ => None,
     };
-    let mut report =
-        VerifyReport::new(&verification, (&files, output.path()), (&parent, input.path()), run, seconds);
-    report.parent = ModelReport::of(&parent, &input, Some(verification.parent_blake3));
+    let of_parent = ModelReport::of(&parent, &input, Some(verification.parent_blake3));
+    let mut report = VerifyReport::new(&verification, &files, output.path(), of_parent, run, seconds);
     report.arguments = arguments();
     report.known_faults = faults;
     print(&report, &options.printing)?;
@@ -123,7 +122,7 @@ fn evaluate(
     log::echo(options.printing.verbose);
     let silence = Silence::with_attention(parent, &verification.removed, &verification.attention_removed)
         .with_context(|| input.path().display().to_string())?;
-    oracle::run(&silence, (parent, input), changed, output.path(), options.threads)
+    oracle::run(&silence, parent, input, changed, output.path(), options.threads)
 }
 
 /// Says that another release wrote the file, and what may be wrong with it.
