@@ -54,6 +54,8 @@ mod companions;
 
 mod report;
 
+mod help;
+
 mod pages;
 
 mod card;
