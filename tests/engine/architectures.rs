@@ -139,7 +139,7 @@ fn check_parent(
                 .map_err(|error| error.to_string())?;
         }
         let (found, expected) = if has_more_than_sums(&constraints, &set) {
-            // Such blocks are behind all that stay: what those compute is what the parent computes so far.
+            // Such blocks are after all that stay: what those compute is what the parent computes so far.
             let last = (0..n_blocks).rfind(|block| !set.contains(block)).unwrap();
             let n_kept = n_blocks - set.len();
             (state_after(&short, n_kept - 1)?, state_after(&reference, last)?)

@@ -1,24 +1,17 @@
 //! `--card`: its figures are those of `eval`, on text that did not choose the blocks where there is more.
 
 use std::path::Path;
-use std::process::Command;
 
 use ggml::Backend;
 use serde_json::Value;
 
 use crate::eval::byte_model;
+use crate::program::{on_one_thread, parsed};
 
 fn run(dir: &Path, arguments: &str) -> Value {
-    let output = Command::new(env!("CARGO_BIN_EXE_gguf-shorten"))
-        .current_dir(dir)
-        .env("GGUF_SHORTEN_CACHE", dir.join("cache"))
-        .args(arguments.split_whitespace())
-        .args(["--threads", "1", "--window", "40", "--json", "-"])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{output:?}");
+    let output = on_one_thread(dir, &format!("{arguments} --window 40 --json -"));
     assert!(output.stderr.is_empty(), "{output:?}");
-    serde_json::from_slice(&output.stdout).unwrap()
+    parsed(&output)
 }
 
 fn write_text(dir: &Path, name: &str, range: std::ops::Range<usize>) {

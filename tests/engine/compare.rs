@@ -7,7 +7,8 @@ use ggml::{Backend, FileType};
 use gguf_shorten::gguf::ValueOut;
 use serde_json::Value;
 
-use crate::eval::{byte_model, failure, models, program};
+use crate::eval::{byte_model, models};
+use crate::program::{failure, program};
 
 /// What both commands score.
 const TEXT: &str = "--tokens 96 --window 32 -t 1 --json -";
@@ -197,7 +198,7 @@ fn what_fails_is_a_row_and_the_others_are_measured() {
         stderr.starts_with("gguf-shorten: 5 of 9 rows failed, the first: ") && stderr.lines().count() == 1,
         "{stderr}"
     );
-    // One alone is told as `eval` tells it, behind the table.
+    // One alone is said as `eval` says it, after the table.
     let output = program(dir, "compare parent.gguf other.gguf --tokens 96 --window 32 -t 1");
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8(output.stdout).unwrap().contains("failed   other.gguf: "));

@@ -49,7 +49,7 @@ fn relative_difference(a: &[f32], b: &[f32]) -> f32 {
     largest(&mut a.iter().zip(b).map(|(a, b)| a - b)) / largest(&mut a.iter().copied())
 }
 
-/// Copies the model at `path`, with the numbers of F32 tensors changed whose names behind `blk.<i>.` are `rest`, and which
+/// Copies the model at `path`, with the numbers of F32 tensors changed whose names after `blk.<i>.` are `rest`, and which
 /// belong to a block that is `wanted`.
 fn changed(path: &Path, rest: &str, wanted: &dyn Fn(usize) -> bool, change: &dyn Fn(f32) -> f32, out: &Path) {
     let mut bytes = std::fs::read(path).unwrap();
@@ -91,7 +91,7 @@ fn queries_keep_the_scale_of_the_number_of_blocks_that_is_left() {
         for key in [".attention.key_length", ".attention.value_length", ".rope.dimension_count"] {
             spec.extra.push((key, ValueOut::u32(24)));
         }
-        // A scale that is there already matters only where there is no norm behind it.
+        // A scale that is there already matters only where there is no norm after it.
         for with_scale in [false, true].into_iter().take(1 + usize::from(architecture == "gemma2")) {
             spec.left_out = if with_scale { &[] } else { &["attn_q.scale", "attn_q.bias"] };
             spec.save(Backend::init(), &parent).unwrap();

@@ -6,11 +6,12 @@ use ggml::Backend;
 use gguf_shorten::gguf::{EntryOut, File, Layout, TensorOut, ValueOut, write};
 use serde_json::Value;
 
-use crate::eval::{byte_model, program};
+use crate::eval::byte_model;
+use crate::program::program;
 use crate::random_model::Spec;
 use crate::support::{load, shorten};
 
-/// Writes the model at `from` anew with data at multiples of `alignment`, behind a head that is `n_filler` bytes longer.
+/// Writes the model at `from` anew with data at multiples of `alignment`, after a head that is `n_filler` bytes longer.
 fn align(from: &Path, alignment: u32, n_filler: usize, to: &Path) {
     let bytes = std::fs::read(from).unwrap();
     let file = File::parse(&bytes).unwrap();

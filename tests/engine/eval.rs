@@ -1,8 +1,6 @@
 //! `eval`: perplexity, divergence and tasks against the same figures computed here, from the logits of whole windows.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use ggml::{Backend, Context, ContextOptions, Token};
 use gguf_shorten::engine::logits::{LlamaLogits, vocabulary_difference};
@@ -13,6 +11,7 @@ use gguf_shorten::measure::quality::measure::Quality;
 use gguf_shorten::measure::tasks::{self, Task};
 use serde_json::Value;
 
+use crate::program::{failure, program};
 use crate::random_model::{N_VOCAB, Spec};
 use crate::support::{load, shorten};
 
@@ -46,7 +45,7 @@ pub fn models(architecture: &str) -> (tempfile::TempDir, [PathBuf; 2]) {
     (dir, [parent, short])
 }
 
-/// Probabilities of the next token behind each token, by the textbook, from the logits of all of them.
+/// Probabilities of the next token after each token, by the textbook, from the logits of all of them.
 fn probabilities(path: &Path, tokens: &[Token]) -> Vec<Vec<f64>> {
     let model = load(path).unwrap();
     let options = ContextOptions { window: tokens.len(), threads: 1 };
@@ -213,34 +212,6 @@ fn the_first_difference_of_two_vocabularies_is_named() {
         let other = make(key, Some(value));
         assert_eq!(vocabulary_difference(&other, &parent).as_deref(), Some(difference));
     }
-}
-
-/// Runs the program in `dir`.
-pub fn program(dir: &Path, arguments: &str) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_gguf-shorten"))
-        .args(arguments.split_whitespace())
-        .current_dir(dir)
-        .env("GGUF_SHORTEN_CACHE", dir.join(".cache"))
-        .output()
-        .unwrap()
-}
-
-/// What the program says on stderr when it fails with status 1, having written nothing.
-pub fn failure(dir: &Path, arguments: &str) -> String {
-    let names = || {
-        let entries = std::fs::read_dir(dir).unwrap();
-        let size = |entry: std::fs::DirEntry| (entry.file_name(), entry.metadata().unwrap().len());
-        entries
-            .map(|entry| size(entry.unwrap()))
-            .filter(|(name, _)| name != ".cache")
-            .collect::<BTreeMap<_, _>>()
-    };
-    let before = names();
-    let output = program(dir, arguments);
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    assert!(output.stdout.is_empty(), "{output:?}");
-    assert_eq!(names(), before);
-    String::from_utf8(output.stderr).unwrap()
 }
 
 #[test]

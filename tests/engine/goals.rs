@@ -9,7 +9,8 @@ use std::time::Duration;
 use ggml::Backend;
 use serde_json::Value;
 
-use crate::eval::{byte_model, close, failure, program};
+use crate::eval::{byte_model, close};
+use crate::program::{command, failure, parsed, program};
 
 /// How every model here is measured.
 const TEXT: &str = "--tokens 160 --window 32 -t 1";
@@ -24,9 +25,7 @@ fn dir(architecture: &str, n_blocks: u32) -> tempfile::TempDir {
 /// The result of the program as JSON, and what it says on stderr.
 fn result(dir: &Path, arguments: &str) -> (Value, String) {
     let output = program(dir, &format!("{arguments} {TEXT} --json -"));
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(0), "{arguments}\n{stderr}");
-    (serde_json::from_slice(&output.stdout).unwrap(), stderr)
+    (parsed(&output), String::from_utf8(output.stderr).unwrap())
 }
 
 fn number(json: &Value, pointer: &str) -> f64 {
@@ -223,14 +222,7 @@ fn an_interrupt_leaves_the_journal_and_nothing_else() {
     let dir = dir("llama", 8);
     let dir = dir.path();
     let arguments = "m.gguf --drop 4 --method search -o out.gguf --tokens 8192 --window 128 -t 1 --scratch s";
-    let mut child = Command::new(env!("CARGO_BIN_EXE_gguf-shorten"))
-        .args(arguments.split(' '))
-        .current_dir(dir)
-        .env("GGUF_SHORTEN_CACHE", dir.join("cache"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child = command(dir, arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let has_lines = || {
         let entries = fs::read_dir(dir.join("s")).into_iter().flatten();
         let lengths = entries.map(|entry| entry.unwrap().metadata().unwrap().len());

@@ -15,7 +15,8 @@ use gguf_shorten::model::{BlockId, Model};
 use gguf_shorten::plan::{AttentionCut, Constraints};
 use serde_json::Value;
 
-use crate::eval::{byte_model, program};
+use crate::eval::byte_model;
+use crate::program::program;
 use crate::random_model::Spec;
 use crate::support::load;
 

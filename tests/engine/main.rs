@@ -29,6 +29,7 @@ mod own_text;
 mod pairs;
 mod portable;
 mod prediction;
+mod program;
 mod random_model;
 mod recoded;
 #[cfg(feature = "rpc")]

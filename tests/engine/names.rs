@@ -2,12 +2,11 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
-use std::path::Path;
-use std::process::Command;
 
 use ggml::Backend;
 
 use crate::eval::byte_model;
+use crate::program::command;
 
 #[test]
 fn every_command_takes_any_name() {
@@ -42,19 +41,10 @@ fn every_command_takes_any_name() {
             arguments.extend(["--calibration".into(), path(".txt").into_os_string()]);
             arguments.extend(["--tokens", "96", "--window", "32", "-t", "1"].map(OsString::from));
         }
-        let output = run(dir, &arguments);
+        let output = command(dir, "").args(&arguments).output().unwrap();
         assert!(output.status.success(), "{line}: {output:?}");
     }
     for end in [".json", "-1.gguf", ".md", "-2.gguf", "-3.gguf", "-4.gguf"] {
         assert!(path(end).exists(), "{end}");
     }
-}
-
-fn run(dir: &Path, arguments: &[OsString]) -> std::process::Output {
-    Command::new(env!("CARGO_BIN_EXE_gguf-shorten"))
-        .args(arguments)
-        .current_dir(dir)
-        .env("GGUF_SHORTEN_CACHE", dir.join("cache"))
-        .output()
-        .unwrap()
 }

@@ -1,13 +1,13 @@
 //! Text that a model writes itself: against a loop that evaluates every text from its beginning for each token.
 
 use std::path::Path;
-use std::process::{Command, Output};
 
 use ggml::{Backend, Context, ContextOptions, Token};
 use gguf_shorten::engine::own_text::{self, Order};
 use serde_json::Value;
 
 use crate::eval::byte_model;
+use crate::program::{json, on_one_thread};
 use crate::random_model::Spec;
 use crate::support::load;
 
@@ -79,22 +79,8 @@ fn texts_are_those_of_a_loop_over_tokens() {
     }
 }
 
-fn run(dir: &Path, arguments: &str) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_gguf-shorten"))
-        .args(arguments.split_whitespace())
-        .args(["--threads", "1"])
-        .env("GGUF_SHORTEN_CACHE", dir.join("cache"))
-        .current_dir(dir)
-        .output()
-        .unwrap()
-}
-
 fn calibration(dir: &Path, arguments: &str) -> Value {
-    let output = run(dir, &format!("{arguments} --json -"));
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments}: {stderr}");
-    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
-    json["calibration"].clone()
+    json(dir, arguments)["calibration"].clone()
 }
 
 fn files(folder: &Path) -> Vec<std::path::PathBuf> {
@@ -124,7 +110,7 @@ fn own_text_is_kept_and_says_what_it_is() {
     // The text alone, also where that is damaged.
     let anew = || {
         std::fs::remove_dir_all(dir.path().join("cache/scores")).unwrap();
-        let output = run(dir.path(), &format!("{score} --json -"));
+        let output = on_one_thread(dir.path(), &format!("{score} --json -"));
         let json: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(json["calibration"]["blake3"], first["blake3"]);
         assert_eq!(json["calibration"]["cached"], false);
@@ -171,7 +157,7 @@ fn own_text_is_kept_and_says_what_it_is() {
     // Without a place for it, it is written each time.
     std::fs::remove_dir_all(dir.path().join("cache")).unwrap();
     std::fs::write(dir.path().join("cache"), "a file").unwrap();
-    let output = run(dir.path(), &format!("{score} --json -"));
+    let output = on_one_thread(dir.path(), &format!("{score} --json -"));
     let note = String::from_utf8_lossy(&output.stderr);
     assert!(
         note.contains("gguf-shorten: note: the model's own text is not kept for the next time: "),
@@ -192,7 +178,7 @@ fn a_model_without_a_first_token_cannot_write() {
     let dir = tempfile::tempdir().unwrap();
     let refused = |spec: Spec<'_>, why: &str| {
         spec.save(Backend::init(), &dir.path().join("m.gguf")).unwrap();
-        let output = run(dir.path(), "score m.gguf --calibration self:64 --window 32");
+        let output = on_one_thread(dir.path(), "score m.gguf --calibration self:64 --window 32");
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{stderr}");
         let first = stderr.lines().next().unwrap_or_default();

@@ -1,16 +1,14 @@
 //! `score --pairs`: cosines between all positions of the stream against the same figures computed here.
 
-use std::process::Command;
-
 use ggml::{Backend, ContextOptions, Token};
 use gguf_shorten::engine::hidden_state::Recorded;
 use gguf_shorten::engine::llama::{Course, LlamaHiddenStates};
 use gguf_shorten::model::Model;
 use gguf_shorten::model::arch::Architecture;
 use gguf_shorten::model::input::Input;
-use serde_json::Value;
 
 use crate::eval::byte_model;
+use crate::program::json;
 use crate::support::load;
 
 const WINDOW: usize = 24;
@@ -24,16 +22,8 @@ fn cosines_of_all_positions_equal_those_of_the_recorded_states() {
         byte_model(architecture, n_blocks as u32).save(Backend::init(), &path).unwrap();
         let text: String = (0..WINDOW * N_WINDOWS).map(|i| char::from(b'a' + (i * i % 23) as u8)).collect();
         std::fs::write(dir.path().join("text"), &text).unwrap();
-        let output = Command::new(env!("CARGO_BIN_EXE_gguf-shorten"))
-            .current_dir(dir.path())
-            .env("GGUF_SHORTEN_CACHE", dir.path().join("cache"))
-            .args(["score", "m.gguf", "--pairs", "--calibration", "text"])
-            .args(["--window", &WINDOW.to_string(), "--threads", "1"])
-            .args(["--json", "-"])
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{output:?}");
-        let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let run = format!("score m.gguf --pairs --calibration text --window {WINDOW}");
+        let json = json(dir.path(), &run);
         assert_eq!(json["calibration"]["windows"], N_WINDOWS);
 
         let engine = load(&path).unwrap();

@@ -103,7 +103,7 @@ pub struct Spec<'s> {
     pub omitted: fn(&str) -> bool,
     /// Queries, keys and values in one tensor, where llama.cpp takes either.
     pub fused_qkv: bool,
-    /// Tensors of blocks that are left out, though llama.cpp would read them; behind `blk.<i>.`.
+    /// Tensors of blocks that are left out, though llama.cpp would read them; after `blk.<i>.`.
     pub left_out: &'s [&'s str],
 }
 

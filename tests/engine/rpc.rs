@@ -2,14 +2,13 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
-use std::path::Path;
-use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use ggml::Backend;
 use serde_json::Value;
 
 use crate::eval::byte_model;
+use crate::program::{json, on_one_thread};
 
 /// An address where nothing listens.
 fn free() -> SocketAddrV4 {
@@ -32,22 +31,6 @@ fn serve() -> SocketAddrV4 {
         std::thread::sleep(Duration::from_millis(10));
     }
     address
-}
-
-fn program(dir: &Path, arguments: &str) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_gguf-shorten"))
-        .args(arguments.split_whitespace())
-        .args(["-t", "1"])
-        .env("GGUF_SHORTEN_CACHE", dir.join("cache"))
-        .current_dir(dir)
-        .output()
-        .unwrap()
-}
-
-fn json(dir: &Path, arguments: &str) -> Value {
-    let output = program(dir, &format!("{arguments} --json -"));
-    assert_eq!(output.status.code(), Some(0), "{arguments}: {output:?}");
-    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 /// The largest difference of any score of any block, in parts of it.
@@ -91,7 +74,7 @@ fn scores_from_servers_are_the_local_ones_within_rounding() {
             assert_eq!(remote["calibration"]["tokens"], 128);
         }
         // Servers have evaluated it.
-        let output = program(dir, &format!("{score} --rpc {one} -v"));
+        let output = on_one_thread(dir, &format!("{score} --rpc {one} -v"));
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(said.contains(&format!("RPC0[{one}]")), "{said}");
     }
@@ -143,7 +126,7 @@ fn a_server_that_is_none_is_an_error() {
     byte_model("llama", 4).save(Backend::init(), &dir.join("m.gguf")).unwrap();
     let failure = |server: &str| {
         let run = format!("m.gguf --drop 1 --tokens 64 --window 32 -o out.gguf --rpc {server}");
-        let output = program(dir, &run);
+        let output = on_one_thread(dir, &run);
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         assert!(output.stdout.is_empty() && !dir.join("out.gguf").exists());
         let said = String::from_utf8(output.stderr).unwrap();

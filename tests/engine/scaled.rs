@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Command, Output};
 
 use ggml::{Backend, Token};
 use gguf_shorten::gguf::ValueOut;
@@ -16,10 +15,10 @@ use gguf_shorten::model::arch::Architecture;
 use gguf_shorten::model::input::Input;
 use gguf_shorten::model::{BlockId, Model};
 use gguf_shorten::plan::{ChangedTensors, Constraints};
-use serde_json::Value;
 
 use crate::architectures::{NOT_EVALUATED, n_blocks};
 use crate::eval::byte_model;
+use crate::program::{json, on_one_thread};
 use crate::random_model::Spec;
 use crate::support::{hidden_states, load};
 
@@ -106,22 +105,6 @@ fn twice_the_writers_is_twice_the_stream() {
     assert!(only.is_some() || n_checked > 90, "{n_checked}");
 }
 
-fn run(dir: &Path, arguments: &str) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_gguf-shorten"))
-        .args(arguments.split_whitespace())
-        .args(["--threads", "1"])
-        .current_dir(dir)
-        .output()
-        .unwrap()
-}
-
-fn json(dir: &Path, arguments: &str) -> Value {
-    let output = run(dir, &format!("{arguments} --json -"));
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments}: {stderr}");
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
 /// Heals a model without some of its blocks, and proves that only these tensors changed. Returns how.
 fn healed(architecture: &str, how: &str, may_change: impl Fn(usize, &str) -> bool) -> String {
     let dir = tempfile::tempdir().unwrap();
@@ -137,7 +120,7 @@ fn healed(architecture: &str, how: &str, may_change: impl Fn(usize, &str) -> boo
         let (block, rest) = name.strip_prefix("blk.").unwrap().split_once('.').unwrap();
         assert!(may_change(block.parse().unwrap(), rest), "{name}");
     }
-    let verified = run(dir.path(), "verify o.gguf --parent m.gguf");
+    let verified = on_one_thread(dir.path(), "verify o.gguf --parent m.gguf");
     let stderr = String::from_utf8_lossy(&verified.stderr);
     assert!(verified.status.success(), "{architecture} {how}: {stderr}");
     load(&dir.path().join("o.gguf")).unwrap();
@@ -189,7 +172,7 @@ fn what_is_written_behind_a_cut_is_divided_by_the_number_that_is_said() {
         assert_eq!(heal["method"], "scale", "{architecture}: {heal:#}");
         let held_out = &heal["held_out"];
         assert!(held_out["loss_healed"].as_f64() < held_out["loss_none"].as_f64());
-        // "stream times 1.2 behind block 3, stream times 1.1 behind block 5"
+        // "stream times 1.2 after block 3, stream times 1.1 after block 5"
         let said: Vec<f64> = heal["variant"]
             .as_str()
             .unwrap()
@@ -219,7 +202,7 @@ fn what_is_written_behind_a_cut_is_divided_by_the_number_that_is_said() {
             let pairs = old.iter().zip(&new);
             let wrong = square(&mut pairs.map(|(a, b)| f64::from(*b) - f64::from(*a) * factor));
             let size = square(&mut old.iter().map(|a| f64::from(*a) * factor));
-            // The number is said with four digits behind the point; half-precision scales of such small weights have few.
+            // The number is said with four digits after the point; half-precision scales of such small weights have few.
             let allowed = if quantized { 5e-2f64 } else { 1e-3 };
             assert!(wrong <= allowed.powi(2) * size, "{name}: {wrong} of {size}");
         }
@@ -228,7 +211,7 @@ fn what_is_written_behind_a_cut_is_divided_by_the_number_that_is_said() {
         blocks.sort_unstable();
         assert_eq!(blocks, wanted);
         for rest in ["", "--run"] {
-            let verified = run(dir.path(), &format!("verify o.gguf --parent m.gguf {rest}"));
+            let verified = on_one_thread(dir.path(), &format!("verify o.gguf --parent m.gguf {rest}"));
             let stderr = String::from_utf8_lossy(&verified.stderr);
             assert!(verified.status.success(), "{architecture}: {stderr}");
         }
@@ -302,7 +285,7 @@ fn norms_and_matrices_under_them_are_fitted_from_the_cut_on() {
 fn where_the_length_of_the_stream_shows_scaling_is_refused_before_anything_is_measured() {
     let dir = tempfile::tempdir().unwrap();
     byte_model("olmo2", 4).save(Backend::init(), &dir.path().join("m.gguf")).unwrap();
-    let output = run(dir.path(), "m.gguf --blocks 2 --heal scale -o o.gguf");
+    let output = on_one_thread(dir.path(), "m.gguf --blocks 2 --heal scale -o o.gguf");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(

@@ -8,6 +8,7 @@ use ggml::Backend;
 use serde_json::Value;
 
 use crate::eval::byte_model;
+use crate::program;
 
 /// A folder with models of 6 blocks and a cache.
 struct Folder(tempfile::TempDir);
@@ -27,13 +28,7 @@ impl Folder {
     }
 
     fn command(&self, arguments: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_gguf-shorten"));
-        command
-            .args(arguments.split_whitespace())
-            .args(["-t", "1"])
-            .current_dir(self.0.path())
-            .env("GGUF_SHORTEN_CACHE", self.path("cache"));
-        command
+        program::command(self.0.path(), &format!("{arguments} -t 1"))
     }
 
     fn run(&self, arguments: &str) -> Output {
@@ -110,14 +105,7 @@ fn a_second_run_evaluates_nothing_and_finds_the_same_numbers() {
 impl Folder {
     /// The JSON of a command that takes no threads.
     fn json_of(&self, arguments: &str) -> Value {
-        let output = Command::new(env!("CARGO_BIN_EXE_gguf-shorten"))
-            .args(arguments.split_whitespace())
-            .args(["--json", "-"])
-            .env("GGUF_SHORTEN_CACHE", self.path("cache"))
-            .output()
-            .unwrap();
-        assert_eq!(output.status.code(), Some(0), "{output:?}");
-        serde_json::from_slice(&output.stdout).unwrap()
+        program::parsed(&program::program(self.0.path(), &format!("{arguments} --json -")))
     }
 }
 
@@ -292,8 +280,8 @@ fn scores_of_another_model_are_not_written_from() {
     byte_model("qwen2", 6).save(Backend::init(), &folder.path("other.gguf")).unwrap();
     let other = folder.json("score other.gguf --tokens 96 --window 32");
     assert!(folder.files("hashes").is_empty());
-    // Files that are older than the clock's ticks are remembered.
-    std::thread::sleep(std::time::Duration::from_millis(3200));
+    // Files that are older than a step of any file system's clock are remembered.
+    std::thread::sleep(std::time::Duration::from_millis(2100));
     let first = folder.json(SCORE);
     assert_eq!(folder.files("hashes").len(), 1);
     lie(&folder, other["model"]["blake3"].as_str().unwrap());

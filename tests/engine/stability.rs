@@ -1,12 +1,12 @@
 //! `score` and the main job: how sure they are, when they stop, what other texts and each block alone say.
 
 use std::path::Path;
-use std::process::{Command, Output};
 
 use ggml::Backend;
 use serde_json::Value;
 
 use crate::eval::byte_model;
+use crate::program::{json, on_one_thread};
 
 /// A folder with a model and two texts.
 fn dir(architecture: &str, n_blocks: u32) -> tempfile::TempDir {
@@ -20,24 +20,8 @@ fn dir(architecture: &str, n_blocks: u32) -> tempfile::TempDir {
     dir
 }
 
-fn program(dir: &Path, arguments: &str) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_gguf-shorten"))
-        .args(arguments.split_whitespace())
-        .args(["-t", "1"])
-        .current_dir(dir)
-        .env("GGUF_SHORTEN_CACHE", dir.join(".cache"))
-        .output()
-        .unwrap()
-}
-
-fn json(dir: &Path, arguments: &str) -> Value {
-    let output = program(dir, &format!("{arguments} --json -"));
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
 fn table(dir: &Path, arguments: &str) -> String {
-    let output = program(dir, arguments);
+    let output = on_one_thread(dir, arguments);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
 }

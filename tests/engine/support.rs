@@ -94,7 +94,7 @@ fn states(path: &Path, with_middles: bool) -> Result<Recorded, String> {
     Recorded::record(&mut states, std::iter::once(&window[..])).map_err(|error| format!("{error:#}"))
 }
 
-/// The hidden state that `block` of the model at `path` leaves behind for [`tokens`].
+/// The hidden state that `block` of the model at `path` leaves for [`tokens`].
 pub fn state_after(path: &Path, block: usize) -> Result<Vec<f32>, String> {
     let states = hidden_states(path)?;
     states.windows[0]
@@ -261,7 +261,7 @@ pub fn zero_halves(path: &Path, halves: &[(&[usize], &[&str])], out: &Path) {
     std::fs::write(out, bytes).unwrap();
 }
 
-/// The base of hyper-connections of four streams that leaves them apart, F32 `[4 + 4 + 4 * 4]`: weights before and behind
+/// The base of hyper-connections of four streams that leaves them apart, F32 `[4 + 4 + 4 * 4]`: weights before and after
 /// the block, and those of the mixing before their softmax (`deepseek4.cpp: build_hc_pre`).
 fn streams_apart() -> Vec<u8> {
     let mixing = (0..16).map(|i| if i % 5 == 0 { 1000.0f32 } else { 0.0 });

@@ -1,12 +1,12 @@
 //! What is said of a model whose numbers may not mean what they seem to, and of one that llama.cpp does not load.
 
 use std::path::Path;
-use std::process::Command;
 
 use ggml::Backend;
 use gguf_shorten::gguf::{File, ValueOut};
 
-use crate::eval::{byte_model, failure, program};
+use crate::eval::byte_model;
+use crate::program::{self, failure, program};
 use crate::random_model::{N_VOCAB, Spec};
 use crate::support::shorten;
 
@@ -122,11 +122,7 @@ fn an_adapter_of_ollamas_is_told_of_where_a_model_is_evaluated() {
         "compare m.gguf ollama:m",
         "ollama:m --drop 1 -o out.gguf",
     ] {
-        let output = Command::new(env!("CARGO_BIN_EXE_gguf-shorten"))
-            .args(command.split_whitespace())
-            .args(TEXT.split_whitespace())
-            .current_dir(dir)
-            .env("GGUF_SHORTEN_CACHE", dir.join("cache"))
+        let output = program::command(dir, &format!("{command} {TEXT}"))
             .env("OLLAMA_MODELS", dir.join("store"))
             .output()
             .unwrap();
