@@ -89,7 +89,7 @@ what_is_passed_over() {
     cp "$work/libclang-8.lib" "$at/libclang-8.so"
     finds "a broken link, a folder, a text, an empty file, another CPU's, one that crashes, an old one" "" "$at"/libclang*
     cp "$work/libclang-9.lib" "$at/libclang-9.so"
-    finds "the usable one behind them" "$at/libclang-9.so" "$at"/libclang*
+    finds "the usable one after them" "$at/libclang-9.so" "$at"/libclang*
     ln -s libclang-9.so "$at/libclang-0.so"
     finds "a link to it" "$at/libclang-0.so" "$at"/libclang*
 }

@@ -1,4 +1,4 @@
-//! The end of a process that llama.cpp ends: one line on stderr, and nothing left behind.
+//! The end of a process that llama.cpp ends: one line on stderr, and nothing left.
 //!
 //! llama.cpp ends a process by a check that fails (`GGML_ASSERT`), of which it tells, or by a signal: a division by zero,
 //! memory that is not there. The thread that ends may hold any lock, that of the allocator too. So all that is said and
@@ -55,7 +55,7 @@ static PREFIX: Text<4608> = Text::new();
 /// What llama.cpp said last, since [`crate::log::clear`].
 static LAST_WORDS: Text<512> = Text::new();
 
-/// The line itself; a hint is behind it.
+/// The line itself; a hint follows.
 static LINE: Text<6144> = Text::new();
 
 /// Sets what the line begins with.
@@ -211,7 +211,7 @@ pub fn install(prefix: &str) {
     signals::install();
 }
 
-/// Removes what is left, says one line, to which `tell` appends behind its beginning, and ends the process with status 1.
+/// Removes what is left, says one line, to which `tell` appends after its beginning, and ends the process with status 1.
 /// Of several threads the first does, and the others wait for the end.
 fn end(tell: &dyn Fn(), hint: Option<&str>) -> ! {
     system::claim();

@@ -43,7 +43,7 @@ pub struct Loss {
 }
 
 impl Loss {
-    /// Of a window: `logits` and the parent's behind the tokens that [`scored`] names, `[n_scored, n_vocab]`.
+    /// Of a window: `logits` and the parent's after the tokens that [`scored`] names, `[n_scored, n_vocab]`.
     ///
     /// # Errors
     /// Logits that are not numbers.
@@ -51,7 +51,7 @@ impl Loss {
         Self::of_rows(window, scored(window.len()), parent, logits)
     }
 
-    /// As [`Loss::of`], behind the tokens at `rows`: `[rows.len(), n_vocab]`.
+    /// As [`Loss::of`], after the tokens at `rows`: `[rows.len(), n_vocab]`.
     ///
     /// # Errors
     /// As [`Loss::of`].

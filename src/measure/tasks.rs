@@ -26,7 +26,7 @@ pub struct Task {
 }
 
 impl Task {
-    /// The context with each choice behind it.
+    /// The context followed by each choice.
     pub fn texts(&self) -> impl Iterator<Item = String> {
         self.choices.iter().map(|choice| format!("{} {choice}", self.context))
     }

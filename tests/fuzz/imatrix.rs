@@ -7,7 +7,7 @@ use gguf_shorten::model::BlockId;
 use gguf_shorten::model::renumbering::Renumbering;
 use gguf_shorten::plan::imatrix::Imatrix;
 
-/// Bytes behind the file: the blocks that go, one bit each, and how many blocks there are.
+/// Bytes after the file: the blocks that go, one bit each, and how many blocks there are.
 const N_REQUEST_BYTES: usize = 9;
 
 /// Renumbers what the bytes are, all but the last, which choose the blocks. An error is one line; what is planned, once

@@ -8,7 +8,7 @@ use gguf_shorten::gguf::{self, File};
 use gguf_shorten::model::{BlockId, Model};
 use gguf_shorten::plan::{Constraints, Method, Plan, Provenance};
 
-/// Bytes behind the file that choose what is done with it; see [`Request`].
+/// Bytes after the file that choose what is done with it; see [`Request`].
 const N_REQUEST_BYTES: usize = 16;
 
 /// Models with more blocks are not searched for the best set, which would take too long for a fuzzer.

@@ -95,7 +95,7 @@ fn check_head(file: &File<'_>) {
     assert!(read == head, "the head was written differently");
 }
 
-/// Where the offset of the tensor info at `start` is stored: behind its name, dimensions and type.
+/// Where the offset of the tensor info at `start` is stored: after its name, dimensions and type.
 fn offset_field(layout: &Layout<'_>, start: u64, head: &[u8]) -> Range<usize> {
     let next = layout.tensors().iter().map(|t| t.info_position().0).find(|&at| at > start);
     let end = next.unwrap_or(layout.head_end().0) as usize;

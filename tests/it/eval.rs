@@ -49,7 +49,7 @@ fn malformed_tasks_are_named_by_line() {
         "h.txt: ends at line 8, after 2 of the 6 lines of a task, expected a context, the number of the right ending, \
          and 4 endings",
     );
-    // Also behind the tasks that would be done.
+    // Also after the tasks that would be done.
     dir.write("h.txt", (task.to_owned() + &task.replace('0', "4")).as_bytes());
     dir.run("eval m.gguf --hellaswag h.txt --tasks 1")
         .fails(1, "h.txt: line 8 is '4', expected the number of the right ending, 0 to 3");

@@ -94,7 +94,7 @@ fn blocks_stay_in_their_period_where_the_stream_is_halved() {
     let halved = "the stream halved after it";
     let kinds = shown(&rwkv(3));
     assert_eq!(kinds, ["", "", halved, "", "", halved, "", ""].map(str::to_owned));
-    // Ends, and what lies behind the last halving.
+    // Ends, and what lies after the last halving.
     for blocks in [&[7][..], &[6], &[5, 6, 7], &[4, 5, 6, 7], &[3, 5, 6, 7]] {
         removes(&rwkv(3), blocks, &[]);
     }
@@ -110,7 +110,7 @@ fn blocks_stay_in_their_period_where_the_stream_is_halved() {
         "cannot remove these blocks: block 3 would become block 0, before which fewer blocks have the stream halved after \
          it: its weights are made for all of them",
     );
-    // Halved behind every block: only ends.
+    // Halved after every block: only ends.
     removes(&rwkv(1), &[6, 7], &[]);
     refuses(
         &rwkv(1),

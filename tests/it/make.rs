@@ -262,7 +262,7 @@ impl Raw {
         self.entry(key.as_bytes(), 4, &value.to_le_bytes())
     }
 
-    /// A tensor behind the one before.
+    /// A tensor after the one before.
     pub fn tensor(mut self, name: &str, dims: &[u64], type_id: u32, bytes: &[u8]) -> Self {
         self.pad_data();
         let offset = self.data.len() as u64;

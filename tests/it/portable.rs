@@ -109,7 +109,7 @@ fn a_list_of_blocks_that_breaks_the_pattern_is_refused_with_the_nearest() {
 
 #[test]
 fn by_number_the_best_set_that_keeps_the_pattern_goes() {
-    // The first that may: of the last four blocks, behind which no full one comes.
+    // The first that may: of the last four blocks, after which no full one comes.
     let out = portable(&gemma3(16), "--drop 2 --method reverse", &[12, 13], &[]);
     assert_eq!(value(&out, "gguf_shorten.method"), "str reverse");
     // A whole period as soon as it can.

@@ -1,4 +1,4 @@
-//! Writing: what is never overwritten, and that nothing is left behind, whatever stops the program.
+//! Writing: what is never overwritten, and that nothing is left, whatever stops the program.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -230,7 +230,7 @@ fn an_interrupt_while_writing_leaves_nothing_and_says_so() {
                 "one line that says so",
             );
             output.check(output.stdout.is_empty(), "nothing on stdout");
-            output.check(dir.names() == before, "nothing left behind");
+            output.check(dir.names() == before, "nothing left");
             true
         });
         assert!(interrupted, "twenty runs ended before the signal {name}");
@@ -256,7 +256,7 @@ fn an_interrupt_after_the_terminal_is_gone_leaves_nothing() {
             return false;
         }
         output.check(output.status.code() == Some(130), "status 130");
-        output.check(dir.names() == ["m.gguf"], "nothing left behind");
+        output.check(dir.names() == ["m.gguf"], "nothing left");
         true
     });
     assert!(interrupted, "twenty runs ended before the signal");
@@ -281,7 +281,7 @@ fn a_signal_at_any_moment_leaves_all_or_nothing() {
             fs::remove_file(dir.path("out.gguf")).unwrap();
         } else {
             output.check(!output.status.success(), "no success without an output");
-            output.check(names == ["m.gguf", "whole.gguf"], "nothing left behind");
+            output.check(names == ["m.gguf", "whole.gguf"], "nothing left");
         }
         output.check(output.stderr.lines().count() <= 1, "at most one line");
     }

@@ -445,7 +445,7 @@ fn a_signal_at_any_moment_leaves_all_parts_or_none() {
             (0..n).for_each(|i| fs::remove_file(dir.path(&out_name(i, n))).unwrap());
         } else {
             output.check(!output.status.success(), "no success without an output");
-            output.check(dir.names() == before, "nothing left behind");
+            output.check(dir.names() == before, "nothing left");
         }
     }
 }

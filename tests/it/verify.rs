@@ -293,7 +293,7 @@ fn a_file_of_another_length_is_found() {
 #[test]
 fn another_release_is_no_difference() {
     let (parent, out) = pair(&Make::new("llama", 3));
-    // A longer version moves all that stands behind it.
+    // A longer version moves all that stands after it.
     for version in ["0.0.9", "12.345.6789-release-candidate.1"] {
         let other = Taken::apart(&out).set("gguf_shorten.version", ValueOut::string(version));
         let verification = check(&parent, &other).unwrap();

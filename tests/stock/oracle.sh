@@ -3,7 +3,7 @@
 #
 #     oracle.sh GGUF_SHORTEN MODEL SET...        oracle.sh target/release/gguf-shorten model.gguf 3 7,12 20-24
 #
-# A set may name blocks that lose only their attention, behind a slash: 3/7,12 or /7,12.
+# A set may name blocks that lose only their attention, after a slash: 3/7,12 or /7,12.
 #
 # Environment: STOCK_LIB      folder of a libllama that this project did not build, with its ggml libraries
 #              LLAMA_INCLUDE  folder of a llama.h that fits it, with ggml.h beside it or in ../ggml/include

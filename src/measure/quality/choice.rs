@@ -9,7 +9,7 @@ use super::Mean;
 use super::log_softmax::Row;
 use crate::engine::hidden_state::Token;
 
-/// The texts of one task as tokens: the question with each answer behind it.
+/// The texts of one task as tokens: the question followed by each answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sequences {
     sequences: Vec<Vec<Token>>,
@@ -35,7 +35,7 @@ impl Sequences {
         &self.sequences[0][..self.n_shared]
     }
 
-    /// Of each answer the tokens behind those, at least one.
+    /// Of each answer the tokens after those, at least one.
     pub fn own(&self) -> impl ExactSizeIterator<Item = &[Token]> {
         self.sequences.iter().map(|tokens| &tokens[self.n_shared..])
     }
@@ -53,8 +53,8 @@ impl Sequences {
     }
 }
 
-/// The mean log-probability of an answer's `own` tokens: `first` is the prediction behind what is shared, `rest` those
-/// behind each of its own tokens but the last.
+/// The mean log-probability of an answer's `own` tokens: `first` is the prediction after what is shared, `rest` those
+/// after each of its own tokens but the last.
 ///
 /// # Panics
 /// If `own` is not one longer than `rest`.

@@ -53,7 +53,7 @@ pub struct Divergence {
     pub kl_p99: f64,
     /// The largest.
     pub kl_max: f64,
-    /// Share of tokens behind which both hold the same token to be the likeliest.
+    /// Share of tokens after which both hold the same token to be the likeliest.
     pub same_top: Mean,
     /// Change of the next token's probability.
     pub probability_change: Mean,

@@ -7,7 +7,7 @@ use crate::engine::hidden_state::Token;
 /// Numbers worked on side by side, which the compiler turns into vector instructions.
 const LANES: usize = 8;
 
-/// What a model predicts behind one token.
+/// A prediction: log-probabilities after one token.
 #[derive(Clone, Copy, Debug)]
 pub struct Row<'l> {
     logits: &'l [f32],

@@ -89,7 +89,7 @@ fn a_model_cut_off_at_any_byte_is_refused() {
                 || len == 0;
             assert!(says, "cut at {len}: {error}");
         }
-        // Only the padding behind the last tensor may be missing.
+        // Only the padding after the last tensor may be missing.
         for len in end..bytes.len() {
             examine(&bytes[..len]).unwrap();
         }
@@ -170,6 +170,6 @@ fn no_mutant_causes_a_panic() {
             }
         }
     }
-    // The mutants reach both the checks and what lies behind them.
+    // The mutants reach both the checks and what follows them.
     assert!(n_refused > 1000 && n_accepted > 1000, "{n_refused} {n_accepted}");
 }

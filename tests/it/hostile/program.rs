@@ -227,7 +227,7 @@ fn every_mutant_of_a_file_ends_in_a_result_or_one_error_line() {
     });
     let [done, refused] = [0, 1].map(|i| counts.iter().map(|count| count[i]).sum::<usize>());
     println!("{done} done, {refused} refused, in {:.1} s", start.elapsed().as_secs_f64());
-    // The mutants reach both the checks and what lies behind them.
+    // The mutants reach both the checks and what follows them.
     assert!(done > 200 && refused > 800, "{done} done, {refused} refused");
 }
 
@@ -286,7 +286,7 @@ fn the_program_refuses_a_model_cut_off_anywhere() {
 #[test]
 fn hostile_counts_in_a_large_file_need_little_memory() {
     let dir = Dir::new();
-    // 32 MB of zeros behind the head, into which counts and lengths can lead.
+    // 32 MB of zeros after the head, into which counts and lengths can lead.
     let n = 32 << 20;
     let pad = |raw: Raw| {
         let mut bytes = raw.bytes();
