@@ -28,9 +28,7 @@ fn dense(n_blocks: u32) -> Make {
 }
 
 fn dir(make: &Make) -> Dir {
-    let dir = Dir::new();
-    make.write(&dir, "m.gguf");
-    dir
+    make.dir()
 }
 
 fn numbers(file: &File<'_>, key: &str) -> Vec<i64> {

@@ -6,8 +6,7 @@ use crate::make::Make;
 use crate::util::Dir;
 
 fn card(make: &Make, arguments: &str) -> (Dir, String) {
-    let dir = Dir::new();
-    make.write(&dir, "m.gguf");
+    let dir = make.dir();
     dir.run(&format!("m.gguf {arguments} -o out.gguf --card card.md -q")).succeeds();
     let text = String::from_utf8(dir.read("card.md")).unwrap();
     (dir, text)
@@ -91,8 +90,7 @@ fn metadata_of_a_card_stay_in_their_places() {
 
 #[test]
 fn a_card_is_written_with_the_output_or_not_at_all() {
-    let dir = Dir::new();
-    Make::new("llama", 3).write(&dir, "m.gguf");
+    let dir = Make::new("llama", 3).dir();
     dir.write("card.md", b"mine");
     dir.run("m.gguf --blocks 1 -o out.gguf --card card.md").fails(1, "card.md: exists already");
     dir.run("m.gguf --blocks 1 -o out.gguf --card m.gguf").refused();
@@ -108,8 +106,7 @@ fn a_card_is_written_with_the_output_or_not_at_all() {
 
 #[test]
 fn a_card_of_a_split_output_names_its_first_part() {
-    let dir = Dir::new();
-    Make::new("llama", 4).write(&dir, "m.gguf");
+    let dir = Make::new("llama", 4).dir();
     dir.run("m.gguf --blocks 1 -o out.gguf --split-max-size 700 --card card.md -q").succeeds();
     let text = String::from_utf8(dir.read("card.md")).unwrap();
     assert!(text.contains("llama-cli -m out-00001-of-0000"), "{text}");

@@ -3,7 +3,6 @@
 use gguf_shorten::gguf::ValueOut;
 
 use crate::make::{F32, I8, Make};
-use crate::util::Dir;
 
 fn typed(kind: &str, architecture: &str) -> Make {
     Make::empty()
@@ -107,8 +106,7 @@ fn each_is_refused_as_a_model_by_name() {
             None,
         ),
     ] {
-        let dir = Dir::new();
-        make.write(&dir, "m.gguf");
+        let dir = make.dir();
         for arguments in
             ["m.gguf --blocks 0 -o out.gguf", "m.gguf --blocks 0 -o out.gguf --trust-any-cut", "score m.gguf"]
         {
@@ -122,13 +120,12 @@ fn each_is_refused_as_a_model_by_name() {
 
 #[test]
 fn prediction_blocks_alone_are_no_model() {
-    let dir = Dir::new();
-    of_architecture("glm4moe")
+    let dir = of_architecture("glm4moe")
         .set("glm4moe.block_count", ValueOut::u32(3))
         .set("glm4moe.nextn_predict_layers", ValueOut::u32(1))
         .tensor("token_embd.weight", &[32, 4], F32)
         .tensor("blk.2.nextn.eh_proj.weight", &[64, 4], I8)
-        .write(&dir, "m.gguf");
+        .dir();
     for arguments in ["m.gguf --blocks 0 -o out.gguf", "score m.gguf"] {
         dir.run(arguments)
             .fails(1, "m.gguf: has tensors of prediction blocks (MTP) alone: a draft head, not a model");
@@ -137,8 +134,7 @@ fn prediction_blocks_alone_are_no_model() {
 
 #[test]
 fn what_lies_beside_a_model_and_no_longer_fits_is_noted() {
-    let dir = Dir::new();
-    Make::new("llama", 4).write(&dir, "m.gguf");
+    let dir = Make::new("llama", 4).dir();
     let note = |arguments: &str| dir.run(arguments).succeeds().stderr;
     let shorten = "m.gguf --blocks 1 -o out.gguf --force";
     // None of these goes by the model's block numbers.

@@ -8,8 +8,7 @@ use crate::util::Dir;
 
 #[track_caller]
 fn refuses(make: &Make, blocks: &str, message: &str) {
-    let dir = Dir::new();
-    make.write(&dir, "m.gguf");
+    let dir = make.dir();
     dir.run(&format!("m.gguf --blocks {blocks} -o out.gguf")).fails(1, &format!("m.gguf: {message}"));
     // The same by number, before anything is measured for it.
     let n = match blocks.split_once('-') {
@@ -93,8 +92,7 @@ fn leaving_the_count_that_scales_gemma3_multiplies_the_norms_of_queries() {
 
 #[test]
 fn leaving_the_count_that_scales_gemma2_adds_scales_of_queries() {
-    let dir = Dir::new();
-    gemma("gemma2", 46).tensor("blk.2.attn_q.scale", &[1], F32).write(&dir, "m.gguf");
+    let dir = gemma("gemma2", 46).tensor("blk.2.attn_q.scale", &[1], F32).dir();
     let output = dir.run("m.gguf --blocks 0 -o out.gguf").succeeds();
     for line in [
         "new      'blk.0.attn_q.scale' and 43 more: times 1.224745",

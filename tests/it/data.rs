@@ -10,7 +10,6 @@ use gguf_shorten::output::verify::{Claim, Verification, compare};
 use gguf_shorten::plan::{ChangeKind, Plan, Provenance, Runs, TensorData, Tensors};
 
 use crate::make::{F32, I8, Make, Q4_1, data};
-use crate::util::Dir;
 
 /// Parts of each sliced tensor, and which of them stay.
 const N_PARTS: usize = 4;
@@ -83,8 +82,7 @@ fn check(parent: &[u8], out: &[u8]) -> Verification {
 
 /// The parent's bytes and what is written.
 fn written() -> (Vec<u8>, Vec<u8>) {
-    let dir = Dir::new();
-    parent().write(&dir, "m.gguf");
+    let dir = parent().dir();
     let input = Input::open(&dir.path("m.gguf")).unwrap();
     let model = Model::new(input.parse().unwrap()).unwrap();
     let target = Target::new(&dir.path("out.gguf"), &input, false).unwrap();

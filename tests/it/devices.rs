@@ -6,9 +6,7 @@ use crate::make::Make;
 use crate::util::Dir;
 
 fn dir() -> Dir {
-    let dir = Dir::new();
-    Make::new("llama", 4).write(&dir, "m.gguf");
-    dir
+    Make::new("llama", 4).dir()
 }
 
 /// The first line in `/proc/meminfo`: bytes that the system has.

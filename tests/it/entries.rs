@@ -49,8 +49,7 @@ fn names_that_are_no_text_keep_their_bytes() {
         .set("general.license", ValueOut::string(b"caf\xe9"))
         .set("general.tags", ValueOut::strings(&[b"caf\xe9"]))
         .set("tokenizer.ggml.pre", ValueOut::string("default"));
-    let dir = Dir::new();
-    make.write(&dir, "m.gguf");
+    let dir = make.dir();
     dir.run("m.gguf --blocks 1 -o out.gguf --card out.md --json out.json").succeeds();
     let out = dir.read("out.gguf");
     let file = File::parse(&out).unwrap();

@@ -6,9 +6,7 @@ use crate::make::Make;
 use crate::util::Dir;
 
 fn dir() -> Dir {
-    let dir = Dir::new();
-    Make::new("llama", 2).write(&dir, "m.gguf");
-    dir
+    Make::new("llama", 2).dir()
 }
 
 #[test]
@@ -70,8 +68,7 @@ fn malformed_tasks_are_named_by_line() {
 
 #[test]
 fn a_model_whose_tokens_see_those_behind_them_is_refused() {
-    let dir = Dir::new();
-    Make::new("llama", 2).set("llama.attention.causal", ValueOut::bool(false)).write(&dir, "m.gguf");
+    let dir = Make::new("llama", 2).set("llama.attention.causal", ValueOut::bool(false)).dir();
     dir.run("eval m.gguf").fails(
         1,
         "m.gguf: metadata 'llama.attention.causal' is false: every token sees those after it, so predictions cannot be \

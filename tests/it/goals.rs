@@ -29,8 +29,7 @@ fn as_few_blocks_go_as_bring_the_file_to_the_size_to_the_byte() {
     }
     let periods = Make::new("smollm3", 9);
     for (make, n_blocks) in [(uneven, 6), (periods, 9)] {
-        let dir = Dir::new();
-        make.write(&dir, "m.gguf");
+        let dir = make.dir();
         for arguments in [
             "--method sequential",
             "--method reverse",
@@ -77,8 +76,7 @@ fn as_few_blocks_go_as_bring_the_file_to_the_size_to_the_byte() {
 
 #[test]
 fn a_size_out_of_reach_names_the_smallest() {
-    let dir = Dir::new();
-    Make::new("llama", 4).write(&dir, "m.gguf");
+    let dir = Make::new("llama", 4).dir();
     let reach = |method: &str| {
         let command = format!("m.gguf --target-size 100 --method {method} -o out.gguf");
         let output = dir.run(&command).refused();
@@ -108,12 +106,11 @@ fn a_size_out_of_reach_names_the_smallest() {
 
 #[test]
 fn prediction_blocks_that_go_anyway_may_be_enough() {
-    let dir = Dir::new();
-    Make::new("glm4", 6)
+    let dir = Make::new("glm4", 6)
         .set("glm4.nextn_predict_layers", ValueOut::u32(2))
         .tensor("blk.4.nextn.eh_proj.weight", &[3, 2], F32)
         .tensor("blk.5.nextn.eh_proj.weight", &[3, 2], F32)
-        .write(&dir, "m.gguf");
+        .dir();
     dir.run("m.gguf --drop-mtp -o without.gguf").succeeds();
     let size = dir.read("without.gguf").len();
     for (target, n) in [(size, 2), (size - 1, 3)] {
@@ -128,8 +125,7 @@ fn prediction_blocks_that_go_anyway_may_be_enough() {
 
 #[test]
 fn the_table_says_what_was_asked_for() {
-    let dir = Dir::new();
-    Make::new("llama", 4).write(&dir, "m.gguf");
+    let dir = Make::new("llama", 4).dir();
     let output = dir.run("m.gguf --target-size 3kB --method reverse --dry-run").succeeds();
     let line = output.stdout.lines().find(|line| line.starts_with("goal "));
     let line = line.unwrap_or_else(|| panic!("{}", output.stdout));
@@ -138,8 +134,7 @@ fn the_table_says_what_was_asked_for() {
 
 #[test]
 fn goals_and_numbers_exclude_one_another() {
-    let dir = Dir::new();
-    Make::new("llama", 4).write(&dir, "m.gguf");
+    let dir = Make::new("llama", 4).dir();
     let goals = ["--target-size 1M", "--max-ppl +10%", "--max-kl 0.1"];
     for goal in goals {
         for other in ["--drop 1", "--blocks 1", "--drop-attention 1", "--attention-blocks 1"] {
@@ -196,8 +191,7 @@ fn goals_and_numbers_exclude_one_another() {
 
 #[test]
 fn a_malformed_task_file_is_named_by_line_before_anything_is_measured() {
-    let dir = Dir::new();
-    Make::new("llama", 4).write(&dir, "m.gguf");
+    let dir = Make::new("llama", 4).dir();
     let run = |dir: &Dir, message: &str| {
         dir.run("m.gguf --drop 1 --method search --objective task --task-file t -o out.gguf")
             .fails(1, message);

@@ -12,8 +12,7 @@ use crate::util::Dir;
 
 #[test]
 fn arguments_that_do_not_fit_together_are_refused() {
-    let dir = Dir::new();
-    Make::new("llama", 3).write(&dir, "m.gguf");
+    let dir = Make::new("llama", 3).dir();
     for (arguments, message) in [
         ("--heal-type Q8_0", "--heal-type and --max-memory need --heal linear, block or auto"),
         ("--max-memory 4G", "--heal-type and --max-memory need --heal linear, block or auto"),

@@ -4,12 +4,10 @@ use gguf_shorten::gguf::ValueOut;
 
 use crate::make::{F32, Make};
 use crate::shorten::{removes, value};
-use crate::util::Dir;
 
 /// What `show` says of each block.
 fn shown(make: &Make) -> Vec<String> {
-    let dir = Dir::new();
-    make.write(&dir, "m.gguf");
+    let dir = make.dir();
     let text = dir.run("show m.gguf").succeeds().stdout;
     let (_, blocks) = text.split_once("\nblocks\n").unwrap();
     blocks
@@ -21,8 +19,7 @@ fn shown(make: &Make) -> Vec<String> {
 
 #[track_caller]
 fn refuses(make: &Make, blocks: &str, message: &str) {
-    let dir = Dir::new();
-    make.write(&dir, "m.gguf");
+    let dir = make.dir();
     dir.run(&format!("m.gguf --blocks {blocks} -o out.gguf")).fails(1, &format!("m.gguf: {message}"));
 }
 
@@ -64,8 +61,7 @@ fn one_of_each_kind_that_llama_cpp_needs_stays() {
     let dense = nemotron()
         .unset("nemotron_h_moe.expert_used_count")
         .set("nemotron_h_moe.expert_count", ValueOut::u32(0));
-    let dir = Dir::new();
-    dense.write(&dir, "m.gguf");
+    let dir = dense.dir();
     dir.run("m.gguf --blocks 1,3,5 -o out.gguf").succeeds();
 }
 
@@ -188,8 +184,7 @@ fn plamo2_begins_with_a_block_that_has_heads_if_it_did() {
     let out = removes(&make, &[0, 1], &[heads, kv]);
     assert_eq!(value(&out, heads), "u32[] 0 4");
     // llama.cpp would not come back from it.
-    let dir = Dir::new();
-    make.write(&dir, "m.gguf");
+    let dir = make.dir();
     for command in ["score m.gguf", "eval m.gguf", "m.gguf --drop 1 -o out.gguf"] {
         dir.run(command).fails(
             1,

@@ -129,6 +129,13 @@ impl Make {
         bytes
     }
 
+    /// A folder with the model as `m.gguf`.
+    pub fn dir(&self) -> Dir {
+        let dir = Dir::new();
+        self.write(&dir, "m.gguf");
+        dir
+    }
+
     /// Writes the file `name`.
     pub fn write(&self, dir: &Dir, name: &str) {
         dir.write(name, &self.bytes());

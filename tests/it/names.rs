@@ -71,8 +71,7 @@ fn keys_that_name_tensors_or_blocks_are_renumbered_or_go() {
         .set("some.blk.05.scale", ValueOut::f32(5.0))
         .set("some.blk.6.scale", ValueOut::f32(6.0))
         .set("some..blk.5..", ValueOut::f32(7.0));
-    let dir = Dir::new();
-    make.write(&dir, "m.gguf");
+    let dir = make.dir();
     dir.run("m.gguf --blocks 2 -o out.gguf").succeeds();
     let out = dir.read("out.gguf");
     check_tensors(&dir.read("m.gguf"), &out, &[2]);
@@ -134,8 +133,7 @@ fn text_that_speaks_of_blocks_stays_and_is_told() {
         .set("a.list", ValueOut::strings(&["blk.5.*=q8_0"]))
         .set("tokenizer.chat_template", ValueOut::string("{{ 'blk.3.' }}"))
         .set("a.other", ValueOut::string("x.blk.4 and blk.9 and blk.0"));
-    let dir = Dir::new();
-    make.write(&dir, "m.gguf");
+    let dir = make.dir();
     let output = dir.run("m.gguf --blocks 2 -o out.gguf --json out.json").succeeds();
     check_metadata(&dir.read("m.gguf"), &dir.read("out.gguf"), &[]);
     let says = |key: &str| {
@@ -175,10 +173,8 @@ fn what_is_not_known_to_be_right_is_refused_before_anything_is_measured() {
         ),
         ("a.nested", nested, "metadata 'a.nested' is an array of arrays with names of tensors or blocks"),
     ] {
-        let dir = Dir::new();
-        listed(&["blk.0.ffn_down.weight", "blk.4.ffn_down.weight"], &[true, true])
-            .set(key, entry)
-            .write(&dir, "m.gguf");
+        let dir =
+            listed(&["blk.0.ffn_down.weight", "blk.4.ffn_down.weight"], &[true, true]).set(key, entry).dir();
         let output = dir.run("m.gguf --drop 1 -o out.gguf").fails(1, &format!("m.gguf: {message}"));
         assert!(output.hint().unwrap().contains("--trust-any-cut"));
         dir.run("m.gguf --blocks 1 --trust-any-cut -o out.gguf").succeeds();
@@ -217,8 +213,7 @@ fn lists_of_names_lose_their_own_elements_alone() {
     let texts =
         lists(&["blk.2.attn_k.weight", "blk.3.attn_k.weight"]).set("q.who", ValueOut::strings(&["A", "B"]));
     for (make, why) in [(flags, "another list of them"), (texts, "whether its elements are of tensors")] {
-        let dir = Dir::new();
-        make.write(&dir, "m.gguf");
+        let dir = make.dir();
         let output = dir.run("m.gguf --blocks 2 -o out.gguf").output();
         output.check(output.status.code() == Some(1) && output.stderr.contains(why), why);
     }
@@ -227,18 +222,16 @@ fn lists_of_names_lose_their_own_elements_alone() {
 #[test]
 fn what_names_two_blocks_is_a_text_and_a_key_that_hides_one_is_refused() {
     let text = "blk.4.ffn_down.weight-blk.5.ffn_down.weight";
-    let dir = Dir::new();
-    Make::new("llama", 6)
+    let dir = Make::new("llama", 6)
         .set("q.list", ValueOut::strings(&[text]))
         .set("q.text", ValueOut::string("blk.2.attn_q.weight-blk.3.attn_q.weight"))
-        .write(&dir, "m.gguf");
+        .dir();
     dir.run("m.gguf --blocks 2 -o out.gguf").succeeds();
     let out = dir.read("out.gguf");
     assert_eq!(value(&out, "q.list"), format!("str[] {text}"));
     assert_eq!(value(&out, "q.text"), "str blk.2.attn_q.weight-blk.3.attn_q.weight");
     for key in ["blk.4.x/blk.5.y", "q/blk.4.y", "blk.4-blk.5.q", "q_blk.4.z"] {
-        let dir = Dir::new();
-        Make::new("llama", 6).set(key, ValueOut::u32(1)).write(&dir, "m.gguf");
+        let dir = Make::new("llama", 6).set(key, ValueOut::u32(1)).dir();
         dir.run("m.gguf --blocks 2 -o out.gguf")
             .fails(1, &format!("m.gguf: metadata '{key}' has a name in its key that may be that of a block"));
     }
@@ -326,13 +319,12 @@ fn other_prefixes_of_blocks_and_split_models_are_known() {
 
 #[test]
 fn prediction_blocks_that_go_take_their_names_along() {
-    let dir = Dir::new();
-    Make::new("glm4moe", 4)
+    let dir = Make::new("glm4moe", 4)
         .set("glm4moe.nextn_predict_layers", ValueOut::u32(1))
         .tensor("blk.3.nextn.eh_proj.weight", &[32], F32)
         .set(NAMES, ValueOut::strings(&["blk.3.nextn.eh_proj.weight", "blk.2.attn_q.weight"]))
         .set(FLAGS, ValueOut::bools(&[true, false]))
-        .write(&dir, "m.gguf");
+        .dir();
     dir.run("m.gguf --drop-mtp -o out.gguf").succeeds();
     let out = dir.read("out.gguf");
     assert_eq!(value(&out, NAMES), "str[] blk.2.attn_q.weight");
@@ -362,8 +354,7 @@ fn names_in_a_layout_of_ollamas_are_those_of_the_stock_file() {
 
 #[test]
 fn names_in_an_importance_matrix_are_renumbered_too() {
-    let dir = Dir::new();
-    Make::new("llama", 3).write(&dir, "m.gguf");
+    let dir = Make::new("llama", 3).dir();
     let matrix = Make::empty()
         .set("general.type", ValueOut::string("imatrix"))
         .set("imatrix.datasets", ValueOut::strings(&["a.txt"]))

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::util::{Dir, Output};
+use crate::util::{Dir, Output, golden};
 
 /// A result of `score`, of a parent with `n_blocks`.
 fn score(path: &str, n_blocks: usize) -> Value {
@@ -156,16 +156,6 @@ fn check_page(html: &str) {
         assert!(ids.contains(to), "{to}");
     }
     assert!(!html.contains("url(") && !html.contains("@import"));
-}
-
-#[track_caller]
-fn golden(name: &str, text: &str) {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/golden").join(name);
-    if std::env::var_os("GGUF_SHORTEN_BLESS").is_some() {
-        std::fs::write(&path, text).unwrap();
-    }
-    let expected = std::fs::read_to_string(&path).unwrap();
-    assert!(text == expected, "differs from {name}; GGUF_SHORTEN_BLESS=1 rewrites it:\n{text}");
 }
 
 /// Results of every command.

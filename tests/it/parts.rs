@@ -6,7 +6,6 @@ use gguf_shorten::gguf::ValueOut;
 use crate::make::{F32, I8, Make};
 use crate::rules::flags;
 use crate::shorten::{removes, value};
-use crate::util::Dir;
 
 /// The per-layer tensors of gemma3n and gemma4, with `width` elements for each block.
 fn with_parts(make: Make, n_blocks: u64, width: u64, type_id: u32) -> Make {
@@ -24,8 +23,7 @@ fn gemma4(n_blocks: u32, n_sharing: u32) -> Make {
 
 #[test]
 fn parts_of_removed_blocks_are_cut_out_of_gemma4() {
-    let dir = Dir::new();
-    with_parts(gemma4(7, 1), 7, 32, crate::make::Q4_1).write(&dir, "m.gguf");
+    let dir = with_parts(gemma4(7, 1), 7, 32, crate::make::Q4_1).dir();
     let output = dir.run("m.gguf --blocks 0,2,6 -o out.gguf").succeeds();
     let line = "sliced   'per_layer_token_embd.weight' and 1 more: without the parts of removed blocks\n";
     output.check(output.stdout.contains(line), line);
@@ -57,8 +55,7 @@ fn parts_of_removed_blocks_are_cut_out_of_gemma4() {
 
 #[test]
 fn parts_that_cannot_be_cut_are_refused_before_anything_else() {
-    let dir = Dir::new();
-    with_parts(gemma4(6, 0), 6, 16, crate::make::Q4_1).write(&dir, "m.gguf");
+    let dir = with_parts(gemma4(6, 0), 6, 16, crate::make::Q4_1).dir();
     dir.run("m.gguf --drop 1 -o out.gguf").fails(
         1,
         "m.gguf: tensor 'per_layer_token_embd.weight' has 16 elements per row for each block, which are not whole \
@@ -74,8 +71,7 @@ fn parts_that_cannot_be_cut_are_refused_before_anything_else() {
 
 #[test]
 fn a_tensor_that_no_block_of_gemma4_is_left_to_read_goes() {
-    let dir = Dir::new();
-    with_parts(gemma4(4, 0), 4, 32, F32).write(&dir, "m.gguf");
+    let dir = with_parts(gemma4(4, 0), 4, 32, F32).dir();
     let output = dir.run("m.gguf --blocks 2 -o out.gguf").succeeds();
     let line =
         "left out 'rope_freqs.weight': only blocks without a sliding window read it, and none is left\n";
@@ -90,8 +86,7 @@ fn a_tensor_that_no_block_of_gemma4_is_left_to_read_goes() {
 
 #[test]
 fn blocks_whose_keys_and_values_others_read_stay() {
-    let dir = Dir::new();
-    gemma4(8, 3).write(&dir, "m.gguf");
+    let dir = gemma4(8, 3).dir();
     for block in [3, 4] {
         dir.run(&format!("m.gguf --blocks {block} -o out.gguf")).fails(
             1,
@@ -121,8 +116,7 @@ fn blocks_whose_keys_and_values_others_read_stay() {
 
 #[test]
 fn the_first_twenty_blocks_of_gemma3n_stay() {
-    let dir = Dir::new();
-    Make::new("gemma3n", 22).write(&dir, "m.gguf");
+    let dir = Make::new("gemma3n", 22).dir();
     dir.run("m.gguf --blocks 19 -o out.gguf").fails(
         1,
         "m.gguf: cannot remove block 19: it is one of the first 20: the first 10 have sparse activations and the first 20 \
@@ -162,8 +156,7 @@ fn the_positions_of_t5encoder_move_to_the_new_first_block() {
         (&[0, 1], "0,3", &[(0, 1), (1, 0), (2, 0)]),
         (&[0, 3], "0", &[(0, 0), (2, 3)]),
     ] {
-        let dir = Dir::new();
-        t5encoder(5, own).write(&dir, "m.gguf");
+        let dir = t5encoder(5, own).dir();
         dir.run(&format!("m.gguf --blocks {removed} -o out.gguf")).succeeds();
         dir.run("verify out.gguf --parent m.gguf").succeeds();
         let out = dir.read("out.gguf");
@@ -179,8 +172,7 @@ fn the_positions_of_t5encoder_move_to_the_new_first_block() {
         }
         assert_eq!(found, expected, "{own:?} without {removed}");
     }
-    let dir = Dir::new();
-    Make::new("t5", 4).write(&dir, "m.gguf");
+    let dir = Make::new("t5", 4).dir();
     dir.run("m.gguf --blocks 0 -o out.gguf").fails(
         1,
         "m.gguf: blocks of architecture 't5' cannot be removed: it has blocks of an encoder and of a decoder, and one \

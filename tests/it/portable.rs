@@ -23,8 +23,7 @@ fn gemma3(n_blocks: u32) -> Make {
 /// is verified. Returns it.
 #[track_caller]
 fn portable(make: &Make, arguments: &str, removed: &[usize], changed: &[&str]) -> Vec<u8> {
-    let dir = Dir::new();
-    make.write(&dir, "m.gguf");
+    let dir = make.dir();
     let output = dir.run(&format!("m.gguf {arguments} --portable -o out.gguf")).succeeds();
     assert_eq!(output.stderr, "");
     let (parent, out) = (dir.read("m.gguf"), dir.read("out.gguf"));
@@ -93,8 +92,7 @@ fn lists_that_llama_cpp_needs_stay() {
 
 #[test]
 fn a_list_of_blocks_that_breaks_the_pattern_is_refused_with_the_nearest() {
-    let dir = Dir::new();
-    gemma3(16).write(&dir, "m.gguf");
+    let dir = gemma3(16).dir();
     let output = dir.run("m.gguf --portable --blocks 3 -o out.gguf").fails(
         1,
         "m.gguf: cannot remove these blocks: block 5, which does not have a sliding window, would become block 4, which has \
@@ -152,8 +150,7 @@ fn the_choice_is_the_best_of_all_sets_that_keep_the_pattern() {
 
 #[test]
 fn a_portable_file_without_the_pattern_is_not_verified() {
-    let dir = Dir::new();
-    gemma3(12).write(&dir, "m.gguf");
+    let dir = gemma3(12).dir();
     // The list of a file whose blocks break the pattern is taken away: then it is missing, and no portable file.
     dir.run("m.gguf --blocks 3 -o out.gguf").succeeds();
     let bytes = dir.read("out.gguf");

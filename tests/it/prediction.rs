@@ -6,7 +6,6 @@ use gguf_shorten::plan::Constraints;
 
 use crate::make::{F32, I8, Make};
 use crate::shorten::{check_metadata, check_tensors, value};
-use crate::util::Dir;
 
 const COUNT: &str = "glm4.nextn_predict_layers";
 const WIDTHS: &str = "glm4.feed_forward_length";
@@ -39,8 +38,7 @@ fn miscounted() -> Make {
 /// Runs on a model, checks all tensors, that only these entries change, and that the result is verified.
 #[track_caller]
 fn drops(make: &Make, arguments: &str, removed: &[usize], changed: &[&str]) -> Vec<u8> {
-    let dir = Dir::new();
-    make.write(&dir, "m.gguf");
+    let dir = make.dir();
     dir.run(&format!("m.gguf {arguments} -o out.gguf")).succeeds();
     let (parent, out) = (dir.read("m.gguf"), dir.read("out.gguf"));
     check_tensors(&parent, &out, removed);
@@ -112,8 +110,7 @@ fn blocks_that_are_only_counted_are_not_counted_in_the_output() {
     }
     let out = drops(&counted(), "--drop-mtp", &[], &[COUNT, WIDTHS]);
     assert_eq!(value(&out, "glm4.block_count"), "u32 4");
-    let dir = Dir::new();
-    counted().write(&dir, "m.gguf");
+    let dir = counted().dir();
     dir.run("m.gguf --drop 1 --method reverse --keep 5 -o out.gguf")
         .fails(1, "m.gguf: cannot keep block 5: it has no tensors");
     let shown = dir.run("show m.gguf").succeeds().stdout;
@@ -125,8 +122,7 @@ fn blocks_that_are_only_counted_are_not_counted_in_the_output() {
 
 #[test]
 fn what_goes_is_said_with_prediction_blocks_apart() {
-    let dir = Dir::new();
-    glm4().write(&dir, "m.gguf");
+    let dir = glm4().dir();
     for (arguments, removed) in [
         ("--blocks 0,2", "0,2 (2 of 4 blocks, as listed)"),
         ("--drop-mtp", "prediction blocks 4-5"),
@@ -146,8 +142,7 @@ fn what_goes_is_said_with_prediction_blocks_apart() {
 
 #[test]
 fn a_model_without_prediction_blocks_has_none_to_drop() {
-    let dir = Dir::new();
-    Make::new("glm4", 3).write(&dir, "m.gguf");
+    let dir = Make::new("glm4", 3).dir();
     Make::new("glm4", 3).set(COUNT, ValueOut::u32(0)).write(&dir, "zero.gguf");
     for name in ["m.gguf", "zero.gguf"] {
         for arguments in ["", "--drop 1 --method reverse", "--blocks 1"] {
@@ -159,8 +154,7 @@ fn a_model_without_prediction_blocks_has_none_to_drop() {
 
 #[test]
 fn what_is_dropped_cannot_be_kept() {
-    let dir = Dir::new();
-    glm4().write(&dir, "m.gguf");
+    let dir = glm4().dir();
     for choice in ["", "--drop 1"] {
         dir.run(&format!("m.gguf --drop-mtp {choice} --keep 1,5 -o out.gguf"))
             .fails(1, "m.gguf: cannot keep block 5: --drop-mtp removes it");
@@ -171,12 +165,11 @@ fn what_is_dropped_cannot_be_kept() {
 
 #[test]
 fn prediction_blocks_alone_are_no_model() {
-    let dir = Dir::new();
-    Make::new("glm4", 0)
+    let dir = Make::new("glm4", 0)
         .set("glm4.block_count", ValueOut::u32(3))
         .set(COUNT, ValueOut::u32(1))
         .tensor("blk.2.nextn.eh_proj.weight", &[3, 2], F32)
-        .write(&dir, "m.gguf");
+        .dir();
     dir.run("m.gguf --blocks 0 -o out.gguf")
         .fails(1, "m.gguf: has tensors of prediction blocks (MTP) alone: a draft head, not a model");
 }
@@ -184,8 +177,7 @@ fn prediction_blocks_alone_are_no_model() {
 #[test]
 fn a_prediction_block_that_goes_on_trust_is_not_counted() {
     let out = {
-        let dir = Dir::new();
-        glm4().write(&dir, "m.gguf");
+        let dir = glm4().dir();
         dir.run("m.gguf --blocks 1,4 --trust-any-cut -o out.gguf").succeeds();
         dir.read("out.gguf")
     };
@@ -195,8 +187,7 @@ fn a_prediction_block_that_goes_on_trust_is_not_counted() {
 
 #[test]
 fn a_file_that_keeps_the_count_or_a_block_is_found() {
-    let dir = Dir::new();
-    glm4().write(&dir, "m.gguf");
+    let dir = glm4().dir();
     dir.run("m.gguf --drop-mtp -o out.gguf").succeeds();
     let mut bytes = dir.read("out.gguf");
     let entry = File::parse(&bytes).unwrap();
@@ -248,8 +239,7 @@ fn a_count_of_blocks_that_do_not_predict_is_mended_and_no_block_goes_for_it() {
         assert_eq!(value(&out, COUNT), "u32 0", "{arguments}");
         assert_eq!(value(&out, WIDTHS), "u32[] 1 3 4 6", "{arguments}");
     }
-    let dir = Dir::new();
-    miscounted().write(&dir, "m.gguf");
+    let dir = miscounted().dir();
     let output = dir.run("m.gguf --drop-mtp -o out.gguf --json x.json").succeeds();
     output.check(
         output

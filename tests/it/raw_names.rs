@@ -96,8 +96,7 @@ fn a_batch_takes_any_name_and_goes_on_after_it() {
 
 #[test]
 fn what_no_modelfile_can_hold_is_refused_before_the_work() {
-    let dir = Dir::new();
-    Make::new("llama", 4).write(&dir, "m.gguf");
+    let dir = Make::new("llama", 4).dir();
     let line = "m.gguf --blocks 1 -o # --ollama m";
     let odd = OsStr::from_bytes(b"m\xe8.gguf");
     dir.run_with(arguments(line, odd))

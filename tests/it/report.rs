@@ -9,9 +9,7 @@ use crate::make::Make;
 use crate::util::Dir;
 
 fn dir() -> Dir {
-    let dir = Dir::new();
-    Make::new("llama", 4).write(&dir, "m.gguf");
-    dir
+    Make::new("llama", 4).dir()
 }
 
 fn keys(object: &Value) -> BTreeSet<&str> {
@@ -127,8 +125,7 @@ fn quiet_and_plain_runs_say_nothing_on_stderr() {
 
 #[test]
 fn the_table_names_input_removed_blocks_and_output() {
-    let dir = Dir::new();
-    Make::new("llama", 9).write(&dir, "m.gguf");
+    let dir = Make::new("llama", 9).dir();
     let output = dir.run("m.gguf --blocks 1-3,5,7,8 -o out.gguf").succeeds();
     let lines: Vec<&str> = output.stdout.lines().collect();
     assert_eq!(lines.len(), 3, "{}", output.stdout);
@@ -295,8 +292,7 @@ fn json_that_cannot_be_written_is_known_before_the_work() {
 
 #[test]
 fn a_model_with_less_than_one_share_loses_one_block() {
-    let dir = Dir::new();
-    Make::new("llama", 2).set("llama.block_count", ValueOut::u32(2)).write(&dir, "m.gguf");
+    let dir = Make::new("llama", 2).set("llama.block_count", ValueOut::u32(2)).dir();
     let output = dir.run("m.gguf --drop 1% --method sequential --dry-run --json -").succeeds();
     let json: Value = serde_json::from_str(&output.stdout).unwrap();
     assert_eq!(json["removed"], serde_json::json!([1]));

@@ -92,8 +92,7 @@ fn gemma2_always_has_windows() {
 
 #[test]
 fn the_last_block_with_a_window_stays() {
-    let dir = Dir::new();
-    gemma3(5).set(PATTERN, ValueOut::u32(2)).write(&dir, "m.gguf");
+    let dir = gemma3(5).set(PATTERN, ValueOut::u32(2)).dir();
     dir.run("m.gguf --blocks 0,2,4 -o out.gguf")
         .fails(1, "m.gguf: cannot remove all 3 blocks with a sliding window: llama.cpp needs at least one");
     // Of 0, 2 and 4 one stays: with reverse the last.
@@ -122,8 +121,7 @@ fn prediction_blocks_stay_last() {
 
 #[test]
 fn prediction_blocks_are_neither_chosen_nor_counted() {
-    let dir = Dir::new();
-    glm4().write(&dir, "m.gguf");
+    let dir = glm4().dir();
     let output = dir
         .run("m.gguf --blocks 4 -o out.gguf")
         .fails(1, "m.gguf: cannot remove block 4: it is a next-token prediction block after the model's own");
@@ -139,8 +137,7 @@ fn prediction_blocks_are_neither_chosen_nor_counted() {
 
 #[test]
 fn more_prediction_blocks_than_blocks_are_refused() {
-    let dir = Dir::new();
-    glm4().set("glm4.nextn_predict_layers", ValueOut::u32(5)).write(&dir, "m.gguf");
+    let dir = glm4().set("glm4.nextn_predict_layers", ValueOut::u32(5)).dir();
     dir.run("m.gguf --blocks 0 -o out.gguf")
         .fails(1, "m.gguf: metadata 'glm4.nextn_predict_layers' is 5, expected less than the 5 blocks");
 }
@@ -155,8 +152,7 @@ fn flags_are_written_for_prediction_blocks_too() {
 
 #[test]
 fn blocks_that_receive_images_stay() {
-    let dir = Dir::new();
-    Make::new("qwen3vl", 4).set("qwen3vl.n_deepstack_layers", ValueOut::u32(2)).write(&dir, "m.gguf");
+    let dir = Make::new("qwen3vl", 4).set("qwen3vl.n_deepstack_layers", ValueOut::u32(2)).dir();
     dir.run("m.gguf --blocks 1 -o out.gguf")
         .fails(1, "m.gguf: cannot remove block 1: it receives features of images");
     dir.run("m.gguf --drop 2 --method reverse -o out.gguf").succeeds();
@@ -173,8 +169,7 @@ fn blocks_that_receive_images_stay() {
 
 #[test]
 fn an_architecture_that_cannot_be_shortened_is_refused_with_the_reason() {
-    let dir = Dir::new();
-    Make::new("baichuan", 3).write(&dir, "m.gguf");
+    let dir = Make::new("baichuan", 3).dir();
     for flag in ["", " --trust-any-cut"] {
         dir.run(&format!("m.gguf --blocks 0 -o out.gguf{flag}")).fails(
             1,
@@ -186,16 +181,14 @@ fn an_architecture_that_cannot_be_shortened_is_refused_with_the_reason() {
 
 #[test]
 fn an_architecture_that_is_not_known_is_taken_on_the_users_word() {
-    let dir = Dir::new();
-    Make::new("llama-next", 3).set("llama-next.some_list", ValueOut::u32s(&[7, 8, 9])).write(&dir, "m.gguf");
+    let dir = Make::new("llama-next", 3).set("llama-next.some_list", ValueOut::u32s(&[7, 8, 9])).dir();
     dir.run("m.gguf --blocks 1 -o out.gguf --trust-any-cut").succeeds();
     assert_eq!(value(&dir.read("out.gguf"), "llama-next.some_list"), "u32[] 7 9");
 }
 
 #[test]
 fn kinds_that_a_number_decides_are_kept_and_the_nearest_set_is_named() {
-    let dir = Dir::new();
-    Make::new("smollm3", 12).write(&dir, "m.gguf");
+    let dir = Make::new("smollm3", 12).dir();
     dir.run("m.gguf --blocks 5,6 -o out.gguf").fails(
         1,
         "m.gguf: cannot remove these blocks: block 7, which has no rotary embedding, would become block 5, which does not \
@@ -207,8 +200,7 @@ fn kinds_that_a_number_decides_are_kept_and_the_nearest_set_is_named() {
 #[test]
 fn an_architecture_that_is_not_known_is_refused_by_name() {
     for architecture in ["llama-next", "x'y"] {
-        let dir = Dir::new();
-        Make::new(architecture, 3).write(&dir, "m.gguf");
+        let dir = Make::new(architecture, 3).dir();
         let name = architecture.replace('\'', r"\'");
         dir.run("m.gguf --blocks 0 -o out.gguf").fails(
             1,
@@ -238,8 +230,7 @@ fn a_tensor_of_a_block_that_does_not_exist_is_refused() {
 
 #[test]
 fn a_list_that_the_output_needs_is_noted() {
-    let dir = Dir::new();
-    gemma3(12).write(&dir, "m.gguf");
+    let dir = gemma3(12).dir();
     let note = "needs a llama.cpp that reads 'gemma3.attention.sliding_window_pattern' block by block, as release 0.5.0 does;";
     let run = |blocks: &str| {
         dir.run(&format!("m.gguf --blocks {blocks} -o out.gguf --force")).succeeds().stderr.contains(note)

@@ -9,9 +9,7 @@ use crate::shorten::check_tensors;
 use crate::util::{Dir, finish, signal, unprivileged};
 
 fn dir() -> Dir {
-    let dir = Dir::new();
-    Make::new("llama", 3).write(&dir, "m.gguf");
-    dir
+    Make::new("llama", 3).dir()
 }
 
 #[test]
@@ -132,8 +130,7 @@ fn permissions_are_those_of_the_input_within_the_mask() {
 
 #[test]
 fn a_limit_of_file_size_is_one_error_line_and_leaves_nothing() {
-    let dir = Dir::new();
-    large(1 << 18).write(&dir, "m.gguf");
+    let dir = large(1 << 18).dir();
     // 8 blocks of 512 or 1024 bytes, depending on the shell.
     for prepare in ["ulimit -f 8", "trap '' XFSZ; ulimit -f 8"] {
         let output = dir.sh(&format!("{prepare}; exec $PROGRAM m.gguf --blocks 1 -o out.gguf")).refused();
@@ -152,8 +149,7 @@ fn a_limit_of_file_size_is_one_error_line_and_leaves_nothing() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_full_disk_is_one_error_line_and_leaves_nothing() {
-    let dir = Dir::new();
-    large(1 << 20).write(&dir, "m.gguf");
+    let dir = large(1 << 20).dir();
     fs::create_dir(dir.path("disk")).unwrap();
     let run = "$PROGRAM m.gguf --blocks 1 -o disk/out.gguf; status=$?; ls -A disk; exit $status";
     // In a name space of its own a small disk can be mounted without rights; where even that is forbidden, a limit of
@@ -264,8 +260,7 @@ fn an_interrupt_after_the_terminal_is_gone_leaves_nothing() {
 
 #[test]
 fn a_signal_at_any_moment_leaves_all_or_nothing() {
-    let dir = Dir::new();
-    large(1 << 18).write(&dir, "m.gguf");
+    let dir = large(1 << 18).dir();
     dir.run("m.gguf --blocks 1 -o whole.gguf").succeeds();
     let whole = dir.read("whole.gguf");
     for i in 0..80u64 {

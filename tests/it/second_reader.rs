@@ -45,8 +45,7 @@ fn model() -> Make {
 #[test]
 fn the_second_reader_sees_kept_tensors_with_their_bytes() {
     for make in [model(), model().version(2).alignment(64), model().without_end_padding()] {
-        let dir = Dir::new();
-        make.write(&dir, "m.gguf");
+        let dir = make.dir();
         dir.run("m.gguf --blocks 0,3 -o out.gguf").succeeds();
         let mut before = tensors(&dir, "m.gguf");
         for (name, tensor) in tensors(&dir, "out.gguf") {
@@ -71,8 +70,7 @@ fn the_second_reader_sees_kept_tensors_with_their_bytes() {
 
 #[test]
 fn the_second_reader_sees_the_planned_metadata() {
-    let dir = Dir::new();
-    model().write(&dir, "m.gguf");
+    let dir = model().dir();
     dir.run("m.gguf --blocks 1 -o out.gguf").succeeds();
     let (parent, out) = (read(&dir, "m.gguf"), read(&dir, "out.gguf"));
     let changed: Vec<&str> = out

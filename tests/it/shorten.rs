@@ -91,8 +91,7 @@ pub fn check_metadata(parent: &[u8], out: &[u8], changed: &[&str]) {
 /// Removes blocks and checks all tensors, and that only the named entries change. Returns the output.
 #[track_caller]
 pub fn removes(make: &Make, blocks: &[usize], changed: &[&str]) -> Vec<u8> {
-    let dir = Dir::new();
-    make.write(&dir, "m.gguf");
+    let dir = make.dir();
     let list: Vec<String> = blocks.iter().map(ToString::to_string).collect();
     dir.run(&format!("m.gguf --blocks {} -o out.gguf", list.join(","))).succeeds();
     assert_eq!(dir.names(), ["m.gguf", "out.gguf"]);
@@ -354,8 +353,7 @@ fn removing_in_two_steps_equals_removing_at_once() {
         window(Make::new("gemma3", 8)).set(pattern, ValueOut::u32(3)),
         Make::new("gemma2", 8),
     ] {
-        let dir = Dir::new();
-        make.write(&dir, "m.gguf");
+        let dir = make.dir();
         // Blocks 1, 4, 5: as numbers of the first output, 4 and 5 are 3 and 4.
         for line in [
             "m.gguf --blocks 1,4,5 -o both.gguf",
@@ -386,8 +384,7 @@ fn removing_in_two_steps_equals_removing_at_once() {
 
 #[test]
 fn the_same_command_gives_the_same_bytes() {
-    let dir = Dir::new();
-    Make::new("llama", 4).write(&dir, "m.gguf");
+    let dir = Make::new("llama", 4).dir();
     dir.run("m.gguf --blocks 1 -o a.gguf").succeeds();
     dir.run("shorten m.gguf --blocks 1 -o b.gguf").succeeds();
     dir.run("m.gguf --blocks 1-1,1 -q -o c.gguf").succeeds();
@@ -398,8 +395,7 @@ fn the_same_command_gives_the_same_bytes() {
 /// The numbers of the parent's blocks that are kept.
 #[track_caller]
 fn kept(arguments: &str) -> String {
-    let dir = Dir::new();
-    Make::new("llama", 10).write(&dir, "m.gguf");
+    let dir = Make::new("llama", 10).dir();
     dir.run(&format!("m.gguf {arguments} -o out.gguf")).succeeds();
     let out = dir.read("out.gguf");
     let kept = value(&out, "gguf_shorten.blocks");
@@ -431,8 +427,7 @@ fn blocks_to_keep_are_kept() {
 
 #[test]
 fn keeping_too_many_is_refused() {
-    let dir = Dir::new();
-    Make::new("llama", 4).write(&dir, "m.gguf");
+    let dir = Make::new("llama", 4).dir();
     dir.run("m.gguf --drop 3 --method reverse --keep 0,1 -o out.gguf")
         .fails(1, "m.gguf: cannot remove 3 blocks: 2 of 4 must stay");
     dir.run("m.gguf --drop 1 --method reverse --keep 4 -o out.gguf")
@@ -441,8 +436,7 @@ fn keeping_too_many_is_refused() {
 
 #[test]
 fn the_chosen_method_is_written_down() {
-    let dir = Dir::new();
-    Make::new("llama", 4).write(&dir, "m.gguf");
+    let dir = Make::new("llama", 4).dir();
     for method in ["sequential", "reverse"] {
         dir.run(&format!("m.gguf --drop 1 --method {method} -o {method}.gguf")).succeeds();
         assert_eq!(

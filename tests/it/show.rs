@@ -1,30 +1,9 @@
-//! `show`, compared with texts under `testdata/golden/`. `GGUF_SHORTEN_BLESS=1` rewrites them.
-
-use std::path::Path;
+//! `show`, compared with texts under `testdata/golden/`.
 
 use gguf_shorten::gguf::ValueOut;
 
 use crate::make::{I8, Make, Raw, array, part_name, write_parts};
-use crate::util::Dir;
-
-/// Compares with the text of that name, or becomes it.
-#[track_caller]
-fn golden(name: &str, text: &str) {
-    // A new version of the program is no change of what it does.
-    let version = format!("gguf_shorten.version = str \"{}\"", env!("CARGO_PKG_VERSION"));
-    let text = text.replace(&version, "gguf_shorten.version = str \"(version)\"");
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/golden").join(name);
-    if std::env::var_os("GGUF_SHORTEN_BLESS").is_some_and(|value| value == "1") {
-        std::fs::write(&path, text).unwrap();
-        return;
-    }
-    let expected =
-        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    for (i, (expected, found)) in expected.lines().zip(text.lines()).enumerate() {
-        assert_eq!(found, expected, "{name}, line {}", i + 1);
-    }
-    assert_eq!(text, expected, "{name}");
-}
+use crate::util::{Dir, golden};
 
 /// What `show` says of the file: all but the last section, which is about this machine.
 #[track_caller]
@@ -36,8 +15,7 @@ fn of_the_file(shown: &str) -> &str {
 /// Shows a model before and after blocks are removed.
 #[track_caller]
 fn before_and_after(name: &str, make: &Make, blocks: &str) {
-    let dir = Dir::new();
-    make.write(&dir, "m.gguf");
+    let dir = make.dir();
     let before = dir.run("show --diffable m.gguf").succeeds();
     golden(&format!("{name}.txt"), &before.stdout);
     dir.run(&format!("m.gguf --blocks {blocks} -o out.gguf")).succeeds();
@@ -86,19 +64,17 @@ fn a_vocabulary_is_shown_and_says_that_it_is_no_model() {
 
 #[test]
 fn an_unknown_architecture_is_shown_and_says_that_nothing_may_go() {
-    let dir = Dir::new();
-    Make::new("perceiver", 3).write(&dir, "m.gguf");
+    let dir = Make::new("perceiver", 3).dir();
     golden("unknown-architecture.txt", of_the_file(&dir.run("show --tensors m.gguf").succeeds().stdout));
 }
 
 #[test]
 fn what_must_stay_is_said_with_the_reason() {
-    let dir = Dir::new();
-    Make::new("gemma3", 7)
+    let dir = Make::new("gemma3", 7)
         .set("gemma3.attention.sliding_window", ValueOut::u32(512))
         .predicting("gemma3", 6..7)
         .set("gemma3.attention.sliding_window_pattern", ValueOut::u32(3))
-        .write(&dir, "m.gguf");
+        .dir();
     golden("must-stay.txt", of_the_file(&dir.run("show m.gguf").succeeds().stdout));
 }
 
@@ -160,8 +136,7 @@ fn a_split_model_is_shown_whole_from_any_part() {
 
 #[test]
 fn the_json_has_metadata_and_blocks() {
-    let dir = Dir::new();
-    Make::new("gemma3", 7).set("gemma3.attention.sliding_window", ValueOut::u32(512)).write(&dir, "m.gguf");
+    let dir = Make::new("gemma3", 7).set("gemma3.attention.sliding_window", ValueOut::u32(512)).dir();
     let output = dir.run("show m.gguf --json -").succeeds();
     let json: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
     assert_eq!(json["model"]["architecture"], "gemma3");
@@ -184,8 +159,7 @@ fn the_json_of_no_model_is_an_error_without_output() {
 
 #[test]
 fn a_closed_pipe_ends_show_quietly() {
-    let dir = Dir::new();
-    Make::new("llama", 500).write(&dir, "m.gguf");
+    let dir = Make::new("llama", 500).dir();
     // Far more than a pipe holds.
     assert!(dir.run("show --tensors m.gguf").succeeds().stdout.len() > 100_000);
     let output = dir.sh("{ $PROGRAM show --tensors m.gguf; echo status $? >&2; } | true").output();

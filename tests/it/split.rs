@@ -141,8 +141,7 @@ fn parts_with_too_few_tensors_are_refused() {
 
 #[test]
 fn a_split_into_one_part_is_a_model_of_any_name() {
-    let dir = Dir::new();
-    model().split(1)[0].write(&dir, "m.gguf");
+    let dir = model().split(1)[0].dir();
     dir.run("m.gguf --blocks 2 -o out.gguf").succeeds();
     check_tensors(&model().bytes(), &dir.read("out.gguf"), &[2]);
     assert_eq!(value(&dir.read("out.gguf"), "split.count"), "none");

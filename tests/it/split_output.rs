@@ -83,8 +83,7 @@ fn cut_of_llama_cpp(n_bytes: &[usize], max: usize) -> Vec<usize> {
 #[test]
 fn parts_are_cut_where_llama_cpp_cuts_them() {
     for max in [576, 577, 700, 1024, 1500, 3000, 100_000] {
-        let dir = Dir::new();
-        model().write(&dir, "m.gguf");
+        let dir = model().dir();
         dir.run("m.gguf --blocks 1,4 -o whole.gguf").succeeds();
         dir.run(&format!("m.gguf --blocks 1,4 -o out.gguf --split-max-size {max}")).succeeds();
         let whole = dir.read("whole.gguf");
@@ -99,8 +98,7 @@ fn parts_are_cut_where_llama_cpp_cuts_them() {
 
 #[test]
 fn every_part_has_the_alignment_of_the_model() {
-    let dir = Dir::new();
-    model().alignment(64).write(&dir, "m.gguf");
+    let dir = model().alignment(64).dir();
     dir.run("m.gguf --blocks 1 -o out --split-max-size 1k").succeeds();
     let parts = out_parts(&dir);
     assert!(parts.len() > 2);
@@ -114,13 +112,11 @@ fn every_part_has_the_alignment_of_the_model() {
 #[test]
 fn the_output_is_named_by_prefix_file_or_part() {
     for out in ["out", "out.gguf", "out-00001-of-00007.gguf", "./out.gguf"] {
-        let dir = Dir::new();
-        model().write(&dir, "m.gguf");
+        let dir = model().dir();
         dir.run(&format!("m.gguf --blocks 1 -o {out} --split-max-size 2k")).succeeds();
         assert_eq!(out_parts(&dir).len(), 2, "{out}");
     }
-    let dir = Dir::new();
-    model().write(&dir, "m.gguf");
+    let dir = model().dir();
     dir.run("m.gguf --blocks 1 -o new/ --split-max-size 2k").fails(1, "new/: is not the name of a file");
     dir.run("m.gguf --blocks 1 -o none/new --split-max-size 2k")
         .fails(1, "none/new-00001-of-00001.gguf: folder 'none': No such file or directory (os error 2)");
@@ -221,8 +217,7 @@ fn a_first_part_of_metadata_alone_stays() {
 
 #[test]
 fn what_is_one_file_stays_one_file() {
-    let dir = Dir::new();
-    model().write(&dir, "m.gguf");
+    let dir = model().dir();
     dir.run("m.gguf --blocks 1 -o whole.gguf").succeeds();
     dir.run("m.gguf --blocks 1 -o kept.gguf --keep-split").succeeds();
     assert!(dir.read("whole.gguf") == dir.read("kept.gguf"));
@@ -239,8 +234,7 @@ fn what_is_one_file_stays_one_file() {
 
 #[test]
 fn a_split_output_is_read_from_any_part() {
-    let dir = Dir::new();
-    model().write(&dir, "m.gguf");
+    let dir = model().dir();
     dir.run("m.gguf --blocks 1 -o whole.gguf").succeeds();
     dir.run("m.gguf --blocks 1 -o out --split-max-size 1k").succeeds();
     let n = out_parts(&dir).len();
@@ -265,8 +259,7 @@ fn a_split_output_is_read_from_any_part() {
 
 #[test]
 fn verify_finds_any_changed_byte_of_any_part() {
-    let dir = Dir::new();
-    model().write(&dir, "m.gguf");
+    let dir = model().dir();
     dir.run("m.gguf --blocks 1 -o out --split-max-size 1k").succeeds();
     let parts = out_parts(&dir);
     let n = parts.len();
@@ -304,8 +297,7 @@ fn verify_finds_any_changed_byte_of_any_part() {
 
 #[test]
 fn verify_says_which_part_is_not_as_planned() {
-    let dir = Dir::new();
-    model().write(&dir, "m.gguf");
+    let dir = model().dir();
     dir.run("m.gguf --blocks 1 -o out --split-max-size 1500").succeeds();
     let n = out_parts(&dir).len();
     let second = out_name(1, n);
@@ -337,8 +329,7 @@ fn verify_says_which_part_is_not_as_planned() {
 
 #[test]
 fn the_result_lists_the_parts() {
-    let dir = Dir::new();
-    model().write(&dir, "m.gguf");
+    let dir = model().dir();
     let json = |arguments: &str| -> Value {
         let output = dir.run(&format!("m.gguf --blocks 1 {arguments} --json -")).succeeds();
         serde_json::from_str(&output.stdout).unwrap()
@@ -371,8 +362,7 @@ fn the_result_lists_the_parts() {
 
 #[test]
 fn nothing_that_exists_is_overwritten_without_force() {
-    let dir = Dir::new();
-    model().write(&dir, "m.gguf");
+    let dir = model().dir();
     // Parts of another count would be mixed up with the new ones.
     for name in [out_name(1, 9), out_name(0, 3)] {
         dir.write(&name, b"precious");
@@ -405,8 +395,7 @@ fn nothing_that_exists_is_overwritten_without_force() {
 
 #[test]
 fn a_part_that_cannot_be_replaced_leaves_all_as_they_were() {
-    let dir = Dir::new();
-    model().write(&dir, "m.gguf");
+    let dir = model().dir();
     dir.run("m.gguf --blocks 1 -o out --split-max-size 1k").succeeds();
     let n = out_parts(&dir).len();
     for i in 0..n {

@@ -260,8 +260,7 @@ fn a_store_is_never_written_to() {
 
 /// A cache of the Hugging Face hub in `hub` with one repository of these files.
 fn hub(files: &[&str]) -> Dir {
-    let dir = Dir::new();
-    Make::new("llama", 6).write(&dir, "m.gguf");
+    let dir = Make::new("llama", 6).dir();
     let repository = dir.path("hub/models--org--Repo-GGUF");
     let snapshot = repository.join("snapshots/abc123");
     fs::create_dir_all(repository.join("refs")).unwrap();
@@ -381,8 +380,7 @@ fn a_cache_that_is_not_true_is_refused_by_name() {
 
 #[test]
 fn lm_studios_names_stand_for_their_files() {
-    let dir = Dir::new();
-    Make::new("llama", 6).write(&dir, "m.gguf");
+    let dir = Make::new("llama", 6).dir();
     let home = dir.path("home");
     let run = |name: &str| dir.run(&format!("show {name}")).env("HOME", &home);
     let put = |folder: &str| {

@@ -4,7 +4,6 @@ use gguf_shorten::gguf::{File, ValueOut};
 use serde_json::Value;
 
 use crate::make::Make;
-use crate::util::Dir;
 
 /// A cut that the rules refuse, an architecture that they do not know, and a list that they do not know.
 fn refused() -> [(Make, &'static str, &'static str); 3] {
@@ -32,8 +31,7 @@ fn refused() -> [(Make, &'static str, &'static str); 3] {
 #[test]
 fn a_cut_on_trust_is_compared_on_trust_alone() {
     for (make, blocks, why) in refused() {
-        let dir = Dir::new();
-        make.write(&dir, "m.gguf");
+        let dir = make.dir();
         dir.run(&format!("m.gguf --blocks {blocks} --trust-any-cut -o out.gguf")).succeeds();
         let output = dir.run("verify out.gguf --parent m.gguf").refused();
         output.check(output.error().ends_with(why), "the reason");
@@ -60,8 +58,7 @@ fn a_cut_on_trust_is_compared_on_trust_alone() {
 #[test]
 fn a_changed_byte_is_found_on_trust_too() {
     for (make, blocks, _) in refused() {
-        let dir = Dir::new();
-        make.write(&dir, "m.gguf");
+        let dir = make.dir();
         dir.run(&format!("m.gguf --blocks {blocks} --trust-any-cut -o out.gguf")).succeeds();
         let bytes = dir.read("out.gguf");
         let file = File::parse(&bytes).unwrap();
@@ -77,8 +74,7 @@ fn a_changed_byte_is_found_on_trust_too() {
 
 #[test]
 fn a_cut_that_the_rules_allow_needs_no_trust() {
-    let dir = Dir::new();
-    Make::new("llama", 4).write(&dir, "m.gguf");
+    let dir = Make::new("llama", 4).dir();
     for trust in ["", "--trust-any-cut"] {
         dir.run(&format!("m.gguf --blocks 1 {trust} -o out.gguf --force")).succeeds();
         for trust in ["", "--trust-any-cut"] {
@@ -90,8 +86,7 @@ fn a_cut_that_the_rules_allow_needs_no_trust() {
 
 #[test]
 fn part_of_the_prediction_blocks_is_compared_on_trust() {
-    let dir = Dir::new();
-    Make::new("glm4", 5).predicting("glm4", 3..5).write(&dir, "m.gguf");
+    let dir = Make::new("glm4", 5).predicting("glm4", 3..5).dir();
     dir.run("m.gguf --blocks 0,3 --trust-any-cut -o out.gguf").succeeds();
     dir.run("verify out.gguf --parent m.gguf --trust-any-cut").succeeds();
     let output = dir.run("verify out.gguf --parent m.gguf").output();

@@ -294,6 +294,25 @@ impl Output<'_> {
     }
 }
 
+/// Compares with the text of that name under `testdata/golden/`; `GGUF_SHORTEN_BLESS=1` rewrites it.
+#[track_caller]
+pub fn golden(name: &str, text: &str) {
+    // A new version of the program is no change of what it does.
+    let version = format!("gguf_shorten.version = str \"{}\"", env!("CARGO_PKG_VERSION"));
+    let text = text.replace(&version, "gguf_shorten.version = str \"(version)\"");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/golden").join(name);
+    if std::env::var_os("GGUF_SHORTEN_BLESS").is_some_and(|value| value == "1") {
+        std::fs::write(&path, text).unwrap();
+        return;
+    }
+    let expected =
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    for (i, (expected, found)) in expected.lines().zip(text.lines()).enumerate() {
+        assert_eq!(found, expected, "{name}, line {}", i + 1);
+    }
+    assert_eq!(text, expected, "{name}");
+}
+
 /// As much of a text as one looks at.
 fn start(text: &str) -> String {
     let mut shown: String = text.chars().take(4000).collect();

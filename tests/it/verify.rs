@@ -13,8 +13,7 @@ use crate::util::Dir;
 
 /// A small parent and what the program makes of it without block 1.
 fn pair(parent: &Make) -> (Vec<u8>, Vec<u8>) {
-    let dir = Dir::new();
-    parent.write(&dir, "m.gguf");
+    let dir = parent.dir();
     dir.run("m.gguf --blocks 1 -o out.gguf").succeeds();
     (dir.read("m.gguf"), dir.read("out.gguf"))
 }
@@ -353,8 +352,7 @@ fn a_list_of_blocks_that_cannot_be_is_refused() {
 
 #[test]
 fn the_command_shows_what_it_compared() {
-    let dir = Dir::new();
-    Make::new("llama", 4).write(&dir, "m.gguf");
+    let dir = Make::new("llama", 4).dir();
     dir.run("m.gguf --blocks 1,3 -o out.gguf").succeeds();
     for threads in ["", "--threads 1", "-t 3"] {
         let output = dir.run(&format!("verify out.gguf --parent m.gguf {threads}")).succeeds();
@@ -390,8 +388,7 @@ fn the_command_shows_what_it_compared() {
 
 #[test]
 fn the_command_fails_on_a_difference_and_still_shows_it() {
-    let dir = Dir::new();
-    Make::new("llama", 4).write(&dir, "m.gguf");
+    let dir = Make::new("llama", 4).dir();
     dir.run("m.gguf --blocks 1 -o out.gguf").succeeds();
     let mut bytes = dir.read("out.gguf");
     let file = File::parse(&bytes).unwrap();
@@ -427,8 +424,7 @@ fn the_command_fails_on_a_difference_and_still_shows_it() {
 
 #[test]
 fn what_cannot_be_verified_is_refused_by_the_command() {
-    let dir = Dir::new();
-    Make::new("llama", 4).write(&dir, "m.gguf");
+    let dir = Make::new("llama", 4).dir();
     let output = dir.run("verify m.gguf --parent m.gguf").fails(
         1,
         "m.gguf: metadata 'gguf_shorten.blocks' is missing, so it is not known which blocks of a parent these are",

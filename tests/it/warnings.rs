@@ -36,8 +36,7 @@ fn zero(dir: &Dir, name: &str, is_wanted: impl Fn(&str) -> bool) {
 
 #[test]
 fn blocks_of_zeros_are_told_of() {
-    let dir = Dir::new();
-    model(6).write(&dir, "m.gguf");
+    let dir = model(6).dir();
     let shorten = "m.gguf --blocks 0 -o out.gguf --force";
     dir.run(shorten).warns(&[]);
     // As a download leaves it that reserves all room first.
@@ -69,8 +68,7 @@ fn blocks_of_zeros_are_told_of() {
 
 #[test]
 fn what_may_well_be_zero_is_not_told_of() {
-    let dir = Dir::new();
-    model(3).write(&dir, "m.gguf");
+    let dir = model(3).dir();
     zero(&dir, "m.gguf", |name| {
         name.ends_with(".bias") || name.ends_with("norm.weight") || name.contains("ffn_down")
     });

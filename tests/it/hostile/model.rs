@@ -97,8 +97,7 @@ fn hostile_names_stay_one_short_line() {
 
 #[test]
 fn block_numbers_out_of_range_are_refused() {
-    let dir = Dir::new();
-    Make::new("llama", 4).write(&dir, "m.gguf");
+    let dir = Make::new("llama", 4).dir();
     for (blocks, outside) in [
         ("4", "4".to_owned()),
         ("0,4", "4".to_owned()),
@@ -112,8 +111,7 @@ fn block_numbers_out_of_range_are_refused() {
 
 #[test]
 fn removing_all_blocks_is_refused() {
-    let dir = Dir::new();
-    Make::new("llama", 4).write(&dir, "m.gguf");
+    let dir = Make::new("llama", 4).dir();
     let error = "m.gguf: cannot remove 4 blocks: the model has 4, and at least one must stay";
     dir.run("m.gguf --blocks 0-3 -o out.gguf").fails(1, error);
     for method in ["bi", "relative-magnitude", "sequential", "reverse"] {

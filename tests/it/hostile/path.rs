@@ -39,8 +39,7 @@ fn a_part_that_is_no_file_is_refused_without_waiting() {
 #[test]
 fn an_input_that_may_not_be_read_is_refused() {
     use std::os::unix::fs::PermissionsExt;
-    let dir = Dir::new();
-    Make::new("llama", 4).write(&dir, "m.gguf");
+    let dir = Make::new("llama", 4).dir();
     fs::set_permissions(dir.path("m.gguf"), fs::Permissions::from_mode(0o000)).unwrap();
     // Root without its rights; where they cannot be given up, the test above has a path that root cannot read either.
     if let Some(wrapper) = unprivileged(&dir) {
