@@ -46,7 +46,7 @@ pub struct ContextOptions {
 pub enum WindowInput<'a> {
     /// Tokens.
     Tokens(&'a [Token]),
-    /// The stream as it enters block 0, `[n_tokens, n_embd]`, in place of what tokens would be turned into. Rows are as wide
+    /// The stream as it enters block 0, `[n_tokens, n_embd]`, in place of embedded tokens. Rows are as wide
     /// as the model's input ([`Model::n_embd_inp`]).
     HiddenStates(&'a [f32]),
 }

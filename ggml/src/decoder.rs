@@ -1,4 +1,4 @@
-//! Evaluation of batches of several sequences that go on from one batch to the next, for the logits of chosen tokens.
+//! Batches of several sequences, and the logits of chosen tokens. Sequences go on from one batch to the next.
 
 use std::marker::PhantomData;
 use std::ptr::NonNull;

@@ -130,7 +130,7 @@ static NAMES: Names = Names::new();
 /// Whether the process ends now.
 static IS_ENDING: AtomicBool = AtomicBool::new(false);
 
-/// The name of a file, or of a folder that is empty by then, that is removed if llama.cpp ends the process, or by
+/// A file, or an empty folder, that is removed where llama.cpp ends the process, or by
 /// [`remove_all`]. Dropped, it is forgotten.
 #[derive(Debug)]
 pub struct RemovedOnDeath(Option<&'static AtomicPtr<system::Name>>);

@@ -25,7 +25,7 @@ use crate::engine::scored::MIN_WINDOW;
 use crate::engine::segment::{Chain, Subsets, Whole};
 use crate::engine::settings::Calibration;
 use crate::engine::text::CalibrationSet;
-use crate::measure::cache::known::Known;
+use crate::measure::cache::cached::CachedScores;
 use crate::measure::cache::{Entry, Scored};
 use crate::measure::loss::Objective;
 use crate::model::Model;
@@ -108,11 +108,11 @@ fn run(
     let at_path = || path.display().to_string();
     llama::check_ends(model).with_context(at_path)?;
     let known = match limit {
-        None => Known::look(input, options, watch, Scored::Runs(first))?,
+        None => CachedScores::look(input, options, watch, Scored::Runs(first))?,
         // Runs of several lengths, each of which is an entry of its own.
         Some(_) => None,
     };
-    if let Some((entry, report)) = known.as_ref().and_then(Known::found)
+    if let Some((entry, report)) = known.as_ref().and_then(CachedScores::found)
         && let Some(distances) = entry.runs(model.n_trunk_blocks())
     {
         warning::of_tokenizer(input, model, watch);

@@ -14,7 +14,7 @@ use crate::engine::load::cut;
 use crate::engine::outcome::CalibrationReport;
 use crate::engine::text::{CalibrationSet, Texts};
 use crate::error;
-use crate::measure::calibrate::Asked;
+use crate::measure::calibrate::Extras;
 use crate::measure::comparison::overlap;
 use crate::model::Model;
 use crate::model::input::Input;
@@ -67,7 +67,7 @@ pub(crate) fn choose(
     let mut importance = None;
     if method.needs_scores() && checked.iter().any(Result::is_ok) {
         let scorer = Scorer { model, constraints, input, method, watch };
-        let found = scorer.calibrate(&drops.calibration, Asked::default())?;
+        let found = scorer.calibrate(&drops.calibration, Extras::default())?;
         importance = Some(found.importance);
         calibration = Some(found.report);
     }

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 
 use crate::choose::lorp;
 use crate::engine::settings::Calibration;
-use crate::measure::calibrate::{Asked, Calibrated, calibrate};
+use crate::measure::calibrate::{Calibrated, Extras, calibrate};
 use crate::measure::pairs::Pairs;
 use crate::model::Model;
 use crate::model::input::Input;
@@ -25,14 +25,14 @@ impl Scorer<'_, '_> {
     ///
     /// # Errors
     /// As [`calibrate`].
-    pub(crate) fn calibrate(&self, text: &Calibration, asked: Asked<'_, '_>) -> Result<Calibrated> {
+    pub(crate) fn calibrate(&self, text: &Calibration, asked: Extras<'_, '_>) -> Result<Calibrated> {
         let by_pairs = self.method.basis() == Basis::Pairs;
         let mut own = Pairs::default();
         let mut pairs = match asked.pairs {
             None if by_pairs => Some(&mut own),
             pairs => pairs,
         };
-        let asked = Asked { pairs: pairs.as_deref_mut(), ..asked };
+        let asked = Extras { pairs: pairs.as_deref_mut(), ..asked };
         let mut calibrated = calibrate(self.model, self.constraints, self.input, text, self.watch, asked)?;
         if let Some(pairs) = pairs.filter(|_| by_pairs) {
             let places = lorp::places(&pairs.entering());

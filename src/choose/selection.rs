@@ -21,7 +21,7 @@ use crate::choose::stability::edge::Chosen;
 use crate::engine::outcome::CalibrationReport;
 use crate::error::Hint;
 use crate::measure::calibrate::Until;
-use crate::measure::calibrate::{Asked, Calibrated};
+use crate::measure::calibrate::{Calibrated, Extras};
 use crate::measure::importance::Importance;
 use crate::measure::tasks;
 use crate::model::block::block_list;
@@ -149,10 +149,10 @@ pub(crate) fn select(
         let scorer = Scorer { model, constraints, input, method, watch };
         Some(scorer.calibrate(
             &options.calibration,
-            Asked {
+            Extras {
                 sub_blocks: needs_scores(&options.attention),
                 until: until.as_ref().map(|until| until as &Until<'_>),
-                ..Asked::default()
+                ..Extras::default()
             },
         )?)
     } else {

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-/// Bytes of memory that this process could still take before the system would have to move others out, or would end it:
-/// what the system says is available, or less where a control group allows less. `None` where neither is known.
+/// Bytes of memory that this process could still take: what the system says is available, or less where a control group
+/// allows less. `None` where neither is known.
 #[must_use]
 pub fn available() -> Option<u64> {
     let system = fs::read_to_string("/proc/meminfo").ok();

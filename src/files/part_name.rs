@@ -77,14 +77,14 @@ impl Prefix {
         &self.folder
     }
 
-    /// Whether a file of this name would be a part with this prefix, of any number and count.
+    /// Whether this is the name of a part with this prefix, of any number and count.
     #[must_use]
     pub fn is_part(&self, name: &OsStr) -> bool {
         Self::of_part(Path::new(name)).is_some_and(|(prefix, _)| prefix.name == self.name)
     }
 }
 
-/// How the pieces of a file are joined that was cut into some, if `path` is named like one: `m.gguf.part1of2`,
+/// The command that joins the pieces of a file, if `path` is named like one: `m.gguf.part1of2`,
 /// `m.gguf.part-a`, `m.gguf-split-a`. They are no parts of a split model, which are files of their own.
 #[must_use]
 pub fn joining(path: &Path) -> Option<String> {

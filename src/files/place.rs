@@ -39,7 +39,7 @@ pub fn check_free(_: &Path, _: u64, _: u64) -> Result<()> {
     Ok(())
 }
 
-/// Asks the file system for the whole length at once, so that a full disk shows before anything is written.
+/// Reserves the whole length at once, so that a full disk shows before anything is written.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn reserve(file: &File, len: u64) -> Result<()> {
     use rustix::fs::{FallocateFlags, fallocate};

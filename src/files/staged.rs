@@ -44,7 +44,7 @@ fn temporary_prefix(process: u32) -> String {
     format!("{}{process}-", TEMPORARY.0)
 }
 
-/// Removes the temporary files that a process has left in `folder` which ended without a chance to: it was killed. On another
+/// Removes the temporary files that a killed process has left in `folder`. On another
 /// machine a process of the same number may be writing there; its files are locked, and stay.
 pub fn remove_left_by(process: u32, folder: &Path) {
     let prefix = temporary_prefix(process);
@@ -60,14 +60,14 @@ pub fn remove_left_by(process: u32, folder: &Path) {
         let file = File::open(entry.path());
         let is_locked = file.is_ok_and(|file| matches!(file.try_lock(), Err(fs::TryLockError::WouldBlock)));
         if !is_locked {
-            // It may be gone by now; there is nobody to tell.
+            // It may be gone by now.
             let _ = fs::remove_file(entry.path());
         }
     }
 }
 
-/// A new file in `folder`, with a name of its own that begins with `prefix`, and with the permissions `mode` where the system
-/// has such. It goes too where an interrupt or llama.cpp ends the process: its name is known before there is a file of it.
+/// A new file in `folder`, with a name of its own that begins with `prefix`. Its permissions are `mode` where the system has
+/// such. It is removed too where an interrupt or llama.cpp ends the process: its name is registered before the file exists.
 ///
 /// # Errors
 /// The system's.

@@ -1,4 +1,4 @@
-//! What the system knows of a file, by which one sees that it is still the same with the same bytes, without reading it.
+//! Stamps: size, times and identity of a file, which show a change without reading it.
 
 use std::fs::Metadata;
 use std::path::Path;
@@ -49,16 +49,16 @@ impl Stamp {
         Ok(Self::of(&std::fs::metadata(path)?))
     }
 
-    /// Whether a file that bears this stamp now has the bytes that it had at the time `read_ns`, when it bore the same stamp:
-    /// not if it had been written so shortly before that another write could have gone unseen.
+    /// Whether the same stamp means the same bytes as at the time `read_ns`: not if the file had been written so shortly before
+    /// that another write could have gone unseen.
     #[must_use]
     pub fn is_settled(&self, read_ns: i64) -> bool {
         let last = self.modified_ns.max(self.changed_ns);
         last.saturating_add(STEP_NS) < read_ns
     }
 
-    /// Checks that the file at `path`, which bore this stamp when it was opened, is still that file, with no byte written
-    /// since. Another name or other rights do no harm.
+    /// Checks that the file at `path` is still the one with this stamp, with no byte written since. Another name or other rights
+    /// do no harm.
     ///
     /// # Errors
     /// That it is gone, or not the same.

@@ -14,7 +14,7 @@ use super::value_type::ValueType;
 use crate::gguf::place::MAX_NAME_BYTES;
 use crate::gguf::position::FileOffset;
 
-/// Why a file was refused or an output could not be written, with the place in the file.
+/// The reason why a file was refused or could not be written, and its place.
 ///
 /// `Display` is one line in lower case without a final stop. Match on [`Error::kind`], never on the
 /// text.

@@ -12,7 +12,7 @@ use crate::engine::order;
 use crate::engine::outcome::CalibrationReport;
 use crate::engine::settings::Calibration;
 use crate::engine::text::CalibrationSet;
-use crate::measure::cache::known::Known;
+use crate::measure::cache::cached::CachedScores;
 use crate::measure::cache::{Entry, Scored};
 use crate::measure::importance::{Importance, Measuring};
 use crate::measure::pairs::{Paired, Pairs};
@@ -31,12 +31,12 @@ pub(crate) struct Calibrated {
     pub(crate) n_tokens_allowed: usize,
 }
 
-/// Makes the rule that says of the sums so far whether they are enough, for at most so many windows.
+/// The rule by which a calibration of at most so many windows ends early.
 pub(crate) type Until<'u> = dyn Fn(usize) -> Box<dyn Fn(&Measuring) -> bool + 'u> + 'u;
 
-/// What is asked of a calibration beside the scores of whole blocks.
+/// What a calibration measures beside the scores of whole blocks.
 #[derive(Default)]
-pub(crate) struct Asked<'c, 'u> {
+pub(crate) struct Extras<'c, 'u> {
     /// The scores of the two halves of each block.
     pub(crate) sub_blocks: bool,
     /// How alike the hidden states of any two positions are, of all windows that are evaluated.
@@ -45,7 +45,7 @@ pub(crate) struct Asked<'c, 'u> {
     pub(crate) until: Option<&'c Until<'u>>,
 }
 
-/// Measures the importance of every block of the model of `input`, and what else is `asked`; scores that were measured before
+/// Measures the importance of every block of the model of `input`, and the `extras`; scores that were measured before
 /// come from the cache.
 pub(crate) fn calibrate(
     model: &Model<'_>,
@@ -53,29 +53,29 @@ pub(crate) fn calibrate(
     input: &Input,
     options: &Calibration,
     watch: &dyn Watch,
-    asked: Asked<'_, '_>,
+    extras: Extras<'_, '_>,
 ) -> Result<Calibrated> {
     let path = input.path();
     llama::check_ends(model).with_context(|| path.display().to_string())?;
-    let scored = match asked.sub_blocks {
+    let scored = match extras.sub_blocks {
         true => Scored::Halves,
         false => Scored::Blocks,
     };
-    let known = match asked.until {
-        None => Known::look(input, options, watch, scored)?,
+    let known = match extras.until {
+        None => CachedScores::look(input, options, watch, scored)?,
         // Of as many windows as the rule needs.
         Some(_) => None,
     };
     // Pairs of positions are not kept.
-    if asked.pairs.is_none()
-        && let Some((entry, report)) = known.as_ref().and_then(Known::found)
+    if extras.pairs.is_none()
+        && let Some((entry, report)) = known.as_ref().and_then(CachedScores::found)
         && let Some(importance) = entry.blocks(model.n_trunk_blocks())
     {
         warning::of_tokenizer(input, model, watch);
         warn_of_zero_rows(&importance, watch);
         return Ok(Calibrated { n_tokens_allowed: importance.n_tokens, importance, report });
     }
-    let halves = match asked.sub_blocks {
+    let halves = match extras.sub_blocks {
         true => Some(
             Halves::of(model, constraints.rules, &constraints.kinds)
                 .with_context(|| path.display().to_string())?,
@@ -83,7 +83,7 @@ pub(crate) fn calibrate(
         false => None,
     };
     let (engine, set) = load_and_cut(input, model, options, watch, true)?;
-    let is_enough = asked.until.map(|until| until(set.windows().len()));
+    let is_enough = extras.until.map(|until| until(set.windows().len()));
     let mut states = LlamaHiddenStates::new(
         &engine,
         ContextOptions { window: set.window, threads: options.threads },
@@ -93,7 +93,7 @@ pub(crate) fn calibrate(
     .with_context(|| path.display().to_string())?
     .with_halves(halves);
     let start = Instant::now();
-    let importance = match asked.pairs {
+    let importance = match extras.pairs {
         None => measure(&mut states, &set, is_enough.as_deref(), watch),
         Some(pairs) => {
             let mut states = Paired::new(&mut states, pairs);
@@ -134,7 +134,7 @@ fn measure(
     }
 }
 
-/// Evaluates windows in random order until `is_enough`, which is told of the tokens of each, or there are no more.
+/// Evaluates windows in random order until `is_enough`, called with the tokens of each, or the end.
 fn measure_until(
     states: &mut dyn HiddenStates,
     set: &CalibrationSet,
@@ -169,6 +169,6 @@ pub fn score(
     input: &Input,
     options: &Calibration,
 ) -> Result<Importance> {
-    let asked = Asked::default();
-    Ok(calibrate(model, constraints, input, options, &Silent, asked)?.importance)
+    let extras = Extras::default();
+    Ok(calibrate(model, constraints, input, options, &Silent, extras)?.importance)
 }

@@ -1,4 +1,4 @@
-//! The zero oracle: what a shortened model computes, compared with the parent in which the removed blocks are silenced.
+//! The zero oracle: what a shortened model computes, compared with the parent in which the removed blocks are zeroed.
 //!
 //! In a pre-norm model a block adds to the stream what its output projections give. With zeros in their place it adds
 //! nothing, and zero bytes decode to zero in every block format; so the parent with those tensors zeroed is the parent
@@ -83,9 +83,9 @@ enum Fill {
     Ones,
 }
 
-/// The bytes of the parent that silence the removed blocks.
+/// The bytes of the parent to overwrite so that the removed blocks add nothing.
 #[derive(Debug)]
-pub struct Silence {
+pub struct ZeroedBlocks {
     /// In each part, what to overwrite.
     parts: Vec<Vec<(Range<u64>, Fill)>>,
     /// The same by the index of the tensor.
@@ -114,7 +114,7 @@ pub fn check(model: &Model<'_>) -> Result<()> {
     llama::check_ends(model)
 }
 
-impl Silence {
+impl ZeroedBlocks {
     /// Finds the output projections of the `removed` blocks. Prediction blocks need none: an evaluation does not run them.
     ///
     /// # Errors
@@ -123,10 +123,10 @@ impl Silence {
         Self::with_attention(model, removed, &BTreeSet::new())
     }
 
-    /// As [`Silence::of`]; of the blocks of `attention`, only that of their attention.
+    /// As [`ZeroedBlocks::of`]; of the blocks of `attention`, only that of their attention.
     ///
     /// # Errors
-    /// As [`Silence::of`].
+    /// As [`ZeroedBlocks::of`].
     pub fn with_attention(
         model: &Model<'_>,
         removed: &BTreeSet<BlockId>,
@@ -163,8 +163,8 @@ impl Silence {
             tensors.insert(index, fill);
             parts[tensor.part].push((tensor.info.position().0..tensor.info.end().0, fill));
         }
-        let mut silenced = removed.union(attention).filter(|block| block.index() < model.n_trunk_blocks());
-        if let Some(block) = silenced.find(|block| !silent.contains(block)) {
+        let mut blocks = removed.union(attention).filter(|block| block.index() < model.n_trunk_blocks());
+        if let Some(block) = blocks.find(|block| !silent.contains(block)) {
             bail!("cannot be compared by a run: block {block} has no output projection that is known");
         }
         Ok(Self {
@@ -175,7 +175,7 @@ impl Silence {
     }
 }
 
-/// Checks that what the removed blocks do to the stream beside adding to it, which zeros leave, is nothing.
+/// Checks that the removed blocks do nothing to the stream but add to it: zeros leave the rest.
 fn check_kinds(model: &Model<'_>, removed: &BTreeSet<BlockId>) -> Result<()> {
     let Some(rules) = model.rules() else {
         return Ok(());
@@ -193,13 +193,13 @@ fn check_kinds(model: &Model<'_>, removed: &BTreeSet<BlockId>) -> Result<()> {
     Ok(())
 }
 
-/// Evaluates the silenced parent and the model at `out`, on `threads` CPU threads, and compares their logits. The tensors of
+/// Evaluates the zeroed parent and the model at `out`, on `threads` CPU threads, and compares their logits. The tensors of
 /// `changed` have these weights in the parent, too: what is compared is all else.
 ///
 /// # Errors
 /// No room for a copy of the parent in the system's folder for temporary files; llama.cpp's; logits that prove nothing.
 pub fn run(
-    silence: &Silence,
+    zeroed: &ZeroedBlocks,
     model: &Model<'_>,
     parent: &Input,
     changed: &ChangedTensors,
@@ -214,20 +214,20 @@ pub fn run(
     announce(parent.path());
     let (tokens, expected) = {
         let copies = match changed.is_empty() {
-            true => silence
+            true => zeroed
                 .parts
                 .iter()
                 .enumerate()
                 .map(|(number, fills)| copy(parent, number, fills))
                 .collect::<Result<Vec<_>>>(),
-            false => write(model, silence, changed).map(|copy| vec![copy]),
+            false => write(model, zeroed, changed).map(|copy| vec![copy]),
         };
         let copies = copies.context("the zeroed copy of the parent")?;
         let paths: Vec<&Path> = copies.iter().map(Temporary::path).collect();
         let at_path = || format!("{}: with zeroed blocks", parent.path().display());
         let counts = llama::counts(model);
         let engine = ggml::Model::load_parts(backend, &paths, counts).with_context(at_path)?;
-        let tokens = sequence(&engine, silence.sliding_window);
+        let tokens = sequence(&engine, zeroed.sliding_window);
         let expected = logits(&engine, &tokens, threads, <[f32]>::to_vec).with_context(at_path)?;
         check_meaning(&expected).with_context(at_path)?;
         (tokens, expected)
@@ -249,7 +249,7 @@ pub fn run(
         logits(&engine, &tokens, threads, compare).and_then(|result| result).with_context(at_path)?;
     Ok(Run {
         tokens: tokens.len(),
-        sliding_window: silence.sliding_window,
+        sliding_window: zeroed.sliding_window,
         floats: expected.len() as u64,
         floats_different,
         seconds: start.elapsed().as_secs_f64(),
@@ -349,8 +349,8 @@ impl Fill {
     }
 }
 
-/// The parent in one file, silenced and with the tensors of `changed`.
-fn write(model: &Model<'_>, silence: &Silence, changed: &ChangedTensors) -> Result<Temporary> {
+/// The parent in one file, blocks and with the tensors of `changed`.
+fn write(model: &Model<'_>, zeroed: &ZeroedBlocks, changed: &ChangedTensors) -> Result<Temporary> {
     let copy = Temporary::new()?;
     let mut file = copy.file();
     let entries = model.metadata().iter();
@@ -377,7 +377,7 @@ fn write(model: &Model<'_>, silence: &Silence, changed: &ChangedTensors) -> Resu
     drop(head);
     for (i, planned) in layout.tensors().iter().enumerate() {
         file.seek(SeekFrom::Start(planned.position().0))?;
-        match (silence.tensors.get(&i), changed.get(&i)) {
+        match (zeroed.tensors.get(&i), changed.get(&i)) {
             (Some(fill), _) => fill.write(planned.tensor().n_bytes(), file)?,
             (None, Some(changed)) => file.write_all(&changed.bytes)?,
             (None, None) => file.write_all(model.tensors()[i].info.bytes())?,

@@ -37,7 +37,7 @@ pub struct Card<'f> {
     pub attention_removed: Vec<usize>,
     /// How they were chosen.
     pub method: String,
-    /// What made up for them.
+    /// How the model was healed.
     pub heal: String,
     /// Tensors that are not the parent's with all their bytes.
     pub n_changed: usize,

@@ -33,7 +33,7 @@ pub struct CompareReport {
     pub choice: Option<ChoiceReport>,
     /// CPU threads.
     pub threads: usize,
-    /// The parent, then files, fewer blocks and other types, in the order in which they were asked for.
+    /// The parent, then files, fewer blocks and other types, as listed.
     pub rows: Vec<RowReport>,
     /// One sentence.
     pub verdict: String,
@@ -48,7 +48,7 @@ pub struct RowReport {
     pub kind: Kind,
     /// Where it is; null where no file was written.
     pub path: Option<String>,
-    /// The type that the file says it has (`general.file_type`), or that it was quantized to, such as `Q4_K_M`.
+    /// The type by `general.file_type`, or that it was quantized to, such as `Q4_K_M`.
     #[serde(rename = "type")]
     pub file_type: Option<&'static str>,
     /// The blocks that are gone, in the parent's numbering; null but for fewer blocks.
@@ -126,7 +126,7 @@ impl RowReport {
         self.tokens_per_second = Some(speed.into());
     }
 
-    /// What the front and the verdict look at; `None` for a row that failed.
+    /// Size and divergence, for the front and the verdict; `None` for a row that failed.
     fn point(&self) -> Option<Point> {
         if self.error.is_some() {
             return None;
@@ -143,7 +143,7 @@ impl RowReport {
     }
 }
 
-/// Marks the rows that are on the front, and says what all of them show.
+/// Marks the rows on the front, and gives the verdict.
 #[must_use]
 pub fn judge(rows: &mut [RowReport]) -> String {
     let (numbers, points): (Vec<usize>, Vec<Point>) =

@@ -1,4 +1,4 @@
-//! What a goal made of a search: the sets on the way to it, and the worth of a draft model.
+//! Lines on a goal, a draft model and tasks.
 
 use crate::choose::outcome::DraftReport;
 use crate::choose::outcome::GoalReport;

@@ -1,4 +1,4 @@
-//! How sure scores are, how another text ranks the same blocks, and what each block alone costs.
+//! Lines on how sure scores are, on another text, and on the loss of each block alone.
 
 use super::lines;
 use crate::choose::rating::AblateReport;

@@ -200,7 +200,7 @@ pub fn screen(report: &VerifyReport) -> String {
     text
 }
 
-/// What is known of a cut that the rules refuse.
+/// What a run has shown of a cut that the rules refuse.
 fn trusted(report: &VerifyReport, why: &str) -> String {
     let proof = match &report.run {
         Some(run) if run.floats_different == 0 => {

@@ -7,7 +7,7 @@ use std::path::Path;
 use ggml::Backend;
 use gguf_shorten::engine::hidden_state::Position;
 use gguf_shorten::gguf::{File, ValueOut};
-use gguf_shorten::measure::oracle::{self, Silence};
+use gguf_shorten::measure::oracle::{self, ZeroedBlocks};
 use gguf_shorten::model::input::Input;
 use gguf_shorten::model::{BlockId, Model};
 use gguf_shorten::plan::ChangedTensors;
@@ -149,8 +149,8 @@ fn only_the_attention_that_is_said_to_be_gone_is_silenced() {
     shorten_and_cut_attention(&parent, &[1], &[2, 5], &out).unwrap();
     let run = |blocks: &[usize], attention: &[usize]| {
         let ids = |blocks: &[usize]| blocks.iter().copied().map(BlockId::new).collect();
-        let silence = Silence::with_attention(&model, &ids(blocks), &ids(attention)).unwrap();
-        oracle::run(&silence, &model, &input, &ChangedTensors::new(), &out, 1).unwrap()
+        let zeroed = ZeroedBlocks::with_attention(&model, &ids(blocks), &ids(attention)).unwrap();
+        oracle::run(&zeroed, &model, &input, &ChangedTensors::new(), &out, 1).unwrap()
     };
     assert_eq!(run(&[1], &[2, 5]).floats_different, 0);
     for (blocks, attention) in [(&[1][..], &[2, 4][..]), (&[1], &[2]), (&[1, 2, 5], &[])] {

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use ggml::Backend;
 use gguf_shorten::gguf::{EntryOut, File, Layout, TensorOut, TensorType, ValueOut, write};
-use gguf_shorten::measure::oracle::{self, Silence};
+use gguf_shorten::measure::oracle::{self, ZeroedBlocks};
 use gguf_shorten::model::Model;
 use gguf_shorten::model::input::Input;
 use gguf_shorten::plan::ChangedTensors;
@@ -352,8 +352,9 @@ fn the_zeroed_parent_of_such_a_file_is_its_text_part() {
         let model = Model::new(input.parse().unwrap()).unwrap();
         let run = |blocks: &[usize]| {
             let blocks = blocks.iter().map(|&block| gguf_shorten::model::BlockId::new(block));
-            let silence = Silence::with_attention(&model, &blocks.collect(), &Default::default()).unwrap();
-            oracle::run(&silence, &model, &input, &ChangedTensors::new(), &out, 1).unwrap().floats_different
+            let zeroed =
+                ZeroedBlocks::with_attention(&model, &blocks.collect(), &Default::default()).unwrap();
+            oracle::run(&zeroed, &model, &input, &ChangedTensors::new(), &out, 1).unwrap().floats_different
         };
         assert_eq!(run(twin.blocks), 0, "{}", twin.name());
         assert!(run(&[2, 3]) > 0, "{}", twin.name());

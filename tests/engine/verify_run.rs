@@ -4,7 +4,7 @@ use std::path::Path;
 
 use ggml::Backend;
 use gguf_shorten::gguf::ValueOut;
-use gguf_shorten::measure::oracle::{self, Run, Silence};
+use gguf_shorten::measure::oracle::{self, Run, ZeroedBlocks};
 use gguf_shorten::model::input::Input;
 use gguf_shorten::model::{BlockId, Model};
 use gguf_shorten::plan::ChangedTensors;
@@ -17,8 +17,8 @@ fn run(parent: &Path, blocks: &[usize], out: &Path) -> anyhow::Result<Run> {
     let input = Input::open(parent)?;
     let model = Model::new(input.parse()?)?;
     let removed = blocks.iter().copied().map(BlockId::new).collect();
-    let silence = Silence::of(&model, &removed)?;
-    oracle::run(&silence, &model, &input, &ChangedTensors::new(), out, 1)
+    let zeroed = ZeroedBlocks::of(&model, &removed)?;
+    oracle::run(&zeroed, &model, &input, &ChangedTensors::new(), out, 1)
 }
 
 #[test]

@@ -41,7 +41,7 @@ pub(super) fn write_text<const N: usize>(text: &Text<N>) {
     write(&text.iter().collect::<Vec<u8>>());
 }
 
-/// Ends the process with status 1, without the exit handlers, which other threads may be in the middle of.
+/// Ends the process with status 1, without exit handlers: other threads may be running them.
 pub(super) fn exit() -> ! {
     // SAFETY: ends the process.
     unsafe { libc::_exit(1) }

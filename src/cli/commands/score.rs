@@ -18,7 +18,7 @@ use crate::engine::logits as evaluator;
 use crate::engine::settings::Calibration;
 use crate::engine::text::Texts;
 use crate::measure::calibrate::Until;
-use crate::measure::calibrate::{Asked, Calibrated};
+use crate::measure::calibrate::{Calibrated, Extras};
 use crate::measure::pairs::Pairs;
 use crate::model::input::Input;
 use crate::model::outcome::ModelReport;
@@ -157,7 +157,7 @@ impl Scoring<'_, '_> {
             method: options.method,
             watch: &options.printing,
         };
-        let asked = Asked {
+        let asked = Extras {
             sub_blocks: options.sub_blocks,
             pairs,
             until: until.as_ref().map(|until| until as &Until<'_>),

@@ -8,7 +8,7 @@ use ggml::log;
 use super::{arguments, check_json, print_json, to_stdout};
 use crate::cli::options::{Printing, Verify};
 use crate::gguf::{self, Quoted};
-use crate::measure::oracle::{self, Run, Silence};
+use crate::measure::oracle::{self, Run, ZeroedBlocks};
 use crate::model::Model;
 use crate::model::input::Input;
 use crate::model::outcome::ModelReport;
@@ -120,9 +120,9 @@ fn evaluate(
         );
     }
     log::echo(options.printing.verbose);
-    let silence = Silence::with_attention(parent, &verification.removed, &verification.attention_removed)
+    let zeroed = ZeroedBlocks::with_attention(parent, &verification.removed, &verification.attention_removed)
         .with_context(|| input.path().display().to_string())?;
-    oracle::run(&silence, parent, input, changed, output.path(), options.threads)
+    oracle::run(&zeroed, parent, input, changed, output.path(), options.threads)
 }
 
 /// Says that another release wrote the file, and what may be wrong with it.

@@ -1,4 +1,4 @@
-//! What the cache knows of a calibration.
+//! The scores of a calibration in the cache.
 
 use anyhow::Result;
 
@@ -23,8 +23,8 @@ fn version() -> String {
     env!("GGUF_SHORTEN_VERSION").to_owned() + &with.concat()
 }
 
-/// A calibration, by its place in the cache.
-pub(crate) struct Known<'w> {
+/// The scores of a calibration, by their place in the cache.
+pub(crate) struct CachedScores<'w> {
     cache: Cache<'w>,
     key: Key,
     source: Source,
@@ -32,7 +32,7 @@ pub(crate) struct Known<'w> {
     found: Option<Entry>,
 }
 
-impl<'w> Known<'w> {
+impl<'w> CachedScores<'w> {
     /// Looks it up. `None` where the cache is not to be used, or the system has no place for one.
     ///
     /// # Errors

@@ -13,7 +13,7 @@
 //!
 //! Hashes of models are remembered beside the scores ([`crate::model::hashes`]).
 
-pub(crate) mod known;
+pub(crate) mod cached;
 
 mod entry;
 

@@ -8,9 +8,9 @@ use crate::engine::hidden_state::Token;
 /// As many tokens in a row are hardly the same by chance.
 const RUN: usize = 32;
 
-/// The share of the tokens of `scored` that lie in a run of 32 tokens (or of a whole window, if that is shorter) that one
-/// of the windows of `choosing` has, too; 0 to 1.
+/// The share of the tokens of `scored` that `choosing` has too, 0 to 1.
 ///
+/// Counted are tokens in a run of 32 (or of a whole window, if that is shorter) that a window of `choosing` has.
 /// The first token of a window counts for none of the two: it may be the one that begins every text.
 #[must_use]
 pub fn share(scored: &[&[Token]], choosing: &[&[Token]]) -> f64 {

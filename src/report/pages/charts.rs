@@ -234,7 +234,7 @@ fn over_removed(section: &Section, points: &[&Point], figure: &Figure) -> Option
 /// One of the two speeds of a model.
 type Speed = fn(&Quality) -> Option<f64>;
 
-/// Tokens per second as bars, of a prompt and of decoding, each as a share of the fastest, so that both have room.
+/// Tokens per second of a prompt and of decoding, each as a share of the fastest.
 fn speed(section: &Section, points: &[&Point]) -> Option<Chart> {
     const MOST: usize = 24;
     let known: Vec<&&Point> = points
