@@ -4,8 +4,8 @@ use crate::error::Hint;
 use crate::files::part_name::{self, Prefix};
 use crate::files::stamp::Stamp;
 use crate::gguf;
+use crate::model::convert::{self, Converted, Reading};
 use crate::model::part::Part;
-use crate::model::restate::{self, Reading, Restated};
 use crate::model::stores::{self, ollama};
 use crate::model::temporary::Temporary;
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -17,7 +17,7 @@ use std::sync::OnceLock;
 pub struct Input {
     parts: Vec<Part>,
     reading: Reading,
-    /// The file that llama.cpp reads in place of a restated one, made when it is first asked for.
+    /// The file that llama.cpp reads in place of a converted one, made when it is first asked for.
     stock: OnceLock<Temporary>,
     ollama: Option<ollama::StoredModel>,
 }
@@ -44,7 +44,7 @@ impl Input {
         let given = open_part(path)?;
         let n_parts = n_parts(&parse(&given)?).with_context(|| path.display().to_string())?;
         if n_parts <= 1 {
-            let reading = restate::read(&parse(&given)?);
+            let reading = convert::read(&parse(&given)?);
             let reading = reading.with_context(|| path.display().to_string())?;
             return Ok(Self::of(vec![given], reading));
         }
@@ -100,14 +100,14 @@ impl Input {
 
     /// How a file in a layout of Ollama's is read under stock names, if it is one.
     #[must_use]
-    pub fn restated(&self) -> Option<&Restated> {
+    pub fn converted(&self) -> Option<&Converted> {
         match &self.reading {
-            Reading::Restated(restated) => Some(restated),
+            Reading::Converted(converted) => Some(converted),
             Reading::Stock | Reading::Refused(_) => None,
         }
     }
 
-    /// The path that llama.cpp loads: of a restated model that of a temporary copy under stock names, which is made now, and
+    /// The path that llama.cpp loads: of a converted model that of a temporary copy under stock names, which is made now, and
     /// of one that it cannot map that of a copy whose data is aligned.
     ///
     /// # Errors
@@ -132,7 +132,7 @@ impl Input {
         Ok(self.stock.get_or_init(|| copy).path())
     }
 
-    /// What llama.cpp must read in place of part `number`: a restated model's file under stock names, or a part that it
+    /// What llama.cpp must read in place of part `number`: a converted model's file under stock names, or a part that it
     /// cannot map.
     ///
     /// # Errors
@@ -145,15 +145,15 @@ impl Input {
         Ok((!file.is_mappable()).then_some(file))
     }
 
-    /// A restated model's file under stock names.
+    /// A converted model's file under stock names.
     ///
     /// # Errors
     /// A bug.
     pub fn shown(&self) -> Result<Option<gguf::File<'_>>> {
-        let Some(restated) = self.restated() else {
+        let Some(converted) = self.converted() else {
             return Ok(None);
         };
-        Ok(Some(restated.apply(&parse(&self.parts[0])?)?))
+        Ok(Some(converted.apply(&parse(&self.parts[0])?)?))
     }
 
     /// The checked view of every file, under the names that llama.cpp reads.
@@ -162,7 +162,7 @@ impl Input {
     /// The first file that is not well-formed; a layout of Ollama's that cannot be read so.
     pub fn parse(&self) -> Result<Vec<gguf::File<'_>>> {
         if let Reading::Refused(why) = &self.reading {
-            bail!(anyhow!("{}: {why}", self.path().display()).context(Hint(restate::REMEDY.to_owned())));
+            bail!(anyhow!("{}: {why}", self.path().display()).context(Hint(convert::REMEDY.to_owned())));
         }
         match self.shown()? {
             Some(shown) => Ok(vec![shown]),

@@ -2,7 +2,7 @@
 //!
 //! Takes a name ([`stores`]) or path, gives an [`input::Input`], its mapped files, and a [`Model`], the transformer's view of
 //! them, with the rules of its architecture ([`arch`]). Files of Ollama's own layouts are read under stock names
-//! ([`restate`]). Uses `files` and the rooms before it.
+//! ([`convert`]). Uses `files` and the rooms before it.
 
 pub(crate) mod names;
 
@@ -26,7 +26,7 @@ pub mod companion;
 
 pub mod input;
 
-pub mod restate;
+pub mod convert;
 
 pub mod stores;
 

@@ -59,11 +59,11 @@ impl ModelReport {
     #[must_use]
     pub fn of(model: &Model<'_>, input: &Input, blake3: Option<blake3::Hash>) -> Self {
         Self {
-            layout: input.restated().map(|restated| LayoutReport {
-                found: restated.found,
-                read_as: restated.stock,
-                tensors_left_out: restated.left_out.len(),
-                bytes_left_out: restated.n_bytes_left_out(),
+            layout: input.converted().map(|converted| LayoutReport {
+                found: converted.found,
+                read_as: converted.stock,
+                tensors_left_out: converted.left_out.len(),
+                bytes_left_out: converted.n_bytes_left_out(),
             }),
             ..Self::new(model, input.path(), blake3)
         }

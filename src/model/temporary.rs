@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use crate::gguf;
+use crate::model::convert::layout_of;
 use crate::model::part::Part;
-use crate::model::restate::layout_of;
 
 /// A temporary file, in the system's folder for such. On Linux it has no name, so that nothing is left however the process
 /// ends.

@@ -277,20 +277,20 @@ fn say(input: &Input, warnings: impl IntoIterator<Item = Warning>, watch: &dyn W
 
 /// Says how a file of Ollama's own layout is read.
 fn note_layout(input: &Input, watch: &dyn Watch) {
-    let Some(restated) = input.restated() else {
+    let Some(converted) = input.converted() else {
         return;
     };
-    let left_out = match restated.left_out.len() {
+    let left_out = match converted.left_out.len() {
         0 => String::new(),
         n => format!(
             "; {n} tensors of {} are left out: they are not of the text part, which alone llama.cpp reads",
-            DecimalBytes(restated.n_bytes_left_out())
+            DecimalBytes(converted.n_bytes_left_out())
         ),
     };
     watch.note(&format!(
         "{} is in Ollama's own layout '{}' and is read as '{}'{left_out}",
         input.path().display(),
-        restated.found,
-        restated.stock
+        converted.found,
+        converted.stock
     ));
 }

@@ -193,7 +193,7 @@ fn of_parent(parent: &StoredModel, input: &Input, notes: &mut Vec<String>) -> Re
     if parent.n_files(Kind::Adapter) > 0 {
         notes.push("the parent's adapter was made for all of its blocks and is left out".to_owned());
     }
-    if input.restated().is_some_and(|restated| !restated.left_out.is_empty()) {
+    if input.converted().is_some_and(|converted| !converted.left_out.is_empty()) {
         notes.push("the model that Ollama makes of it takes text alone".to_owned());
     }
     Ok(modelfile)

@@ -1,8 +1,8 @@
 //! The output in a result.
 
 use crate::model::Model;
+use crate::model::convert::Converted;
 use crate::model::input::Input;
-use crate::model::restate::Restated;
 use crate::output::save::Naming;
 use crate::plan::Splitting;
 use crate::plan::parts::Part;
@@ -74,21 +74,21 @@ pub struct PartReport {
     pub bytes: u64,
 }
 
-/// The tensors of a restated model that are not of its text part.
+/// The tensors of a converted model that are not of its text part.
 #[must_use]
-pub fn restated_changes(input: &Input) -> Vec<TensorChange> {
-    let left_out = |restated: &Restated| {
-        let names = restated.left_out.iter();
+pub fn converted_changes(input: &Input) -> Vec<TensorChange> {
+    let left_out = |converted: &Converted| {
+        let names = converted.left_out.iter();
         names
             .map(|(name, _)| TensorChange {
                 tensor: None,
                 parent: Some(name.clone()),
                 change: ChangeKind::LeftOut,
-                why: Restated::WHY_LEFT_OUT.to_owned(),
+                why: Converted::WHY_LEFT_OUT.to_owned(),
             })
             .collect()
     };
-    input.restated().map_or_else(Vec::new, left_out)
+    input.converted().map_or_else(Vec::new, left_out)
 }
 
 /// The files that would be written.

@@ -309,11 +309,11 @@ fn check(twin: &Twin, stock: &Path, own: &Path, stock_out: &Path, own_out: &Path
     let wants = |holds: bool, what: &str| holds.then_some(()).ok_or_else(|| what.to_owned());
     twin.save(stock, own)?;
     let input = Input::open(own).map_err(|error| format!("{error:#}"))?;
-    let restated = input.restated().ok_or("is not recognised")?;
-    wants((restated.found, restated.stock) == (twin.own, twin.stock), "is taken for another")?;
-    let mut left_out = restated.left_out.iter();
+    let converted = input.converted().ok_or("is not recognised")?;
+    wants((converted.found, converted.stock) == (twin.own, twin.stock), "is taken for another")?;
+    let mut left_out = converted.left_out.iter();
     wants(left_out.all(|(name, _)| name.starts_with("v.") || name.starts_with("mm.")), "more is left out")?;
-    wants(restated.left_out.is_empty() != twin.has_vision, "less is left out")?;
+    wants(converted.left_out.is_empty() != twin.has_vision, "less is left out")?;
     let expected = outputs(stock)?;
     let path = input.for_llama().map_err(|error| format!("{error:#}"))?;
     wants(n_different(&outputs(path)?, &expected) == 0, "computes something else")?;

@@ -21,7 +21,7 @@ use crate::model::{BlockId, Model};
 use crate::output::imatrix_file::{ImatrixFile, stale};
 use crate::output::ollama::{Creation, Wanted};
 use crate::output::outcome::planned_files;
-use crate::output::outcome::{ImatrixReport, OllamaReport, OutputReport, PartReport, restated_changes};
+use crate::output::outcome::{ImatrixReport, OllamaReport, OutputReport, PartReport, converted_changes};
 use crate::output::save::{Naming, Target, Tell, Unplaced, Written};
 use crate::plan::parts::{self};
 use crate::plan::{Constraints, Plan, Provenance, Splitting, attention};
@@ -262,7 +262,7 @@ pub fn run(options: &Shorten) -> Result<()> {
             parts: files,
             imatrix: imatrix_report,
             ollama,
-            changes: [plan.changes, restated_changes(&input)].concat(),
+            changes: [plan.changes, converted_changes(&input)].concat(),
             notes: plan.notes,
         }),
         evaluation,

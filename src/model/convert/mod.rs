@@ -2,7 +2,7 @@
 //!
 //! Models that Ollama converted for its own engine have architectures and keys of its own, and hold text, vision tower and
 //! projector in one file. llama.cpp refuses them: it does not know the architecture, misses a key, or finds more tensors than
-//! it asked for. For those in `restate::rules` the text part is brought to stock names: entries are renamed or added, tensors
+//! it asked for. For those in `convert::rules` the text part is brought to stock names: entries are renamed or added, tensors
 //! renamed or left out, and no byte of a tensor that stays is touched. What cannot be done that way is refused by name.
 //!
 //! `v.blk.0.` and the like number the blocks of a vision tower and never those of the model; they go as a whole.
@@ -26,13 +26,13 @@ pub enum Reading {
     /// As llama.cpp reads it, as far as is known here.
     Stock,
     /// A layout of Ollama's whose text part llama.cpp reads under other names.
-    Restated(Restated),
+    Converted(Converted),
     /// A layout of Ollama's that cannot be read so, with the reason.
     Refused(String),
 }
 
 /// The head under which llama.cpp reads the text part of a file.
-pub struct Restated {
+pub struct Converted {
     /// `general.architecture` of the file.
     pub found: &'static str,
     /// `general.architecture` under which it is read.
@@ -57,12 +57,12 @@ pub fn read(file: &File<'_>) -> Result<Reading> {
             rule.found
         )));
     }
-    let restated = restate(rule, file);
-    let restated = restated.with_context(|| format!("as Ollama's layout '{}'", rule.found))?;
-    Ok(Reading::Restated(restated))
+    let converted = convert(rule, file);
+    let converted = converted.with_context(|| format!("as Ollama's layout '{}'", rule.found))?;
+    Ok(Reading::Converted(converted))
 }
 
-impl Restated {
+impl Converted {
     /// The file under the new head.
     ///
     /// # Errors
@@ -144,7 +144,7 @@ fn refusal(rule: &Rule, file: &File<'_>) -> Result<Option<&'static str>> {
     Ok(None)
 }
 
-fn restate(rule: &'static Rule, file: &File<'_>) -> Result<Restated> {
+fn convert(rule: &'static Rule, file: &File<'_>) -> Result<Converted> {
     let mut draft = Draft::new(rule, file);
     for step in rule.steps {
         draft.take(*step)?;
@@ -157,7 +157,7 @@ fn restate(rule: &'static Rule, file: &File<'_>) -> Result<Restated> {
     let head = Layout::new(file.header().version, file.alignment(), entries, tensors, true)?;
     let mut bytes = Vec::new();
     gguf::write_head(&head, &mut bytes)?;
-    Ok(Restated { found: rule.found, stock: rule.stock, left_out, head: bytes, sources })
+    Ok(Converted { found: rule.found, stock: rule.stock, left_out, head: bytes, sources })
 }
 
 /// The layout of a file of its own for what `file` shows: its entries and tensors as they are, one behind the other.

@@ -1,4 +1,4 @@
-//! A head while it is being restated.
+//! A head while it is being converted.
 
 use anyhow::{Context, Result, ensure};
 
