@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 
 use crate::gguf::{Quoted, TensorType};
+use crate::model::arch::Fit;
 use crate::model::{BlockId, Model, ModelTensor};
 
 /// The matrix, behind `blk.<i>.`.
@@ -24,10 +25,6 @@ const OBSTACLES: &[(&str, &str)] = &[
     ("layer_out_norm.weight", "the stream itself passes a norm"),
     ("layer_output_scale.weight", "the stream itself is scaled"),
 ];
-
-/// Architectures that multiply what a block writes by a factor of the metadata (`granite.cpp`, `minicpm.cpp`).
-const SCALED: &[&str] =
-    &["granite", "granitemoe", "granitehybrid", "granite_swa", "graniteswitch", "minicpm"];
 
 /// A matrix that can carry a fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +50,7 @@ impl Carrier {
             ensure!(!model.tensors().iter().any(is_there), "block {block} cannot make up for others: {why}");
         }
         ensure!(
-            !SCALED.contains(&model.architecture()),
+            model.rules().is_none_or(|rules| rules.residual.fit != Fit::Nothing),
             "block {block} cannot make up for others: in {} what a block writes is multiplied by a factor",
             Quoted(model.architecture())
         );

@@ -2,13 +2,13 @@
 
 use anyhow::{Context, Result, ensure};
 
-use crate::engine::segment::{CHAINED, SCALES_INPUT};
 use crate::gguf::Quoted;
 use crate::heal::carrier::Carrier;
 use crate::heal::healer::{norms, walk};
 use crate::heal::settings::HealArg;
 use crate::heal::writers::Writers;
 use crate::model::Model;
+use crate::model::arch::Alone;
 
 /// What can be done, of what is asked for.
 pub(crate) struct Repairs {
@@ -79,11 +79,11 @@ fn check_blocks(model: &Model<'_>, post_norms: bool) -> Result<()> {
         model.n_blocks() == model.n_trunk_blocks(),
         "it has blocks after those that pass the stream on, which are not evaluated one by one"
     );
-    let name = model.architecture();
-    ensure!(
-        CHAINED.contains(&name) || (post_norms && SCALES_INPUT.contains(&name)),
-        "blocks of {} are not evaluated one by one",
-        Quoted(name)
-    );
+    let is_known = match model.rules().map(|rules| rules.alone) {
+        Some(Alone::Exact) => true,
+        Some(Alone::Scaled) => post_norms,
+        Some(Alone::Unknown) | None => false,
+    };
+    ensure!(is_known, "blocks of {} are not evaluated one by one", Quoted(model.architecture()));
     Ok(())
 }

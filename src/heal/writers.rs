@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::scale;
 use crate::gguf::{Quoted, TensorType};
 use crate::measure::oracle;
-use crate::model::arch::Stream;
+use crate::model::arch::{Readers, Stream};
 use crate::model::{BlockId, Model};
 use crate::plan::{ChangedTensor, ChangedTensors};
 
@@ -25,19 +25,6 @@ pub const POST_NORMS: [&str; 2] = ["post_attention_norm", "post_ffw_norm"];
 pub fn is_norm(rest: &str, norm: &str) -> bool {
     rest.strip_suffix(".weight").unwrap_or(rest) == norm
 }
-
-/// Architectures in which the length of the stream shows, each with what sees it.
-const LENGTH_SHOWS: &[(&str, &str)] = &[
-    ("olmo2", "attention and feed-forward network read the stream without a norm (olmo2.cpp)"),
-    ("exaone4", "attention and feed-forward network read the stream without a norm (exaone4.cpp)"),
-    ("chameleon", "with 'chameleon.swin_norm' its branches read the stream without a norm (chameleon.cpp)"),
-    ("grovemoe", "experts read what other experts write without a norm (grovemoe.cpp)"),
-    ("smallthinker", "experts are chosen by the stream without a norm (smallthinker.cpp)"),
-    ("talkie", "every block adds the embedding again (talkie.cpp)"),
-    ("gemma4", "every block adds an embedding of its own (gemma4.cpp)"),
-    ("grok", "which of its norms lie after a branch is not worked out (grok.cpp)"),
-    ("kimi-k3", "the stream before a block is kept for later ones (kimi-k3.cpp)"),
-];
 
 /// The tensors by which each block writes to the stream, by their index among the model's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,18 +52,10 @@ impl Writers {
         let Some(rules) = model.rules() else {
             return refuse("where its blocks write to the stream is not known");
         };
-        if let Some((_, why)) = LENGTH_SHOWS.iter().find(|(of, _)| *of == name) {
+        if let Readers::Others(why) = rules.residual.readers {
             return refuse(why);
         }
-        if oracle::NOT_SUMS.contains(&name)
-            || matches!(
-                rules.stream,
-                Stream::LayerOutputNorm
-                    | Stream::Looped { .. }
-                    | Stream::Stacked { .. }
-                    | Stream::Parallel { .. }
-            )
-        {
+        if !rules.stream.is_sum() || matches!(rules.stream, Stream::Looped { .. }) {
             return refuse("its stream is more than a sum of what blocks add");
         }
         let rests: BTreeSet<(BlockId, &str)> =

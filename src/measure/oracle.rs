@@ -20,7 +20,7 @@ use ggml::{Backend, Context, ContextOptions, ModelOptions, Token};
 
 use crate::engine::llama;
 use crate::gguf::{self, EntryOut, Layout, Quoted, TensorOut, TensorType};
-use crate::model::arch::Stream;
+use crate::model::arch::OutputScale;
 use crate::model::input::Input;
 use crate::model::temporary::Temporary;
 use crate::model::{BlockId, Model, ModelTensor};
@@ -52,13 +52,8 @@ pub(crate) const WRITERS: &[&str] = &[
 /// What the names of the output projection of a block's attention begin with.
 const ATTENTION_WRITER: &str = "attn_output.";
 
-/// A factor on what a block gives: in talkie on the embedding that a block adds, else on the whole stream.
+/// A factor on what a block gives; see [`OutputScale`].
 const SCALE: &str = "layer_output_scale.";
-
-/// Architectures whose stream passes more than sums, so that a zeroed block is not the identity: hyper-connections,
-/// alternating updates, and a lightning attention that scales the stream.
-pub(crate) const NOT_SUMS: &[&str] =
-    &["deepseek4", "hy_v4", "glm5-next", "qwen4exp", "gemma3n", "minimax-01"];
 
 /// What was evaluated, and how it compares.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
@@ -106,7 +101,7 @@ pub fn check(model: &Model<'_>) -> Result<()> {
         );
     };
     ensure!(
-        rules.stream != Stream::LayerOutputNorm && !NOT_SUMS.contains(&name),
+        rules.stream.is_sum(),
         "cannot be compared by a run: in {} the stream passes more than what blocks add to it, so a zeroed block is not \
          the same as none",
         Quoted(name)
@@ -134,6 +129,7 @@ impl ZeroedBlocks {
     ) -> Result<Self> {
         check(model)?;
         check_kinds(model, removed)?;
+        let output_scale = model.rules().map_or(OutputScale::Stream, |rules| rules.residual.output_scale);
         let mut parts = vec![Vec::new(); model.parts().len()];
         let mut tensors = BTreeMap::new();
         let mut silent = BTreeSet::new();
@@ -148,7 +144,7 @@ impl ZeroedBlocks {
             let fill = if WRITERS.iter().any(|writer| rest.starts_with(writer)) {
                 silent.insert(block);
                 Fill::Zeros
-            } else if rest.starts_with(SCALE) && model.architecture() == "talkie" {
+            } else if rest.starts_with(SCALE) && output_scale == OutputScale::Embedding {
                 Fill::Zeros
             } else if rest.starts_with(SCALE) {
                 ensure!(

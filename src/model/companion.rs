@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::gguf::Entry;
+use crate::model::arch::Architecture;
 
 /// `general.type` of an importance matrix (`tools/imatrix/imatrix.cpp`).
 pub const IMATRIX: &str = "imatrix";
@@ -15,7 +16,7 @@ pub enum Companion<'a> {
         /// The architecture of the model that it is for.
         architecture: Option<&'a str>,
     },
-    /// Directions that are added to the stream behind some blocks (`common.cpp: common_control_vector_load`).
+    /// Directions that are added to the stream after some blocks (`common.cpp: common_control_vector_load`).
     ControlVector {
         /// The architecture of the model that it is for.
         architecture: Option<&'a str>,
@@ -38,9 +39,6 @@ pub enum Companion<'a> {
         architecture: Option<&'a str>,
     },
 }
-
-/// Architectures of draft heads (`eagle3.cpp`, `dflash.cpp`, `gemma4-assistant.cpp`).
-const DRAFT_HEADS: &[&str] = &["eagle3", "dflash", "gemma4-assistant"];
 
 /// Architectures of image and video models, as their converters name them (`ComfyUI-GGUF: loader.py, tools/convert.py`).
 const DIFFUSION: &[&str] = &[
@@ -100,7 +98,7 @@ impl<'a> Companion<'a> {
                 if DIFFUSION.contains(&architecture) {
                     return Some(Self::Diffusion { architecture: Some(architecture) });
                 }
-                return DRAFT_HEADS.contains(&architecture).then_some(Self::DraftHead { architecture });
+                return Architecture::is_draft_head(architecture).then_some(Self::DraftHead { architecture });
             }
         }
         let flags = find("clip.vision.is_deepstack_layers").map(|entry| entry.value());
@@ -135,8 +133,7 @@ impl<'a> Companion<'a> {
         }
     }
 
-    /// Whether it goes by numbers of blocks, so that it no longer fits when blocks of its model are removed. `architecture` is
-    /// the model's, for which it may not be at all.
+    /// Whether it depends on numbers of blocks, and so no longer fits a model of this architecture without some.
     #[must_use]
     pub fn is_stale(&self, model_architecture: &str) -> bool {
         match self {

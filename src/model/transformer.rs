@@ -65,7 +65,7 @@ impl<'a> Model<'a> {
             "metadata {} is {n_blocks}, expected 1 to {MAX_BLOCKS}",
             gguf::Quoted(&key)
         );
-        let head_blocks = Architecture::find(architecture).and_then(|rules| rules.head_blocks);
+        let head_blocks = Architecture::find(architecture).and_then(Architecture::head_blocks);
         let trailing = |name: Option<&str>, n_blocks: usize| -> Result<usize> {
             let Some(name) = name else { return Ok(0) };
             let n = count(first.metadata(), architecture, name)?.unwrap_or(0);
@@ -78,7 +78,7 @@ impl<'a> Model<'a> {
         };
         let n_counted_prediction_blocks = trailing(Some("nextn_predict_layers"), n_blocks)?;
         let n_head_blocks = trailing(head_blocks, n_blocks - n_counted_prediction_blocks)?;
-        let prefix = Architecture::find(architecture).map_or(BLOCK_PREFIX, |rules| rules.block_prefix);
+        let prefix = Architecture::find(architecture).map_or(BLOCK_PREFIX, Architecture::block_prefix);
         let tensors = tensors_of(&parts, n_blocks, prefix)?;
         let n_prediction_blocks = match n_head_blocks {
             0 => n_prediction_blocks(&tensors, n_blocks, n_counted_prediction_blocks),
@@ -128,7 +128,7 @@ impl<'a> Model<'a> {
     /// What the names of a block's tensors begin with, before its number.
     #[must_use]
     pub fn block_prefix(&self) -> &'static str {
-        self.rules().map_or(BLOCK_PREFIX, |rules| rules.block_prefix)
+        self.rules().map_or(BLOCK_PREFIX, Architecture::block_prefix)
     }
 
     /// Number of blocks, as `<arch>.block_count` says: trailing blocks included.
@@ -137,8 +137,7 @@ impl<'a> Model<'a> {
         self.n_blocks
     }
 
-    /// Number of blocks that pass the stream on: without trailing next-token prediction blocks (MTP), and without those of
-    /// a head behind the final norm.
+    /// Number of blocks that pass the stream on: without trailing next-token prediction blocks (MTP) and those of a head.
     #[must_use]
     pub fn n_trunk_blocks(&self) -> usize {
         self.n_blocks - self.n_prediction_blocks - self.n_head_blocks
@@ -157,7 +156,7 @@ impl<'a> Model<'a> {
         self.n_counted_prediction_blocks
     }
 
-    /// The trailing blocks of a head behind the final norm, which an evaluation for the stream does not run.
+    /// The trailing blocks of a head after the final norm. An evaluation for the stream does not run them.
     pub fn head_blocks(&self) -> impl Iterator<Item = BlockId> + use<> {
         (self.n_blocks - self.n_head_blocks..self.n_blocks).map(BlockId::new)
     }
@@ -216,11 +215,13 @@ fn refuse_companion(file: &gguf::File<'_>) -> Result<()> {
     })
 }
 
-/// The most bytes behind the last tensor that are looked at.
+/// The most bytes after the last tensor that are looked at.
 const MAX_END_BYTES: usize = 1 << 16;
 
-/// Refuses a file that goes on behind its last tensor with what may be the rest of that tensor, whose type is then a larger one
-/// to whoever wrote the file: with at least a byte for each 256 weights, and not with zeros. Other bytes belong to nothing.
+/// Refuses a file with bytes after its last tensor that may be the rest of that tensor.
+///
+/// Its type is then a larger one to whoever wrote the file. Such bytes are at least one for each 256 weights, and not zeros;
+/// others belong to nothing.
 fn check_end(file: &gguf::File<'_>) -> Result<()> {
     let trailing = file.trailing_bytes();
     let looked_at = &trailing[..trailing.len().min(MAX_END_BYTES)];
@@ -278,9 +279,10 @@ fn count(metadata: &Metadata<'_>, architecture: &str, name: &str) -> Result<Opti
     Ok(Some(count))
 }
 
-/// How many of the last blocks are prediction blocks, where the file counts `n_counted`: in every architecture such a block
-/// has the tensor by which llama.cpp looks for it, or is not in the file at all. One that has others alone is a block as any
-/// other, and what counts it was left behind when the prediction blocks went.
+/// The number of prediction blocks at the end, where the file counts `n_counted`.
+///
+/// In every architecture such a block has the tensor by which llama.cpp looks for it, or is not in the file at all. One that
+/// has only others is a block as any other, and its count stayed when the prediction blocks were removed.
 fn n_prediction_blocks(tensors: &[ModelTensor<'_>], n_blocks: usize, n_counted: usize) -> usize {
     let (mut is_held, mut predicts) = (vec![false; n_blocks], vec![false; n_blocks]);
     for (block, name) in tensors.iter().filter_map(|tensor| tensor.block) {

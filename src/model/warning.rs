@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use crate::gguf::{Metadata, Quoted, TensorInfo, ValueType};
 use crate::model::Model;
-use crate::model::arch::Recurrent;
+use crate::model::arch::{Architecture, Recurrent};
 use crate::model::block::block_list;
 use crate::model::input::Input;
 use crate::model::stores::ollama::Kind;
@@ -61,7 +61,7 @@ const BPE: &[&str] = &["gpt2", "hybriddna", "whitespace"];
 /// Bytes below which a matrix of zeros is no wonder.
 const MIN_MATRIX_BYTES: u64 = 4096;
 
-/// Bytes that are looked at in one place, and places of a tensor that are looked at before all of it is.
+/// Bytes read in one place, and places of a tensor that are read before all of it is.
 const SAMPLE_BYTES: usize = 64;
 const N_SAMPLES: usize = 16;
 
@@ -128,7 +128,7 @@ fn no_kv_heads(model: &Model<'_>) -> Option<Warning> {
         .filter(|&block| attends[block] == 2 && !recurs[block] && is_none(block) == Some(true))
         .collect();
     let recurrent =
-        matches!(model.rules().and_then(|rules| rules.recurrent), Some(Recurrent::WithoutKvHeads));
+        matches!(model.rules().and_then(Architecture::recurrent), Some(Recurrent::WithoutKvHeads));
     (!blocks.is_empty()).then_some(Warning::NoKvHeads { key, blocks, recurrent })
 }
 
@@ -241,7 +241,7 @@ impl fmt::Display for Warning {
 /// Says how the model of `input` is read, and what is doubtful about its weights.
 pub fn of_weights(input: &Input, model: &Model<'_>, watch: &dyn Watch) {
     of_store(input, watch);
-    // What nobody is told of need not be looked for.
+    // A warning that is not shown need not be found.
     if !watch.is_quiet() {
         say(input, Warning::of_weights(model), watch);
     }
@@ -255,7 +255,7 @@ pub fn of_store(input: &Input, watch: &dyn Watch) {
     say(input, adapter, watch);
 }
 
-/// Says what is doubtful about how the model of `input` cuts text, before it does, and once however often it does.
+/// Says once, before the model of `input` cuts text, what is doubtful about how it does.
 pub fn of_tokenizer(input: &Input, model: &Model<'_>, watch: &dyn Watch) {
     static TOLD: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
     let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);

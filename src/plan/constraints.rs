@@ -1,4 +1,4 @@
-//! Which blocks of a model may be removed, and which sets.
+//! Constraints: the blocks of a model that may be removed, and the sets.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,7 +38,7 @@ pub struct Constraints {
     pub rules: &'static Architecture,
     /// The user answers for the cut: only what would be no model at all is refused.
     pub trusted: bool,
-    /// No list may say block by block what goes by a period.
+    /// No list may say block by block what a period says too.
     pub portable: bool,
 }
 
@@ -54,10 +54,10 @@ pub struct Group {
 /// What a block must be at its new place.
 #[derive(Clone, Debug)]
 pub enum Place {
-    /// A block has the kind at its new number if and only if it has it at its old one, and where the kind asks for it
-    /// stays in its period.
+    /// A block of the kind at its old number has it at the new one, and no other does. Where the kind is tied to a period, the
+    /// block stays in it.
     SameKind(ByPosition),
-    /// A block has the kind at its new number, by the period and without a list, if and only if it has it in the input.
+    /// A block has the kind by the period, without a list, at its new number where it has it in the input, and only there.
     InPattern(Pattern),
     /// The first block must be one of these.
     First {
@@ -184,7 +184,7 @@ impl Constraints {
     /// A model without such blocks.
     pub fn dropping_prediction_blocks(mut self) -> Result<Self> {
         ensure!(
-            (self.n_trunk_blocks < self.n_blocks || self.miscounted) && self.rules.head_blocks.is_none(),
+            (self.n_trunk_blocks < self.n_blocks || self.miscounted) && self.rules.head_blocks().is_none(),
             "has no next-token prediction blocks (MTP) to drop"
         );
         self.dropped = (self.n_trunk_blocks..self.n_blocks).map(BlockId::new).collect();
@@ -192,9 +192,10 @@ impl Constraints {
         Ok(self)
     }
 
-    /// The same, for an output without lists that older releases of llama.cpp may ignore: what goes by a period unless a
-    /// list says it block by block must go by the period at the new numbers too. Lists that llama.cpp cannot do without,
-    /// such as those of KV heads, stay.
+    /// The same, for an output without lists that older releases of llama.cpp may ignore.
+    ///
+    /// Kinds that follow a period unless a list says them block by block must follow it at the new numbers too. Lists that
+    /// llama.cpp cannot do without, such as those of KV heads, stay.
     #[must_use]
     pub fn portable(mut self) -> Self {
         let patterns = self.kinds.patterns.iter().cloned();
@@ -203,8 +204,9 @@ impl Constraints {
         self
     }
 
-    /// The keys, below the architecture's prefix, without whose block-by-block lists a llama.cpp would take kept blocks
-    /// for another kind than they are: it would go by its built-in period and the new numbers.
+    /// Keys of lists, below the architecture's prefix, without which llama.cpp would take kept blocks for another kind.
+    ///
+    /// It would apply its built-in period to the new numbers.
     #[must_use]
     pub fn lists_needed(&self, renumbering: &Renumbering) -> Vec<&'static str> {
         if self.portable {
@@ -212,7 +214,7 @@ impl Constraints {
         }
         let shifted = |pattern: &&Pattern| {
             // The list takes the place of a period of the input's own.
-            let built_in = self.rules.window.filter(|_| pattern.key == WINDOWS);
+            let built_in = self.rules.window().filter(|_| pattern.key == WINDOWS);
             let without_list = |number| match built_in.and_then(|rule| Some((rule, rule.period?))) {
                 Some((rule, period)) => rule.has_window(period, number),
                 None => pattern.without_list(number),
@@ -323,10 +325,10 @@ fn must_stay(model: &Model<'_>, rules: &Architecture, kinds: &Kinds) -> Result<B
     for block in deepstack_blocks(model)? {
         must_stay.insert(block, "receives features of images".to_owned());
     }
-    if let Some(FirstRule::Itself { why }) = rules.first {
+    if let Some(FirstRule::Itself { why }) = rules.first() {
         must_stay.insert(BlockId::new(0), format!("must be the first: {why}"));
     }
-    if let Some(FirstRule::These { n_blocks, why }) = rules.first {
+    if let Some(FirstRule::These { n_blocks, why }) = rules.first() {
         for block in (0..n_blocks.min(n_trunk)).map(BlockId::new) {
             must_stay.insert(block, format!("is one of the first {n_blocks}: {why}"));
         }
@@ -337,7 +339,7 @@ fn must_stay(model: &Model<'_>, rules: &Architecture, kinds: &Kinds) -> Result<B
             must_stay.insert(block, why.to_owned());
         }
     }
-    if let Some(LastRule::ItselfWithoutWindow { why }) = rules.last
+    if let Some(LastRule::ItselfWithoutWindow { why }) = rules.last()
         && kinds.windows.is_none()
     {
         must_stay.insert(BlockId::new(n_trunk - 1), format!("must be the last: {why}"));
@@ -357,7 +359,7 @@ fn groups(model: &Model<'_>, rules: &Architecture, kinds: &Kinds) -> Result<Vec<
     if let Some(windows) = &kinds.windows {
         // Without one llama.cpp cannot make its cache (llama-model.cpp: create_memory).
         add(&mut windows.iter().copied(), "blocks with a sliding window");
-        if rules.window.is_some_and(|pattern| pattern.needs_full) {
+        if rules.window().is_some_and(|pattern| pattern.needs_full) {
             add(&mut windows.iter().map(|has_window| !has_window), "blocks without a sliding window");
         }
     }
@@ -371,8 +373,8 @@ fn groups(model: &Model<'_>, rules: &Architecture, kinds: &Kinds) -> Result<Vec<
         // A model that has experts must use some (llama-model.cpp: load_hparams).
         add(&mut used.into_iter(), "blocks that use experts");
     }
-    for needed in rules.needed {
-        if let Some(blocks) = needed_blocks(model, needed)? {
+    for needed in rules.needed() {
+        if let Some(blocks) = needed_blocks(model, &needed)? {
             add(&mut blocks.into_iter(), needed.what);
         }
     }
@@ -392,7 +394,7 @@ fn needed_blocks(model: &Model<'_>, needed: &Needed) -> Result<Option<Vec<bool>>
     match needed.blocks {
         Which::With(key, number) => listed(key, &|entry| entry == number),
         Which::WithAny(key) => listed(key, &|entry| entry != 0),
-        Which::Behind(key) => {
+        Which::After(key) => {
             let n_leading = model.count(key)?.unwrap_or(0);
             Ok(Some((0..n_trunk).map(|i| i >= n_leading).collect()))
         }
@@ -429,7 +431,7 @@ fn list(model: &Model<'_>, name: &str) -> Result<Option<Vec<i64>>> {
 
 fn places(model: &Model<'_>, rules: &Architecture, kinds: &Kinds) -> Result<Vec<Place>> {
     let mut places: Vec<_> = kinds.by_position.iter().copied().map(Place::SameKind).collect();
-    if let (Some(FirstRule::FullAttention { why }), Some(windows)) = (rules.first, &kinds.windows) {
+    if let (Some(FirstRule::FullAttention { why }), Some(windows)) = (rules.first(), &kinds.windows) {
         places.push(Place::First { may: windows.iter().map(|window| !window).collect(), why });
     }
     // llama.cpp derives head sizes and rotated dimensions from block 0, unless it has no heads (llama-model.cpp).
@@ -441,7 +443,7 @@ fn places(model: &Model<'_>, rules: &Architecture, kinds: &Kinds) -> Result<Vec<
         });
     }
     if let (Some(LastRule::WithFeedForward { why }), Some(may)) =
-        (rules.last, numbers(model, "feed_forward_length")?)
+        (rules.last(), numbers(model, "feed_forward_length")?)
     {
         places.push(Place::Last { may, why });
     }

@@ -25,11 +25,11 @@ impl Counts {
         let n_trunk = model.n_trunk_blocks();
         let mut counts = Self {
             refused: vec![None; n_trunk + 1],
-            rules: rules.counts.iter().map(ToString::to_string).collect(),
+            rules: rules.counts().map(|rule| rule.to_string()).collect(),
         };
-        for rule in rules.counts {
+        for rule in rules.counts() {
             for after in 1..n_trunk {
-                if let Some(why) = refusal(model, rule, n_trunk, after)? {
+                if let Some(why) = refusal(model, &rule, n_trunk, after)? {
                     counts.refused[after].get_or_insert(why);
                 }
             }
@@ -151,12 +151,12 @@ impl Rescaling {
     /// Tensors that cannot hold it.
     pub(super) fn needed(model: &Model<'_>, rules: &Architecture, after: usize) -> Result<Option<Self>> {
         let before = model.n_trunk_blocks();
-        for rule in rules.counts {
+        for rule in rules.counts() {
             if let CountRule::QueryScale { n_blocks, scale } = rule
-                && before == *n_blocks
+                && before == n_blocks
                 && after != before
             {
-                return Self::of(model, *scale);
+                return Self::of(model, scale);
             }
         }
         Ok(None)

@@ -1,4 +1,4 @@
-//! What each block of a model is, as far as llama.cpp decides it from metadata or from the block's number.
+//! Kinds of blocks, as llama.cpp decides them from metadata or from a block's number.
 
 use anyhow::{Context, Result, ensure};
 
@@ -6,8 +6,7 @@ use super::metadata::{RECURRENT, WINDOWS};
 use crate::gguf::{Entry, ValueType};
 use crate::model::Model;
 use crate::model::arch::{
-    Architecture, FullBlock, Period, PositionRule, Recurrent, WITHOUT_HEADS_WITHOUT_ATTENTION, WindowPattern,
-    WindowPresence,
+    Architecture, FullBlock, Period, PositionRule, Recurrent, WindowPattern, WindowPresence,
 };
 
 /// The kinds of a model's blocks. Each list has an entry for each trunk block; `None` where the blocks do not differ.
@@ -93,42 +92,42 @@ impl Kinds {
     /// # Errors
     /// Metadata that does not say what llama.cpp would read from it.
     pub fn of(model: &Model<'_>, rules: &Architecture) -> Result<Self> {
-        let windows = match rules.window {
+        let windows = match rules.window() {
             Some(pattern) => windows(model, pattern)?,
             None => None,
         };
-        let recurrent = match rules.recurrent {
+        let recurrent = match rules.recurrent() {
             Some(recurrent) => Some(recurrent_blocks(model, recurrent)?),
             None => None,
         };
-        let feed_forward = match rules.recurrent {
+        let feed_forward = match rules.recurrent() {
             Some(Recurrent::WithoutKvHeadsAndFeedForward) => Some(positive(model, "feed_forward_length")?),
             _ => None,
         };
-        let leading = |key| match rules.leading.contains(&key) {
+        let leading = |key| match rules.leading().any(|leading| leading == key) {
             true => Ok::<_, anyhow::Error>(model.count(key)?.filter(|&n| n > 0)),
             false => Ok(None),
         };
-        let compression = match rules.arrays.contains(&COMPRESSION) {
+        let compression = match rules.arrays().any(|array| array == COMPRESSION) {
             true => Some(compression(model)?),
             false => None,
         };
         let mut by_position = Vec::new();
-        for rule in rules.positions {
+        for rule in rules.positions() {
             if !rule.only_with_window || windows.is_some() {
-                by_position.extend(look_up(model, rule)?);
+                by_position.extend(look_up(model, &rule)?);
             }
         }
         let patterns = patterns(model, rules, windows.as_deref(), recurrent.as_deref())?;
         Ok(Self {
             windows,
             recurrent,
-            no_attention: no_attention(model)?,
+            no_attention: no_attention(model, rules)?,
             feed_forward,
             n_leading_dense: leading("leading_dense_block_count")?,
             n_hash_routed: leading("hash_layer_count")?,
             compression,
-            first_sharing: match rules.shared_kv {
+            first_sharing: match rules.shared_kv() {
                 Some(key) => first_sharing(model, key)?,
                 None => None,
             },
@@ -186,8 +185,8 @@ impl Kinds {
 }
 
 /// Whether each trunk block has no attention; `None` where all have one, or something in its place.
-fn no_attention(model: &Model<'_>) -> Result<Option<Vec<bool>>> {
-    if !WITHOUT_HEADS_WITHOUT_ATTENTION.contains(&model.architecture()) {
+fn no_attention(model: &Model<'_>, rules: &Architecture) -> Result<Option<Vec<bool>>> {
+    if !rules.has_no_attention_without_heads() {
         return Ok(None);
     }
     let key = format!("{}.attention.head_count", model.architecture());
@@ -264,7 +263,7 @@ fn patterns(
     recurrent: Option<&[bool]>,
 ) -> Result<Vec<Pattern>> {
     let mut patterns = Vec::new();
-    if let (Some(rule), Some(flags)) = (rules.window, windows)
+    if let (Some(rule), Some(flags)) = (rules.window(), windows)
         && let Some(built_in) = rule.period
     {
         let entry = model.metadata().get(&format!("{}.{WINDOWS}", model.architecture()));
@@ -280,7 +279,7 @@ fn patterns(
             flags: flags.to_vec(),
         });
     }
-    if let (Some(Recurrent::Interval { key, default }), Some(flags)) = (rules.recurrent, recurrent) {
+    if let (Some(Recurrent::Interval { key, default }), Some(flags)) = (rules.recurrent(), recurrent) {
         // Beside a list a period of 0 is not read; without one, no block could be recurrent.
         let period = model.count(key)?.map_or(default, |period| period.max(1) as u64);
         patterns.push(Pattern {
@@ -329,7 +328,7 @@ fn windows(model: &Model<'_>, pattern: WindowPattern) -> Result<Option<Vec<bool>
     }
 }
 
-/// The flags of an array with an entry for each of `n` trunk blocks, or for each of all `n_blocks`.
+/// The flags of `n` trunk blocks, from an array with an entry for each, or for each of all `n_blocks`.
 ///
 /// llama.cpp does not check the length of most such arrays: a shorter one leaves blocks without the flag.
 fn flags(entry: &Entry<'_>, n: usize, n_blocks: usize) -> Result<Vec<bool>> {

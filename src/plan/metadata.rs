@@ -6,7 +6,7 @@ use super::{Constraints, Tensors, counts};
 use crate::error::Hint;
 use crate::gguf::{Array, Entry, EntryOut, Quoted, ValueOut, ValueType};
 use crate::model::Model;
-use crate::model::arch::{Architecture, Derived, OTHER_ARRAYS, PER_BLOCK_ARRAYS, Recurrent};
+use crate::model::arch::{Architecture, Derived, OTHER_ARRAYS, Recurrent};
 use crate::model::names::OWN_PREFIX;
 use crate::model::renumbering::Renumbering;
 use crate::plan::provenance::Provenance;
@@ -119,7 +119,7 @@ fn by_role<'a>(
     Ok(entries)
 }
 
-/// Whether an entry says block by block what else goes by a period.
+/// Whether an entry says block by block what a period says else.
 fn is_pattern_list(entry: &Entry<'_>, model: &Model<'_>, constraints: &Constraints) -> bool {
     let name = entry.key().strip_prefix(model.architecture());
     let name = name.and_then(|name| name.strip_prefix('.'));
@@ -145,13 +145,13 @@ fn written_out(
         written.push((key(WINDOWS), kept_flags(windows, renumbering)));
     }
     if let (Some(recurrent), Some(Recurrent::Interval { .. })) =
-        (&constraints.kinds.recurrent, constraints.rules.recurrent)
+        (&constraints.kinds.recurrent, constraints.rules.recurrent())
         && array(RECURRENT).is_none()
         && !constraints.portable
     {
         written.push((key(RECURRENT), kept_flags(recurrent, renumbering)));
     }
-    for derived in constraints.rules.derived {
+    for derived in constraints.rules.derived() {
         match derived {
             Derived::ResidualScale if model.metadata().get(&key("residual_scale")).is_none() => {
                 let n_blocks = model.n_trunk_blocks() as f32;
@@ -272,15 +272,15 @@ impl<'r> Keys<'r> {
             return Ok(Role::PredictionCount);
         }
         if entry.value().value_type() != ValueType::Array {
-            if name.is_some() && name == self.rules.shared_kv {
+            if name.is_some() && name == self.rules.shared_kv() {
                 return Ok(Role::Sharing);
             }
-            let is_leading = name.is_some_and(|name| self.rules.leading.contains(&name));
+            let is_leading = name.is_some_and(|name| self.rules.leading().any(|leading| leading == name));
             return Ok(if is_leading { Role::Leading } else { Role::Keep });
         }
         let array = entry.value().as_array()?;
         if self.is_per_block(key, name) {
-            let may_be_longer = name.is_some_and(|name| self.rules.long_arrays.contains(&name));
+            let may_be_longer = name.is_some_and(|name| self.rules.long_arrays().any(|array| array == name));
             ensure!(
                 self.has_length_of_blocks(&array) || (may_be_longer && array.len() > self.n_blocks),
                 "metadata '{key}' has {} entries, expected one for each of the {} blocks",
@@ -307,8 +307,8 @@ impl<'r> Keys<'r> {
     }
 
     fn is_per_block(&self, key: &str, name: Option<&str>) -> bool {
-        name.is_some_and(|name| PER_BLOCK_ARRAYS.contains(&name) || self.rules.arrays.contains(&name))
-            || self.rules.arrays.iter().any(|array| array.strip_prefix('.') == Some(key))
+        name.is_some_and(|name| self.rules.is_per_block(name))
+            || self.rules.arrays().any(|array| array.strip_prefix('.') == Some(key))
     }
 
     fn has_length_of_blocks(&self, array: &Array<'_>) -> bool {

@@ -14,12 +14,13 @@ const CUT: &str = "stands for a tensor of which only the parts of kept blocks st
 /// Of a file of some blocks, in which all other tensors stay; of those that a cut would take parts of, it is not clear.
 pub(super) fn of_blocks<'n>(model: &'n Model<'_>, renumbering: &'n Renumbering) -> Names<'n> {
     let prefix = model.block_prefix();
-    let parts = model.rules().map_or(&[][..], |rules| rules.parts);
+    let is_cut =
+        |name: &str| model.rules().is_some_and(|rules| rules.parts().any(|parts| parts.name == name));
     let tensors = model.tensors().iter().map(move |tensor| {
         let name = tensor.info.name();
         let fate = match tensor.block {
             Some(_) => fate_in_block(name, prefix, renumbering).unwrap_or(Fate::Same),
-            None if parts.iter().any(|parts| parts.name == name) => Fate::Unclear(CUT),
+            None if is_cut(name) => Fate::Unclear(CUT),
             None => Fate::Same,
         };
         (name, fate)

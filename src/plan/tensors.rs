@@ -21,8 +21,8 @@ pub(super) fn check(model: &Model<'_>, rules: &Architecture) -> Result<()> {
 }
 
 /// How the tensor of that name is divided into a part for each block, if it is.
-fn parts_of(rules: &Architecture, name: &str) -> Option<&'static PartsTensor> {
-    rules.parts.iter().find(|parts| parts.name == name)
+fn parts_of(rules: &Architecture, name: &str) -> Option<PartsTensor> {
+    rules.parts().find(|parts| parts.name == name)
 }
 
 /// The tensors of the output, in the order of the model's.
@@ -34,32 +34,21 @@ pub(super) fn decide<'a>(
     let kept = renumbering.kept().iter().copied();
     let trunk: Vec<BlockId> = kept.filter(|block| block.index() < constraints.n_trunk_blocks).collect();
     let rescaling = Rescaling::needed(model, constraints.rules, trunk.len())?;
-    let windows = constraints.kinds.windows.as_ref();
-    let has_full = windows.is_none_or(|windows| trunk.iter().any(|block| !windows[block.index()]));
     let mut tensors = Tensors::default();
     for (source, tensor) in model.tensors().iter().enumerate() {
         let whole = TensorData::Whole { source };
         let Some((block, rest)) = tensor.block else {
-            let name = tensor.info.name();
-            if let Some(parts) = parts_of(constraints.rules, name) {
-                let kept = trunk.iter().map(|block| block.index());
-                let n_parts = constraints.n_trunk_blocks;
-                let (runs, dims) = Runs::of_parts(&tensor.info, parts.dim, n_parts, kept)?;
-                let dims = &dims[..tensor.info.n_dims()];
-                let out = TensorOut::new(name, dims, tensor.info.tensor_type())?;
-                let why = "without the parts of removed blocks".to_owned();
-                let data = TensorData::Sliced { source, runs, why };
-                tensors.planned.push((out, data));
-            } else if !has_full && constraints.rules.full_only.contains(&name) {
-                let why = "only blocks without a sliding window read it, and none is left";
-                tensors.left_out.push((source, why.to_owned()));
-            } else {
-                tensors.planned.push((TensorOut::keep(&tensor.info), whole));
+            match outside(constraints, source, &tensor.info, &trunk)? {
+                Some(planned) => tensors.planned.push(planned),
+                None => {
+                    let why = "only blocks without a sliding window read it, and none is left";
+                    tensors.left_out.push((source, why.to_owned()));
+                }
             }
             continue;
         };
         let named = |number: usize, rest: &str| format!("{}{number}.{rest}", model.block_prefix());
-        if block == BlockId::new(0) && constraints.rules.inherited == Some(rest) {
+        if block == BlockId::new(0) && constraints.rules.inherited() == Some(rest) {
             for heir in heirs(model, rest, &trunk) {
                 let number = renumbering.number(heir);
                 let number = number.context("bug: a kept block without a number")?;
@@ -71,8 +60,7 @@ pub(super) fn decide<'a>(
         let Some(number) = renumbering.number(block) else {
             continue;
         };
-        let name = named(number, rest);
-        let out = TensorOut::rename(&tensor.info, name);
+        let out = TensorOut::rename(&tensor.info, named(number, rest));
         match &rescaling {
             Some(rescaling) if holds_scale(rescaling.scale, rest) => {
                 let data = TensorData::Made {
@@ -99,6 +87,31 @@ pub(super) fn decide<'a>(
         }
     }
     Ok(tensors)
+}
+
+/// A tensor of no block, where the blocks of `trunk` are kept: with only their parts, if it has a part for each; `None` if no
+/// kept block reads it.
+fn outside<'a>(
+    constraints: &Constraints,
+    source: usize,
+    info: &TensorInfo<'a>,
+    trunk: &[BlockId],
+) -> Result<Option<(TensorOut<'a>, TensorData<'a>)>> {
+    let (name, rules) = (info.name(), constraints.rules);
+    if let Some(parts) = parts_of(rules, name) {
+        let kept = trunk.iter().map(|block| block.index());
+        let (runs, dims) = Runs::of_parts(info, parts.dim, constraints.n_trunk_blocks, kept)?;
+        let out = TensorOut::new(name, &dims[..info.n_dims()], info.tensor_type())?;
+        let why = "without the parts of removed blocks".to_owned();
+        return Ok(Some((out, TensorData::Sliced { source, runs, why })));
+    }
+    if let Some(windows) = &constraints.kinds.windows
+        && rules.full_only().any(|full| full == name)
+        && trunk.iter().all(|block| windows[block.index()])
+    {
+        return Ok(None);
+    }
+    Ok(Some((TensorOut::keep(info), TensorData::Whole { source })))
 }
 
 /// Which of the `kept` blocks get the tensor `rest` of block 0, which those without their own read: block 0 if it stays,

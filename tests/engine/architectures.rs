@@ -60,10 +60,10 @@ pub fn n_blocks(architecture: &Architecture) -> u32 {
     if architecture.name == "gemma3n" {
         return 27;
     }
-    let differ = architecture.window.is_some()
-        || architecture.recurrent.is_some()
-        || !architecture.positions.is_empty()
-        || !architecture.leading.is_empty();
+    let differ = architecture.window().is_some()
+        || architecture.recurrent().is_some()
+        || architecture.positions().next().is_some()
+        || architecture.leading().next().is_some();
     if differ { N_BLOCKS } else { 5 }
 }
 

@@ -106,7 +106,7 @@ fn the_middle_is_the_input_and_what_attention_adds() {
         };
         let result = check(name, &Spec::new(name, n_blocks), is_sum, dir.path());
         let has_halves =
-            !matches!(architecture.middle(), Middle::Parallel | Middle::ParallelIf(_) | Middle::Nowhere(_));
+            !matches!(architecture.middle, Middle::Parallel | Middle::ParallelIf(_) | Middle::Nowhere(_));
         match result {
             Ok(()) if has_halves => {}
             Err(error) if !has_halves && error.contains("no halves of blocks") => {}

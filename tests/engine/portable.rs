@@ -19,9 +19,9 @@ const N_BLOCKS: usize = 18;
 
 /// The period and the key that may say it, or the list.
 fn period(architecture: &Architecture) -> Option<(usize, &'static str, &'static str)> {
-    let window = architecture.window.and_then(|pattern| pattern.period);
+    let window = architecture.window().and_then(|pattern| pattern.period);
     let list = "attention.sliding_window_pattern";
-    match (window, architecture.recurrent) {
+    match (window, architecture.recurrent()) {
         (Some(period), _) => Some((period as usize, list, list)),
         (None, Some(Recurrent::Interval { key, default })) => {
             Some((default as usize, key, "attention.recurrent_layers"))

@@ -30,8 +30,8 @@ fn main() -> Result<()> {
         bail!("usage: random_models FOLDER");
     };
     for architecture in Architecture::all() {
-        let window = architecture.window.and_then(|pattern| pattern.period);
-        let period = match (window, architecture.recurrent) {
+        let window = architecture.window().and_then(|pattern| pattern.period);
+        let period = match (window, architecture.recurrent()) {
             (Some(period), _) => period,
             (None, Some(Recurrent::Interval { default, .. })) => default,
             _ => continue,

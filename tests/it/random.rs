@@ -48,7 +48,7 @@ fn with_block_keys(mut make: Make, rules: &Architecture, n_blocks: usize, random
         n_trunk -= 1;
         make = make.set(&key("nextn_predict_layers"), ValueOut::u32(1));
         if random.below(2) == 0 {
-            let name = format!("{}{n_trunk}.nextn.eh_proj.weight", rules.block_prefix);
+            let name = format!("{}{n_trunk}.nextn.eh_proj.weight", rules.block_prefix());
             make = make.tensor(&name, &[3, 2], F32);
         }
     }
@@ -56,7 +56,7 @@ fn with_block_keys(mut make: Make, rules: &Architecture, n_blocks: usize, random
     let n = [n_blocks, n_trunk][random.below(2)];
     let mut flags = || -> Vec<bool> { (0..n).map(|_| random.below(2) == 0).collect() };
     let (windows, recurrent) = (flags(), flags());
-    if rules.window.is_some() {
+    if rules.window().is_some() {
         make = make.set(&key("attention.sliding_window"), ValueOut::u32(8));
         make = match random.below(3) {
             0 => make,
@@ -65,7 +65,7 @@ fn with_block_keys(mut make: Make, rules: &Architecture, n_blocks: usize, random
         };
     }
     let heads = |flags: &[bool]| -> Vec<u32> { flags.iter().map(|&r| u32::from(!r)).collect() };
-    match rules.recurrent {
+    match rules.recurrent() {
         Some(Recurrent::WithoutKvHeads) => {
             make = make.set(&key("attention.head_count_kv"), ValueOut::u32s(&heads(&recurrent)));
         }
@@ -78,10 +78,10 @@ fn with_block_keys(mut make: Make, rules: &Architecture, n_blocks: usize, random
         let sizes: Vec<u32> = (0..n).map(|i| 64 + i as u32).collect();
         make = make.set(&key("feed_forward_length"), ValueOut::u32s(&sizes));
     }
-    for leading in rules.leading {
+    for leading in rules.leading() {
         make = make.set(&key(leading), ValueOut::u32(random.below(4) as u32));
     }
-    for array in rules.arrays {
+    for array in rules.arrays() {
         let name = array.strip_prefix('.').map_or(key(array), str::to_owned);
         let values: Vec<f32> = (0..n).map(|i| i as f32).collect();
         make = make.set(&name, ValueOut::f32s(&values));

@@ -186,7 +186,7 @@ pub fn run(options: &Shorten) -> Result<()> {
             );
         }
         for key in constraints.lists_needed(&plan.renumbering) {
-            let seen = match constraints.rules.lists_since {
+            let seen = match constraints.rules.lists_since() {
                 Some(release) => format!("release {release} does"),
                 None => format!("the bundled {} does", ggml::backend::llama_cpp_version()),
             };

@@ -43,3 +43,36 @@ pages! {
     choosing sureness healing search goals stores json architectures machines limits measured changes library
     shorten score eval compare batch report cache
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::arch::{Alone, Architecture};
+
+    /// The names of the list that follows `start`, up to a full stop.
+    fn list<'p>(page: &'p str, start: &str) -> Vec<&'p str> {
+        let (_, after) = page.split_once(start).unwrap();
+        let (_, list) = after.split_once(":\n").unwrap();
+        let (list, _) = list.split_once(".\n").unwrap();
+        list.split(',').map(str::trim).collect()
+    }
+
+    #[test]
+    fn the_page_lists_every_architecture_once() {
+        let page = Page::find("architectures").unwrap().text.replace("\\_", "_");
+        let mut listed = list(&page, "Any set of blocks may go");
+        listed.extend(list(&page, "Some sets may not go"));
+        listed.sort_unstable();
+        let mut known: Vec<_> = Architecture::all().iter().map(|architecture| architecture.name).collect();
+        known.sort_unstable();
+        assert_eq!(listed, known);
+        assert!(page.contains(&format!("\n{}, by the name", known.len())));
+    }
+
+    #[test]
+    fn the_page_on_searches_counts_those_whose_blocks_are_exact_alone() {
+        let exact = Architecture::all().iter().filter(|architecture| architecture.alone == Alone::Exact);
+        let count = format!("{} architectures are known to pass", exact.count());
+        assert!(Page::find("search").unwrap().text.contains(&count), "{count}");
+    }
+}

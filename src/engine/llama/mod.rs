@@ -6,7 +6,7 @@ mod stream_tap;
 
 use crate::engine::hidden_state::{HiddenStates, Token, Visitor};
 use crate::gguf::{Quoted, ValueType};
-use crate::model::arch::{Architecture, Middle, PER_BLOCK_ARRAYS, Stream};
+use crate::model::arch::{Architecture, Middle, Stream};
 use crate::model::{BlockId, Model};
 use crate::plan::kinds::Kinds;
 use anyhow::{Error, Result, bail, ensure};
@@ -39,8 +39,7 @@ fn has_lists_of_blocks(model: &Model<'_>, rules: &Architecture) -> bool {
     entries.any(|entry| {
         let name = entry.key().strip_prefix(rules.name);
         let name = name.and_then(|name| name.strip_prefix('.'));
-        let is_of_blocks =
-            name.is_some_and(|name| PER_BLOCK_ARRAYS.contains(&name) || rules.arrays.contains(&name));
+        let is_of_blocks = name.is_some_and(|name| rules.is_per_block(name));
         is_of_blocks && entry.value().value_type() == ValueType::Array
     })
 }
@@ -94,7 +93,7 @@ impl Halves {
             let entry = model.metadata().get(&key);
             entry.map_or(Ok(false), |entry| entry.value().as_bool())
         };
-        let node = match rules.middle() {
+        let node = match rules.middle {
             Middle::Named(name) => Some(MiddleNode::Named(name)),
             Middle::ReadByNorm => Some(MiddleNode::ReadByNorm),
             Middle::ParallelIf(key) => (!is_true(key)?).then_some(MiddleNode::Named("ffn_inp")),
@@ -116,14 +115,16 @@ impl Halves {
     }
 }
 
-/// Checks that llama.cpp comes to an end with `model`: where block 0 of plamo2 has no heads, nothing is rotated, and its loop
-/// over rotated pairs never ends (`ops.cpp: ggml_compute_forward_rope_flt`).
+/// Checks that llama.cpp comes to an end with `model`; see [`Architecture::is_endless_without_heads`].
 ///
 /// # Errors
 /// A model with which it does not.
 pub fn check_ends(model: &Model<'_>) -> Result<()> {
-    const HEADS: &str = "plamo2.attention.head_count";
-    let Some(entry) = model.metadata().get(HEADS) else {
+    if !model.rules().is_some_and(Architecture::is_endless_without_heads) {
+        return Ok(());
+    }
+    let heads = format!("{}.attention.head_count", model.architecture());
+    let Some(entry) = model.metadata().get(&heads) else {
         return Ok(());
     };
     let first = match entry.value().as_array() {
@@ -131,8 +132,8 @@ pub fn check_ends(model: &Model<'_>) -> Result<()> {
         Err(_) => None,
     };
     ensure!(
-        model.architecture() != "plamo2" || first != Some(0),
-        "cannot be evaluated: metadata '{HEADS}' says no heads for block 0, and there llama.cpp never ends"
+        first != Some(0),
+        "cannot be evaluated: metadata '{heads}' says no heads for block 0, and there llama.cpp never ends"
     );
     Ok(())
 }

@@ -5,16 +5,17 @@ use std::rc::Rc;
 use anyhow::{Result, ensure};
 use ggml::{Context, ThreadPool, WindowInput};
 
-use super::plan::{CHAINED, takes_streams};
+use super::plan::takes_streams;
 use super::{Lone, Tail};
 use crate::engine::hidden_state::{HiddenStates, Position, Token};
 use crate::engine::llama::{Course, LlamaHiddenStates};
 use crate::engine::scored::scored;
+use crate::model::arch::Alone;
 use crate::model::{BlockId, Model};
 use crate::plan::{ChangedTensors, Constraints};
 
 /// Compares every block of `model`, which is `engine`, with the whole model on a window, and the logits behind the last one:
-/// in every bit but the sign of a zero, or up to rounding for [`SCALES_INPUT`](super::SCALES_INPUT). In memory is one block at a time.
+/// in every bit but the sign of a zero, or up to rounding for [`Alone::Scaled`]. In memory is one block at a time.
 ///
 /// # Errors
 /// A difference; a block that llama.cpp does not take alone.
@@ -26,9 +27,9 @@ pub fn check_alone(
     threads: &Rc<ThreadPool>,
 ) -> Result<()> {
     check_takes_streams(takes_streams(constraints), engine)?;
-    let same = match CHAINED.contains(&constraints.rules.name) {
-        true => same_bits,
-        false => nearly_same,
+    let same = match constraints.rules.alone {
+        Alone::Exact => same_bits,
+        Alone::Scaled | Alone::Unknown => nearly_same,
     };
     let stream = constraints.rules.stream;
     let course = Course::of(model, stream)?;
@@ -72,7 +73,7 @@ pub fn check_alone(
 /// # Errors
 /// Its blocks are not evaluated one by one.
 pub(super) fn check_known(constraints: &Constraints, engine: &ggml::Model) -> Result<()> {
-    let is_exact = !constraints.trusted && CHAINED.contains(&constraints.rules.name);
+    let is_exact = !constraints.trusted && constraints.rules.alone == Alone::Exact;
     check_takes_streams(is_exact, engine)
 }
 

@@ -2,17 +2,17 @@
 
 use std::borrow::Cow;
 
-use super::plan::SCALES_INPUT;
+use crate::model::arch::Alone;
 use crate::plan::Constraints;
 
-/// The factor of [`SCALES_INPUT`]; none for other architectures.
+/// The factor of [`Alone::Scaled`]; none for other architectures.
 pub(super) struct InputScale(Option<f32>);
 
 impl InputScale {
     /// For hidden states of `n_embd` numbers.
     pub(super) fn of(constraints: &Constraints, n_embd: usize) -> Self {
         let scale = || (n_embd as f32).sqrt();
-        Self(SCALES_INPUT.contains(&constraints.rules.name).then(scale))
+        Self((constraints.rules.alone == Alone::Scaled).then(scale))
     }
 
     /// What llama.cpp makes `state` of.

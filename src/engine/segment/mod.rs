@@ -36,7 +36,7 @@ use crate::model::BlockId;
 pub use alone::check_alone;
 pub use chain::Chain;
 pub use lone::Lone;
-pub use plan::{CHAINED, SCALES_INPUT, takes_streams};
+pub use plan::takes_streams;
 pub use tail::Tail;
 pub use whole::Whole;
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::gguf::{EntryOut, Layout, Quoted, TensorOut, ValueOut};
+use crate::model::arch::Alone;
 use crate::model::renumbering::Renumbering;
 use crate::model::{BlockId, Model};
 use crate::plan::{ChangedTensors, Constraints, segment_entries};
@@ -120,99 +121,10 @@ impl<'a> SegmentPlan<'a> {
     }
 }
 
-/// Architectures whose blocks llama.cpp evaluates alone as it does inside of the model; each is tested. Some of the others
-/// scale what enters block 0, add positions to it, or share something between blocks; a few make llama.cpp end the process,
-/// so that trying is no way to find out.
-pub const CHAINED: &[&str] = &[
-    "apertus",
-    "arcee",
-    "arctic",
-    "bailingmoe",
-    "bailingmoe2",
-    "bitnet",
-    "chatglm",
-    "codeshell",
-    "cohere2",
-    "cohere2moe",
-    "command-r",
-    "dbrx",
-    "deci",
-    "deepseek",
-    "deepseek2",
-    "deepseek2-ocr",
-    "deepseek32",
-    "dots1",
-    "dots3note",
-    "ernie4_5",
-    "ernie4_5-moe",
-    "exaone",
-    "exaone-moe",
-    "exaone4",
-    "falcon",
-    "falcon-h1",
-    "gemma3",
-    "gpt-oss",
-    "gptneox",
-    "grovemoe",
-    "hunyuan-dense",
-    "hunyuan-moe",
-    "hy_v3",
-    "internlm2",
-    "jais",
-    "jais2",
-    "jamba",
-    "kimi-k3",
-    "kimi-linear",
-    "lfm2",
-    "lfm2moe",
-    "llama",
-    "maincoder",
-    "mamba",
-    "mamba2",
-    "maple",
-    "mellum",
-    "mimo2",
-    "minimax-m2",
-    "mistral3",
-    "mistral4",
-    "nemotron",
-    "olmo",
-    "olmo2",
-    "olmoe",
-    "openelm",
-    "orion",
-    "pangu-embedded",
-    "phi2",
-    "phi3",
-    "phimoe",
-    "plamo",
-    "plamo2",
-    "plamo3",
-    "pockettts",
-    "qwen",
-    "qwen2",
-    "qwen2moe",
-    "qwen3",
-    "qwen3moe",
-    "qwen3next",
-    "refact",
-    "rwkv6qwen2",
-    "seed_oss",
-    "spark2_5",
-    "stablelm",
-    "starcoder2",
-    "xverse",
-];
-
-/// Architectures whose graph multiplies what enters block 0 by the root of its width, hidden states as well (`gemma2.cpp`): given
-/// a hidden state over that root, a block computes what it does inside of the model, up to rounding.
-pub const SCALES_INPUT: &[&str] = &["gemma2"];
-
 /// Whether blocks of such a model compute alone what they do inside of it, up to rounding at least.
 #[must_use]
 pub fn takes_streams(constraints: &Constraints) -> bool {
-    let name = constraints.rules.name;
-    !constraints.trusted && (CHAINED.contains(&name) || SCALES_INPUT.contains(&name))
+    !constraints.trusted && constraints.rules.alone != Alone::Unknown
 }
 
 /// Tensors whose last dimension is the vocabulary's.

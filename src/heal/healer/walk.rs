@@ -2,6 +2,7 @@
 
 use crate::heal::Weighting;
 use crate::heal::writers::{POST_NORMS, is_norm};
+use crate::model::arch::Fit;
 use crate::model::{BlockId, Model};
 use std::fmt;
 
@@ -21,9 +22,6 @@ impl fmt::Display for Way {
     }
 }
 
-/// Architectures of which it is known that their blocks alone show what each branch adds; each is tested.
-const FITTED: &[&str] = &["gemma2", "gemma3", "olmo2"];
-
 /// Whether `model` is of an architecture whose norms are fitted, and the output of both branches of its blocks passes such a norm
 /// before it is added.
 #[must_use]
@@ -35,6 +33,6 @@ pub fn has_post_norms(model: &Model<'_>) -> bool {
             tensor.block.is_some_and(is_it)
         })
     };
-    FITTED.contains(&model.architecture())
+    model.rules().is_some_and(|rules| rules.residual.fit == Fit::Norms)
         && blocks.all(|block| POST_NORMS.iter().all(|rest| has(block, rest)))
 }

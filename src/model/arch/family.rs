@@ -1,146 +1,182 @@
-//! What architectures of the table have in common.
+//! The words of the table: what several rows have in common.
 
-use super::{
-    Architecture, BLOCK_PREFIX, CountRule, FirstRule, FullBlock, PartsTensor, Period, PositionRule,
-    Recurrent, Stream, WindowPattern, WindowPresence,
+use super::Architecture;
+use super::graph::{Alone, Fit, Middle, OutputScale, Readers, Residual, Stream};
+use super::rule::{
+    CountRule, Derived, FirstRule, FullBlock, Needed, PartsTensor, Period, PositionRule, Recurrent, Rule,
+    Which, WindowPattern, WindowPresence,
 };
 
-/// Nothing depends on a block's number or on how many there are.
-pub(super) const fn plain(name: &'static str) -> Architecture {
-    with_input(name, "embd")
+/// A row: every field, and all that llama.cpp derives from the number of a block, or of blocks. No rules: nothing.
+pub(super) const fn row(
+    name: &'static str,
+    stream: Stream,
+    middle: Middle,
+    alone: Alone,
+    residual: Residual,
+    rules: &'static [Rule],
+) -> Architecture {
+    Architecture { name, stream, middle, alone, residual, rules }
 }
 
-/// As [`plain`], with another name of the node that enters block 0.
-pub(super) const fn with_input(name: &'static str, input: &'static str) -> Architecture {
-    of_stream(name, Stream::Named { input })
+/// The stream of most architectures.
+pub(super) const EMBD: Stream = named("embd");
+
+pub(super) const GEMMA: Stream = named("inp_scaled");
+
+pub(super) const TOKENS: Stream = named("model.embed_tokens");
+
+pub(super) const INPUT_EMBED: Stream = named("model.input_embed");
+
+/// Another name of the node that enters block 0.
+pub(super) const fn named(input: &'static str) -> Stream {
+    Stream::Named { input }
 }
 
-/// As [`plain`], with hidden states that are found another way.
-pub(super) const fn of_stream(name: &'static str, stream: Stream) -> Architecture {
-    Architecture {
-        name,
-        block_prefix: BLOCK_PREFIX,
-        stream,
-        window: None,
-        recurrent: None,
-        head_blocks: None,
-        leading: &[],
-        arrays: &[],
-        long_arrays: &[],
-        inherited: None,
-        parts: &[],
-        full_only: &[],
-        shared_kv: None,
-        positions: &[],
-        needed: &[],
-        first: None,
-        last: None,
-        counts: &[],
-        derived: &[],
-        lists_since: None,
-    }
+/// That of blocks that are one of three kinds, [`ONE_OF_THREE`].
+pub(super) const SUB_BLOCKS: Stream = Stream::Renamed { input: "embd", output: "nemotron_h_block_out" };
+
+/// The middle of most architectures.
+pub(super) const FFN_INP: Middle = Middle::Named("ffn_inp");
+
+pub(super) const SA_OUT: Middle = Middle::Named("sa_out");
+
+pub(super) const ATTN_RESIDUAL: Middle = Middle::Named("attn_residual");
+
+pub(super) const MIXER_ALONE: Middle = Middle::Nowhere("is a mixer alone, without a feed-forward network");
+
+pub(super) const MIXER_OR_NETWORK: Middle =
+    Middle::Nowhere("is a mixer or a feed-forward network, never both");
+
+pub(super) const STREAMS_MIXED: Middle = Middle::Nowhere("mixes several streams of each token in each half");
+
+/// Products that are added to the stream as they are, and norms alone that read it; or [`Stream::is_sum`] says otherwise.
+pub(super) const SUM: Residual =
+    Residual { fit: Fit::Matrix, readers: Readers::Norms, output_scale: OutputScale::Stream };
+
+/// As [`SUM`], but blocks multiply their products by a factor of the metadata.
+pub(super) const FACTOR: Residual =
+    Residual { fit: Fit::Nothing, readers: Readers::Norms, output_scale: OutputScale::Stream };
+
+/// As [`SUM`], but the products pass norms whose fits are tested.
+pub(super) const NORMS: Residual =
+    Residual { fit: Fit::Norms, readers: Readers::Norms, output_scale: OutputScale::Stream };
+
+/// As [`SUM`], but the length of the stream shows.
+pub(super) const fn length_shows(why: &'static str) -> Residual {
+    Residual { fit: Fit::Matrix, readers: Readers::Others(why), output_scale: OutputScale::Stream }
 }
-
-/// As [`plain`], with numbers of blocks that llama.cpp treats in a special way.
-pub(super) const fn with_counts(name: &'static str, counts: &'static [CountRule]) -> Architecture {
-    Architecture { counts, ..plain(name) }
-}
-
-/// What each block of gemma3n and gemma4 adds of an embedding of its own.
-pub(super) const PER_LAYER: &[PartsTensor] = &[
-    PartsTensor { name: "per_layer_token_embd.weight", dim: 0 },
-    PartsTensor { name: "per_layer_model_proj.weight", dim: 1 },
-];
-
-pub(super) const GEMMA: Stream = Stream::Named { input: "inp_scaled" };
-
-pub(super) const TOKENS: Stream = Stream::Named { input: "model.embed_tokens" };
-
-pub(super) const DENSE: &[&str] = &["leading_dense_block_count"];
-
-pub(super) const NO_ROPE_EVERY_FOURTH: PositionRule = PositionRule {
-    period: Period::Fixed(4),
-    phase: -1,
-    only_with_window: false,
-    in_period: false,
-    what: "no rotary embedding",
-};
-
-pub(super) const EXPERTS_BY_STEP: PositionRule = PositionRule {
-    period: Period::Key("interleave_moe_layer_step"),
-    phase: -1,
-    only_with_window: false,
-    in_period: false,
-    what: "experts",
-};
-
-pub(super) const FIRST_VALUES: FirstRule =
-    FirstRule::Itself { why: "it makes the values that all later blocks mix in (rwkv7-base.cpp)" };
 
 /// The oldest release that `tests/stock/lists.sh` was run with, and saw to read lists. It sees nothing where the model has no
 /// logits (gemma-embedding), or where another kind is tied to the same period, so that no cut that is allowed shifts it
 /// (afmoe, llama4, smallthinker).
-pub(super) const SEEN: Option<&str> = Some("0.5.0");
+pub(super) const SEEN: Rule = Rule::ListsSince("0.5.0");
 
 /// A pattern of sliding windows with a built-in period.
-pub(super) const fn windowed(
-    name: &'static str,
-    period: u64,
-    full: FullBlock,
-    present: WindowPresence,
-) -> Architecture {
-    Architecture {
-        window: Some(WindowPattern { period: Some(period), full, present, needs_full: false }),
-        lists_since: SEEN,
-        ..plain(name)
-    }
+pub(super) const fn windows(period: u64, full: FullBlock, present: WindowPresence) -> Rule {
+    Rule::Windows(WindowPattern { period: Some(period), full, present, needs_full: false })
 }
 
-/// As `rules`, where at least one block without a window must stay, too.
-pub(super) const fn with_full(rules: Architecture) -> Architecture {
-    let window = match rules.window {
-        Some(window) => Some(WindowPattern { needs_full: true, ..window }),
-        None => None,
-    };
-    Architecture { window, ..rules }
+/// As [`windows`], where at least one block without a window must stay, too.
+pub(super) const fn windows_and_full(period: u64, full: FullBlock, present: WindowPresence) -> Rule {
+    Rule::Windows(WindowPattern { period: Some(period), full, present, needs_full: true })
 }
 
 /// A pattern of sliding windows that the file says block by block.
-pub(super) const fn flagged(name: &'static str) -> Architecture {
-    Architecture {
-        window: Some(WindowPattern {
-            period: None,
-            full: FullBlock::Last,
-            present: WindowPresence::Always,
-            needs_full: false,
-        }),
-        ..plain(name)
-    }
-}
+pub(super) const FLAGS: Rule = Rule::Windows(WindowPattern {
+    period: None,
+    full: FullBlock::Last,
+    present: WindowPresence::Always,
+    needs_full: false,
+});
 
-/// Leading blocks without experts.
-pub(super) const fn dense_lead(name: &'static str) -> Architecture {
-    Architecture { leading: DENSE, ..plain(name) }
-}
+/// As [`FLAGS`], where at least one block without a window must stay, too.
+pub(super) const FLAGS_AND_FULL: Rule = Rule::Windows(WindowPattern {
+    period: None,
+    full: FullBlock::Last,
+    present: WindowPresence::Always,
+    needs_full: true,
+});
 
 /// Blocks without KV heads are recurrent.
-pub(super) const fn hybrid(name: &'static str) -> Architecture {
-    Architecture { recurrent: Some(Recurrent::WithoutKvHeads), ..plain(name) }
-}
-
-/// Every block is attention, recurrent or a feed-forward network alone (`nemotron-h.cpp`).
-pub(super) const fn sub_blocks(name: &'static str) -> Architecture {
-    Architecture {
-        recurrent: Some(Recurrent::WithoutKvHeadsAndFeedForward),
-        ..of_stream(name, Stream::Renamed { input: "embd", output: "nemotron_h_block_out" })
-    }
-}
+pub(super) const HYBRID: Rule = Rule::Recurrent(Recurrent::WithoutKvHeads);
 
 /// Recurrent blocks with attention at intervals.
-pub(super) const fn intervals(name: &'static str) -> Architecture {
-    Architecture {
-        recurrent: Some(Recurrent::Interval { key: "full_attention_interval", default: 4 }),
-        lists_since: SEEN,
-        ..plain(name)
-    }
+pub(super) const INTERVALS: Rule =
+    Rule::Recurrent(Recurrent::Interval { key: "full_attention_interval", default: 4 });
+
+/// Every block is attention, recurrent or a feed-forward network alone (`nemotron-h.cpp`).
+pub(super) const ONE_OF_THREE: Rule = Rule::Recurrent(Recurrent::WithoutKvHeadsAndFeedForward);
+
+/// Leading blocks without experts.
+pub(super) const DENSE: Rule = Rule::Leading("leading_dense_block_count");
+
+/// An embedding of its own that each block of gemma3n and gemma4 adds.
+pub(super) const PER_LAYER_EMBEDDING: Rule =
+    Rule::Parts(PartsTensor { name: "per_layer_token_embd.weight", dim: 0 });
+
+/// The projection beside it.
+pub(super) const PER_LAYER_PROJECTION: Rule =
+    Rule::Parts(PartsTensor { name: "per_layer_model_proj.weight", dim: 1 });
+
+/// The first of every four blocks, or the last (-1), has no rotary embedding.
+pub(super) const fn no_rope_every_fourth(phase: i64, only_with_window: bool) -> Rule {
+    Rule::Position(PositionRule {
+        period: Period::Fixed(4),
+        phase,
+        only_with_window,
+        in_period: false,
+        what: "no rotary embedding",
+    })
 }
+
+/// The block of each period that has experts.
+pub(super) const fn experts_by(period: &'static str, phase: i64) -> Rule {
+    Rule::Position(PositionRule {
+        period: Period::Key(period),
+        phase,
+        only_with_window: false,
+        in_period: false,
+        what: "experts",
+    })
+}
+
+pub(super) const EXPERTS_BY_STEP: Rule = experts_by("interleave_moe_layer_step", -1);
+
+/// A block of each period that changes the stream for all after it.
+pub(super) const fn stream_by(period: &'static str, phase: i64, what: &'static str) -> Rule {
+    Rule::Position(PositionRule {
+        period: Period::Key(period),
+        phase,
+        only_with_window: false,
+        in_period: true,
+        what,
+    })
+}
+
+/// Leading blocks without experts, and queries of a rank that some numbers of blocks change (`deepseek2.cpp`).
+pub(super) const LOW_RANK_QUERIES: &[Rule] = &[
+    DENSE,
+    Rule::Count(CountRule::QueryRank),
+    Rule::Derived(Derived::QueryRank),
+    Rule::Derived(Derived::Gating),
+];
+
+/// A kind of blocks of which one must stay.
+pub(super) const fn needed(blocks: Which, what: &'static str) -> Rule {
+    Rule::Needed(Needed { blocks, what })
+}
+
+/// Exactly this many blocks select something.
+pub(super) const fn exactly(n_blocks: usize, what: &'static str) -> Rule {
+    Rule::Count(CountRule::Exactly { n_blocks, what })
+}
+
+/// This many blocks or more select something.
+pub(super) const fn at_least(n_blocks: usize, what: &'static str) -> Rule {
+    Rule::Count(CountRule::AtLeast { n_blocks, what })
+}
+
+pub(super) const FIRST_VALUES: Rule = Rule::First(FirstRule::Itself {
+    why: "it makes the values that all later blocks mix in (rwkv7-base.cpp)",
+});

@@ -1,329 +1,443 @@
-//! The table of architectures: one line each where nothing depends on a block's number.
+//! The table of architectures: a row each, with all that is particular to it.
+//!
+//! Columns: `general.architecture`; where its hidden states appear in the graph; where those between the halves of a block do;
+//! whether its blocks are evaluated alone; what they add to the stream; and what llama.cpp derives from the number of a block,
+//! or of blocks: nothing (`&[]`), or each rule.
 
-use super::family::{
-    DENSE, EXPERTS_BY_STEP, FIRST_VALUES, GEMMA, NO_ROPE_EVERY_FOURTH, PER_LAYER, TOKENS, dense_lead,
-    flagged, hybrid, intervals, of_stream, plain, sub_blocks, windowed, with_counts, with_full, with_input,
-};
-use super::{
-    Architecture, CountRule, Derived, FirstRule, FullBlock, LastRule, Needed, Period, PositionRule,
-    QueryScale, Stream, Which, WindowPresence,
-};
+use super::Architecture;
+use super::graph::Alone::{Exact, Scaled, Unknown};
+use super::graph::{Fit, Middle, OutputScale, Readers, Residual, Stream};
+use super::rule::FullBlock::{First, Last};
+use super::rule::WindowPresence::{Always, IfPositive, UnlessZero};
+use super::rule::{CountRule, Derived, FirstRule, LastRule, QueryScale, Rule, Which};
+
+use super::family::*;
 
 pub(super) const ARCHITECTURES: &[Architecture] = &[
-    plain("llama"),
-    plain("llama-embed"),
-    plain("maincoder"),
-    plain("arcee"),
-    plain("arctic"),
-    plain("falcon"),
-    plain("grok"),
-    with_input("gpt2", "inpL"),
-    plain("gptneox"),
-    with_input("mpt", "inpL"),
-    with_input("starcoder", "inpL"),
-    plain("starcoder2"),
-    plain("refact"),
-    of_stream("bert", Stream::LayerOutputNorm),
-    of_stream("nomic-bert", Stream::LayerOutputNorm),
-    of_stream("jina-bert-v2", Stream::LayerOutputNorm),
-    of_stream("jina-bert-v3", Stream::LayerOutputNorm),
-    of_stream("neo-bert", Stream::ResidualSum { input: "inp_embd" }),
-    of_stream("eurobert", Stream::ResidualSum { input: "inp_embd" }),
-    with_input("bloom", "inp_norm-0"),
-    plain("stablelm"),
-    plain("qwen"),
-    plain("qwen2"),
-    plain("qwen2moe"),
-    plain("qwen2vl"),
-    plain("qwen3"),
-    plain("qwen3moe"),
-    plain("qwen3vl"),
-    plain("qwen3vlmoe"),
-    plain("qwen3tts"),
-    plain("phi2"),
+    row("llama", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("llama-embed", EMBD, FFN_INP, Unknown, SUM, &[]),
+    row("maincoder", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("arcee", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("arctic", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("falcon", EMBD, Middle::Parallel, Exact, SUM, &[]),
+    row(
+        "grok",
+        EMBD,
+        FFN_INP,
+        Unknown,
+        length_shows("which of its norms lie after a branch is not worked out (grok.cpp)"),
+        &[],
+    ),
+    row("gpt2", named("inpL"), FFN_INP, Unknown, SUM, &[]),
+    row("gptneox", EMBD, Middle::ParallelIf("use_parallel_residual"), Exact, SUM, &[]),
+    row("mpt", named("inpL"), FFN_INP, Unknown, SUM, &[]),
+    row("starcoder", named("inpL"), FFN_INP, Unknown, SUM, &[]),
+    row("starcoder2", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("refact", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("bert", Stream::LayerOutputNorm, FFN_INP, Unknown, SUM, &[]),
+    row("nomic-bert", Stream::LayerOutputNorm, FFN_INP, Unknown, SUM, &[]),
+    row("jina-bert-v2", Stream::LayerOutputNorm, FFN_INP, Unknown, SUM, &[]),
+    row("jina-bert-v3", Stream::LayerOutputNorm, FFN_INP, Unknown, SUM, &[]),
+    row("neo-bert", Stream::ResidualSum { input: "inp_embd" }, FFN_INP, Unknown, SUM, &[]),
+    row("eurobert", Stream::ResidualSum { input: "inp_embd" }, FFN_INP, Unknown, SUM, &[]),
+    row("bloom", named("inp_norm-0"), FFN_INP, Unknown, SUM, &[]),
+    // The node is there, but the feed-forward network of a model without that norm does not read it (stablelm.cpp).
+    row("stablelm", EMBD, Middle::ParallelWithout("ffn_norm.weight"), Exact, SUM, &[]),
+    row("qwen", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("qwen2", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("qwen2moe", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("qwen2vl", EMBD, FFN_INP, Unknown, SUM, &[]),
+    row("qwen3", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("qwen3moe", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("qwen3vl", EMBD, FFN_INP, Unknown, SUM, &[]),
+    row("qwen3vlmoe", EMBD, FFN_INP, Unknown, SUM, &[]),
+    row("qwen3tts", EMBD, FFN_INP, Unknown, SUM, &[]),
+    row("phi2", EMBD, Middle::Parallel, Exact, SUM, &[]),
     // Both ignore their sliding-window key: every block attends to everything (phi3.cpp).
-    plain("phi3"),
-    plain("phimoe"),
-    plain("plamo"),
-    plain("codeshell"),
-    plain("orion"),
-    plain("internlm2"),
-    with_input("gemma", "inp_scaled"),
-    plain("mamba"),
-    plain("mamba2"),
-    plain("falcon-h1"),
-    plain("xverse"),
-    plain("dbrx"),
-    plain("olmo"),
-    plain("olmoe"),
-    plain("chatglm"),
-    plain("glm4"),
-    plain("bitnet"),
-    plain("jais"),
-    plain("jais2"),
-    plain("nemotron"),
-    plain("exaone"),
-    with_counts(
+    row("phi3", EMBD, Middle::ReadByNorm, Exact, SUM, &[]),
+    row("phimoe", EMBD, Middle::ReadByNorm, Exact, SUM, &[]),
+    row("plamo", EMBD, Middle::Parallel, Exact, SUM, &[]),
+    row("codeshell", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("orion", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("internlm2", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("gemma", GEMMA, SA_OUT, Unknown, SUM, &[]),
+    row("mamba", EMBD, MIXER_ALONE, Exact, SUM, &[]),
+    row("mamba2", EMBD, MIXER_ALONE, Exact, SUM, &[]),
+    row("falcon-h1", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("xverse", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("dbrx", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("olmo", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("olmoe", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("chatglm", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("glm4", EMBD, FFN_INP, Unknown, SUM, &[]),
+    row("bitnet", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("jais", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("jais2", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("nemotron", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("exaone", EMBD, FFN_INP, Exact, SUM, &[]),
+    row(
         "exaone4",
-        &[CountRule::Exactly {
-            n_blocks: 64,
-            what: "gives exaone4 a sliding window and full blocks without rotary embedding (exaone4.cpp)",
-        }],
+        EMBD,
+        FFN_INP,
+        Exact,
+        length_shows("attention and feed-forward network read the stream without a norm (exaone4.cpp)"),
+        &[exactly(
+            64,
+            "gives exaone4 a sliding window and full blocks without rotary embedding (exaone4.cpp)",
+        )],
     ),
-    plain("rwkv6qwen2"),
-    plain("granite"),
-    plain("granitemoe"),
-    with_input("graniteswitch", "inp_embd"),
-    plain("chameleon"),
-    plain("plm"),
-    plain("bailingmoe"),
-    plain("hunyuan-moe"),
-    plain("hunyuan-dense"),
-    plain("hunyuan_vl"),
-    plain("hy_v3"),
-    plain("ernie4_5"),
-    plain("paddleocr"),
-    plain("dream"),
-    plain("llada"),
-    plain("llada-moe"),
-    plain("rnd1"),
-    plain("seed_oss"),
-    plain("grovemoe"),
-    plain("minimax-m2"),
-    plain("cogvlm"),
-    plain("pangu-embedded"),
-    plain("mistral3"),
-    with_input("talkie", "inp_norm"),
-    plain("pockettts"),
-    of_stream("nanbeige", Stream::Looped { input: "embd", loops_key: "num_loops" }),
-    with_counts(
+    row("rwkv6qwen2", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("granite", EMBD, FFN_INP, Unknown, FACTOR, &[]),
+    row("granitemoe", EMBD, FFN_INP, Unknown, FACTOR, &[]),
+    row("graniteswitch", named("inp_embd"), FFN_INP, Unknown, FACTOR, &[]),
+    row(
+        "chameleon",
+        EMBD,
+        FFN_INP,
+        Unknown,
+        length_shows(
+            "with 'chameleon.swin_norm' its branches read the stream without a norm (chameleon.cpp)",
+        ),
+        &[],
+    ),
+    row("plm", EMBD, FFN_INP, Unknown, SUM, &[]),
+    row("bailingmoe", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("hunyuan-moe", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("hunyuan-dense", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("hunyuan_vl", EMBD, FFN_INP, Unknown, SUM, &[]),
+    row("hy_v3", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("ernie4_5", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("paddleocr", EMBD, FFN_INP, Unknown, SUM, &[]),
+    row("dream", EMBD, FFN_INP, Unknown, SUM, &[]),
+    row("llada", EMBD, FFN_INP, Unknown, SUM, &[]),
+    row("llada-moe", EMBD, FFN_INP, Unknown, SUM, &[]),
+    row("rnd1", EMBD, FFN_INP, Unknown, SUM, &[]),
+    row("seed_oss", EMBD, FFN_INP, Exact, SUM, &[]),
+    row(
+        "grovemoe",
+        EMBD,
+        FFN_INP,
+        Exact,
+        length_shows("experts read what other experts write without a norm (grovemoe.cpp)"),
+        &[],
+    ),
+    row("minimax-m2", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("cogvlm", EMBD, FFN_INP, Unknown, SUM, &[]),
+    row("pangu-embedded", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("mistral3", EMBD, FFN_INP, Exact, SUM, &[]),
+    row(
+        "talkie",
+        named("inp_norm"),
+        FFN_INP,
+        Unknown,
+        Residual {
+            fit: Fit::Matrix,
+            readers: Readers::Others("every block adds the embedding again (talkie.cpp)"),
+            output_scale: OutputScale::Embedding,
+        },
+        &[],
+    ),
+    row("pockettts", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("nanbeige", Stream::Looped { input: "embd", loops_key: "num_loops" }, FFN_INP, Unknown, SUM, &[]),
+    row(
         "command-r",
-        &[CountRule::AtLeast { n_blocks: 64, what: "loads norms of queries and keys (command-r.cpp)" }],
+        EMBD,
+        Middle::Parallel,
+        Exact,
+        SUM,
+        &[at_least(64, "loads norms of queries and keys (command-r.cpp)")],
     ),
-    Architecture {
-        counts: &[CountRule::QueryScale { n_blocks: 46, scale: QueryScale::Tensor }],
-        stream: GEMMA,
-        ..windowed("gemma2", 2, FullBlock::Last, WindowPresence::Always)
-    },
-    Architecture {
-        counts: &[CountRule::QueryScale { n_blocks: 62, scale: QueryScale::Norm }],
-        stream: GEMMA,
-        ..windowed("gemma3", 6, FullBlock::Last, WindowPresence::IfPositive)
-    },
-    Architecture {
-        stream: GEMMA,
-        lists_since: None,
-        ..with_full(windowed("gemma-embedding", 6, FullBlock::Last, WindowPresence::Always))
-    },
-    Architecture {
-        stream: Stream::ResidualSum { input: "inp_norm-0" },
-        head_blocks: Some("decision.block_count"),
-        ..with_full(windowed("modern-bert", 3, FullBlock::First, WindowPresence::IfPositive))
-    },
-    Architecture {
-        stream: Stream::Stacked { input: "inp_stacked" },
-        parts: PER_LAYER,
-        first: Some(FirstRule::These {
-            n_blocks: 20,
-            why: "the first 10 have sparse activations and the first 20 keys and values of their own (gemma3n.cpp)",
-        }),
-        ..windowed("gemma3n", 5, FullBlock::Last, WindowPresence::Always)
-    },
-    Architecture {
-        stream: GEMMA,
-        parts: PER_LAYER,
-        full_only: &["rope_freqs.weight"],
-        shared_kv: Some("attention.shared_kv_layers"),
-        counts: &[CountRule::AtLeast {
-            n_blocks: 2,
-            what: "can make a cache of keys and values (llama-model.cpp)",
-        }],
-        ..flagged("gemma4")
-    },
-    Architecture {
-        block_prefix: "enc.blk.",
-        inherited: Some("attn_rel_b.weight"),
-        ..of_stream("t5encoder", Stream::NamedTo { input: "embd", last: "result_embd" })
-    },
-    windowed("cohere2", 4, FullBlock::Last, WindowPresence::Always),
-    Architecture { leading: DENSE, ..windowed("cohere2moe", 4, FullBlock::First, WindowPresence::Always) },
-    windowed("olmo2", 4, FullBlock::Last, WindowPresence::IfPositive),
-    windowed("plamo3", 8, FullBlock::Last, WindowPresence::IfPositive),
-    windowed("mellum", 4, FullBlock::Last, WindowPresence::IfPositive),
-    Architecture {
-        stream: Stream::Named { input: "embd_norm" },
-        ..windowed("muse-glimmer", 4, FullBlock::Last, WindowPresence::Always)
-    },
-    windowed("gpt-oss", 2, FullBlock::Last, WindowPresence::Always),
-    Architecture { leading: DENSE, ..windowed("exaone-moe", 4, FullBlock::Last, WindowPresence::Always) },
-    Architecture {
-        leading: DENSE,
-        first: Some(FirstRule::FullAttention {
-            why: "full blocks rotate as many dimensions as the first block does (laguna.cpp)",
-        }),
-        ..windowed("laguna", 4, FullBlock::First, WindowPresence::Always)
-    },
-    flagged("mimo2"),
-    Architecture {
-        stream: Stream::NamedByReader { reader: "attn_norm_in", last: "h_nextn" },
-        ..flagged("step35")
-    },
-    flagged("spark2_5"),
-    flagged("maple"),
-    Architecture {
-        arrays: &["attention.rope_pattern"],
-        // The input of positions is not guarded (granite-swa.cpp, llama-graph.cpp: llm_graph_input_pos).
-        needed: &[Needed {
-            blocks: Which::WithAny("attention.rope_pattern"),
-            what: "blocks with rotary embedding",
-        }],
-        ..flagged("granite_swa")
-    },
-    Architecture { leading: DENSE, arrays: &["attention.indexer.types"], ..with_full(flagged("dots3note")) },
-    dense_lead("deepseek"),
-    dense_lead("deepseek2-ocr"),
-    dense_lead("dots1"),
-    dense_lead("deepseek32"),
-    dense_lead("glm4moe"),
-    dense_lead("bailingmoe2"),
-    // The inputs of its indexer are not guarded (minimax-m3.cpp: llm_graph_input_msa::set_input).
-    Architecture {
-        needed: &[Needed {
-            blocks: Which::Behind("leading_dense_block_count"),
-            what: "blocks with experts and an indexer",
-        }],
-        ..dense_lead("minimax-m3")
-    },
-    Architecture {
-        counts: &[CountRule::QueryRank],
-        derived: &[Derived::QueryRank, Derived::Gating],
-        ..dense_lead("deepseek2")
-    },
-    Architecture {
-        counts: &[CountRule::QueryRank],
-        derived: &[Derived::QueryRank, Derived::Gating],
-        ..dense_lead("mistral4")
-    },
-    Architecture { positions: &[EXPERTS_BY_STEP], ..dense_lead("ernie4_5-moe") },
+    row(
+        "gemma2",
+        GEMMA,
+        SA_OUT,
+        Scaled,
+        NORMS,
+        &[
+            windows(2, Last, Always),
+            SEEN,
+            Rule::Count(CountRule::QueryScale { n_blocks: 46, scale: QueryScale::Tensor }),
+        ],
+    ),
+    row(
+        "gemma3",
+        GEMMA,
+        SA_OUT,
+        Exact,
+        NORMS,
+        &[
+            windows(6, Last, IfPositive),
+            SEEN,
+            Rule::Count(CountRule::QueryScale { n_blocks: 62, scale: QueryScale::Norm }),
+        ],
+    ),
+    row("gemma-embedding", GEMMA, SA_OUT, Unknown, SUM, &[windows_and_full(6, Last, Always)]),
+    row(
+        "modern-bert",
+        Stream::ResidualSum { input: "inp_norm-0" },
+        FFN_INP,
+        Unknown,
+        SUM,
+        &[windows_and_full(3, First, IfPositive), SEEN, Rule::HeadBlocks("decision.block_count")],
+    ),
+    row(
+        "gemma3n",
+        Stream::Stacked { input: "inp_stacked" },
+        STREAMS_MIXED,
+        Unknown,
+        SUM,
+        &[
+            windows(5, Last, Always),
+            SEEN,
+            PER_LAYER_EMBEDDING,
+            PER_LAYER_PROJECTION,
+            Rule::First(FirstRule::These {
+                n_blocks: 20,
+                why: "the first 10 have sparse activations and the first 20 keys and values of their own (gemma3n.cpp)",
+            }),
+        ],
+    ),
+    row(
+        "gemma4",
+        GEMMA,
+        Middle::Named("attn_out"),
+        Unknown,
+        length_shows("every block adds an embedding of its own (gemma4.cpp)"),
+        &[
+            FLAGS,
+            PER_LAYER_EMBEDDING,
+            PER_LAYER_PROJECTION,
+            Rule::FullOnly("rope_freqs.weight"),
+            Rule::SharedKv("attention.shared_kv_layers"),
+            at_least(2, "can make a cache of keys and values (llama-model.cpp)"),
+        ],
+    ),
+    row(
+        "t5encoder",
+        Stream::NamedTo { input: "embd", last: "result_embd" },
+        FFN_INP,
+        Unknown,
+        SUM,
+        &[Rule::BlockPrefix("enc.blk."), Rule::Inherited("attn_rel_b.weight")],
+    ),
+    row("cohere2", EMBD, Middle::Parallel, Exact, SUM, &[windows(4, Last, Always), SEEN]),
+    row("cohere2moe", EMBD, Middle::Parallel, Exact, SUM, &[windows(4, First, Always), SEEN, DENSE]),
+    row(
+        "olmo2",
+        EMBD,
+        FFN_INP,
+        Exact,
+        Residual {
+            fit: Fit::Norms,
+            readers: Readers::Others(
+                "attention and feed-forward network read the stream without a norm (olmo2.cpp)",
+            ),
+            output_scale: OutputScale::Stream,
+        },
+        &[windows(4, Last, IfPositive), SEEN],
+    ),
+    row("plamo3", EMBD, ATTN_RESIDUAL, Exact, SUM, &[windows(8, Last, IfPositive), SEEN]),
+    row("mellum", EMBD, FFN_INP, Exact, SUM, &[windows(4, Last, IfPositive), SEEN]),
+    row("muse-glimmer", named("embd_norm"), FFN_INP, Unknown, SUM, &[windows(4, Last, Always), SEEN]),
+    row("gpt-oss", EMBD, FFN_INP, Exact, SUM, &[windows(2, Last, Always), SEEN]),
+    row("exaone-moe", EMBD, FFN_INP, Exact, SUM, &[windows(4, Last, Always), SEEN, DENSE]),
+    row(
+        "laguna",
+        EMBD,
+        FFN_INP,
+        Unknown,
+        SUM,
+        &[
+            windows(4, First, Always),
+            SEEN,
+            DENSE,
+            Rule::First(FirstRule::FullAttention {
+                why: "full blocks rotate as many dimensions as the first block does (laguna.cpp)",
+            }),
+        ],
+    ),
+    row("mimo2", EMBD, FFN_INP, Exact, SUM, &[FLAGS]),
+    row(
+        "step35",
+        Stream::NamedByReader { reader: "attn_norm_in", last: "h_nextn" },
+        FFN_INP,
+        Unknown,
+        SUM,
+        &[FLAGS],
+    ),
+    row("spark2_5", EMBD, FFN_INP, Exact, SUM, &[FLAGS]),
+    row("maple", EMBD, FFN_INP, Exact, SUM, &[FLAGS]),
+    row(
+        "granite_swa",
+        EMBD,
+        FFN_INP,
+        Unknown,
+        FACTOR,
+        &[
+            FLAGS,
+            Rule::Array("attention.rope_pattern"),
+            // The input of positions is not guarded (granite-swa.cpp, llama-graph.cpp: llm_graph_input_pos).
+            needed(Which::WithAny("attention.rope_pattern"), "blocks with rotary embedding"),
+        ],
+    ),
+    row(
+        "dots3note",
+        EMBD,
+        FFN_INP,
+        Exact,
+        SUM,
+        &[FLAGS_AND_FULL, DENSE, Rule::Array("attention.indexer.types")],
+    ),
+    row("deepseek", EMBD, FFN_INP, Exact, SUM, &[DENSE]),
+    row("deepseek2-ocr", EMBD, FFN_INP, Exact, SUM, &[DENSE]),
+    row("dots1", EMBD, FFN_INP, Exact, SUM, &[DENSE]),
+    row("deepseek32", EMBD, FFN_INP, Exact, SUM, &[DENSE]),
+    row("glm4moe", EMBD, FFN_INP, Unknown, SUM, &[DENSE]),
+    row("bailingmoe2", EMBD, SA_OUT, Exact, SUM, &[DENSE]),
+    row(
+        "minimax-m3",
+        EMBD,
+        FFN_INP,
+        Unknown,
+        SUM,
+        &[
+            DENSE,
+            // The inputs of its indexer are not guarded (minimax-m3.cpp: llm_graph_input_msa::set_input).
+            needed(Which::After("leading_dense_block_count"), "blocks with experts and an indexer"),
+        ],
+    ),
+    row("deepseek2", EMBD, FFN_INP, Exact, SUM, LOW_RANK_QUERIES),
+    row("mistral4", EMBD, FFN_INP, Exact, SUM, LOW_RANK_QUERIES),
+    row("ernie4_5-moe", EMBD, FFN_INP, Exact, SUM, &[DENSE, EXPERTS_BY_STEP]),
     // Every block has a sliding window (deepseek4.cpp).
-    Architecture {
-        leading: &["hash_layer_count"],
-        arrays: &["attention.compress_ratios"],
-        long_arrays: &["attention.compress_ratios"],
-        // The size of its indexer's rotation is found by dividing the width of the heads of that cache's blocks, which without
-        // such a block is 0 (llama-kv-cache-dsv4.cpp, llama-kv-cache.cpp: llama_kv_cache).
-        needed: &[Needed {
-            blocks: Which::With("attention.compress_ratios", 4),
-            what: "blocks with keys compressed 4:1",
-        }],
-        ..of_stream(
-            "deepseek4",
-            Stream::Parallel { input: "hc_init", output: "l_last", streams_key: "hyper_connection.count" },
-        )
-    },
-    hybrid("jamba"),
-    hybrid("granitehybrid"),
-    Architecture { stream: TOKENS, ..hybrid("lfm2") },
-    Architecture { stream: TOKENS, leading: DENSE, ..hybrid("lfm2moe") },
-    Architecture { stream: TOKENS, leading: DENSE, ..hybrid("kimi-linear") },
-    Architecture {
-        stream: Stream::Named { input: "inp_embd" },
-        leading: DENSE,
-        positions: &[PositionRule {
-            period: Period::Key("attn_res.block_size"),
-            phase: 0,
-            only_with_window: false,
-            in_period: true,
-            what: "the stream banked before it",
-        }],
-        ..hybrid("kimi-k3")
-    },
-    Architecture {
-        stream: Stream::Named { input: "model.input_embed" },
-        leading: DENSE,
-        ..hybrid("bailingmoe3")
-    },
-    Architecture { stream: TOKENS, ..intervals("qwen3next") },
-    Architecture { stream: Stream::Named { input: "model.input_embed" }, ..intervals("qwen35") },
-    Architecture { stream: Stream::Named { input: "model.input_embed" }, ..intervals("qwen35moe") },
-    Architecture {
-        stream: Stream::Renamed { input: "embedding_output", output: "ffn_residual" },
-        ..hybrid("plamo2")
-    },
-    sub_blocks("nemotron_h"),
-    sub_blocks("nemotron_h_moe"),
-    plain("openelm"),
-    Architecture {
-        arrays: &[".xielu.alpha_n", ".xielu.alpha_p", ".xielu.beta", ".xielu.eps"],
-        ..plain("apertus")
-    },
-    Architecture {
-        // The inputs of attention are not guarded (deci.cpp, llama-graph.cpp: llm_graph_input_attn_kv).
-        needed: &[Needed {
-            blocks: Which::WithAny("attention.head_count_kv"),
-            what: "blocks with keys and values",
-        }],
-        last: Some(LastRule::WithFeedForward {
-            why: "the rows of the last block are chosen before its feed-forward network (deci.cpp)",
-        }),
-        ..plain("deci")
-    },
-    Architecture { derived: &[Derived::ResidualScale], ..plain("minicpm") },
-    Architecture { positions: &[NO_ROPE_EVERY_FOURTH], ..plain("smollm3") },
-    Architecture {
-        stream: Stream::Named { input: "inp_embd_scaled" },
-        leading: DENSE,
-        positions: &[NO_ROPE_EVERY_FOURTH],
-        lists_since: None,
-        ..windowed("afmoe", 4, FullBlock::Last, WindowPresence::IfPositive)
-    },
-    Architecture {
-        positions: &[PositionRule { only_with_window: true, ..NO_ROPE_EVERY_FOURTH }, EXPERTS_BY_STEP],
-        last: Some(LastRule::ItselfWithoutWindow {
-            why: "without a sliding window the last block, and no other, has no rotary embedding (llama4.cpp)",
-        }),
-        lists_since: None,
-        // The scale of its full blocks' queries is an input of its own.
-        ..with_full(windowed("llama4", 4, FullBlock::Last, WindowPresence::UnlessZero))
-    },
-    Architecture {
-        counts: &[CountRule::Exactly {
-            n_blocks: 4,
-            what: "gives every block of smallthinker a rotary embedding (smallthinker.cpp)",
-        }],
-        positions: &[PositionRule {
-            period: Period::Fixed(4),
-            phase: 0,
-            only_with_window: true,
-            in_period: false,
-            what: "no rotary embedding",
-        }],
-        lists_since: None,
-        ..windowed("smallthinker", 4, FullBlock::First, WindowPresence::IfPositive)
-    },
-    Architecture {
-        positions: &[PositionRule {
-            period: Period::Key("moe_every_n_layers"),
-            phase: 1,
-            only_with_window: false,
-            in_period: false,
-            what: "experts",
-        }],
-        ..of_stream("nomic-bert-moe", Stream::LayerOutputNorm)
-    },
-    Architecture {
-        positions: &[PositionRule {
-            period: Period::Key("rescale_every_n_layers"),
-            phase: -1,
-            only_with_window: false,
-            in_period: true,
-            what: "the stream halved after it",
-        }],
-        ..with_input("rwkv6", "token_embd_norm.bias")
-    },
-    Architecture { first: Some(FIRST_VALUES), ..with_input("rwkv7", "token_embd_norm.bias") },
-    Architecture { first: Some(FIRST_VALUES), ..plain("arwkv7") },
+    row(
+        "deepseek4",
+        Stream::Parallel { input: "hc_init", output: "l_last", streams_key: "hyper_connection.count" },
+        STREAMS_MIXED,
+        Unknown,
+        SUM,
+        &[
+            Rule::Leading("hash_layer_count"),
+            Rule::LongArray("attention.compress_ratios"),
+            // The size of its indexer's rotation is found by dividing the width of the heads of that cache's blocks, which without
+            // such a block is 0 (llama-kv-cache-dsv4.cpp, llama-kv-cache.cpp: llama_kv_cache).
+            needed(Which::With("attention.compress_ratios", 4), "blocks with keys compressed 4:1"),
+        ],
+    ),
+    // `ffn_inp` is what its mixer adds (jamba.cpp).
+    row("jamba", EMBD, Middle::ReadByNorm, Exact, SUM, &[HYBRID]),
+    row("granitehybrid", EMBD, FFN_INP, Unknown, FACTOR, &[HYBRID]),
+    row("lfm2", TOKENS, Middle::ReadByNorm, Exact, SUM, &[HYBRID]),
+    row("lfm2moe", TOKENS, Middle::ReadByNorm, Exact, SUM, &[HYBRID, DENSE]),
+    row("kimi-linear", TOKENS, FFN_INP, Exact, SUM, &[HYBRID, DENSE]),
+    row(
+        "kimi-k3",
+        named("inp_embd"),
+        Middle::Nowhere("starts a new stream at some blocks"),
+        Exact,
+        length_shows("the stream before a block is kept for later ones (kimi-k3.cpp)"),
+        &[HYBRID, DENSE, stream_by("attn_res.block_size", 0, "the stream banked before it")],
+    ),
+    row("bailingmoe3", INPUT_EMBED, Middle::ReadByNorm, Unknown, SUM, &[HYBRID, DENSE]),
+    row("qwen3next", TOKENS, ATTN_RESIDUAL, Exact, SUM, &[INTERVALS, SEEN]),
+    row("qwen35", INPUT_EMBED, ATTN_RESIDUAL, Unknown, SUM, &[INTERVALS, SEEN]),
+    row("qwen35moe", INPUT_EMBED, ATTN_RESIDUAL, Unknown, SUM, &[INTERVALS, SEEN]),
+    row(
+        "plamo2",
+        Stream::Renamed { input: "embedding_output", output: "ffn_residual" },
+        ATTN_RESIDUAL,
+        Exact,
+        SUM,
+        &[HYBRID, Rule::EndlessWithoutHeads],
+    ),
+    row("nemotron_h", SUB_BLOCKS, MIXER_OR_NETWORK, Unknown, SUM, &[ONE_OF_THREE]),
+    row("nemotron_h_moe", SUB_BLOCKS, MIXER_OR_NETWORK, Unknown, SUM, &[ONE_OF_THREE]),
+    row("openelm", EMBD, FFN_INP, Exact, SUM, &[]),
+    row(
+        "apertus",
+        EMBD,
+        FFN_INP,
+        Exact,
+        SUM,
+        &[
+            Rule::Array(".xielu.alpha_n"),
+            Rule::Array(".xielu.alpha_p"),
+            Rule::Array(".xielu.beta"),
+            Rule::Array(".xielu.eps"),
+        ],
+    ),
+    row(
+        "deci",
+        EMBD,
+        FFN_INP,
+        Exact,
+        SUM,
+        &[
+            Rule::NoAttentionWithoutHeads,
+            // The inputs of attention are not guarded (deci.cpp, llama-graph.cpp: llm_graph_input_attn_kv).
+            needed(Which::WithAny("attention.head_count_kv"), "blocks with keys and values"),
+            Rule::Last(LastRule::WithFeedForward {
+                why: "the rows of the last block are chosen before its feed-forward network (deci.cpp)",
+            }),
+        ],
+    ),
+    row("minicpm", EMBD, FFN_INP, Unknown, FACTOR, &[Rule::Derived(Derived::ResidualScale)]),
+    row("smollm3", EMBD, FFN_INP, Unknown, SUM, &[no_rope_every_fourth(-1, false)]),
+    row(
+        "afmoe",
+        named("inp_embd_scaled"),
+        FFN_INP,
+        Unknown,
+        SUM,
+        &[windows(4, Last, IfPositive), DENSE, no_rope_every_fourth(-1, false)],
+    ),
+    row(
+        "llama4",
+        EMBD,
+        FFN_INP,
+        Unknown,
+        SUM,
+        &[
+            // The scale of its full blocks' queries is an input of its own.
+            windows_and_full(4, Last, UnlessZero),
+            no_rope_every_fourth(-1, true),
+            EXPERTS_BY_STEP,
+            Rule::Last(LastRule::ItselfWithoutWindow {
+                why: "without a sliding window the last block, and no other, has no rotary embedding (llama4.cpp)",
+            }),
+        ],
+    ),
+    row(
+        "smallthinker",
+        EMBD,
+        FFN_INP,
+        Unknown,
+        length_shows("experts are chosen by the stream without a norm (smallthinker.cpp)"),
+        &[
+            windows(4, First, IfPositive),
+            exactly(4, "gives every block of smallthinker a rotary embedding (smallthinker.cpp)"),
+            no_rope_every_fourth(0, true),
+        ],
+    ),
+    row(
+        "nomic-bert-moe",
+        Stream::LayerOutputNorm,
+        FFN_INP,
+        Unknown,
+        SUM,
+        &[experts_by("moe_every_n_layers", 1)],
+    ),
+    row(
+        "rwkv6",
+        named("token_embd_norm.bias"),
+        FFN_INP,
+        Unknown,
+        SUM,
+        &[stream_by("rescale_every_n_layers", -1, "the stream halved after it")],
+    ),
+    row("rwkv7", named("token_embd_norm.bias"), FFN_INP, Unknown, SUM, &[FIRST_VALUES]),
+    row("arwkv7", EMBD, FFN_INP, Unknown, SUM, &[FIRST_VALUES]),
 ];
 
 /// An architecture that is not in the table, taken for a plain one on the user's word.
-pub(super) const TRUSTED: Architecture = plain("");
+pub(super) const TRUSTED: Architecture = row("", EMBD, FFN_INP, Unknown, SUM, &[]);

@@ -60,7 +60,7 @@ const FAULTS: &[Fault] = &[
     Fault {
         last: [0, 1, 0],
         did: |parent, _| {
-            let has_needed = parent.rules().is_some_and(|rules| !rules.needed.is_empty());
+            let has_needed = parent.rules().is_some_and(|rules| rules.needed().next().is_some());
             has_needed.then(|| "could leave no block of a kind without which llama.cpp ends".to_owned())
         },
     },

@@ -1,0 +1,144 @@
+//! What llama.cpp's graph of an architecture shows, and how its blocks change the residual stream.
+
+/// Where the residual stream appears in llama.cpp's graph. `-<i>` stands for a block's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Nodes with names: `input` before block 0, `l_out-<i>` after block i.
+    Named {
+        /// The node that enters block 0; where it has no name, its second operand.
+        input: &'static str,
+    },
+    /// As `Named`, with another name for what leaves a block: `<output>-<i>`.
+    Renamed {
+        /// The node that enters block 0; where it has no name, its second operand.
+        input: &'static str,
+        /// What a block calls what it gives.
+        output: &'static str,
+    },
+    /// As `Renamed`, with several streams for each token, `[n_embd, n_streams, n_tokens]`, which hyper-connections mix
+    /// (`deepseek4.cpp`). The hidden state of a token is all of them, one after another.
+    Parallel {
+        /// The node that enters block 0.
+        input: &'static str,
+        /// What a block calls what it gives.
+        output: &'static str,
+        /// The key that says how many streams there are, below the architecture's prefix.
+        streams_key: &'static str,
+    },
+    /// As `Named`, but what leaves the last block has a name of its own (`t5.cpp`).
+    NamedTo {
+        /// The node that enters block 0.
+        input: &'static str,
+        /// The node that leaves the last block.
+        last: &'static str,
+    },
+    /// As `Named`, but each node is several states in a row; blocks compute with the first (`gemma3n.cpp`).
+    Stacked {
+        /// The node that enters block 0.
+        input: &'static str,
+    },
+    /// As `Named`, but the blocks run several times: `l_out-<j>` of the j-th run, and `loop_norm-<j>` where the stream is
+    /// normalised after the last block of a loop (`nanbeige.cpp`).
+    Looped {
+        /// The node that enters block 0.
+        input: &'static str,
+        /// The key that says how often, below the architecture's prefix.
+        loops_key: &'static str,
+    },
+    /// The name that its reader gives it: `<reader>-<i>` enters block i, `last` leaves the last one (`step35.cpp`).
+    NamedByReader {
+        /// What a block calls what it reads.
+        reader: &'static str,
+        /// What the output head calls what it reads.
+        last: &'static str,
+    },
+    /// No name for outputs: what leaves block i is the sum whose second operand is `ffn_inp-<i>` (`eurobert.cpp`,
+    /// `neo-bert.cpp`, `modern-bert.cpp`).
+    ResidualSum {
+        /// The node that enters block 0.
+        input: &'static str,
+    },
+    /// No names: what leaves block i is what its last norm, `blk.<i>.layer_output_norm`, gives; what enters block 0 is
+    /// `inp_norm-0` (post-norm encoders, `bert.cpp`).
+    LayerOutputNorm,
+}
+
+impl Stream {
+    /// Whether the stream is the sum of what blocks add: a block that adds zeros is then the identity.
+    #[must_use]
+    pub const fn is_sum(self) -> bool {
+        !matches!(self, Self::LayerOutputNorm | Self::Stacked { .. } | Self::Parallel { .. })
+    }
+}
+
+/// The residual stream between the two halves of a block, in llama.cpp's graph: after what attention (or the recurrence in
+/// its place) adds, before the feed-forward network (or what is in its place) reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Middle {
+    /// The node `<name>-<i>`.
+    Named(&'static str),
+    /// A node without a name, or with that of another: what the norm with the weights `blk.<i>.ffn_norm.weight` reads.
+    ReadByNorm,
+    /// Nowhere: both halves read what enters the block.
+    Parallel,
+    /// As [`Middle::Parallel`] where this key, below the architecture's prefix, is true, else the node `ffn_inp-<i>`.
+    ParallelIf(&'static str),
+    /// As [`Middle::Parallel`] in a model without this tensor in its blocks, else the node `ffn_inp-<i>`.
+    ParallelWithout(&'static str),
+    /// Nowhere, as this says: the block ...
+    Nowhere(&'static str),
+}
+
+/// Whether llama.cpp evaluates a block alone as it does inside of the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alone {
+    /// Bit for bit; tested.
+    Exact,
+    /// Up to rounding; tested. Its graph multiplies what enters block 0 by the root of its width, hidden states as well, so
+    /// that a block is given a hidden state over that root (`gemma2.cpp`).
+    Scaled,
+    /// Not known. Some scale what enters block 0, add positions to it, or share something between blocks; a few make
+    /// llama.cpp end the process, so that trying is no way to find out.
+    Unknown,
+}
+
+/// What blocks add to the residual stream, and what reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Residual {
+    /// What a fit of a block's weights may change.
+    pub fit: Fit,
+    /// What reads the stream.
+    pub readers: Readers,
+    /// What the tensor `layer_output_scale` of a block multiplies, where it has one.
+    pub output_scale: OutputScale,
+}
+
+/// What a fit of a block's weights may change, to make up for removed blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fit {
+    /// The matrix `ffn_down`, where no tensor stands between its product and the stream.
+    Matrix,
+    /// In blocks that have both, the norms after both branches: a block alone shows what each branch adds; tested. Else as
+    /// [`Fit::Matrix`].
+    Norms,
+    /// Nothing: a factor of the metadata multiplies what a block writes.
+    Nothing,
+}
+
+/// What reads the residual stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readers {
+    /// Norms alone, so that a longer stream and smaller additions to it are the same.
+    Norms,
+    /// Others too, or it is not known, so that the length of the stream shows: why.
+    Others(&'static str),
+}
+
+/// What the tensor `layer_output_scale` of a block multiplies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputScale {
+    /// The whole stream, so that one is no change.
+    Stream,
+    /// The embedding that the block adds again, so that zero is no change.
+    Embedding,
+}
