@@ -27,7 +27,7 @@ use crate::measure::tasks;
 use crate::model::block::block_list;
 use crate::model::input::Input;
 use crate::model::{BlockId, Model};
-use crate::plan::{AttentionCut, Constraints, Method, attention};
+use crate::plan::{AttentionCut, ChosenBy, Constraints, Method, attention};
 use crate::watch::Watch;
 
 /// What goes, and why.
@@ -105,7 +105,7 @@ pub(crate) fn select(
         let mut first = 1;
         if let Goal::Size(limit) = goal {
             if options.drop_mtp {
-                let n_bytes = output_bytes(&removed, "blocks").with_context(at_path)?;
+                let n_bytes = output_bytes(&removed, &ChosenBy::List.to_string()).with_context(at_path)?;
                 if n_bytes <= *limit {
                     return Ok(without_trunk_blocks(*limit, n_bytes));
                 }
@@ -165,9 +165,9 @@ pub(crate) fn select(
     let mut journal = None;
     let mut shortlist = Vec::new();
     let method = match &options.choice {
-        Choice::Nothing { .. } if options.drop_mtp => "blocks".to_owned(),
-        Choice::Nothing { .. } => attention::NO_WHOLE_BLOCK.to_owned(),
-        Choice::Blocks(_) => "blocks".to_owned(),
+        Choice::Nothing { .. } if options.drop_mtp => ChosenBy::List.to_string(),
+        Choice::Nothing { .. } => ChosenBy::NoBlock.to_string(),
+        Choice::Blocks(_) => ChosenBy::List.to_string(),
         Choice::Best { method, .. } | Choice::Goal { method, .. }
             if method.needs_losses() || *method == Method::Run || wanted.is_some() =>
         {
@@ -203,7 +203,7 @@ pub(crate) fn select(
     };
     let attention = match &options.attention {
         Choice::Nothing { .. } | Choice::Goal { .. } => None,
-        Choice::Blocks(_) => Some(AttentionCut { blocks: listed, method: "blocks".to_owned() }),
+        Choice::Blocks(_) => Some(AttentionCut { blocks: listed, method: ChosenBy::List.to_string() }),
         Choice::Best { budget, method, .. } => {
             let n = budget.n_removed(n_trunk);
             let blocks = crate::choose::attention::choose(model, *method, importance, &removed, &keep, n)
@@ -266,7 +266,7 @@ fn without_trunk_blocks(limit: u64, n_bytes: u64) -> Selection {
     Selection {
         removed: BTreeSet::new(),
         shortlist: Vec::new(),
-        method: "blocks".to_owned(),
+        method: ChosenBy::List.to_string(),
         attention: None,
         importance: None,
         calibration: None,

@@ -26,7 +26,7 @@ use crate::heal::split::{MIN_WINDOWS, Split};
 use crate::measure::loss::Objective;
 use crate::model::input::Input;
 use crate::model::{BlockId, Model};
-use crate::plan::{AttentionCut, Constraints, Healing, attention};
+use crate::plan::{AttentionCut, Constraints, HealMethod, Healing, attention};
 use crate::watch::{Unit, Watch};
 
 /// Tokens for each unknown of a row below which a fit is not to be trusted.
@@ -325,7 +325,7 @@ fn kept(
         .map(|(i, tried)| {
             let measured = tried.measured.as_ref();
             HealCandidateReport {
-                method: tried.method.to_owned(),
+                method: tried.method.to_string(),
                 variant: tried.variant.clone(),
                 loss: measured.map(|(_, loss)| loss.mean(objective)),
                 perplexity: measured.map(|(_, loss)| loss.perplexity()),
@@ -339,12 +339,12 @@ fn kept(
     let chosen = best.and_then(|best| tried.into_iter().nth(best));
     let (method, variant, candidate) = match chosen {
         Some(Tried { method, variant, measured: Some((candidate, _)) }) => (method, variant, Some(candidate)),
-        _ => ("none", None, None),
+        _ => (HealMethod::None, None, None),
     };
     let candidate = candidate.filter(|candidate| !candidate.tensors.is_empty());
     let report = HealReport {
         requested: heal.how.to_string(),
-        method: method.to_owned(),
+        method: method.to_string(),
         variant,
         tensors: candidate.as_ref().map(|candidate| tensor_reports(model, candidate)).unwrap_or_default(),
         tokens: split.n_tokens,
@@ -364,7 +364,7 @@ fn kept(
         attention: candidate
             .as_ref()
             .map_or_else(|| attention.cloned(), |candidate| candidate.attention.clone()),
-        method: method.to_owned(),
+        method: method.to_string(),
         healing: candidate.map(|candidate| Healing { tensors: candidate.tensors, loss }),
         report,
     }

@@ -11,7 +11,7 @@ use crate::heal::split::Split;
 use crate::heal::writers::Writers;
 use crate::measure::loss::{Loss, Objective};
 use crate::model::BlockId;
-use crate::plan::AttentionCut;
+use crate::plan::{AttentionCut, HealMethod};
 
 /// Everything that was tried.
 pub(crate) struct TriedAll {
@@ -72,7 +72,7 @@ impl TriedAll {
         orders: &[Order],
     ) -> Result<()> {
         let none = healer.unhealed(&self.removed, attention)?;
-        self.tried.push(Tried::new("none", None, Some(none)));
+        self.tried.push(Tried::new(HealMethod::None, None, Some(none)));
         for order in orders {
             let steps = healer
                 .fit(&self.removed, attention, order)
@@ -97,7 +97,7 @@ impl TriedAll {
     ) -> Result<()> {
         let none = Candidate::unhealed(&self.removed, attention);
         let loss = healer.loss(&none, &split.judge)?;
-        self.tried.push(Tried::new("none", None, Some((none, loss))));
+        self.tried.push(Tried::new(HealMethod::None, None, Some((none, loss))));
         Ok(())
     }
 
@@ -112,14 +112,10 @@ impl TriedAll {
             let (candidate, _) = tried.measured.as_ref()?;
             Some(candidate.clone())
         };
-        let mut bases: Vec<(&'static str, Candidate)> = Vec::new();
-        bases.extend(self.tried.first().and_then(candidate_of).map(|none| ("scale", none)));
+        let mut bases: Vec<(HealMethod, Candidate)> = Vec::new();
+        bases.extend(self.tried.first().and_then(candidate_of).map(|none| (HealMethod::Scale, none)));
         if let Some(best) = best_of(&self.tried, objective).filter(|&best| best > 0) {
-            let method = match self.tried[best].method {
-                "block" => "block+scale",
-                "linear+block" => "linear+block+scale",
-                _ => "linear+scale",
-            };
+            let method = self.tried[best].method.with_scale();
             bases.extend(candidate_of(&self.tried[best]).map(|candidate| (method, candidate)));
         }
         let mut said = Vec::new();
@@ -147,7 +143,7 @@ impl TriedAll {
 
 /// One thing that was tried.
 pub(crate) struct Tried {
-    pub(crate) method: &'static str,
+    pub(crate) method: HealMethod,
     pub(crate) variant: Option<String>,
     /// `None` if no weight was changed.
     pub(crate) measured: Option<(Candidate, Loss)>,
@@ -155,7 +151,7 @@ pub(crate) struct Tried {
 
 impl Tried {
     pub(crate) fn new(
-        method: &'static str,
+        method: HealMethod,
         variant: Option<String>,
         measured: Option<(Candidate, Loss)>,
     ) -> Self {
@@ -164,11 +160,11 @@ impl Tried {
 }
 
 /// What a fit is called that has come to a block of its own for a run, or has not.
-fn method(order: &Order, has_block: bool) -> &'static str {
+fn method(order: &Order, has_block: bool) -> HealMethod {
     match (order.before, has_block) {
-        (true, false) => "linear",
-        (true, true) => "linear+block",
-        (false, _) => "block",
+        (true, false) => HealMethod::Linear,
+        (true, true) => HealMethod::LinearBlock,
+        (false, _) => HealMethod::Block,
     }
 }
 

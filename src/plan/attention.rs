@@ -18,10 +18,10 @@ const FROM: &str = "llama";
 /// The architecture as which they are written.
 pub const TO: &str = "deci";
 
-/// What the name of every tensor of a block's attention begins with, behind `blk.<i>.`.
+/// What the name of every tensor of a block's attention begins with, after `blk.<i>.`.
 const ATTENTION: &str = "attn_";
 
-/// The tensors of a block that `deci` reads as `llama` does, behind `blk.<i>.`. Scales of weights are not among them: it
+/// The tensors of a block that `deci` reads as `llama` does, after `blk.<i>.`. Scales of weights are not among them: it
 /// would load those of the feed-forward network and not apply them.
 const BLOCK_TENSORS: &[&str] = &[
     "attn_norm.weight",
@@ -214,7 +214,7 @@ fn uniform(model: &Model<'_>, name: &str) -> Result<Option<usize>> {
     Ok(Some(usize::try_from(first)?))
 }
 
-/// Turns the entries of a shortened `llama` model into those of a `deci` model in which the blocks of `cut` have no heads.
+/// The entries of a `deci` model from those of a shortened `llama` model. The blocks of `cut` have no heads.
 pub(super) fn convert<'a>(
     model: &Model<'a>,
     entries: Vec<EntryOut<'a>>,
@@ -276,9 +276,6 @@ pub(super) fn convert<'a>(
 
 /// The parent's numbers of the blocks that lost their attention.
 pub const REMOVED_KEY: &str = "gguf_shorten.attention_removed";
-
-/// What takes the place of a method where no whole block goes.
-pub const NO_WHOLE_BLOCK: &str = "none";
 
 /// How they were chosen.
 pub const METHOD_KEY: &str = "gguf_shorten.attention_method";

@@ -7,12 +7,47 @@ use anyhow::{Context, Result, bail};
 use super::{ChangedTensor, ChangedTensors, TensorData, Tensors};
 use crate::gguf::{EntryOut, Quoted, TensorOut, ValueOut};
 use crate::model::Model;
+use crate::named::named;
+
+named! {
+    /// How removed blocks were made up for, as an output records it.
+    pub enum HealMethod {
+        /// Not at all
+        None = "none",
+        /// The stream multiplied by a number after each cut
+        Scale = "scale",
+        /// Matrices or norms refitted
+        Linear = "linear",
+        /// Of each run of removed blocks one kept as its feed-forward network alone, refitted
+        Block = "block",
+        /// Both
+        LinearBlock = "linear+block",
+        /// Refitted, then multiplied
+        LinearScale = "linear+scale",
+        /// The same with a block kept
+        BlockScale = "block+scale",
+        /// All of them
+        LinearBlockScale = "linear+block+scale",
+    }
+}
+
+impl HealMethod {
+    /// With the stream multiplied on top.
+    #[must_use]
+    pub fn with_scale(self) -> Self {
+        match self {
+            Self::None | Self::Scale => Self::Scale,
+            Self::Linear | Self::LinearScale => Self::LinearScale,
+            Self::Block | Self::BlockScale => Self::BlockScale,
+            Self::LinearBlock | Self::LinearBlockScale => Self::LinearBlockScale,
+        }
+    }
+}
 
 /// The parent's names of the tensors that have other weights.
 pub const TENSORS_KEY: &str = "gguf_shorten.heal.tensors";
 
-/// The BLAKE3 hash of the method's word, the losses, and the name, type and data of each such tensor, one after
-/// another.
+/// The BLAKE3 hash of the method's word, the losses, and each such tensor's name, type and data.
 pub const HASH_KEY: &str = "gguf_shorten.heal.blake3";
 
 /// What was measured on text that no weight was fitted to, in nats per token: without other weights, and with them.

@@ -1,9 +1,10 @@
 //! Method and budget: the words by which a choice of blocks is asked for, and which the output records.
 
+use std::fmt;
 use std::str::FromStr;
 
 use crate::model::MAX_BLOCKS;
-use crate::named::named;
+use crate::named::{Named, named};
 
 /// How many blocks go.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -51,7 +52,43 @@ named! {
     }
 }
 
-/// What a method goes by.
+/// How the blocks of an output were chosen, as it records that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChosenBy {
+    /// By a method.
+    Method(Method),
+    /// By hand, or with any cut.
+    List,
+    /// No whole block was removed.
+    NoBlock,
+}
+
+impl ChosenBy {
+    const LIST: &'static str = "blocks";
+    const NO_BLOCK: &'static str = "none";
+
+    /// The value of that word.
+    #[must_use]
+    pub fn of_word(word: &str) -> Option<Self> {
+        match word {
+            Self::LIST => Some(Self::List),
+            Self::NO_BLOCK => Some(Self::NoBlock),
+            _ => Method::of_word(word).map(Self::Method),
+        }
+    }
+}
+
+impl fmt::Display for ChosenBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Method(method) => method.fmt(f),
+            Self::List => f.write_str(Self::LIST),
+            Self::NoBlock => f.write_str(Self::NO_BLOCK),
+        }
+    }
+}
+
+/// The measure that a method orders blocks by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Basis {
     /// The number of a block.
@@ -67,7 +104,7 @@ pub enum Basis {
 }
 
 impl Method {
-    /// What it goes by.
+    /// Its measure.
     #[must_use]
     pub fn basis(self) -> Basis {
         match self {
@@ -116,6 +153,15 @@ impl FromStr for Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_chose_blocks_is_known_by_its_word() {
+        let methods = Method::NAMES.iter().map(|(method, ..)| ChosenBy::Method(*method));
+        for chosen_by in methods.chain([ChosenBy::List, ChosenBy::NoBlock]) {
+            assert_eq!(ChosenBy::of_word(&chosen_by.to_string()), Some(chosen_by));
+        }
+        assert_eq!(ChosenBy::of_word("x"), None);
+    }
 
     #[test]
     fn budgets_are_counts_and_shares() {

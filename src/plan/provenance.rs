@@ -1,13 +1,15 @@
 //! Provenance: what the output says about where it comes from.
 
+use crate::plan::HealMethod;
+
 /// What the output says about where it comes from, under `gguf_shorten.`.
 #[derive(Clone, Debug)]
 pub struct Provenance {
     /// Hash of the input's bytes, all parts of a split model one after another.
     pub parent_blake3: blake3::Hash,
-    /// How the blocks were chosen.
+    /// How the blocks were chosen: the word of a [`ChosenBy`](super::ChosenBy), or what a file says in its place.
     pub method: String,
-    /// What made up for the removed blocks.
+    /// What made up for the removed blocks: the word of a [`HealMethod`], or what a file says in its place.
     pub heal: String,
 }
 
@@ -19,7 +21,7 @@ impl Provenance {
         Self {
             parent_blake3: blake3::Hash::from_bytes([0; blake3::OUT_LEN]),
             method: method.to_owned(),
-            heal: "none".to_owned(),
+            heal: HealMethod::None.to_string(),
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::heal::normal::NormalEquations;
 use crate::heal::ridge::{Fit, cross_fit};
 use crate::measure::loss::{Loss, Objective};
 use crate::model::BlockId;
-use crate::plan::{AttentionCut, ChangedTensors};
+use crate::plan::{AttentionCut, ChangedTensors, ChosenBy};
 
 /// Blocks behind a cut whose fit gains nothing, one after another, after which no further one is tried.
 pub const PATIENCE: usize = 1;
@@ -254,9 +254,10 @@ impl Healer<'_, '_> {
         let mut candidate = walk.candidate.clone();
         let changed = self.rounded(&carrier, None, &fit, &all, walk.order.heal_type)?;
         candidate.removed.remove(&id);
-        let cut = candidate
-            .attention
-            .get_or_insert_with(|| AttentionCut { blocks: BTreeSet::new(), method: "blocks".to_owned() });
+        let cut = candidate.attention.get_or_insert_with(|| AttentionCut {
+            blocks: BTreeSet::new(),
+            method: ChosenBy::List.to_string(),
+        });
         cut.blocks.insert(id);
         candidate.put(&carrier, changed, &fit);
         let variant = format!("{weighting}, feed-forward network of block {id}");

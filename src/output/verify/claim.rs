@@ -9,17 +9,14 @@ use crate::error::Hint;
 use crate::gguf::{Entry, Metadata, Place};
 use crate::model::BlockId;
 use crate::named::Named;
-use crate::plan::attention::{METHOD_KEY as ATTENTION_METHOD_KEY, NO_WHOLE_BLOCK, REMOVED_KEY};
+use crate::plan::attention::{METHOD_KEY as ATTENTION_METHOD_KEY, REMOVED_KEY};
 use crate::plan::healing::{LOSS_KEY, TENSORS_KEY};
-use crate::plan::{AttentionCut, Method};
+use crate::plan::{AttentionCut, ChosenBy, HealMethod};
 
 const BLOCKS_KEY: &str = "gguf_shorten.blocks";
 const PARENT_KEY: &str = "gguf_shorten.parent.blake3";
 const METHOD_KEY: &str = "gguf_shorten.method";
 const HEAL_KEY: &str = "gguf_shorten.heal";
-
-/// The method of a list of blocks by hand.
-const BY_HAND: &str = "blocks";
 
 /// The release that this is.
 const THIS_RELEASE: &str = env!("CARGO_PKG_VERSION");
@@ -126,19 +123,18 @@ impl Claim {
 
     /// Checks the words that the plan takes over as they are, so that nothing else could find them wrong.
     pub(super) fn check(&self, differences: &mut Differences) {
-        let is_unknown = |word: &&str| *word != BY_HAND && Method::of_word(word).is_none();
-        let method = self.method.as_deref();
-        let method =
-            method.filter(is_unknown).filter(|word| *word != NO_WHOLE_BLOCK || self.attention.is_none());
-        let attention = self.attention.as_ref().map(|cut| cut.method.as_str());
-        let attention = attention.filter(is_unknown);
-        let heal = self.heal.as_deref();
-        let is_healed = self.healed.is_some();
-        let is_unknown_heal = |words: &&str| match *words {
-            "none" => is_healed,
-            word => !is_healed || !HEALED.contains(&word),
+        let is_wrong = |word: &str, without_block: bool| match ChosenBy::of_word(word) {
+            Some(ChosenBy::NoBlock) => !without_block,
+            Some(ChosenBy::Method(_) | ChosenBy::List) => false,
+            None => true,
         };
-        let heal = heal.filter(is_unknown_heal);
+        let method = self.method.as_deref().filter(|word| is_wrong(word, self.attention.is_some()));
+        let attention = self.attention.as_ref().map(|cut| cut.method.as_str());
+        let attention = attention.filter(|word| is_wrong(word, false));
+        let heal = self.heal.as_deref().filter(|word| match HealMethod::of_word(word) {
+            Some(method) => (method != HealMethod::None) != self.healed.is_some(),
+            None => true,
+        });
         for (key, word) in [(METHOD_KEY, method), (ATTENTION_METHOD_KEY, attention), (HEAL_KEY, heal)] {
             if let Some(word) = word {
                 differences
@@ -147,10 +143,6 @@ impl Claim {
         }
     }
 }
-
-/// How a file can have been healed.
-const HEALED: &[&str] =
-    &["scale", "linear", "block", "linear+block", "linear+scale", "block+scale", "linear+block+scale"];
 
 fn kept(metadata: &Metadata<'_>) -> Result<Vec<BlockId>> {
     let Some(entry) = metadata.get(BLOCKS_KEY) else {
