@@ -188,8 +188,9 @@ impl Input {
         hasher.finalize()
     }
 
-    /// Checks that every file is still there, the same, and that no byte was written to it since it was opened: else what was
-    /// read at different times, by llama.cpp too, may not belong together.
+    /// Checks that every file is still there, the same, and not written to since it was opened.
+    ///
+    /// Else bytes that were read at different times, by llama.cpp too, may not belong together.
     ///
     /// # Errors
     /// The first file that is gone or not the same.

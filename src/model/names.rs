@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use anyhow::{Result, anyhow, ensure};
 
 use crate::error::Hint;
-use crate::gguf::{EntryOut, MAX_NAME_BYTES, Quoted, Value, ValueOut, ValueType};
+use crate::gguf::{Array, EntryOut, MAX_NAME_BYTES, Quoted, Value, ValueOut, ValueType};
 use crate::model::renumbering::Renumbering;
 use crate::model::{BlockId, leading_block};
 
@@ -165,7 +165,7 @@ impl<'n> Names<'n> {
         })
     }
 
-    /// The longest run of parts from `at` on that is a name, in bytes, and what becomes of it; else the part there.
+    /// The longest name from `at` on, in bytes, and its fate; else the part there.
     fn run(&self, key: &str, at: usize) -> (usize, Fate) {
         let rest = &key[at..];
         if rest.starts_with('.') {
@@ -179,9 +179,9 @@ impl<'n> Names<'n> {
             }
         }
         if let Some((prefix, renumbering)) = self.blocks
-            && let Some((_, behind)) = leading_block(rest, prefix)
+            && let Some((_, after)) = leading_block(rest, prefix)
         {
-            let n_bytes = rest.len() - behind.len();
+            let n_bytes = rest.len() - after.len();
             let before = |tower: &&str| {
                 let rest = key[..at].strip_suffix(*tower);
                 rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
@@ -204,9 +204,9 @@ impl<'n> Names<'n> {
         let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b"_.".contains(&byte);
         let mut found = text.windows(prefix.len()).enumerate();
         found.any(|(at, window)| {
-            let behind = &text[at + prefix.len()..];
-            let n_digits = behind.iter().take_while(|byte| byte.is_ascii_digit());
-            let digits = &behind[..n_digits.count()];
+            let after = &text[at + prefix.len()..];
+            let n_digits = after.iter().take_while(|byte| byte.is_ascii_digit());
+            let digits = &after[..n_digits.count()];
             window == prefix
                 && !digits.is_empty()
                 && (at == 0 || !is_word(text[at - 1]))
@@ -315,23 +315,7 @@ impl<'n> Names<'n> {
                 let array = value.as_array()?;
                 match array.element_type() {
                     ValueType::String => {
-                        let mut fates = BTreeMap::new();
-                        for (i, text) in array.byte_strings().enumerate() {
-                            let text = text?;
-                            let name = str::from_utf8(text).ok();
-                            match name.and_then(|name| self.fate(name)) {
-                                Some(Fate::Unclear(why)) => {
-                                    refuse(&format!("has an element that {why}"))?;
-                                }
-                                Some(fate) => {
-                                    fates.insert(i, fate);
-                                }
-                                None => speaks |= self.speaks_of_blocks(text),
-                            }
-                        }
-                        if fates.values().any(|fate| *fate != Fate::Same) {
-                            mention.value = Mentioned::Elements(fates);
-                        }
+                        (mention.value, speaks) = self.elements(array, &refuse)?;
                     }
                     ValueType::Array if self.is_named_in(value) => {
                         refuse("is an array of arrays with names of tensors or blocks")?;
@@ -348,6 +332,24 @@ impl<'n> Names<'n> {
             ));
         }
         Ok(mention)
+    }
+
+    /// What the texts of a list name, and whether one speaks of blocks.
+    fn elements(&self, array: Array<'_>, refuse: &dyn Fn(&str) -> Result<()>) -> Result<(Mentioned, bool)> {
+        let (mut fates, mut speaks) = (BTreeMap::new(), false);
+        for (i, text) in array.byte_strings().enumerate() {
+            let text = text?;
+            let name = str::from_utf8(text).ok();
+            match name.and_then(|name| self.fate(name)) {
+                Some(Fate::Unclear(why)) => refuse(&format!("has an element that {why}"))?,
+                Some(fate) => {
+                    fates.insert(i, fate);
+                }
+                None => speaks |= self.speaks_of_blocks(text),
+            }
+        }
+        let changes = fates.values().any(|fate| *fate != Fate::Same);
+        Ok((if changes { Mentioned::Elements(fates) } else { Mentioned::Nothing }, speaks))
     }
 
     /// Whether a value in an array of arrays is a name that changes.

@@ -124,7 +124,7 @@ impl TensorData<'_> {
 pub struct Tensors<'a> {
     /// The tensors, in file order, each with its data.
     pub planned: Vec<(TensorOut<'a>, TensorData<'a>)>,
-    /// The indices of the model's tensors that are left out though they belong to no removed block, each with the reason.
+    /// Tensors of the model, by index, that are left out though of no removed block, each with the reason.
     pub left_out: Vec<(usize, String)>,
 }
 
@@ -242,7 +242,7 @@ impl Runs {
         Ok((runs, dims))
     }
 
-    /// Keeps these bytes too, which lie behind those before.
+    /// Keeps these bytes too, which follow those before.
     fn push(&mut self, range: Range<usize>) {
         self.n_kept += range.len();
         match self.ranges.last_mut() {

@@ -49,7 +49,7 @@ pub fn parts<'a>(model: &Model<'_>, plan: &Plan<'a>, splitting: Splitting) -> Re
     cut(&plan.layout, &ranges)
 }
 
-/// The files of a split model with the entries and tensors of `layout`, which holds no word of splitting. `ranges` say which
+/// The files of a split model with the entries and tensors of `layout`, which has no keys of splitting. `ranges` say which
 /// tensors each file has, in order and without gaps.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! A head while it is being converted.
+//! Draft: a head while it is being converted.
 
 use anyhow::{Context, Result, ensure};
 
@@ -23,7 +23,7 @@ pub(super) struct Draft<'f, 'a> {
     entries: Vec<(String, Content<'a>)>,
 }
 
-/// What a tensor's name says behind `blk.<i>.`; `None` of a tensor of no block.
+/// The part of a tensor's name after `blk.<i>.`; `None` of a tensor of no block.
 pub(super) fn rest_of(name: &str) -> Option<&str> {
     block_of(name, BLOCK_PREFIX).map(|(_, rest)| rest)
 }
@@ -70,6 +70,11 @@ impl<'f, 'a> Draft<'f, 'a> {
         }
     }
 
+    /// The text of an entry that is the file's own.
+    fn text(&self, name: &str) -> Result<Option<&'a str>> {
+        Ok(self.kept(name).map(|value| value.as_str()).transpose()?)
+    }
+
     fn number(&self, name: &str) -> Result<Option<u64>> {
         Ok(match self.content(name) {
             None => None,
@@ -105,12 +110,16 @@ impl<'f, 'a> Draft<'f, 'a> {
         self.file.tensors().get(name)
     }
 
-    /// The first tensor of any block with that name behind the block's number.
+    /// The first tensor of any block with that name after the block's number.
     fn in_a_block(&self, rest: &str) -> Option<&'f TensorInfo<'a>> {
         let mut tensors = self.file.tensors().iter();
         tensors.find(|tensor| rest_of(tensor.name()) == Some(rest))
     }
 
+    /// Makes one change.
+    ///
+    /// # Errors
+    /// A value of the file that is not of the type, or not the one, that the change builds on.
     pub(super) fn take(&mut self, step: Step) -> Result<()> {
         match step {
             Step::F32(name, value) => self.add(name, ValueOut::f32(value)),
@@ -119,83 +128,98 @@ impl<'f, 'a> Draft<'f, 'a> {
             Step::SetU32(name, value) => self.set(name, ValueOut::u32(value)),
             Step::SetText(name, text) => self.set(name, ValueOut::string(text)),
             Step::TextUnlessSaid(name, text) => {
-                let said = match self.kept(name) {
-                    Some(value) => value.as_str()?,
-                    None => "",
-                };
-                if matches!(said, "" | "default") {
+                if matches!(self.text(name)?, None | Some("" | "default")) {
                     self.set(name, ValueOut::string(text));
                 }
             }
             Step::TextInPlaceOf(name, other, text) => {
-                if let Some(value) = self.kept(name)
-                    && value.as_str()? == other
-                {
+                if self.text(name)? == Some(other) {
                     self.set(name, ValueOut::string(text));
                 }
             }
             Step::Remove(name) => self.remove(name),
             Step::Width { name, rest, dim } => {
-                if self.content(name).is_none()
-                    && let Some(tensor) = self.in_a_block(rest)
-                {
-                    self.set(name, width(tensor, dim)?);
+                if self.content(name).is_none() {
+                    self.set_width(name, self.in_a_block(rest), dim)?;
                 }
             }
             Step::TrueWidth { name, rest, dim } => {
                 if let Some(tensor) = self.in_a_block(rest)
                     && self.number(name)? != Some(tensor.dims()[dim])
                 {
-                    self.set(name, width(tensor, dim)?);
+                    self.set_width(name, Some(tensor), dim)?;
                 }
             }
-            Step::WidthOf { name, tensor, dim } => {
-                if let Some(tensor) = self.tensor(tensor) {
-                    self.set(name, width(tensor, dim)?);
-                }
-            }
-            Step::Shares { name, rest, of } => {
-                if self.content(name).is_none()
-                    && let Some(tensor) = self.in_a_block(rest)
-                    && let Some(n) = self.number(of)?
-                    && let Some(shares) = tensor.dims()[0].checked_div(n)
-                {
-                    self.set(name, ValueOut::u32(u32::try_from(shares)?));
-                }
-            }
+            Step::WidthOf { name, tensor, dim } => self.set_width(name, self.tensor(tensor), dim)?,
+            Step::Shares { name, rest, of } => self.shares(name, rest, of)?,
             Step::Sections { from, to } => self.sections(from, to)?,
-            Step::SectionsOf128 if self.content(".rope.dimension_sections").is_some() => {}
-            Step::SectionsOf128 => {
-                let length = self.number(".attention.key_length")?;
-                ensure!(
-                    length == Some(128),
-                    "{} is {}, expected 128: how other heads are rotated is not known",
-                    Quoted(&self.key(".attention.key_length")),
-                    length.map_or("missing".to_owned(), |n| n.to_string())
-                );
-                self.set(".rope.dimension_sections", ValueOut::i32s(&[24, 20, 20, 0]));
-            }
+            Step::SectionsOf128 => self.sections_of_128()?,
             Step::Largest(name) => self.largest(name)?,
-            Step::LengthOf { name, list } => {
-                let entry = self.file.metadata().get(&rules::key(self.rule.found, list));
-                let n = match entry {
-                    Some(entry) => entry.value().as_array()?.len(),
-                    None => 0,
-                };
-                self.add(name, ValueOut::u32(u32::try_from(n)?));
-            }
+            Step::LengthOf { name, list } => self.length_of(name, list)?,
             Step::Vocabulary => self.vocabulary()?,
             Step::EndTokens => self.end_tokens()?,
-            Step::LongContext => {
-                let says = |name| self.content(name).is_some();
-                let is_long = self.number(".context_length")?.is_some_and(|n_ctx| n_ctx >= 131_072);
-                if is_long && !says(".rope.scaling.type") && !says(".rope.scaling.factor") {
-                    self.set(".rope.scaling.type", ValueOut::string("linear"));
-                    self.set(".rope.scaling.factor", ValueOut::f32(8.0));
-                }
-            }
+            Step::LongContext => self.long_context()?,
             Step::AbsorbedLengths => self.absorbed_lengths()?,
         }
+        Ok(())
+    }
+
+    /// A dimension of `tensor`, if it is there.
+    fn set_width(&mut self, name: &str, tensor: Option<&TensorInfo<'_>>, dim: usize) -> Result<()> {
+        if let Some(tensor) = tensor {
+            self.set(name, ValueOut::u32(u32::try_from(tensor.dims()[dim])?));
+        }
+        Ok(())
+    }
+
+    /// Dimension 0 of a block's tensor over the number under `of`, where the file says nothing.
+    fn shares(&mut self, name: &str, rest: &str, of: &str) -> Result<()> {
+        if self.content(name).is_none()
+            && let Some(tensor) = self.in_a_block(rest)
+            && let Some(n) = self.number(of)?
+            && let Some(shares) = tensor.dims()[0].checked_div(n)
+        {
+            self.set(name, ValueOut::u32(u32::try_from(shares)?));
+        }
+        Ok(())
+    }
+
+    /// The length of a list of the file.
+    fn length_of(&mut self, name: &str, list: &str) -> Result<()> {
+        let n = match self.file.metadata().get(&rules::key(self.rule.found, list)) {
+            Some(entry) => entry.value().as_array()?.len(),
+            None => 0,
+        };
+        self.add(name, ValueOut::u32(u32::try_from(n)?));
+        Ok(())
+    }
+
+    /// The scaling by which Gemma 3 reaches its full context.
+    fn long_context(&mut self) -> Result<()> {
+        let says = |name| self.content(name).is_some();
+        let is_long = self.number(".context_length")?.is_some_and(|n_ctx| n_ctx >= 131_072);
+        if is_long && !says(".rope.scaling.type") && !says(".rope.scaling.factor") {
+            self.set(".rope.scaling.type", ValueOut::string("linear"));
+            self.set(".rope.scaling.factor", ValueOut::f32(8.0));
+        }
+        Ok(())
+    }
+
+    /// The sections of rotated dimensions that Qwen3-VL has for heads of 128.
+    fn sections_of_128(&mut self) -> Result<()> {
+        const SECTIONS: &str = ".rope.dimension_sections";
+        const LENGTH: &str = ".attention.key_length";
+        if self.content(SECTIONS).is_some() {
+            return Ok(());
+        }
+        let length = self.number(LENGTH)?;
+        ensure!(
+            length == Some(128),
+            "{} is {}, expected 128: how other heads are rotated is not known",
+            Quoted(&self.key(LENGTH)),
+            length.map_or("missing".to_owned(), |n| n.to_string())
+        );
+        self.set(SECTIONS, ValueOut::i32s(&[24, 20, 20, 0]));
         Ok(())
     }
 
@@ -242,7 +266,7 @@ impl<'f, 'a> Draft<'f, 'a> {
         Ok(())
     }
 
-    /// Leaves out the tokens behind those that have a row in the embedding.
+    /// Leaves out the tokens after those that have a row in the embedding.
     fn vocabulary(&mut self) -> Result<()> {
         let Some(rows) = self.tensor("token_embd.weight").map(|tensor| tensor.dims()[1]) else {
             return Ok(());
@@ -260,7 +284,7 @@ impl<'f, 'a> Draft<'f, 'a> {
         Ok(())
     }
 
-    /// The second and third of several tokens at which a text ends, under the names that llama.cpp has for them.
+    /// The second and third token at which a text ends, under the names that llama.cpp has for them.
     fn end_tokens(&mut self) -> Result<()> {
         let Some(value) =
             self.kept("tokenizer.ggml.eos_token_ids").filter(|value| value.value_type() == ValueType::Array)
@@ -370,8 +394,4 @@ impl<'f, 'a> Draft<'f, 'a> {
         let (entries, _) = names.apply(entries.collect(), true)?;
         Ok(entries)
     }
-}
-
-fn width(tensor: &TensorInfo<'_>, dim: usize) -> Result<ValueOut> {
-    Ok(ValueOut::u32(u32::try_from(tensor.dims()[dim])?))
 }

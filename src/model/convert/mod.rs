@@ -160,7 +160,7 @@ fn convert(rule: &'static Rule, file: &File<'_>) -> Result<Converted> {
     Ok(Converted { found: rule.found, stock: rule.stock, left_out, head: bytes, sources })
 }
 
-/// The layout of a file of its own for what `file` shows: its entries and tensors as they are, one behind the other.
+/// The layout of a new file with the entries and tensors of `file`, as they are and without gaps.
 ///
 /// # Errors
 /// Positions that do not fit.

@@ -19,7 +19,7 @@ pub(super) struct Rule {
     pub(super) keys_left_out: &'static [&'static str],
     /// Keys below the architecture's prefix, and what llama.cpp calls them.
     pub(super) moved: &'static [(&'static str, &'static str)],
-    /// Names of tensors, whole or behind `blk.<i>.`, and what llama.cpp calls them; with a dot at the end, what they begin with.
+    /// Names of tensors, whole or after `blk.<i>.`, and what llama.cpp calls them; with a dot at the end, what they begin with.
     pub(super) renamed: &'static [(&'static str, &'static str)],
     /// What is to be done besides, in this order.
     pub(super) steps: &'static [Step],
@@ -33,7 +33,7 @@ pub(super) enum Sign {
     NoKey(&'static str),
     /// A tensor whose name begins so.
     Tensors(&'static str),
-    /// A tensor of a block with that name behind the block's number.
+    /// A tensor of a block with that name after the block's number.
     InBlock(&'static str),
     /// The norm in front of the output is called what other architectures call it.
     NormNamedAsOthers,
@@ -77,7 +77,7 @@ pub(super) enum Step {
         tensor: &'static str,
         dim: usize,
     },
-    /// How often the number under `of` goes into dimension 0 of a block's tensor, where the file says nothing.
+    /// Dimension 0 of a block's tensor over the number under `of`, where the file says nothing.
     Shares {
         name: &'static str,
         rest: &'static str,
@@ -110,7 +110,7 @@ pub(super) enum Step {
 /// What keeps a file of a layout from being read. A key that begins with a dot lies below the architecture's prefix.
 pub(super) enum Refusal {
     Always(&'static str),
-    /// A tensor whose name begins so behind the block's number.
+    /// A tensor whose name begins so after the block's number.
     InBlock(&'static str, &'static str),
     Key(&'static str, &'static str),
     /// A flag that is there and not set.

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use super::{closest, folder_from, home, is_name, listing, read_small, words};
 use crate::error::Hint;
 
-/// Finds the file of that name, behind `hf:`.
+/// Finds the file of that name, without its `hf:`.
 ///
 /// # Errors
 /// No name; no cache; no such repository or file in it, with those that are there; a cache that contradicts itself.

@@ -25,7 +25,7 @@ struct Settings {
     downloads_folder: Option<PathBuf>,
 }
 
-/// Finds the file of that name, behind `lmstudio:`.
+/// Finds the file of that name, without its `lmstudio:`.
 ///
 /// # Errors
 /// No name; no such folder or file, with those that are there; settings that are malformed.

@@ -230,7 +230,7 @@ pub struct Config {
     pub requires: String,
 }
 
-/// Finds the model of that name, behind `ollama:`.
+/// Finds the model of that name, without its `ollama:`.
 ///
 /// # Errors
 /// No name; no store; no such model, with the closest that are there; a manifest that is malformed.
