@@ -10,7 +10,7 @@ use crate::choose::resume::close_journal;
 use crate::choose::scorer::Scorer;
 use crate::choose::search::Removed;
 use crate::choose::settings::Drops;
-use crate::engine::load::cut;
+use crate::engine::load::LoadedModel;
 use crate::engine::outcome::CalibrationReport;
 use crate::engine::text::{CalibrationSet, Texts};
 use crate::error;
@@ -112,7 +112,7 @@ pub(crate) fn choose(
 pub(crate) fn report(
     drops: &Drops,
     calibration: Option<CalibrationReport>,
-    (engine, input): (&ggml::Model, &Input),
+    loaded: &LoadedModel<'_>,
     set: &CalibrationSet,
     watch: &dyn Watch,
 ) -> Result<ChoiceReport> {
@@ -120,7 +120,7 @@ pub(crate) fn report(
         None => 0.0,
         Some(_) => {
             let texts = Texts::read(drops.calibration.source.clone())?;
-            let choosing = cut(&texts, (engine, input), &drops.calibration, watch)?;
+            let choosing = loaded.cut(&texts, &drops.calibration, watch)?;
             let scored: Vec<_> = set.windows().collect();
             let choosing: Vec<_> = choosing.windows().collect();
             overlap::share(&scored, &choosing)

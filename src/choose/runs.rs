@@ -8,7 +8,7 @@ use ggml::ThreadPool;
 
 use crate::choose::removal;
 use crate::choose::search::Removed;
-use crate::engine::llama::{Course, LlamaHiddenStates};
+use crate::engine::llama::{LlamaHiddenStates, StreamGraph};
 use crate::engine::text::CalibrationSet;
 use crate::measure::angular;
 use crate::model::{BlockId, Model};
@@ -28,14 +28,8 @@ pub(crate) struct Runs<'r, 'a> {
 impl Runs<'_, '_> {
     /// The angular distance over every run of `n` blocks, by its first block.
     pub(crate) fn distances(&self, n: usize, bar: &dyn Progress) -> Result<Vec<f64>> {
-        let stream = self.constraints.rules.stream;
-        let mut states = LlamaHiddenStates::with_threads(
-            self.engine,
-            self.set.window,
-            self.threads,
-            stream,
-            Course::of(self.model, stream)?,
-        )?;
+        let graph = StreamGraph::of(self.model, self.engine, self.constraints.rules.stream)?;
+        let mut states = LlamaHiddenStates::with_threads(self.engine, self.set.window, self.threads, graph)?;
         angular::measure(&mut states, self.set.windows(), n, &mut |n_tokens| {
             bar.advance(n_tokens as u64);
         })

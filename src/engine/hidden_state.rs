@@ -16,7 +16,7 @@ pub enum Position {
     /// The stream as the next block receives it, where no block's output is the same tensor: before the first block,
     /// and after anything that llama.cpp does to the stream between two blocks.
     Input,
-    /// The stream inside of this block, behind its attention and before its feed-forward network. Shown only where the
+    /// The stream inside of this block, after its attention and before its feed-forward network. Shown only where the
     /// source was made to.
     Middle(BlockId),
     /// The stream as this block leaves it, before any final norm.

@@ -3,10 +3,11 @@
 //! Every evaluation loads its model here.
 
 use crate::engine::hidden_state::Token;
+use crate::engine::logits::LlamaLogits;
+use crate::engine::memory_file::MemoryFile;
 use crate::engine::own_text::Order;
 use crate::engine::recoded::Recoded;
 use crate::engine::scored::MIN_WINDOW;
-use crate::engine::segment::memory::MemoryFile;
 use crate::engine::settings::Calibration;
 use crate::engine::text::{CalibrationSet, Cut, Texts};
 use crate::engine::{llama, logits, own_text};
@@ -28,10 +29,105 @@ pub fn parse_causal(input: &Input) -> Result<Model<'_>> {
     Ok(model)
 }
 
-/// Loads the model of `input`, as `options` say.
-pub fn load_for_logits(input: &Input, options: &Calibration) -> Result<ggml::Model> {
-    let how = model_options(options)?;
-    load_named(input.path(), &|| load(input, how))
+/// A model that is loaded, and the input that it came from.
+pub struct LoadedModel<'i> {
+    /// The model.
+    pub engine: ggml::Model,
+    /// Its input.
+    pub input: &'i Input,
+}
+
+impl<'i> LoadedModel<'i> {
+    /// Loads the model of `input`, as `options` say.
+    ///
+    /// # Errors
+    /// llama.cpp's; a model without a tokenizer, or one that does not predict the next token.
+    pub fn load(input: &'i Input, options: &Calibration) -> Result<Self> {
+        let how = model_options(options)?;
+        let engine = load_named(input.path(), &|| load(input, how))?;
+        Ok(Self { engine, input })
+    }
+
+    /// What errors call it: its path.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.input.path().display().to_string()
+    }
+
+    /// Its logits of windows of at most so many tokens.
+    ///
+    /// # Errors
+    /// llama.cpp's, if it cannot set up the evaluation.
+    pub fn logits(&self, window: usize, threads: usize) -> Result<LlamaLogits<'_>> {
+        LlamaLogits::new(&self.engine, self.input.path(), window, threads)
+    }
+
+    /// Cuts the text into windows that the model can take. A text that the model writes itself is written now, or taken from
+    /// the cache.
+    ///
+    /// # Errors
+    /// A window longer than the model's context; a text that gives less than one window.
+    pub fn cut(&self, texts: &Texts, options: &Calibration, watch: &dyn Watch) -> Result<CalibrationSet> {
+        let mut window = options.window;
+        let n_ctx = self.engine.n_ctx_train();
+        if window > n_ctx && n_ctx > 0 {
+            ensure!(
+                options.window_is_default,
+                "a window of {window} tokens is longer than the model's context of {n_ctx}"
+            );
+            window = n_ctx;
+        }
+        let own = match texts.source().seed() {
+            Some(seed) => {
+                let n_windows = texts.n_own_windows(options.tokens / window.max(1), window);
+                self.own_text(Order { window, n_windows, seed }, options, watch)?
+            }
+            None => Vec::new(),
+        };
+        let cut = Cut { window, tokens: options.tokens, bos: self.engine.bos() };
+        CalibrationSet::new(texts, own, cut, &|text| Ok(self.engine.tokenize(text)?))
+    }
+
+    /// The text that the model writes itself: from the cache, or now, and kept there. It rests on the model, the order, and
+    /// the version of this program and of llama.cpp.
+    fn own_text(&self, order: Order, options: &Calibration, watch: &dyn Watch) -> Result<Vec<Token>> {
+        own_text::first_token(&self.engine)?;
+        let n_tokens = order.n_windows.saturating_mul(order.window);
+        let files = options.cache.then(|| Files::of(OWN_TEXT)).flatten();
+        let mut key = blake3::Hasher::new();
+        let model = match options.cache {
+            true => hashes::remembered(self.input, watch),
+            false => self.input.blake3(),
+        };
+        key.update(model.as_bytes());
+        for number in [order.seed, order.window as u64, order.n_windows as u64] {
+            key.update(&number.to_le_bytes());
+        }
+        key.update(env!("CARGO_PKG_VERSION").as_bytes());
+        key.update(ggml::backend::llama_cpp_version().as_bytes());
+        let key = key.finalize();
+        let found = files.as_ref().map_or(Ok(None), |files| files.get(&key));
+        if let Some(bytes) = found.unwrap_or_else(|error| {
+            watch.note(&format!("a text in the cache is damaged and is written again: {error:#}"));
+            None
+        }) {
+            let (tokens, rest) = bytes.as_chunks::<4>();
+            let tokens: Vec<Token> = tokens.iter().copied().map(Token::from_le_bytes).collect();
+            let known = |&token: &Token| usize::try_from(token).is_ok_and(|i| i < self.engine.n_vocab());
+            if tokens.len() == n_tokens && rest.is_empty() && tokens.iter().all(known) {
+                return Ok(tokens);
+            }
+        }
+        let bar = watch.begin("writing text".into(), Unit::Tokens, n_tokens as u64);
+        let tokens = own_text::write(&self.engine, order, options.threads, &mut |n| bar.advance(n as u64));
+        drop(bar);
+        let tokens = tokens?;
+        let bytes: Vec<u8> = tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
+        if let Some(Err(error)) = files.map(|files| files.put(&key, &bytes)) {
+            watch.note(&format!("the model's own text is not kept for the next time: {error:#}"));
+        }
+        Ok(tokens)
+    }
 }
 
 /// Loads a model, which errors call `name`.
@@ -102,85 +198,9 @@ pub fn load_and_cut(
             .context(Hint("--blocks, and --method sequential or reverse, need no calibration".to_owned()))
     );
     warning::of_tokenizer(input, model, watch);
-    let set = cut(&texts, (&engine, input), options, watch).with_context(at_path)?;
-    Ok((engine, set))
-}
-
-/// Cuts the text into windows that the model can take. A text that the model, which is that of the input, writes itself is
-/// written now, or taken from the cache.
-pub fn cut(
-    texts: &Texts,
-    (engine, input): (&ggml::Model, &Input),
-    options: &Calibration,
-    watch: &dyn Watch,
-) -> Result<CalibrationSet> {
-    let mut window = options.window;
-    let n_ctx = engine.n_ctx_train();
-    if window > n_ctx && n_ctx > 0 {
-        ensure!(
-            options.window_is_default,
-            "a window of {window} tokens is longer than the model's context of {n_ctx}"
-        );
-        window = n_ctx;
-    }
-    let own = match texts.source().seed() {
-        Some(seed) => {
-            let n_windows = texts.n_own_windows(options.tokens / window.max(1), window);
-            let order = Order { window, n_windows, seed };
-            written(engine, input, order, options, watch)?
-        }
-        None => Vec::new(),
-    };
-    CalibrationSet::new(texts, own, Cut { window, tokens: options.tokens, bos: engine.bos() }, &|text| {
-        Ok(engine.tokenize(text)?)
-    })
-}
-
-/// What the model of `input` writes itself: from the cache, or now, and kept there. What it writes rests on the model, the
-/// order, and the version of this program and of llama.cpp.
-fn written(
-    engine: &ggml::Model,
-    input: &Input,
-    order: Order,
-    options: &Calibration,
-    watch: &dyn Watch,
-) -> Result<Vec<Token>> {
-    own_text::first_token(engine)?;
-    let n_tokens = order.n_windows.saturating_mul(order.window);
-    let files = options.cache.then(|| Files::of(OWN_TEXT)).flatten();
-    let mut key = blake3::Hasher::new();
-    let model = match options.cache {
-        true => hashes::remembered(input, watch),
-        false => input.blake3(),
-    };
-    key.update(model.as_bytes());
-    for number in [order.seed, order.window as u64, order.n_windows as u64] {
-        key.update(&number.to_le_bytes());
-    }
-    key.update(env!("CARGO_PKG_VERSION").as_bytes());
-    key.update(ggml::backend::llama_cpp_version().as_bytes());
-    let key = key.finalize();
-    let found = files.as_ref().map_or(Ok(None), |files| files.get(&key));
-    if let Some(bytes) = found.unwrap_or_else(|error| {
-        watch.note(&format!("a text in the cache is damaged and is written again: {error:#}"));
-        None
-    }) {
-        let (tokens, rest) = bytes.as_chunks::<4>();
-        let tokens: Vec<Token> = tokens.iter().copied().map(Token::from_le_bytes).collect();
-        let known = |&token: &Token| usize::try_from(token).is_ok_and(|i| i < engine.n_vocab());
-        if tokens.len() == n_tokens && rest.is_empty() && tokens.iter().all(known) {
-            return Ok(tokens);
-        }
-    }
-    let bar = watch.begin("writing text".into(), Unit::Tokens, n_tokens as u64);
-    let tokens = own_text::write(engine, order, options.threads, &mut |n| bar.advance(n as u64));
-    drop(bar);
-    let tokens = tokens?;
-    let bytes: Vec<u8> = tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
-    if let Some(Err(error)) = files.map(|files| files.put(&key, &bytes)) {
-        watch.note(&format!("the model's own text is not kept for the next time: {error:#}"));
-    }
-    Ok(tokens)
+    let loaded = LoadedModel { engine, input };
+    let set = loaded.cut(&texts, options, watch).with_context(at_path)?;
+    Ok((loaded.engine, set))
 }
 
 /// Loads the model of `input`, as `options` say, with its block counts ([`llama::counts`]).
@@ -231,6 +251,6 @@ fn load_recoded(model: &Model<'_>) -> Result<Option<ggml::Model>> {
     let Some(recoded) = Recoded::of(model)? else {
         return Ok(None);
     };
-    let file = MemoryFile::of_layout(&recoded.layout, &mut |i, out| recoded.write(model, i, out))?;
+    let file = MemoryFile::write(&recoded.layout, &mut |i, out| recoded.write(model, i, out))?;
     Ok(Some(file.load_with(llama::counts(model))?))
 }

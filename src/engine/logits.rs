@@ -18,7 +18,7 @@ const SPEED_TOKENS: usize = 48;
 /// Checks that `model` predicts each token from those before it alone.
 ///
 /// # Errors
-/// A model whose tokens see those behind them; one that llama.cpp never ends evaluating.
+/// A model whose tokens see those after them; one that llama.cpp never ends evaluating.
 pub fn check_causal(model: &Model<'_>) -> Result<()> {
     llama::check_ends(model)?;
     let key = format!("{}.attention.causal", model.architecture());
@@ -107,7 +107,7 @@ impl<'model> LlamaLogits<'model> {
         })
     }
 
-    /// Evaluates `tokens` from position 0, with the logits behind those in `outputs`.
+    /// Evaluates `tokens` from position 0, with the logits after those in `outputs`.
     fn evaluate(&mut self, tokens: &[Token], outputs: impl Fn(usize) -> bool) -> Result<&[f32], ggml::Error> {
         announce(&self.path);
         let mut batch = Batch::default();

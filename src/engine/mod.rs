@@ -24,6 +24,8 @@ pub mod llama;
 
 pub mod own_text;
 
+pub(crate) mod memory_file;
+
 pub mod recoded;
 
 pub mod segment;

@@ -13,7 +13,7 @@ use crate::engine::hidden_state::Token;
 /// Sequences that are written at once: more make a batch faster, and take memory for their keys and values.
 const SEQUENCES: usize = 8;
 
-/// What is to be written.
+/// The text to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Order {
     /// Tokens of a window.
@@ -30,7 +30,7 @@ pub struct Order {
 /// with the same token again in place of the one that ends it, and knows nothing of the one before. Which
 /// token is drawn depends on the predictions, the seed, the window's number and the place in it alone.
 ///
-/// `progress` is told the tokens that were written since it was last called.
+/// `progress` gets the tokens that were written since it was last called.
 ///
 /// # Errors
 /// A model without a tokenizer or a token that begins a text, or that does not predict the next one; llama.cpp's.
@@ -43,14 +43,17 @@ pub fn write(
     let first = first_token(model)?;
     let mut tokens: Vec<Token> = Vec::new();
     let n_sequences = SEQUENCES.min(order.n_windows).max(1);
-    let mut decoder = Decoder::apart(model, n_sequences, order.window, threads)?;
-    // The threads of ggml rest while these work.
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+    let mut sampler = Sampler {
+        model,
+        decoder: Decoder::apart(model, n_sequences, order.window, threads)?,
+        order,
+        first,
+        pool: rayon::ThreadPoolBuilder::new().num_threads(threads).build()?,
+    };
     for start in (0..order.n_windows).step_by(n_sequences) {
         let numbers = start..order.n_windows.min(start + n_sequences);
         let numbers: Vec<usize> = numbers.collect();
-        let windows = together(&mut decoder, model, order, &numbers, first, &pool, progress)
-            .context("the model's own text")?;
+        let windows = sampler.write(&numbers, progress).context("the model's own text")?;
         tokens.extend(windows.into_iter().flatten());
     }
     Ok(tokens)
@@ -72,49 +75,58 @@ pub fn first_token(model: &ggml::Model) -> Result<Token> {
     )
 }
 
-/// Writes the windows with these numbers at once.
-fn together(
-    decoder: &mut Decoder<'_>,
-    model: &ggml::Model,
+/// Draws tokens from the predictions of a model.
+struct Sampler<'m> {
+    model: &'m ggml::Model,
+    decoder: Decoder<'m>,
     order: Order,
-    numbers: &[usize],
+    /// The token that begins a text.
     first: Token,
-    pool: &rayon::ThreadPool,
-    progress: &mut dyn FnMut(usize),
-) -> Result<Vec<Vec<Token>>> {
-    decoder.clear();
-    let mut windows = vec![vec![first]; numbers.len()];
-    // Where in its text the last token of each window is.
-    let mut positions = vec![0; numbers.len()];
-    progress(numbers.len());
-    for at in 1..order.window {
-        let mut batch = Batch::default();
-        for (sequence, window) in windows.iter().enumerate() {
-            batch.push(window[window.len() - 1], positions[sequence], &[sequence], true);
+    /// The threads of ggml rest while these work.
+    pool: rayon::ThreadPool,
+}
+
+impl Sampler<'_> {
+    /// Writes the windows with these numbers at once.
+    fn write(&mut self, numbers: &[usize], progress: &mut dyn FnMut(usize)) -> Result<Vec<Vec<Token>>> {
+        self.decoder.clear();
+        let mut windows = vec![vec![self.first]; numbers.len()];
+        // Where in its text the last token of each window is.
+        let mut positions = vec![0; numbers.len()];
+        progress(numbers.len());
+        for at in 1..self.order.window {
+            let mut batch = Batch::default();
+            for (sequence, window) in windows.iter().enumerate() {
+                batch.push(window[window.len() - 1], positions[sequence], &[sequence], true);
+            }
+            for (sequence, token) in self.next(&batch, numbers, at)?.into_iter().enumerate() {
+                if self.model.ends_text(token) {
+                    self.decoder.forget(sequence);
+                    windows[sequence].push(self.first);
+                    positions[sequence] = 0;
+                } else {
+                    windows[sequence].push(token);
+                    positions[sequence] += 1;
+                }
+            }
+            progress(numbers.len());
         }
-        let logits = decoder.decode_and_rest(&batch)?;
+        Ok(windows)
+    }
+
+    /// The token at this place of each window.
+    fn next(&mut self, batch: &Batch, numbers: &[usize], at: usize) -> Result<Vec<Token>> {
+        let logits = self.decoder.decode_and_rest(batch)?;
         ensure!(
             logits.iter().any(|&logit| logit != 0.0),
             "the model gives no logits, so it predicts nothing"
         );
-        let drawn: Vec<usize> = pool.install(|| {
-            let rows = logits.par_chunks_exact(model.n_vocab()).zip(numbers);
-            rows.map(|(row, &number)| draw(row, chance(order.seed, number, at))).collect::<Result<_>>()
-        })?;
-        for (sequence, drawn) in drawn.into_iter().enumerate() {
-            let token = Token::try_from(drawn)?;
-            if model.ends_text(token) {
-                decoder.forget(sequence);
-                windows[sequence].push(first);
-                positions[sequence] = 0;
-            } else {
-                windows[sequence].push(token);
-                positions[sequence] += 1;
-            }
-        }
-        progress(numbers.len());
+        let (n_vocab, seed) = (self.model.n_vocab(), self.order.seed);
+        self.pool.install(|| {
+            let rows = logits.par_chunks_exact(n_vocab).zip(numbers);
+            rows.map(|(row, &number)| Ok(Token::try_from(draw(row, chance(seed, number, at))?)?)).collect()
+        })
     }
-    Ok(windows)
 }
 
 /// A number from 0 to less than 1 for a place in a window, evenly spread and without any pattern: the beginning of a hash.

@@ -10,6 +10,7 @@ use std::io::{self, Write};
 
 use anyhow::Result;
 
+use crate::engine::memory_file;
 use crate::gguf::{EntryOut, Layout, TensorOut, TensorType};
 use crate::model::Model;
 
@@ -50,7 +51,7 @@ impl Code {
         }
     }
 
-    /// The integers of a block, as the bytes that `Q8_0` has for them. `block` begins behind the scale.
+    /// The integers of a block, as the bytes that `Q8_0` has for them. `block` begins after the scale.
     fn integers(self, block: &[u8]) -> [u8; BLOCK] {
         let mut out = [0; BLOCK];
         match self {
@@ -111,7 +112,7 @@ impl<'a> Recoded<'a> {
             .tensors()
             .iter()
             .map(|tensor| {
-                // Other tensors are not multiplied, or only behind the last block.
+                // Other tensors are not multiplied, or only after the last block.
                 let (_, name) = tensor.block.as_ref()?;
                 let is_weight = name.ends_with("weight") && tensor.info.n_dims() > 1;
                 Code::of(tensor.info.tensor_type()).filter(|_| is_weight)
@@ -139,8 +140,7 @@ impl<'a> Recoded<'a> {
                 }
             })
             .collect::<Result<_, _>>()?;
-        let first = model.first();
-        let layout = Layout::mappable(first.header().version, first.alignment(), entries, tensors, true)?;
+        let layout = memory_file::layout(model, entries, tensors)?;
         Ok((layout.file_len() <= MAX_BYTES).then_some(Self { layout, codes }))
     }
 

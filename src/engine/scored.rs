@@ -12,7 +12,7 @@ pub trait ScoredLogits {
     /// Number of entries of the vocabulary.
     fn n_vocab(&self) -> usize;
 
-    /// Evaluates `window` as a sequence of its own and returns the logits behind the tokens in [`scored`], `[n_scored,
+    /// Evaluates `window` as a sequence of its own and returns the logits after the tokens in [`scored`], `[n_scored,
     /// n_vocab]`. They are good until the next window.
     ///
     /// # Errors
@@ -21,7 +21,7 @@ pub trait ScoredLogits {
 }
 
 /// The tokens of a window of `n_tokens` whose prediction of the next token is scored: those of the second half but the
-/// last, behind which the window ends.
+/// last, after which the window ends.
 #[must_use]
 pub fn scored(n_tokens: usize) -> Range<usize> {
     n_tokens / 2..n_tokens.saturating_sub(1)

@@ -224,10 +224,10 @@ impl CalibrationSet {
         })
     }
 
-    /// What lies behind the first `n_windows`, or `None` if fewer than `least` windows do. The fingerprint is that of the
-    /// tokens that are left: their text is no whole one.
+    /// The windows after the first `n_windows`, or `None` if they are fewer than `least`. The fingerprint is that of the tokens
+    /// that are left: their text is no whole one.
     #[must_use]
-    pub fn behind(&self, n_windows: usize, least: usize) -> Option<Self> {
+    pub fn after(&self, n_windows: usize, least: usize) -> Option<Self> {
         let left = self.tokens.get(n_windows.checked_mul(self.window)?..)?;
         if left.len() < least.max(1).checked_mul(self.window)? {
             return None;
@@ -362,14 +362,14 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_behind_has_a_fingerprint_of_its_own() {
+    fn windows_after_the_first_have_a_fingerprint_of_their_own() {
         let set = CalibrationSet::new(&texts(&["abcdefgh"]), Vec::new(), cut(2, 8), &bytes).unwrap();
-        let behind = set.behind(1, 2).unwrap();
-        assert_eq!(windows(&behind), ["cd", "ef", "gh"]);
-        assert_ne!(behind.blake3, set.blake3);
-        assert_ne!(behind.blake3, set.behind(2, 2).unwrap().blake3);
-        assert!(set.behind(3, 2).is_none() && set.behind(4, 1).is_none() && set.behind(9, 0).is_none());
-        assert!(set.behind(usize::MAX, 1).is_none());
+        let later = set.after(1, 2).unwrap();
+        assert_eq!(windows(&later), ["cd", "ef", "gh"]);
+        assert_ne!(later.blake3, set.blake3);
+        assert_ne!(later.blake3, set.after(2, 2).unwrap().blake3);
+        assert!(set.after(3, 2).is_none() && set.after(4, 1).is_none() && set.after(9, 0).is_none());
+        assert!(set.after(usize::MAX, 1).is_none());
     }
 
     #[test]

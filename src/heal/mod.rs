@@ -37,6 +37,8 @@ pub mod rounding;
 
 pub mod scale;
 
+pub mod post_norms;
+
 pub mod writers;
 
 pub mod magnitude;
@@ -68,6 +70,12 @@ impl Weighting {
             Self::Length => inverse(square().sqrt()),
             Self::Direction => inverse(square()),
         }
+    }
+
+    /// Of each token, by their streams in the parent, `[n_tokens, n_embd]`.
+    #[must_use]
+    pub fn of_tokens(self, targets: &[f32], n_embd: usize) -> Vec<f64> {
+        targets.chunks_exact(n_embd).map(|target| self.of(target)).collect()
     }
 }
 

@@ -83,6 +83,13 @@ impl NormalEquations {
         self.n_tokens += other.n_tokens;
     }
 
+    /// The tokens of both folds.
+    #[must_use]
+    pub fn of_both([mut first, second]: [Self; 2]) -> Self {
+        first.add_all(&second);
+        first
+    }
+
     /// Tokens so far.
     #[must_use]
     pub fn n_tokens(&self) -> usize {

@@ -4,7 +4,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::gguf::Quoted;
 use crate::heal::carrier::Carrier;
-use crate::heal::healer::{norms, walk};
+use crate::heal::healer::norms;
+use crate::heal::post_norms;
 use crate::heal::settings::HealArg;
 use crate::heal::writers::Writers;
 use crate::model::Model;
@@ -30,7 +31,7 @@ impl Repairs {
     /// # Errors
     /// Nothing of it can be done, with the reason.
     pub(crate) fn of(model: &Model<'_>, how: HealArg) -> Result<Self> {
-        let post_norms = walk::has_post_norms(model) && how != HealArg::Block;
+        let post_norms = post_norms::has_post_norms(model) && how != HealArg::Block;
         let mut repairs =
             Self { carrier: None, fits: false, post_norms: false, writers: None, left_out: Vec::new() };
         let fit = match how {

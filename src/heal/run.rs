@@ -17,7 +17,7 @@ use crate::heal::Weighting;
 use crate::heal::carrier::Carrier;
 use crate::heal::healer::judged::LOGITS_BYTES;
 use crate::heal::healer::stepwise::{Order, PATIENCE};
-use crate::heal::healer::{Candidate, HealType, Healer};
+use crate::heal::healer::{Candidate, HealType, Healer, Setup};
 use crate::heal::normal::NormalEquations;
 use crate::heal::outcome::HealReport;
 use crate::heal::outcome::{HealCandidateReport, HealedTensorReport, HeldOutReport};
@@ -167,30 +167,32 @@ pub(crate) fn heal(
             true => Healer::new,
             false => Healer::of_whole_models,
         };
-        let result = make(model, constraints, &engine, windows.clone(), &split, calibration.threads)
-            .and_then(|healer| {
-                let mut healer = healer.with_progress(Box::new(tell)).with_logits_bytes(logits_bytes(
-                    heal,
-                    carrier.as_ref(),
-                    &set,
-                    engine.n_embd(),
-                ));
-                if repairs.fits {
-                    let carrier = carrier.as_ref();
-                    let orders = |may_block| orders(heal, objective, carrier, set.n_tokens(), may_block);
-                    if attention.is_none() && shortlist.len() > 1 {
-                        all.choose(&mut healer, shortlist, &orders(false))?;
-                    }
-                    let may_block = !repairs.post_norms && attention::check_model(model).is_ok();
-                    all.try_all(&mut healer, attention, &orders(may_block))?;
-                } else {
-                    all.try_none(&healer, attention, &split)?;
+        let n_threads = calibration.threads;
+        let setup =
+            Setup { model, constraints, engine: &engine, windows: windows.clone(), split: &split, n_threads };
+        let result = make(setup).and_then(|healer| {
+            let mut healer = healer.with_progress(Box::new(tell)).with_logits_bytes(logits_bytes(
+                heal,
+                carrier.as_ref(),
+                &set,
+                engine.n_embd(),
+            ));
+            if repairs.fits {
+                let carrier = carrier.as_ref();
+                let orders = |may_block| orders(heal, objective, carrier, set.n_tokens(), may_block);
+                if attention.is_none() && shortlist.len() > 1 {
+                    all.choose(&mut healer, shortlist, &orders(false))?;
                 }
-                match &repairs.writers {
-                    Some(writers) => all.try_scales(&mut healer, writers, objective),
-                    None => Ok(Vec::new()),
-                }
-            });
+                let may_block = !repairs.post_norms && attention::check_model(model).is_ok();
+                all.try_all(&mut healer, attention, &orders(may_block))?;
+            } else {
+                all.try_none(&healer, attention, &split)?;
+            }
+            match &repairs.writers {
+                Some(writers) => all.try_scales(&mut healer, writers, objective),
+                None => Ok(Vec::new()),
+            }
+        });
         drop(bar);
         let n_before = warnings.len();
         warnings.extend(result.with_context(at_path)?);

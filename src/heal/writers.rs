@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::post_norms::{POST_NORMS, is_norm};
 use super::scale;
 use crate::gguf::{Quoted, TensorType};
 use crate::measure::oracle;
@@ -16,15 +17,6 @@ use crate::model::arch::{Readers, Stream};
 use crate::model::{BlockId, Model};
 use crate::plan::{ChangedTensor, ChangedTensors};
 
-/// The norms that the output of both branches of a block passes before it is added, where a block has both
-/// (`gemma3.cpp`). Where it has but the first, that is the norm before its feed-forward network (`qwen3next.cpp`).
-pub const POST_NORMS: [&str; 2] = ["post_attention_norm", "post_ffw_norm"];
-
-/// Whether `rest` is the norm of [`POST_NORMS`] called `norm`: in most files it ends in `.weight`, in some not (`plamo3.cpp`).
-#[must_use]
-pub fn is_norm(rest: &str, norm: &str) -> bool {
-    rest.strip_suffix(".weight").unwrap_or(rest) == norm
-}
 
 /// The tensors by which each block writes to the stream, by their index among the model's.
 #[derive(Clone, Debug, PartialEq, Eq)]

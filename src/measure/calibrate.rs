@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use ggml::ContextOptions;
 
 use crate::engine::hidden_state::{HiddenStates, Token};
-use crate::engine::llama::{self, Course, Halves, LlamaHiddenStates};
+use crate::engine::llama::{self, Halves, LlamaHiddenStates, StreamGraph};
 use crate::engine::load::load_and_cut;
 use crate::engine::order;
 use crate::engine::outcome::CalibrationReport;
@@ -87,8 +87,7 @@ pub(crate) fn calibrate(
     let mut states = LlamaHiddenStates::new(
         &engine,
         ContextOptions { window: set.window, threads: options.threads },
-        constraints.rules.stream,
-        Course::of(model, constraints.rules.stream)?,
+        StreamGraph::of(model, &engine, constraints.rules.stream)?,
     )
     .with_context(|| path.display().to_string())?
     .with_halves(halves);

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use ggml::Token;
 use gguf_shorten::engine::hidden_state::{HiddenStates, Position};
-use gguf_shorten::engine::llama::{Course, Halves, LlamaHiddenStates};
+use gguf_shorten::engine::llama::{Halves, LlamaHiddenStates, StreamGraph};
 use gguf_shorten::gguf::TensorType;
 use gguf_shorten::heal::Weighting;
 use gguf_shorten::heal::healer::stepwise::Order;
-use gguf_shorten::heal::healer::{HealType, Healer};
+use gguf_shorten::heal::healer::{HealType, Healer, Setup};
 use gguf_shorten::heal::split::Split;
 use gguf_shorten::measure::loss::Objective;
 use gguf_shorten::model::input::Input;
@@ -36,9 +36,8 @@ fn states<const N: usize>(path: &Path, windows: &[Vec<Token>], places: [Position
     let stream = constraints.rules.stream;
     let options = ggml::ContextOptions { window: WINDOW, threads: 1 };
     let halves = Halves::of(&model, constraints.rules, &constraints.kinds).unwrap();
-    let mut states = LlamaHiddenStates::new(&engine, options, stream, Course::of(&model, stream).unwrap())
-        .unwrap()
-        .with_halves(Some(halves));
+    let graph = StreamGraph::of(&model, &engine, stream).unwrap();
+    let mut states = LlamaHiddenStates::new(&engine, options, graph).unwrap().with_halves(Some(halves));
     let mut found = Vec::new();
     for window in windows {
         let mut of_window = [const { Vec::new() }; N];
@@ -217,7 +216,15 @@ fn what_attention_writes_is_fitted_to_the_stream_between_the_halves() {
     let all: Vec<Vec<Token>> = (1..61).map(letters).collect();
     let slices: Vec<&[Token]> = all.iter().map(Vec::as_slice).collect();
     let split = Split::of(&slices, &vec![0; all.len()], None);
-    let mut healer = Healer::new(&model, &constraints, &engine, slices, &split, 1).unwrap();
+    let setup = Setup {
+        model: &model,
+        constraints: &constraints,
+        engine: &engine,
+        windows: slices,
+        split: &split,
+        n_threads: 1,
+    };
+    let mut healer = Healer::new(setup).unwrap();
     let order = Order {
         weightings: vec![Weighting::Length],
         before: true,

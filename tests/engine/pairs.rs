@@ -2,7 +2,7 @@
 
 use ggml::{Backend, ContextOptions, Token};
 use gguf_shorten::engine::hidden_state::Recorded;
-use gguf_shorten::engine::llama::{Course, LlamaHiddenStates};
+use gguf_shorten::engine::llama::{LlamaHiddenStates, StreamGraph};
 use gguf_shorten::model::Model;
 use gguf_shorten::model::arch::Architecture;
 use gguf_shorten::model::input::Input;
@@ -36,8 +36,8 @@ fn cosines_of_all_positions_equal_those_of_the_recorded_states() {
         let model = Model::new(input.parse().unwrap()).unwrap();
         let stream = Architecture::find(architecture).unwrap().stream;
         let options = ContextOptions { window: WINDOW, threads: 1 };
-        let course = Course::of(&model, stream).unwrap();
-        let mut states = LlamaHiddenStates::new(&engine, options, stream, course).unwrap();
+        let graph = StreamGraph::of(&model, &engine, stream).unwrap();
+        let mut states = LlamaHiddenStates::new(&engine, options, graph).unwrap();
         let windows = tokens.chunks_exact(WINDOW).take(N_WINDOWS);
         let recorded = Recorded::record(&mut states, windows).unwrap();
 

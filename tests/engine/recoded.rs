@@ -4,7 +4,7 @@ use std::path::Path;
 
 use ggml::{Backend, ContextOptions, ModelOptions};
 use gguf_shorten::engine::hidden_state::{Recorded, Token};
-use gguf_shorten::engine::llama::{Course, LlamaHiddenStates};
+use gguf_shorten::engine::llama::{LlamaHiddenStates, StreamGraph};
 use gguf_shorten::engine::load::load_for_scores;
 use gguf_shorten::engine::recoded::Recoded;
 use gguf_shorten::model::Model;
@@ -19,8 +19,8 @@ const FILE_TYPES: [(&str, u32, usize); 3] = [("Q5_0", 8, 14), ("IQ4_NL", 25, 14)
 fn record(engine: &ggml::Model, model: &Model<'_>, tokens: &[Token]) -> Recorded {
     let options = ContextOptions { window: tokens.len(), threads: 1 };
     let stream = model.rules().unwrap().stream;
-    let course = Course::of(model, stream).unwrap();
-    let mut states = LlamaHiddenStates::new(engine, options, stream, course).unwrap();
+    let graph = StreamGraph::of(model, engine, stream).unwrap();
+    let mut states = LlamaHiddenStates::new(engine, options, graph).unwrap();
     Recorded::record(&mut states, std::iter::once(tokens)).unwrap()
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use ggml::{Backend, Token};
 use gguf_shorten::gguf::ValueOut;
-use gguf_shorten::heal::healer::{Candidate, Healer};
+use gguf_shorten::heal::healer::{Candidate, Healer, Setup};
 use gguf_shorten::heal::scale;
 use gguf_shorten::heal::split::Split;
 use gguf_shorten::heal::writers::Writers;
@@ -237,9 +237,15 @@ fn the_number_is_about_the_best_for_the_whole_model() {
         let all = split.folds.concat();
         // Whether the parent's logits are kept or not.
         let [mut healer, mut poor] = [u64::MAX, 0].map(|room| {
-            let windows = windows.clone();
-            let healer = Healer::of_whole_models(&model, &constraints, &engine, windows, &split, 1);
-            healer.unwrap().with_logits_bytes(room)
+            let setup = Setup {
+                model: &model,
+                constraints: &constraints,
+                engine: &engine,
+                windows: windows.clone(),
+                split: &split,
+                n_threads: 1,
+            };
+            Healer::of_whole_models(setup).unwrap().with_logits_bytes(room)
         });
         let base = Candidate {
             removed: [2, 3].map(BlockId::new).into(),

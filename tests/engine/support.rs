@@ -5,7 +5,7 @@ use std::path::Path;
 
 use ggml::{Backend, Context, ContextOptions, ModelOptions, Token};
 use gguf_shorten::engine::hidden_state::{HiddenStates, Position, Recorded};
-use gguf_shorten::engine::llama::{Course, Halves, LlamaHiddenStates};
+use gguf_shorten::engine::llama::{Halves, LlamaHiddenStates, StreamGraph};
 use gguf_shorten::gguf::File;
 use gguf_shorten::model::input::Input;
 use gguf_shorten::model::{BlockId, Model};
@@ -79,10 +79,10 @@ fn states(path: &Path, with_middles: bool) -> Result<Recorded, String> {
     let engine = load(path)?;
     let model = Model::new(input.parse().unwrap()).map_err(|error| format!("{error:#}"))?;
     let stream = model.rules().unwrap().stream;
-    let course = Course::of(&model, stream).unwrap();
+    let graph = StreamGraph::of(&model, &engine, stream).unwrap();
     let n_tokens = n_tokens(model.architecture());
-    let mut states = LlamaHiddenStates::new(&engine, options(n_tokens), stream, course)
-        .map_err(|error| format!("{error:#}"))?;
+    let mut states =
+        LlamaHiddenStates::new(&engine, options(n_tokens), graph).map_err(|error| format!("{error:#}"))?;
     if with_middles {
         let constraints = Constraints::of(&model).map_err(|error| format!("{error:#}"))?;
         let halves = Halves::of(&model, constraints.rules, &constraints.kinds)
@@ -90,7 +90,7 @@ fn states(path: &Path, with_middles: bool) -> Result<Recorded, String> {
         states = states.with_halves(Some(halves));
     }
     let window = tokens(n_tokens);
-    assert_eq!(states.n_embd(), engine.n_embd() * course.n_streams);
+    assert_eq!(states.n_embd(), engine.n_embd() * graph.n_streams);
     Recorded::record(&mut states, std::iter::once(&window[..])).map_err(|error| format!("{error:#}"))
 }
 

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use ggml::{ContextOptions, ModelOptions};
-use gguf_shorten::engine::llama::{Course, LlamaHiddenStates};
+use gguf_shorten::engine::llama::{LlamaHiddenStates, StreamGraph};
 use gguf_shorten::engine::load::load_for_scores;
 use gguf_shorten::engine::text::{CalibrationSet, Cut, Source, Texts};
 use gguf_shorten::measure::importance::Importance;
@@ -37,8 +37,8 @@ fn main() -> Result<()> {
     let set = CalibrationSet::new(&Texts::read(Source::BuiltIn)?, Vec::new(), cut, &|text| {
         Ok(model.tokenize(text)?)
     })?;
-    let mut states =
-        LlamaHiddenStates::new(&model, options, rules.stream, Course::of(&parent, rules.stream)?)?;
+    let graph = StreamGraph::of(&parent, &model, rules.stream)?;
+    let mut states = LlamaHiddenStates::new(&model, options, graph)?;
     let start = Cell::new(Instant::now());
     let windows: Vec<_> = set.windows().collect();
     let paced = windows.iter().copied().cycle().map_while(|window| {

@@ -16,7 +16,7 @@ use crate::cli::options::Compare;
 use crate::engine::load;
 use crate::engine::load::model_options;
 use crate::engine::logits as evaluator;
-use crate::engine::segment::memory::MemoryFile;
+use crate::engine::memory_file::MemoryFile;
 use crate::error::Hint;
 use crate::files::unnamed::ScratchFile;
 use crate::gguf::{self, ALIGNMENT_KEY, DEFAULT_ALIGNMENT, Header, ValueOut};

@@ -16,7 +16,7 @@ use super::{check_json, devices, note_counts, print_json, to_stdout};
 use crate::choose::rows as choice;
 use crate::cli::options::{Compare, Printing};
 use crate::engine::load;
-use crate::engine::load::cut;
+use crate::engine::load::LoadedModel;
 use crate::engine::logits::{LlamaLogits, vocabulary_difference};
 use crate::engine::outcome::CalibrationReport;
 use crate::engine::scored::{ScoredLogits, scored};
@@ -56,9 +56,9 @@ pub fn run(options: &Compare) -> Result<()> {
     }
     warn(&input, &model, printing);
     ggml::log::echo(printing.verbose);
-    let parent = load::load_for_logits(&input, &options.text)?;
-    let set = cut(&texts, (&parent, &input), &options.text, printing).with_context(at_path)?;
-    load::check_window(&set, &parent).with_context(at_path)?;
+    let parent = LoadedModel::load(&input, &options.text)?;
+    let set = parent.cut(&texts, &options.text, printing).with_context(at_path)?;
+    load::check_window(&set, &parent.engine).with_context(at_path)?;
 
     let files = options.files.iter().cloned().map(Candidate::File);
     let mut candidates: Vec<Candidate> = files.collect();
@@ -70,7 +70,7 @@ pub fn run(options: &Compare) -> Result<()> {
             Ok(found) => {
                 let found = constraints.insert(found);
                 let (sets, calibration) = choice::choose(&model, found, &input, drops, &numbers, printing)?;
-                let report = choice::report(drops, calibration, (&parent, &input), &set, printing);
+                let report = choice::report(drops, calibration, &parent, &set, printing);
                 choice = Some(report.with_context(at_path)?);
                 sets
             }
@@ -88,7 +88,7 @@ pub fn run(options: &Compare) -> Result<()> {
     // The threads of ggml rest while these work.
     let workers = rayon::ThreadPoolBuilder::new().num_threads(options.text.threads).build()?;
     let (mut rows, seconds, failures) = workers.install(|| {
-        let mut evaluation = Evaluation::new((&parent, &input), &set, options, parent_row)?;
+        let mut evaluation = Evaluation::new(&parent, &set, options, parent_row)?;
         evaluation.all(&maker, candidates)?;
         Ok::<_, Error>((evaluation.rows, evaluation.seconds, evaluation.failures))
     })?;
@@ -141,17 +141,14 @@ struct Evaluation<'e> {
 
 impl<'e> Evaluation<'e> {
     fn new(
-        (parent, input): (&'e ggml::Model, &Input),
+        parent: &'e LoadedModel<'_>,
         set: &'e CalibrationSet,
         options: &'e Compare,
         row: RowReport,
     ) -> Result<Self> {
-        let threads = options.text.threads;
-        let path = input.path();
         Ok(Self {
-            parent,
-            logits: LlamaLogits::new(parent, path, set.window, threads)
-                .with_context(|| path.display().to_string())?,
+            parent: &parent.engine,
+            logits: parent.logits(set.window, options.text.threads).with_context(|| parent.name())?,
             set,
             options,
             rows: vec![row],

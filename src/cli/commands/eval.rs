@@ -3,8 +3,8 @@
 use super::{arguments, check_json, devices, note_counts, print_json, to_stdout};
 use crate::cli::options::{Eval, Printing};
 use crate::engine::load;
-use crate::engine::load::cut;
-use crate::engine::logits::{LlamaLogits, Speed, vocabulary_difference};
+use crate::engine::load::LoadedModel;
+use crate::engine::logits::{Speed, vocabulary_difference};
 use crate::engine::outcome::CalibrationReport;
 use crate::engine::scored::ScoredLogits;
 use crate::engine::text::{CalibrationSet, Texts};
@@ -55,36 +55,26 @@ pub fn run(options: &Eval) -> Result<()> {
     }
 
     ggml::log::echo(printing.verbose);
-    let load = |input: &Input| load::load_for_logits(input, &options.text);
-    let engine = load(&input)?;
-    let parent_engine = parent_input.as_ref().map(load);
-    let parent_engine = parent_engine.transpose()?;
-    let at_model = || input.path().display().to_string();
-    if let (Some(parent_engine), Some(parent_input)) = (&parent_engine, &parent_input)
-        && let Some(difference) = vocabulary_difference(&engine, parent_engine)
+    let loaded = LoadedModel::load(&input, &options.text)?;
+    let loaded_parent = parent_input.as_ref().map(|input| LoadedModel::load(input, &options.text));
+    let loaded_parent = loaded_parent.transpose()?;
+    let at_model = || loaded.name();
+    if let Some(parent) = &loaded_parent
+        && let Some(difference) = vocabulary_difference(&loaded.engine, &parent.engine)
     {
-        bail!(
-            "{}: the vocabulary differs from that of {}: {difference}",
-            at_model(),
-            parent_input.path().display()
-        );
+        bail!("{}: the vocabulary differs from that of {}: {difference}", at_model(), parent.name());
     }
     // A text of its own is written by the parent, whose predictions are the aim.
-    let writer = match (&parent_engine, &parent_input, texts.source().seed()) {
-        (Some(engine), Some(input), Some(_)) => (engine, input),
-        _ => (&engine, &input),
-    };
-    let set = cut(&texts, writer, &options.text, printing)
-        .with_context(|| writer.1.path().display().to_string())?;
-    load::check_window(&set, &engine).with_context(at_model)?;
-    if let (Some(engine), Some(input)) = (&parent_engine, &parent_input) {
-        load::check_window(&set, engine).with_context(|| input.path().display().to_string())?;
+    let writer = loaded_parent.as_ref().filter(|_| texts.source().seed().is_some()).unwrap_or(&loaded);
+    let set = writer.cut(&texts, &options.text, printing).with_context(|| writer.name())?;
+    for loaded in std::iter::once(&loaded).chain(&loaded_parent) {
+        load::check_window(&set, &loaded.engine).with_context(|| loaded.name())?;
     }
 
     // The threads of ggml rest while these work.
     let threads = rayon::ThreadPoolBuilder::new().num_threads(options.text.threads).build()?;
-    let sides = ((&engine, input.path()), parent_engine.as_ref().zip(parent_input.as_ref()));
-    let (quality, speed, seconds) = threads.install(|| measure(sides, &set, options))?;
+    let (quality, speed, seconds) =
+        threads.install(|| measure(&loaded, loaded_parent.as_ref(), &set, options))?;
     let hash = |input: &Input| printing.json.is_some().then(|| input.blake3());
     let mut report = EvalReport::new(
         ModelReport::of(&model, &input, hash(&input)),
@@ -96,11 +86,10 @@ pub fn run(options: &Eval) -> Result<()> {
     );
     report.arguments = arguments();
     // Not needed for what is left.
-    drop(parent_engine);
+    drop(loaded_parent);
     let accuracy = |name, tasks: Option<(&Path, Vec<Task>)>| {
-        let result = tasks.map(|(path, tasks)| {
-            threads.install(|| accuracy(name, path, &tasks, (&engine, &input), options))
-        });
+        let result =
+            tasks.map(|(path, tasks)| threads.install(|| accuracy(name, path, &tasks, &loaded, options)));
         result.transpose().with_context(at_model)
     };
     report.hellaswag = accuracy("HellaSwag", hellaswag)?;
@@ -108,7 +97,7 @@ pub fn run(options: &Eval) -> Result<()> {
     print(&report, printing)
 }
 
-/// Evaluates `output` and its `parent` on the text behind its first `n_windows`, which chose the blocks, or on those too where
+/// Evaluates `output` and its `parent` on the text after its first `n_windows`, which chose the blocks, or on those too where
 /// the text has no more; then the second value is true. Of both the speed is measured.
 ///
 /// # Errors
@@ -123,25 +112,22 @@ pub(crate) fn against_parent(
     warning::of_tokenizer(parent, &models.1, &options.printing);
     let texts = Texts::read(options.text.source.clone())?;
     ggml::log::echo(options.printing.verbose);
-    let (engine, parent_engine) =
-        (load::load_for_logits(output, &options.text)?, load::load_for_logits(parent, &options.text)?);
-    let source = (&parent_engine, parent);
-    let all = cut(&texts, source, &options.text, &options.printing)?;
+    let loaded = LoadedModel::load(output, &options.text)?;
+    let loaded_parent = LoadedModel::load(parent, &options.text)?;
+    let all = loaded_parent.cut(&texts, &options.text, &options.printing)?;
     let others = match n_windows {
         0 => None,
-        n => all.behind(n, all.windows().len().div_ceil(4)),
+        n => all.after(n, all.windows().len().div_ceil(4)),
     };
     let same_text = others.is_none() && n_windows > 0;
     let set = others.unwrap_or(all);
-    load::check_window(&set, &engine)?;
+    load::check_window(&set, &loaded.engine)?;
     let threads = rayon::ThreadPoolBuilder::new().num_threads(options.text.threads).build()?;
-    let sides = ((&engine, output.path()), Some((&parent_engine, parent)));
-    let (quality, speed, seconds) = threads.install(|| measure(sides, &set, options))?;
-    drop(engine);
-    let parent_speed = threads.install(|| {
-        LlamaLogits::new(&parent_engine, parent.path(), set.window, options.text.threads)?
-            .speed(set.windows())
-    })?;
+    let (quality, speed, seconds) =
+        threads.install(|| measure(&loaded, Some(&loaded_parent), &set, options))?;
+    drop(loaded);
+    let parent_speed =
+        threads.install(|| loaded_parent.logits(set.window, options.text.threads)?.speed(set.windows()))?;
     let mut calibration = CalibrationReport::new(&set, seconds);
     if n_windows > 0 && !same_text {
         let n_tokens = n_windows * set.window;
@@ -167,17 +153,17 @@ pub(crate) fn warn(input: &Input, model: &Model<'_>, printing: &Printing) {
 
 /// Evaluates all windows with the model and its parent, if there is one. Returns the time of that, too.
 fn measure(
-    ((engine, path), parent): ((&ggml::Model, &Path), Option<(&ggml::Model, &Input)>),
+    loaded: &LoadedModel<'_>,
+    parent: Option<&LoadedModel<'_>>,
     set: &CalibrationSet,
     options: &Eval,
 ) -> Result<(Quality, Speed, f64)> {
-    let logits = |engine, path: &Path| {
-        LlamaLogits::new(engine, path, set.window, options.text.threads)
-            .with_context(|| path.display().to_string())
+    let (window, n_threads) = (set.window, options.text.threads);
+    let mut model = loaded.logits(window, n_threads).with_context(|| loaded.name())?;
+    let mut parent = match parent {
+        Some(parent) => Some(parent.logits(window, n_threads).with_context(|| parent.name())?),
+        None => None,
     };
-    let mut model = logits(engine, path)?;
-    let parent = parent.map(|(engine, input)| logits(engine, input.path()));
-    let mut parent = parent.transpose()?;
     let bar = options.printing.begin("evaluating".into(), Unit::Tokens, set.n_tokens() as u64);
     let start = Instant::now();
     let quality = Quality::measure(
@@ -190,7 +176,7 @@ fn measure(
     let quality = quality?;
     let seconds = start.elapsed().as_secs_f64();
     drop(parent);
-    let speed = model.speed(set.windows()).with_context(|| path.display().to_string())?;
+    let speed = model.speed(set.windows()).with_context(|| loaded.name())?;
     Ok((quality, speed, seconds))
 }
 
@@ -199,13 +185,13 @@ fn accuracy(
     name: &'static str,
     path: &Path,
     tasks: &[Task],
-    (engine, input): (&ggml::Model, &Input),
+    loaded: &LoadedModel<'_>,
     options: &Eval,
 ) -> Result<AccuracyReport> {
     let bar = options.printing.begin(name.into(), Unit::Tasks, tasks.len() as u64);
     let start = Instant::now();
-    let scores =
-        answers::answer_scores(engine, input.path(), tasks, options.text.threads, &mut || bar.advance(1));
+    let (engine, model) = (&loaded.engine, loaded.input.path());
+    let scores = answers::answer_scores(engine, model, tasks, options.text.threads, &mut || bar.advance(1));
     drop(bar);
     let at_path = || path.display().to_string();
     let found = answers::accuracy(tasks, &scores.with_context(at_path)?);

@@ -1,6 +1,6 @@
 //! [`HiddenStates`] by llama.cpp: finds the residual stream among the nodes of its graph.
 
-mod segment;
+mod block;
 
 mod stream_tap;
 
@@ -10,10 +10,10 @@ use crate::model::arch::{Architecture, Middle, Stream};
 use crate::model::{BlockId, Model};
 use crate::plan::kinds::Kinds;
 use anyhow::{Error, Result, bail, ensure};
+pub(crate) use block::{evaluate_block, evaluate_halves, evaluate_reading};
 use ggml::{BlockCounts, Context, ContextOptions, ThreadPool, WindowInput};
-pub(crate) use segment::{evaluate_block_reading, evaluate_halves, evaluate_segment};
 use std::rc::Rc;
-use stream_tap::StreamTap;
+use stream_tap::{Seen, StreamTap};
 
 /// How many blocks llama.cpp is told that `model` has, where the file counts prediction blocks that are none or are not there:
 /// it would leave the first out, and of many architectures loads no file without the others. `None` where it reads the file as
@@ -138,25 +138,30 @@ pub fn check_ends(model: &Model<'_>) -> Result<()> {
     Ok(())
 }
 
-/// How a model's blocks run, and what passes between them.
+/// How the residual stream shows in llama.cpp's graph of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Course {
+pub struct StreamGraph {
+    /// The nodes that hold it.
+    pub stream: Stream,
     /// Blocks that are evaluated.
     pub n_blocks: usize,
     /// How often: once, but for looped models.
     pub n_loops: usize,
     /// Streams of each token: one, but for hyper-connections.
     pub n_streams: usize,
+    /// Width of each, in elements.
+    pub n_embd: usize,
 }
 
-impl Course {
-    /// That of `model`, whose hidden states appear as `stream` says.
+impl StreamGraph {
+    /// That of `model`, loaded as `engine`, whose nodes `stream` names.
     ///
     /// # Errors
     /// A count in the metadata that is not a number.
-    pub fn of(model: &Model<'_>, stream: Stream) -> Result<Self> {
+    pub fn of(model: &Model<'_>, engine: &ggml::Model, stream: Stream) -> Result<Self> {
         let count = |key| Ok::<_, Error>(model.count(key)?.unwrap_or(1));
         Ok(Self {
+            stream,
             n_blocks: model.n_trunk_blocks(),
             n_loops: match stream {
                 Stream::Looped { loops_key, .. } => count(loops_key)?,
@@ -166,16 +171,29 @@ impl Course {
                 Stream::Parallel { streams_key, .. } => count(streams_key)?,
                 _ => 1,
             },
+            n_embd: engine.n_embd(),
         })
+    }
+
+    /// Runs of a block on one window.
+    fn n_runs(&self) -> usize {
+        self.n_blocks * self.n_loops
+    }
+
+    /// The shape of a hidden state as ggml writes it: `[n_embd, n_tokens]`, or with several streams
+    /// `[n_embd, n_streams, n_tokens]`.
+    fn shape(&self, n_tokens: usize) -> [usize; 4] {
+        match self.stream {
+            Stream::Parallel { .. } => [self.n_embd, self.n_streams, n_tokens, 1],
+            _ => [self.n_embd, n_tokens, 1, 1],
+        }
     }
 }
 
 /// Evaluates windows with llama.cpp and taps the residual stream.
 pub struct LlamaHiddenStates<'model> {
     context: Context<'model>,
-    stream: Stream,
-    course: Course,
-    n_embd: usize,
+    graph: StreamGraph,
     halves: Option<Halves>,
     /// Runs of a block after which an evaluation stops.
     n_wanted: usize,
@@ -187,13 +205,8 @@ impl<'model> LlamaHiddenStates<'model> {
     ///
     /// # Errors
     /// llama.cpp's, if it cannot set up the evaluation.
-    pub fn new(
-        model: &'model ggml::Model,
-        options: ContextOptions,
-        stream: Stream,
-        course: Course,
-    ) -> Result<Self> {
-        Ok(Self::of(Context::new(model, options)?, model, stream, course))
+    pub fn new(model: &'model ggml::Model, options: ContextOptions, graph: StreamGraph) -> Result<Self> {
+        Ok(Self::of(Context::new(model, options)?, graph))
     }
 
     /// As [`LlamaHiddenStates::new`], with threads that others use, too.
@@ -204,26 +217,16 @@ impl<'model> LlamaHiddenStates<'model> {
         model: &'model ggml::Model,
         window: usize,
         threads: &Rc<ThreadPool>,
-        stream: Stream,
-        course: Course,
+        graph: StreamGraph,
     ) -> Result<Self> {
-        let context = Context::with_threads(model, window, threads)?;
-        Ok(Self::of(context, model, stream, course))
+        Ok(Self::of(Context::with_threads(model, window, threads)?, graph))
     }
 
-    fn of(context: Context<'model>, model: &ggml::Model, stream: Stream, course: Course) -> Self {
-        Self {
-            context,
-            stream,
-            course,
-            n_embd: model.n_embd(),
-            halves: None,
-            n_wanted: course.n_blocks * course.n_loops,
-            state: Vec::new(),
-        }
+    fn of(context: Context<'model>, graph: StreamGraph) -> Self {
+        Self { context, graph, halves: None, n_wanted: graph.n_runs(), state: Vec::new() }
     }
 
-    /// Stops behind the first `n_blocks` blocks, one at least: only their hidden states are shown.
+    /// Stops after the first `n_blocks` blocks, one at least: only their hidden states are shown.
     #[must_use]
     pub fn up_to(self, n_blocks: usize) -> Self {
         let n_wanted = n_blocks.clamp(1, self.n_wanted);
@@ -239,29 +242,22 @@ impl<'model> LlamaHiddenStates<'model> {
 
 impl HiddenStates for LlamaHiddenStates<'_> {
     fn n_blocks(&self) -> usize {
-        self.course.n_blocks
+        self.graph.n_blocks
     }
 
     fn n_embd(&self) -> usize {
-        self.n_embd * self.course.n_streams
+        self.graph.n_embd * self.graph.n_streams
     }
 
     fn visit(&mut self, window: &[Token], visit: &mut Visitor<'_>) -> Result<()> {
         let mut tap = StreamTap {
-            stream: self.stream,
-            n_blocks: self.course.n_blocks,
-            n_runs: self.course.n_blocks * self.course.n_loops,
+            graph: self.graph,
+            n_tokens: window.len(),
             n_wanted: self.n_wanted,
-            shape: match self.stream {
-                Stream::Parallel { .. } => [self.n_embd, self.course.n_streams, window.len(), 1],
-                _ => [self.n_embd, window.len(), 1, 1],
-            },
             halves: self.halves.as_ref(),
             state: &mut self.state,
             visit,
-            n_outputs: 0,
-            seen_middle: false,
-            seen_input: false,
+            seen: Seen::default(),
             error: None,
         };
         let result = self.context.evaluate(WindowInput::Tokens(window), &mut tap);
@@ -269,12 +265,12 @@ impl HiddenStates for LlamaHiddenStates<'_> {
             return Err(error);
         }
         result?;
-        if tap.n_outputs < tap.n_wanted {
+        let n_seen = tap.seen.n_outputs;
+        if n_seen < self.n_wanted {
             bail!(
-                "llama.cpp's graph shows the hidden state after {} of {} blocks; the names in this build are not those \
+                "llama.cpp's graph shows the hidden state after {n_seen} of {} blocks; the names in this build are not those \
                  that are known for the architecture",
-                tap.n_outputs,
-                tap.n_wanted
+                self.n_wanted
             );
         }
         Ok(())

@@ -3,45 +3,50 @@
 use anyhow::{Error, Result, anyhow, ensure};
 use ggml::{Flow, Node, Tap};
 
-use super::{Halves, MiddleNode};
+use super::{Halves, MiddleNode, StreamGraph};
 use crate::engine::hidden_state::{Position, Visitor};
 use crate::model::BlockId;
 use crate::model::arch::Stream;
 
+/// What has been seen of a graph.
+#[derive(Default)]
+pub(super) struct Seen {
+    /// Block outputs. They come in order, so this is also the run that comes next.
+    pub(super) n_outputs: usize,
+    /// Whether the middle of the block that comes next was seen.
+    pub(super) middle: bool,
+    /// Whether the stream before the first block was.
+    pub(super) input: bool,
+}
+
 pub(super) struct StreamTap<'t, 'v> {
-    pub(super) stream: Stream,
-    pub(super) n_blocks: usize,
-    /// Runs of a block on one window: the number of blocks times that of loops.
-    pub(super) n_runs: usize,
-    /// After how many of them evaluation stops.
+    pub(super) graph: StreamGraph,
+    pub(super) n_tokens: usize,
+    /// Runs of a block after which the evaluation stops.
     pub(super) n_wanted: usize,
-    /// `[n_embd, n_tokens]`, or with several streams `[n_embd, n_streams, n_tokens]`, as ggml writes it.
-    pub(super) shape: [usize; 4],
     pub(super) halves: Option<&'t Halves>,
     pub(super) state: &'t mut Vec<f32>,
     pub(super) visit: &'t mut Visitor<'v>,
-    /// Block outputs seen so far. They come in order, so this is also the run that comes next.
-    pub(super) n_outputs: usize,
-    /// Whether the middle of the block that comes next was seen.
-    pub(super) seen_middle: bool,
-    pub(super) seen_input: bool,
+    pub(super) seen: Seen,
     pub(super) error: Option<Error>,
 }
 
 impl StreamTap<'_, '_> {
     /// The block that comes next.
     fn next_block(&self) -> BlockId {
-        BlockId::new(self.n_outputs % self.n_blocks)
+        BlockId::new(self.seen.n_outputs % self.graph.n_blocks)
     }
 
     /// The middle of the next block, if it shows at `node`: as that or as an operand that still lives.
     fn middle<'n>(&self, node: Node<'n>) -> Option<Node<'n>> {
         let halves = self.halves?;
-        if self.seen_middle || !self.seen_input {
+        if self.seen.middle || !self.seen.input {
             return None;
         }
         match halves.node {
-            MiddleNode::Named(name) => (numbered(node.name(), name) == Some(self.n_outputs)).then_some(node),
+            MiddleNode::Named(name) => {
+                (numbered(node.name(), name) == Some(self.seen.n_outputs)).then_some(node)
+            }
             MiddleNode::ReadByNorm => {
                 // The norm is two nodes: the middle is scaled to length one, then multiplied by the weights.
                 let weights = node.operand(1)?.name();
@@ -53,13 +58,13 @@ impl StreamTap<'_, '_> {
 
     /// The point of the stream that `node` is, if it is one that has not been seen.
     fn sight(&self, node: Node<'_>) -> Option<Position> {
-        let next = self.n_outputs;
-        let output = |run: usize| Position::Output(BlockId::new(run % self.n_blocks));
+        let next = self.seen.n_outputs;
+        let output = |run: usize| Position::Output(BlockId::new(run % self.graph.n_blocks));
         let name = node.name();
         if self.middle(node).is_some() {
             return Some(Position::Middle(self.next_block()));
         }
-        match self.stream {
+        match self.graph.stream {
             Stream::Named { input }
             | Stream::Renamed { input, .. }
             | Stream::Parallel { input, .. }
@@ -67,23 +72,23 @@ impl StreamTap<'_, '_> {
             | Stream::Stacked { input }
             | Stream::Looped { input, .. } => {
                 let is_input = || name == input || node.operand(1).is_some_and(|o| o.name() == input);
-                if !self.seen_input && is_input() {
+                if !self.seen.input && is_input() {
                     return Some(Position::Input);
                 }
-                let of_block = match self.stream {
+                let of_block = match self.graph.stream {
                     Stream::Renamed { output, .. } | Stream::Parallel { output, .. } => output,
                     _ => "l_out",
                 };
                 if numbered(name, of_block) == Some(next) {
                     return Some(output(next));
                 }
-                if let Stream::NamedTo { last, .. } = self.stream
-                    && next + 1 == self.n_runs
+                if let Stream::NamedTo { last, .. } = self.graph.stream
+                    && next + 1 == self.graph.n_runs()
                     && name == last
                 {
                     return Some(output(next));
                 }
-                if matches!(self.stream, Stream::Looped { .. })
+                if matches!(self.graph.stream, Stream::Looped { .. })
                     && next > 0
                     && numbered(name, "loop_norm") == Some(next - 1)
                 {
@@ -92,10 +97,10 @@ impl StreamTap<'_, '_> {
                 None
             }
             Stream::NamedByReader { reader, last } => {
-                if !self.seen_input {
+                if !self.seen.input {
                     return (numbered(name, reader) == Some(0)).then_some(Position::Input);
                 }
-                let is_next = if next + 1 == self.n_runs {
+                let is_next = if next + 1 == self.graph.n_runs() {
                     name == last
                 } else {
                     numbered(name, reader) == Some(next + 1)
@@ -103,14 +108,14 @@ impl StreamTap<'_, '_> {
                 is_next.then(|| output(next))
             }
             Stream::ResidualSum { input } => {
-                if !self.seen_input {
+                if !self.seen.input {
                     return (name == input).then_some(Position::Input);
                 }
                 let is_next = numbered(node.operand(1)?.name(), "ffn_inp") == Some(next);
                 is_next.then(|| output(next))
             }
             Stream::LayerOutputNorm => {
-                if !self.seen_input {
+                if !self.seen.input {
                     return (name == "inp_norm-0").then_some(Position::Input);
                 }
                 let bias = node.operand(1)?.name();
@@ -124,21 +129,22 @@ impl StreamTap<'_, '_> {
     }
 
     fn show(&mut self, node: Node<'_>, position: Position) -> Result<Flow> {
-        let n_floats = self.shape.iter().product();
-        let fits = match self.stream {
-            Stream::Stacked { .. } => node.ne()[..2] == self.shape[..2],
-            _ => node.ne() == self.shape,
+        let shape = self.graph.shape(self.n_tokens);
+        let n_floats = shape.iter().product();
+        let fits = match self.graph.stream {
+            Stream::Stacked { .. } => node.ne()[..2] == shape[..2],
+            _ => node.ne() == shape,
         };
         if !fits {
             return Err(anyhow!(
                 "graph node '{}' has the shape {:?}, expected {:?} for a hidden state",
                 node.name(),
                 node.ne(),
-                self.shape
+                shape
             ));
         }
         if let (Position::Output(block), Some(halves)) = (position, self.halves)
-            && !self.seen_middle
+            && !self.seen.middle
         {
             ensure!(
                 halves.without_attention.get(block.index()) == Some(&true),
@@ -154,14 +160,14 @@ impl StreamTap<'_, '_> {
         let state = state.ok_or_else(|| anyhow!("graph node '{}' is empty", node.name()))?;
         (self.visit)(position, state)?;
         match position {
-            Position::Input => self.seen_input = true,
-            Position::Middle(_) => self.seen_middle = true,
+            Position::Input => self.seen.input = true,
+            Position::Middle(_) => self.seen.middle = true,
             Position::Output(_) => {
-                self.n_outputs += 1;
-                self.seen_middle = false;
+                self.seen.n_outputs += 1;
+                self.seen.middle = false;
             }
         }
-        Ok(if self.n_outputs == self.n_wanted { Flow::Stop } else { Flow::Continue })
+        Ok(if self.seen.n_outputs == self.n_wanted { Flow::Stop } else { Flow::Continue })
     }
 }
 

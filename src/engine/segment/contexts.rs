@@ -1,37 +1,32 @@
-//! Contexts that are kept from one evaluation to the next, as far as there is room.
+//! Segments that are kept ready from one evaluation to the next, as far as there is room.
 
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use ggml::Context;
 
 use crate::model::BlockId;
 
-/// Contexts of segments, some number of them at most.
+/// Segments with their contexts, some number of them at most.
 ///
 /// Blocks are evaluated in order, again and again. When there is no room for all of them the one to go is the one used last:
 /// it is needed again after all the others.
-pub(super) struct Contexts {
-    made: BTreeMap<BlockId, Context<'static>>,
+pub(super) struct Contexts<S> {
+    made: BTreeMap<BlockId, S>,
     used_last: Option<BlockId>,
     room: usize,
 }
 
-impl Contexts {
-    /// Keeps up to `room` contexts, and one at least.
+impl<S> Contexts<S> {
+    /// Keeps up to `room` of them, and one at least.
     pub(super) fn new(room: usize) -> Self {
         Self { made: BTreeMap::new(), used_last: None, room: room.max(1) }
     }
 
-    /// The context of `block`, which `make` makes if it is not there.
+    /// The segment of `block`, which `make` makes if it is not there.
     ///
     /// # Errors
     /// Those of `make`.
-    pub(super) fn get_or_make(
-        &mut self,
-        block: BlockId,
-        make: impl FnOnce() -> Result<Context<'static>>,
-    ) -> Result<&mut Context<'static>> {
+    pub(super) fn get_or_make(&mut self, block: BlockId, make: impl FnOnce() -> Result<S>) -> Result<&mut S> {
         if !self.made.contains_key(&block) && self.made.len() >= self.room {
             // It goes before its successor comes: the two need not fit together.
             let gone = self.used_last.or(self.made.keys().next_back().copied());

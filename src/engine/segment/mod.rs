@@ -1,20 +1,27 @@
 //! Segments: shortened models of a few blocks, held in memory and fed with hidden states.
 //!
-//! A [`Chain`] evaluates a model block by block, each block a segment of its own. So any set of its blocks can be
-//! evaluated without a file, and what two sets have in common is evaluated once. Before it is used it is compared with
-//! the whole model, bit for bit, since llama.cpp does not treat every architecture's hidden states as it treats its tokens;
-//! where it cannot be used, [`Whole`] evaluates shortened models one by one. A [`Lone`] block is evaluated as a segment with
-//! other weights.
+//! [`Segments`] plans, writes and loads them: a [`BlockSegment`] evaluates one block on a window, a [`HeadSegment`] the last
+//! blocks up to the logits, both perhaps with other weights. A [`Chain`] evaluates a model block by block, each block a segment
+//! of its own. So any set of its blocks can be evaluated without a file, and what two sets have in common is evaluated once.
+//! Before segments are used they are compared with the whole model, bit for bit, since llama.cpp does not treat every
+//! architecture's hidden states as it treats its tokens. Where they cannot be used, [`Whole`] evaluates shortened models one by
+//! one.
 //!
-//! In reading order: `plan` says what a segment's file holds, `memory` writes it, `input_scale` is what llama.cpp does to the
-//! hidden states that it is fed with, `contexts` says what is kept ready, [`chain`] evaluates, [`whole`] is the fall-back,
-//! [`lone`] is a single block, [`tail`] are the last ones, and `alone` compares blocks alone with the whole model.
+//! In reading order: `plan` says what a segment's file holds, `segments` brings it to memory, `input_scale` is what llama.cpp
+//! does to the hidden states that it is fed with, `block` and `head` evaluate, `check` compares with the whole model,
+//! `contexts` says what is kept ready, [`chain`] evaluates sets of blocks, and [`whole`] is the fall-back.
 
 mod plan;
 
 mod input_scale;
 
-pub(crate) mod memory;
+mod block;
+
+mod head;
+
+mod segments;
+
+mod check;
 
 mod contexts;
 
@@ -22,25 +29,20 @@ pub mod chain;
 
 pub mod whole;
 
-pub mod lone;
-
-pub mod tail;
-
-mod alone;
-
 use anyhow::Result;
 
 use crate::engine::hidden_state::Token;
 use crate::model::BlockId;
 
-pub use alone::check_alone;
+pub use block::BlockSegment;
 pub use chain::Chain;
-pub use lone::Lone;
+pub use check::check_blocks;
+pub use head::HeadSegment;
 pub use plan::takes_streams;
-pub use tail::Tail;
+pub use segments::Segments;
 pub use whole::Whole;
 
-/// What a set gives on a window, beside its parent.
+/// The logits of a set of blocks on a window, and its parent's.
 pub struct Outcome<'o> {
     /// The number of the set.
     pub set: usize,
@@ -48,13 +50,13 @@ pub struct Outcome<'o> {
     pub window: usize,
     /// The window.
     pub tokens: &'o [Token],
-    /// The parent's logits behind the tokens that [`crate::engine::scored::scored`] names, `[n_scored, n_vocab]`.
+    /// The parent's logits after the tokens that [`crate::engine::scored::scored`] names, `[n_scored, n_vocab]`.
     pub parent: &'o [f32],
     /// The set's.
     pub logits: &'o [f32],
 }
 
-/// Receives what sets give.
+/// Receives the logits of sets.
 pub type Visitor<'v> = dyn FnMut(Outcome<'_>) -> Result<()> + 'v;
 
 /// Evaluates sets of a model's blocks beside the whole model, on windows that are given once.

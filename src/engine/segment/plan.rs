@@ -1,14 +1,13 @@
 //! What a segment's file holds. Pure: no I/O.
 
-use std::collections::BTreeMap;
-
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::gguf::{EntryOut, Layout, Quoted, TensorOut, ValueOut};
+use crate::engine::memory_file;
+use crate::gguf::{EntryOut, Layout, Quoted, TensorInfo, TensorOut, ValueOut};
 use crate::model::arch::Alone;
 use crate::model::renumbering::Renumbering;
 use crate::model::{BlockId, Model};
-use crate::plan::{ChangedTensors, Constraints, segment_entries};
+use crate::plan::{ChangedTensor, ChangedTensors, Constraints, segment_entries};
 
 /// Whether a segment ends in logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,17 +16,6 @@ pub enum Head {
     Without,
     /// It ends in the model's logits.
     With,
-}
-
-/// Where the bytes of a tensor come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// The first bytes of the model's tensor with this index: all of them, or some rows.
-    Tensor(usize),
-    /// Zeros: the tensor belongs to a block that is there for its kind alone.
-    Zeros,
-    /// Other weights of the model's tensor with this index.
-    Changed(usize),
 }
 
 /// A file of some blocks, to be evaluated from a hidden state on.
@@ -39,8 +27,8 @@ pub enum Source {
 pub struct SegmentPlan<'a> {
     /// Every position of the file.
     pub layout: Layout<'a>,
-    /// For each tensor of the layout, where its bytes come from.
-    pub sources: Vec<Source>,
+    /// The data of each tensor of the layout; `None` for zeros.
+    pub data: Vec<Option<&'a [u8]>>,
     /// All its blocks, those of zeros included.
     pub n_blocks: usize,
 }
@@ -55,7 +43,7 @@ impl<'a> SegmentPlan<'a> {
         constraints: &Constraints,
         blocks: &[BlockId],
         head: Head,
-        changed: &ChangedTensors,
+        changed: &'a ChangedTensors,
     ) -> Result<Self> {
         let all = with_companions(model, constraints, blocks)?;
         let renumbering = Renumbering::in_order(model.n_blocks(), all.clone());
@@ -65,60 +53,51 @@ impl<'a> SegmentPlan<'a> {
             Head::With => n_vocab,
         };
         let entries = entries(model, constraints, &renumbering, n_rows)?;
-        let evaluated: BTreeMap<BlockId, usize> =
-            blocks.iter().enumerate().map(|(number, &block)| (block, number)).collect();
-        let mut sources = Vec::new();
-        let mut tensors = Vec::new();
+        let (mut tensors, mut data) = (Vec::new(), Vec::new());
         for (i, tensor) in model.tensors().iter().enumerate() {
-            let (out, source) = match tensor.block {
+            let info = &tensor.info;
+            let (out, bytes) = match tensor.block {
+                None => shared(info, n_vocab, n_rows)?,
                 Some((block, rest)) => {
                     let Some(number) = renumbering.number(block) else {
                         continue;
                     };
                     let name = format!("{}{number}.{rest}", model.block_prefix());
-                    let is_evaluated = evaluated.contains_key(&block);
-                    match changed.get(&i).filter(|_| is_evaluated) {
-                        Some(change) => {
-                            let dims = tensor.info.dims();
-                            let dims = &dims[..tensor.info.n_dims()];
-                            let out = TensorOut::new(name, dims, change.tensor_type)?;
-                            (out, Source::Changed(i))
-                        }
-                        None => {
-                            let source = match is_evaluated {
-                                true => Source::Tensor(i),
-                                false => Source::Zeros,
-                            };
-                            (TensorOut::rename(&tensor.info, name), source)
+                    match (blocks.contains(&block), changed.get(&i)) {
+                        (false, _) => (TensorOut::rename(info, name), None),
+                        (true, None) => (TensorOut::rename(info, name), Some(info.bytes())),
+                        (true, Some(ChangedTensor { tensor_type, bytes })) => {
+                            let dims = &info.dims()[..info.n_dims()];
+                            (TensorOut::new(name, dims, *tensor_type)?, Some(&bytes[..]))
                         }
                     }
                 }
-                None => {
-                    let (dims, n_dims) = (tensor.info.dims(), tensor.info.n_dims());
-                    let out = if VOCABULARY.contains(&tensor.info.name()) && n_dims > 0 {
-                        // llama.cpp gives up on some models where these differ, as they do in theirs.
-                        ensure!(
-                            dims[n_dims - 1] == n_vocab,
-                            "tensor {} has {} rows, but the vocabulary has {n_vocab} tokens",
-                            Quoted(tensor.info.name()),
-                            dims[n_dims - 1]
-                        );
-                        let mut dims = dims;
-                        dims[n_dims - 1] = n_rows;
-                        TensorOut::new(tensor.info.name(), &dims[..n_dims], tensor.info.tensor_type())?
-                    } else {
-                        TensorOut::keep(&tensor.info)
-                    };
-                    (out, Source::Tensor(i))
-                }
             };
             tensors.push(out);
-            sources.push(source);
+            data.push(bytes);
         }
-        let first = model.first();
-        let layout = Layout::mappable(first.header().version, first.alignment(), entries, tensors, true)?;
-        Ok(Self { layout, sources, n_blocks: all.len() })
+        let layout = memory_file::layout(model, entries, tensors)?;
+        Ok(Self { layout, data, n_blocks: all.len() })
     }
+}
+
+/// A tensor of no block; of the vocabulary's the first `n_rows` rows.
+fn shared<'a>(info: &TensorInfo<'a>, n_vocab: u64, n_rows: u64) -> Result<(TensorOut<'a>, Option<&'a [u8]>)> {
+    let (mut dims, n_dims) = (info.dims(), info.n_dims());
+    if n_dims == 0 || !VOCABULARY.contains(&info.name()) {
+        return Ok((TensorOut::keep(info), Some(info.bytes())));
+    }
+    // llama.cpp gives up on some models where these differ, as they do in theirs.
+    ensure!(
+        dims[n_dims - 1] == n_vocab,
+        "tensor {} has {} rows, but the vocabulary has {n_vocab} tokens",
+        Quoted(info.name()),
+        dims[n_dims - 1]
+    );
+    dims[n_dims - 1] = n_rows;
+    let out = TensorOut::new(info.name(), &dims[..n_dims], info.tensor_type())?;
+    let n_bytes = usize::try_from(out.n_bytes()).unwrap_or(usize::MAX);
+    Ok((out, info.bytes().get(..n_bytes).or(Some(info.bytes()))))
 }
 
 /// Whether blocks of such a model compute alone what they do inside of it, up to rounding at least.
@@ -130,7 +109,7 @@ pub fn takes_streams(constraints: &Constraints) -> bool {
 /// Tensors whose last dimension is the vocabulary's.
 pub(super) const VOCABULARY: &[&str] = &["token_embd.weight", "output.weight", "output.bias"];
 
-/// `blocks`, and behind them what llama.cpp must find in a model of this architecture.
+/// `blocks`, and after them what llama.cpp must find in a model of this architecture.
 fn with_companions(model: &Model<'_>, constraints: &Constraints, blocks: &[BlockId]) -> Result<Vec<BlockId>> {
     ensure!(!blocks.is_empty(), "a segment of no blocks");
     ensure!(
@@ -142,8 +121,8 @@ fn with_companions(model: &Model<'_>, constraints: &Constraints, blocks: &[Block
         if all.iter().any(|block| group.blocks.contains(block)) {
             continue;
         }
-        let behind = group.blocks.iter().find(|block| Some(block) > all.last().as_ref());
-        let companion = behind.or(group.blocks.last());
+        let later = group.blocks.iter().find(|block| Some(block) > all.last().as_ref());
+        let companion = later.or(group.blocks.last());
         all.push(*companion.context("a group of no blocks")?);
     }
     if let Some((block, reason)) = constraints.must_stay.iter().find(|(block, _)| !all.contains(block)) {

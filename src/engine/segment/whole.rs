@@ -6,9 +6,9 @@ use std::rc::Rc;
 use anyhow::Result;
 use ggml::{Context, ThreadPool, WindowInput};
 
-use super::memory::MemoryFile;
 use super::{Outcome, Subsets, Visitor};
 use crate::engine::hidden_state::Token;
+use crate::engine::memory_file::MemoryFile;
 use crate::engine::scored::scored;
 use crate::model::{BlockId, Model};
 use crate::plan::{Constraints, Plan, Provenance};

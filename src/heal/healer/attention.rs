@@ -1,11 +1,11 @@
-//! Healing behind a cut by the matrix that writes what attention adds to the stream, toward the parent's stream between the
+//! Healing after a cut by the matrix that writes what attention adds to the stream, toward the parent's stream between the
 //! halves of the same block: attention there looks at a stream that is not quite what it knows, and the matrix can make up
 //! for a part of what comes of that before the feed-forward network reads it.
 
 use anyhow::{Context as _, Result};
 
 use super::stepwise::{Step, WORTHWHILE, Walk};
-use super::{Candidate, Healer, difference};
+use super::{Candidate, Healer, at, difference};
 use crate::engine::llama::Halves;
 use crate::heal::carrier::{ATTENTION, Carrier};
 use crate::heal::normal::NormalEquations;
@@ -13,7 +13,7 @@ use crate::model::BlockId;
 use crate::plan::ChangedTensors;
 
 impl Healer<'_, '_> {
-    /// Fits what attention writes in `block`, behind a cut; the targets of `walk` are the parent's streams before it. Returns
+    /// Fits what attention writes in `block`, after a cut; the targets of `walk` are the parent's streams before it. Returns
     /// whether that helps. A block whose halves do not show, or do not answer to that matrix, is left as it is.
     pub(super) fn step_of_attention(&mut self, block: BlockId, walk: &mut Walk<'_>) -> Result<bool> {
         let rules = self.constraints.rules;
@@ -23,12 +23,12 @@ impl Healer<'_, '_> {
         let (Ok(halves), Ok(Some(carrier))) = (halves, carrier) else {
             return Ok(false);
         };
-        let weighting = walk.way.weighting;
+        let weighting = walk.mode.weighting;
         let variant = format!("{weighting}, attention of block {block}");
         let Some(folds) = self.attention_sums(block, carrier, &halves, walk)? else {
             return Ok(false);
         };
-        self.tell(&format!("{variant}, solving"), 0, 0);
+        self.progress(&format!("{variant}, solving"), 0, 0);
         let heal_type = walk.order.heal_type;
         let candidate = self.solved(carrier, folds, &walk.candidate, heal_type)?;
         let candidate = match candidate {
@@ -52,35 +52,27 @@ impl Healer<'_, '_> {
         halves: &Halves,
         walk: &Walk<'_>,
     ) -> Result<Option<[NormalEquations; 2]>> {
-        let (n_in, n_out) = (carrier.n_in, carrier.n_out);
-        let mut sums = [0, 1].map(|_| NormalEquations::new(n_in, n_out, self.n_threads));
-        let mut parent = self.lone(block, &ChangedTensors::new())?;
-        let mut own = self.lone(block, &self.weights_of(block, &walk.candidate))?;
+        let mut parent = self.segments.block(block, &ChangedTensors::new())?;
+        let mut own = self.segments.block(block, &self.weights_of(block, &walk.candidate))?;
         let mut inputs = Vec::new();
-        let n_windows = self.split.folds.iter().map(Vec::len).sum();
-        let mut n_seen = 0;
-        for (fold, sums) in self.split.folds.iter().zip(&mut sums) {
-            for &window in fold {
-                self.tell(&format!("fitting attention of block {block}"), n_seen, n_windows);
-                let stream = &walk.streams[window];
-                if n_seen == 0
-                    && (own.run_halves(stream, halves).is_err()
-                        || own.run_reading(stream, ATTENTION, &mut inputs).is_err())
-                {
-                    return Ok(None);
-                }
-                n_seen += 1;
-                let (target, _) = parent.run_halves(&walk.targets[window], halves)?;
-                let (middle, _) = own.run_halves(stream, halves)?;
-                own.run_reading(stream, ATTENTION, &mut inputs)?;
-                // Else they would look for work while sums are made.
-                self.threads.pause();
-                let tokens = target.chunks_exact(n_out);
-                let counts: Vec<f64> = tokens.map(|token| walk.way.weighting.of(token)).collect();
-                sums.add(&inputs, &difference(&target, &middle), &counts)
-                    .with_context(|| format!("block {block}, window {}", window + 1))?;
-            }
+        if let Some(stream) = self.split.folds.iter().flatten().next().map(|&first| &walk.streams[first])
+            && (own.run_halves(stream, halves).is_err()
+                || own.run_reading(stream, ATTENTION, &mut inputs).is_err())
+        {
+            return Ok(None);
         }
+        let empty = || NormalEquations::new(carrier.n_in, carrier.n_out, self.n_threads);
+        let step = format!("fitting attention of block {block}");
+        let sums = self.sums_of_folds(&step, &empty, &mut |sums, window| {
+            let stream = &walk.streams[window];
+            let (target, _) = parent.run_halves(&walk.targets[window], halves)?;
+            let (middle, _) = own.run_halves(stream, halves)?;
+            own.run_reading(stream, ATTENTION, &mut inputs)?;
+            // Else they would look for work while sums are made.
+            self.threads.pause();
+            let counts = walk.mode.weighting.of_tokens(&target, carrier.n_out);
+            sums.add(&inputs, &difference(&target, &middle), &counts).with_context(|| at(block, window))
+        })?;
         Ok(Some(sums))
     }
 
@@ -97,12 +89,12 @@ impl Healer<'_, '_> {
             return Ok(false);
         };
         let mut inputs = Vec::new();
-        let mut lone = self.lone(block, &self.weights_of(block, &walk.candidate))?;
-        lone.run_reading(stream, ATTENTION, &mut inputs)?;
-        let (before, _) = lone.run_halves(stream, halves)?;
-        let mut lone = self.lone(block, &self.weights_of(block, candidate))?;
-        let (after, _) = lone.run_halves(stream, halves)?;
+        let mut segment = self.segments.block(block, &self.weights_of(block, &walk.candidate))?;
+        segment.run_reading(stream, ATTENTION, &mut inputs)?;
+        let (before, _) = segment.run_halves(stream, halves)?;
+        let mut segment = self.segments.block(block, &self.weights_of(block, candidate))?;
+        let (after, _) = segment.run_halves(stream, halves)?;
         let changed = &candidate.tensors[&carrier.source];
-        self.is_product(&carrier, changed, &inputs, (&before, &after))
+        self.is_product(&carrier, changed, &inputs, &before, &after)
     }
 }

@@ -10,9 +10,10 @@ use anyhow::{Context as _, Result};
 use ggml::{Context, WindowInput};
 
 use super::{Candidate, Healer, Streams};
+use crate::engine::hidden_state::Token;
+use crate::engine::memory_file::MemoryFile;
 use crate::engine::scored::scored;
-use crate::engine::segment::Tail;
-use crate::engine::segment::memory::MemoryFile;
+use crate::engine::segment::{HeadSegment, Segments};
 use crate::measure::loss::Loss;
 use crate::model::BlockId;
 use crate::plan::{AttentionCut, ChangedTensors, Healing, Plan, Provenance};
@@ -21,11 +22,11 @@ use crate::plan::{AttentionCut, ChangedTensors, Healing, Plan, Provenance};
 /// others they are computed each time.
 pub const LOGITS_BYTES: u64 = 512 << 20;
 
-/// Logits of a window that are compared, about: of a vocabulary of 262,144 those behind 64 tokens, of 49,152 or fewer those
-/// behind all that are scored in a window of 512.
+/// Logits of a window that are compared, about: of a vocabulary of 262,144 those after 64 tokens, of 49,152 or fewer those
+/// after all that are scored in a window of 512.
 const LOGITS: usize = 1 << 24;
 
-/// Tokens of all windows behind which logits are compared, at least, if so many are scored.
+/// Tokens of all windows after which logits are compared, at least, if so many are scored.
 const MIN_TOKENS: usize = 1024;
 
 /// The parent's logits of windows, by their numbers.
@@ -59,6 +60,83 @@ impl Predictions {
     }
 }
 
+/// Yields the logits of a model after some tokens of a window, `[rows.len(), n_vocab]`.
+pub(super) trait WindowLogits {
+    fn logits(&mut self, window: usize, rows: Range<usize>) -> Result<&[f32]>;
+}
+
+/// A whole model.
+struct WholeLogits<'w> {
+    context: Context<'w>,
+    windows: &'w [&'w [Token]],
+}
+
+impl WindowLogits for WholeLogits<'_> {
+    fn logits(&mut self, window: usize, rows: Range<usize>) -> Result<&[f32]> {
+        Ok(self.context.logits_of(WindowInput::Tokens(self.windows[window]), rows)?)
+    }
+}
+
+/// The last blocks of a model, from the streams before them on, which are multiplied by `factor`.
+pub(super) struct StreamLogits<'s> {
+    pub(super) head: &'s mut HeadSegment,
+    pub(super) streams: &'s Streams,
+    pub(super) factor: Option<f64>,
+}
+
+impl WindowLogits for StreamLogits<'_> {
+    fn logits(&mut self, window: usize, rows: Range<usize>) -> Result<&[f32]> {
+        let stream = &self.streams[window];
+        match self.factor {
+            None => self.head.logits(stream, rows),
+            Some(factor) => {
+                let mut stream = stream.clone();
+                multiply(factor, &mut stream);
+                self.head.logits(&stream, rows)
+            }
+        }
+    }
+}
+
+/// The parent's last block, which is loaded once it is needed.
+struct ParentLogits<'p, 'm, 'a> {
+    segments: &'p Segments<'m, 'a>,
+    last: BlockId,
+    before_last: &'p Streams,
+    head: Option<HeadSegment>,
+}
+
+impl WindowLogits for ParentLogits<'_, '_, '_> {
+    fn logits(&mut self, window: usize, rows: Range<usize>) -> Result<&[f32]> {
+        if self.head.is_none() {
+            self.head = Some(self.segments.head(&[self.last], &ChangedTensors::new())?);
+        }
+        let head = self.head.as_mut().context("bug: a segment just made")?;
+        head.logits(&self.before_last[window], rows)
+    }
+}
+
+/// Logits that are kept as far as there is room, and evaluated where they are not.
+pub(super) struct Kept<'k> {
+    pub(super) source: &'k mut dyn WindowLogits,
+    pub(super) predictions: &'k mut Predictions,
+}
+
+impl WindowLogits for Kept<'_> {
+    fn logits(&mut self, window: usize, rows: Range<usize>) -> Result<&[f32]> {
+        self.predictions.of(window, || self.source.logits(window, rows))
+    }
+}
+
+/// Multiplies a stream by a number.
+pub(super) fn multiply(factor: f64, stream: &mut [f32]) {
+    #[expect(clippy::cast_possible_truncation, reason = "rounded to a float")]
+    let factor = factor as f32;
+    for x in stream {
+        *x *= factor;
+    }
+}
+
 /// The last tokens that are scored of one of `n_windows` windows, as many as have [`LOGITS`] logits; more if [`MIN_TOKENS`] ask for
 /// it.
 fn rows(n_tokens: usize, n_vocab: usize, n_windows: usize) -> Range<usize> {
@@ -68,7 +146,7 @@ fn rows(n_tokens: usize, n_vocab: usize, n_windows: usize) -> Range<usize> {
 }
 
 impl Healer<'_, '_> {
-    /// Tokens of the window with this number behind which logits are compared.
+    /// Tokens of the window with this number after which logits are compared.
     pub(super) fn rows(&self, window: usize) -> Range<usize> {
         let n_judges = self.split.judge.len();
         rows(self.windows[window].len(), self.engine.n_vocab(), n_judges)
@@ -134,39 +212,44 @@ impl Healer<'_, '_> {
         let kept: Vec<BlockId> =
             (block..n_blocks).map(BlockId::new).filter(|block| !candidate.removed.contains(block)).collect();
         let changed = self.with_zeros(candidate);
-        let Ok(mut tail) = self.tail_of(&kept, &changed) else {
+        let Ok(mut head) = self.segments.head(&kept, &changed) else {
             return self.loss(candidate, &self.split.judge);
         };
-        let last = [BlockId::new(n_blocks - 1)];
-        let mut parent: Option<Tail> = None;
-        let none = Predictions::with_room(0);
-        let mut predictions = std::mem::replace(&mut self.predictions, none);
-        let judges = &self.split.judge;
+        let mut predictions = std::mem::replace(&mut self.predictions, Predictions::with_room(0));
+        let mut parent = ParentLogits {
+            segments: &self.segments,
+            last: BlockId::new(n_blocks - 1),
+            before_last: &self.before_last,
+            head: None,
+        };
+        let loss = self.loss_over(
+            &self.split.judge,
+            &mut StreamLogits { head: &mut head, streams, factor: None },
+            &mut Kept { source: &mut parent, predictions: &mut predictions },
+        );
+        self.predictions = predictions;
+        loss
+    }
+
+    /// What is lost on the windows with these numbers where the model gives the logits of `found`.
+    pub(super) fn loss_over(
+        &self,
+        windows: &[usize],
+        found: &mut dyn WindowLogits,
+        parent: &mut dyn WindowLogits,
+    ) -> Result<Loss> {
         let mut losses = Vec::new();
-        for (n_seen, &window) in judges.iter().enumerate() {
-            self.tell("measuring", n_seen, judges.len());
+        for (n_seen, &window) in windows.iter().enumerate() {
+            self.progress("measuring", n_seen, windows.len());
             let rows = self.rows(window);
-            let expected = predictions.of(window, || {
-                if parent.is_none() {
-                    parent = Some(self.tail_of(&last, &ChangedTensors::new())?);
-                }
-                let parent = parent.as_mut().context("bug: a model just made")?;
-                parent.logits(&self.before_last[window], rows.clone())
-            })?;
-            let found = tail.logits(&streams[window], rows.clone())?;
+            let expected = parent.logits(window, rows.clone())?;
+            let found = found.logits(window, rows.clone())?;
             losses.push(
                 Loss::of_rows(self.windows[window], rows, expected, found)
                     .with_context(|| format!("window {}", window + 1))?,
             );
         }
-        self.predictions = predictions;
         Ok(losses.into_iter().sum())
-    }
-
-    /// `blocks` with these weights, evaluated to logits.
-    pub(super) fn tail_of(&self, blocks: &[BlockId], changed: &ChangedTensors) -> Result<Tail> {
-        let (window, threads) = (self.window, &self.threads);
-        Tail::new(self.model, self.constraints, blocks, changed, window, threads)
     }
 
     /// What `candidate` loses on the windows with these numbers, as a whole model.
@@ -174,18 +257,15 @@ impl Healer<'_, '_> {
     /// # Errors
     /// llama.cpp's; logits that are not numbers.
     pub fn loss(&self, candidate: &Candidate, windows: &[usize]) -> Result<Loss> {
-        let mut none = Predictions::with_room(0);
-        let mut parent = self.context_of(self.engine)?;
-        self.loss_of_whole(windows, candidate, &mut parent, &mut none)
+        self.loss_of_whole(windows, candidate, &mut self.parent_logits()?)
     }
 
-    /// As [`Healer::loss`], where the parent's logits come from `parent` or are kept.
+    /// As [`Healer::loss`], where `parent` gives the parent's logits.
     pub(super) fn loss_of_whole(
         &self,
         windows: &[usize],
         candidate: &Candidate,
-        parent: &mut Context<'_>,
-        predictions: &mut Predictions,
+        parent: &mut dyn WindowLogits,
     ) -> Result<Loss> {
         let healing = Healing { tensors: candidate.tensors.clone(), loss: [0.0; 2] };
         let plan = Plan::healed(
@@ -199,25 +279,18 @@ impl Healer<'_, '_> {
         let file = MemoryFile::write_plan(self.model, &plan)?;
         drop((plan, healing));
         let model = file.load()?;
-        let mut context = self.context_of(&model)?;
-        let mut losses = Vec::new();
-        for &window in windows {
-            let (tokens, rows) = (self.windows[window], self.rows(window));
-            let found = context.logits_of(WindowInput::Tokens(tokens), rows.clone())?;
-            let expected = predictions
-                .of(window, || Ok(parent.logits_of(WindowInput::Tokens(tokens), rows.clone())?))?;
-            losses.push(
-                Loss::of_rows(tokens, rows, expected, found)
-                    .with_context(|| format!("window {}", window + 1))?,
-            );
-        }
-        Ok(losses.into_iter().sum())
+        self.loss_over(windows, &mut self.logits_of(&model)?, parent)
     }
 
-    /// A context for logits of `model`.
-    pub(super) fn context_of<'model>(&self, model: &'model ggml::Model) -> Result<Context<'model>> {
+    /// The parent's logits, by the whole model.
+    pub(super) fn parent_logits(&self) -> Result<impl WindowLogits> {
+        self.logits_of(self.engine)
+    }
+
+    fn logits_of<'w>(&'w self, model: &'w ggml::Model) -> Result<WholeLogits<'w>> {
         let n_outputs = scored(self.window).len();
-        Ok(Context::with_outputs(model, self.window, n_outputs, &self.threads)?)
+        let context = Context::with_outputs(model, self.window, n_outputs, &self.threads)?;
+        Ok(WholeLogits { context, windows: &self.windows })
     }
 
     /// The first block that is not as in the parent, or is removed; the number of blocks where all are as they were.

@@ -13,8 +13,6 @@
 //! In reading order: [`stepwise`] walks through the blocks, `attention` and [`norms`] are two of its steps, [`judged`] says what
 //! a candidate loses, and [`scaling`] is healing by the length of the stream alone.
 
-pub mod walk;
-
 pub mod stepwise;
 
 mod attention;
@@ -33,10 +31,10 @@ use faer::Mat;
 use ggml::ThreadPool;
 use rayon::prelude::*;
 
-use self::judged::Predictions;
+use self::judged::{LOGITS_BYTES, Predictions};
 use crate::engine::hidden_state::{HiddenStates, Position, Token};
-use crate::engine::llama::{Course, LlamaHiddenStates};
-use crate::engine::segment::{Lone, check_alone};
+use crate::engine::llama::{LlamaHiddenStates, StreamGraph};
+use crate::engine::segment::{Segments, check_blocks};
 use crate::gguf::{Quoted, TensorType};
 use crate::heal::carrier::{CARRIER, Carrier};
 use crate::heal::normal::NormalEquations;
@@ -123,8 +121,24 @@ impl Candidate {
 /// The streams of all windows, `[n_tokens, n_embd]` each; empty for those that take no part.
 type Streams = Vec<Vec<f32>>;
 
-/// Told of what is done, and of how much of how many.
-pub type Tell<'t> = dyn Fn(&str, usize, usize) + 't;
+/// Shows the step at hand, and how many windows are done of how many.
+pub type OnProgress<'p> = dyn Fn(&str, usize, usize) + 'p;
+
+/// The model to heal, and the text that it is healed by.
+pub struct Setup<'m, 'a> {
+    /// The model.
+    pub model: &'m Model<'a>,
+    /// What may be removed from it.
+    pub constraints: &'m Constraints,
+    /// The model, loaded.
+    pub engine: &'m ggml::Model,
+    /// The text.
+    pub windows: Vec<&'m [Token]>,
+    /// The purpose of each window.
+    pub split: &'m Split,
+    /// CPU threads.
+    pub n_threads: usize,
+}
 
 /// Fits and measures, on windows that are given once.
 pub struct Healer<'m, 'a> {
@@ -135,6 +149,7 @@ pub struct Healer<'m, 'a> {
     split: &'m Split,
     threads: Rc<ThreadPool>,
     n_threads: usize,
+    segments: Segments<'m, 'a>,
     /// Tokens of the longest window.
     window: usize,
     /// The parent's streams before this block.
@@ -149,39 +164,50 @@ pub struct Healer<'m, 'a> {
     logits_bytes: u64,
     /// Of windows that judge.
     predictions: Predictions,
-    tell: Box<Tell<'m>>,
-}
-
-/// Tokens that are fitted to.
-struct Shown<'s> {
-    /// What the matrix multiplies, `[n_tokens, n_in]`.
-    inputs: &'s [f32],
-    /// What is left to add, `[n_tokens, n_out]`.
-    residuals: &'s [f32],
-    /// The parent's stream, `[n_tokens, n_out]`.
-    targets: &'s [f32],
+    on_progress: Box<OnProgress<'m>>,
 }
 
 impl<'m, 'a> Healer<'m, 'a> {
-    /// Prepares healing of `model`, which is `engine`, and checks on a window that it can be evaluated block by block: exactly,
-    /// or up to rounding where llama.cpp scales what enters.
+    /// Prepares healing, and checks on a window that the model can be evaluated block by block: exactly, or up to rounding
+    /// where llama.cpp scales what enters.
     ///
     /// # Errors
     /// It cannot; llama.cpp's.
-    pub fn new(
-        model: &'m Model<'a>,
-        constraints: &'m Constraints,
-        engine: &'m ggml::Model,
-        windows: Vec<&'m [Token]>,
-        split: &'m Split,
-        n_threads: usize,
-    ) -> Result<Self> {
-        let healer = Self::of_whole_models(model, constraints, engine, windows, split, n_threads)?;
+    pub fn new(setup: Setup<'m, 'a>) -> Result<Self> {
+        let healer = Self::of_whole_models(setup)?;
         if let Some(window) = healer.windows.first() {
-            check_alone(model, constraints, engine, window, &healer.threads)
+            check_blocks(&healer.segments, healer.engine, window)
                 .context("cannot be healed: its blocks are not evaluated one by one")?;
         }
         Ok(healer)
+    }
+
+    /// As [`Healer::new`], for a model whose blocks need not be evaluated one by one: only whole models are.
+    ///
+    /// # Errors
+    /// llama.cpp's.
+    pub fn of_whole_models(setup: Setup<'m, 'a>) -> Result<Self> {
+        let Setup { model, constraints, engine, windows, split, n_threads } = setup;
+        let window = windows.iter().map(|window| window.len()).max().unwrap_or(0);
+        let threads = Rc::new(ThreadPool::new(n_threads)?);
+        Ok(Self {
+            segments: Segments::new(model, constraints, window, &threads),
+            model,
+            constraints,
+            engine,
+            windows,
+            split,
+            threads,
+            n_threads,
+            window,
+            start: None,
+            before_last: Vec::new(),
+            before_cut: None,
+            unhealed: None,
+            logits_bytes: LOGITS_BYTES,
+            predictions: Predictions::with_room(LOGITS_BYTES),
+            on_progress: Box::new(|_, _, _| {}),
+        })
     }
 
     /// Keeps at most so many bytes of the parent's logits.
@@ -190,18 +216,18 @@ impl<'m, 'a> Healer<'m, 'a> {
         Self { logits_bytes, predictions: Predictions::with_room(logits_bytes), ..self }
     }
 
-    /// Tells `tell` what is being done, and of how many windows how many are done.
+    /// Shows each step and its windows to `on_progress`.
     #[must_use]
-    pub fn with_progress(self, tell: Box<Tell<'m>>) -> Self {
-        Self { tell, ..self }
+    pub fn with_progress(self, on_progress: Box<OnProgress<'m>>) -> Self {
+        Self { on_progress, ..self }
     }
 
-    fn tell(&self, what: &str, n_done: usize, n_windows: usize) {
-        (self.tell)(what, n_done, n_windows);
+    fn progress(&self, step: &str, n_done: usize, n_windows: usize) {
+        (self.on_progress)(step, n_done, n_windows);
     }
 
-    /// Checks on some tokens that the stream behind `block` answers to other weights as their product says: that nothing
-    /// stands between the two.
+    /// Checks on some tokens that the stream after `block` answers to other weights as their product says: that nothing stands
+    /// between the two.
     fn check_answer(
         &self,
         block: BlockId,
@@ -214,12 +240,12 @@ impl<'m, 'a> Healer<'m, 'a> {
             return Ok(());
         };
         let mut inputs = Vec::new();
-        let before = self.lone(block, zeros)?.run_reading(state, CARRIER, &mut inputs)?;
+        let before = self.segments.block(block, zeros)?.run_reading(state, CARRIER, &mut inputs)?;
         let mut weights = zeros.clone();
         weights.insert(carrier.source, changed.clone());
-        let after = self.lone(block, &weights)?.run(state)?;
+        let after = self.segments.block(block, &weights)?.run(state)?;
         ensure!(
-            self.is_product(carrier, changed, &inputs, (&before, &after))?,
+            self.is_product(carrier, changed, &inputs, &before, &after)?,
             "block {block} cannot make up for others: the stream after it is not the sum that its 'ffn_down' writes to"
         );
         Ok(())
@@ -231,7 +257,8 @@ impl<'m, 'a> Healer<'m, 'a> {
         carrier: &Carrier,
         changed: &ChangedTensor,
         inputs: &[f32],
-        (before, after): (&[f32], &[f32]),
+        before: &[f32],
+        after: &[f32],
     ) -> Result<bool> {
         const TOKENS: usize = 16;
         let old = self.decoded(carrier)?;
@@ -287,8 +314,7 @@ impl<'m, 'a> Healer<'m, 'a> {
     /// The streams before `block` from the windows' tokens; of windows that judge also those before the last block, which are
     /// kept.
     fn evaluate_parent(&mut self, block: usize) -> Result<Streams> {
-        let stream = self.constraints.rules.stream;
-        let course = Course::of(self.model, stream)?;
+        let graph = self.graph()?;
         let last = self.model.n_trunk_blocks() - 1;
         let before = |block: usize| match block {
             0 => Position::Input,
@@ -304,11 +330,10 @@ impl<'m, 'a> Healer<'m, 'a> {
         let n_windows = fitted.len() + judges.len();
         let mut n_seen = 0;
         for (windows, n_blocks) in [(&fitted, block), (judges, judged_to)] {
-            let mut states =
-                LlamaHiddenStates::with_threads(self.engine, self.window, &self.threads, stream, course)?
-                    .up_to(n_blocks);
+            let states = LlamaHiddenStates::with_threads(self.engine, self.window, &self.threads, graph)?;
+            let mut states = states.up_to(n_blocks);
             for &window in windows {
-                self.tell("whole model", n_seen, n_windows);
+                self.progress("whole model", n_seen, n_windows);
                 n_seen += 1;
                 states.visit(self.windows[window], &mut |position, state| {
                     if position == before(block) {
@@ -336,47 +361,39 @@ impl<'m, 'a> Healer<'m, 'a> {
 
     /// Passes streams through a block with these weights.
     fn pass(&self, block: BlockId, changed: &ChangedTensors, streams: &mut Streams) -> Result<()> {
-        let mut lone = self.lone(block, changed)?;
+        let mut segment = self.segments.block(block, changed)?;
         let n_windows = self.split.all().len();
         let all = streams.iter_mut().filter(|stream| !stream.is_empty());
         for (n_seen, stream) in all.enumerate() {
-            self.tell(&format!("block {block}"), n_seen, n_windows);
-            *stream = lone.run(stream)?;
+            self.progress(&format!("block {block}"), n_seen, n_windows);
+            *stream = segment.run(stream)?;
         }
         Ok(())
     }
 
-    fn lone(&self, block: BlockId, changed: &ChangedTensors) -> Result<Lone> {
-        let (window, threads) = (self.window, &self.threads);
-        Lone::new(self.model, self.constraints, block, changed, window, threads)
+    /// The parent's streams in llama.cpp's graph of the whole model.
+    fn graph(&self) -> Result<StreamGraph> {
+        StreamGraph::of(self.model, self.engine, self.constraints.rules.stream)
     }
 
-    /// Shows the tokens that are fitted to, window by window, with the number of their fold: what the carrier of `block`
-    /// multiplies, and what is left to add, the block having the weights of `changed` otherwise.
-    fn show_windows(
+    /// The sums of a fit, of each fold apart: `empty` ones, to which `add` adds each window that is fitted to.
+    fn sums_of_folds<S>(
         &self,
-        block: BlockId,
-        changed: &ChangedTensors,
-        (targets, streams): (&Streams, &Streams),
-        show: &mut dyn FnMut(usize, Shown<'_>) -> Result<()>,
-    ) -> Result<()> {
-        let mut lone = self.lone(block, changed)?;
-        let mut inputs = Vec::new();
+        step: &str,
+        empty: &dyn Fn() -> S,
+        add: &mut dyn FnMut(&mut S, usize) -> Result<()>,
+    ) -> Result<[S; 2]> {
         let n_windows = self.split.folds.iter().map(Vec::len).sum();
         let mut n_seen = 0;
-        for (fold, windows) in self.split.folds.iter().enumerate() {
+        let mut sums = [empty(), empty()];
+        for (windows, sums) in self.split.folds.iter().zip(&mut sums) {
             for &window in windows {
-                self.tell(&format!("fitting block {block}"), n_seen, n_windows);
+                self.progress(step, n_seen, n_windows);
                 n_seen += 1;
-                let targets = &targets[window];
-                let output = lone.run_reading(&streams[window], CARRIER, &mut inputs)?;
-                // Else they would look for work while sums are made.
-                self.threads.pause();
-                let shown = Shown { inputs: &inputs, residuals: &difference(targets, &output), targets };
-                show(fold, shown).with_context(|| format!("block {block}, window {}", window + 1))?;
+                add(sums, window)?;
             }
         }
-        Ok(())
+        Ok(sums)
     }
 
     /// The weights of `carrier` with the change of `fit`, rounded. What is fitted is each output times its gain; one without a
@@ -460,10 +477,9 @@ fn difference(a: &[f32], b: &[f32]) -> Vec<f32> {
     a.iter().zip(b).map(|(a, b)| a - b).collect()
 }
 
-/// Where the blocks from `start` on end that go, of `n_blocks`.
-fn run_end(removed: &BTreeSet<BlockId>, start: usize, n_blocks: usize) -> usize {
-    let kept = |&block: &usize| !removed.contains(&BlockId::new(block));
-    (start..n_blocks).find(kept).unwrap_or(n_blocks)
+/// Where numbers of a fit came from, for errors.
+fn at(block: BlockId, window: usize) -> String {
+    format!("block {block}, window {}", window + 1)
 }
 
 /// `own`, and the types of [`LADDER`] with more bits.

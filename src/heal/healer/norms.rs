@@ -6,16 +6,15 @@
 //! `g * (D h) / rms(y)`, which is fitted to what is missing, channel by channel, as where there is no norm; then `g` is fitted
 //! to the new directions.
 
-use super::stepwise::{Step, WORTHWHILE, Walk};
-use super::{Candidate, Fitted, HealType, Healer, Streams, difference};
+use super::stepwise::{FitMode, Step, WORTHWHILE, Walk};
+use super::{Candidate, Fitted, HealType, Healer, Streams, at, difference};
 use crate::engine::llama::Halves;
 use crate::gguf::{Quoted, TensorType};
 use crate::heal::carrier::{CARRIER, Carrier};
 use crate::heal::channels::{self, ChannelSums};
-use crate::heal::healer::walk::Way;
 use crate::heal::normal::NormalEquations;
+use crate::heal::post_norms::{POST_NORMS, is_norm};
 use crate::heal::ridge::cross_fit;
-use crate::heal::writers::{POST_NORMS, is_norm};
 use crate::model::{BlockId, Model};
 use crate::plan::kinds::Kinds;
 use crate::plan::{ChangedTensor, ChangedTensors};
@@ -27,11 +26,11 @@ use faer::{Accum, Mat, MatRef, Par};
 struct BlockFit<'f> {
     block: BlockId,
     halves: &'f Halves,
-    /// The parent's streams behind the block and the removed ones that follow it.
+    /// The parent's streams after the block and the removed ones that follow it.
     targets: &'f Streams,
     /// The healed model's before it.
     streams: &'f Streams,
-    way: Way,
+    mode: FitMode,
     heal_type: HealType,
     /// Of the block, those that are not the parent's.
     weights: ChangedTensors,
@@ -77,8 +76,8 @@ fn norm(model: &Model<'_>, block: BlockId, rest: &str) -> Result<usize> {
 }
 
 impl Healer<'_, '_> {
-    /// Fits the norms of a block toward the parent's stream behind it and the removed ones that follow it: at a cut in every
-    /// way, behind one in the best. Returns whether that helps.
+    /// Fits the norms of a block toward the parent's stream after it and the removed ones that follow it: at a cut in every
+    /// mode, after one in the best. Returns whether that helps.
     pub(super) fn step_of_norms(
         &mut self,
         block: BlockId,
@@ -87,47 +86,47 @@ impl Healer<'_, '_> {
     ) -> Result<bool> {
         let base = walk.candidate.clone();
         let matrices = carrier_under(self.model, block).is_some();
-        let mut ways = vec![walk.way];
+        let mut modes = vec![walk.mode];
         if is_at_cut {
             let weightings = walk.order.weightings.iter();
-            let way = |&weighting| Way { weighting, matrices };
-            ways = weightings.map(way).collect();
+            modes = weightings.map(|&weighting| FitMode { weighting, matrices }).collect();
         }
         let mut gain: f64 = 0.0;
-        for way in ways {
-            gain = gain.max(self.step_of_way(block, way, &base, walk)?);
+        for mode in modes {
+            gain = gain.max(self.step_of_mode(block, mode, &base, walk)?);
         }
         if is_at_cut && matrices {
-            let norms = Way { matrices: false, ..walk.way };
-            gain = gain.max(self.step_of_way(block, norms, &base, walk)?);
+            let norms = FitMode { matrices: false, ..walk.mode };
+            gain = gain.max(self.step_of_mode(block, norms, &base, walk)?);
         }
         Ok(gain >= WORTHWHILE)
     }
 
-    /// Fits the norms of a block in one way on top of `base`. Returns the share of the loss that this takes.
-    fn step_of_way(
+    /// Fits the norms of a block in one mode on top of `base`. Returns the share of the loss that this takes.
+    fn step_of_mode(
         &mut self,
         block: BlockId,
-        way: Way,
+        mode: FitMode,
         base: &Candidate,
         walk: &mut Walk<'_>,
     ) -> Result<f64> {
-        let variant = format!("{way}, block {block}");
+        let what = if mode.matrices { "norms and ffn_down" } else { "norms" };
+        let variant = format!("{}, {what}, block {block}", mode.weighting);
         let rules = self.constraints.rules;
         let mut fit = BlockFit {
             block,
             halves: &Halves::of(self.model, rules, &self.constraints.kinds)?,
             targets: &walk.targets,
             streams: &walk.streams,
-            way,
+            mode,
             heal_type: walk.order.heal_type,
             weights: self.weights_of(block, base),
             fitted: Vec::new(),
         };
         self.fit_channels(&mut fit, true)?;
-        // Again, since its network reads what the norm behind the attention writes.
+        // Again, since its network reads what the norm after the attention writes.
         self.fit_channels(&mut fit, false)?;
-        if way.matrices {
+        if mode.matrices {
             self.fit_under(&mut fit)?;
             self.fit_channels(&mut fit, false)?;
         }
@@ -142,32 +141,28 @@ impl Healer<'_, '_> {
         let loss = self.loss_from(block.index(), &walk.streams, &candidate)?;
         let gain = walk.judge(variant, candidate, loss);
         if gain > 0.0 {
-            walk.way = way;
+            walk.mode = mode;
         }
         Ok(gain)
     }
 
-    /// Fits the norm behind the feed-forward network of a block; with `attention` that behind its attention, too, at once.
+    /// Fits the norm after the feed-forward network of a block; with `attention` that after its attention, too, at once.
     fn fit_channels(&self, fit: &mut BlockFit<'_>, attention: bool) -> Result<()> {
         let block = fit.block;
-        let mut lone = self.lone(block, &fit.weights)?;
-        let n_embd = lone.n_embd();
-        let mut folds = [ChannelSums::new(n_embd), ChannelSums::new(n_embd)];
-        for (fold, sums) in self.split.folds.iter().zip(&mut folds) {
-            for &window in fold {
-                let (input, target) = (&fit.streams[window], &fit.targets[window]);
-                let (middle, output) = lone.run_halves(input, fit.halves)?;
-                let tokens = target.chunks_exact(n_embd);
-                let counts: Vec<f64> = tokens.map(|token| fit.way.weighting.of(token)).collect();
-                sums.add(
-                    &difference(&middle, input),
-                    &difference(&output, &middle),
-                    &difference(target, &output),
-                    &counts,
-                )
-                .with_context(|| format!("block {block}, window {}", window + 1))?;
-            }
-        }
+        let mut segment = self.segments.block(block, &fit.weights)?;
+        let n_embd = segment.n_embd();
+        let step = format!("fitting norms of block {block}");
+        let folds = self.sums_of_folds(&step, &|| ChannelSums::new(n_embd), &mut |sums, window| {
+            let (input, target) = (&fit.streams[window], &fit.targets[window]);
+            let (middle, output) = segment.run_halves(input, fit.halves)?;
+            sums.add(
+                &difference(&middle, input),
+                &difference(&output, &middle),
+                &difference(target, &output),
+                &fit.mode.weighting.of_tokens(target, n_embd),
+            )
+            .with_context(|| at(block, window))
+        })?;
         let Some(found) = channels::fit(&folds, attention) else {
             return Ok(());
         };
@@ -207,35 +202,30 @@ impl Healer<'_, '_> {
         let (n_in, n_out) = (carrier.n_in, carrier.n_out);
         let old = self.decoded(&carrier)?;
         let gains = self.norm_weights(norm(self.model, block, POST_NORMS[1])?, &fit.weights);
-        let mut lone = self.lone(block, &fit.weights)?;
-        let mut equations = [0, 1].map(|_| NormalEquations::new(n_in, n_out, self.n_threads));
+        let mut segment = self.segments.block(block, &fit.weights)?;
         let mut inputs = Vec::new();
-        for (fold, equations) in self.split.folds.iter().zip(&mut equations) {
-            for &window in fold {
-                let target = &fit.targets[window];
-                let output = lone.run_reading(&fit.streams[window], CARRIER, &mut inputs)?;
-                let sizes = sizes(&old, &inputs, n_in, n_out, self.n_threads);
-                let mut residuals = difference(target, &output);
-                let rows = residuals.chunks_exact_mut(n_out);
-                let tokens = target.chunks_exact(n_out).zip(rows).zip(&sizes);
-                let counts = tokens
-                    .map(|((token, row), &size)| {
-                        #[expect(clippy::cast_possible_truncation, reason = "rounded to a float")]
-                        row.iter_mut().for_each(|x| *x = (f64::from(*x) * size) as f32);
-                        if size > 0.0 { fit.way.weighting.of(token) / (size * size) } else { 0.0 }
-                    })
-                    .collect::<Vec<f64>>();
-                equations
-                    .add(&inputs, &residuals, &counts)
-                    .with_context(|| format!("block {block}, window {}", window + 1))?;
+        let empty = || NormalEquations::new(n_in, n_out, self.n_threads);
+        let step = format!("fitting block {block}");
+        let folds = self.sums_of_folds(&step, &empty, &mut |sums, window| {
+            let target = &fit.targets[window];
+            let output = segment.run_reading(&fit.streams[window], CARRIER, &mut inputs)?;
+            // Else they would look for work while sums are made.
+            self.threads.pause();
+            let sizes = sizes(&old, &inputs, n_in, n_out, self.n_threads);
+            let mut residuals = difference(target, &output);
+            let mut counts = fit.mode.weighting.of_tokens(target, n_out);
+            for ((row, count), &size) in residuals.chunks_exact_mut(n_out).zip(&mut counts).zip(&sizes) {
+                #[expect(clippy::cast_possible_truncation, reason = "rounded to a float")]
+                row.iter_mut().for_each(|x| *x = (f64::from(*x) * size) as f32);
+                *count = if size > 0.0 { *count / (size * size) } else { 0.0 };
             }
-        }
-        drop(lone);
-        let Some(found) = cross_fit(&equations) else {
+            sums.add(&inputs, &residuals, &counts).with_context(|| at(block, window))
+        })?;
+        drop(segment);
+        let Some(found) = cross_fit(&folds) else {
             return Ok(());
         };
-        let [mut all, other] = equations;
-        all.add_all(&other);
+        let all = NormalEquations::of_both(folds);
         // The fit is of what the norm makes of the change.
         let changed = self.rounded(&carrier, Some(&gains), &found, &all, fit.heal_type)?;
         fit.weights.insert(carrier.source, changed);

@@ -7,25 +7,25 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
-use super::{Candidate, HealType, Healer, Streams, run_end};
+use super::{Candidate, HealType, Healer, Streams, at, difference};
 use crate::heal::Weighting;
-use crate::heal::carrier::Carrier;
-use crate::heal::healer::walk::{Way, has_post_norms};
+use crate::heal::carrier::{CARRIER, Carrier};
 use crate::heal::normal::NormalEquations;
+use crate::heal::post_norms::has_post_norms;
 use crate::heal::ridge::{Fit, cross_fit};
 use crate::measure::loss::{Loss, Objective};
 use crate::model::BlockId;
 use crate::plan::{AttentionCut, ChangedTensors, ChosenBy};
 
-/// Blocks behind a cut whose fit gains nothing, one after another, after which no further one is tried.
+/// Blocks after a cut whose fit gains nothing, one after another, before the walk ends.
 pub const PATIENCE: usize = 1;
 
-/// A fit of a block behind a cut that takes less than this share of the loss counts as one that gains nothing.
+/// The least share of the loss that a fit of a block after a cut must take to count as a gain.
 pub(super) const WORTHWHILE: f64 = 0.01;
 
-/// What is to be fitted.
+/// The fits to try.
 #[derive(Clone, Debug)]
 pub struct Order {
     /// How tokens count: at a cut each is tried, and elsewhere what was best there.
@@ -51,10 +51,50 @@ pub struct Step {
     pub measured: Option<(Candidate, Loss)>,
 }
 
-/// Where the walk through the blocks is.
+/// How a block is fitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FitMode {
+    /// How tokens count.
+    pub(super) weighting: Weighting,
+    /// Where norms are fitted, also `ffn_down` under them.
+    pub(super) matrices: bool,
+}
+
+/// The blocks that a model loses, or whose attention it loses.
+struct Cuts<'c> {
+    removed: &'c BTreeSet<BlockId>,
+    attention: Option<&'c AttentionCut>,
+    n_blocks: usize,
+}
+
+impl Cuts<'_> {
+    fn lacks_attention(&self, block: usize) -> bool {
+        self.attention.is_some_and(|cut| cut.blocks.contains(&BlockId::new(block)))
+    }
+
+    fn is_removed(&self, block: usize) -> bool {
+        self.removed.contains(&BlockId::new(block))
+    }
+
+    /// The first of these blocks and the last.
+    fn ends(&self) -> Option<(usize, usize)> {
+        let is_cut = |block: &usize| self.is_removed(*block) || self.lacks_attention(*block);
+        (0..self.n_blocks).find(is_cut).zip((0..self.n_blocks).rfind(is_cut))
+    }
+
+    /// Where the removed blocks from `start` on end.
+    fn run_end(&self, start: usize) -> usize {
+        (start..self.n_blocks).find(|&block| !self.is_removed(block)).unwrap_or(self.n_blocks)
+    }
+}
+
+/// The walk through the blocks, and what has come of it so far.
 pub(super) struct Walk<'o> {
     pub(super) order: &'o Order,
-    /// The parent's streams before the block at hand, or behind it and the removed ones that follow it.
+    cuts: Cuts<'o>,
+    /// The last block that is removed, or loses its attention.
+    last: usize,
+    /// The parent's streams before the block at hand, or after it and the removed ones that follow it.
     pub(super) targets: Streams,
     /// The healed model's before it.
     pub(super) streams: Streams,
@@ -62,12 +102,21 @@ pub(super) struct Walk<'o> {
     /// Of `candidate`.
     loss: f64,
     /// The best so far.
-    pub(super) way: Way,
+    pub(super) mode: FitMode,
     pub(super) steps: Vec<Step>,
+    /// Whether the healed model's streams are other than the parent's.
+    differs: bool,
+    /// Blocks, one after another, whose fit gained nothing.
+    n_failed: usize,
 }
 
 impl Walk<'_> {
-    /// Keeps what was measured if it is better than what there is. Returns the share of the loss that it takes.
+    /// Whether the walk goes on at `block`.
+    fn is_on(&self, block: usize) -> bool {
+        block < self.cuts.n_blocks && (block <= self.last || self.n_failed < self.order.patience)
+    }
+
+    /// Keeps a candidate that is better than the one so far. Returns the share of the loss that it takes.
     pub(super) fn judge(&mut self, variant: String, candidate: Candidate, loss: Loss) -> f64 {
         let mean = loss.mean(self.order.objective);
         let gain = 1.0 - mean / self.loss;
@@ -81,7 +130,7 @@ impl Walk<'_> {
 
 impl Healer<'_, '_> {
     /// Fits the blocks before each cut of a model without `removed` and without the attention of `attention`, then blocks
-    /// behind the last cut for as long as that helps. Returns everything that was tried.
+    /// after the last cut for as long as that helps. Returns everything that was tried.
     ///
     /// # Errors
     /// A block that cannot make up for others; llama.cpp's; numbers that are not finite.
@@ -91,81 +140,89 @@ impl Healer<'_, '_> {
         attention: Option<&AttentionCut>,
         order: &Order,
     ) -> Result<Vec<Step>> {
-        let n_blocks = self.model.n_trunk_blocks();
-        let without = |block: BlockId| attention.is_some_and(|cut| cut.blocks.contains(&block));
-        let is_cut = |block: &BlockId| removed.contains(block) || without(*block);
-        let blocks = || (0..n_blocks).map(BlockId::new);
-        let (Some(first), Some(last)) = (blocks().find(is_cut), blocks().rfind(is_cut)) else {
+        let cuts = Cuts { removed, attention, n_blocks: self.model.n_trunk_blocks() };
+        let Some((first, last)) = cuts.ends() else {
             return Ok(Vec::new());
         };
         let (candidate, loss) = self.unhealed(removed, attention)?;
         // The block before the first cut makes up for it, where there is one.
-        let at_cut = removed.contains(&first) && order.before;
-        let mut block = first.index().saturating_sub(usize::from(at_cut));
+        let at_cut = cuts.is_removed(first) && order.before;
+        let mut block = first.saturating_sub(usize::from(at_cut));
         let targets = self.start(block)?.clone();
         let mut walk = Walk {
             order,
+            cuts,
+            last,
             streams: targets.clone(),
             targets,
             candidate,
             loss: loss.mean(order.objective),
-            way: Way { weighting: order.weightings[0], matrices: true },
+            mode: FitMode { weighting: order.weightings[0], matrices: true },
             steps: Vec::new(),
+            differs: false,
+            n_failed: 0,
         };
-        let norms = has_post_norms(self.model);
-        let mut differs = false;
-        let mut n_failed = 0;
-        let is_on = |block: usize, n_failed: usize| {
-            block < n_blocks && (block <= last.index() || n_failed < order.patience)
-        };
-        while is_on(block, n_failed) {
-            let id = BlockId::new(block);
-            if removed.contains(&id) {
-                let end = run_end(removed, block, n_blocks);
-                self.advance(block..end, &mut walk.targets)?;
-                differs = true;
-                if order.with_block {
-                    self.step_of_run(block..end, &mut walk)?;
-                }
-                block = end;
-                continue;
-            }
-            let end = match order.before {
-                true => run_end(removed, block + 1, n_blocks),
-                false => block + 1,
+        while walk.is_on(block) {
+            block = match walk.cuts.is_removed(block) {
+                true => self.step_of_removed(block, &mut walk)?,
+                false => self.step_of_kept(block, &mut walk)?,
             };
-            let is_at_cut = end > block + 1 || without(id) || (differs && walk.candidate.fitted.is_empty());
-            let is_behind = !is_at_cut && differs && n_failed < order.patience;
-            differs |= is_at_cut;
-            let mut helps = false;
-            if is_behind && !norms {
-                helps = self.step_of_attention(id, &mut walk)?;
-            }
-            self.advance(block..end, &mut walk.targets)?;
-            if norms && (is_at_cut || is_behind) {
-                helps = self.step_of_norms(id, is_at_cut, &mut walk)?;
-            } else if is_at_cut {
-                self.step_at_cut(id, Carrier::of(self.model, id)?, &mut walk)?;
-            } else if is_behind {
-                helps |= self.step_behind(id, &mut walk)?;
-            }
-            if is_at_cut || helps {
-                n_failed = 0;
-            } else if is_behind {
-                n_failed += 1;
-            }
-            let run = block + 1..end;
-            block = end;
-            let with_block = order.with_block && !run.is_empty();
-            if with_block || is_on(block, n_failed) {
-                let weights = self.weights_of(id, &walk.candidate);
-                self.pass(id, &weights, &mut walk.streams)?;
-            }
-            if with_block {
-                self.step_of_run(run, &mut walk)?;
-            }
         }
         Ok(walk.steps)
+    }
+
+    /// Passes the removed blocks from `block` on. Returns the one after them.
+    fn step_of_removed(&mut self, block: usize, walk: &mut Walk<'_>) -> Result<usize> {
+        let end = walk.cuts.run_end(block);
+        self.advance(block..end, &mut walk.targets)?;
+        walk.differs = true;
+        if walk.order.with_block {
+            self.step_of_run(block..end, walk)?;
+        }
+        Ok(end)
+    }
+
+    /// Fits a block that stays, if it is at a cut or after one. Returns the one after it, or after the removed ones that it
+    /// makes up for.
+    fn step_of_kept(&mut self, block: usize, walk: &mut Walk<'_>) -> Result<usize> {
+        let id = BlockId::new(block);
+        let end = match walk.order.before {
+            true => walk.cuts.run_end(block + 1),
+            false => block + 1,
+        };
+        let is_at_cut = end > block + 1
+            || walk.cuts.lacks_attention(block)
+            || (walk.differs && walk.candidate.fitted.is_empty());
+        let is_after_cut = !is_at_cut && walk.differs && walk.n_failed < walk.order.patience;
+        walk.differs |= is_at_cut;
+        let has_norms = has_post_norms(self.model);
+        let mut helps = false;
+        if is_after_cut && !has_norms {
+            helps = self.step_of_attention(id, walk)?;
+        }
+        self.advance(block..end, &mut walk.targets)?;
+        if has_norms && (is_at_cut || is_after_cut) {
+            helps = self.step_of_norms(id, is_at_cut, walk)?;
+        } else if is_at_cut {
+            self.step_at_cut(id, Carrier::of(self.model, id)?, walk)?;
+        } else if is_after_cut {
+            helps |= self.step_after_cut(id, walk)?;
+        }
+        if is_at_cut || helps {
+            walk.n_failed = 0;
+        } else if is_after_cut {
+            walk.n_failed += 1;
+        }
+        let run = block + 1..end;
+        let with_block = walk.order.with_block && !run.is_empty();
+        if with_block || walk.is_on(end) {
+            let weights = self.weights_of(id, &walk.candidate);
+            self.pass(id, &weights, &mut walk.streams)?;
+        }
+        if with_block {
+            self.step_of_run(run, walk)?;
+        }
+        Ok(end)
     }
 
     /// The weights of `block` in `candidate` that are not the parent's; zeros for attention that is removed.
@@ -191,7 +248,7 @@ impl Healer<'_, '_> {
         let base = walk.candidate.clone();
         for (&weighting, folds) in weightings.iter().zip(sums) {
             let variant = format!("{weighting}, block {block}");
-            self.tell(&format!("{variant}, solving"), 0, 0);
+            self.progress(&format!("{variant}, solving"), 0, 0);
             let Some(candidate) = self.solved(carrier, folds, &base, walk.order.heal_type)? else {
                 walk.steps.push(Step { variant, measured: None });
                 continue;
@@ -202,21 +259,21 @@ impl Healer<'_, '_> {
             }
             let loss = self.loss_from(block.index(), &walk.streams, &candidate)?;
             if walk.judge(variant, candidate, loss) > 0.0 {
-                walk.way.weighting = weighting;
+                walk.mode.weighting = weighting;
             }
         }
         Ok(())
     }
 
-    /// Fits the carrier of a block behind a cut. Returns whether that helps.
-    fn step_behind(&mut self, block: BlockId, walk: &mut Walk<'_>) -> Result<bool> {
+    /// Fits the carrier of a block after a cut. Returns whether that helps.
+    fn step_after_cut(&mut self, block: BlockId, walk: &mut Walk<'_>) -> Result<bool> {
         let Ok(carrier) = Carrier::of(self.model, block) else {
             return Ok(false);
         };
         let weights = self.weights_of(block, &walk.candidate);
-        let sums = self.sums(block, carrier, &weights, walk, &[walk.way.weighting])?;
-        let variant = format!("{}, on to block {block}", walk.way.weighting);
-        self.tell(&format!("{variant}, solving"), 0, 0);
+        let sums = self.sums(block, carrier, &weights, walk, &[walk.mode.weighting])?;
+        let variant = format!("{}, on to block {block}", walk.mode.weighting);
+        self.progress(&format!("{variant}, solving"), 0, 0);
         for folds in sums {
             let heal_type = walk.order.heal_type;
             if let Some(candidate) = self.solved(carrier, folds, &walk.candidate, heal_type)? {
@@ -231,7 +288,7 @@ impl Healer<'_, '_> {
     /// Lets the block of a run stay whose feed-forward network leaves least of the stream's error, and fits it.
     fn step_of_run(&mut self, run: Range<usize>, walk: &mut Walk<'_>) -> Result<()> {
         let mut best: Option<(BlockId, Carrier, Fit, NormalEquations)> = None;
-        let weighting = walk.way.weighting;
+        let weighting = walk.mode.weighting;
         for id in run.map(BlockId::new) {
             let Ok(carrier) = Carrier::of(self.model, id) else {
                 continue;
@@ -241,9 +298,7 @@ impl Healer<'_, '_> {
                 if let Some(fit) = cross_fit(&folds)
                     && best.as_ref().is_none_or(|best| fit.left < best.2.left)
                 {
-                    let [mut all, other] = folds;
-                    all.add_all(&other);
-                    best = Some((id, carrier, fit, all));
+                    best = Some((id, carrier, fit, NormalEquations::of_both(folds)));
                 }
             }
         }
@@ -280,9 +335,7 @@ impl Healer<'_, '_> {
         let Some(fit) = cross_fit(&folds) else {
             return Ok(None);
         };
-        let [mut all, other] = folds;
-        all.add_all(&other);
-        drop(other);
+        let all = NormalEquations::of_both(folds);
         let mut candidate = base.clone();
         let changed = self.rounded(&carrier, None, &fit, &all, heal_type)?;
         candidate.put(&carrier, changed, &fit);
@@ -299,17 +352,23 @@ impl Healer<'_, '_> {
         walk: &Walk<'_>,
         weightings: &[Weighting],
     ) -> Result<Vec<[NormalEquations; 2]>> {
-        let new = || NormalEquations::new(carrier.n_in, carrier.n_out, self.n_threads);
-        let mut sums: Vec<[NormalEquations; 2]> = weightings.iter().map(|_| [new(), new()]).collect();
-        let streams = (&walk.targets, &walk.streams);
-        self.show_windows(block, changed, streams, &mut |fold, shown| {
-            for (&weighting, folds) in weightings.iter().zip(&mut sums) {
-                let tokens = shown.targets.chunks_exact(carrier.n_out);
-                let counts: Vec<f64> = tokens.map(|token| weighting.of(token)).collect();
-                folds[fold].add(shown.inputs, shown.residuals, &counts)?;
+        let new = |_: &Weighting| NormalEquations::new(carrier.n_in, carrier.n_out, self.n_threads);
+        let empty = || weightings.iter().map(new).collect::<Vec<_>>();
+        let mut segment = self.segments.block(block, changed)?;
+        let mut inputs = Vec::new();
+        let step = format!("fitting block {block}");
+        let [first, second] = self.sums_of_folds(&step, &empty, &mut |sums, window| {
+            let targets = &walk.targets[window];
+            let output = segment.run_reading(&walk.streams[window], CARRIER, &mut inputs)?;
+            // Else they would look for work while sums are made.
+            self.threads.pause();
+            let residuals = difference(targets, &output);
+            for (weighting, sums) in weightings.iter().zip(sums) {
+                let counts = weighting.of_tokens(targets, carrier.n_out);
+                sums.add(&inputs, &residuals, &counts).with_context(|| at(block, window))?;
             }
             Ok(())
         })?;
-        Ok(sums)
+        Ok(first.into_iter().zip(second).map(|(first, second)| [first, second]).collect())
     }
 }

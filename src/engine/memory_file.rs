@@ -7,10 +7,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use ggml::{Backend, BlockCounts, ModelOptions};
 
-use super::plan::{SegmentPlan, Source};
-use crate::gguf::{self, Layout};
+use crate::gguf::{self, EntryOut, Layout, TensorOut};
 use crate::model::Model;
-use crate::plan::{ChangedTensors, Plan};
+use crate::plan::Plan;
 
 /// A file for llama.cpp to load. It is gone when this is dropped.
 pub(crate) struct MemoryFile {
@@ -26,23 +25,39 @@ type Keep = File;
 #[cfg(not(target_os = "linux"))]
 type Keep = (tempfile::TempPath, ggml::fault::RemovedOnDeath);
 
+/// The layout of a file that stands for `model`, with its version of the format and its alignment.
+///
+/// # Errors
+/// Tensors that one file cannot hold.
+pub(crate) fn layout<'a>(
+    model: &Model<'_>,
+    entries: Vec<EntryOut<'a>>,
+    tensors: Vec<TensorOut<'a>>,
+) -> Result<Layout<'a>> {
+    let first = model.first();
+    Ok(Layout::mappable(first.header().version, first.alignment(), entries, tensors, true)?)
+}
+
 impl MemoryFile {
-    /// Writes what `plan` says, with the tensors of `model` and of `changed`.
+    /// Writes a file of this layout; `data` writes the data of the tensor with that number in it.
     ///
     /// # Errors
     /// The system's, such as no room.
-    pub(crate) fn write(model: &Model<'_>, plan: &SegmentPlan<'_>, changed: &ChangedTensors) -> Result<Self> {
-        Self::of_layout(&plan.layout, &mut |i, out| {
-            let bytes = match plan.sources[i] {
-                Source::Tensor(source) => model.tensors()[source].info.bytes(),
-                Source::Changed(source) => changed.get(&source).map_or(&[][..], |c| &c.bytes),
-                // What is not written is zeros.
-                Source::Zeros => return Ok(()),
-            };
-            let n_bytes = plan.layout.tensors()[i].tensor().n_bytes();
-            let n_bytes = usize::try_from(n_bytes).unwrap_or(usize::MAX);
-            out.write_all(bytes.get(..n_bytes).unwrap_or(bytes))
-        })
+    pub(crate) fn write(
+        layout: &Layout<'_>,
+        data: &mut dyn FnMut(usize, &mut dyn Write) -> io::Result<()>,
+    ) -> Result<Self> {
+        let (mut file, keep) = Self::create().context("a file in memory")?;
+        file.set_len(layout.file_len())?;
+        let mut head = BufWriter::with_capacity(1 << 16, &file);
+        gguf::write_head(layout, &mut head)?;
+        head.flush()?;
+        drop(head);
+        for (i, planned) in layout.tensors().iter().enumerate() {
+            file.seek(SeekFrom::Start(planned.position().0))?;
+            data(i, &mut file)?;
+        }
+        Ok(Self::of(file, keep))
     }
 
     /// As [`MemoryFile::write`], of a plan that could be written to disk as well.
@@ -50,7 +65,7 @@ impl MemoryFile {
     /// # Errors
     /// The system's, such as no room.
     pub(crate) fn write_plan(model: &Model<'_>, plan: &Plan<'_>) -> Result<Self> {
-        Self::of_layout(&plan.layout, &mut |i, out| plan.data[i].write(model, out))
+        Self::write(&plan.layout, &mut |i, out| plan.data[i].write(model, out))
     }
 
     /// Loads the model, whose file is gone afterwards: not mapped, so that its bytes are in memory once.
@@ -68,27 +83,6 @@ impl MemoryFile {
     pub(crate) fn load_with(self, counts: Option<BlockCounts>) -> Result<ggml::Model> {
         let options = ModelOptions { no_mmap: true, counts, ..ModelOptions::default() };
         Ok(ggml::Model::load(Backend::init(), &self.path, options)?)
-    }
-
-    /// Writes a file of this layout; `data` writes the data of the tensor with that number in it.
-    ///
-    /// # Errors
-    /// The system's, such as no room.
-    pub(crate) fn of_layout(
-        layout: &Layout<'_>,
-        data: &mut dyn FnMut(usize, &mut dyn Write) -> io::Result<()>,
-    ) -> Result<Self> {
-        let (mut file, keep) = Self::create().context("a file in memory")?;
-        file.set_len(layout.file_len())?;
-        let mut head = BufWriter::with_capacity(1 << 16, &file);
-        gguf::write_head(layout, &mut head)?;
-        head.flush()?;
-        drop(head);
-        for (i, planned) in layout.tensors().iter().enumerate() {
-            file.seek(SeekFrom::Start(planned.position().0))?;
-            data(i, &mut file)?;
-        }
-        Ok(Self::of(file, keep))
     }
 
     #[cfg(target_os = "linux")]

@@ -1,25 +1,16 @@
-//! The way through a model whose branches end in norms.
+//! The norms that the output of a block's branches passes before it is added to the stream. Pure: no I/O.
 
-use crate::heal::Weighting;
-use crate::heal::writers::{POST_NORMS, is_norm};
 use crate::model::arch::Fit;
 use crate::model::{BlockId, Model};
-use std::fmt;
 
-/// How the norms of a block are fitted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Way {
-    /// How tokens count.
-    pub(super) weighting: Weighting,
-    /// Beside the norms also `ffn_down` under them.
-    pub(super) matrices: bool,
-}
+/// The norms that the output of both branches of a block passes before it is added, where a block has both
+/// (`gemma3.cpp`). Where it has but the first, that is the norm before its feed-forward network (`qwen3next.cpp`).
+pub const POST_NORMS: [&str; 2] = ["post_attention_norm", "post_ffw_norm"];
 
-impl fmt::Display for Way {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = if self.matrices { "norms and ffn_down" } else { "norms" };
-        write!(f, "{}, {what}", self.weighting)
-    }
+/// Whether `rest` is the norm of [`POST_NORMS`] called `norm`: in most files it ends in `.weight`, in some not (`plamo3.cpp`).
+#[must_use]
+pub fn is_norm(rest: &str, norm: &str) -> bool {
+    rest.strip_suffix(".weight").unwrap_or(rest) == norm
 }
 
 /// Whether `model` is of an architecture whose norms are fitted, and the output of both branches of its blocks passes such a norm

@@ -1,0 +1,184 @@
+//! Evaluation of a segment's first block: the hidden state after it, and what its matrices multiply.
+
+use anyhow::{Error, Result, ensure};
+use ggml::{Context, Flow, Node, Tap, WindowInput};
+
+use super::stream_tap::{Seen, StreamTap};
+use super::{Halves, StreamGraph};
+use crate::engine::hidden_state::{Position, Visitor};
+use crate::gguf::Quoted;
+
+/// Evaluates the first block of a segment on `input`, `[n_tokens, n_embd]`, and returns the hidden state after it.
+///
+/// # Errors
+/// llama.cpp's; a graph in which that state is not found.
+pub(crate) fn evaluate_block(
+    context: &mut Context<'_>,
+    graph: StreamGraph,
+    input: &[f32],
+) -> Result<Vec<f32>> {
+    evaluate_tapped(context, graph, input, None)
+}
+
+/// As [`evaluate_block`]; what the matrix `reader` multiplies there goes to `read`, `[n_tokens, n_in]`, in place of what it
+/// held.
+///
+/// # Errors
+/// As [`evaluate_block`]; a graph in which no product with that matrix, or more than one, is found.
+pub(crate) fn evaluate_reading(
+    context: &mut Context<'_>,
+    graph: StreamGraph,
+    input: &[f32],
+    reader: &str,
+    read: &mut Vec<f32>,
+) -> Result<Vec<f32>> {
+    let mut tap = ReaderTap { reader, n_tokens: input.len() / graph.n_embd, read, n_found: 0, error: None };
+    let output = evaluate_tapped(context, graph, input, Some(&mut tap));
+    if let Some(error) = tap.error {
+        return Err(error);
+    }
+    let output = output?;
+    ensure!(
+        tap.n_found == 1,
+        "llama.cpp's graph multiplies {} times by {}, expected once",
+        tap.n_found,
+        Quoted(reader)
+    );
+    Ok(output)
+}
+
+/// As [`evaluate_block`], with the hidden state between the halves of the block before the one after it.
+///
+/// # Errors
+/// As [`evaluate_block`].
+pub(crate) fn evaluate_halves(
+    context: &mut Context<'_>,
+    graph: StreamGraph,
+    input: &[f32],
+    halves: &Halves,
+) -> Result<(Vec<f32>, Vec<f32>)> {
+    let (mut middle, mut output) = (Vec::new(), Vec::new());
+    let mut state = Vec::new();
+    let mut visit = |position, state: &[f32]| {
+        match position {
+            Position::Input => {}
+            Position::Middle(_) => state.clone_into(&mut middle),
+            Position::Output(_) => state.clone_into(&mut output),
+        }
+        Ok(())
+    };
+    let mut tap = tap_of_block(graph, input, &mut state, &mut visit);
+    tap.halves = Some(halves);
+    // It is given, and may show nowhere before the middle.
+    tap.seen.input = true;
+    let result = context.evaluate(WindowInput::HiddenStates(input), &mut tap);
+    if let Some(error) = tap.error.take() {
+        return Err(error);
+    }
+    result?;
+    ensure!(
+        middle.len() == input.len() && output.len() == input.len(),
+        "llama.cpp's graph does not show the hidden states of the block"
+    );
+    Ok((middle, output))
+}
+
+/// The tap of the stream in a segment, up to the output of its first block.
+fn tap_of_block<'t, 'v>(
+    graph: StreamGraph,
+    input: &[f32],
+    state: &'t mut Vec<f32>,
+    visit: &'t mut Visitor<'v>,
+) -> StreamTap<'t, 'v> {
+    StreamTap {
+        graph,
+        n_tokens: input.len() / graph.n_embd,
+        n_wanted: 1,
+        halves: None,
+        state,
+        visit,
+        seen: Seen::default(),
+        error: None,
+    }
+}
+
+/// Finds what a matrix multiplies.
+struct ReaderTap<'r> {
+    /// The name of the matrix.
+    reader: &'r str,
+    n_tokens: usize,
+    read: &'r mut Vec<f32>,
+    n_found: usize,
+    error: Option<Error>,
+}
+
+impl ReaderTap<'_> {
+    /// What the matrix multiplies, if `node` is such a product.
+    fn operand<'n>(&self, node: Node<'n>) -> Option<Node<'n>> {
+        let matrix = node.operand(0)?;
+        let operand = node.operand(1)?;
+        let [n_in, n_out, ..] = matrix.ne();
+        (matrix.name() == self.reader
+            && operand.ne() == [n_in, self.n_tokens, 1, 1]
+            && node.ne() == [n_out, self.n_tokens, 1, 1])
+        .then_some(operand)
+    }
+
+    fn read(&mut self, operand: Node<'_>) -> Flow {
+        self.n_found += 1;
+        match operand.read(self.read) {
+            Ok(()) => Flow::Continue,
+            Err(error) => {
+                self.error = Some(error.into());
+                Flow::Stop
+            }
+        }
+    }
+}
+
+/// The tap of a stream, and perhaps one of what a matrix multiplies.
+struct BothTaps<'t, 's, 'v, 'r> {
+    stream: StreamTap<'s, 'v>,
+    reader: Option<&'t mut ReaderTap<'r>>,
+}
+
+impl Tap for BothTaps<'_, '_, '_, '_> {
+    fn wants(&mut self, node: Node<'_>) -> bool {
+        let reader = self.reader.as_ref();
+        self.stream.wants(node) || reader.is_some_and(|reader| reader.operand(node).is_some())
+    }
+
+    fn read(&mut self, node: Node<'_>) -> Flow {
+        if let Some(reader) = &mut self.reader
+            && let Some(operand) = reader.operand(node)
+            && reader.read(operand) == Flow::Stop
+        {
+            return Flow::Stop;
+        }
+        self.stream.read(node)
+    }
+}
+
+fn evaluate_tapped(
+    context: &mut Context<'_>,
+    graph: StreamGraph,
+    input: &[f32],
+    reader: Option<&mut ReaderTap<'_>>,
+) -> Result<Vec<f32>> {
+    let mut output = Vec::new();
+    let mut state = Vec::new();
+    let mut visit = |position, state: &[f32]| {
+        if let Position::Output(_) = position {
+            state.clone_into(&mut output);
+        }
+        Ok(())
+    };
+    let mut tap = BothTaps { stream: tap_of_block(graph, input, &mut state, &mut visit), reader };
+    let result = context.evaluate(WindowInput::HiddenStates(input), &mut tap);
+    if let Some(error) = tap.stream.error.take() {
+        return Err(error);
+    }
+    result?;
+    ensure!(tap.stream.seen.n_outputs > 0, "llama.cpp's graph shows the hidden state after 0 of 1 blocks");
+    Ok(output)
+}

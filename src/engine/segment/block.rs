@@ -1,0 +1,60 @@
+//! One block of a model, evaluated on a window: from the hidden state before it to the one after it.
+
+use anyhow::{Context as _, Result};
+use ggml::Context;
+
+use super::input_scale::InputScale;
+use crate::engine::llama::{Halves, StreamGraph, evaluate_block, evaluate_halves, evaluate_reading};
+use crate::model::BlockId;
+
+/// A block as a model of its own.
+pub struct BlockSegment {
+    pub(super) block: BlockId,
+    pub(super) context: Context<'static>,
+    pub(super) graph: StreamGraph,
+    /// What the names of its tensors begin with, before the number.
+    pub(super) prefix: &'static str,
+    pub(super) input_scale: InputScale,
+}
+
+impl BlockSegment {
+    /// Width of the stream, in elements.
+    #[must_use]
+    pub fn n_embd(&self) -> usize {
+        self.graph.n_embd
+    }
+
+    /// The hidden state after the block, for the one before it; both `[n_tokens, n_embd]`.
+    ///
+    /// # Errors
+    /// llama.cpp's.
+    pub fn run(&mut self, state: &[f32]) -> Result<Vec<f32>> {
+        let state = &self.input_scale.divide(state);
+        evaluate_block(&mut self.context, self.graph, state).with_context(|| name(self.block))
+    }
+
+    /// The hidden state between the halves of the block, and the one after it, for the one before it.
+    ///
+    /// # Errors
+    /// llama.cpp's; a block without halves.
+    pub fn run_halves(&mut self, state: &[f32], halves: &Halves) -> Result<(Vec<f32>, Vec<f32>)> {
+        let state = &self.input_scale.divide(state);
+        evaluate_halves(&mut self.context, self.graph, state, halves).with_context(|| name(self.block))
+    }
+
+    /// As [`BlockSegment::run`]; `read` becomes what the block's matrix `rest` multiplies, `[n_tokens, n_in]`.
+    ///
+    /// # Errors
+    /// llama.cpp's; a matrix that multiplies nothing or several things.
+    pub fn run_reading(&mut self, state: &[f32], rest: &str, read: &mut Vec<f32>) -> Result<Vec<f32>> {
+        let state = &self.input_scale.divide(state);
+        let reader = format!("{}0.{rest}", self.prefix);
+        evaluate_reading(&mut self.context, self.graph, state, &reader, read)
+            .with_context(|| name(self.block))
+    }
+}
+
+/// What errors call the segment.
+pub(super) fn name(block: BlockId) -> String {
+    format!("block {block} as a model of its own")
+}

@@ -1,0 +1,26 @@
+//! The last blocks of a model, evaluated on a window: from the hidden state before them to logits.
+
+use std::ops::Range;
+
+use anyhow::Result;
+use ggml::{Context, WindowInput};
+
+use super::input_scale::InputScale;
+
+/// Blocks as a model of their own that ends in logits.
+pub struct HeadSegment {
+    pub(super) context: Context<'static>,
+    pub(super) input_scale: InputScale,
+}
+
+impl HeadSegment {
+    /// The logits after the tokens at `rows`, of those that [`scored`](crate::engine::scored::scored) names, `[rows.len(),
+    /// n_vocab]`, for the hidden state before the first of the blocks, `[n_tokens, n_embd]`.
+    ///
+    /// # Errors
+    /// llama.cpp's.
+    pub fn logits(&mut self, state: &[f32], rows: Range<usize>) -> Result<&[f32]> {
+        let state = &self.input_scale.divide(state);
+        Ok(self.context.logits_of(WindowInput::HiddenStates(state), rows)?)
+    }
+}
