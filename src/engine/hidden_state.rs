@@ -1,4 +1,4 @@
-//! Where hidden states come from: a small trait in front of the slow engine, and its recorded twin.
+//! Hidden states: the trait that yields them, and its recorded twin.
 //!
 //! A hidden state is the residual stream between blocks: row-major `[n_tokens, n_embd]`, one row a token. (ggml prints
 //! the same shape reversed, fastest dimension first.)
@@ -13,11 +13,10 @@ pub type Token = ggml::Token;
 /// Which point of the residual stream a hidden state is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Position {
-    /// The stream as the next block receives it, where no block's output is the same tensor: before the first block,
-    /// and after anything that llama.cpp does to the stream between two blocks.
+    /// The stream as the next block receives it, where no block's output is the same tensor. So before the first block, and
+    /// after anything that llama.cpp does to the stream between two blocks.
     Input,
-    /// The stream inside of this block, after its attention and before its feed-forward network. Shown only where the
-    /// source was made to.
+    /// The stream between attention and feed-forward network of this block. Shown only where the source was made to.
     Middle(BlockId),
     /// The stream as this block leaves it, before any final norm.
     Output(BlockId),
@@ -26,7 +25,7 @@ pub enum Position {
 /// Receives hidden states in order of evaluation, each `[n_tokens, n_embd]`.
 pub type Visitor<'v> = dyn FnMut(Position, &[f32]) -> Result<()> + 'v;
 
-/// Yields the hidden states of one window at a time, one state at a time.
+/// Yields the hidden states of a window, one at a time.
 pub trait HiddenStates {
     /// Number of blocks that are evaluated.
     fn n_blocks(&self) -> usize;
@@ -34,16 +33,17 @@ pub trait HiddenStates {
     /// Width of the stream, in elements.
     fn n_embd(&self) -> usize;
 
-    /// Evaluates `window` as a sequence of its own from position 0 and shows every hidden state to `visit`: an
-    /// [`Position::Input`], then the [`Position::Output`] of every block in order of evaluation, with its
-    /// [`Position::Middle`] before it where the source was made to show that too.
+    /// Evaluates `window` as a sequence of its own and shows every hidden state to `visit`.
+    ///
+    /// First comes a [`Position::Input`], then the [`Position::Output`] of every block in order of evaluation. Where the source
+    /// was made to show it, the [`Position::Middle`] of each block comes before its output.
     ///
     /// # Errors
     /// The visitor's, and whatever keeps the engine from evaluating the window.
     fn visit(&mut self, window: &[Token], visit: &mut Visitor<'_>) -> Result<()>;
 }
 
-/// Hidden states that were recorded: the twin of the engine for tests, and for scores that are computed again.
+/// Hidden states that were recorded: the engine's twin for tests.
 #[derive(Clone, Debug, Default)]
 pub struct Recorded {
     /// Number of blocks.

@@ -1,4 +1,4 @@
-//! Load: from a model's file to the engine that evaluates it, and the text cut into windows for it.
+//! Load: a model's file brought to llama.cpp, and text cut into its windows.
 //!
 //! Every evaluation loads its model here.
 
@@ -88,8 +88,9 @@ impl<'i> LoadedModel<'i> {
         CalibrationSet::new(texts, own, cut, &|text| Ok(self.engine.tokenize(text)?))
     }
 
-    /// The text that the model writes itself: from the cache, or now, and kept there. It rests on the model, the order, and
-    /// the version of this program and of llama.cpp.
+    /// The model's own text, from the cache or written now.
+    ///
+    /// It rests on the model, the order, and the version of this program and of llama.cpp.
     fn own_text(&self, order: Order, options: &Calibration, watch: &dyn Watch) -> Result<Vec<Token>> {
         own_text::first_token(&self.engine)?;
         let n_tokens = order.n_windows.saturating_mul(order.window);
@@ -145,7 +146,7 @@ pub fn load_named(name: &Path, load: &dyn Fn() -> Result<ggml::Model>) -> Result
     Ok(engine)
 }
 
-/// Checks that a model can take the windows of `set`, and that some of their tokens are scored.
+/// Checks that a model can take these windows, and that tokens are scored.
 pub fn check_window(set: &CalibrationSet, engine: &ggml::Model) -> Result<()> {
     let (window, n_ctx) = (set.window, engine.n_ctx_train());
     ensure!(
@@ -171,8 +172,9 @@ pub fn model_options(options: &Calibration) -> Result<ModelOptions> {
     Ok(ModelOptions { gpu_layers: options.gpu_layers, rpc, ..ModelOptions::default() })
 }
 
-/// Loads the model of `input`, and cuts the text into windows for it. With `recode` its weights may be [`Recoded`], which
-/// scores do not see.
+/// Loads the model of `input` and cuts the text into windows.
+///
+/// With `recode` its weights may be [`Recoded`], which scores do not see.
 pub fn load_and_cut(
     input: &Input,
     model: &Model<'_>,
@@ -203,7 +205,7 @@ pub fn load_and_cut(
     Ok((loaded.engine, set))
 }
 
-/// Loads the model of `input`, as `options` say, with its block counts ([`llama::counts`]).
+/// Loads the model of `input` with its block counts ([`llama::counts`]).
 ///
 /// # Errors
 /// llama.cpp's reason for not loading it.
@@ -212,7 +214,7 @@ pub fn load(input: &Input, options: ModelOptions) -> Result<ggml::Model> {
     load_as(&model, input.for_llama()?, options)
 }
 
-/// Loads the file at `path`, which has the blocks of `model`, as `options` say.
+/// Loads the file at `path`, which has the blocks of `model`.
 ///
 /// # Errors
 /// llama.cpp's reason for not loading it.
@@ -230,8 +232,9 @@ pub fn load_as(model: &Model<'_>, path: &Path, options: ModelOptions) -> Result<
     })
 }
 
-/// Loads the model at `path`, which is `model`, to take scores from: [`Recoded`] where that gains time and the CPU
-/// evaluates all of it, else as it is, with `options`.
+/// Loads `model`, which lies at `path`, for scores.
+///
+/// It is [`Recoded`] where that gains time and the CPU evaluates all of it, else as it is, with `options`.
 ///
 /// # Errors
 /// llama.cpp's reason for not loading it.

@@ -43,7 +43,7 @@ pub fn check_predicts(engine: &ggml::Model) -> Result<()> {
     Ok(())
 }
 
-/// The first difference between the vocabularies of two models; `None` if there is none.
+/// The first difference between two vocabularies; `None` if there is none.
 ///
 /// Compared are the number of entries, the text, score and attributes of each, and the token that begins every text.
 #[must_use]
@@ -91,8 +91,9 @@ pub struct LlamaLogits<'model> {
 }
 
 impl<'model> LlamaLogits<'model> {
-    /// Prepares evaluation of windows of at most `window` tokens with `model`, which lies at `path`, on `threads` CPU
-    /// threads. Memory for logits is that of half a window.
+    /// Prepares evaluation of windows of at most `window` tokens.
+    ///
+    /// `model` lies at `path`. Memory for logits is that of half a window.
     ///
     /// # Errors
     /// llama.cpp's, if it cannot set up the evaluation.

@@ -1,4 +1,4 @@
-//! A file without a name: in memory where the system has such files, else a temporary one.
+//! A file without a name, in memory where the system has such files.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
@@ -25,7 +25,7 @@ type Keep = File;
 #[cfg(not(target_os = "linux"))]
 type Keep = (tempfile::TempPath, ggml::fault::RemovedOnDeath);
 
-/// The layout of a file that stands for `model`, with its version of the format and its alignment.
+/// The layout of a file with the format version and alignment of `model`.
 ///
 /// # Errors
 /// Tensors that one file cannot hold.
@@ -39,7 +39,7 @@ pub(crate) fn layout<'a>(
 }
 
 impl MemoryFile {
-    /// Writes a file of this layout; `data` writes the data of the tensor with that number in it.
+    /// Writes a file of this layout; `data` writes each tensor by its number.
     ///
     /// # Errors
     /// The system's, such as no room.
@@ -68,7 +68,7 @@ impl MemoryFile {
         Self::write(&plan.layout, &mut |i, out| plan.data[i].write(model, out))
     }
 
-    /// Loads the model, whose file is gone afterwards: not mapped, so that its bytes are in memory once.
+    /// Loads the model, not mapped: its file goes, so its bytes are in memory once.
     ///
     /// # Errors
     /// llama.cpp's reason for not loading it.

@@ -1,11 +1,10 @@
 //! The order in which a calibration that may stop early evaluates windows.
 
-/// The numbers from 0 to `n_windows` in an order that is as good as random, and the same whenever the text, by its hash,
-/// is the same.
+/// The numbers from 0 to `n_windows` in an order as good as random.
 ///
-/// At whatever window it ends, those before are a simple random sample of all. An order by a rule, such as every second
-/// window, then those between, would be no better than the text is free of rules: with two texts that take turns it would
-/// begin with one of them alone.
+/// It is the same for the same text, by its hash. At whatever window it ends, those before are a simple random sample of all.
+/// An order by a rule, such as every second window, then those between, is no better than the text is free of rules. With two
+/// texts that take turns it would begin with one of them alone.
 #[must_use]
 pub fn order(n_windows: usize, text: blake3::Hash) -> Vec<usize> {
     let mut order: Vec<usize> = (0..n_windows).collect();

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use crate::engine::hidden_state::Token;
 
-/// Sequences that are written at once: more make a batch faster, and take memory for their keys and values.
+/// Sequences that are written at once; each takes memory for keys and values.
 const SEQUENCES: usize = 8;
 
 /// The text to write.
@@ -27,8 +27,8 @@ pub struct Order {
 /// Lets `model` write windows of tokens, one after another in the result.
 ///
 /// Every window begins with the token that begins a text. Where the model ends one, a new text begins in the same window,
-/// with the same token again in place of the one that ends it, and knows nothing of the one before. Which
-/// token is drawn depends on the predictions, the seed, the window's number and the place in it alone.
+/// which knows nothing of the one before: the token that begins it takes the place of the one that ends the other. Which token
+/// is drawn depends on the predictions, the seed, the window's number and the place in it alone.
 ///
 /// `progress` gets the tokens that were written since it was last called.
 ///
@@ -129,7 +129,7 @@ impl Sampler<'_> {
     }
 }
 
-/// A number from 0 to less than 1 for a place in a window, evenly spread and without any pattern: the beginning of a hash.
+/// A number from 0 to less than 1, evenly spread, for a place in a window.
 fn chance(seed: u64, window: usize, at: usize) -> f64 {
     let mut hasher = blake3::Hasher::new();
     for number in [seed, window as u64, at as u64] {
@@ -141,7 +141,7 @@ fn chance(seed: u64, window: usize, at: usize) -> f64 {
     bits / (1u64 << 53) as f64
 }
 
-/// The entry at which the probabilities of `logits`, added up from the first on, come to more than `chance`.
+/// The entry at which the cumulative probability of `logits` passes `chance`.
 ///
 /// # Errors
 /// Logits of no distribution: one that is not a number or plus infinity, or nothing that is possible.

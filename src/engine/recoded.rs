@@ -1,10 +1,10 @@
 //! The same weights in a type whose kernels are faster. Pure but for what is written to `out`.
 //!
 //! llama.cpp has its fastest kernels (repacked rows, matrix units) for some types only. A weight of `Q5_0` is `d * q` with an
-//! integer `q` of five bits, one of `IQ4_NL` is `d * q` with one of sixteen integers of eight bits, and `Q8_0` holds any
-//! `d * q` with eight bits: the same scale, the same integer, the same number. llama.cpp multiplies all three with inputs in
-//! `Q8_0` (`ggml-cpu.c: type_traits_cpu`), so a model recoded this way computes the same up to the order in which floats are
-//! added. Scores are taken from such a model where it is small; segments, and whatever is compared bit for bit, are not.
+//! integer `q` of five bits, one of `IQ4_NL` is `d * q` with one of sixteen integers of eight bits. `Q8_0` holds any `d * q` with
+//! eight bits: the same scale, the same integer, the same number. llama.cpp multiplies all three with inputs in `Q8_0`
+//! (`ggml-cpu.c: type_traits_cpu`), so a model recoded this way computes the same up to the order in which floats are added.
+//! Scores are taken from such a model where it is small; segments, and whatever is compared bit for bit, are not.
 
 use std::io::{self, Write};
 
@@ -14,8 +14,9 @@ use crate::engine::memory_file;
 use crate::gguf::{EntryOut, Layout, TensorOut, TensorType};
 use crate::model::Model;
 
-/// Models with larger files are evaluated as they are: recoded weights are not shared with the file's pages, and a user
-/// whose model hardly fits has no room for them.
+/// The largest recoded file, in bytes.
+///
+/// Recoded weights are not shared with the file's pages, and a user whose model hardly fits has no room for them.
 const MAX_BYTES: u64 = 1 << 30;
 
 /// Weights that share a scale, in all three types.
@@ -51,7 +52,7 @@ impl Code {
         }
     }
 
-    /// The integers of a block, as the bytes that `Q8_0` has for them. `block` begins after the scale.
+    /// The integers of a block, as bytes of `Q8_0`. `block` begins after the scale.
     fn integers(self, block: &[u8]) -> [u8; BLOCK] {
         let mut out = [0; BLOCK];
         match self {
@@ -98,12 +99,12 @@ impl Code {
 pub struct Recoded<'a> {
     /// Every position of the file.
     pub layout: Layout<'a>,
-    /// For each of the model's tensors, which are those of the layout, what it was if it is recoded.
+    /// What each tensor was; `None` for those that are kept.
     codes: Vec<Option<Code>>,
 }
 
 impl<'a> Recoded<'a> {
-    /// Plans the file of `model`; `None` if nothing would be gained, or too much memory lost.
+    /// Plans the file; `None` if nothing is gained or memory is short.
     ///
     /// # Errors
     /// A model that one file cannot hold.

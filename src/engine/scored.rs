@@ -1,10 +1,10 @@
-//! The tokens of a window whose predictions are scored, and the trait that gives their logits.
+//! The scored tokens of a window, and the trait that yields their logits.
 
 use crate::engine::hidden_state::Token;
 use anyhow::Result;
 use std::ops::Range;
 
-/// Yields the logits of the scored half of one window at a time.
+/// Yields the logits of the scored half of a window.
 pub trait ScoredLogits {
     /// What errors call the model: its path.
     fn name(&self) -> String;
@@ -12,16 +12,18 @@ pub trait ScoredLogits {
     /// Number of entries of the vocabulary.
     fn n_vocab(&self) -> usize;
 
-    /// Evaluates `window` as a sequence of its own and returns the logits after the tokens in [`scored`], `[n_scored,
-    /// n_vocab]`. They are good until the next window.
+    /// The logits after the tokens in [`scored`], `[n_scored, n_vocab]`.
+    ///
+    /// `window` is a sequence of its own. They are good until the next window.
     ///
     /// # Errors
     /// Whatever keeps the engine from evaluating the window.
     fn logits(&mut self, window: &[Token]) -> Result<&[f32]>;
 }
 
-/// The tokens of a window of `n_tokens` whose prediction of the next token is scored: those of the second half but the
-/// last, after which the window ends.
+/// The tokens of a window whose prediction of the next token is scored.
+///
+/// They are those of the second half but the last, after which the window ends.
 #[must_use]
 pub fn scored(n_tokens: usize) -> Range<usize> {
     n_tokens / 2..n_tokens.saturating_sub(1)

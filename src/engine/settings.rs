@@ -40,8 +40,9 @@ impl Default for Calibration {
     }
 }
 
-/// One thread for each physical core that this process may use: two threads of a core slow each other down, and more
-/// threads than cores wait at every barrier of ggml.
+/// One thread for each physical core that this process may use.
+///
+/// Two threads of a core slow each other down, and more threads than cores wait at every barrier of ggml.
 pub(crate) fn default_threads() -> usize {
     num_cpus::get_physical().min(num_cpus::get()).max(1)
 }

@@ -1,4 +1,4 @@
-//! By how much the stream behind each cut should be longer. Pure: no I/O.
+//! By how much the stream after each cut should be longer. Pure: no I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use crate::engine::hidden_state::{HiddenStates, Position, Token};
 use crate::model::BlockId;
 
-/// Consecutive removed blocks with a kept one behind them.
+/// Consecutive removed blocks with a kept one after them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cut {
     /// The first removed block.
@@ -17,7 +17,7 @@ pub struct Cut {
 }
 
 impl Cut {
-    /// Of a model of `n_blocks` blocks without `removed`, first to last. Behind the last kept block there is no cut: only the
+    /// Of a model of `n_blocks` blocks without `removed`, first to last. After the last kept block there is no cut: only the
     /// norm of the output reads the stream there.
     #[must_use]
     pub fn all(n_blocks: usize, removed: &BTreeSet<BlockId>) -> Vec<Self> {
@@ -33,9 +33,10 @@ impl Cut {
     }
 }
 
-/// How much longer the stream is behind the blocks of each of `cuts` than before them, in the whole model: the geometric mean
-/// over tokens, so that a few tokens whose stream is hundreds of times as long as others' do not decide. And the stream of
-/// each window before block `first`, `[n_tokens, n_embd]`.
+/// By how much the whole model's stream grows in each of `cuts`.
+///
+/// It is the geometric mean over tokens, so that a few tokens with very long streams do not decide. The second result is the
+/// stream of each window before block `first`, `[n_tokens, n_embd]`.
 ///
 /// # Errors
 /// Those of `states`; a stream without a token that has a length.
@@ -104,14 +105,16 @@ pub struct Tried {
     pub loss: f64,
 }
 
-/// How far a search goes on where the loss still falls, on the scale of logarithms.
+/// The longest step of a search where the loss still falls, in logarithms.
 const LONGEST_STEP: f64 = 0.7;
 
-/// Numbers that are nearer to each other, on that scale, need not be told apart.
+/// The distance of logarithms below which numbers are the same.
 const SAME: f64 = 0.01;
 
-/// The positive number of least loss among those that are tried: 1, whose loss is `unchanged`, `start`, and at most `n` more, by
-/// parabolas on the scale of their logarithms. A loss that is no number loses.
+/// The positive number of least loss among those that are tried.
+///
+/// These are 1, whose loss is `unchanged`, `start`, and at most `n` more, by parabolas on the scale of their logarithms. A loss
+/// that is no number loses.
 ///
 /// # Errors
 /// Those of `loss`.
@@ -145,9 +148,10 @@ pub fn line_search(
     ))
 }
 
-/// What to try after `points`, which are in ascending order: on, where the lowest is the last of them on its side; else where
-/// the parabola through it and its neighbours is lowest, or within the wider of the gaps beside it. `None` if that is next to
-/// nothing.
+/// The number to try after `points`, which are in ascending order.
+///
+/// Where the lowest is the last of them on its side the search goes on there. Else it is where the parabola through it and its
+/// neighbours is lowest, or within the wider of the gaps beside it. `None` if that is next to nothing.
 fn next(points: &[(f64, f64)]) -> Option<f64> {
     const ON: f64 = 1.6;
     const SECTION: f64 = 0.381_966_011_250_105;
@@ -205,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn cuts_are_runs_with_a_block_behind_them() {
+    fn cuts_are_runs_with_a_block_after_them() {
         let of = |numbers: &[usize]| -> Vec<(usize, usize)> {
             let cuts = Cut::all(8, &blocks(numbers));
             cuts.iter().map(|c| (c.first.index(), c.last.index())).collect()

@@ -1,17 +1,17 @@
-//! Heal: other weights for kept tensors, found in closed form from forward passes alone, that make up for removed blocks.
-//! Pure: no I/O.
+//! Heal: other weights for kept tensors, which make up for removed blocks.
 //!
-//! The matrix that writes to the stream before a cut, `ffn_down`, multiplies `h`. Beside its own product it can add the part
-//! of what the removed blocks would have left that is linear in `h`: the least squares of `r - D h` over tokens, where `r`
-//! is the parent's stream after the removed blocks minus the shortened model's stream, plus a ridge toward `D = 0`. Where
-//! ReplaceMe (arXiv:2505.02819) folds a map of the stream into that matrix, here every input of it counts.
+//! They are found in closed form from forward passes alone. The matrix that writes to the stream before a cut, `ffn_down`,
+//! multiplies `h`. Beside its own product it can add the part of what is missing after the cut that is linear in `h`: the least
+//! squares of `r - D h` over tokens, plus a ridge toward `D = 0`. Here `r` is the parent's stream after the removed blocks minus
+//! the shortened model's stream. Where ReplaceMe (arXiv:2505.02819) folds a map of the stream into that matrix, here every
+//! input of it counts.
 //!
-//! In reading order: [`carrier`] is such a matrix, [`split`] says what each window is for, [`normal`] keeps the sums over tokens, [`ridge`] solves,
-//! [`rounding`] rounds.
-//! Where a norm stands between that matrix and the stream, [`channels`] fits the weights of the norm.
+//! In reading order: [`target_matrix`] is such a matrix, [`split`] says what each window is for, [`normal`] keeps the sums over
+//! tokens, [`ridge`] solves, and [`rounding`] rounds. Where a norm stands between that matrix and the stream ([`post_norms`]),
+//! [`channels`] fits the weights of the norm.
 //!
-//! A cut also leaves the stream shorter than the blocks behind it expect: [`scale`] multiplies a tensor by its scales alone,
-//! [`writers`] are the tensors that write to the stream, [`magnitude`] finds the number that they are divided by.
+//! A cut also leaves the stream shorter than the blocks after it expect. [`scale`] multiplies a tensor by its scales alone,
+//! [`projections`] are the tensors that write to the stream, and [`magnitude`] finds the number that they are divided by.
 
 pub mod settings;
 
@@ -25,7 +25,7 @@ pub(crate) mod trials;
 
 pub mod healer;
 
-pub mod carrier;
+pub mod target_matrix;
 
 pub mod split;
 
@@ -39,7 +39,7 @@ pub mod scale;
 
 pub mod post_norms;
 
-pub mod writers;
+pub mod projections;
 
 pub mod magnitude;
 
@@ -50,12 +50,12 @@ use std::fmt;
 /// How much each token counts in a fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Weighting {
-    /// The same: the few tokens whose stream is hundreds of times as long as that of others count most.
+    /// The same for each, so that the few tokens with very long streams count most.
     Plain,
-    /// By one over the length of the parent's stream: between the other two.
-    Length,
-    /// By one over the squared length of the parent's stream: the norms that read the stream see its direction.
-    Direction,
+    /// By one over the length of the parent's stream.
+    InverseNorm,
+    /// By one over the squared length: norms see the stream's direction alone.
+    InverseSquaredNorm,
 }
 
 impl Weighting {
@@ -67,8 +67,8 @@ impl Weighting {
         let inverse = |of: f64| if of > 0.0 { 1.0 / of } else { 0.0 };
         match self {
             Self::Plain => 1.0,
-            Self::Length => inverse(square().sqrt()),
-            Self::Direction => inverse(square()),
+            Self::InverseNorm => inverse(square().sqrt()),
+            Self::InverseSquaredNorm => inverse(square()),
         }
     }
 
@@ -83,8 +83,8 @@ impl fmt::Display for Weighting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Plain => "plain",
-            Self::Length => "length",
-            Self::Direction => "direction",
+            Self::InverseNorm => "length",
+            Self::InverseSquaredNorm => "direction",
         })
     }
 }

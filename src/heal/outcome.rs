@@ -53,8 +53,9 @@ pub struct HealedTensorReport {
     pub bytes_added: i64,
     /// The ridge of its fit; null where none was needed.
     pub ridge: Option<f64>,
-    /// What is left of the stream's error behind it, on tokens that it was not fitted to, as a share; null where it was not
-    /// fitted to the stream.
+    /// The share of the stream's error that is left after it, on tokens that it was not fitted to.
+    ///
+    /// Null where it was not fitted to the stream.
     pub error_left: Option<f64>,
 }
 

@@ -3,24 +3,24 @@
 use anyhow::{Context, Result, ensure};
 
 use crate::gguf::Quoted;
-use crate::heal::carrier::Carrier;
 use crate::heal::healer::norms;
 use crate::heal::post_norms;
+use crate::heal::projections::Projections;
 use crate::heal::settings::HealArg;
-use crate::heal::writers::Writers;
+use crate::heal::target_matrix::TargetMatrix;
 use crate::model::Model;
 use crate::model::arch::Alone;
 
 /// What can be done, of what is asked for.
 pub(crate) struct Repairs {
     /// The largest matrix that may be fitted; `None` if nothing is fitted, or norms alone.
-    pub(crate) carrier: Option<Carrier>,
+    pub(crate) carrier: Option<TargetMatrix>,
     /// Weights are fitted to the stream, block by block.
     pub(crate) fits: bool,
     /// Those of norms behind branches.
     pub(crate) post_norms: bool,
     /// What is divided; `None` if nothing is.
-    pub(crate) writers: Option<Writers>,
+    pub(crate) writers: Option<Projections>,
     /// What `auto` does not try, with the reason.
     pub(crate) left_out: Vec<String>,
 }
@@ -39,12 +39,12 @@ impl Repairs {
             HealArg::Scale => None,
             HealArg::Linear | HealArg::Block | HealArg::Auto => Some(match post_norms {
                 true => norms::check(model),
-                false => Carrier::largest(model).map(Some),
+                false => TargetMatrix::largest(model).map(Some),
             }),
         };
         let fit = fit.map(|fit| fit.and_then(|fit| check_blocks(model, post_norms).map(|()| fit)));
         let writers = match how {
-            HealArg::Scale | HealArg::Auto => Some(Writers::of(model)),
+            HealArg::Scale | HealArg::Auto => Some(Projections::of(model)),
             HealArg::None | HealArg::Linear | HealArg::Block => None,
         };
         let mut refusal = None;

@@ -72,11 +72,13 @@ pub fn factor(equations: &NormalEquations, ridge: f64) -> Option<Mat<f64>> {
     Some(factor)
 }
 
-/// Fits to both folds with the ridge that leaves least when a change that is fitted to one is used on the other. `None` if
-/// that one leaves more than no change does.
+/// Fits to both folds with the ridge that is best across them.
 ///
-/// Ridges are compared on `[n_out, 64]` signs in place of all outputs (Hutchinson's estimate of a trace), and from the middle
-/// of [`RIDGES`] only for as long as the next one is better: what is left has one minimum in the ridge but for noise.
+/// That one leaves least where a change that is fitted to one fold is used on the other. `None` if it leaves more than no change
+/// does.
+///
+/// Ridges are compared on `[n_out, 64]` signs in place of all outputs (Hutchinson's estimate of a trace). That goes from the
+/// middle of [`RIDGES`] only for as long as the next one is better: but for noise, what is left has one minimum in the ridge.
 #[must_use]
 pub fn cross_fit(folds: &[NormalEquations; 2]) -> Option<Fit> {
     let energy = folds[0].energy() + folds[1].energy();
@@ -107,8 +109,9 @@ pub fn cross_fit(folds: &[NormalEquations; 2]) -> Option<Fit> {
     Some(Fit { change: solve(&all, ridge)?, ridge, left })
 }
 
-/// The place of the least of `n` numbers that fall and then rise, looked for from the middle: upward, and downward if the next
-/// one upward is larger.
+/// The place of the least of `n` numbers that fall and then rise.
+///
+/// It is looked for from the middle: upward, and downward if the next one upward is larger.
 fn descend(n: usize, mut value: impl FnMut(usize) -> f64) -> usize {
     let middle = n / 2;
     let (mut at, mut least) = (middle, value(middle));

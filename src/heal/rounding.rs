@@ -1,9 +1,9 @@
-//! Rounding of refitted weights, in which later errors make up for earlier ones.
+//! Rounding of refitted weights, where later errors make up for earlier ones.
 //!
-//! What a rounded matrix `Q` loses on the tokens of a fit is `|(W - Q) L|^2`, where `L L^T` are the second moments of its inputs with
-//! the fit's ridge. Columns are rounded from the last to the first, a quantisation block of each row at a time; before its turn
-//! each gets what, with the columns in front of it free, makes up best for the errors behind it. That is Babai's nearest
-//! plane, which GPTQ (arXiv:2210.17323) comes to as well (arXiv:2507.18553). The rounding of a block is ggml's own.
+//! A rounded matrix `Q` loses `|(W - Q) L|^2` on the tokens of a fit, where `L L^T` are the second moments of its inputs with the
+//! fit's ridge. Columns are rounded from the last to the first, a quantisation block of each row at a time. Before its turn each
+//! gets what makes up best for the errors of those after it, with those before it free. That is Babai's nearest plane, which
+//! GPTQ (arXiv:2210.17323) comes to as well (arXiv:2507.18553). The rounding of a block is ggml's own.
 
 use faer::linalg::matmul::matmul;
 use faer::linalg::triangular_solve::solve_upper_triangular_in_place;
@@ -65,20 +65,21 @@ pub fn nearest_plane(
     Some(bytes)
 }
 
-/// What is to be added to the `group` columns from `first` on, `[n_out, group]`, to make up for the errors of those behind them:
-/// `E L' L_own^-1`, where `L'` are the rows behind of their columns of `L`.
+/// The change of `group` columns, `[n_out, group]`, that makes up for later errors.
+///
+/// The columns are those from `first` on. It is `E L' L_own^-1`, where `L'` are the later rows of their columns of `L`.
 fn shift(errors: MatRef<'_, f64>, factor: MatRef<'_, f64>, first: usize, group: usize, par: Par) -> Mat<f64> {
     let (n_in, n_out) = (factor.nrows(), errors.nrows());
-    let behind = first + group;
+    let later = first + group;
     let mut shift = Mat::zeros(n_out, group);
-    if behind == n_in {
+    if later == n_in {
         return shift;
     }
     matmul(
         shift.as_mut(),
         Accum::Replace,
-        errors.subcols(behind, n_in - behind),
-        factor.submatrix(behind, first, n_in - behind, group),
+        errors.subcols(later, n_in - later),
+        factor.submatrix(later, first, n_in - later, group),
         1.0,
         par,
     );
@@ -87,15 +88,16 @@ fn shift(errors: MatRef<'_, f64>, factor: MatRef<'_, f64>, first: usize, group: 
     shift
 }
 
-/// How much the square of an error counts in each column of a group, with the columns in front of it free: the diagonal of
-/// `L_own L_own^T`, relative to its largest number.
+/// The weight of a squared error in each column of a group, with earlier columns free.
+///
+/// It is the diagonal of `L_own L_own^T`, relative to its largest number.
 fn importance(own: MatRef<'_, f64>) -> Vec<f32> {
     let squares = (0..own.nrows()).map(|row| (0..=row).map(|c| own[(row, c)].powi(2)).sum::<f64>());
     let squares: Vec<f64> = squares.collect();
     shares(&squares)
 }
 
-/// Each of `sums` relative to the largest, none so small that a float cannot hold it.
+/// Each of `sums` relative to the largest, and not too small for a float.
 #[must_use]
 pub fn shares(sums: &[f64]) -> Vec<f32> {
     let largest = sums.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
@@ -167,17 +169,17 @@ mod tests {
         let (moments, factor) = moments(n_in);
         let values = numbers(9, 3 * n_in);
         for first in [0, 4] {
-            let behind = first + group;
-            let errors = Mat::from_fn(3, n_in, |row, i| match i < behind {
+            let later = first + group;
+            let errors = Mat::from_fn(3, n_in, |row, i| match i < later {
                 true => 0.0,
                 false => f64::from(values[row * n_in + i]),
             });
             let found = shift(errors.as_ref(), factor.as_ref(), first, group, Par::Seq);
             // The gradient with respect to all columns that are free is zero where each has its best change; that of the
             // group is its shift.
-            let free = moments.submatrix(0, 0, behind, behind);
+            let free = moments.submatrix(0, 0, later, later);
             let right = -(&errors * &moments);
-            let right = right.subcols(0, behind).to_owned();
+            let right = right.subcols(0, later).to_owned();
             let solved = free.partial_piv_lu().solve(right.transpose());
             for row in 0..3 {
                 for column in 0..group {

@@ -14,15 +14,15 @@ use crate::engine::scored::MIN_WINDOW;
 use crate::engine::settings::Calibration;
 use crate::engine::text::{CalibrationSet, DEFAULT_TOKENS, DEFAULT_WINDOW};
 use crate::heal::Weighting;
-use crate::heal::carrier::Carrier;
-use crate::heal::healer::judged::LOGITS_BYTES;
 use crate::heal::healer::stepwise::{Order, PATIENCE};
+use crate::heal::healer::validation::LOGITS_BYTES;
 use crate::heal::healer::{Candidate, HealType, Healer, Setup};
 use crate::heal::normal::NormalEquations;
 use crate::heal::outcome::HealReport;
 use crate::heal::outcome::{HealCandidateReport, HealedTensorReport, HeldOutReport};
 use crate::heal::settings::{Heal, HealArg};
 use crate::heal::split::{MIN_WINDOWS, Split};
+use crate::heal::target_matrix::TargetMatrix;
 use crate::measure::loss::Objective;
 use crate::model::input::Input;
 use crate::model::{BlockId, Model};
@@ -44,7 +44,7 @@ pub(crate) struct Healed {
 }
 
 /// How much text is used, where the user does not say otherwise: enough for the largest matrix.
-fn default_tokens(carrier: Option<&Carrier>) -> usize {
+fn default_tokens(carrier: Option<&TargetMatrix>) -> usize {
     let n_in = carrier.map_or(0, |carrier| carrier.n_in);
     // A part of the windows is not fitted to.
     let wanted = n_in.saturating_mul(TOKENS_PER_UNKNOWN * 2);
@@ -55,12 +55,12 @@ fn default_tokens(carrier: Option<&Carrier>) -> usize {
 const STREAMS: u64 = 3;
 
 /// Bytes for each token.
-fn streams_bytes(carrier: &Carrier) -> u64 {
+fn streams_bytes(carrier: &TargetMatrix) -> u64 {
     (carrier.n_out as u64).saturating_mul(STREAMS * size_of::<f32>() as u64)
 }
 
 /// As [`default_tokens`], or as many as the memory that may be taken has room for, in windows of `window`.
-fn wanted_tokens(carrier: Option<&Carrier>, heal: &Heal, window: usize) -> usize {
+fn wanted_tokens(carrier: Option<&TargetMatrix>, heal: &Heal, window: usize) -> usize {
     let wanted = default_tokens(carrier).max(window);
     let (Some(max), Some(carrier)) = (heal.max_memory, carrier) else {
         return wanted;
@@ -208,7 +208,7 @@ pub(crate) fn heal(
 }
 
 /// Memory for logits of the parent: what the streams of all windows and one fit's sums leave.
-fn logits_bytes(heal: &Heal, carrier: Option<&Carrier>, set: &CalibrationSet, n_embd: usize) -> u64 {
+fn logits_bytes(heal: &Heal, carrier: Option<&TargetMatrix>, set: &CalibrationSet, n_embd: usize) -> u64 {
     let Some(max) = heal.max_memory else {
         return LOGITS_BYTES;
     };
@@ -222,7 +222,7 @@ fn logits_bytes(heal: &Heal, carrier: Option<&Carrier>, set: &CalibrationSet, n_
 fn orders(
     heal: &Heal,
     objective: Objective,
-    carrier: Option<&Carrier>,
+    carrier: Option<&TargetMatrix>,
     n_tokens: usize,
     may_block: bool,
 ) -> Vec<Order> {
@@ -233,7 +233,7 @@ fn orders(
         HealArg::Block => &[(false, true), (true, true)],
         HealArg::Auto => &[(true, may_block)],
     };
-    let all = [Weighting::Length, Weighting::Plain, Weighting::Direction];
+    let all = [Weighting::InverseNorm, Weighting::Plain, Weighting::InverseSquaredNorm];
     let has_room = heal.max_memory.zip(carrier).is_none_or(|(max, carrier)| {
         let streams = (n_tokens as u64).saturating_mul(streams_bytes(carrier));
         sums_bytes(carrier, all.len()).saturating_add(streams) <= max
@@ -253,12 +253,12 @@ fn orders(
 }
 
 /// Bytes of the sums for so many weightings: both folds of each, and beside them their sum and a factor of it.
-fn sums_bytes(carrier: &Carrier, n_weightings: usize) -> u64 {
+fn sums_bytes(carrier: &TargetMatrix, n_weightings: usize) -> u64 {
     NormalEquations::n_bytes(carrier.n_in, carrier.n_out).saturating_mul(2 * n_weightings as u64 + 2)
 }
 
 /// What speaks against trusting a fit to these windows, and whether none is to be tried.
-fn warnings(split: &Split, carrier: Option<&Carrier>) -> (Vec<String>, bool) {
+fn warnings(split: &Split, carrier: Option<&TargetMatrix>) -> (Vec<String>, bool) {
     let n_in = carrier.map_or(1, |carrier| carrier.n_in);
     let mut warnings = Vec::new();
     if split.n_repeated > 0 {
@@ -308,7 +308,7 @@ fn kept(
     let held_out = best.and_then(|best| {
         let (none, healed) = (loss_of(0)?, loss_of(best)?);
         Some(HeldOutReport {
-            windows: split.judge.len(),
+            windows: split.validation.len(),
             loss_none: none.mean(objective),
             loss_healed: healed.mean(objective),
             objective: match objective {
@@ -397,7 +397,7 @@ mod tests {
     #[test]
     fn as_much_text_is_used_as_memory_has_room_for() {
         // Of 7 billion parameters.
-        let carrier = Carrier { source: 0, tensor_type: TensorType::F16, n_in: 11_008, n_out: 4096 };
+        let carrier = TargetMatrix { source: 0, tensor_type: TensorType::F16, n_in: 11_008, n_out: 4096 };
         let heal = |max_memory| Heal {
             how: HealArg::Linear,
             heal_type: HealType::Auto,

@@ -20,9 +20,10 @@ use crate::gguf::TensorType;
 pub struct Scaled {
     /// Its data, of the same type and length.
     pub bytes: Vec<u8>,
-    /// The largest relative error of a scale, or of a weight where the type has no scales: up to 2^-24 for F32, 2^-11 for
-    /// half-precision scales, 2^-9 for BF16; more where a half-precision scale is below 2^-14, where halves have fewer
-    /// digits.
+    /// The largest relative error of a scale, or of a weight where there are no scales.
+    ///
+    /// It is up to 2^-24 for F32, 2^-11 for half-precision scales, and 2^-9 for BF16; more where a half-precision scale is below
+    /// 2^-14, where halves have fewer digits.
     pub largest_error: f64,
 }
 

@@ -1,66 +1,72 @@
-//! What each window of the calibration text is for.
+//! The purpose of each window of the calibration text.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::engine::hidden_state::Token;
 
-/// The windows of a text by what they are for, as far as they take part. No window of one kind is the same as one of another.
+/// The windows of a text by their purpose. None of one purpose is the same as one of another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Split {
-    /// Weights are fitted to the first, with the ridge that is best on the second, and the other way round; then to both.
+    /// Windows that weights are fitted to.
+    ///
+    /// First to one fold, with the ridge that is best on the other, then to both.
     pub folds: [Vec<usize>; 2],
-    /// Neither weights nor the ridge see these: they say what the weights are worth.
-    pub judge: Vec<usize>,
+    /// Validation windows, on which losses are measured: neither weights nor the ridge see them.
+    pub validation: Vec<usize>,
     /// Windows that occur more than once, whose repetitions take no part.
     pub n_repeated: usize,
     /// Tokens that take part in the fit.
     pub n_tokens: usize,
-    /// How many of them do not end the same three tokens and themselves as another one.
+    /// How many of them differ from all others, their three predecessors counted.
     pub n_distinct: usize,
 }
 
-/// The share of windows that judge.
-const JUDGES: f64 = 0.2;
+/// The share of validation windows.
+const VALIDATION_SHARE: f64 = 0.2;
 
-/// About how many windows judge at most: each thing that is tried is measured on all of them.
-const MOST_JUDGES: f64 = 12.0;
+/// The most validation windows, about: each candidate is measured on all of them.
+const MAX_VALIDATION: f64 = 12.0;
 
-/// So many texts or more are enough that one of them judges: what helps on windows of the texts that were fitted to need not help
-/// elsewhere.
+/// The fewest texts of which one is held out.
+///
+/// What helps on windows of the texts that were fitted to need not help elsewhere.
 const TEXTS: usize = 4;
 
-/// One window to judge, and one for each fold.
+/// One validation window, and one for each fold.
 pub const MIN_WINDOWS: usize = 3;
 
 impl Split {
-    /// Splits `windows`, each of them from the text with that number. The folds are of different texts where there are
-    /// several, else of different halves of the one: a ridge is to be good for text that is not quite like what the weights
-    /// were fitted to. Of four texts or more that one judges whose words are least like those of the others, but not `own`,
-    /// which the model wrote: there is nothing that it is more worth to be fitted to.
+    /// Splits `windows`, each of them from the text with that number.
+    ///
+    /// The folds are of different texts where there are several, else of different halves of the one. For a ridge is to be good
+    /// for text that is not quite like what the weights were fitted to. Of four texts or more the one is held out for validation
+    /// whose words are least like those of the others. That is never `own`, which the model wrote: no text is more worth fitting
+    /// to.
     #[must_use]
     pub fn of(windows: &[&[Token]], texts: &[usize], own: Option<usize>) -> Self {
         let mut seen = BTreeSet::new();
         let distinct: Vec<usize> =
             (0..windows.len()).filter(|&window| seen.insert(windows[window])).collect();
         let several = distinct.iter().any(|&window| texts.get(window) != texts.first());
-        let stranger = stranger(windows, texts, own, &distinct);
-        let may_judge = |window: &usize| stranger.is_none_or(|text| texts.get(*window) == Some(&text));
-        let (judges, mut fit): (Vec<usize>, Vec<usize>) = distinct.iter().copied().partition(may_judge);
-        let mut judge = Vec::new();
-        let share = if stranger.is_some() { 1.0 } else { JUDGES };
-        let share = (MOST_JUDGES / judges.len().max(1) as f64).min(share);
+        let held_out = held_out_text(windows, texts, own, &distinct);
+        let may_validate = |window: &usize| held_out.is_none_or(|text| texts.get(*window) == Some(&text));
+        let (candidates, mut fit): (Vec<usize>, Vec<usize>) =
+            distinct.iter().copied().partition(may_validate);
+        let mut validation = Vec::new();
+        let share = if held_out.is_some() { 1.0 } else { VALIDATION_SHARE };
+        let share = (MAX_VALIDATION / candidates.len().max(1) as f64).min(share);
         // Evenly spread, and not in step with texts that take turns.
         let mut part = 0.5;
-        for window in judges {
+        for window in candidates {
             if part < share {
-                judge.push(window);
-            } else if stranger.is_none() {
+                validation.push(window);
+            } else if held_out.is_none() {
                 fit.push(window);
             }
             part = (part + 0.618_033_988_749_895_f64).fract();
         }
-        if judge.is_empty() {
-            judge.extend(fit.pop());
+        if validation.is_empty() {
+            validation.extend(fit.pop());
         }
         let half = fit.len() / 2;
         let mut folds = [Vec::new(), Vec::new()];
@@ -84,7 +90,7 @@ impl Split {
         }
         Self {
             folds,
-            judge,
+            validation,
             n_repeated: windows.len() - distinct.len(),
             n_tokens,
             n_distinct: contexts.len(),
@@ -94,7 +100,7 @@ impl Split {
     /// All windows that take part, in order.
     #[must_use]
     pub fn all(&self) -> Vec<usize> {
-        let mut all = [&self.folds[0][..], &self.folds[1][..], &self.judge[..]].concat();
+        let mut all = [&self.folds[0][..], &self.folds[1][..], &self.validation[..]].concat();
         all.sort_unstable();
         all
     }
@@ -102,14 +108,15 @@ impl Split {
     /// Whether there is a window for each purpose.
     #[must_use]
     pub fn is_enough(&self) -> bool {
-        !self.judge.is_empty() && self.folds.iter().all(|fold| !fold.is_empty())
+        !self.validation.is_empty() && self.folds.iter().all(|fold| !fold.is_empty())
     }
 }
 
-/// The text whose words, by how often they occur, are least like those of all others (Bhattacharyya's coefficient), of those that are
-/// neither so short that they would say little, nor so long that little were left to fit to. `None` of fewer than [`TEXTS`], and if
-/// there is no such.
-fn stranger(windows: &[&[Token]], texts: &[usize], own: Option<usize>, of: &[usize]) -> Option<usize> {
+/// The text whose words are least like those of all others, to be held out.
+///
+/// Compared is how often words occur (Bhattacharyya's coefficient). Texts so short that they would say little, or so long that
+/// little were left to fit to, are not held out. `None` of fewer than [`TEXTS`], and if there is no such.
+fn held_out_text(windows: &[&[Token]], texts: &[usize], own: Option<usize>, of: &[usize]) -> Option<usize> {
     #[derive(Default)]
     struct Text {
         n_windows: usize,
@@ -129,7 +136,7 @@ fn stranger(windows: &[&[Token]], texts: &[usize], own: Option<usize>, of: &[usi
     if n_texts < TEXTS {
         return None;
     }
-    let may_judge = |text: &Text| {
+    let is_fit_for_it = |text: &Text| {
         let n = text.n_windows;
         n.saturating_mul(2 * n_texts) >= of.len() && n.saturating_mul(n_texts) <= of.len() * 2
     };
@@ -141,7 +148,7 @@ fn stranger(windows: &[&[Token]], texts: &[usize], own: Option<usize>, of: &[usi
         common.map(f64::sqrt).sum::<f64>() / (n * (n_all - n)).sqrt()
     };
     each.iter()
-        .filter(|&(&number, text)| Some(number) != own && may_judge(text))
+        .filter(|&(&number, text)| Some(number) != own && is_fit_for_it(text))
         .map(|(&number, text)| (likeness(text), number))
         .min_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, number)| number)
@@ -167,57 +174,57 @@ mod tests {
             let split = split(&windows(n), &vec![0; n]);
             assert_eq!(split.all(), (0..n).collect::<Vec<_>>());
             assert_eq!(split.is_enough(), n >= MIN_WINDOWS, "{n}");
-            assert!(split.judge.len() <= 1 + n / 4);
+            assert!(split.validation.len() <= 1 + n / 4);
         }
     }
 
     #[test]
-    fn much_text_is_fitted_to_not_judged_by() {
+    fn most_of_much_text_is_fitted_to() {
         for n in [90, 200, 1000] {
             let split = split(&windows(n), &vec![0; n]);
-            assert!((11..=13).contains(&split.judge.len()), "{n}");
+            assert!((11..=13).contains(&split.validation.len()), "{n}");
         }
     }
 
     #[test]
-    fn folds_are_of_different_texts_and_judges_of_all() {
+    fn folds_are_of_different_texts_and_validation_windows_of_all() {
         let texts: Vec<usize> = (0..60).map(|i| i % 3).collect();
         let split = split(&windows(60), &texts);
         assert!(split.folds[0].iter().all(|w| w % 3 != 1));
         assert!(split.folds[1].iter().all(|w| w % 3 == 1));
-        let judged: BTreeSet<usize> = split.judge.iter().map(|w| w % 3).collect();
-        assert_eq!(judged.len(), 3);
+        let validated: BTreeSet<usize> = split.validation.iter().map(|w| w % 3).collect();
+        assert_eq!(validated.len(), 3);
     }
 
     #[test]
-    fn of_many_texts_the_one_that_is_least_like_the_others_judges() {
-        for (stranger, n) in [(0, 60), (2, 60), (3, 12), (3, 200)] {
+    fn of_many_texts_the_one_that_is_least_like_the_others_is_held_out() {
+        for (held_out, n) in [(0, 60), (2, 60), (3, 12), (3, 200)] {
             let texts: Vec<usize> = (0..n).map(|i| i % 4).collect();
             // The others are of the same words in another order.
             let mut windows = windows(n);
             for (w, window) in windows.iter_mut().enumerate() {
                 for token in window {
-                    *token = match w % 4 == stranger {
+                    *token = match w % 4 == held_out {
                         true => *token,
                         false => *token * 7 % 61 + 5000,
                     };
                 }
             }
             let split = split(&windows, &texts);
-            assert!(split.judge.iter().all(|w| w % 4 == stranger));
-            assert!(((n / 4).min(11)..=13).contains(&split.judge.len()), "{n}");
+            assert!(split.validation.iter().all(|w| w % 4 == held_out));
+            assert!(((n / 4).min(11)..=13).contains(&split.validation.len()), "{n}");
             let fitted = split.folds.concat();
-            assert!(fitted.iter().all(|w| w % 4 != stranger));
+            assert!(fitted.iter().all(|w| w % 4 != held_out));
             assert!(split.is_enough());
             // But not what the model wrote.
             let windows: Vec<&[Token]> = windows.iter().map(Vec::as_slice).collect();
-            let split = Split::of(&windows, &texts, Some(stranger));
-            assert!(split.judge.iter().all(|w| w % 4 != stranger));
+            let split = Split::of(&windows, &texts, Some(held_out));
+            assert!(split.validation.iter().all(|w| w % 4 != held_out));
         }
     }
 
     #[test]
-    fn a_text_that_is_nearly_nothing_or_nearly_all_does_not_judge() {
+    fn a_text_that_is_nearly_nothing_or_nearly_all_is_not_held_out() {
         // Of four texts the first is a window of strange words, or all but three windows.
         for (n, first) in [(60, 1), (60, 57)] {
             let texts: Vec<usize> = (0..n).map(|w| if w < first { 0 } else { 1 + w % 3 }).collect();

@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 use crate::heal::healer::stepwise::Order;
 use crate::heal::healer::{Candidate, Healer};
 use crate::heal::outcome::HealedSetReport;
+use crate::heal::projections::Projections;
 use crate::heal::split::Split;
-use crate::heal::writers::Writers;
 use crate::measure::loss::{Loss, Objective};
 use crate::model::BlockId;
 use crate::plan::{AttentionCut, HealMethod};
@@ -96,7 +96,7 @@ impl TriedAll {
         split: &Split,
     ) -> Result<()> {
         let none = Candidate::unhealed(&self.removed, attention);
-        let loss = healer.loss(&none, &split.judge)?;
+        let loss = healer.loss(&none, &split.validation)?;
         self.tried.push(Tried::new(HealMethod::None, None, Some((none, loss))));
         Ok(())
     }
@@ -105,7 +105,7 @@ impl TriedAll {
     pub(crate) fn try_scales(
         &mut self,
         healer: &mut Healer<'_, '_>,
-        writers: &Writers,
+        writers: &Projections,
         objective: Objective,
     ) -> Result<Vec<String>> {
         let candidate_of = |tried: &Tried| {
@@ -126,7 +126,7 @@ impl TriedAll {
                 self.tried.push(Tried::new(method, None, None));
                 continue;
             };
-            let loss = healer.judged(&scaling.candidate).with_context(at_method)?;
+            let loss = healer.validation_loss(&scaling.candidate).with_context(at_method)?;
             if !scaling.requantized.is_empty() {
                 said.push(format!(
                     "{method}: rounded again, since no scale can carry the factor: {}",

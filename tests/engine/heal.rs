@@ -150,7 +150,7 @@ fn losses_with_norms_fitted_are_those_of_whole_models() {
         };
         let mut healer = Healer::new(setup).unwrap();
         let order = Order {
-            weightings: vec![Weighting::Plain, Weighting::Direction],
+            weightings: vec![Weighting::Plain, Weighting::InverseSquaredNorm],
             before: true,
             with_block: false,
             patience: 2,
@@ -162,7 +162,7 @@ fn losses_with_norms_fitted_are_those_of_whole_models() {
         let measured = steps.iter().filter_map(|step| step.measured.as_ref());
         let mut blocks = BTreeSet::new();
         for (candidate, loss) in measured.clone() {
-            let whole = healer.loss(candidate, &split.judge).unwrap();
+            let whole = healer.loss(candidate, &split.validation).unwrap();
             if architecture == "gemma2" {
                 let (loss, whole) = (loss.kl_divergence(), whole.kl_divergence());
                 assert!((loss / whole - 1.0).abs() < 1e-3, "{loss} {whole}");
@@ -209,14 +209,14 @@ fn losses_measured_from_hidden_states_are_those_of_whole_models() {
     {
         let removed = blocks(&removed);
         let (none, loss) = healer.unhealed(&removed, attention).unwrap();
-        assert_eq!(loss, healer.loss(&none, &split.judge).unwrap());
+        assert_eq!(loss, healer.loss(&none, &split.validation).unwrap());
         for (before, with_block) in [(true, false), (false, true), (true, true)] {
             // llama.cpp takes the head size from the first block's heads.
             if with_block && removed.contains(&BlockId::new(0)) {
                 continue;
             }
             let order = Order {
-                weightings: vec![Weighting::Length, Weighting::Plain],
+                weightings: vec![Weighting::InverseNorm, Weighting::Plain],
                 before,
                 with_block,
                 patience: 2,
@@ -228,7 +228,7 @@ fn losses_measured_from_hidden_states_are_those_of_whole_models() {
                     continue;
                 };
                 n_measured += 1;
-                let whole = healer.loss(&candidate, &split.judge).unwrap();
+                let whole = healer.loss(&candidate, &split.validation).unwrap();
                 assert_eq!(loss, whole, "{removed:?} {}", step.variant);
             }
         }

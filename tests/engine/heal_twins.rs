@@ -226,7 +226,7 @@ fn what_attention_writes_is_fitted_to_the_stream_between_the_halves() {
     };
     let mut healer = Healer::new(setup).unwrap();
     let order = Order {
-        weightings: vec![Weighting::Length],
+        weightings: vec![Weighting::InverseNorm],
         before: true,
         with_block: false,
         patience: 1,

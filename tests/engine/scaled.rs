@@ -7,9 +7,9 @@ use std::path::Path;
 use ggml::{Backend, Token};
 use gguf_shorten::gguf::ValueOut;
 use gguf_shorten::heal::healer::{Candidate, Healer, Setup};
+use gguf_shorten::heal::projections::Projections;
 use gguf_shorten::heal::scale;
 use gguf_shorten::heal::split::Split;
-use gguf_shorten::heal::writers::Writers;
 use gguf_shorten::measure::loss::Objective;
 use gguf_shorten::model::arch::Architecture;
 use gguf_shorten::model::input::Input;
@@ -50,7 +50,7 @@ fn error(architecture: &Architecture, dir: &Path) -> Option<f64> {
     spec.save(Backend::init(), &path).unwrap();
     let input = Input::open(&path).unwrap();
     let model = Model::new(input.parse().unwrap()).unwrap();
-    let writers = Writers::of(&model).ok()?;
+    let writers = Projections::of(&model).ok()?;
     let blocks = (0..model.n_trunk_blocks()).map(BlockId::new);
     let factors: BTreeMap<BlockId, f64> = blocks.map(|block| (block, 2.0)).collect();
     let scaled = writers.scaled(&model, &ChangedTensors::new(), &factors, &|_| false).unwrap();
@@ -133,7 +133,7 @@ fn strengthen(path: &Path) {
     let model = Model::new(input.parse().unwrap()).unwrap();
     let factors = BTreeMap::from([(BlockId::new(2), 8.0), (BlockId::new(3), 8.0)]);
     let none = ChangedTensors::new();
-    let scaled = Writers::of(&model).unwrap().scaled(&model, &none, &factors, &|_| false).unwrap();
+    let scaled = Projections::of(&model).unwrap().scaled(&model, &none, &factors, &|_| false).unwrap();
     let mut bytes = std::fs::read(path).unwrap();
     for (i, changed) in scaled.tensors {
         let start = model.tensors()[i].info.position().0 as usize;
@@ -152,7 +152,7 @@ fn weights(path: &Path, name: &str) -> Vec<f32> {
 }
 
 #[test]
-fn what_is_written_behind_a_cut_is_divided_by_the_number_that_is_said() {
+fn what_is_written_after_a_cut_is_divided_by_the_number_that_is_said() {
     // The weights are so small that a scale of Q4_K would have but three bits.
     const Q8_0: u32 = 7;
     let architecture = "llama";
@@ -253,7 +253,7 @@ fn the_number_is_about_the_best_for_the_whole_model() {
             tensors: ChangedTensors::new(),
             fitted: Vec::new(),
         };
-        let writers = Writers::of(&model).unwrap();
+        let writers = Projections::of(&model).unwrap();
         let [scaling, again] = [&mut healer, &mut poor].map(|healer| {
             let found = healer.scale(&writers, &base, Objective::Kl).unwrap();
             found.unwrap()
@@ -296,7 +296,7 @@ fn where_the_length_of_the_stream_shows_scaling_is_refused_before_anything_is_me
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(
         stderr.lines().next().unwrap(),
-        "gguf-shorten: m.gguf: cannot be healed: writers of 'olmo2' cannot be scaled: attention and feed-forward network \
+        "gguf-shorten: m.gguf: cannot be healed: residual-writing projections of 'olmo2' cannot be scaled: attention and feed-forward network \
          read the stream without a norm (olmo2.cpp)"
     );
     assert!(!dir.path().join("o.gguf").exists());

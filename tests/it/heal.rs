@@ -45,12 +45,12 @@ fn what_cannot_be_healed_is_said_before_anything_is_measured() {
     refused(
         Make::new("llama", 3),
         "--heal scale",
-        "cannot be healed: writers of 'llama' cannot be scaled: tensor 'blk.0.ffn_down.weight' is I8, and it has no scales",
+        "cannot be healed: residual-writing projections of 'llama' cannot be scaled: tensor 'blk.0.ffn_down.weight' is I8, and it has no scales",
     );
     refused(
         Make::new("olmo2", 3),
         "--heal scale",
-        "cannot be healed: writers of 'olmo2' cannot be scaled: attention and feed-forward network read the stream without \
+        "cannot be healed: residual-writing projections of 'olmo2' cannot be scaled: attention and feed-forward network read the stream without \
          a norm (olmo2.cpp)",
     );
     let with = |rest: &str| {

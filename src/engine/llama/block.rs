@@ -1,4 +1,4 @@
-//! Evaluation of a segment's first block: the hidden state after it, and what its matrices multiply.
+//! Evaluation of a segment's first block on a window.
 
 use anyhow::{Error, Result, ensure};
 use ggml::{Context, Flow, Node, Tap, WindowInput};
@@ -8,7 +8,9 @@ use super::{Halves, StreamGraph};
 use crate::engine::hidden_state::{Position, Visitor};
 use crate::gguf::Quoted;
 
-/// Evaluates the first block of a segment on `input`, `[n_tokens, n_embd]`, and returns the hidden state after it.
+/// The hidden state after the first block of a segment, for `input` before it.
+///
+/// Both are `[n_tokens, n_embd]`.
 ///
 /// # Errors
 /// llama.cpp's; a graph in which that state is not found.
@@ -20,8 +22,9 @@ pub(crate) fn evaluate_block(
     evaluate_tapped(context, graph, input, None)
 }
 
-/// As [`evaluate_block`]; what the matrix `reader` multiplies there goes to `read`, `[n_tokens, n_in]`, in place of what it
-/// held.
+/// As [`evaluate_block`], with what the matrix `reader` multiplies there.
+///
+/// That goes to `read`, `[n_tokens, n_in]`, in place of what it held.
 ///
 /// # Errors
 /// As [`evaluate_block`]; a graph in which no product with that matrix, or more than one, is found.
@@ -47,7 +50,9 @@ pub(crate) fn evaluate_reading(
     Ok(output)
 }
 
-/// As [`evaluate_block`], with the hidden state between the halves of the block before the one after it.
+/// As [`evaluate_block`], with the hidden state between the block's halves.
+///
+/// That one comes first.
 ///
 /// # Errors
 /// As [`evaluate_block`].
@@ -83,7 +88,7 @@ pub(crate) fn evaluate_halves(
     Ok((middle, output))
 }
 
-/// The tap of the stream in a segment, up to the output of its first block.
+/// The tap of the stream up to the first block's output.
 fn tap_of_block<'t, 'v>(
     graph: StreamGraph,
     input: &[f32],
@@ -136,7 +141,7 @@ impl ReaderTap<'_> {
     }
 }
 
-/// The tap of a stream, and perhaps one of what a matrix multiplies.
+/// The tap of a stream, and one of a matrix's operand.
 struct BothTaps<'t, 's, 'v, 'r> {
     stream: StreamTap<'s, 'v>,
     reader: Option<&'t mut ReaderTap<'r>>,

@@ -1,4 +1,4 @@
-//! [`HiddenStates`] by llama.cpp: finds the residual stream among the nodes of its graph.
+//! [`HiddenStates`] by llama.cpp, from the residual stream in its graph.
 
 mod block;
 
@@ -15,9 +15,11 @@ use ggml::{BlockCounts, Context, ContextOptions, ThreadPool, WindowInput};
 use std::rc::Rc;
 use stream_tap::{Seen, StreamTap};
 
-/// How many blocks llama.cpp is told that `model` has, where the file counts prediction blocks that are none or are not there:
-/// it would leave the first out, and of many architectures loads no file without the others. `None` where it reads the file as
-/// it is, and where a list has an entry for a block that is not there.
+/// The counts of blocks to load `model` with, in place of the file's.
+///
+/// Some files count prediction blocks that are none or are not there. llama.cpp would leave the first out, and of many
+/// architectures loads no file without the others. `None` where it reads the file as it is, and where a list has an entry for
+/// a block that is not there.
 #[must_use]
 pub fn counts(model: &Model<'_>) -> Option<BlockCounts> {
     let held = |block: &BlockId| model.has_tensors(*block);
@@ -44,7 +46,7 @@ fn has_lists_of_blocks(model: &Model<'_>, rules: &Architecture) -> bool {
     })
 }
 
-/// What is said of a model whose file counts prediction blocks that are blocks as any other.
+/// The note on counted prediction blocks that are ordinary blocks.
 #[must_use]
 pub fn note_counts(model: &Model<'_>) -> Option<String> {
     let n_counted = model.n_counted_prediction_blocks();
@@ -67,7 +69,7 @@ pub fn note_counts(model: &Model<'_>) -> Option<String> {
 #[derive(Clone, Debug)]
 pub struct Halves {
     node: MiddleNode,
-    /// For each block whether it has no attention, so that its middle is what enters it; empty where all have.
+    /// Whether each block has no attention, so that its middle is its input. Empty where all have.
     without_attention: Vec<bool>,
 }
 
@@ -78,7 +80,7 @@ enum MiddleNode {
 }
 
 impl Halves {
-    /// Of the blocks of `model`, whose kinds and whose architecture's rules are these.
+    /// Of the blocks of `model`, with its kinds and its architecture's rules.
     ///
     /// # Errors
     /// Blocks that have no such halves.
@@ -180,8 +182,9 @@ impl StreamGraph {
         self.n_blocks * self.n_loops
     }
 
-    /// The shape of a hidden state as ggml writes it: `[n_embd, n_tokens]`, or with several streams
-    /// `[n_embd, n_streams, n_tokens]`.
+    /// The shape of a hidden state as ggml writes it.
+    ///
+    /// `[n_embd, n_tokens]`, or with several streams `[n_embd, n_streams, n_tokens]`.
     fn shape(&self, n_tokens: usize) -> [usize; 4] {
         match self.stream {
             Stream::Parallel { .. } => [self.n_embd, self.n_streams, n_tokens, 1],
@@ -226,7 +229,7 @@ impl<'model> LlamaHiddenStates<'model> {
         Self { context, graph, halves: None, n_wanted: graph.n_runs(), state: Vec::new() }
     }
 
-    /// Stops after the first `n_blocks` blocks, one at least: only their hidden states are shown.
+    /// Stops after the first `n_blocks` blocks, one at least.
     #[must_use]
     pub fn up_to(self, n_blocks: usize) -> Self {
         let n_wanted = n_blocks.clamp(1, self.n_wanted);

@@ -1,4 +1,4 @@
-//! The tap that finds the residual stream among the nodes of a graph.
+//! The tap that finds the residual stream in a graph.
 
 use anyhow::{Error, Result, anyhow, ensure};
 use ggml::{Flow, Node, Tap};
@@ -37,7 +37,7 @@ impl StreamTap<'_, '_> {
         BlockId::new(self.seen.n_outputs % self.graph.n_blocks)
     }
 
-    /// The middle of the next block, if it shows at `node`: as that or as an operand that still lives.
+    /// The middle of the next block, if `node` or a living operand is it.
     fn middle<'n>(&self, node: Node<'n>) -> Option<Node<'n>> {
         let halves = self.halves?;
         if self.seen.middle || !self.seen.input {
@@ -56,7 +56,7 @@ impl StreamTap<'_, '_> {
         }
     }
 
-    /// The point of the stream that `node` is, if it is one that has not been seen.
+    /// The point of the stream that `node` is, if it is new.
     fn sight(&self, node: Node<'_>) -> Option<Position> {
         let next = self.seen.n_outputs;
         let output = |run: usize| Position::Output(BlockId::new(run % self.graph.n_blocks));

@@ -1,4 +1,4 @@
-//! One block of a model, evaluated on a window: from the hidden state before it to the one after it.
+//! One block of a model, evaluated from a hidden state to the next.
 
 use anyhow::{Context as _, Result};
 use ggml::Context;
@@ -24,7 +24,9 @@ impl BlockSegment {
         self.graph.n_embd
     }
 
-    /// The hidden state after the block, for the one before it; both `[n_tokens, n_embd]`.
+    /// The hidden state after the block, for `state` before it.
+    ///
+    /// Both are `[n_tokens, n_embd]`.
     ///
     /// # Errors
     /// llama.cpp's.
@@ -33,7 +35,7 @@ impl BlockSegment {
         evaluate_block(&mut self.context, self.graph, state).with_context(|| name(self.block))
     }
 
-    /// The hidden state between the halves of the block, and the one after it, for the one before it.
+    /// The hidden states between the block's halves and after it.
     ///
     /// # Errors
     /// llama.cpp's; a block without halves.

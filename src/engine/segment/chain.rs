@@ -19,10 +19,10 @@ use crate::engine::scored::scored;
 use crate::model::{BlockId, Model};
 use crate::plan::{ChangedTensors, Constraints};
 
-/// Memory for what blocks are computed in, in bytes: as many contexts are kept as it holds, the others are made each time.
+/// Memory for contexts of blocks, in bytes. Those that it does not hold are made each time.
 const CONTEXT_BYTES: usize = 512 << 20;
 
-/// Memory for the ends of models, in bytes: as many are kept as it holds, and one at least.
+/// Memory for blocks with a head, in bytes. One is kept at least.
 const HEAD_BYTES: usize = 512 << 20;
 
 /// A window, and hidden states that the whole model gave for it.
@@ -37,9 +37,9 @@ struct Evaluated {
 
 /// Evaluates sets of blocks by segments of one block each.
 ///
-/// In memory are the weights of the blocks once, those of the vocabulary and the room for logits once for each block that
-/// lately ended a set, two hidden states of each window, one for each block while a window is evaluated, and what llama.cpp
-/// computes in for as many blocks as `CONTEXT_BYTES` holds.
+/// In memory are the weights of the blocks once, and two hidden states of each window. While a window is evaluated there is one
+/// for each block. llama.cpp computes in as many contexts as `CONTEXT_BYTES` holds. The vocabulary's weights and the room for
+/// logits are there once for each block that lately ended a set.
 pub struct Chain<'m, 'a> {
     segments: Segments<'m, 'a>,
     n_blocks: usize,
@@ -53,8 +53,9 @@ pub struct Chain<'m, 'a> {
 }
 
 impl<'m, 'a> Chain<'m, 'a> {
-    /// Loads every block of `model` as a segment, evaluates all windows with the whole model (`engine`), and compares the
-    /// chain with it on the first one.
+    /// Loads every block of `model`, and evaluates all windows whole.
+    ///
+    /// On the first window the chain is compared with the whole model, `engine`.
     ///
     /// # Errors
     /// Why the chain cannot stand for the model: a block that llama.cpp does not take alone, or a result that differs in
@@ -94,7 +95,9 @@ impl<'m, 'a> Chain<'m, 'a> {
         Ok(chain)
     }
 
-    /// Evaluates a window with the whole model; if `check`, every block once more by its segment, which must give the same.
+    /// Evaluates a window with the whole model.
+    ///
+    /// If `check`, every block is evaluated once more by its segment, which must give the same.
     fn evaluate_whole(
         &mut self,
         whole: &mut dyn HiddenStates,
@@ -137,7 +140,7 @@ impl<'m, 'a> Chain<'m, 'a> {
         self.contexts.get_or_make(block, || segments.block_of(block, loaded))?.run(state)
     }
 
-    /// The logits of the scored tokens, for the hidden state before the last block.
+    /// The logits of the scored tokens, for `state` before block `last`.
     fn logits(&mut self, last: BlockId, state: &[f32]) -> Result<&[f32]> {
         self.n_block_evaluations += 1;
         let rows = scored(state.len() / self.n_embd);
@@ -146,8 +149,9 @@ impl<'m, 'a> Chain<'m, 'a> {
         head.logits(state, rows)
     }
 
-    /// Evaluates the sets of `kept` that are in `group`, which have their first `depth` blocks in common; `state` is the
-    /// hidden state after those.
+    /// Evaluates the sets of `group`, whose first `depth` blocks are the same.
+    ///
+    /// `state` is the hidden state after those.
     fn descend(
         &mut self,
         kept: &[Vec<BlockId>],
@@ -183,7 +187,9 @@ fn load(segments: &Segments<'_, '_>, block: BlockId, head: Head) -> Result<Loade
     segments.load(&plan).with_context(|| name(block))
 }
 
-/// About how much memory llama.cpp computes in for a block, in bytes: a few rows of the widest tensor for each token.
+/// About how much memory a block's context takes, in bytes.
+///
+/// That is a few rows of the widest tensor for each token.
 fn context_bytes(model: &Model<'_>, n_embd: usize, window: usize) -> usize {
     let widest = model
         .tensors()
@@ -195,8 +201,9 @@ fn context_bytes(model: &Model<'_>, n_embd: usize, window: usize) -> usize {
     n_rows.saturating_mul(widest.unwrap_or(0).max(n_embd))
 }
 
-/// About how much memory the end of a model takes, in bytes: its vocabulary's tensors, and logits twice, where they are
-/// computed and where they are kept.
+/// About how much memory a head takes, in bytes.
+///
+/// That is the vocabulary's tensors, and logits twice: where they are computed and where they are kept.
 fn head_bytes(model: &Model<'_>, n_vocab: usize, window: usize) -> usize {
     let tensors = model.tensors().iter();
     let vocabulary: u64 = tensors

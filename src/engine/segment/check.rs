@@ -1,4 +1,4 @@
-//! Check that the blocks of a model, each alone, compute what they do inside of it.
+//! Check that blocks alone compute what they do inside of the model.
 
 use anyhow::{Result, ensure};
 use ggml::{Context, WindowInput};
@@ -12,8 +12,10 @@ use crate::model::BlockId;
 use crate::model::arch::Alone;
 use crate::plan::{ChangedTensors, Constraints};
 
-/// Compares every block with the whole model, `engine`, on a window, and the logits after the last one: in every bit but the
-/// sign of a zero, or up to rounding for [`Alone::Scaled`]. In memory is one block at a time.
+/// Compares every block, and the logits after the last, with the whole model.
+///
+/// They are the same in every bit but the sign of a zero, or up to rounding for [`Alone::Scaled`]. In memory
+/// is one block at a time.
 ///
 /// # Errors
 /// A difference; a block that llama.cpp does not take alone.
@@ -46,10 +48,10 @@ pub(super) fn differs(block: BlockId) -> String {
     format!("block {block} alone does not compute what it does inside of the model")
 }
 
-/// Why the last block does not stand for the end of the model.
+/// Why the last block does not stand for the model's end.
 pub(super) const HEAD_DIFFERS: &str = "the last block alone does not give the model's logits";
 
-/// The whole model's stream before each block and after the last; empty where it is not `wanted`.
+/// The stream before each block and after the last, where `wanted`.
 pub(super) fn states(
     whole: &mut dyn HiddenStates,
     window: &[Token],
@@ -79,8 +81,7 @@ pub(super) fn logits(
     Ok(logits.to_vec())
 }
 
-/// Checks what is known of a model before anything is evaluated: that its blocks alone are exact, and that block 0 takes the
-/// stream.
+/// Checks that blocks alone are known to be exact, and that block 0 takes the stream.
 ///
 /// # Errors
 /// Its blocks are not evaluated one by one.
@@ -100,7 +101,7 @@ fn check_takes_streams(is_known: bool, engine: &ggml::Model) -> Result<()> {
     Ok(())
 }
 
-/// Whether two results are the same in every bit but the sign of a zero.
+/// Whether two results differ in nothing but the sign of a zero.
 pub(super) fn same_bits(a: &[f32], b: &[f32]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits() || (*a == 0.0 && *b == 0.0))
 }

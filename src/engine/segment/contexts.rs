@@ -1,4 +1,4 @@
-//! Segments that are kept ready from one evaluation to the next, as far as there is room.
+//! Segments that are kept ready, as far as there is room.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! The last blocks of a model, evaluated on a window: from the hidden state before them to logits.
+//! The last blocks of a model, evaluated from a hidden state to logits.
 
 use std::ops::Range;
 
@@ -14,8 +14,10 @@ pub struct HeadSegment {
 }
 
 impl HeadSegment {
-    /// The logits after the tokens at `rows`, of those that [`scored`](crate::engine::scored::scored) names, `[rows.len(),
-    /// n_vocab]`, for the hidden state before the first of the blocks, `[n_tokens, n_embd]`.
+    /// The logits after the tokens at `rows`, `[rows.len(), n_vocab]`.
+    ///
+    /// These are some of those that [`scored`](crate::engine::scored::scored) names. `state` is the one before the first of the
+    /// blocks, `[n_tokens, n_embd]`.
     ///
     /// # Errors
     /// llama.cpp's.

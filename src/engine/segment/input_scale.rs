@@ -1,4 +1,4 @@
-//! What llama.cpp multiplies a hidden state by before its first block gets it.
+//! The factor on a hidden state before llama.cpp's first block.
 
 use std::borrow::Cow;
 
@@ -15,7 +15,7 @@ impl InputScale {
         Self((constraints.rules.alone == Alone::Scaled).then(scale))
     }
 
-    /// What llama.cpp makes `state` of.
+    /// The state that llama.cpp makes `state` of.
     pub(super) fn divide<'s>(&self, state: &'s [f32]) -> Cow<'s, [f32]> {
         match self.0.map(f32::recip) {
             Some(factor) => state.iter().map(|x| x * factor).collect(),

@@ -1,4 +1,4 @@
-//! Segments: shortened models of a few blocks, held in memory and fed with hidden states.
+//! Segments: models of a few blocks, in memory, fed with hidden states.
 //!
 //! [`Segments`] plans, writes and loads them: a [`BlockSegment`] evaluates one block on a window, a [`HeadSegment`] the last
 //! blocks up to the logits, both perhaps with other weights. A [`Chain`] evaluates a model block by block, each block a segment
@@ -7,8 +7,8 @@
 //! architecture's hidden states as it treats its tokens. Where they cannot be used, [`Whole`] evaluates shortened models one by
 //! one.
 //!
-//! In reading order: `plan` says what a segment's file holds, `segments` brings it to memory, `input_scale` is what llama.cpp
-//! does to the hidden states that it is fed with, `block` and `head` evaluate, `check` compares with the whole model,
+//! In reading order: `plan` says what a segment's file holds, and `segments` brings it to memory. `input_scale` is what llama.cpp
+//! does to the hidden states that it is fed with. `block` and `head` evaluate, and `check` compares with the whole model.
 //! `contexts` says what is kept ready, [`chain`] evaluates sets of blocks, and [`whole`] is the fall-back.
 
 mod plan;
@@ -42,7 +42,7 @@ pub use plan::takes_streams;
 pub use segments::Segments;
 pub use whole::Whole;
 
-/// The logits of a set of blocks on a window, and its parent's.
+/// The logits of a set on a window, and the parent's.
 pub struct Outcome<'o> {
     /// The number of the set.
     pub set: usize,
@@ -59,13 +59,14 @@ pub struct Outcome<'o> {
 /// Receives the logits of sets.
 pub type Visitor<'v> = dyn FnMut(Outcome<'_>) -> Result<()> + 'v;
 
-/// Evaluates sets of a model's blocks beside the whole model, on windows that are given once.
+/// Evaluates sets of blocks beside the whole model, on given windows.
 pub trait Subsets {
     /// How many windows there are.
     fn n_windows(&self) -> usize;
 
-    /// Evaluates every set of `kept` blocks, in ascending order each and no two the same, on the windows with these
-    /// numbers, and shows the outcomes to `visit` in any order.
+    /// Evaluates every set of `kept` blocks on the windows with these numbers.
+    ///
+    /// Each is in ascending order, and no two are the same. Outcomes are shown to `visit` in any order.
     ///
     /// # Errors
     /// The visitor's, and whatever keeps the engine from evaluating a set.

@@ -12,13 +12,13 @@ use crate::plan::{ChangedTensor, ChangedTensors, Constraints, segment_entries};
 /// Whether a segment ends in logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Head {
-    /// It ends in a hidden state; one row of the vocabulary's tensors is there, so that llama.cpp finds them.
+    /// It ends in a hidden state; of the vocabulary's tensors one row is there.
     Without,
     /// It ends in the model's logits.
     With,
 }
 
-/// A file of some blocks, to be evaluated from a hidden state on.
+/// A file of some blocks, evaluated from a hidden state on.
 ///
 /// llama.cpp does not load some models without a block of a certain kind, such as one with a sliding window. Where the
 /// blocks of the segment have none of that kind, one follows them whose weights are zeros. Evaluation stops before it, or,
@@ -34,7 +34,7 @@ pub struct SegmentPlan<'a> {
 }
 
 impl<'a> SegmentPlan<'a> {
-    /// Plans the file of `blocks`, in order, in which the tensors of `changed` have other weights.
+    /// Plans the file of `blocks`, in order, with the weights of `changed`.
     ///
     /// # Errors
     /// Blocks that llama.cpp would take for something else in a model of their own.
@@ -100,7 +100,7 @@ fn shared<'a>(info: &TensorInfo<'a>, n_vocab: u64, n_rows: u64) -> Result<(Tenso
     Ok((out, info.bytes().get(..n_bytes).or(Some(info.bytes()))))
 }
 
-/// Whether blocks of such a model compute alone what they do inside of it, up to rounding at least.
+/// Whether blocks compute alone what they do inside, up to rounding at least.
 #[must_use]
 pub fn takes_streams(constraints: &Constraints) -> bool {
     !constraints.trusted && constraints.rules.alone != Alone::Unknown
@@ -109,7 +109,7 @@ pub fn takes_streams(constraints: &Constraints) -> bool {
 /// Tensors whose last dimension is the vocabulary's.
 pub(super) const VOCABULARY: &[&str] = &["token_embd.weight", "output.weight", "output.bias"];
 
-/// `blocks`, and after them what llama.cpp must find in a model of this architecture.
+/// `blocks`, and after them those that llama.cpp must find.
 fn with_companions(model: &Model<'_>, constraints: &Constraints, blocks: &[BlockId]) -> Result<Vec<BlockId>> {
     ensure!(!blocks.is_empty(), "a segment of no blocks");
     ensure!(
@@ -147,7 +147,7 @@ fn n_vocab(model: &Model<'_>) -> Result<u64> {
     Ok(entry.value().as_array()?.len() as u64)
 }
 
-/// The model's entries for these blocks, without its tokenizer, and with a vocabulary of `n_rows` tokens that have no text.
+/// The entries for these blocks, with a vocabulary of `n_rows` tokens without text.
 fn entries<'a>(
     model: &Model<'a>,
     constraints: &Constraints,

@@ -1,4 +1,4 @@
-//! From blocks of a model to a segment that is ready to evaluate: planned, held in memory, loaded.
+//! The making of a segment: planned, held in memory, loaded.
 
 use std::rc::Rc;
 
@@ -15,7 +15,7 @@ use crate::engine::scored::scored;
 use crate::model::{BlockId, Model};
 use crate::plan::{ChangedTensors, Constraints};
 
-/// The segments of a model, for windows of at most so many tokens.
+/// The segments of a model, for windows up to some length.
 #[derive(Clone)]
 pub struct Segments<'m, 'a> {
     pub(super) model: &'m Model<'a>,
@@ -42,8 +42,9 @@ impl<'m, 'a> Segments<'m, 'a> {
         Self { model, constraints, window, threads: Rc::clone(threads) }
     }
 
-    /// One block, in which the tensors of `changed` have other weights: in memory are its weights and one row of the
-    /// vocabulary's.
+    /// One block, with the weights of `changed`.
+    ///
+    /// In memory are its weights and one row of the vocabulary's.
     ///
     /// # Errors
     /// A block that llama.cpp does not take alone.
@@ -53,8 +54,9 @@ impl<'m, 'a> Segments<'m, 'a> {
         self.block_of(block, &loaded)
     }
 
-    /// Blocks up to the logits, in ascending order, in which the tensors of `changed` have other weights: in memory are their
-    /// weights and the vocabulary's.
+    /// Blocks up to the logits, in ascending order, with the weights of `changed`.
+    ///
+    /// In memory are their weights and the vocabulary's.
     ///
     /// # Errors
     /// Blocks that llama.cpp does not take alone, or an architecture of which that is not known.

@@ -1,4 +1,4 @@
-//! Shortened models, each whole and in memory: slow, and right for every architecture.
+//! Shortened models, each whole: slow, and right for every architecture.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -13,7 +13,7 @@ use crate::engine::scored::scored;
 use crate::model::{BlockId, Model};
 use crate::plan::{Constraints, Plan, Provenance};
 
-/// Evaluates sets of blocks by a shortened model for each, as it would be written.
+/// Evaluates sets of blocks, each as the shortened model that it is.
 ///
 /// In memory are the weights of one such model at a time, and two windows of logits.
 pub struct Whole<'m, 'a> {

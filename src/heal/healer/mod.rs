@@ -10,7 +10,7 @@
 //! A block is loaded once for all windows, as a model of its own. In memory are the streams of all windows, twice or three
 //! times, the normal equations of one matrix, and some of the parent's logits.
 //!
-//! In reading order: [`stepwise`] walks through the blocks, `attention` and [`norms`] are two of its steps, [`judged`] says what
+//! In reading order: [`stepwise`] walks through the blocks, `attention` and [`norms`] are two of its steps, [`validation`] says what
 //! a candidate loses, and [`scaling`] is healing by the length of the stream alone.
 
 pub mod stepwise;
@@ -19,7 +19,7 @@ mod attention;
 
 pub mod norms;
 
-pub mod judged;
+pub mod validation;
 
 pub mod scaling;
 
@@ -31,16 +31,16 @@ use faer::Mat;
 use ggml::ThreadPool;
 use rayon::prelude::*;
 
-use self::judged::{LOGITS_BYTES, Predictions};
+use self::validation::{LOGITS_BYTES, Predictions};
 use crate::engine::hidden_state::{HiddenStates, Position, Token};
 use crate::engine::llama::{LlamaHiddenStates, StreamGraph};
 use crate::engine::segment::{Segments, check_blocks};
 use crate::gguf::{Quoted, TensorType};
-use crate::heal::carrier::{CARRIER, Carrier};
 use crate::heal::normal::NormalEquations;
 use crate::heal::ridge::{Fit, factor};
 use crate::heal::rounding::{nearest_plane, shares};
 use crate::heal::split::Split;
+use crate::heal::target_matrix::{FFN_DOWN, TargetMatrix};
 use crate::measure::loss::Loss;
 use crate::model::{BlockId, Model};
 use crate::plan::{AttentionCut, ChangedTensor, ChangedTensors, Constraints};
@@ -89,7 +89,7 @@ pub struct Fitted {
 /// A shortened model with other weights.
 #[derive(Clone, Debug)]
 pub struct Candidate {
-    /// Blocks that go.
+    /// Blocks that are removed.
     pub removed: BTreeSet<BlockId>,
     /// Blocks that lose their attention.
     pub attention: Option<AttentionCut>,
@@ -112,9 +112,9 @@ impl Candidate {
     }
 
     /// Gives a matrix other weights, which come of `fit`.
-    fn put(&mut self, carrier: &Carrier, changed: ChangedTensor, fit: &Fit) {
-        self.tensors.insert(carrier.source, changed);
-        self.fitted.push(Fitted { source: carrier.source, ridge: fit.ridge, left: fit.left });
+    fn put(&mut self, matrix: &TargetMatrix, changed: ChangedTensor, fit: &Fit) {
+        self.tensors.insert(matrix.source, changed);
+        self.fitted.push(Fitted { source: matrix.source, ridge: fit.ridge, left: fit.left });
     }
 }
 
@@ -154,15 +154,15 @@ pub struct Healer<'m, 'a> {
     window: usize,
     /// The parent's streams before this block.
     start: Option<(usize, Streams)>,
-    /// The parent's streams before the last block, of windows that judge; empty before they are evaluated.
+    /// The parent's streams before the last block, of validation windows; empty at first.
     before_last: Streams,
-    /// The parent's streams before this block, of windows that judge alone: one that no cut lies before.
+    /// The parent's streams before this block, of validation windows: one that no cut lies before.
     before_cut: Option<(usize, Streams)>,
     /// What was last measured without any fit.
     unhealed: Option<(Candidate, Loss)>,
     /// Memory for logits of the parent.
     logits_bytes: u64,
-    /// Of windows that judge.
+    /// Of validation windows.
     predictions: Predictions,
     on_progress: Box<OnProgress<'m>>,
 }
@@ -231,7 +231,7 @@ impl<'m, 'a> Healer<'m, 'a> {
     fn check_answer(
         &self,
         block: BlockId,
-        carrier: &Carrier,
+        matrix: &TargetMatrix,
         zeros: &ChangedTensors,
         changed: &ChangedTensor,
         streams: &Streams,
@@ -240,12 +240,12 @@ impl<'m, 'a> Healer<'m, 'a> {
             return Ok(());
         };
         let mut inputs = Vec::new();
-        let before = self.segments.block(block, zeros)?.run_reading(state, CARRIER, &mut inputs)?;
+        let before = self.segments.block(block, zeros)?.run_reading(state, FFN_DOWN, &mut inputs)?;
         let mut weights = zeros.clone();
-        weights.insert(carrier.source, changed.clone());
+        weights.insert(matrix.source, changed.clone());
         let after = self.segments.block(block, &weights)?.run(state)?;
         ensure!(
-            self.is_product(carrier, changed, &inputs, &before, &after)?,
+            self.is_product(matrix, changed, &inputs, &before, &after)?,
             "block {block} cannot make up for others: the stream after it is not the sum that its 'ffn_down' writes to"
         );
         Ok(())
@@ -254,17 +254,17 @@ impl<'m, 'a> Healer<'m, 'a> {
     /// Whether states became others by what the change of a matrix makes of `inputs`, on some tokens.
     fn is_product(
         &self,
-        carrier: &Carrier,
+        matrix: &TargetMatrix,
         changed: &ChangedTensor,
         inputs: &[f32],
         before: &[f32],
         after: &[f32],
     ) -> Result<bool> {
         const TOKENS: usize = 16;
-        let old = self.decoded(carrier)?;
+        let old = self.decoded(matrix)?;
         let new = ggml::quantize::dequantize(changed.tensor_type.id(), &changed.bytes)
             .context("bug: weights that were decoded once")?;
-        let (n_in, n_out) = (carrier.n_in, carrier.n_out);
+        let (n_in, n_out) = (matrix.n_in, matrix.n_out);
         let (mut square, mut product, mut error) = (0.0, 0.0, 0.0);
         for (token, inputs) in inputs.chunks_exact(n_in).take(TOKENS).enumerate() {
             for o in 0..n_out {
@@ -311,8 +311,9 @@ impl<'m, 'a> Healer<'m, 'a> {
         self.start.as_ref().map(|(_, streams)| streams).context("bug: streams that were just made")
     }
 
-    /// The streams before `block` from the windows' tokens; of windows that judge also those before the last block, which are
-    /// kept.
+    /// The streams before `block`, from the windows' tokens.
+    ///
+    /// Of validation windows those before the last block are kept, too.
     fn evaluate_parent(&mut self, block: usize) -> Result<Streams> {
         let graph = self.graph()?;
         let last = self.model.n_trunk_blocks() - 1;
@@ -325,11 +326,11 @@ impl<'m, 'a> Healer<'m, 'a> {
         let knows_last = !before_last.is_empty();
         before_last.resize(self.windows.len(), Vec::new());
         let fitted: Vec<usize> = self.split.folds.concat();
-        let judges = &self.split.judge;
-        let judged_to = if knows_last { block } else { last };
-        let n_windows = fitted.len() + judges.len();
+        let validation = &self.split.validation;
+        let last_wanted = if knows_last { block } else { last };
+        let n_windows = fitted.len() + validation.len();
         let mut n_seen = 0;
-        for (windows, n_blocks) in [(&fitted, block), (judges, judged_to)] {
+        for (windows, n_blocks) in [(&fitted, block), (validation, last_wanted)] {
             let states = LlamaHiddenStates::with_threads(self.engine, self.window, &self.threads, graph)?;
             let mut states = states.up_to(n_blocks);
             for &window in windows {
@@ -396,19 +397,19 @@ impl<'m, 'a> Healer<'m, 'a> {
         Ok(sums)
     }
 
-    /// The weights of `carrier` with the change of `fit`, rounded. What is fitted is each output times its gain; one without a
+    /// The weights of `matrix` with the change of `fit`, rounded. What is fitted is each output times its gain; one without a
     /// gain keeps its weights.
     fn rounded(
         &self,
-        carrier: &Carrier,
+        matrix: &TargetMatrix,
         gains: Option<&[f32]>,
         fit: &Fit,
         equations: &NormalEquations,
         heal_type: HealType,
     ) -> Result<ChangedTensor> {
-        let name = || Quoted(self.model.tensors()[carrier.source].info.name());
-        let old = self.decoded(carrier)?;
-        let n_in = carrier.n_in;
+        let name = || Quoted(self.model.tensors()[matrix.source].info.name());
+        let old = self.decoded(matrix)?;
+        let n_in = matrix.n_in;
         let gain_of = |o: usize| gains.map_or(1.0, |gains| f64::from(gains[o]));
         let new: Vec<f32> = (old.iter().enumerate())
             .map(|(i, &weight)| {
@@ -431,13 +432,13 @@ impl<'m, 'a> Healer<'m, 'a> {
         let exact = equations.energy() - equations.left(fit.change.as_ref());
         let gain = |changed: &ChangedTensor| -> Option<f64> {
             let back = ggml::quantize::dequantize(changed.tensor_type.id(), &changed.bytes)?;
-            let change = Mat::from_fn(n_in, carrier.n_out, |i, o| {
+            let change = Mat::from_fn(n_in, matrix.n_out, |i, o| {
                 (f64::from(back[o * n_in + i]) - f64::from(old[o * n_in + i])) * gain_of(o)
             });
             Some(equations.energy() - equations.left(change.as_ref()))
         };
         let mut best: Option<(f64, ChangedTensor)> = None;
-        for tensor_type in heal_type.types(carrier.tensor_type) {
+        for tensor_type in heal_type.types(matrix.tensor_type) {
             let Some(changed) = round(tensor_type) else {
                 continue;
             };
@@ -459,10 +460,10 @@ impl<'m, 'a> Healer<'m, 'a> {
     }
 
     /// The weights of a matrix as they are in the parent, `[n_out, n_in]`.
-    fn decoded(&self, carrier: &Carrier) -> Result<Vec<f32>> {
-        let info = &self.model.tensors()[carrier.source].info;
+    fn decoded(&self, matrix: &TargetMatrix) -> Result<Vec<f32>> {
+        let info = &self.model.tensors()[matrix.source].info;
         let name = || Quoted(info.name());
-        let weights = ggml::quantize::dequantize(carrier.tensor_type.id(), info.bytes())
+        let weights = ggml::quantize::dequantize(matrix.tensor_type.id(), info.bytes())
             .with_context(|| format!("tensor {} cannot be decoded", name()))?;
         ensure!(
             weights.iter().all(|weight| weight.is_finite()),

@@ -1,20 +1,20 @@
-//! Healing where the output of every branch passes a norm before it is added to the stream: the weights of that norm fitted,
-//! and `ffn_down` under it.
+//! Healing where every branch ends in a norm: that norm fitted, and `ffn_down` under it.
 //!
 //! A branch that gives `y` adds `g * y / rms(y)`. So its addition has the same length for every token, whatever the matrix that
-//! makes `y`: the matrix decides its direction alone. To first order a change `D` of that matrix adds
-//! `g * (D h) / rms(y)`, which is fitted to what is missing, channel by channel, as where there is no norm; then `g` is fitted
-//! to the new directions.
+//! makes `y`: the matrix decides its direction alone.
+//!
+//! To first order a change `D` of that matrix adds `g * (D h) / rms(y)`. That is fitted to what is missing, channel by channel, as
+//! where there is no norm. Then `g` is fitted to the new directions.
 
 use super::stepwise::{FitMode, Step, WORTHWHILE, Walk};
 use super::{Candidate, Fitted, HealType, Healer, Streams, at, difference};
 use crate::engine::llama::Halves;
 use crate::gguf::{Quoted, TensorType};
-use crate::heal::carrier::{CARRIER, Carrier};
 use crate::heal::channels::{self, ChannelSums};
 use crate::heal::normal::NormalEquations;
 use crate::heal::post_norms::{POST_NORMS, is_norm};
 use crate::heal::ridge::cross_fit;
+use crate::heal::target_matrix::{FFN_DOWN, TargetMatrix};
 use crate::model::{BlockId, Model};
 use crate::plan::kinds::Kinds;
 use crate::plan::{ChangedTensor, ChangedTensors};
@@ -22,11 +22,11 @@ use anyhow::{Context, Result, ensure};
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef, Par};
 
-/// A fit of a block: what it is made from, and what has come of it.
+/// A fit of a block: its inputs and its results.
 struct BlockFit<'f> {
     block: BlockId,
     halves: &'f Halves,
-    /// The parent's streams after the block and the removed ones that follow it.
+    /// The parent's streams after the block and the removed ones after it.
     targets: &'f Streams,
     /// The healed model's before it.
     streams: &'f Streams,
@@ -37,27 +37,27 @@ struct BlockFit<'f> {
     fitted: Vec<Fitted>,
 }
 
-/// Checks that the norms of `model` can be fitted, and returns the largest matrix under one; `None` where none is fitted.
+/// Checks that norms can be fitted. Returns the largest matrix under one, if any is fitted.
 ///
 /// # Errors
 /// A norm that is not F32; blocks whose halves are not known.
-pub fn check(model: &Model<'_>) -> Result<Option<Carrier>> {
+pub fn check(model: &Model<'_>) -> Result<Option<TargetMatrix>> {
     let rules = model.rules().context("its architecture is not known")?;
     Halves::of(model, rules, &Kinds::of(model, rules)?)?;
-    let mut largest: Option<Carrier> = None;
+    let mut largest: Option<TargetMatrix> = None;
     for block in (0..model.n_trunk_blocks()).map(BlockId::new) {
         for rest in POST_NORMS {
             norm(model, block, rest)?;
         }
-        let carrier = carrier_under(model, block);
-        largest = largest.into_iter().chain(carrier).max_by_key(|carrier| carrier.n_in);
+        let matrix = matrix_under(model, block);
+        largest = largest.into_iter().chain(matrix).max_by_key(|matrix| matrix.n_in);
     }
     Ok(largest)
 }
 
-/// The matrix under the norm of a block; `None` where there is none that can be fitted.
-fn carrier_under(model: &Model<'_>, block: BlockId) -> Option<Carrier> {
-    Carrier::named(model, block, CARRIER).ok().flatten()
+/// The matrix under the norm of a block, if it can be fitted.
+fn matrix_under(model: &Model<'_>, block: BlockId) -> Option<TargetMatrix> {
+    TargetMatrix::named(model, block, FFN_DOWN).ok().flatten()
 }
 
 /// The index of a norm, which must be F32.
@@ -76,8 +76,9 @@ fn norm(model: &Model<'_>, block: BlockId, rest: &str) -> Result<usize> {
 }
 
 impl Healer<'_, '_> {
-    /// Fits the norms of a block toward the parent's stream after it and the removed ones that follow it: at a cut in every
-    /// mode, after one in the best. Returns whether that helps.
+    /// Fits the norms of a block: at a cut in every mode, after one in the best.
+    ///
+    /// The target is the parent's stream after it and the removed ones after it. Returns whether that helps.
     pub(super) fn step_of_norms(
         &mut self,
         block: BlockId,
@@ -85,7 +86,7 @@ impl Healer<'_, '_> {
         walk: &mut Walk<'_>,
     ) -> Result<bool> {
         let base = walk.candidate.clone();
-        let matrices = carrier_under(self.model, block).is_some();
+        let matrices = matrix_under(self.model, block).is_some();
         let mut modes = vec![walk.mode];
         if is_at_cut {
             let weightings = walk.order.weightings.iter();
@@ -139,14 +140,14 @@ impl Healer<'_, '_> {
         candidate.tensors.extend(weights);
         candidate.fitted.extend(fitted);
         let loss = self.loss_from(block.index(), &walk.streams, &candidate)?;
-        let gain = walk.judge(variant, candidate, loss);
+        let gain = walk.keep_better(variant, candidate, loss);
         if gain > 0.0 {
             walk.mode = mode;
         }
         Ok(gain)
     }
 
-    /// Fits the norm after the feed-forward network of a block; with `attention` that after its attention, too, at once.
+    /// Fits the norm after the feed-forward network; with `attention` both at once.
     fn fit_channels(&self, fit: &mut BlockFit<'_>, attention: bool) -> Result<()> {
         let block = fit.block;
         let mut segment = self.segments.block(block, &fit.weights)?;
@@ -196,11 +197,11 @@ impl Healer<'_, '_> {
     /// Fits `ffn_down` under the norm of a block.
     fn fit_under(&self, fit: &mut BlockFit<'_>) -> Result<()> {
         let block = fit.block;
-        let Some(carrier) = carrier_under(self.model, block) else {
+        let Some(matrix) = matrix_under(self.model, block) else {
             return Ok(());
         };
-        let (n_in, n_out) = (carrier.n_in, carrier.n_out);
-        let old = self.decoded(&carrier)?;
+        let (n_in, n_out) = (matrix.n_in, matrix.n_out);
+        let old = self.decoded(&matrix)?;
         let gains = self.norm_weights(norm(self.model, block, POST_NORMS[1])?, &fit.weights);
         let mut segment = self.segments.block(block, &fit.weights)?;
         let mut inputs = Vec::new();
@@ -208,7 +209,7 @@ impl Healer<'_, '_> {
         let step = format!("fitting block {block}");
         let folds = self.sums_of_folds(&step, &empty, &mut |sums, window| {
             let target = &fit.targets[window];
-            let output = segment.run_reading(&fit.streams[window], CARRIER, &mut inputs)?;
+            let output = segment.run_reading(&fit.streams[window], FFN_DOWN, &mut inputs)?;
             // Else they would look for work while sums are made.
             self.threads.pause();
             let sizes = sizes(&old, &inputs, n_in, n_out, self.n_threads);
@@ -227,14 +228,14 @@ impl Healer<'_, '_> {
         };
         let all = NormalEquations::of_both(folds);
         // The fit is of what the norm makes of the change.
-        let changed = self.rounded(&carrier, Some(&gains), &found, &all, fit.heal_type)?;
-        fit.weights.insert(carrier.source, changed);
-        fit.fitted.push(Fitted { source: carrier.source, ridge: found.ridge, left: found.left });
+        let changed = self.rounded(&matrix, Some(&gains), &found, &all, fit.heal_type)?;
+        fit.weights.insert(matrix.source, changed);
+        fit.fitted.push(Fitted { source: matrix.source, ridge: found.ridge, left: found.left });
         Ok(())
     }
 }
 
-/// For each token the root of the mean square of what the matrix with `weights` (rows of `n_in`) makes of its inputs.
+/// The root mean square, for each token, of the product of its inputs and `weights`, rows of `n_in`.
 fn sizes(weights: &[f32], inputs: &[f32], n_in: usize, n_out: usize, n_threads: usize) -> Vec<f64> {
     let n_tokens = inputs.len() / n_in.max(1);
     let weights = MatRef::from_row_major_slice(weights, n_out, n_in);

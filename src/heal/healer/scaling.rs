@@ -1,20 +1,20 @@
-//! Healing by the length of the stream: the writers after each cut divided by what the stream is to be multiplied by.
+//! Healing by the length of the stream: the projections after each cut divided by a factor.
 //!
-//! A trial needs no other weights where blocks can be evaluated from a hidden state on: the stream after the cut times a
-//! number passes the blocks there as they are. Elsewhere a model with divided writers is made for each trial.
+//! A trial needs no other weights where blocks can be evaluated from a hidden state on. There the stream after the cut, times
+//! the factor, passes the blocks as they are. Elsewhere a model with divided projections is made for each trial.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use anyhow::{Context as _, Result};
 
-use super::judged::{Kept, Predictions, StreamLogits, multiply};
+use super::validation::{Kept, Predictions, StreamLogits, multiply};
 use super::{Candidate, Healer, Streams};
 use crate::engine::hidden_state::Token;
 use crate::engine::llama::LlamaHiddenStates;
 use crate::engine::segment::{HeadSegment, takes_streams};
 use crate::heal::magnitude::{Cut, line_search, ratios};
-use crate::heal::writers::Writers;
+use crate::heal::projections::Projections;
 use crate::measure::loss::Objective;
 use crate::model::BlockId;
 use crate::plan::ChangedTensors;
@@ -22,17 +22,17 @@ use crate::plan::ChangedTensors;
 /// Windows on which factors are compared, at most.
 const SEARCH_WINDOWS: usize = 4;
 
-/// Factors that are tried for each cut, beside 1 and the first guess.
+/// Factors tried for each cut, beside 1 and the first guess.
 const TRIALS: usize = 6;
 
-/// A candidate whose writers were scaled.
+/// A candidate whose projections were scaled.
 #[derive(Clone, Debug)]
 pub struct Scaling {
     /// The candidate.
     pub candidate: Candidate,
-    /// By what the stream after each cut is multiplied, first to last; 1 where nothing is better.
+    /// The factor of the stream after each cut; 1 where nothing is better.
     pub factors: Vec<(Cut, f64)>,
-    /// The names of tensors that were quantized again, since their type has no scale that can carry a factor.
+    /// The names of tensors that were quantized again, for want of scales.
     pub requantized: Vec<String>,
 }
 
@@ -47,15 +47,16 @@ impl fmt::Display for Scaling {
 }
 
 impl Healer<'_, '_> {
-    /// Scales the writers after the cuts of `base`, which may have other weights already: one factor for each cut, the
-    /// first cut's first, by what `objective` says of windows that weights are fitted to. `None` if nothing is better than
-    /// `base`.
+    /// Scales the projections after the cuts of `base`, one factor for each cut.
+    ///
+    /// The first cut's comes first. Factors are compared by `objective` on windows that weights are fitted to. `base` may have
+    /// other weights already. `None` if nothing is better than it.
     ///
     /// # Errors
     /// A product that a tensor cannot hold; llama.cpp's.
     pub fn scale(
         &mut self,
-        writers: &Writers,
+        projections: &Projections,
         base: &Candidate,
         objective: Objective,
     ) -> Result<Option<Scaling>> {
@@ -94,7 +95,7 @@ impl Healer<'_, '_> {
                     _ => {
                         let mut factors = factors.clone();
                         factors.push((cut, factor));
-                        let (candidate, _) = self.divided(writers, base, &factors)?;
+                        let (candidate, _) = self.divided(projections, base, &factors)?;
                         self.loss_of_whole(&windows, &candidate, &mut parent)?
                     }
                 };
@@ -114,12 +115,13 @@ impl Healer<'_, '_> {
         if factors.iter().all(|(_, factor)| *factor == 1.0) {
             return Ok(None);
         }
-        let (candidate, requantized) = self.divided(writers, base, &factors)?;
+        let (candidate, requantized) = self.divided(projections, base, &factors)?;
         Ok(Some(Scaling { candidate, factors, requantized }))
     }
 
-    /// The blocks after `cut`, to be evaluated from the streams there on, which `streams` become: those before block `from`
-    /// pass the blocks up to the cut. `None` where blocks are not evaluated so.
+    /// The blocks after `cut`, up to the logits.
+    ///
+    /// `streams`, which are those before block `from`, pass the blocks up to the cut. `None` where blocks are not evaluated so.
     fn head_after(
         &self,
         base: &Candidate,
@@ -142,10 +144,10 @@ impl Healer<'_, '_> {
         blocks.filter(|block| !base.removed.contains(block))
     }
 
-    /// `base` with the writers after each cut divided by its factor, and the names of those that were rounded again.
+    /// `base` with projections divided by the factors, and those rounded again.
     fn divided(
         &self,
-        writers: &Writers,
+        projections: &Projections,
         base: &Candidate,
         factors: &[(Cut, f64)],
     ) -> Result<(Candidate, Vec<String>)> {
@@ -156,7 +158,7 @@ impl Healer<'_, '_> {
             }
         }
         let is_missing = |source: usize| self.is_cut_attention(base, source);
-        let scaled = writers.scaled(self.model, &base.tensors, &of_blocks, &is_missing)?;
+        let scaled = projections.scaled(self.model, &base.tensors, &of_blocks, &is_missing)?;
         let mut candidate = base.clone();
         candidate.tensors.extend(scaled.tensors);
         Ok((candidate, scaled.requantized))
@@ -171,8 +173,9 @@ impl Healer<'_, '_> {
         })
     }
 
-    /// By how much the stream grows in each cut, and the parent's streams of `windows` before the first block that is not as
-    /// in the parent.
+    /// The growth of the stream in each cut, and the parent's streams of `windows`.
+    ///
+    /// Those are before the first block that is not as in the parent.
     fn before_cuts(&self, base: &Candidate, cuts: &[Cut], windows: &[usize]) -> Result<(Vec<f64>, Streams)> {
         let last = cuts.last().context("bug: no cut")?;
         let states = LlamaHiddenStates::with_threads(self.engine, self.window, &self.threads, self.graph()?)?;

@@ -1,5 +1,6 @@
-//! Healing step by step: what a fit gains is measured on the windows that judge before the next one begins, and only what
-//! makes the loss smaller stays.
+//! Healing step by step: only fits that make the validation loss smaller stay.
+//!
+//! Each is measured before the next one begins.
 //!
 //! The stream before the block at hand is kept for all windows, of the parent and of the shortened model as it is healed so
 //! far. So a measurement evaluates the blocks from there on, and of the parent the last one.
@@ -11,10 +12,10 @@ use anyhow::{Context as _, Result};
 
 use super::{Candidate, HealType, Healer, Streams, at, difference};
 use crate::heal::Weighting;
-use crate::heal::carrier::{CARRIER, Carrier};
 use crate::heal::normal::NormalEquations;
 use crate::heal::post_norms::has_post_norms;
 use crate::heal::ridge::{Fit, cross_fit};
+use crate::heal::target_matrix::{FFN_DOWN, TargetMatrix};
 use crate::measure::loss::{Loss, Objective};
 use crate::model::BlockId;
 use crate::plan::{AttentionCut, ChangedTensors, ChosenBy};
@@ -28,11 +29,13 @@ pub(super) const WORTHWHILE: f64 = 0.01;
 /// The fits to try.
 #[derive(Clone, Debug)]
 pub struct Order {
-    /// How tokens count: at a cut each is tried, and elsewhere what was best there.
+    /// How tokens count: at a cut all are tried, elsewhere the best of them.
     pub weightings: Vec<Weighting>,
     /// The block before a cut makes up for it.
     pub before: bool,
-    /// Of every run of removed blocks one stays as its feed-forward network alone, which makes up for what is then missing.
+    /// Of every run of removed blocks one stays as its feed-forward network alone.
+    ///
+    /// That makes up for what is then missing.
     pub with_block: bool,
     /// [`PATIENCE`], or 0 for cuts alone.
     pub patience: usize,
@@ -47,7 +50,9 @@ pub struct Order {
 pub struct Step {
     /// What was fitted, and how.
     pub variant: String,
-    /// The model with it and with all before it that stayed, and its loss; `None` if the fit gains nothing.
+    /// The model with it and all that stayed before it, and its loss.
+    ///
+    /// `None` if the fit gains nothing.
     pub measured: Option<(Candidate, Loss)>,
 }
 
@@ -88,13 +93,13 @@ impl Cuts<'_> {
     }
 }
 
-/// The walk through the blocks, and what has come of it so far.
+/// The walk through the blocks, and its results so far.
 pub(super) struct Walk<'o> {
     pub(super) order: &'o Order,
     cuts: Cuts<'o>,
     /// The last block that is removed, or loses its attention.
     last: usize,
-    /// The parent's streams before the block at hand, or after it and the removed ones that follow it.
+    /// The parent's streams before the block at hand, or after its run.
     pub(super) targets: Streams,
     /// The healed model's before it.
     pub(super) streams: Streams,
@@ -117,7 +122,7 @@ impl Walk<'_> {
     }
 
     /// Keeps a candidate that is better than the one so far. Returns the share of the loss that it takes.
-    pub(super) fn judge(&mut self, variant: String, candidate: Candidate, loss: Loss) -> f64 {
+    pub(super) fn keep_better(&mut self, variant: String, candidate: Candidate, loss: Loss) -> f64 {
         let mean = loss.mean(self.order.objective);
         let gain = 1.0 - mean / self.loss;
         if mean < self.loss {
@@ -129,8 +134,9 @@ impl Walk<'_> {
 }
 
 impl Healer<'_, '_> {
-    /// Fits the blocks before each cut of a model without `removed` and without the attention of `attention`, then blocks
-    /// after the last cut for as long as that helps. Returns everything that was tried.
+    /// Fits the blocks before each cut, then those after the last for as long as that helps.
+    ///
+    /// The model is the one without `removed` and without the attention of `attention`. Returns everything that was tried.
     ///
     /// # Errors
     /// A block that cannot make up for others; llama.cpp's; numbers that are not finite.
@@ -182,8 +188,7 @@ impl Healer<'_, '_> {
         Ok(end)
     }
 
-    /// Fits a block that stays, if it is at a cut or after one. Returns the one after it, or after the removed ones that it
-    /// makes up for.
+    /// Fits a kept block at a cut or after one. Returns the one after its run.
     fn step_of_kept(&mut self, block: usize, walk: &mut Walk<'_>) -> Result<usize> {
         let id = BlockId::new(block);
         let end = match walk.order.before {
@@ -204,7 +209,7 @@ impl Healer<'_, '_> {
         if has_norms && (is_at_cut || is_after_cut) {
             helps = self.step_of_norms(id, is_at_cut, walk)?;
         } else if is_at_cut {
-            self.step_at_cut(id, Carrier::of(self.model, id)?, walk)?;
+            self.step_at_cut(id, TargetMatrix::of(self.model, id)?, walk)?;
         } else if is_after_cut {
             helps |= self.step_after_cut(id, walk)?;
         }
@@ -225,7 +230,7 @@ impl Healer<'_, '_> {
         Ok(end)
     }
 
-    /// The weights of `block` in `candidate` that are not the parent's; zeros for attention that is removed.
+    /// The changed weights of `block` in `candidate`; zeros for removed attention.
     pub(super) fn weights_of(&self, block: BlockId, candidate: &Candidate) -> ChangedTensors {
         let is_cut = |cut: &AttentionCut| cut.blocks.contains(&block);
         let mut weights = match candidate.attention.as_ref().is_some_and(is_cut) {
@@ -240,94 +245,94 @@ impl Healer<'_, '_> {
         weights
     }
 
-    /// Fits the carrier of a block at a cut in every way, and keeps the best.
-    fn step_at_cut(&mut self, block: BlockId, carrier: Carrier, walk: &mut Walk<'_>) -> Result<()> {
+    /// Fits the target matrix of a block at a cut in every mode, and keeps the best.
+    fn step_at_cut(&mut self, block: BlockId, matrix: TargetMatrix, walk: &mut Walk<'_>) -> Result<()> {
         let zeros = self.weights_of(block, &walk.candidate);
         let weightings = &walk.order.weightings;
-        let sums = self.sums(block, carrier, &zeros, walk, weightings)?;
+        let sums = self.sums(block, matrix, &zeros, walk, weightings)?;
         let base = walk.candidate.clone();
         for (&weighting, folds) in weightings.iter().zip(sums) {
             let variant = format!("{weighting}, block {block}");
             self.progress(&format!("{variant}, solving"), 0, 0);
-            let Some(candidate) = self.solved(carrier, folds, &base, walk.order.heal_type)? else {
+            let Some(candidate) = self.solved(matrix, folds, &base, walk.order.heal_type)? else {
                 walk.steps.push(Step { variant, measured: None });
                 continue;
             };
             if candidate.fitted.len() == 1 {
-                let changed = &candidate.tensors[&carrier.source];
-                self.check_answer(block, &carrier, &zeros, changed, &walk.streams)?;
+                let changed = &candidate.tensors[&matrix.source];
+                self.check_answer(block, &matrix, &zeros, changed, &walk.streams)?;
             }
             let loss = self.loss_from(block.index(), &walk.streams, &candidate)?;
-            if walk.judge(variant, candidate, loss) > 0.0 {
+            if walk.keep_better(variant, candidate, loss) > 0.0 {
                 walk.mode.weighting = weighting;
             }
         }
         Ok(())
     }
 
-    /// Fits the carrier of a block after a cut. Returns whether that helps.
+    /// Fits the target matrix of a block after a cut. Returns whether that helps.
     fn step_after_cut(&mut self, block: BlockId, walk: &mut Walk<'_>) -> Result<bool> {
-        let Ok(carrier) = Carrier::of(self.model, block) else {
+        let Ok(matrix) = TargetMatrix::of(self.model, block) else {
             return Ok(false);
         };
         let weights = self.weights_of(block, &walk.candidate);
-        let sums = self.sums(block, carrier, &weights, walk, &[walk.mode.weighting])?;
+        let sums = self.sums(block, matrix, &weights, walk, &[walk.mode.weighting])?;
         let variant = format!("{}, on to block {block}", walk.mode.weighting);
         self.progress(&format!("{variant}, solving"), 0, 0);
         for folds in sums {
             let heal_type = walk.order.heal_type;
-            if let Some(candidate) = self.solved(carrier, folds, &walk.candidate, heal_type)? {
+            if let Some(candidate) = self.solved(matrix, folds, &walk.candidate, heal_type)? {
                 let loss = self.loss_from(block.index(), &walk.streams, &candidate)?;
-                return Ok(walk.judge(variant, candidate, loss) >= WORTHWHILE);
+                return Ok(walk.keep_better(variant, candidate, loss) >= WORTHWHILE);
             }
         }
         walk.steps.push(Step { variant, measured: None });
         Ok(false)
     }
 
-    /// Lets the block of a run stay whose feed-forward network leaves least of the stream's error, and fits it.
+    /// Keeps and fits the one feed-forward network of a run that leaves the least error.
     fn step_of_run(&mut self, run: Range<usize>, walk: &mut Walk<'_>) -> Result<()> {
-        let mut best: Option<(BlockId, Carrier, Fit, NormalEquations)> = None;
+        let mut best: Option<(BlockId, TargetMatrix, Fit, NormalEquations)> = None;
         let weighting = walk.mode.weighting;
         for id in run.map(BlockId::new) {
-            let Ok(carrier) = Carrier::of(self.model, id) else {
+            let Ok(matrix) = TargetMatrix::of(self.model, id) else {
                 continue;
             };
             let zeros = self.without_attention(id);
-            for folds in self.sums(id, carrier, &zeros, walk, &[weighting])? {
+            for folds in self.sums(id, matrix, &zeros, walk, &[weighting])? {
                 if let Some(fit) = cross_fit(&folds)
                     && best.as_ref().is_none_or(|best| fit.left < best.2.left)
                 {
-                    best = Some((id, carrier, fit, NormalEquations::of_both(folds)));
+                    best = Some((id, matrix, fit, NormalEquations::of_both(folds)));
                 }
             }
         }
-        let Some((id, carrier, fit, all)) = best else {
+        let Some((id, matrix, fit, all)) = best else {
             walk.steps.push(Step { variant: weighting.to_string(), measured: None });
             return Ok(());
         };
         let mut candidate = walk.candidate.clone();
-        let changed = self.rounded(&carrier, None, &fit, &all, walk.order.heal_type)?;
+        let changed = self.rounded(&matrix, None, &fit, &all, walk.order.heal_type)?;
         candidate.removed.remove(&id);
         let cut = candidate.attention.get_or_insert_with(|| AttentionCut {
             blocks: BTreeSet::new(),
             method: ChosenBy::List.to_string(),
         });
         cut.blocks.insert(id);
-        candidate.put(&carrier, changed, &fit);
+        candidate.put(&matrix, changed, &fit);
         let variant = format!("{weighting}, feed-forward network of block {id}");
         let loss = self.loss_from(id.index(), &walk.streams, &candidate)?;
-        if walk.judge(variant, candidate, loss) > 0.0 {
+        if walk.keep_better(variant, candidate, loss) > 0.0 {
             let weights = self.weights_of(id, &walk.candidate);
             self.pass(id, &weights, &mut walk.streams)?;
         }
         Ok(())
     }
 
-    /// `base` with the carrier fitted to both folds, and its weights rounded. `None` if the fit gains nothing.
+    /// `base` with the target matrix fitted to both folds, and its weights rounded. `None` if the fit gains nothing.
     pub(super) fn solved(
         &self,
-        carrier: Carrier,
+        matrix: TargetMatrix,
         folds: [NormalEquations; 2],
         base: &Candidate,
         heal_type: HealType,
@@ -337,34 +342,35 @@ impl Healer<'_, '_> {
         };
         let all = NormalEquations::of_both(folds);
         let mut candidate = base.clone();
-        let changed = self.rounded(&carrier, None, &fit, &all, heal_type)?;
-        candidate.put(&carrier, changed, &fit);
+        let changed = self.rounded(&matrix, None, &fit, &all, heal_type)?;
+        candidate.put(&matrix, changed, &fit);
         Ok(Some(candidate))
     }
 
-    /// The sums of a fit of the carrier of `block`, which has the weights of `changed` otherwise, for each weighting; both
-    /// folds of each.
+    /// The sums of both folds for each weighting, of a fit of `matrix`.
+    ///
+    /// The block has the weights of `changed` otherwise.
     fn sums(
         &self,
         block: BlockId,
-        carrier: Carrier,
+        matrix: TargetMatrix,
         changed: &ChangedTensors,
         walk: &Walk<'_>,
         weightings: &[Weighting],
     ) -> Result<Vec<[NormalEquations; 2]>> {
-        let new = |_: &Weighting| NormalEquations::new(carrier.n_in, carrier.n_out, self.n_threads);
+        let new = |_: &Weighting| NormalEquations::new(matrix.n_in, matrix.n_out, self.n_threads);
         let empty = || weightings.iter().map(new).collect::<Vec<_>>();
         let mut segment = self.segments.block(block, changed)?;
         let mut inputs = Vec::new();
         let step = format!("fitting block {block}");
         let [first, second] = self.sums_of_folds(&step, &empty, &mut |sums, window| {
             let targets = &walk.targets[window];
-            let output = segment.run_reading(&walk.streams[window], CARRIER, &mut inputs)?;
+            let output = segment.run_reading(&walk.streams[window], FFN_DOWN, &mut inputs)?;
             // Else they would look for work while sums are made.
             self.threads.pause();
             let residuals = difference(targets, &output);
             for (weighting, sums) in weightings.iter().zip(sums) {
-                let counts = weighting.of_tokens(targets, carrier.n_out);
+                let counts = weighting.of_tokens(targets, matrix.n_out);
                 sums.add(&inputs, &residuals, &counts).with_context(|| at(block, window))?;
             }
             Ok(())

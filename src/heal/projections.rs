@@ -1,9 +1,9 @@
-//! Which tensors write to the stream, and the same tensors times a number. Pure: no I/O.
+//! Residual-writing projections: the tensors that write to the stream. Pure: no I/O.
 //!
-//! What blocks behind a cut find in the stream has another length than in the parent, while what they add to it is as
-//! large as ever. Norms are the only readers of the stream, so a longer stream and smaller additions are the same: the
-//! writers of all blocks behind the cut are divided by what the stream should be multiplied by (after Prune&Comp,
-//! arXiv:2507.18212, which multiplies the writers before the cut).
+//! What blocks after a cut find in the stream has another length than in the parent, while what they add to it is as large as
+//! ever. Norms are the only readers of the stream, so a longer stream and smaller additions are the same. So the projections of
+//! all blocks after the cut are divided by what the stream should be multiplied by (after Prune&Comp, arXiv:2507.18212, which
+//! multiplies those before the cut).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,29 +18,30 @@ use crate::model::{BlockId, Model};
 use crate::plan::{ChangedTensor, ChangedTensors};
 
 
-/// The tensors by which each block writes to the stream, by their index among the model's.
+/// The tensors by which each block writes to the stream, by their index.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Writers(BTreeMap<BlockId, Vec<usize>>);
+pub struct Projections(BTreeMap<BlockId, Vec<usize>>);
 
-/// Writers that were multiplied.
+/// Projections times their factors.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct ScaledWriters {
+pub struct ScaledProjections {
     /// The tensors.
     pub tensors: ChangedTensors,
-    /// The names of those that were quantized again, since they have no scale that can carry the factor.
+    /// The names of those that were quantized again, for want of such scales.
     pub requantized: Vec<String>,
 }
 
-impl Writers {
+impl Projections {
     /// Those of `model`.
     ///
     /// # Errors
-    /// An architecture in which the length of the stream shows, or may; a block without a writer that is known; a writer of a
-    /// type that holds no other weights.
+    /// An architecture in which the length of the stream shows, or may; a block without a projection that is known; one of a type
+    /// that holds no other weights.
     pub fn of(model: &Model<'_>) -> Result<Self> {
         let name = model.architecture();
-        let refuse =
-            |why: &str| -> Result<Self> { bail!("writers of {} cannot be scaled: {why}", Quoted(name)) };
+        let refuse = |why: &str| -> Result<Self> {
+            bail!("residual-writing projections of {} cannot be scaled: {why}", Quoted(name))
+        };
         let Some(rules) = model.rules() else {
             return refuse("where its blocks write to the stream is not known");
         };
@@ -52,7 +53,7 @@ impl Writers {
         }
         let rests: BTreeSet<(BlockId, &str)> =
             model.tensors().iter().filter_map(|tensor| tensor.block).collect();
-        let mut writers: BTreeMap<BlockId, Vec<usize>> = BTreeMap::new();
+        let mut projections: BTreeMap<BlockId, Vec<usize>> = BTreeMap::new();
         for (i, tensor) in model.tensors().iter().enumerate() {
             let Some((block, rest)) = tensor.block else {
                 continue;
@@ -63,7 +64,7 @@ impl Writers {
             let has = |norm: &str| rests.iter().any(|(of, rest)| *of == block && is_norm(rest, norm));
             let writes = match POST_NORMS.into_iter().all(has) {
                 true => POST_NORMS.into_iter().any(|norm| is_norm(rest, norm)),
-                false => is_writer(rest),
+                false => is_projection(rest),
             };
             if writes {
                 let tensor_type = tensor.info.tensor_type();
@@ -75,20 +76,21 @@ impl Writers {
                         Quoted(tensor.info.name())
                     ));
                 }
-                writers.entry(block).or_default().push(i);
+                projections.entry(block).or_default().push(i);
             }
         }
         let mut blocks = (0..model.n_trunk_blocks()).map(BlockId::new);
         if let Some(block) =
-            blocks.find(|block| !writers.contains_key(block) && rests.iter().any(|(of, _)| of == block))
+            blocks.find(|block| !projections.contains_key(block) && rests.iter().any(|(of, _)| of == block))
         {
-            return refuse(&format!("block {block} has no writer that is known"));
+            return refuse(&format!("block {block} has no residual-writing projection that is known"));
         }
-        Ok(Self(writers))
+        Ok(Self(projections))
     }
 
-    /// The writers of these blocks, each block's times its factor; those of `base` as they are there, and without those that
-    /// `is_missing` says are in the model no more.
+    /// The projections of these blocks, each block's times its factor.
+    ///
+    /// Those of `base` are taken as they are there. Those that `is_missing` says are in the model no more are left out.
     ///
     /// # Errors
     /// Weights that are not finite; a tensor whose product its type cannot hold.
@@ -98,13 +100,13 @@ impl Writers {
         base: &ChangedTensors,
         factors: &BTreeMap<BlockId, f64>,
         is_missing: &dyn Fn(usize) -> bool,
-    ) -> Result<ScaledWriters> {
-        let mut result = ScaledWriters::default();
+    ) -> Result<ScaledProjections> {
+        let mut result = ScaledProjections::default();
         for (block, &factor) in factors {
-            let writers = self.0.get(block).into_iter().flatten();
-            for &i in writers.filter(|&&i| !is_missing(i)) {
+            let projections = self.0.get(block).into_iter().flatten();
+            for &i in projections.filter(|&&i| !is_missing(i)) {
                 let tensor = model.tensors().get(i);
-                let info = &tensor.context("bug: a writer that the model does not have")?.info;
+                let info = &tensor.context("bug: a projection that the model does not have")?.info;
                 let at_tensor = || format!("tensor {}", Quoted(info.name()));
                 let (tensor_type, bytes) = match base.get(&i) {
                     Some(changed) => (changed.tensor_type, &changed.bytes[..]),
@@ -128,9 +130,11 @@ impl Writers {
     }
 }
 
-/// Whether `<rest>` is what a factor on a block's output projection goes into: its weights, its bias, and the second matrices
-/// of adapters beside it (`granite-switch.cpp`). A scale tensor stays as it is: not all graphs read the one that llama.cpp loads for any architecture (`qwen2.cpp` has none for `ffn_down`).
-fn is_writer(rest: &str) -> bool {
+/// Whether a factor on a block's output projection goes into `rest`.
+///
+/// That is its weights, its bias, and the second matrices of adapters beside it (`granite-switch.cpp`). A scale tensor stays as
+/// it is: not all graphs read the one that llama.cpp loads for any architecture (`qwen2.cpp` has none for `ffn_down`).
+fn is_projection(rest: &str) -> bool {
     oracle::WRITERS.iter().any(|writer| {
         let part = rest.strip_prefix(writer);
         matches!(part, Some("weight" | "bias" | "lora_b"))
@@ -184,14 +188,14 @@ mod tests {
     fn names(architecture: &str, rests: &[&str]) -> Result<Vec<String>> {
         let bytes = model(architecture, rests);
         let model = Model::new(vec![File::parse(&bytes).unwrap()]).unwrap();
-        let writers = Writers::of(&model)?;
-        let of_block = &writers.0[&BlockId::new(1)];
+        let projections = Projections::of(&model)?;
+        let of_block = &projections.0[&BlockId::new(1)];
         let name = |&i: &usize| model.tensors()[i].block.unwrap().1.to_owned();
         Ok(of_block.iter().map(name).collect())
     }
 
     #[test]
-    fn writers_are_projections_scales_and_biases_or_the_norms_behind_them() {
+    fn weights_and_biases_or_the_norms_after_them_are_scaled() {
         let llama = [
             "attn_norm.weight",
             "attn_q.weight",
@@ -232,11 +236,12 @@ mod tests {
             ("olmo2", "attention and feed-forward network read the stream without a norm (olmo2.cpp)"),
             ("bert", "its stream is more than a sum of what blocks add"),
             ("nanbeige", "its stream is more than a sum of what blocks add"),
-            ("llama", "block 0 has no writer that is known"),
+            ("llama", "block 0 has no residual-writing projection that is known"),
             ("new", "where its blocks write to the stream is not known"),
         ] {
             let error = names(architecture, &["attn_norm.weight"]).unwrap_err();
-            let expected = format!("writers of '{architecture}' cannot be scaled: {why}");
+            let expected =
+                format!("residual-writing projections of '{architecture}' cannot be scaled: {why}");
             assert_eq!(error.to_string(), expected);
         }
     }
@@ -254,9 +259,9 @@ mod tests {
             }
             let bytes = model_of("llama", &["ffn_down.weight"], tensor_type, &[64, 2], &data);
             let model = Model::new(vec![File::parse(&bytes).unwrap()]).unwrap();
-            let writers = Writers::of(&model).unwrap();
+            let projections = Projections::of(&model).unwrap();
             let factors = BTreeMap::from([(BlockId::new(1), 0.3)]);
-            let scaled = writers.scaled(&model, &ChangedTensors::new(), &factors, &|_| false).unwrap();
+            let scaled = projections.scaled(&model, &ChangedTensors::new(), &factors, &|_| false).unwrap();
             assert_eq!(scaled.requantized, ["blk.1.ffn_down.weight"]);
             let decoded = |data: &[u8]| ggml::quantize::dequantize(tensor_type.id(), data).unwrap();
             let (old, new) = (decoded(&data), decoded(&scaled.tensors[&1].bytes));
@@ -267,8 +272,8 @@ mod tests {
         let integers = model_of("llama", &["ffn_down.weight"], named("I8"), &[32], &[0; 32]);
         let model = Model::new(vec![File::parse(&integers).unwrap()]).unwrap();
         assert_eq!(
-            Writers::of(&model).unwrap_err().to_string(),
-            "writers of 'llama' cannot be scaled: tensor 'blk.0.ffn_down.weight' is I8, and it has no scales"
+            Projections::of(&model).unwrap_err().to_string(),
+            "residual-writing projections of 'llama' cannot be scaled: tensor 'blk.0.ffn_down.weight' is I8, and it has no scales"
         );
     }
 
@@ -276,10 +281,10 @@ mod tests {
     fn each_block_has_its_own_factor() {
         let bytes = model("llama", &["attn_norm.weight", "ffn_down.weight"]);
         let model = Model::new(vec![File::parse(&bytes).unwrap()]).unwrap();
-        let writers = Writers::of(&model).unwrap();
+        let projections = Projections::of(&model).unwrap();
         let factors = BTreeMap::from([(BlockId::new(1), 0.5), (BlockId::new(2), 2.0)]);
         let none = ChangedTensors::new();
-        let scaled = writers.scaled(&model, &none, &factors, &|_| false).unwrap();
+        let scaled = projections.scaled(&model, &none, &factors, &|_| false).unwrap();
         let floats = |i: usize| -> Vec<f32> {
             let bytes = scaled.tensors[&i].bytes.as_chunks::<4>().0;
             bytes.iter().map(|&b| f32::from_le_bytes(b)).collect()
@@ -288,7 +293,7 @@ mod tests {
         assert_eq!((floats(3), floats(5)), (vec![1.5, -0.5], vec![6.0, -2.0]));
         assert!(scaled.requantized.is_empty());
         // On top of weights that are others already.
-        let again = writers.scaled(&model, &scaled.tensors, &factors, &|i| i == 5).unwrap();
+        let again = projections.scaled(&model, &scaled.tensors, &factors, &|i| i == 5).unwrap();
         assert_eq!(again.tensors.len(), 1);
         assert_eq!(again.tensors[&3].bytes[..4], 0.75f32.to_le_bytes());
     }

@@ -1,4 +1,4 @@
-//! Which tensor of a block carries what is fitted: the one that writes the product of the feed-forward network to the stream.
+//! The matrix of a block that is fitted: the one that writes to the stream.
 
 use anyhow::{Context, Result, ensure};
 
@@ -6,13 +6,13 @@ use crate::gguf::{Quoted, TensorType};
 use crate::model::arch::Fit;
 use crate::model::{BlockId, Model, ModelTensor};
 
-/// The matrix, behind `blk.<i>.`.
-pub const CARRIER: &str = "ffn_down.weight";
+/// The matrix of the feed-forward network, after `blk.<i>.`.
+pub const FFN_DOWN: &str = "ffn_down.weight";
 
-/// As [`CARRIER`], the matrix that writes what attention adds.
-pub const ATTENTION: &str = "attn_output.weight";
+/// The matrix of attention, after `blk.<i>.`.
+pub const ATTN_OUTPUT: &str = "attn_output.weight";
 
-/// What a block must not have, and why.
+/// Tensors that a block must not have, each with the reason.
 const OBSTACLES: &[(&str, &str)] = &[
     ("ffn_down_exps.weight", "its feed-forward network has experts"),
     ("ffn_down_shexp.weight", "its feed-forward network has experts"),
@@ -26,9 +26,9 @@ const OBSTACLES: &[(&str, &str)] = &[
     ("layer_output_scale.weight", "the stream itself is scaled"),
 ];
 
-/// A matrix that can carry a fit.
+/// A matrix that can be fitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Carrier {
+pub struct TargetMatrix {
     /// Its index among the model's tensors.
     pub source: usize,
     /// Its type.
@@ -39,7 +39,7 @@ pub struct Carrier {
     pub n_out: usize,
 }
 
-impl Carrier {
+impl TargetMatrix {
     /// That of `block`.
     ///
     /// # Errors
@@ -54,11 +54,11 @@ impl Carrier {
             "block {block} cannot make up for others: in {} what a block writes is multiplied by a factor",
             Quoted(model.architecture())
         );
-        Self::named(model, block, CARRIER)?
-            .with_context(|| format!("block {block} cannot make up for others: it has no '{CARRIER}'"))
+        Self::named(model, block, FFN_DOWN)?
+            .with_context(|| format!("block {block} cannot make up for others: it has no '{FFN_DOWN}'"))
     }
 
-    /// The matrix of `block` that is called `rest` behind `blk.<i>.`; `None` if there is none.
+    /// The matrix of `block` called `rest` after `blk.<i>.`; `None` without one.
     ///
     /// # Errors
     /// One that other weights cannot be given to.
@@ -86,7 +86,7 @@ impl Carrier {
     pub fn largest(model: &Model<'_>) -> Result<Self> {
         let all: Vec<Result<Self>> =
             (0..model.n_trunk_blocks()).map(|block| Self::of(model, BlockId::new(block))).collect();
-        match all.iter().flatten().max_by_key(|carrier| carrier.n_in) {
+        match all.iter().flatten().max_by_key(|matrix| matrix.n_in) {
             Some(largest) => Ok(*largest),
             None => all.into_iter().next().context("bug: a model of no blocks")?,
         }

@@ -1,4 +1,4 @@
-//! What a candidate loses on the windows that judge.
+//! The loss of a candidate on the validation windows.
 //!
 //! The parent's predictions of a window are kept as far as there is room, and those of the healed model are computed from the
 //! stream before the first block that is not the parent's.
@@ -18,15 +18,16 @@ use crate::measure::loss::Loss;
 use crate::model::BlockId;
 use crate::plan::{AttentionCut, ChangedTensors, Healing, Plan, Provenance};
 
-/// Memory for the parent's logits, in bytes, where nothing else is said: of as many windows as it holds they are kept, of the
-/// others they are computed each time.
+/// Default memory for the parent's logits, in bytes. Those that it does not hold are computed each time.
 pub const LOGITS_BYTES: u64 = 512 << 20;
 
-/// Logits of a window that are compared, about: of a vocabulary of 262,144 those after 64 tokens, of 49,152 or fewer those
-/// after all that are scored in a window of 512.
+/// Logits of a window that are compared, about.
+///
+/// Of a vocabulary of 262,144 these are those after 64 tokens, of 49,152 or fewer those after all that are scored in a window of
+/// 512.
 const LOGITS: usize = 1 << 24;
 
-/// Tokens of all windows after which logits are compared, at least, if so many are scored.
+/// The fewest tokens of all windows after which logits are compared.
 const MIN_TOKENS: usize = 1024;
 
 /// The parent's logits of windows, by their numbers.
@@ -77,7 +78,7 @@ impl WindowLogits for WholeLogits<'_> {
     }
 }
 
-/// The last blocks of a model, from the streams before them on, which are multiplied by `factor`.
+/// The last blocks of a model, fed with these streams times `factor`.
 pub(super) struct StreamLogits<'s> {
     pub(super) head: &'s mut HeadSegment,
     pub(super) streams: &'s Streams,
@@ -116,7 +117,7 @@ impl WindowLogits for ParentLogits<'_, '_, '_> {
     }
 }
 
-/// Logits that are kept as far as there is room, and evaluated where they are not.
+/// Logits that are kept as far as there is room.
 pub(super) struct Kept<'k> {
     pub(super) source: &'k mut dyn WindowLogits,
     pub(super) predictions: &'k mut Predictions,
@@ -137,8 +138,9 @@ pub(super) fn multiply(factor: f64, stream: &mut [f32]) {
     }
 }
 
-/// The last tokens that are scored of one of `n_windows` windows, as many as have [`LOGITS`] logits; more if [`MIN_TOKENS`] ask for
-/// it.
+/// The last scored tokens of one of `n_windows` windows.
+///
+/// They are as many as have [`LOGITS`] logits, or more where [`MIN_TOKENS`] ask for it.
 fn rows(n_tokens: usize, n_vocab: usize, n_windows: usize) -> Range<usize> {
     let all = scored(n_tokens);
     let most = (LOGITS / n_vocab.max(1)).max(MIN_TOKENS.div_ceil(n_windows.max(1)));
@@ -148,11 +150,10 @@ fn rows(n_tokens: usize, n_vocab: usize, n_windows: usize) -> Range<usize> {
 impl Healer<'_, '_> {
     /// Tokens of the window with this number after which logits are compared.
     pub(super) fn rows(&self, window: usize) -> Range<usize> {
-        let n_judges = self.split.judge.len();
-        rows(self.windows[window].len(), self.engine.n_vocab(), n_judges)
+        rows(self.windows[window].len(), self.engine.n_vocab(), self.split.validation.len())
     }
 
-    /// What the model without `removed` and without the attention of `attention` loses on the windows that judge.
+    /// The model without `removed` and the attention of `attention`, and its validation loss.
     ///
     /// # Errors
     /// llama.cpp's; logits that are not numbers.
@@ -171,10 +172,10 @@ impl Healer<'_, '_> {
         let candidate = Candidate::unhealed(removed, attention);
         // The block before the first cut may be fitted.
         let block = self.first_change(&candidate).saturating_sub(1);
-        let judges = &self.split.judge;
+        let validation = &self.split.validation;
         let all = self.start(block)?.iter().enumerate();
         let streams: Streams = all
-            .map(|(window, stream)| match judges.contains(&window) {
+            .map(|(window, stream)| match validation.contains(&window) {
                 true => stream.clone(),
                 false => Vec::new(),
             })
@@ -185,11 +186,11 @@ impl Healer<'_, '_> {
         Ok((candidate, loss))
     }
 
-    /// What `candidate` loses on the windows that judge.
+    /// What `candidate` loses on the validation windows.
     ///
     /// # Errors
     /// llama.cpp's; logits that are not numbers.
-    pub fn judged(&mut self, candidate: &Candidate) -> Result<Loss> {
+    pub fn validation_loss(&mut self, candidate: &Candidate) -> Result<Loss> {
         let first = self.first_change(candidate);
         match self.before_cut.take_if(|(block, _)| *block <= first) {
             Some((block, streams)) => {
@@ -197,11 +198,11 @@ impl Healer<'_, '_> {
                 self.before_cut = Some((block, streams));
                 loss
             }
-            None => self.loss(candidate, &self.split.judge),
+            None => self.loss(candidate, &self.split.validation),
         }
     }
 
-    /// As [`Healer::judged`], where `streams` are those of `candidate` before `block`.
+    /// As [`Healer::validation_loss`], where `streams` are those of `candidate` before `block`.
     pub(super) fn loss_from(
         &mut self,
         block: usize,
@@ -213,7 +214,7 @@ impl Healer<'_, '_> {
             (block..n_blocks).map(BlockId::new).filter(|block| !candidate.removed.contains(block)).collect();
         let changed = self.with_zeros(candidate);
         let Ok(mut head) = self.segments.head(&kept, &changed) else {
-            return self.loss(candidate, &self.split.judge);
+            return self.loss(candidate, &self.split.validation);
         };
         let mut predictions = std::mem::replace(&mut self.predictions, Predictions::with_room(0));
         let mut parent = ParentLogits {
@@ -223,7 +224,7 @@ impl Healer<'_, '_> {
             head: None,
         };
         let loss = self.loss_over(
-            &self.split.judge,
+            &self.split.validation,
             &mut StreamLogits { head: &mut head, streams, factor: None },
             &mut Kept { source: &mut parent, predictions: &mut predictions },
         );
@@ -231,7 +232,7 @@ impl Healer<'_, '_> {
         loss
     }
 
-    /// What is lost on the windows with these numbers where the model gives the logits of `found`.
+    /// The loss on the windows with these numbers of a model that gives `found`.
     pub(super) fn loss_over(
         &self,
         windows: &[usize],
@@ -293,7 +294,7 @@ impl Healer<'_, '_> {
         Ok(WholeLogits { context, windows: &self.windows })
     }
 
-    /// The first block that is not as in the parent, or is removed; the number of blocks where all are as they were.
+    /// The first block that is removed or changed; the number of blocks without one.
     pub(super) fn first_change(&self, candidate: &Candidate) -> usize {
         let of_tensor = |source: &usize| Some(self.model.tensors().get(*source)?.block?.0);
         let without = candidate.attention.iter().flat_map(|cut| &cut.blocks);
