@@ -32,19 +32,19 @@
 //!
 //! # The steps, as a program has them
 //!
-//! Open a model, score its blocks, plan what goes, write the rest, and prove that it is the rest:
+//! Open a model, score its blocks, plan the rest, write it, and prove that it is the rest. By search or for a goal blocks are
+//! chosen by [`choose::selection::select`], and [`heal::run::heal`] makes up for them.
 //!
 //! ```
-//! use std::collections::BTreeSet;
-//!
-//! use gguf_shorten::model::input::Input;
-//! use gguf_shorten::model::Model;
-//! use gguf_shorten::engine::settings::Calibration;
 //! use gguf_shorten::choose::removal;
-//! use gguf_shorten::plan::{Constraints, Method, Plan, Provenance};
-//! use gguf_shorten::output::save::Target;
+//! use gguf_shorten::engine::settings::Calibration;
 //! use gguf_shorten::measure::calibrate::score;
+//! use gguf_shorten::model::Model;
+//! use gguf_shorten::model::block::BlockSet;
+//! use gguf_shorten::model::input::Input;
+//! use gguf_shorten::output::save::Target;
 //! use gguf_shorten::output::verify::verify;
+//! use gguf_shorten::plan::{Constraints, Cut, Method, Parent, Plan};
 //!
 //! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/examples/tiny_model.rs"));
 //! # fn main() -> anyhow::Result<()> {
@@ -55,31 +55,28 @@
 //! let input = Input::open(&path)?;
 //! let model = Model::new(input.parse()?)?;
 //! let constraints = Constraints::of(&model)?;
+//! let parent = Parent { input: &input, model: &model, constraints: &constraints };
 //!
 //! // llama.cpp evaluates the built-in text.
 //! let calibration = Calibration { tokens: 128, window: 32, threads: 1, ..Calibration::default() };
-//! let importance = score(&model, &constraints, &input, &calibration)?;
+//! let importance = score(parent, &calibration)?;
 //! assert_eq!(importance.blocks.len(), model.n_trunk_blocks());
 //!
 //! // The two blocks with the lowest Block Influence, of those sets that the architecture allows.
-//! let keep = BTreeSet::new();
-//! let removed = removal::choose(&constraints, Method::Bi, Some(&importance), &keep, 2)?;
+//! let removed = removal::choose(&constraints, Method::Bi, Some(&importance), &BlockSet::new(), 2)?;
 //!
 //! // Written beside its place, and renamed when it is complete.
-//! let plan = |parent_blake3| {
-//!     let provenance =
-//!         Provenance { parent_blake3, method: "bi".to_owned(), heal: "none".to_owned() };
-//!     Plan::new(&model, &constraints, removed.clone(), &provenance)
-//! };
+//! let cut = Cut::new(removed, "bi");
+//! let plan = |parent_blake3| Plan::new(&model, &constraints, &cut, parent_blake3);
 //! let target = Target::new(&out, &input, false)?;
-//! let plan = target.save(&input, &model, &plan, &mut |_n_bytes| {})?;
+//! let plan = target.save(parent, &plan, &mut |_n_bytes| {})?;
 //! assert_eq!(plan.renumbering.kept().len(), 4);
 //!
 //! // Every byte is compared with what the parent makes it.
 //! let written = Input::open_file(&out)?;
 //! let verification = verify(&model, &constraints, &written.parse()?, &|_n_bytes| {})?;
 //! assert!(verification.differences.is_empty());
-//! assert_eq!(verification.removed, removed);
+//! assert_eq!(verification.removed, cut.blocks);
 //! # Ok(())
 //! # }
 //! ```
@@ -94,30 +91,17 @@
 //! - On failure nothing is left behind and nothing existing is touched.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that panics fails with the reason"))]
 
-pub mod error;
-
-pub mod named;
-
-pub mod watch;
-
-pub mod gguf;
-
-pub mod files;
-
-pub mod model;
-
-pub mod plan;
-
-pub mod output;
-
-pub mod engine;
-
-pub mod measure;
-
 pub mod choose;
-
-pub mod heal;
-
-pub mod report;
-
 pub mod cli;
+pub mod engine;
+pub mod error;
+pub mod files;
+pub mod gguf;
+pub mod heal;
+pub mod measure;
+pub mod model;
+pub mod named;
+pub mod output;
+pub mod plan;
+pub mod report;
+pub mod watch;

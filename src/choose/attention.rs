@@ -1,11 +1,11 @@
 //! The choice of blocks that stay without their attention, by scores.
 
 use crate::measure::importance::{Importance, Metric};
+use crate::model::block::BlockSet;
 use crate::model::{BlockId, Model};
 use crate::plan::Method;
 use crate::plan::attention::first_kept;
 use anyhow::{Context, Result, bail, ensure};
-use std::collections::BTreeSet;
 
 /// Chooses the `n` blocks whose attention has the lowest scores, among those that are neither in `removed` nor in `keep`
 /// and may lose it. Of equal scores the later block.
@@ -16,10 +16,10 @@ pub fn choose(
     model: &Model<'_>,
     method: Method,
     importance: Option<&Importance>,
-    removed: &BTreeSet<BlockId>,
-    keep: &BTreeSet<BlockId>,
+    removed: &BlockSet,
+    keep: &BlockSet,
     n: usize,
-) -> Result<BTreeSet<BlockId>> {
+) -> Result<BlockSet> {
     let n_blocks = model.n_trunk_blocks();
     let first = first_kept(model, removed);
     let mut may: Vec<BlockId> = (0..n_blocks)

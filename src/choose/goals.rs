@@ -1,19 +1,18 @@
-//! Goals: what can be reached at all, sets by the size of their output, and what is said of them.
+//! Goals: whether they can be reached, sets by the size of their output, and their reports.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::RangeInclusive;
 
 use anyhow::{Context, Result, bail};
 
-use crate::choose::outcome::{Figure, GoalReport, StepReport, numbers};
-use crate::choose::outcome::{figure, named};
+use crate::choose::outcome::{Figure, GoalReport, StepReport, figure, named};
 use crate::choose::removal;
+use crate::choose::request::Request;
 use crate::choose::search::draft::{BytesPerToken, Draft};
-use crate::choose::search::goal::{Way, draft};
-use crate::choose::search::{Goal, Measured, Removed};
-use crate::model::{BlockId, Model};
-use crate::plan::Constraints;
+use crate::choose::search::goal::{Trajectory, draft};
+use crate::choose::search::{Goal, Measured};
+use crate::model::block::{BlockSet, numbers};
+use crate::plan::Parent;
 
 /// A goal that no set reaches, with the nearest that was found.
 #[derive(Debug)]
@@ -27,7 +26,7 @@ impl fmt::Display for Unreachable {
 
 impl std::error::Error for Unreachable {}
 
-fn unreachable_size(limit: u64, steps: &[(Removed, u64)]) -> Unreachable {
+fn unreachable_size(limit: u64, steps: &[(BlockSet, u64)]) -> Unreachable {
     let smallest = steps.iter().min_by_key(|(_, n_bytes)| *n_bytes);
     let nearest = match smallest {
         Some((removed, n_bytes)) => {
@@ -43,12 +42,12 @@ fn unreachable_size(limit: u64, steps: &[(Removed, u64)]) -> Unreachable {
 /// # Errors
 /// [`Unreachable`], which names the smallest size.
 pub(crate) fn fewest_of_size(
-    model: &Model<'_>,
-    constraints: &Constraints,
-    keep: &BTreeSet<BlockId>,
-    n_bytes: &dyn Fn(&Removed) -> Result<u64>,
+    parent: Parent<'_>,
+    keep: &BlockSet,
+    n_bytes: &dyn Fn(&BlockSet) -> Result<u64>,
     limit: u64,
 ) -> Result<usize> {
+    let Parent { model, constraints, .. } = parent;
     let mut scores = vec![0.0; constraints.n_trunk_blocks];
     for tensor in model.tensors() {
         let Some((block, _)) = tensor.block else {
@@ -79,22 +78,22 @@ pub(crate) fn fewest_of_size(
 /// The first of `sets`, by their number of blocks, whose removal brings the output to `limit` bytes.
 ///
 /// # Errors
-/// [`Unreachable`]; those of `sets` and `n_bytes`.
+/// [`Unreachable`]; those of `sets`; a set that cannot be planned.
 pub(crate) fn first_of_size(
-    sets: &mut dyn FnMut(usize) -> Result<Option<Removed>>,
+    sets: &mut dyn FnMut(usize) -> Result<Option<BlockSet>>,
     n: RangeInclusive<usize>,
-    n_bytes: &dyn Fn(&Removed) -> Result<u64>,
+    request: &Request<'_>,
     limit: u64,
-) -> Result<(Removed, GoalReport)> {
+) -> Result<(BlockSet, GoalReport)> {
     let mut steps = Vec::new();
     for n in n {
         let Some(removed) = sets(n)? else {
             continue;
         };
-        let n_bytes = n_bytes(&removed)?;
+        let n_bytes = request.n_bytes(&removed)?;
         steps.push((removed.clone(), n_bytes));
         if n_bytes <= limit {
-            let report = |(removed, n_bytes): &(Removed, u64)| {
+            let report = |(removed, n_bytes): &(BlockSet, u64)| {
                 StepReport::of_size(removed, Figure::Bytes(*n_bytes), Some(*n_bytes <= limit))
             };
             let report = GoalReport::of_sizes(limit, n_bytes, steps.iter().map(report).collect());
@@ -104,22 +103,22 @@ pub(crate) fn first_of_size(
     bail!(unreachable_size(limit, &steps))
 }
 
-/// What a search for a size found.
+/// The result of a search for a size.
 ///
 /// # Errors
 /// [`Unreachable`]; those of `n_bytes`.
 pub(crate) fn sizes_report(
-    way: Way,
-    n_bytes: &dyn Fn(&Removed) -> Result<u64>,
+    trajectory: Trajectory,
+    n_bytes: &dyn Fn(&BlockSet) -> Result<u64>,
     limit: u64,
 ) -> Result<(Measured, Option<GoalReport>)> {
-    let sizes = way.steps.iter().map(|step| n_bytes(&step.removed));
+    let sizes = trajectory.steps.iter().map(|step| n_bytes(&step.removed));
     let sizes: Vec<u64> = sizes.collect::<Result<_>>()?;
-    let Some(chosen) = way.chosen else {
-        let removed = way.steps.into_iter().map(|step| step.removed);
+    let Some(chosen) = trajectory.chosen else {
+        let removed = trajectory.steps.into_iter().map(|step| step.removed);
         bail!(unreachable_size(limit, &removed.zip(sizes).collect::<Vec<_>>()));
     };
-    let steps = way
+    let steps = trajectory
         .steps
         .iter()
         .zip(sizes)
@@ -128,16 +127,16 @@ pub(crate) fn sizes_report(
     Ok((chosen, Some(report)))
 }
 
-/// What a search for a loss found.
+/// The result of a search for a loss.
 ///
 /// # Errors
 /// [`Unreachable`]
-pub(crate) fn losses_report(way: Way, goal: &Goal) -> Result<(Measured, Option<GoalReport>)> {
-    if let Some(chosen) = way.chosen {
-        let report = GoalReport::of_losses(goal, &way.steps, &chosen);
+pub(crate) fn losses_report(trajectory: Trajectory, goal: &Goal) -> Result<(Measured, Option<GoalReport>)> {
+    if let Some(chosen) = trajectory.chosen {
+        let report = GoalReport::of_losses(goal, &trajectory.steps, &chosen);
         return Ok((chosen, Some(report)));
     }
-    let figures = way.steps.iter().filter_map(|step| {
+    let figures = trajectory.steps.iter().filter_map(|step| {
         let (value, limit) = goal.figure(step)?;
         Some((value, limit, step))
     });
@@ -157,17 +156,20 @@ pub(crate) fn losses_report(way: Way, goal: &Goal) -> Result<(Measured, Option<G
     )))
 }
 
-/// What a search for a draft model found.
+/// The result of a search for a draft model.
 ///
 /// # Errors
 /// No set that may be removed.
-pub(crate) fn draft_report(way: Way, bytes: &BytesPerToken) -> Result<(Measured, Option<GoalReport>)> {
-    let chosen = way.chosen.context("no set of blocks may be removed")?;
+pub(crate) fn draft_report(
+    trajectory: Trajectory,
+    bytes: &BytesPerToken,
+) -> Result<(Measured, Option<GoalReport>)> {
+    let chosen = trajectory.chosen.context("no set of blocks may be removed")?;
     let best: Draft = draft(&chosen, bytes);
     let step = |step: &Measured| {
         let speed_up = draft(step, bytes).speed_up;
         StepReport::of(step, Figure::Number(speed_up), None)
     };
-    let report = GoalReport::of_draft(&best, way.steps.iter().map(step).collect());
+    let report = GoalReport::of_draft(&best, trajectory.steps.iter().map(step).collect());
     Ok((chosen, Some(report)))
 }

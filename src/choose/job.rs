@@ -1,44 +1,78 @@
-//! A choice by measured losses, once there is something that measures them, and what a person sees of it.
+//! A choice by measured losses, once there is something that measures them, and its progress bar.
 
 use std::cell::Cell;
 
 use anyhow::{Context, Result, bail};
 
-use super::goals as goal;
-use super::runs::Runs;
+use super::goals;
+use super::runs::{Runs, consecutive};
 use crate::choose::outcome::GoalReport;
 use crate::choose::removal;
 use crate::choose::request::{Request, Target};
 use crate::choose::search::draft::BytesPerToken;
 use crate::choose::search::goal::{Greedy, Growth, LossBound, Named, SizeBound, fastest, fewest, most};
-use crate::choose::search::{Goal, Measure, Measured, Removed, Search, Settings, expected_losses, measured};
-use crate::measure::loss::Objective;
-use crate::model::block::block_list;
-use crate::model::{BlockId, Model};
-use crate::plan::{Constraints, Method};
-use crate::watch::{self, Unit, Watch};
+use crate::choose::search::{
+    Goal, Measure, Measured, Memo, Search, Settings, expected_losses, measured, race,
+};
+use crate::measure::loss::{Objective, TaskLoss};
+use crate::model::BlockId;
+use crate::model::block::{BlockSet, block_list, numbers};
+use crate::plan::Method;
+use crate::watch::{self, Unit};
+
+/// Sets of a search that are healed, beside the best one: of those that it measured on all windows, and of the runs of
+/// consecutive blocks, whose single cut is healed best, so many each.
+const SHORTLISTED: usize = 3;
 
 /// A choice by losses, once there is something that measures them.
-pub(crate) struct Job<'j, 'a> {
-    pub(crate) model: &'j Model<'a>,
-    pub(crate) constraints: &'j Constraints,
+pub(crate) struct Job<'j> {
     pub(crate) request: &'j Request<'j>,
     pub(crate) settings: &'j Settings,
-    pub(crate) runs: &'j Runs<'j, 'a>,
+    pub(crate) runs: &'j Runs<'j>,
     pub(crate) progress: &'j Progress,
 }
 
-impl Job<'_, '_> {
-    /// All runs of `n` consecutive blocks that may go.
-    pub(crate) fn consecutive(&self, n: usize) -> Vec<Removed> {
-        let n_blocks = self.constraints.n_trunk_blocks;
-        let runs = (0..=n_blocks.saturating_sub(n))
-            .map(|start| (start..start + n).map(BlockId::new).collect::<Removed>());
-        runs.filter(|run| run.is_disjoint(self.request.keep) && self.constraints.check(run).is_ok()).collect()
+/// The set that was chosen, with the sets to compare it with.
+pub(crate) struct Found {
+    pub(crate) chosen: Measured,
+    pub(crate) goal: Option<GoalReport>,
+    /// Sets that may be better once they are healed.
+    pub(crate) shortlist: Vec<BlockSet>,
+    /// The whole model in the tasks, where there are tasks.
+    pub(crate) parent_tasks: Option<TaskLoss>,
+}
+
+impl Job<'_> {
+    /// Chooses, and measures all that the result says beside the choice.
+    pub(crate) fn run(&self, memo: &mut Memo<'_>) -> Result<Found> {
+        let (chosen, goal) = self.decide(memo)?;
+        let shortlist = match self.request.target {
+            Target::Exactly(n) if self.request.heals => self.shortlist(memo, n, &chosen.removed)?,
+            _ => Vec::new(),
+        };
+        let parent_tasks = match self.request.tasks {
+            Some(_) => memo.tasks(&[BlockSet::new()])?.first().copied(),
+            None => None,
+        };
+        Ok(Found { chosen, goal, shortlist, parent_tasks })
     }
 
-    pub(crate) fn decide(&self, measure: &mut dyn Measure) -> Result<(Measured, Option<GoalReport>)> {
-        let (constraints, request) = (self.constraints, self.request);
+    /// The chosen set, then the next best ones and the best runs of consecutive blocks.
+    fn shortlist(&self, memo: &mut Memo<'_>, n: usize, chosen: &BlockSet) -> Result<Vec<BlockSet>> {
+        let objective = self.request.objective;
+        let runs = race(memo, objective, consecutive(self.request, n).collect(), SHORTLISTED)?;
+        let all_windows = memo.best_known(n, objective, SHORTLISTED);
+        let mut sets = vec![chosen.clone()];
+        for set in all_windows.into_iter().chain(runs.best.into_iter().map(|run| run.removed)) {
+            if !sets.contains(&set) {
+                sets.push(set);
+            }
+        }
+        Ok(sets)
+    }
+
+    fn decide(&self, measure: &mut dyn Measure) -> Result<(Measured, Option<GoalReport>)> {
+        let (constraints, request) = (self.request.parent.constraints, self.request);
         let most_blocks = request.target.most();
         let mut on_set = |measured: &Measured| self.progress.set(measured.removed.len());
         if request.method == Method::Search {
@@ -69,7 +103,7 @@ impl Job<'_, '_> {
             }
             (Target::Exactly(_), None) => bail!("bug: a run is not chosen by its loss"),
             (Target::Goal { goal: Goal::Size(limit), first, most }, _) => {
-                let (removed, report) = goal::first_of_size(&mut sets, first..=most, request.n_bytes, limit)?;
+                let (removed, report) = goals::first_of_size(&mut sets, first..=most, request, limit)?;
                 Ok((measured(measure, removed, request.objective)?, Some(report)))
             }
             (Target::Goal { goal, .. }, _) => {
@@ -94,33 +128,33 @@ impl Job<'_, '_> {
     ) -> Result<(Measured, Option<GoalReport>)> {
         match goal {
             Goal::Size(limit) => {
-                let mut bound = SizeBound { n_bytes: self.request.n_bytes, limit: *limit };
-                let way = fewest(growth, measure, &mut bound)?;
-                goal::sizes_report(way, self.request.n_bytes, *limit)
+                let n_bytes = |removed: &_| self.request.n_bytes(removed);
+                let mut bound = SizeBound { n_bytes: &n_bytes, limit: *limit };
+                let found = fewest(growth, measure, &mut bound)?;
+                goals::sizes_report(found, &n_bytes, *limit)
             }
             Goal::Perplexity(_) | Goal::Kl(_) => {
-                let way = most(growth, measure, &mut LossBound(*goal))?;
-                goal::losses_report(way, goal)
+                let found = most(growth, measure, &mut LossBound(*goal))?;
+                goals::losses_report(found, goal)
             }
             Goal::SpeedUp => {
-                let bytes = BytesPerToken::of(self.model)?;
-                let way = fastest(growth, measure, &bytes, self.request.target.most())?;
-                goal::draft_report(way, &bytes)
+                let bytes = BytesPerToken::of(self.request.parent.model)?;
+                let found = fastest(growth, measure, &bytes, self.request.target.most())?;
+                goals::draft_report(found, &bytes)
             }
         }
     }
 
     /// The loss of each block's removal alone.
     fn ablate(&self, measure: &mut dyn Measure) -> Result<Vec<f64>> {
-        let (constraints, objective) = (self.constraints, self.request.objective);
-        let singles: Vec<Removed> =
-            (0..constraints.n_trunk_blocks).map(|block| Removed::from([BlockId::new(block)])).collect();
+        let (constraints, objective) = (self.request.parent.constraints, self.request.objective);
+        let singles: Vec<BlockSet> =
+            (0..constraints.n_trunk_blocks).map(|block| BlockSet::from([BlockId::new(block)])).collect();
         if let Some(single) = singles.iter().find(|set| constraints.check(set).is_err()) {
             constraints.check(single).with_context(|| {
-                let blocks: Vec<usize> = single.iter().map(|block| block.index()).collect();
                 format!(
                     "method 'ablate' removes each block alone, but block {} may not go alone",
-                    block_list(&blocks)
+                    block_list(&numbers(single))
                 )
             })?;
         }
@@ -133,23 +167,18 @@ impl Job<'_, '_> {
     }
 }
 
-/// What a person sees of a search.
+/// The progress bar of a search.
 pub(crate) struct Progress {
     bar: Box<dyn watch::Progress>,
     n_measured: Cell<u64>,
-    /// Losses that the rest takes, by the number of blocks that went; `None` where that is not known.
+    /// Expected loss evaluations to the end, by the number of removed blocks; `None` where that is not known.
     expected: Option<Vec<u64>>,
     n: Option<usize>,
 }
 
 impl Progress {
-    pub(crate) fn new(
-        constraints: &Constraints,
-        request: &Request<'_>,
-        settings: &Settings,
-        n_windows: usize,
-        watch: &dyn Watch,
-    ) -> Self {
+    pub(crate) fn new(request: &Request<'_>, settings: &Settings, n_windows: usize) -> Self {
+        let constraints = request.parent.constraints;
         let n_free = constraints.n_trunk_blocks
             - request
                 .keep
@@ -170,7 +199,7 @@ impl Progress {
         };
         let total = expected.as_ref().map_or(0, |expected: &Vec<u64>| expected[0]);
         Self {
-            bar: watch.begin("searching".into(), Unit::Losses, total),
+            bar: request.watch.begin("searching".into(), Unit::Losses, total),
             n_measured: Cell::new(0),
             expected,
             n,
@@ -183,7 +212,7 @@ impl Progress {
         self.bar.set_position(self.n_measured.get());
     }
 
-    /// So many blocks are gone.
+    /// So many blocks are removed.
     fn set(&self, n: usize) {
         self.bar.set_message(match self.n {
             Some(of) => format!("searching: {n} of {of} blocks"),

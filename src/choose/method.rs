@@ -7,7 +7,7 @@ use crate::plan::Method;
 
 impl Method {
     /// The importance of each of `n_blocks` blocks: the lowest go first. The orders by number are those that ShortGPT
-    /// compares with: `sequential` takes the blocks in front for the most important, `reverse` those behind.
+    /// compares with: `sequential` takes the first blocks for the most important, `reverse` the last.
     ///
     /// # Errors
     /// A method that needs scores without any, or that has no score of each block.

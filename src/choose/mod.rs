@@ -32,9 +32,11 @@ pub(crate) mod measured;
 
 pub(crate) mod runs;
 
-pub(crate) mod scorer;
+pub(crate) mod scored;
 
-pub(crate) mod selection;
+pub(crate) mod loaded;
+
+pub mod selection;
 
 pub(crate) mod tasked;
 

@@ -1,22 +1,22 @@
 //! How blocks were chosen, in a result.
 
 use crate::choose::search::draft::Draft;
-use crate::choose::search::{Goal, Measured, Removed};
+use crate::choose::search::{Goal, Measured};
 use crate::engine::outcome::CalibrationReport;
 use crate::measure::importance::{BlockScores, Importance, Metric};
 use crate::measure::loss::{Objective, TaskLoss};
 use crate::measure::quality::choice::Accuracy;
 use crate::model::BlockId;
 use crate::model::block::block_list;
+use crate::model::block::{BlockSet, numbers};
 use indicatif::HumanCount;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
-use std::collections::BTreeSet;
 
-/// What a search measured.
+/// The measurements of a search.
 #[derive(Clone, Debug, Serialize)]
 pub struct SearchReport {
-    /// What it made small: `kl`, `ppl`, `task` or `draft`; null where scores chose the sets that were measured.
+    /// Its objective: `kl`, `ppl`, `task` or `draft`; null where scores chose the sets that were measured.
     pub objective: Option<String>,
     /// How sets were evaluated: block by block (`segments`), or each as a whole model (`whole`).
     pub evaluated: &'static str,
@@ -36,7 +36,7 @@ pub struct SearchReport {
     pub same_top: f64,
     /// How it does in tasks; null unless they were the objective.
     pub task: Option<TaskReport>,
-    /// What it is worth as a draft model; null unless that was the objective.
+    /// Its worth as a draft model; null unless that was the objective.
     pub draft: Option<DraftReport>,
 }
 
@@ -105,7 +105,7 @@ pub struct BlockReport {
     pub ablate_kl: Option<f64>,
     /// Perplexity without this block alone.
     pub ablate_perplexity: Option<f64>,
-    /// Whether it goes.
+    /// Whether it is removed.
     pub removed: bool,
     /// Whether it stays without its attention.
     pub attention_removed: bool,
@@ -139,12 +139,12 @@ fn by_name<S: Serializer>(part: &str, scores: Option<BlockScores>, serializer: S
 pub fn block_rows(
     n_blocks: usize,
     importance: Option<&Importance>,
-    removed: &BTreeSet<BlockId>,
-    attention_removed: &BTreeSet<BlockId>,
+    removed: &BlockSet,
+    attention_removed: &BlockSet,
 ) -> Vec<BlockReport> {
     (0..n_blocks)
         .map(|block| {
-            // Blocks behind the evaluated ones (prediction blocks) have no score.
+            // Blocks after the evaluated ones (prediction blocks) have no score.
             let scores = importance.and_then(|importance| importance.blocks.get(block));
             let halves = scores.and_then(|scores| scores.halves);
             BlockReport {
@@ -171,7 +171,7 @@ pub fn block_rows(
 pub struct GoalReport {
     /// The flag: `target-size`, `max-ppl`, `max-kl`, or `draft` for the objective of that name.
     pub goal: &'static str,
-    /// What was asked for, such as `+10%`; null for a draft model.
+    /// The value of the flag, such as `+10%`; null for a draft model.
     pub given: Option<String>,
     /// The most that the figure may be: bytes, perplexity, or nats; null for a draft model.
     pub limit: Option<Figure>,
@@ -184,7 +184,7 @@ pub struct GoalReport {
 /// A set on the way to a goal.
 #[derive(Clone, Debug, Serialize)]
 pub struct StepReport {
-    /// The blocks that would go.
+    /// The blocks that would be removed.
     pub removed: Vec<usize>,
     /// The figure that the goal is about.
     pub value: Figure,
@@ -306,7 +306,7 @@ impl StepReport {
 
     /// Of a set of which only the figure is known.
     #[must_use]
-    pub fn of_size(removed: &Removed, value: Figure, holds: Option<bool>) -> Self {
+    pub fn of_size(removed: &BlockSet, value: Figure, holds: Option<bool>) -> Self {
         Self {
             removed: numbers(removed),
             value,
@@ -347,18 +347,12 @@ impl TaskReport {
     }
 }
 
-/// The numbers of `blocks`.
-#[must_use]
-pub fn numbers(blocks: &Removed) -> Vec<usize> {
-    blocks.iter().map(|block| block.index()).collect()
-}
-
 /// How the blocks of the rows of fewer blocks were chosen.
 #[derive(Clone, Debug, Serialize)]
 pub struct ChoiceReport {
     /// As in the main job.
     pub method: String,
-    /// What a method that measures losses makes small; null for others.
+    /// The objective of a method that measures losses; null for others.
     pub objective: Option<String>,
     /// The text; null for a method that needs none.
     pub calibration: Option<CalibrationReport>,

@@ -1,14 +1,14 @@
 //! How sure a choice is, in a result.
 
 use crate::choose::outcome::BlockReport;
-use crate::choose::stability::edge::Chosen;
-use crate::choose::stability::{Confidence, Edge, Sample, correlation, ranks};
+use crate::choose::stability::ties::Chosen;
+use crate::choose::stability::{Confidence, Sample, Ties, correlation, ranks};
 use crate::engine::outcome::CalibrationReport;
 use crate::measure::importance::Importance;
 use crate::model::BlockId;
+use crate::model::block::BlockSet;
 use crate::plan::Method;
 use serde::Serialize;
-use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 /// How sure a choice by scores is.
@@ -31,7 +31,7 @@ pub struct Rating {
     ranks: Vec<usize>,
     /// `None` of a single window.
     ranges: Option<Vec<RangeInclusive<usize>>>,
-    tied: Option<BTreeSet<BlockId>>,
+    tied: Option<BlockSet>,
     confidence: Confidence,
 }
 
@@ -47,8 +47,8 @@ impl Rating {
         let sample = Sample::of(method, importance);
         let scores = method.of_scores(importance.scores()).unwrap_or_default();
         let tied = |sample: &Sample| {
-            let edge = Edge::of(chosen?, sample, confidence.alpha());
-            Some(edge.tied)
+            let ties = Ties::of(chosen?, sample, confidence.alpha());
+            Some(ties.tied)
         };
         Self {
             ranks: ascending(&scores),
@@ -131,9 +131,9 @@ pub struct AgainstReport {
 #[derive(Clone, Debug)]
 pub struct Sets {
     /// By the first.
-    pub here: BTreeSet<BlockId>,
+    pub here: BlockSet,
     /// By the other.
-    pub there: BTreeSet<BlockId>,
+    pub there: BlockSet,
 }
 
 impl AgainstReport {

@@ -3,6 +3,7 @@
 use crate::error::Hint;
 use crate::measure::importance::Importance;
 use crate::model::BlockId;
+use crate::model::block::BlockSet;
 use crate::plan::Constraints;
 use crate::plan::method::Method;
 use anyhow::{Context, Result, ensure};
@@ -13,7 +14,7 @@ use std::collections::BTreeSet;
 ///
 /// # Errors
 /// No allowed set of that size; a block of `keep` that does not exist.
-pub fn check(constraints: &Constraints, keep: &BTreeSet<BlockId>, n: usize) -> Result<()> {
+pub fn check(constraints: &Constraints, keep: &BlockSet, n: usize) -> Result<()> {
     // Which set is the best has no part in whether there is one.
     let scores = vec![0.0; constraints.n_trunk_blocks];
     lowest(constraints, &scores, keep, n).map(|_| ())
@@ -28,9 +29,9 @@ pub fn choose(
     constraints: &Constraints,
     method: Method,
     importance: Option<&Importance>,
-    keep: &BTreeSet<BlockId>,
+    keep: &BlockSet,
     n: usize,
-) -> Result<BTreeSet<BlockId>> {
+) -> Result<BlockSet> {
     let scores = method.scores(importance, constraints.n_trunk_blocks)?;
     lowest(constraints, &scores, keep, n)
 }
@@ -43,12 +44,7 @@ const N_TRIED: usize = 16;
 ///
 /// # Errors
 /// As [`check`].
-pub fn lowest(
-    constraints: &Constraints,
-    scores: &[f64],
-    keep: &BTreeSet<BlockId>,
-    n: usize,
-) -> Result<BTreeSet<BlockId>> {
+pub fn lowest(constraints: &Constraints, scores: &[f64], keep: &BlockSet, n: usize) -> Result<BlockSet> {
     let n_blocks = constraints.n_trunk_blocks;
     ensure!(scores.len() == n_blocks, "bug: {} scores for {n_blocks} blocks", scores.len());
     ensure!(n > 0, "nothing to remove: 0 blocks were asked for");
@@ -92,9 +88,9 @@ pub fn lowest(
 pub fn lowest_if_any(
     constraints: &Constraints,
     scores: &[f64],
-    keep: &BTreeSet<BlockId>,
+    keep: &BlockSet,
     n: usize,
-) -> Option<BTreeSet<BlockId>> {
+) -> Option<BlockSet> {
     let n_blocks = constraints.n_trunk_blocks;
     if n == 0 || n >= n_blocks || scores.len() != n_blocks || constraints.check_count(n).is_err() {
         return None;
@@ -105,7 +101,7 @@ pub fn lowest_if_any(
 
 /// Whether a block stays in any case.
 #[must_use]
-pub fn stays(constraints: &Constraints, keep: &BTreeSet<BlockId>, block: BlockId) -> bool {
+pub fn stays(constraints: &Constraints, keep: &BlockSet, block: BlockId) -> bool {
     keep.contains(&block) || (!constraints.trusted && constraints.must_stay.contains_key(&block))
 }
 
@@ -114,18 +110,13 @@ pub fn stays(constraints: &Constraints, keep: &BTreeSet<BlockId>, block: BlockId
 ///
 /// # Errors
 /// As [`check`]; no allowed run.
-pub fn best_run(
-    constraints: &Constraints,
-    scores: &[f64],
-    keep: &BTreeSet<BlockId>,
-    n: usize,
-) -> Result<BTreeSet<BlockId>> {
+pub fn best_run(constraints: &Constraints, scores: &[f64], keep: &BlockSet, n: usize) -> Result<BlockSet> {
     check(constraints, keep, n)?;
     scores
         .iter()
         .enumerate()
         .map(|(start, score)| {
-            let run: BTreeSet<BlockId> = (start..start + n).map(BlockId::new).collect();
+            let run: BlockSet = (start..start + n).map(BlockId::new).collect();
             (score, run)
         })
         .filter(|(_, run)| run.is_disjoint(keep) && constraints.check(run).is_ok())
@@ -137,7 +128,7 @@ pub fn best_run(
 /// The allowed set of the same size that differs from `wanted` in the fewest blocks; `None` if there is none. Blocks that
 /// go with any cut are in neither.
 #[must_use]
-pub fn nearest(constraints: &Constraints, wanted: &BTreeSet<BlockId>) -> Option<BTreeSet<BlockId>> {
+pub fn nearest(constraints: &Constraints, wanted: &BlockSet) -> Option<BlockSet> {
     let n_blocks = constraints.n_trunk_blocks;
     let n = wanted.difference(&constraints.dropped).count();
     if n == 0 || n >= n_blocks || constraints.check_count(n).is_err() {
@@ -242,7 +233,7 @@ impl<'s> Search<'s> {
     }
 
     /// The best set; of equal totals the one whose blocks come later.
-    fn best(&self) -> Option<BTreeSet<BlockId>> {
+    fn best(&self) -> Option<BlockSet> {
         if self.lowest[self.state(0, 0, 0)].is_infinite() {
             return None;
         }
@@ -265,11 +256,11 @@ impl<'s> Search<'s> {
 mod tests {
     use super::*;
     use crate::measure::importance::{BlockImportance, Each, Metric};
-    use crate::measure::quality::Mean;
+    use crate::measure::mean::Mean;
     use crate::plan::constraints::Group;
     use std::collections::BTreeMap;
 
-    fn blocks(numbers: &[usize]) -> BTreeSet<BlockId> {
+    fn blocks(numbers: &[usize]) -> BlockSet {
         numbers.iter().copied().map(BlockId::new).collect()
     }
 
@@ -363,7 +354,7 @@ mod tests {
         let importance = importance(&SCORES);
         for n in 1..=3 {
             let chosen = choose(&constraints, Method::Bi, Some(&importance), &blocks(&[]), n).unwrap();
-            let total = |set: &BTreeSet<BlockId>| set.iter().map(|b| SCORES[b.index()]).sum::<f64>();
+            let total = |set: &BlockSet| set.iter().map(|b| SCORES[b.index()]).sum::<f64>();
             // Every subset of that size, tried.
             let best = (0u32..32)
                 .map(|bits| {

@@ -1,39 +1,52 @@
-//! What a measured choice is asked for.
+//! Request: a choice for a number of blocks or a goal, checked and ready to be made.
 
-use crate::choose::search::{Goal, Removed};
+use crate::choose::search::Goal;
+use crate::engine::settings::Calibration;
 use crate::measure::importance::Importance;
 use crate::measure::loss::Objective;
 use crate::measure::tasks::Task;
-use crate::model::BlockId;
-use crate::plan::Method;
+use crate::model::block::BlockSet;
+use crate::plan::{Method, Parent, Splitting};
+use crate::watch::Watch;
 use anyhow::Result;
-use std::collections::BTreeSet;
 use std::path::Path;
 
-/// What is to be chosen, and how.
+/// The blocks that are wanted, and the means to find them.
 pub(crate) struct Request<'r> {
+    pub(crate) parent: Parent<'r>,
     pub(crate) method: Method,
     pub(crate) objective: Objective,
     pub(crate) target: Target,
-    pub(crate) keep: &'r BTreeSet<BlockId>,
+    /// Blocks that stay.
+    pub(crate) keep: &'r BlockSet,
     /// The scores of methods that go by scores.
     pub(crate) importance: Option<&'r Importance>,
     /// The tasks of a file, where they are the objective.
     pub(crate) tasks: Option<(&'r Path, &'r [Task])>,
-    /// The bytes of the output without some blocks.
-    pub(crate) n_bytes: &'r dyn Fn(&Removed) -> Result<u64>,
-    /// Where measurements are kept; `None` for the system's folder for caches.
+    /// The files of the output, whose bytes may be the goal.
+    pub(crate) splitting: Splitting,
+    /// The folder for measurements; `None` for the system's folder for caches.
     pub(crate) scratch: Option<&'r Path>,
     /// A search also names the sets that are next best, and runs of consecutive blocks, to be compared once they are healed.
     pub(crate) heals: bool,
+    /// The text to measure on.
+    pub(crate) text: &'r Calibration,
+    pub(crate) watch: &'r dyn Watch,
 }
 
-/// How many blocks go.
+impl Request<'_> {
+    /// Bytes of the output without `removed`.
+    pub(crate) fn n_bytes(&self, removed: &BlockSet) -> Result<u64> {
+        self.parent.output_bytes(removed, &self.method.to_string(), self.splitting)
+    }
+}
+
+/// How many blocks are removed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Target {
     /// This many.
     Exactly(usize),
-    /// What the goal says, but no more than `most`; fewer than `first` cannot reach it.
+    /// As many as the goal says, but no more than `most`; fewer than `first` cannot reach it.
     Goal { goal: Goal, first: usize, most: usize },
 }
 

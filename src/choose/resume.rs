@@ -1,4 +1,4 @@
-//! The journal of a measured search: what it stands for, opening it, and doing without where that fails.
+//! The journal of a measured search: its key, opening it, and doing without where that fails.
 
 use std::path::{Path, PathBuf};
 
@@ -8,28 +8,20 @@ use crate::choose::request::Request;
 use crate::choose::search::Record;
 use crate::choose::search::journal::{Extent, Journal, Key};
 use crate::engine::hidden_state::Token;
-use crate::engine::settings::Calibration;
 use crate::files::cache as cache_folder;
-use crate::model::input::Input;
-use crate::plan::Constraints;
+use crate::plan::Parent;
 use crate::watch::Watch;
 
 /// All that a loss depends on, but for the number of threads, which changes no bit.
-pub(crate) fn key(
-    input: &Input,
-    constraints: &Constraints,
-    request: &Request<'_>,
-    options: &Calibration,
-    windows: &[&[Token]],
-    way: &str,
-) -> Key {
+pub(crate) fn key(request: &Request<'_>, windows: &[&[Token]], evaluated: &str) -> Key {
+    let Parent { input, constraints, .. } = request.parent;
     let numbers: Vec<u8> =
         windows.iter().flat_map(|window| window.iter().flat_map(|token| token.to_le_bytes())).collect();
     let tasks = request.tasks.map_or(&[][..], |(_, tasks)| tasks);
     let settings = format!(
-        "{} windows, {way}, {:?} on the GPU, trusted {}, portable {}, without {:?}, tasks {tasks:?}",
+        "{} windows, {evaluated}, {:?} on the GPU, trusted {}, portable {}, without {:?}, tasks {tasks:?}",
         windows.len(),
-        options.gpu_layers,
+        request.text.gpu_layers,
         constraints.trusted,
         constraints.portable,
         constraints.dropped,

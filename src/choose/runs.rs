@@ -1,56 +1,66 @@
 //! Runs of consecutive blocks by angular distance.
 
-use std::collections::BTreeSet;
-use std::rc::Rc;
+use std::time::Instant;
 
-use anyhow::Result;
-use ggml::ThreadPool;
+use anyhow::{Context, Result};
 
+use crate::choose::loaded::Loaded;
 use crate::choose::removal;
-use crate::choose::search::Removed;
+use crate::choose::request::Request;
 use crate::engine::llama::{LlamaHiddenStates, StreamGraph};
-use crate::engine::text::CalibrationSet;
+use crate::engine::outcome::CalibrationReport;
 use crate::measure::angular;
-use crate::model::{BlockId, Model};
-use crate::plan::Constraints;
-use crate::watch::Progress;
+use crate::model::BlockId;
+use crate::model::block::BlockSet;
+use crate::watch::{Progress, Unit};
 
 /// Runs of consecutive blocks by angular distance.
-pub(crate) struct Runs<'r, 'a> {
-    pub(crate) model: &'r Model<'a>,
-    pub(crate) constraints: &'r Constraints,
-    pub(crate) keep: &'r BTreeSet<BlockId>,
-    pub(crate) engine: &'r ggml::Model,
-    pub(crate) set: &'r CalibrationSet,
-    pub(crate) threads: &'r Rc<ThreadPool>,
+pub(crate) struct Runs<'r> {
+    pub(crate) request: &'r Request<'r>,
+    pub(crate) loaded: &'r Loaded,
 }
 
-impl Runs<'_, '_> {
+impl Runs<'_> {
+    /// Measures something of the text, with a progress bar, and reports the text and the time.
+    pub(crate) fn calibrate<T>(
+        &self,
+        measure: impl FnOnce(&Self, &dyn Progress) -> Result<T>,
+    ) -> Result<(T, CalibrationReport)> {
+        let set = &self.loaded.set;
+        let bar = self.request.watch.begin("calibrating".into(), Unit::Tokens, set.n_tokens() as u64);
+        let start = Instant::now();
+        let found = measure(self, &*bar);
+        drop(bar);
+        let found = found.with_context(|| self.request.parent.name())?;
+        Ok((found, CalibrationReport::new(set, start.elapsed().as_secs_f64())))
+    }
+
     /// The angular distance over every run of `n` blocks, by its first block.
     pub(crate) fn distances(&self, n: usize, bar: &dyn Progress) -> Result<Vec<f64>> {
-        let graph = StreamGraph::of(self.model, self.engine, self.constraints.rules.stream)?;
-        let mut states = LlamaHiddenStates::with_threads(self.engine, self.set.window, self.threads, graph)?;
-        angular::measure(&mut states, self.set.windows(), n, &mut |n_tokens| {
+        let Loaded { engine, set, threads } = self.loaded;
+        let parent = self.request.parent;
+        let stream = parent.constraints.rules.stream;
+        let graph = StreamGraph::of(parent.model, engine, stream)?;
+        let mut states = LlamaHiddenStates::with_threads(engine, set.window, threads, graph)?;
+        angular::measure(&mut states, set.windows(), n, &mut |n_tokens| {
             bar.advance(n_tokens as u64);
         })
     }
 
-    /// The best run of `n` blocks.
-    fn best(&self, n: usize, bar: &dyn Progress) -> Result<Removed> {
-        let distances = self.distances(n, bar)?;
-        removal::best_run(self.constraints, &distances, self.keep, n)
-    }
-
-    /// As [`Runs::best`]; `None` where no run of `n` blocks may go.
-    pub(crate) fn best_if_any(&self, n: usize, bar: &dyn Progress) -> Result<Option<Removed>> {
-        let n_blocks = self.constraints.n_trunk_blocks;
-        let is_allowed = |start: usize| {
-            let run: Removed = (start..start + n).map(BlockId::new).collect();
-            run.is_disjoint(self.keep) && self.constraints.check(&run).is_ok()
-        };
-        match (0..=n_blocks - n).any(is_allowed) {
-            true => self.best(n, bar).map(Some),
-            false => Ok(None),
+    /// The best run of `n` blocks; `None` where no such run may be removed.
+    pub(crate) fn best_if_any(&self, n: usize, bar: &dyn Progress) -> Result<Option<BlockSet>> {
+        if consecutive(self.request, n).next().is_none() {
+            return Ok(None);
         }
+        let distances = self.distances(n, bar)?;
+        removal::best_run(self.request.parent.constraints, &distances, self.request.keep, n).map(Some)
     }
+}
+
+/// All runs of `n` consecutive blocks that may be removed.
+pub(crate) fn consecutive<'r>(request: &'r Request<'_>, n: usize) -> impl Iterator<Item = BlockSet> + 'r {
+    let constraints = request.parent.constraints;
+    let runs = (0..(constraints.n_trunk_blocks + 1).saturating_sub(n))
+        .map(move |start| (start..start + n).map(BlockId::new).collect::<BlockSet>());
+    runs.filter(move |run| run.is_disjoint(request.keep) && constraints.check(run).is_ok())
 }

@@ -1,243 +1,361 @@
-//! What goes: by a list, by scores, by losses, or by a goal.
+//! The entry of this room: the cut of a model, by a list, by scores, by losses, or by a goal.
 
-use std::collections::BTreeSet;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::goals as goal;
-use super::measured::{self};
-use crate::choose::outcome::SearchReport;
-use crate::choose::outcome::{Figure, GoalReport, StepReport};
+use super::goals;
+use super::measured::{self, Chosen};
+use crate::choose::attention as attention_choice;
+use crate::choose::outcome::{Figure, GoalReport, SearchReport, StepReport};
 use crate::choose::rating::{ConfidenceReport, Rating};
 use crate::choose::removal;
-use crate::choose::request::{Request, Target as Wanted};
-use crate::choose::scorer::Scorer;
+use crate::choose::request::{Request, Target};
+use crate::choose::scored::scored;
 use crate::choose::search::Goal;
 use crate::choose::search::journal::Journal;
 use crate::choose::settings::{Choice, Choosing};
-use crate::choose::stability;
-use crate::choose::stability::Stopping;
-use crate::choose::stability::edge::Chosen;
+use crate::choose::stability::ties::Chosen as ByScores;
+use crate::choose::stability::{self, Stopping};
 use crate::engine::outcome::CalibrationReport;
 use crate::error::Hint;
-use crate::measure::calibrate::Until;
-use crate::measure::calibrate::{Calibrated, Extras};
+use crate::measure::calibrate::{self, Calibrated, Until};
 use crate::measure::importance::Importance;
-use crate::measure::tasks;
-use crate::model::block::block_list;
-use crate::model::input::Input;
-use crate::model::{BlockId, Model};
-use crate::plan::{AttentionCut, ChosenBy, Constraints, Method, attention};
+use crate::measure::tasks::{self, Task};
+use crate::model::Model;
+use crate::model::block::{BlockSet, block_list, numbers};
+use crate::plan::{AttentionCut, ChosenBy, Constraints, Cut, Method, Parent, attention};
 use crate::watch::Watch;
 
-/// What goes, and why.
-pub(crate) struct Selection {
-    pub(crate) removed: BTreeSet<BlockId>,
+/// The cut that was chosen, and its measurements.
+pub struct Selection {
+    /// The blocks to remove and the attention to leave out.
+    pub cut: Cut,
     /// Sets that may be better once they are healed.
-    pub(crate) shortlist: Vec<BTreeSet<BlockId>>,
-    pub(crate) method: String,
-    pub(crate) attention: Option<AttentionCut>,
-    pub(crate) importance: Option<Importance>,
-    pub(crate) calibration: Option<CalibrationReport>,
-    pub(crate) search: Option<SearchReport>,
-    pub(crate) goal: Option<GoalReport>,
-    pub(crate) journal: Option<Journal>,
-    pub(crate) rating: Option<Rating>,
-    pub(crate) confidence: Option<ConfidenceReport>,
+    pub shortlist: Vec<BlockSet>,
+    /// The scores of all blocks, where they were measured.
+    pub importance: Option<Importance>,
+    /// The text of the measurements.
+    pub calibration: Option<CalibrationReport>,
+    /// The search, where losses were measured.
+    pub search: Option<SearchReport>,
+    /// The goal, where one decided how many blocks are removed.
+    pub goal: Option<GoalReport>,
+    /// The losses on disk, to be removed once the output is there ([`Journal::remove`]).
+    pub journal: Option<Journal>,
+    /// Ranks of the blocks by their scores.
+    pub rating: Option<Rating>,
+    /// How sure the choice by scores is.
+    pub confidence: Option<ConfidenceReport>,
 }
 
 impl Selection {
-    /// Windows, from the first, among which are all that the choice has seen: a calibration that may end early takes them
-    /// in random order.
-    pub(crate) fn n_windows(&self) -> usize {
+    /// Windows, from the first, that hold all text of the choice: a calibration that may end early takes them in random
+    /// order.
+    #[must_use]
+    pub fn n_windows(&self) -> usize {
         let Some(text) = &self.calibration else {
             return 0;
         };
         let allowed = (self.confidence.as_ref()).map_or(0, |sure| sure.tokens_allowed);
         text.windows.max(allowed / text.window.max(1))
     }
+
+    /// Of what was chosen without scores.
+    fn of(cut: Cut, chosen: Chosen) -> Self {
+        let Chosen { calibration, search, goal, journal, shortlist, .. } = chosen;
+        Self {
+            cut,
+            shortlist,
+            importance: None,
+            calibration,
+            search,
+            goal,
+            journal,
+            rating: None,
+            confidence: None,
+        }
+    }
 }
 
-/// Bytes of all files of the output without a set of blocks, which the method of that name chose.
-pub(crate) type OutputBytes<'o> = dyn Fn(&BTreeSet<BlockId>, &str) -> Result<u64> + 'o;
-
-/// Decides what goes.
+/// Chooses the cut of `parent`.
 ///
 /// # Errors
-/// Nothing that is asked for may go; whatever keeps the model from being measured.
-pub(crate) fn select(
-    model: &Model<'_>,
-    constraints: &Constraints,
-    input: &Input,
-    options: &Choosing,
-    output_bytes: &OutputBytes<'_>,
-    watch: &dyn Watch,
-) -> Result<Selection> {
-    let at_path = || input.path().display().to_string();
-    let n_trunk = model.n_trunk_blocks();
-    // All that can be refused is refused before anything is measured.
-    let listed = listed_attention(model, &options.attention).with_context(at_path)?;
-    let mut keep = kept_by_hand(model, constraints, options).with_context(at_path)?;
-    keep.extend(&listed);
-    let mut removed = BTreeSet::new();
-    let n_removed = match &options.choice {
-        Choice::Nothing { .. } => 0,
-        Choice::Blocks(list) => {
-            removed = list.blocks(model.n_blocks(), "remove").with_context(at_path)?;
-            constraints
-                .check(&removed)
-                .map_err(|error| with_nearest(error, constraints, &removed))
-                .with_context(at_path)?;
-            removed.len()
-        }
-        Choice::Best { budget, .. } => {
-            let n = budget.n_removed(n_trunk);
-            removal::check(constraints, &keep, n).with_context(at_path)?;
-            n
-        }
-        Choice::Goal { .. } => 0,
-    };
-    let mut wanted = None;
-    if let Choice::Goal { goal, most, method, .. } = &options.choice {
-        let most = most.map_or(n_trunk.saturating_sub(1), |budget| {
-            budget.n_removed(n_trunk).min(n_trunk.saturating_sub(1))
-        });
-        let mut first = 1;
-        if let Goal::Size(limit) = goal {
-            if options.drop_mtp {
-                let n_bytes = output_bytes(&removed, &ChosenBy::List.to_string()).with_context(at_path)?;
-                if n_bytes <= *limit {
-                    return Ok(without_trunk_blocks(*limit, n_bytes));
-                }
-            }
-            ensure!(
-                model.n_bytes() > *limit,
-                "{}: has {} bytes, which is within --target-size, so no block has to go",
-                at_path(),
-                model.n_bytes()
-            );
-            let bytes_of = |removed: &_| output_bytes(removed, &method.to_string());
-            first =
-                goal::fewest_of_size(model, constraints, &keep, &bytes_of, *limit).with_context(at_path)?;
-        }
-        wanted = Some(Wanted::Goal { goal: *goal, first, most });
+/// A removal that is not allowed; a goal that cannot be reached; whatever keeps the model from being measured.
+///
+/// # Examples
+/// By measured losses, for a number of blocks:
+///
+/// ```
+/// use gguf_shorten::choose::selection::select;
+/// use gguf_shorten::choose::settings::{Choice, Choosing};
+/// use gguf_shorten::engine::settings::Calibration;
+/// use gguf_shorten::model::Model;
+/// use gguf_shorten::model::input::Input;
+/// use gguf_shorten::plan::{Budget, Constraints, Method, Parent};
+/// use gguf_shorten::watch::Silent;
+///
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/examples/tiny_model.rs"));
+/// # fn main() -> anyhow::Result<()> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("model.gguf");
+/// # save_tiny_model(&path, 6)?;
+/// let input = Input::open(&path)?;
+/// let model = Model::new(input.parse()?)?;
+/// let constraints = Constraints::of(&model)?;
+/// let parent = Parent { input: &input, model: &model, constraints: &constraints };
+///
+/// let calibration = Calibration { tokens: 128, window: 32, threads: 1, ..Calibration::default() };
+/// let choice = Choice::Best { budget: Budget::Blocks(2), method: Method::Search, keep: None };
+/// let scratch = Some(folder.path().to_owned());
+/// let chosen = select(parent, &Choosing { choice, calibration, scratch, ..Choosing::default() }, &Silent)?;
+/// assert_eq!(chosen.cut.blocks.len(), 2);
+/// assert_eq!(chosen.cut.method, "search");
+/// // What the search measured is kept until the output is there.
+/// chosen.journal.map_or(Ok(()), |journal| journal.remove())?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// For goals: within a KL divergence, and within a size:
+///
+/// ```
+/// use gguf_shorten::choose::search::Goal;
+/// use gguf_shorten::choose::selection::select;
+/// use gguf_shorten::choose::settings::{Choice, Choosing};
+/// use gguf_shorten::engine::settings::Calibration;
+/// use gguf_shorten::model::Model;
+/// use gguf_shorten::model::input::Input;
+/// use gguf_shorten::plan::{Constraints, Method, Parent, Splitting};
+/// use gguf_shorten::watch::Silent;
+///
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/examples/tiny_model.rs"));
+/// # fn main() -> anyhow::Result<()> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("model.gguf");
+/// # save_tiny_model(&path, 6)?;
+/// let input = Input::open(&path)?;
+/// let model = Model::new(input.parse()?)?;
+/// let constraints = Constraints::of(&model)?;
+/// let parent = Parent { input: &input, model: &model, constraints: &constraints };
+/// let calibration = Calibration { tokens: 128, window: 32, threads: 1, ..Calibration::default() };
+/// let choosing = |goal, method| Choosing {
+///     choice: Choice::Goal { goal, most: None, method, keep: None },
+///     calibration: calibration.clone(),
+///     scratch: Some(folder.path().to_owned()),
+///     ..Choosing::default()
+/// };
+///
+/// // As many blocks as keep the divergence from the model's predictions within 5 nats.
+/// let chosen = select(parent, &choosing(Goal::Kl(5.0), Method::Search), &Silent)?;
+/// assert!(chosen.search.is_some_and(|search| search.kl_divergence <= 5.0));
+///
+/// // As few blocks as bring the file to two thirds.
+/// let limit = model.n_bytes() * 2 / 3;
+/// let chosen = select(parent, &choosing(Goal::Size(limit), Method::Bi), &Silent)?;
+/// assert!(parent.output_bytes(&chosen.cut.blocks, "bi", Splitting::Whole)? <= limit);
+/// # Ok(())
+/// # }
+/// ```
+pub fn select(parent: Parent<'_>, options: &Choosing, watch: &dyn Watch) -> Result<Selection> {
+    let at_path = || parent.name();
+    let checked = Checked::new(parent, options).with_context(at_path)?;
+    if let Some((limit, n_bytes)) = checked.reached {
+        return Ok(without_trunk_blocks(limit, n_bytes));
     }
     let task_file = options.tasks.as_ref();
-    let task_file = task_file.map(|(path, n)| tasks::read_tasks(path, *n, tasks::any));
-    let task_file = task_file.transpose()?;
-    if !listed.is_empty() {
-        attention::check(model, &removed, &listed).with_context(at_path)?;
-    }
-    if let Choice::Best { budget, .. } = &options.attention {
-        let n_may = n_trunk.saturating_sub(n_removed + 1);
-        crate::choose::attention::check_number(budget.n_removed(n_trunk), n_may).with_context(at_path)?;
-    }
-    let needs_scores = |choice: &Choice| matches!(choice, Choice::Best { method, .. } | Choice::Goal { method, .. } if method.needs_scores());
-    let calibrated = if needs_scores(&options.choice) || needs_scores(&options.attention) {
-        let goal = match (&options.choice, options.confidence) {
-            (Choice::Best { method, .. }, Some(confidence)) => {
-                Some(stability::Goal { method: *method, n: n_removed, keep: &keep, confidence })
-            }
-            _ => None,
-        };
-        let until = goal.map(|goal| Stopping::rule(constraints, goal));
-        let method = match &options.choice {
-            Choice::Best { method, .. } | Choice::Goal { method, .. } => *method,
-            // Of the attention alone: that goes by scores of halves.
-            Choice::Nothing { .. } | Choice::Blocks(_) => Method::Bi,
-        };
-        let scorer = Scorer { model, constraints, input, method, watch };
-        Some(scorer.calibrate(
-            &options.calibration,
-            Extras {
-                sub_blocks: needs_scores(&options.attention),
-                until: until.as_ref().map(|until| until as &Until<'_>),
-                ..Extras::default()
-            },
-        )?)
-    } else {
-        None
-    };
+    let task_file = task_file.map(|(path, n)| tasks::read_tasks(path, *n, tasks::any)).transpose()?;
+    let tasks = task_file.as_ref().map(|(path, tasks)| (*path, &tasks[..]));
+    let calibrated = calibrated(parent, options, &checked, watch)?;
     let importance = calibrated.as_ref().map(|calibrated| &calibrated.importance);
-    let mut calibration = calibrated.as_ref().map(|calibrated| calibrated.report.clone());
-    let mut search = None;
-    let mut goal_report = None;
-    let mut journal = None;
-    let mut shortlist = Vec::new();
-    let method = match &options.choice {
-        Choice::Nothing { .. } if options.drop_mtp => ChosenBy::List.to_string(),
-        Choice::Nothing { .. } => ChosenBy::NoBlock.to_string(),
-        Choice::Blocks(_) => ChosenBy::List.to_string(),
-        Choice::Best { method, .. } | Choice::Goal { method, .. }
-            if method.needs_losses() || *method == Method::Run || wanted.is_some() =>
-        {
-            let name = method.to_string();
-            let bytes_of = |removed: &_| output_bytes(removed, &name);
-            let request = Request {
-                method: *method,
-                objective: options.objective,
-                target: wanted.unwrap_or(Wanted::Exactly(n_removed)),
-                keep: &keep,
-                importance,
-                tasks: task_file.as_ref().map(|(path, tasks)| (*path, &tasks[..])),
-                n_bytes: &bytes_of,
-                scratch: options.scratch.as_deref(),
-                heals: options.heals,
-            };
-            let chosen = measured::choose(model, constraints, input, &request, &options.calibration, watch)?;
-            removed = chosen.removed;
-            // Scores that were measured first have the same text.
-            calibration = calibration.or(chosen.calibration);
-            search = chosen.search;
-            goal_report = chosen.goal;
-            journal = chosen.journal;
-            shortlist = chosen.shortlist;
-            name
-        }
-        Choice::Goal { .. } => bail!("bug: a goal that is not wanted"),
-        Choice::Best { method, .. } => {
-            removed =
-                removal::choose(constraints, *method, importance, &keep, n_removed).with_context(at_path)?;
-            method.to_string()
-        }
+    let chosen = whole_blocks(parent, options, &checked, importance, tasks, watch)?;
+    let attention = attention_cut(parent.model, options, &checked, importance, &chosen.removed);
+    let attention = attention.with_context(at_path)?;
+    let method = match options.choice.method() {
+        Some(method) => method.to_string(),
+        None if is_nothing_but_attention(options) => ChosenBy::NoBlock.to_string(),
+        None => ChosenBy::List.to_string(),
     };
-    let attention = match &options.attention {
-        Choice::Nothing { .. } | Choice::Goal { .. } => None,
-        Choice::Blocks(_) => Some(AttentionCut { blocks: listed, method: ChosenBy::List.to_string() }),
-        Choice::Best { budget, method, .. } => {
-            let n = budget.n_removed(n_trunk);
-            let blocks = crate::choose::attention::choose(model, *method, importance, &removed, &keep, n)
-                .with_context(at_path)?;
-            Some(AttentionCut { blocks, method: method.to_string() })
-        }
+    let cut = Cut { attention, ..Cut::new(chosen.removed.clone(), &method) };
+    let Some(calibrated) = calibrated else {
+        return Ok(Selection::of(cut, chosen));
     };
-    if let Some(cut) = &attention {
-        // The blocks that were chosen to go as a whole may have made another one the first.
-        attention::check(model, &removed, &cut.blocks).with_context(at_path)?;
+    let rating = rate(&calibrated, parent.constraints, options, &checked.keep, &chosen.removed);
+    let allowed = calibrated.n_tokens_allowed;
+    let stopped = options.confidence.map(|_| calibrated.report.tokens < allowed);
+    Ok(Selection {
+        confidence: Some(rating.report(allowed, stopped)),
+        rating: Some(rating),
+        // Losses are measured on the same text.
+        calibration: Some(calibrated.report),
+        importance: Some(calibrated.importance),
+        ..Selection::of(cut, chosen)
+    })
+}
+
+/// Whether no whole block is removed, not even for prediction.
+fn is_nothing_but_attention(options: &Choosing) -> bool {
+    matches!(options.choice, Choice::Nothing { .. }) && !options.rules.drop_mtp
+}
+
+/// A choice, checked as far as that is possible before anything is measured.
+struct Checked {
+    /// Blocks that stay, by a list, also those that lose their attention by one.
+    keep: BlockSet,
+    /// Blocks to remove, by a list.
+    removed: BlockSet,
+    /// Blocks that lose their attention, by a list.
+    attention: BlockSet,
+    target: Target,
+    /// The limit and the size of an output that is small enough without the prediction blocks alone.
+    reached: Option<(u64, u64)>,
+}
+
+impl Checked {
+    fn new(parent: Parent<'_>, options: &Choosing) -> Result<Self> {
+        let Parent { model, constraints, .. } = parent;
+        let n_trunk = model.n_trunk_blocks();
+        let attention = listed_attention(model, &options.attention)?;
+        let mut keep = kept_by_hand(model, constraints, options)?;
+        keep.extend(&attention);
+        let (removed, target) = (BlockSet::new(), Target::Exactly(0));
+        let mut checked = Self { keep, removed, attention, target, reached: None };
+        let mut n_removed = 0;
+        match &options.choice {
+            Choice::Nothing { .. } => {}
+            Choice::Blocks(list) => {
+                let removed = list.blocks(model.n_blocks(), "remove")?;
+                constraints.check(&removed).map_err(|error| with_nearest(error, constraints, &removed))?;
+                n_removed = removed.len();
+                checked.removed = removed;
+            }
+            Choice::Best { budget, .. } => {
+                n_removed = budget.n_removed(n_trunk);
+                removal::check(constraints, &checked.keep, n_removed)?;
+                checked.target = Target::Exactly(n_removed);
+            }
+            Choice::Goal { goal, most, method, .. } => {
+                let most = most.map_or(n_trunk, |budget| budget.n_removed(n_trunk));
+                let most = most.min(n_trunk.saturating_sub(1));
+                let mut first = 1;
+                if let Goal::Size(limit) = *goal {
+                    checked.reached = reached(parent, options, limit)?;
+                    if checked.reached.is_some() {
+                        return Ok(checked);
+                    }
+                    let n_bytes =
+                        |removed: &_| parent.output_bytes(removed, &method.to_string(), options.splitting);
+                    first = goals::fewest_of_size(parent, &checked.keep, &n_bytes, limit)?;
+                }
+                checked.target = Target::Goal { goal: *goal, first, most };
+            }
+        }
+        if !checked.attention.is_empty() {
+            attention::check(model, &checked.removed, &checked.attention)?;
+        }
+        if let Choice::Best { budget, .. } = &options.attention {
+            let n_may = n_trunk.saturating_sub(n_removed + 1);
+            attention_choice::check_number(budget.n_removed(n_trunk), n_may)?;
+        }
+        Ok(checked)
     }
-    let rating =
-        (calibrated.as_ref()).map(|calibrated| rate(calibrated, constraints, options, &keep, &removed));
-    let confidence = match (&rating, &calibrated) {
-        (Some(rating), Some(calibrated)) => {
-            let allowed = calibrated.n_tokens_allowed;
-            let stopped = options.confidence.map(|_| calibrated.report.tokens < allowed);
-            Some(rating.report(allowed, stopped))
+}
+
+/// The limit and the size of an output that has at most `limit` bytes without the prediction blocks alone.
+fn reached(parent: Parent<'_>, options: &Choosing, limit: u64) -> Result<Option<(u64, u64)>> {
+    if options.rules.drop_mtp {
+        let n_bytes = parent.output_bytes(&BlockSet::new(), "blocks", options.splitting)?;
+        if n_bytes <= limit {
+            return Ok(Some((limit, n_bytes)));
+        }
+    }
+    let n_bytes = parent.model.n_bytes();
+    ensure!(n_bytes > limit, "has {n_bytes} bytes, which is within --target-size, so no block has to go");
+    Ok(None)
+}
+
+/// The selection of no block but those for prediction, with which the output has `n_bytes`, at most `limit`.
+fn without_trunk_blocks(limit: u64, n_bytes: u64) -> Selection {
+    let none = BlockSet::new();
+    let step = StepReport::of_size(&none, Figure::Bytes(n_bytes), Some(true));
+    let goal = Some(GoalReport::of_sizes(limit, n_bytes, vec![step]));
+    Selection::of(Cut::new(none, "blocks"), Chosen { goal, ..Chosen::default() })
+}
+
+/// Measures the scores that the choice goes by, if it goes by any.
+fn calibrated(
+    parent: Parent<'_>,
+    options: &Choosing,
+    checked: &Checked,
+    watch: &dyn Watch,
+) -> Result<Option<Calibrated>> {
+    let needs_scores = |choice: &Choice| choice.method().is_some_and(Method::needs_scores);
+    let sub_blocks = needs_scores(&options.attention);
+    if !sub_blocks && !needs_scores(&options.choice) {
+        return Ok(None);
+    }
+    let goal = match (&options.choice, checked.target, options.confidence) {
+        (Choice::Best { method, .. }, Target::Exactly(n), Some(confidence)) => {
+            Some(stability::Goal { method: *method, n, keep: &checked.keep, confidence })
         }
         _ => None,
     };
-    Ok(Selection {
-        removed,
-        shortlist,
+    let until = goal.map(|goal| Stopping::rule(parent.constraints, goal));
+    let until = until.as_ref().map(|until| until as &Until<'_>);
+    let request = calibrate::Extras { sub_blocks, until, ..calibrate::Extras::default() };
+    // Attention alone is chosen by scores of halves.
+    let method = options.choice.method().unwrap_or(Method::Bi);
+    scored(parent, method, &options.calibration, watch, request).map(Some)
+}
+
+/// Chooses the whole blocks.
+fn whole_blocks(
+    parent: Parent<'_>,
+    options: &Choosing,
+    checked: &Checked,
+    importance: Option<&Importance>,
+    tasks: Option<(&Path, &[Task])>,
+    watch: &dyn Watch,
+) -> Result<Chosen> {
+    let Some(method) = options.choice.method() else {
+        return Ok(Chosen { removed: checked.removed.clone(), ..Chosen::default() });
+    };
+    measured::choose(&Request {
+        parent,
         method,
-        attention,
-        importance: calibrated.map(|calibrated| calibrated.importance),
-        calibration,
-        search,
-        goal: goal_report,
-        journal,
-        rating,
-        confidence,
+        objective: options.objective,
+        target: checked.target,
+        keep: &checked.keep,
+        importance,
+        tasks,
+        splitting: options.splitting,
+        scratch: options.scratch.as_deref(),
+        heals: options.heals,
+        text: &options.calibration,
+        watch,
     })
+}
+
+/// Chooses the blocks that lose their attention, beside those of `removed`.
+fn attention_cut(
+    model: &Model<'_>,
+    options: &Choosing,
+    checked: &Checked,
+    importance: Option<&Importance>,
+    removed: &BlockSet,
+) -> Result<Option<AttentionCut>> {
+    let (blocks, method) = match &options.attention {
+        Choice::Nothing { .. } | Choice::Goal { .. } => return Ok(None),
+        Choice::Blocks(_) => (checked.attention.clone(), ChosenBy::List.to_string()),
+        Choice::Best { budget, method, .. } => {
+            let n = budget.n_removed(model.n_trunk_blocks());
+            let blocks = attention_choice::choose(model, *method, importance, removed, &checked.keep, n)?;
+            (blocks, method.to_string())
+        }
+    };
+    // The blocks that were chosen to go as a whole may have made another one the first.
+    attention::check(model, removed, &blocks)?;
+    Ok(Some(AttentionCut { blocks, method }))
 }
 
 /// How sure the scores are by which `removed` was chosen; where it was not, the scores alone.
@@ -245,44 +363,22 @@ fn rate(
     calibrated: &Calibrated,
     constraints: &Constraints,
     options: &Choosing,
-    keep: &BTreeSet<BlockId>,
-    removed: &BTreeSet<BlockId>,
+    keep: &BlockSet,
+    removed: &BlockSet,
 ) -> Rating {
-    let chosen = Chosen { constraints, keep, removed };
-    let (method, chosen) = match &options.choice {
-        Choice::Best { method, .. } | Choice::Goal { method, .. } if method.needs_scores() => {
-            (*method, Some(chosen))
-        }
+    let (method, chosen) = match options.choice.method() {
+        Some(method) if method.needs_scores() => (method, Some(ByScores { constraints, keep, removed })),
         _ => (Method::Bi, None),
     };
     let confidence = options.confidence.unwrap_or_default();
     Rating::new(&calibrated.importance, method, confidence, chosen)
 }
 
-/// A size that is reached without any block but those for prediction.
-fn without_trunk_blocks(limit: u64, n_bytes: u64) -> Selection {
-    let value = Figure::Bytes(n_bytes);
-    let step = StepReport::of_size(&BTreeSet::new(), value, Some(true));
-    Selection {
-        removed: BTreeSet::new(),
-        shortlist: Vec::new(),
-        method: ChosenBy::List.to_string(),
-        attention: None,
-        importance: None,
-        calibration: None,
-        search: None,
-        goal: Some(GoalReport::of_sizes(limit, n_bytes, vec![step])),
-        journal: None,
-        rating: None,
-        confidence: None,
-    }
-}
-
-/// The blocks whose attention goes by a list; checks that the model can lose attention if any may be asked for.
-fn listed_attention(model: &Model<'_>, choice: &Choice) -> Result<BTreeSet<BlockId>> {
+/// The blocks that lose their attention by a list. Checks that the model can lose attention, if any is to.
+fn listed_attention(model: &Model<'_>, choice: &Choice) -> Result<BlockSet> {
     match choice {
-        Choice::Nothing { .. } | Choice::Goal { .. } => Ok(BTreeSet::new()),
-        Choice::Best { .. } => attention::check_model(model).map(|()| BTreeSet::new()),
+        Choice::Nothing { .. } | Choice::Goal { .. } => Ok(BlockSet::new()),
+        Choice::Best { .. } => attention::check_model(model).map(|()| BlockSet::new()),
         Choice::Blocks(list) => {
             attention::check_model(model)?;
             list.blocks(model.n_blocks(), "remove the attention of")
@@ -291,12 +387,8 @@ fn listed_attention(model: &Model<'_>, choice: &Choice) -> Result<BTreeSet<Block
 }
 
 /// The blocks that stay as they are, by a list.
-fn kept_by_hand(
-    model: &Model<'_>,
-    constraints: &Constraints,
-    options: &Choosing,
-) -> Result<BTreeSet<BlockId>> {
-    let mut kept = BTreeSet::new();
+fn kept_by_hand(model: &Model<'_>, constraints: &Constraints, options: &Choosing) -> Result<BlockSet> {
+    let mut kept = BlockSet::new();
     for choice in [&options.choice, &options.attention] {
         if let Choice::Best { keep: Some(list), .. }
         | Choice::Goal { keep: Some(list), .. }
@@ -306,7 +398,7 @@ fn kept_by_hand(
         }
     }
     if let Some(block) = kept.intersection(&constraints.dropped).next() {
-        let why = match options.drop_mtp {
+        let why = match options.rules.drop_mtp {
             true => "--drop-mtp removes it",
             false => "it has no tensors",
         };
@@ -316,15 +408,11 @@ fn kept_by_hand(
 }
 
 /// Names the nearest set that is allowed, where there is one.
-fn with_nearest(
-    error: anyhow::Error,
-    constraints: &Constraints,
-    removed: &BTreeSet<BlockId>,
-) -> anyhow::Error {
+fn with_nearest(error: anyhow::Error, constraints: &Constraints, removed: &BlockSet) -> anyhow::Error {
     match removal::nearest(constraints, removed) {
         Some(nearest) if error.downcast_ref::<Hint>().is_none() => {
-            let nearest: Vec<usize> = nearest.iter().map(|block| block.index()).collect();
-            error.context(Hint(format!("the nearest allowed set is --blocks {}", block_list(&nearest))))
+            let nearest = block_list(&numbers(&nearest));
+            error.context(Hint(format!("the nearest allowed set is --blocks {nearest}")))
         }
         _ => error,
     }

@@ -4,18 +4,19 @@ use crate::choose::search::Goal;
 use crate::choose::stability::Confidence;
 use crate::engine::settings::Calibration;
 use crate::measure::loss::Objective;
+use crate::model::Model;
 use crate::model::block::BlockList;
-use crate::plan::{Budget, Method};
+use crate::plan::{Budget, Constraints, Method, Splitting};
 use anyhow::Result;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// Which blocks go.
+/// The choice of blocks.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Choice {
     /// None, or none but prediction blocks.
     Nothing {
-        /// Blocks that stay in any case.
+        /// Blocks that stay.
         keep: Option<BlockList>,
     },
     /// Exactly these.
@@ -26,7 +27,7 @@ pub enum Choice {
         budget: Budget,
         /// By which importance.
         method: Method,
-        /// Blocks that stay in any case.
+        /// Blocks that stay.
         keep: Option<BlockList>,
     },
     /// The best of as many as a goal says.
@@ -37,9 +38,20 @@ pub enum Choice {
         most: Option<Budget>,
         /// By which importance.
         method: Method,
-        /// Blocks that stay in any case.
+        /// Blocks that stay.
         keep: Option<BlockList>,
     },
+}
+
+impl Choice {
+    /// The method, of a choice that is not by a list.
+    #[must_use]
+    pub fn method(&self) -> Option<Method> {
+        match self {
+            Self::Nothing { .. } | Self::Blocks(_) => None,
+            Self::Best { method, .. } | Self::Goal { method, .. } => Some(*method),
+        }
+    }
 }
 
 /// Numbers of blocks such as `1..9` or `1,3,7` or `10%,25%`.
@@ -90,22 +102,46 @@ impl FromStr for DropList {
 /// The rows of fewer blocks, and how blocks are chosen for them.
 #[derive(Clone, Debug)]
 pub struct Drops {
-    /// How many go.
+    /// How many blocks to remove.
     pub list: DropList,
     /// By which importance.
     pub method: Method,
-    /// What methods that measure losses make small.
+    /// The objective of methods that measure losses.
     pub objective: Objective,
     /// Blocks that stay in any case.
     pub keep: Option<BlockList>,
-    /// Prediction blocks go too.
+    /// The rules for every row.
+    pub rules: CutRules,
+    /// The text they are chosen on.
+    pub calibration: Calibration,
+}
+
+/// Rules for a removal beside those of the architecture.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CutRules {
+    /// Prediction blocks are removed too.
     pub drop_mtp: bool,
     /// No list takes the place of a built-in pattern.
     pub portable: bool,
     /// The user answers for the cut.
     pub trust_any_cut: bool,
-    /// The text they are chosen on.
-    pub calibration: Calibration,
+}
+
+impl CutRules {
+    /// The sets of blocks of `model` that may be removed under these rules.
+    ///
+    /// # Errors
+    /// An architecture or metadata that is not known; no prediction blocks to drop.
+    pub fn constraints(self, model: &Model<'_>) -> Result<Constraints> {
+        let mut constraints = Constraints::new(model, self.trust_any_cut)?;
+        if self.drop_mtp {
+            constraints = constraints.dropping_prediction_blocks()?;
+        }
+        if self.portable {
+            constraints = constraints.portable();
+        }
+        Ok(constraints)
+    }
 }
 
 /// How the blocks to remove are chosen.
@@ -115,9 +151,11 @@ pub struct Choosing {
     pub choice: Choice,
     /// Which of those that stay lose their attention.
     pub attention: Choice,
-    /// Prediction blocks go too.
-    pub drop_mtp: bool,
-    /// What methods that measure losses make small.
+    /// The rules for it.
+    pub rules: CutRules,
+    /// The files of the output, whose bytes a goal may count.
+    pub splitting: Splitting,
+    /// The objective of methods that measure losses.
     pub objective: Objective,
     /// How sure the set must be for the calibration to stop early; `None`: it does not.
     pub confidence: Option<Confidence>,
@@ -129,6 +167,24 @@ pub struct Choosing {
     pub calibration: Calibration,
     /// Whether healing will choose among the best few sets.
     pub heals: bool,
+}
+
+/// No removal at all, to which a program adds its choice.
+impl Default for Choosing {
+    fn default() -> Self {
+        Self {
+            choice: Choice::Nothing { keep: None },
+            attention: Choice::Nothing { keep: None },
+            rules: CutRules::default(),
+            splitting: Splitting::default(),
+            objective: Objective::Kl,
+            confidence: None,
+            tasks: None,
+            scratch: None,
+            calibration: Calibration::default(),
+            heals: false,
+        }
+    }
 }
 
 #[cfg(test)]

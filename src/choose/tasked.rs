@@ -5,44 +5,44 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::choose::outcome::TaskReport;
+use crate::choose::request::Request;
+use crate::choose::search::Measured;
 use crate::choose::search::measure::Tasks;
-use crate::choose::search::{Measured, Removed};
 use crate::engine::segment::whole::load_without;
 use crate::measure::answers;
 use crate::measure::loss::TaskLoss;
 use crate::measure::quality::choice::Accuracy;
 use crate::measure::tasks::Task;
-use crate::model::Model;
-use crate::plan::Constraints;
+use crate::model::block::BlockSet;
+use crate::plan::Parent;
 
 /// Does tasks with a model without some of its blocks, as it would be written.
 ///
 /// In memory are the weights of one such model at a time.
-pub(crate) struct Candidates<'m, 'a> {
-    pub(crate) model: &'m Model<'a>,
-    pub(crate) constraints: &'m Constraints,
-    /// The whole model, which lies at `path`.
+pub(crate) struct Candidates<'m> {
+    pub(crate) request: &'m Request<'m>,
+    /// The whole model.
     pub(crate) engine: &'m ggml::Model,
-    pub(crate) path: &'m Path,
-    pub(crate) tasks: &'m [Task],
-    pub(crate) threads: usize,
     /// Models that did the tasks.
     pub(crate) n_models: u64,
 }
 
-impl Tasks for Candidates<'_, '_> {
-    fn loss(&mut self, removed: &Removed) -> Result<TaskLoss> {
+impl Tasks for Candidates<'_> {
+    fn loss(&mut self, removed: &BlockSet) -> Result<TaskLoss> {
+        let Parent { input, model, constraints } = self.request.parent;
+        let tasks = self.request.tasks.map_or(&[][..], |(_, tasks)| tasks);
         let short;
         let engine = if removed.is_empty() {
             self.engine
         } else {
-            short = load_without(self.model, self.constraints, removed.clone())?;
+            short = load_without(model, constraints, removed.clone())?;
             &short
         };
         self.n_models += 1;
-        let scores = answers::answer_scores(engine, self.path, self.tasks, self.threads, &mut || {})?;
+        let scores =
+            answers::answer_scores(engine, input.path(), tasks, self.request.text.threads, &mut || {})?;
         let answers = scores.iter().map(Vec::as_slice);
-        Ok(TaskLoss::of(answers.zip(self.tasks.iter().map(|task| task.right))))
+        Ok(TaskLoss::of(answers.zip(tasks.iter().map(|task| task.right))))
     }
 }
 

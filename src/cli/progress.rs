@@ -97,12 +97,12 @@ fn bar(what: Cow<'static, str>, unit: Unit, total: u64, quiet: bool) -> Progress
     bar
 }
 
-/// What a line of progress begins with: no text of this program or of llama.cpp does.
+/// Beginning of a line of progress: no text of this program or of llama.cpp does.
 const TOLD: &str = "progress|";
 
 const MARK: char = '\u{1e}';
 
-/// A bar that is told of, not shown.
+/// A bar of a child process, which its parent shows.
 fn told(what: Cow<'static, str>, total: u64) -> ProgressBar {
     let target = ProgressDrawTarget::term_like_with_hz(Box::new(ToParent), 4);
     let style = ProgressStyle::with_template("progress|{msg}|{pos}|{len}");

@@ -17,7 +17,7 @@ pub mod settings;
 
 pub mod outcome;
 
-pub(crate) mod run;
+pub mod run;
 
 pub(crate) mod repairs;
 

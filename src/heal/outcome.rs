@@ -1,6 +1,16 @@
 //! What healing changed, in a result.
 
+use crate::plan::Cut;
 use serde::Serialize;
+
+/// A healed cut.
+#[derive(Clone, Debug)]
+pub struct Healed {
+    /// The cut with the weights that make up for it; as it was, if nothing helped.
+    pub cut: Cut,
+    /// The trials.
+    pub report: HealReport,
+}
 
 /// The result of healing. Its fields are the JSON contract.
 #[derive(Clone, Debug, Serialize)]

@@ -17,7 +17,6 @@ use crate::model::arch::{Readers, Stream};
 use crate::model::{BlockId, Model};
 use crate::plan::{ChangedTensor, ChangedTensors};
 
-
 /// The tensors by which each block writes to the stream, by their index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Projections(BTreeMap<BlockId, Vec<usize>>);

@@ -1,4 +1,4 @@
-//! What can be done to heal a model, known before anything is measured.
+//! Repairs: the ways to heal a model, known before anything is measured.
 
 use anyhow::{Context, Result, ensure};
 
@@ -11,17 +11,17 @@ use crate::heal::target_matrix::TargetMatrix;
 use crate::model::Model;
 use crate::model::arch::Alone;
 
-/// What can be done, of what is asked for.
+/// The repairs that are wanted and possible.
 pub(crate) struct Repairs {
     /// The largest matrix that may be fitted; `None` if nothing is fitted, or norms alone.
     pub(crate) carrier: Option<TargetMatrix>,
     /// Weights are fitted to the stream, block by block.
     pub(crate) fits: bool,
-    /// Those of norms behind branches.
+    /// Weights of the norms after branches are fitted.
     pub(crate) post_norms: bool,
-    /// What is divided; `None` if nothing is.
+    /// Tensors to divide; `None` for none.
     pub(crate) writers: Option<Projections>,
-    /// What `auto` does not try, with the reason.
+    /// Repairs that `auto` does not try, with the reason.
     pub(crate) left_out: Vec<String>,
 }
 

@@ -1,49 +1,35 @@
-//! Healing as a part of the main job: what is tried, and what is kept.
+//! Healing as a part of the main job: all repairs are tried, and the best is kept.
 
-use std::collections::BTreeSet;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
 use super::repairs::Repairs;
-use super::trials::{Tried, TriedAll, best_of};
+use super::trials::Trials;
 use crate::engine::hidden_state::Token;
 use crate::engine::llama;
 use crate::engine::load::load_and_cut;
 use crate::engine::scored::MIN_WINDOW;
-use crate::engine::settings::Calibration;
 use crate::engine::text::{CalibrationSet, DEFAULT_TOKENS, DEFAULT_WINDOW};
 use crate::heal::Weighting;
 use crate::heal::healer::stepwise::{Order, PATIENCE};
 use crate::heal::healer::validation::LOGITS_BYTES;
-use crate::heal::healer::{Candidate, HealType, Healer, Setup};
+use crate::heal::healer::{HealType, Healer, Setup};
 use crate::heal::normal::NormalEquations;
-use crate::heal::outcome::HealReport;
-use crate::heal::outcome::{HealCandidateReport, HealedTensorReport, HeldOutReport};
+use crate::heal::outcome::Healed;
 use crate::heal::settings::{Heal, HealArg};
 use crate::heal::split::{MIN_WINDOWS, Split};
 use crate::heal::target_matrix::TargetMatrix;
 use crate::measure::loss::Objective;
-use crate::model::input::Input;
-use crate::model::{BlockId, Model};
-use crate::plan::{AttentionCut, Constraints, HealMethod, Healing, attention};
+use crate::model::Model;
+use crate::model::block::BlockSet;
+use crate::plan::{Cut, Parent, attention};
 use crate::watch::{Unit, Watch};
 
-/// Tokens for each unknown of a row below which a fit is not to be trusted.
+/// Minimum tokens per fitted coefficient of a row.
 const TOKENS_PER_UNKNOWN: usize = 8;
 
-/// What healing made of a selection.
-pub(crate) struct Healed {
-    pub(crate) removed: BTreeSet<BlockId>,
-    pub(crate) attention: Option<AttentionCut>,
-    /// `none` if nothing helped.
-    pub(crate) method: String,
-    /// `None` if nothing helped.
-    pub(crate) healing: Option<Healing>,
-    pub(crate) report: HealReport,
-}
-
-/// How much text is used, where the user does not say otherwise: enough for the largest matrix.
+/// Default number of tokens: enough for the largest matrix.
 fn default_tokens(carrier: Option<&TargetMatrix>) -> usize {
     let n_in = carrier.map_or(0, |carrier| carrier.n_in);
     // A part of the windows is not fitted to.
@@ -59,8 +45,9 @@ fn streams_bytes(carrier: &TargetMatrix) -> u64 {
     (carrier.n_out as u64).saturating_mul(STREAMS * size_of::<f32>() as u64)
 }
 
-/// As [`default_tokens`], or as many as the memory that may be taken has room for, in windows of `window`.
-fn wanted_tokens(carrier: Option<&TargetMatrix>, heal: &Heal, window: usize) -> usize {
+/// As [`default_tokens`], or as many as the memory that may be taken has room for, in whole windows.
+fn wanted_tokens(carrier: Option<&TargetMatrix>, heal: &Heal) -> usize {
+    let window = heal.calibration.window;
     let wanted = default_tokens(carrier).max(window);
     let (Some(max), Some(carrier)) = (heal.max_memory, carrier) else {
         return wanted;
@@ -75,7 +62,7 @@ fn wanted_tokens(carrier: Option<&TargetMatrix>, heal: &Heal, window: usize) -> 
 ///
 /// # Errors
 /// It cannot.
-pub(crate) fn check(model: &Model<'_>, heal: &Heal, calibration: &Calibration) -> Result<()> {
+pub fn check(model: &Model<'_>, heal: &Heal) -> Result<()> {
     if heal.how == HealArg::None {
         return Ok(());
     }
@@ -96,8 +83,8 @@ pub(crate) fn check(model: &Model<'_>, heal: &Heal, calibration: &Calibration) -
         return Ok(());
     };
     let n_tokens = match heal.tokens_are_default {
-        true => wanted_tokens(Some(&carrier), heal, calibration.window),
-        false => calibration.tokens,
+        true => wanted_tokens(Some(&carrier), heal),
+        false => heal.calibration.tokens,
     };
     let sums = sums_bytes(&carrier, 1);
     let streams = (n_tokens as u64).saturating_mul(streams_bytes(&carrier));
@@ -111,34 +98,59 @@ pub(crate) fn check(model: &Model<'_>, heal: &Heal, calibration: &Calibration) -
     Ok(())
 }
 
-/// Tries what `heal` says for `model` without `removed`, and keeps what is best on windows that nothing was fitted to.
+/// Tries the repairs of `heal` for `parent` with `cut`, or with one of the sets of `shortlist` in place of its blocks, and
+/// keeps the best of them on held-out windows.
 ///
 /// # Errors
 /// Whatever keeps the model from being evaluated; a block before a cut that cannot make up for it.
-#[expect(clippy::too_many_arguments, reason = "all of them are the job's settings")]
-pub(crate) fn heal(
-    model: &Model<'_>,
-    constraints: &Constraints,
-    input: &Input,
-    (removed, shortlist): (&BTreeSet<BlockId>, &[BTreeSet<BlockId>]),
-    attention: Option<&AttentionCut>,
+///
+/// # Examples
+/// ```
+/// use gguf_shorten::engine::settings::Calibration;
+/// use gguf_shorten::heal::run::heal;
+/// use gguf_shorten::heal::settings::{Heal, HealArg};
+/// use gguf_shorten::model::input::Input;
+/// use gguf_shorten::model::{BlockId, Model};
+/// use gguf_shorten::output::save::Target;
+/// use gguf_shorten::output::verify::verify;
+/// use gguf_shorten::plan::{Constraints, Cut, Parent, Plan};
+/// use gguf_shorten::watch::Silent;
+///
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/examples/tiny_model.rs"));
+/// # fn main() -> anyhow::Result<()> {
+/// # let folder = tempfile::tempdir()?;
+/// # let [path, out] = ["model.gguf", "short.gguf"].map(|name| folder.path().join(name));
+/// # save_tiny_model(&path, 6)?;
+/// let input = Input::open(&path)?;
+/// let model = Model::new(input.parse()?)?;
+/// let constraints = Constraints::of(&model)?;
+/// let parent = Parent { input: &input, model: &model, constraints: &constraints };
+///
+/// let cut = Cut::new([2, 3].map(BlockId::new).into(), "blocks");
+/// let calibration = Calibration { tokens: 1024, window: 32, threads: 1, ..Calibration::default() };
+/// let settings = Heal { how: HealArg::Auto, calibration, ..Heal::default() };
+/// let healed = heal(parent, cut, &[], &settings, &Silent)?;
+/// // Measured on windows that no weight was fitted to.
+/// assert!(healed.report.held_out.is_some_and(|loss| loss.loss_healed <= loss.loss_none));
+///
+/// let plan = |parent_blake3| Plan::new(&model, &constraints, &healed.cut, parent_blake3);
+/// Target::new(&out, &input, false)?.save(parent, &plan, &mut |_n_bytes| {})?;
+/// let written = Input::open_file(&out)?;
+/// assert!(verify(&model, &constraints, &written.parse()?, &|_n_bytes| {})?.differences.is_empty());
+/// # Ok(())
+/// # }
+/// ```
+pub fn heal(
+    parent: Parent<'_>,
+    cut: Cut,
+    shortlist: &[BlockSet],
     heal: &Heal,
-    objective: Objective,
-    calibration: &Calibration,
     watch: &dyn Watch,
 ) -> Result<Healed> {
-    let at_path = || input.path().display().to_string();
-    let objective = match objective {
-        Objective::Ppl => Objective::Ppl,
-        Objective::Kl | Objective::Task | Objective::Draft => Objective::Kl,
-    };
-    let repairs = Repairs::of(model, heal.how).with_context(at_path)?;
-    let carrier = repairs.carrier;
-    let mut calibration = calibration.clone();
-    if heal.tokens_are_default {
-        calibration.tokens = wanted_tokens(carrier.as_ref(), heal, calibration.window);
-    }
-    let (engine, set) = load_and_cut(input, model, &calibration, watch, false)?;
+    let at_path = || parent.name();
+    let repairs = Repairs::of(parent.model, heal.how).with_context(at_path)?;
+    let heal = &settled(heal, repairs.carrier.as_ref());
+    let (engine, set) = load_and_cut(parent.input, parent.model, &heal.calibration, watch, false)?;
     ensure!(
         set.window >= MIN_WINDOW,
         "{}: a window has {} tokens, but {MIN_WINDOW} or more are needed to score predictions",
@@ -148,13 +160,52 @@ pub(crate) fn heal(
     let start = Instant::now();
     let windows: Vec<&[Token]> = set.windows().collect();
     let split = Split::of(&windows, set.texts(), set.own());
-    let (mut warnings, is_hopeless) = warnings(&split, carrier.as_ref());
+    let (mut warnings, is_hopeless) = warnings(&split, repairs.carrier.as_ref());
     warnings.extend(repairs.left_out.iter().cloned());
-    for warning in &warnings {
-        watch.warn(warning);
-    }
-    let mut all = TriedAll { removed: removed.clone(), shortlist: Vec::new(), tried: Vec::new() };
+    warnings.iter().for_each(|warning| watch.warn(warning));
+    let mut trials = Trials::new(cut, heal.objective);
     if !is_hopeless {
+        let job = Job { parent, heal, repairs: &repairs, engine: &engine, set: &set, split: &split };
+        let found = job.try_all(&mut trials, shortlist, watch).with_context(at_path)?;
+        found.iter().for_each(|warning| watch.warn(warning));
+        warnings.extend(found);
+    }
+    let mut healed = trials.outcome(parent.model, heal, &split);
+    healed.report.seconds = start.elapsed().as_secs_f64();
+    healed.report.warnings = warnings;
+    Ok(healed)
+}
+
+/// The same settings with the number of tokens and the objective of a fit: for a task or a draft model, too, it is the
+/// parent's predictions.
+fn settled(heal: &Heal, carrier: Option<&TargetMatrix>) -> Heal {
+    let mut heal = heal.clone();
+    if heal.tokens_are_default {
+        heal.calibration.tokens = wanted_tokens(carrier, &heal);
+    }
+    heal.objective = match heal.objective {
+        Objective::Ppl => Objective::Ppl,
+        Objective::Kl | Objective::Task | Objective::Draft => Objective::Kl,
+    };
+    heal
+}
+
+/// A model that is loaded to be healed.
+struct Job<'j> {
+    parent: Parent<'j>,
+    heal: &'j Heal,
+    repairs: &'j Repairs,
+    engine: &'j ggml::Model,
+    set: &'j CalibrationSet,
+    split: &'j Split,
+}
+
+impl Job<'_> {
+    /// Tries all repairs. Returns warnings about them.
+    fn try_all(&self, trials: &mut Trials, shortlist: &[BlockSet], watch: &dyn Watch) -> Result<Vec<String>> {
+        let Self { heal, repairs, set, split, .. } = *self;
+        let Parent { model, constraints, .. } = self.parent;
+        let carrier = repairs.carrier.as_ref();
         let bar = watch.begin("healing".into(), Unit::Time, 0);
         let tell = |what: &str, n_done: usize, n_windows: usize| {
             bar.set_message(match n_windows {
@@ -167,44 +218,30 @@ pub(crate) fn heal(
             true => Healer::new,
             false => Healer::of_whole_models,
         };
-        let n_threads = calibration.threads;
-        let setup =
-            Setup { model, constraints, engine: &engine, windows: windows.clone(), split: &split, n_threads };
-        let result = make(setup).and_then(|healer| {
-            let mut healer = healer.with_progress(Box::new(tell)).with_logits_bytes(logits_bytes(
-                heal,
-                carrier.as_ref(),
-                &set,
-                engine.n_embd(),
-            ));
-            if repairs.fits {
-                let carrier = carrier.as_ref();
-                let orders = |may_block| orders(heal, objective, carrier, set.n_tokens(), may_block);
-                if attention.is_none() && shortlist.len() > 1 {
-                    all.choose(&mut healer, shortlist, &orders(false))?;
-                }
-                let may_block = !repairs.post_norms && attention::check_model(model).is_ok();
-                all.try_all(&mut healer, attention, &orders(may_block))?;
-            } else {
-                all.try_none(&healer, attention, &split)?;
+        let windows = set.windows().collect();
+        let n_threads = heal.calibration.threads;
+        let setup = Setup { model, constraints, engine: self.engine, windows, split, n_threads };
+        let mut healer = make(setup)?.with_progress(Box::new(tell)).with_logits_bytes(logits_bytes(
+            heal,
+            carrier,
+            set,
+            self.engine.n_embd(),
+        ));
+        if repairs.fits {
+            let orders = |may_block| orders(heal, carrier, set.n_tokens(), may_block);
+            if trials.cut.attention.is_none() && shortlist.len() > 1 {
+                trials.choose(&mut healer, shortlist, &orders(false))?;
             }
-            match &repairs.writers {
-                Some(writers) => all.try_scales(&mut healer, writers, objective),
-                None => Ok(Vec::new()),
-            }
-        });
-        drop(bar);
-        let n_before = warnings.len();
-        warnings.extend(result.with_context(at_path)?);
-        for warning in &warnings[n_before..] {
-            watch.warn(warning);
+            let may_block = !repairs.post_norms && attention::check_model(model).is_ok();
+            trials.try_fits(&mut healer, &orders(may_block))?;
+        } else {
+            trials.try_none(&healer, split)?;
+        }
+        match &repairs.writers {
+            Some(writers) => trials.try_scales(&mut healer, writers),
+            None => Ok(Vec::new()),
         }
     }
-    let TriedAll { removed, shortlist, tried } = all;
-    let best = best_of(&tried, objective);
-    let mut healed = kept(model, &removed, attention, heal, objective, &split, tried, best, warnings, start);
-    healed.report.shortlist = shortlist;
-    Ok(healed)
 }
 
 /// Memory for logits of the parent: what the streams of all windows and one fit's sums leave.
@@ -218,16 +255,10 @@ fn logits_bytes(heal: &Heal, carrier: Option<&TargetMatrix>, set: &CalibrationSe
     max.saturating_sub(streams.saturating_add(sums)).min(LOGITS_BYTES)
 }
 
-/// What is tried.
-fn orders(
-    heal: &Heal,
-    objective: Objective,
-    carrier: Option<&TargetMatrix>,
-    n_tokens: usize,
-    may_block: bool,
-) -> Vec<Order> {
+/// The fits to try.
+fn orders(heal: &Heal, carrier: Option<&TargetMatrix>, n_tokens: usize, may_block: bool) -> Vec<Order> {
     // Whether the block before a cut is fitted, and whether one of the run stays as its network.
-    let ways: &[(bool, bool)] = match heal.how {
+    let variants: &[(bool, bool)] = match heal.how {
         HealArg::None | HealArg::Scale => &[],
         HealArg::Linear => &[(true, false)],
         HealArg::Block => &[(false, true), (true, true)],
@@ -247,9 +278,9 @@ fn orders(
         before,
         with_block,
         heal_type: heal.heal_type,
-        objective,
+        objective: heal.objective,
     };
-    ways.iter().map(order).collect()
+    variants.iter().map(order).collect()
 }
 
 /// Bytes of the sums for so many weightings: both folds of each, and beside them their sum and a factor of it.
@@ -257,7 +288,7 @@ fn sums_bytes(carrier: &TargetMatrix, n_weightings: usize) -> u64 {
     NormalEquations::n_bytes(carrier.n_in, carrier.n_out).saturating_mul(2 * n_weightings as u64 + 2)
 }
 
-/// What speaks against trusting a fit to these windows, and whether none is to be tried.
+/// Warnings about a fit to these windows, and whether none is to be tried.
 fn warnings(split: &Split, carrier: Option<&TargetMatrix>) -> (Vec<String>, bool) {
     let n_in = carrier.map_or(1, |carrier| carrier.n_in);
     let mut warnings = Vec::new();
@@ -291,107 +322,10 @@ fn warnings(split: &Split, carrier: Option<&TargetMatrix>) -> (Vec<String>, bool
     (warnings, false)
 }
 
-#[expect(clippy::too_many_arguments, reason = "gathers one result")]
-fn kept(
-    model: &Model<'_>,
-    removed: &BTreeSet<BlockId>,
-    attention: Option<&AttentionCut>,
-    heal: &Heal,
-    objective: Objective,
-    split: &Split,
-    tried: Vec<Tried>,
-    best: Option<usize>,
-    warnings: Vec<String>,
-    start: Instant,
-) -> Healed {
-    let loss_of = |i: usize| tried.get(i)?.measured.as_ref().map(|(_, loss)| *loss);
-    let held_out = best.and_then(|best| {
-        let (none, healed) = (loss_of(0)?, loss_of(best)?);
-        Some(HeldOutReport {
-            windows: split.validation.len(),
-            loss_none: none.mean(objective),
-            loss_healed: healed.mean(objective),
-            objective: match objective {
-                Objective::Ppl => "ppl",
-                // What is chosen for a task or a draft is healed toward the parent's predictions.
-                Objective::Kl | Objective::Task | Objective::Draft => "kl",
-            },
-            parent_perplexity: none.parent_perplexity(),
-            perplexity_none: none.perplexity(),
-            perplexity_healed: healed.perplexity(),
-        })
-    });
-    let candidates = tried
-        .iter()
-        .enumerate()
-        .map(|(i, tried)| {
-            let measured = tried.measured.as_ref();
-            HealCandidateReport {
-                method: tried.method.to_string(),
-                variant: tried.variant.clone(),
-                loss: measured.map(|(_, loss)| loss.mean(objective)),
-                perplexity: measured.map(|(_, loss)| loss.perplexity()),
-                bytes_added: measured.map_or(0, |(candidate, _)| {
-                    tensor_reports(model, candidate).iter().map(|t| t.bytes_added).sum()
-                }),
-                kept: best == Some(i),
-            }
-        })
-        .collect();
-    let chosen = best.and_then(|best| tried.into_iter().nth(best));
-    let (method, variant, candidate) = match chosen {
-        Some(Tried { method, variant, measured: Some((candidate, _)) }) => (method, variant, Some(candidate)),
-        _ => (HealMethod::None, None, None),
-    };
-    let candidate = candidate.filter(|candidate| !candidate.tensors.is_empty());
-    let report = HealReport {
-        requested: heal.how.to_string(),
-        method: method.to_string(),
-        variant,
-        tensors: candidate.as_ref().map(|candidate| tensor_reports(model, candidate)).unwrap_or_default(),
-        tokens: split.n_tokens,
-        ridge: candidate.as_ref().and_then(|candidate| candidate.fitted.first()).map(|fitted| fitted.ridge),
-        held_out,
-        candidates,
-        shortlist: Vec::new(),
-        seconds: start.elapsed().as_secs_f64(),
-        warnings,
-    };
-    let loss = held_out.map_or([0.0; 2], |held_out| {
-        #[expect(clippy::cast_possible_truncation, reason = "rounded to a float")]
-        [held_out.loss_none as f32, held_out.loss_healed as f32]
-    });
-    Healed {
-        removed: candidate.as_ref().map_or_else(|| removed.clone(), |c| c.removed.clone()),
-        attention: candidate
-            .as_ref()
-            .map_or_else(|| attention.cloned(), |candidate| candidate.attention.clone()),
-        method: method.to_string(),
-        healing: candidate.map(|candidate| Healing { tensors: candidate.tensors, loss }),
-        report,
-    }
-}
-
-fn tensor_reports(model: &Model<'_>, candidate: &Candidate) -> Vec<HealedTensorReport> {
-    let report = |(&source, changed): (&usize, &crate::plan::ChangedTensor)| {
-        let info = &model.tensors().get(source)?.info;
-        let fitted = candidate.fitted.iter().find(|fitted| fitted.source == source);
-        let n_bytes = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        Some(HealedTensorReport {
-            name: info.name().to_owned(),
-            from_type: info.tensor_type().to_string(),
-            r#type: changed.tensor_type.to_string(),
-            bytes_added: n_bytes(changed.bytes.len()) - n_bytes(info.bytes().len()),
-            ridge: fitted.map(|fitted| fitted.ridge),
-            error_left: fitted.map(|fitted| fitted.left),
-        })
-    };
-    candidate.tensors.iter().filter_map(report).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::settings::Calibration;
     use crate::gguf::TensorType;
 
     #[test]
@@ -403,8 +337,10 @@ mod tests {
             heal_type: HealType::Auto,
             max_memory,
             tokens_are_default: true,
+            objective: Objective::Kl,
+            calibration: Calibration { window: 512, ..Calibration::default() },
         };
-        let tokens = |max_memory| wanted_tokens(Some(&carrier), &heal(max_memory), 512);
+        let tokens = |max_memory| wanted_tokens(Some(&carrier), &heal(max_memory));
         assert_eq!(tokens(None), 16 * 11_008);
         assert_eq!(tokens(Some(1 << 40)), 16 * 11_008);
         let sums = 4 * 8 * 11_008 * (11_008 + 4096);
@@ -414,7 +350,7 @@ mod tests {
         // Never less than healing needs, which is then refused.
         assert_eq!(tokens(Some(1000)), 3 * 512);
         let n_weightings = |max_memory| {
-            let orders = orders(&heal(max_memory), Objective::Kl, Some(&carrier), found, false);
+            let orders = orders(&heal(max_memory), Some(&carrier), found, false);
             orders[0].weightings.len()
         };
         assert_eq!(n_weightings(Some(8_000_000_000)), 1);

@@ -1,34 +1,40 @@
-//! What is tried to heal a model, and what each trial came to.
-
-use std::collections::BTreeSet;
+//! Trials: the repairs of a cut, each measured, and the best of them.
 
 use anyhow::{Context, Result};
 
 use crate::heal::healer::stepwise::Order;
 use crate::heal::healer::{Candidate, Healer};
-use crate::heal::outcome::HealedSetReport;
+use crate::heal::outcome::{
+    HealCandidateReport, HealReport, Healed, HealedSetReport, HealedTensorReport, HeldOutReport,
+};
 use crate::heal::projections::Projections;
+use crate::heal::settings::Heal;
 use crate::heal::split::Split;
 use crate::measure::loss::{Loss, Objective};
-use crate::model::BlockId;
-use crate::plan::{AttentionCut, HealMethod};
+use crate::model::Model;
+use crate::model::block::{BlockSet, numbers};
+use crate::plan::{ChangedTensor, Cut, HealMethod, Healing};
 
-/// Everything that was tried.
-pub(crate) struct TriedAll {
-    /// What goes.
-    pub(crate) removed: BTreeSet<BlockId>,
+/// The repairs that were tried on a cut.
+pub(crate) struct Trials {
+    /// The cut as it was, with the blocks that were chosen.
+    pub(crate) cut: Cut,
+    objective: Objective,
     /// Sets that were compared.
-    pub(crate) shortlist: Vec<HealedSetReport>,
-    /// For what goes.
-    pub(crate) tried: Vec<Tried>,
+    shortlist: Vec<HealedSetReport>,
+    tried: Vec<Tried>,
 }
 
-impl TriedAll {
-    /// Lets that one of `sets` go which loses least where its cuts are healed in the first way of the first of `orders`.
+impl Trials {
+    pub(crate) fn new(cut: Cut, objective: Objective) -> Self {
+        Self { cut, objective, shortlist: Vec::new(), tried: Vec::new() }
+    }
+
+    /// Chooses that one of `sets` which loses least where its cuts are healed in the first way of the first of `orders`.
     pub(crate) fn choose(
         &mut self,
         healer: &mut Healer<'_, '_>,
-        sets: &[BTreeSet<BlockId>],
+        sets: &[BlockSet],
         orders: &[Order],
     ) -> Result<()> {
         let Some(order) = orders.first() else {
@@ -41,46 +47,38 @@ impl TriedAll {
             ..order.clone()
         };
         // Streams of a block are got from those of the one before it.
-        let mut by_first: Vec<&BTreeSet<BlockId>> = sets.iter().collect();
+        let mut by_first: Vec<&BlockSet> = sets.iter().collect();
         by_first.sort_by_key(|set| set.first().copied());
         let mut best = f64::INFINITY;
         for set in by_first {
             let (_, loss) = healer.unhealed(set, None)?;
-            let loss = loss.mean(order.objective);
+            let loss = loss.mean(self.objective);
             let steps = healer.fit(set, None, &order)?;
             let measured = steps.iter().filter_map(|step| step.measured.as_ref());
             // Of steps that stay, each is better than the one before it.
-            let loss_healed = measured.map(|(_, loss)| loss.mean(order.objective)).fold(loss, f64::min);
+            let loss_healed = measured.map(|(_, loss)| loss.mean(self.objective)).fold(loss, f64::min);
             if loss_healed < best {
                 best = loss_healed;
-                self.removed = set.clone();
+                self.cut.blocks = set.clone();
             }
-            self.shortlist.push(HealedSetReport {
-                removed: set.iter().map(|block| block.index()).collect(),
-                loss,
-                loss_healed,
-            });
+            self.shortlist.push(HealedSetReport { removed: numbers(set), loss, loss_healed });
         }
         Ok(())
     }
 
-    /// Measures what is chosen, as it is and healed in every way of `orders`.
-    pub(crate) fn try_all(
-        &mut self,
-        healer: &mut Healer<'_, '_>,
-        attention: Option<&AttentionCut>,
-        orders: &[Order],
-    ) -> Result<()> {
-        let none = healer.unhealed(&self.removed, attention)?;
+    /// Measures the cut as it is, and healed by every fit of `orders`.
+    pub(crate) fn try_fits(&mut self, healer: &mut Healer<'_, '_>, orders: &[Order]) -> Result<()> {
+        let (removed, attention) = (&self.cut.blocks, self.cut.attention.as_ref());
+        let none = healer.unhealed(removed, attention)?;
         self.tried.push(Tried::new(HealMethod::None, None, Some(none)));
         for order in orders {
             let steps = healer
-                .fit(&self.removed, attention, order)
+                .fit(removed, attention, order)
                 .with_context(|| format!("healing by {}", method(order, false)))?;
             for step in steps {
                 let measured = step.measured.as_ref();
                 let has_block =
-                    measured.is_some_and(|(candidate, _)| candidate.removed.len() < self.removed.len());
+                    measured.is_some_and(|(candidate, _)| candidate.removed.len() < removed.len());
                 let method = method(order, has_block);
                 self.tried.push(Tried::new(method, Some(step.variant), step.measured));
             }
@@ -88,25 +86,19 @@ impl TriedAll {
         Ok(())
     }
 
-    /// Measures what is chosen as it is, whole.
-    pub(crate) fn try_none(
-        &mut self,
-        healer: &Healer<'_, '_>,
-        attention: Option<&AttentionCut>,
-        split: &Split,
-    ) -> Result<()> {
-        let none = Candidate::unhealed(&self.removed, attention);
+    /// Measures the cut as it is, by the whole model.
+    pub(crate) fn try_none(&mut self, healer: &Healer<'_, '_>, split: &Split) -> Result<()> {
+        let none = Candidate::unhealed(&self.cut.blocks, self.cut.attention.as_ref());
         let loss = healer.loss(&none, &split.validation)?;
         self.tried.push(Tried::new(HealMethod::None, None, Some((none, loss))));
         Ok(())
     }
 
-    /// Measures what is chosen with its writers scaled, as it is and on top of the best so far. Returns what is to be said.
+    /// Measures the cut with its writers scaled, as it is and on top of the best so far. Returns warnings.
     pub(crate) fn try_scales(
         &mut self,
         healer: &mut Healer<'_, '_>,
         writers: &Projections,
-        objective: Objective,
     ) -> Result<Vec<String>> {
         let candidate_of = |tried: &Tried| {
             let (candidate, _) = tried.measured.as_ref()?;
@@ -114,14 +106,14 @@ impl TriedAll {
         };
         let mut bases: Vec<(HealMethod, Candidate)> = Vec::new();
         bases.extend(self.tried.first().and_then(candidate_of).map(|none| (HealMethod::Scale, none)));
-        if let Some(best) = best_of(&self.tried, objective).filter(|&best| best > 0) {
+        if let Some(best) = self.best().filter(|&best| best > 0) {
             let method = self.tried[best].method.with_scale();
             bases.extend(candidate_of(&self.tried[best]).map(|candidate| (method, candidate)));
         }
         let mut said = Vec::new();
         for (method, base) in bases {
             let at_method = || format!("healing by {method}");
-            let scaling = healer.scale(writers, &base, objective).with_context(at_method)?;
+            let scaling = healer.scale(writers, &base, self.objective).with_context(at_method)?;
             let Some(scaling) = scaling else {
                 self.tried.push(Tried::new(method, None, None));
                 continue;
@@ -139,41 +131,130 @@ impl TriedAll {
         }
         Ok(said)
     }
+
+    /// The number of the trial with the least loss, of equals the first.
+    fn best(&self) -> Option<usize> {
+        let measured = self.tried.iter().enumerate();
+        measured
+            .filter_map(|(i, tried)| Some((i, tried.measured.as_ref()?.1.mean(self.objective))))
+            .filter(|(_, loss)| loss.is_finite())
+            .min_by(|(_, a), (_, b)| a.total_cmp(b))
+            .map(|(i, _)| i)
+    }
+
+    /// The cut as the best trial has it, and a report of all, but for time and warnings.
+    pub(crate) fn outcome(self, model: &Model<'_>, heal: &Heal, split: &Split) -> Healed {
+        let best = self.best();
+        let held_out = best.and_then(|best| self.held_out(best, split.validation.len()));
+        let candidates = self.reports(model, best);
+        let chosen = best.and_then(|best| self.tried.into_iter().nth(best));
+        let (method, variant, candidate) = match chosen {
+            Some(Tried { method, variant, measured: Some((candidate, _)) }) => {
+                (method, variant, Some(candidate))
+            }
+            _ => (HealMethod::None, None, None),
+        };
+        let candidate = candidate.filter(|candidate| !candidate.tensors.is_empty());
+        let first = candidate.as_ref().and_then(|candidate| candidate.fitted.first());
+        let report = HealReport {
+            requested: heal.how.to_string(),
+            method: method.to_string(),
+            variant,
+            tensors: candidate.as_ref().map(|candidate| tensors(model, candidate)).unwrap_or_default(),
+            tokens: split.n_tokens,
+            ridge: first.map(|fitted| fitted.ridge),
+            held_out,
+            candidates,
+            shortlist: self.shortlist,
+            seconds: 0.0,
+            warnings: Vec::new(),
+        };
+        let mut cut = Cut { heal: method.to_string(), ..self.cut };
+        if let Some(candidate) = candidate {
+            let loss = held_out.map_or([0.0; 2], |held_out| {
+                #[expect(clippy::cast_possible_truncation, reason = "rounded to a float")]
+                [held_out.loss_none as f32, held_out.loss_healed as f32]
+            });
+            (cut.blocks, cut.attention) = (candidate.removed, candidate.attention);
+            cut.healing = Some(Healing { tensors: candidate.tensors, loss });
+        }
+        Healed { cut, report }
+    }
+
+    /// The trial with the number `best` beside the cut as it was, on `n_windows` windows.
+    fn held_out(&self, best: usize, n_windows: usize) -> Option<HeldOutReport> {
+        let loss_of = |i: usize| self.tried.get(i)?.measured.as_ref().map(|(_, loss)| *loss);
+        let (none, healed) = (loss_of(0)?, loss_of(best)?);
+        Some(HeldOutReport {
+            windows: n_windows,
+            loss_none: none.mean(self.objective),
+            loss_healed: healed.mean(self.objective),
+            objective: match self.objective {
+                Objective::Ppl => "ppl",
+                Objective::Kl | Objective::Task | Objective::Draft => "kl",
+            },
+            parent_perplexity: none.parent_perplexity(),
+            perplexity_none: none.perplexity(),
+            perplexity_healed: healed.perplexity(),
+        })
+    }
+
+    /// All trials, of which `best` is kept.
+    fn reports(&self, model: &Model<'_>, best: Option<usize>) -> Vec<HealCandidateReport> {
+        let report = |(i, tried): (usize, &Tried)| {
+            let measured = tried.measured.as_ref();
+            HealCandidateReport {
+                method: tried.method.to_string(),
+                variant: tried.variant.clone(),
+                loss: measured.map(|(_, loss)| loss.mean(self.objective)),
+                perplexity: measured.map(|(_, loss)| loss.perplexity()),
+                bytes_added: measured.map_or(0, |(candidate, _)| {
+                    tensors(model, candidate).iter().map(|tensor| tensor.bytes_added).sum()
+                }),
+                kept: best == Some(i),
+            }
+        };
+        self.tried.iter().enumerate().map(report).collect()
+    }
 }
 
-/// One thing that was tried.
-pub(crate) struct Tried {
-    pub(crate) method: HealMethod,
-    pub(crate) variant: Option<String>,
+/// The tensors of a candidate with other weights.
+fn tensors(model: &Model<'_>, candidate: &Candidate) -> Vec<HealedTensorReport> {
+    let report = |(&source, changed): (&usize, &ChangedTensor)| {
+        let info = &model.tensors().get(source)?.info;
+        let fitted = candidate.fitted.iter().find(|fitted| fitted.source == source);
+        let n_bytes = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        Some(HealedTensorReport {
+            name: info.name().to_owned(),
+            from_type: info.tensor_type().to_string(),
+            r#type: changed.tensor_type.to_string(),
+            bytes_added: n_bytes(changed.bytes.len()) - n_bytes(info.bytes().len()),
+            ridge: fitted.map(|fitted| fitted.ridge),
+            error_left: fitted.map(|fitted| fitted.left),
+        })
+    };
+    candidate.tensors.iter().filter_map(report).collect()
+}
+
+/// A trial.
+struct Tried {
+    method: HealMethod,
+    variant: Option<String>,
     /// `None` if no weight was changed.
-    pub(crate) measured: Option<(Candidate, Loss)>,
+    measured: Option<(Candidate, Loss)>,
 }
 
 impl Tried {
-    pub(crate) fn new(
-        method: HealMethod,
-        variant: Option<String>,
-        measured: Option<(Candidate, Loss)>,
-    ) -> Self {
+    fn new(method: HealMethod, variant: Option<String>, measured: Option<(Candidate, Loss)>) -> Self {
         Self { method, variant, measured }
     }
 }
 
-/// What a fit is called that has come to a block of its own for a run, or has not.
+/// The name of a fit, with a block of its own for a run of removed ones or without.
 fn method(order: &Order, has_block: bool) -> HealMethod {
     match (order.before, has_block) {
         (true, false) => HealMethod::Linear,
         (true, true) => HealMethod::LinearBlock,
         (false, _) => HealMethod::Block,
     }
-}
-
-/// The number of what has the least loss, of equals the first.
-pub(crate) fn best_of(tried: &[Tried], objective: Objective) -> Option<usize> {
-    let measured = tried.iter().enumerate();
-    measured
-        .filter_map(|(i, tried)| Some((i, tried.measured.as_ref()?.1.mean(objective))))
-        .filter(|(_, loss)| loss.is_finite())
-        .min_by(|(_, a), (_, b)| a.total_cmp(b))
-        .map(|(i, _)| i)
 }

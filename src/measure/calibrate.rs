@@ -16,13 +16,11 @@ use crate::measure::cache::cached::CachedScores;
 use crate::measure::cache::{Entry, Scored};
 use crate::measure::importance::{Importance, Measuring};
 use crate::measure::pairs::{Paired, Pairs};
-use crate::model::Model;
-use crate::model::input::Input;
 use crate::model::warning;
-use crate::plan::Constraints;
+use crate::plan::Parent;
 use crate::watch::{Silent, Unit, Watch};
 
-/// What a calibration gave.
+/// Scores of blocks, and the text that they are of.
 pub(crate) struct Calibrated {
     pub(crate) importance: Importance,
     /// Of the windows that were evaluated.
@@ -34,7 +32,7 @@ pub(crate) struct Calibrated {
 /// The rule by which a calibration of at most so many windows ends early.
 pub(crate) type Until<'u> = dyn Fn(usize) -> Box<dyn Fn(&Measuring) -> bool + 'u> + 'u;
 
-/// What a calibration measures beside the scores of whole blocks.
+/// Measurements of a calibration beside the scores of whole blocks, and its end.
 #[derive(Default)]
 pub(crate) struct Extras<'c, 'u> {
     /// The scores of the two halves of each block.
@@ -45,18 +43,17 @@ pub(crate) struct Extras<'c, 'u> {
     pub(crate) until: Option<&'c Until<'u>>,
 }
 
-/// Measures the importance of every block of the model of `input`, and the `extras`; scores that were measured before
-/// come from the cache.
+/// Measures the importance of every block of `parent`, and all else of `extras`; scores that were measured before come from
+/// the cache.
 pub(crate) fn calibrate(
-    model: &Model<'_>,
-    constraints: &Constraints,
-    input: &Input,
+    parent: Parent<'_>,
     options: &Calibration,
     watch: &dyn Watch,
     extras: Extras<'_, '_>,
 ) -> Result<Calibrated> {
-    let path = input.path();
-    llama::check_ends(model).with_context(|| path.display().to_string())?;
+    let Parent { input, model, constraints } = parent;
+    let at_path = || parent.name();
+    llama::check_ends(model).with_context(at_path)?;
     let scored = match extras.sub_blocks {
         true => Scored::Halves,
         false => Scored::Blocks,
@@ -76,10 +73,7 @@ pub(crate) fn calibrate(
         return Ok(Calibrated { n_tokens_allowed: importance.n_tokens, importance, report });
     }
     let halves = match extras.sub_blocks {
-        true => Some(
-            Halves::of(model, constraints.rules, &constraints.kinds)
-                .with_context(|| path.display().to_string())?,
-        ),
+        true => Some(Halves::of(model, constraints.rules, &constraints.kinds).with_context(at_path)?),
         false => None,
     };
     let (engine, set) = load_and_cut(input, model, options, watch, true)?;
@@ -89,7 +83,7 @@ pub(crate) fn calibrate(
         ContextOptions { window: set.window, threads: options.threads },
         StreamGraph::of(model, &engine, constraints.rules.stream)?,
     )
-    .with_context(|| path.display().to_string())?
+    .with_context(at_path)?
     .with_halves(halves);
     let start = Instant::now();
     let importance = match extras.pairs {
@@ -99,7 +93,7 @@ pub(crate) fn calibrate(
             measure(&mut states, &set, is_enough.as_deref(), watch)
         }
     };
-    let importance = importance.with_context(|| path.display().to_string())?;
+    let importance = importance.with_context(at_path)?;
     let seconds = start.elapsed().as_secs_f64();
     warn_of_zero_rows(&importance, watch);
     let mut report = CalibrationReport {
@@ -157,17 +151,11 @@ pub(crate) fn warn_of_zero_rows(importance: &Importance, watch: &dyn Watch) {
     }
 }
 
-/// Measures the importance of every block of `model`, which is what `input` shows, with llama.cpp. With `options.cache` scores
+/// Measures the importance of every block of `parent` with llama.cpp. With `options.cache` scores
 /// that were measured before come from the cache ([`crate::measure::cache`]), and new ones go there.
 ///
 /// # Errors
 /// Whatever keeps the model from being evaluated: a text that is too short, no tokenizer, what llama.cpp refuses.
-pub fn score(
-    model: &Model<'_>,
-    constraints: &Constraints,
-    input: &Input,
-    options: &Calibration,
-) -> Result<Importance> {
-    let extras = Extras::default();
-    Ok(calibrate(model, constraints, input, options, &Silent, extras)?.importance)
+pub fn score(parent: Parent<'_>, options: &Calibration) -> Result<Importance> {
+    Ok(calibrate(parent, options, &Silent, Extras::default())?.importance)
 }

@@ -18,6 +18,8 @@ pub mod comparison;
 
 pub mod importance;
 
+pub mod mean;
+
 pub mod oracle;
 
 pub mod pairs;

@@ -7,6 +7,15 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
+/// Blocks of a model, in order.
+pub type BlockSet = BTreeSet<BlockId>;
+
+/// The numbers of `blocks`, as results have them.
+#[must_use]
+pub fn numbers(blocks: &BlockSet) -> Vec<usize> {
+    blocks.iter().map(|block| block.index()).collect()
+}
+
 /// `12-15,17` for blocks 12, 13, 14, 15, 17; `none` for no block.
 #[must_use]
 pub fn block_list(blocks: &[usize]) -> String {

@@ -1,10 +1,10 @@
-//! What lies beside a model and goes by numbers of blocks: its importance matrix, which is renumbered with it, and other
-//! files, which are told of.
+//! Files beside a model that name its blocks: the importance matrix, which is renumbered with it, and others, which a note
+//! names.
 
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use ggml::Mapping;
 
 use crate::files::place;
@@ -14,7 +14,7 @@ use crate::model::Model;
 use crate::model::companion::Companion;
 use crate::model::input::Input;
 use crate::model::renumbering::Renumbering;
-use crate::output::save::{self, Naming};
+use crate::output::save;
 use crate::plan::imatrix::{Imatrix, Planned};
 
 /// An importance matrix to be renumbered, and where it goes.
@@ -25,28 +25,19 @@ pub struct ImatrixFile {
 }
 
 impl ImatrixFile {
-    /// Maps the file at `from`, and checks that one can be written at `to`: the folder is there and writable, nothing is
-    /// overwritten without `force`, and never the model, the importance matrix itself, or another output.
+    /// Maps the file at `from`, which is to be written to `to`.
     ///
     /// # Errors
-    /// What is wrong with either.
-    pub fn open(from: &Path, to: &Path, input: &Input, output: Option<&Naming>, force: bool) -> Result<Self> {
+    /// The system's.
+    pub fn open(from: &Path, to: &Path) -> Result<Self> {
         let mapping = Mapping::open(from).with_context(|| from.display().to_string())?;
-        let fail = || to.display().to_string();
-        ensure!(
-            !same_file::is_same_file(from, to).unwrap_or(false),
-            "{}: is the importance matrix that is read",
-            fail()
-        );
-        save::check_place(to, input, force)?;
-        ensure!(!output.is_some_and(|output| output.takes(to)), "{}: is the output itself", fail());
         Ok(Self { from: from.to_owned(), to: to.to_owned(), mapping })
     }
 
     /// Reads it and checks that it can be the one of `model`.
     ///
     /// # Errors
-    /// What is wrong with it, or does not fit.
+    /// Its fault, or that it is another model's.
     pub fn parse(&self, model: &Model<'_>) -> Result<Imatrix<'_>> {
         let parse = || -> Result<Imatrix<'_>> {
             let imatrix = Imatrix::parse(&self.mapping)?;

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-/// What a Modelfile says.
+/// The content of a Modelfile.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Modelfile {
     /// The files of weights, by their paths from the Modelfile's folder.
@@ -85,7 +85,7 @@ impl Modelfile {
 /// The parameters of a JSON object, as Ollama stores them: a list stands for several of one name.
 ///
 /// # Errors
-/// What is no such object.
+/// Another value than such an object.
 pub fn parameters(json: &Value) -> Result<Vec<(String, String)>> {
     let object = json.as_object().context("is not a JSON object")?;
     let mut parameters = Vec::new();

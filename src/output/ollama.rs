@@ -1,22 +1,21 @@
 //! `--ollama NAME`: a Modelfile beside the output, and `ollama create`.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 
 use crate::error::{Hint, Usage};
 use crate::files::shell::shell;
-use crate::files::staged::{Staged, folder_of};
+use crate::files::staged::Staged;
 use crate::model::Model;
 use crate::model::input::Input;
 use crate::model::stores::ollama::{Kind, Name, StoredModel};
 use crate::output::modelfile::{self, Modelfile};
-use crate::output::save::{self, Target};
+use crate::output::save::stage_text;
 use crate::watch::Watch;
 
-/// What the Modelfile is called.
+/// Name of the Modelfile.
 const MODELFILE: &str = "Modelfile";
 
 /// A Modelfile to be, and what it is for.
@@ -25,18 +24,6 @@ pub(crate) struct Creation {
     path: PathBuf,
     text: String,
     notes: Vec<String>,
-}
-
-/// The model that Ollama is to have.
-pub(crate) struct Wanted<'w> {
-    /// Its name there.
-    pub(crate) name: &'w str,
-    /// The file that it is made from.
-    pub(crate) output: &'w Path,
-    /// Whether an old Modelfile may be replaced.
-    pub(crate) force: bool,
-    /// Other results, whose places are taken.
-    pub(crate) others: &'w [&'w Path],
 }
 
 /// Checks a name as `ollama create` takes it.
@@ -54,17 +41,11 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
 }
 
 impl Creation {
-    /// Plans the Modelfile, and checks its place.
+    /// Plans the Modelfile of the shortened model at `output`, which is to be called `name`.
     ///
     /// # Errors
-    /// What is wrong with the place; a text of the parent's that is missing, or that no Modelfile can hold.
-    pub(crate) fn plan(
-        model: &Model<'_>,
-        input: &Input,
-        target: Option<&Target>,
-        wanted: &Wanted<'_>,
-    ) -> Result<Self> {
-        let Wanted { name, output, .. } = *wanted;
+    /// A text of the parent's that is missing, or that no Modelfile can hold.
+    pub(crate) fn plan(model: &Model<'_>, input: &Input, name: &str, output: &Path) -> Result<Self> {
         let path = output.with_file_name(MODELFILE);
         let mut notes = Vec::new();
         let modelfile = match input.ollama() {
@@ -87,15 +68,6 @@ impl Creation {
         from.extend(modelfile.from);
         let modelfile = Modelfile { from, ..modelfile };
         let text = modelfile.text().with_context(|| format!("{}: cannot be written", path.display()))?;
-        if let Some(target) = target {
-            ensure!(!target.naming().takes(&path), "{}: is the output itself", path.display());
-            save::check_place(&path, input, wanted.force)?;
-            for other in wanted.others {
-                let is_same = other.file_name() == path.file_name()
-                    && same_file::is_same_file(folder_of(other), folder_of(&path)).unwrap_or(false);
-                ensure!(!is_same, "{}: is named for two results", path.display());
-            }
-        }
         Ok(Self { name: name.to_owned(), path, text, notes })
     }
 
@@ -109,7 +81,7 @@ impl Creation {
         &self.path
     }
 
-    /// What the user should know.
+    /// Notes for the user.
     pub(crate) fn notes(&self) -> &[String] {
         &self.notes
     }
@@ -119,14 +91,8 @@ impl Creation {
     /// # Errors
     /// The system's.
     pub(crate) fn stage(&self, input: &Input, force: bool) -> Result<Staged> {
-        let write = || -> Result<Staged> {
-            let permissions = save::permissions(&input.parts()[0].mapping)?;
-            let staged = Staged::new(&self.path, force, permissions)?;
-            staged.file().write_all(self.text.as_bytes())?;
-            staged.file().sync_all()?;
-            Ok(staged)
-        };
-        write().with_context(|| format!("{}: nothing was written", self.path.display()))
+        let staged = stage_text(&self.path, &self.text, input, force);
+        staged.with_context(|| format!("{}: nothing was written", self.path.display()))
     }
 
     /// Runs `ollama create`. Returns whether there is an `ollama`.
@@ -158,7 +124,7 @@ impl Creation {
     }
 }
 
-/// What the parent's manifest says beside its weights.
+/// The content of the parent's manifest beside its weights.
 fn of_parent(parent: &StoredModel, input: &Input, notes: &mut Vec<String>) -> Result<Modelfile> {
     let last = |kind| -> Result<Option<String>> { Ok(parent.texts(kind)?.pop()) };
     let config = parent.config()?;

@@ -7,7 +7,7 @@ use crate::output::save::Naming;
 use crate::plan::Splitting;
 use crate::plan::parts::Part;
 use crate::plan::{ChangeKind, TensorChange};
-use crate::plan::{Plan, parts};
+use crate::plan::{Parent, Plan, attention, parts};
 use anyhow::Result;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -37,8 +37,36 @@ pub struct OutputReport {
     pub ollama: Option<OllamaReport>,
     /// Tensors that are not the input's with all their bytes.
     pub changes: Vec<TensorChange>,
-    /// What a user should know of its metadata.
+    /// Notes about its metadata.
     pub notes: Vec<String>,
+}
+
+impl OutputReport {
+    /// Of the planned output with these files; what is known only once it is written is not there yet.
+    pub(crate) fn new(
+        parent: Parent<'_>,
+        plan: &Plan<'_>,
+        parts: Vec<PartReport>,
+        imatrix: Option<ImatrixReport>,
+    ) -> Self {
+        Self {
+            path: parts.first().and_then(|part| part.path.clone()),
+            block_count: plan.renumbering.kept().len(),
+            architecture: match plan.attention_removed.is_empty() {
+                true => parent.model.architecture().to_owned(),
+                false => attention::TO.to_owned(),
+            },
+            bytes: parts.iter().map(|part| part.bytes).sum(),
+            parameters: plan.n_parameters,
+            blake3: None,
+            seconds: None,
+            parts,
+            imatrix,
+            ollama: None,
+            changes: [plan.changes.clone(), converted_changes(parent.input)].concat(),
+            notes: plan.notes.clone(),
+        }
+    }
 }
 
 /// A model of Ollama's.
@@ -46,7 +74,7 @@ pub struct OutputReport {
 pub struct OllamaReport {
     /// Its name.
     pub name: String,
-    /// What it is made from.
+    /// The Modelfile that it is made from.
     pub modelfile: String,
     /// Whether it was made; else there is no `ollama` here, or it was a dry run.
     pub created: bool,

@@ -1,5 +1,5 @@
-//! Writing the output: beside its place, checked against the plan, synced, then renamed. On failure nothing is left
-//! behind and nothing existing is touched.
+//! Writing the output: beside its place, checked against the plan, synced, then renamed. On failure nothing is left, and
+//! nothing existing is touched.
 
 use crate::files::part_name::Prefix;
 use crate::files::place::check_folder;
@@ -12,7 +12,7 @@ use crate::model::Model;
 use crate::model::input::Input;
 use crate::model::place::is_input;
 use crate::plan::parts::{Part, Splitting, parts};
-use crate::plan::{Plan, TensorData};
+use crate::plan::{Parent, Plan, Provenance, TensorData};
 use anyhow::{Context, Result, bail, ensure};
 use std::ffi::OsStr;
 use std::fs::{DirEntry, File, Permissions};
@@ -56,12 +56,21 @@ pub struct Unplaced<'f> {
     pub path: &'f Path,
 }
 
-/// Makes files that tell of the output from its plan and its finished files.
-pub type Tell<'t, 'a> = dyn FnMut(&Plan<'a>, &[Unplaced<'_>]) -> Result<Vec<Staged>> + 't;
+/// Other files of a run, which get to their places together with the output, or not at all.
+#[derive(Default)]
+pub struct Others<'t, 'a> {
+    /// Finished files.
+    pub staged: Vec<Staged>,
+    /// Makes files that describe the output.
+    pub describe: Option<&'t mut Describe<'t, 'a>>,
+}
+
+/// Makes files that describe the output from its plan and its finished files.
+pub type Describe<'t, 'a> = dyn FnMut(&Plan<'a>, &[Unplaced<'_>]) -> Result<Vec<Staged>> + 't;
 
 impl Naming {
     /// Of an output that the user wants at `path`: of one that is cut into parts this is the prefix of their names, with
-    /// `.gguf` behind it or without, or the name of one of them.
+    /// `.gguf` after it or without, or the name of one of them.
     ///
     /// # Errors
     /// A path that ends in no name.
@@ -112,7 +121,7 @@ impl Target {
     /// `force`, and never the input.
     ///
     /// # Errors
-    /// What is wrong with the place.
+    /// A place where it cannot be written.
     pub fn new(path: &Path, input: &Input, force: bool) -> Result<Self> {
         Self::split(path, Splitting::Whole, input, force)
     }
@@ -121,7 +130,7 @@ impl Target {
     /// count may be there without `force`, and of the input none at all.
     ///
     /// # Errors
-    /// What is wrong with the place.
+    /// A place where it cannot be written.
     pub fn split(path: &Path, splitting: Splitting, input: &Input, force: bool) -> Result<Self> {
         let naming = Naming::new(path, splitting, input)?;
         match &naming.prefix {
@@ -157,94 +166,41 @@ impl Target {
     /// it was.
     pub fn save<'a>(
         &self,
-        input: &Input,
-        model: &Model<'a>,
+        parent: Parent<'a>,
         plan: &dyn Fn(blake3::Hash) -> Result<Plan<'a>>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Plan<'a>> {
-        let (plan, _) = self.save_with(Vec::new(), input, model, plan, progress)?;
+        let (plan, _) = self.save_with(parent, plan, Others::default(), progress)?;
         Ok(plan)
     }
 
-    /// As [`Target::save`]; `beside` are finished files that get to their places together with the output, or not at all.
-    /// Returns also the files of the output, in order.
+    /// As [`Target::save`], together with `others`. Returns also the files of the output, in order.
     ///
     /// # Errors
-    /// As [`Target::save`].
+    /// As [`Target::save`], and those of `others`.
     pub fn save_with<'a>(
         &self,
-        beside: Vec<Staged>,
-        input: &Input,
-        model: &Model<'a>,
+        parent: Parent<'a>,
         plan: &dyn Fn(blake3::Hash) -> Result<Plan<'a>>,
+        others: Others<'_, 'a>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<(Plan<'a>, Vec<Written>)> {
-        self.save_and_tell(beside, &mut |_, _| Ok(Vec::new()), input, model, plan, progress)
-    }
-
-    /// As [`Target::save_with`]; `tell` sees the finished files before they get to their places, and makes files that tell of
-    /// them, which get to theirs together with them.
-    ///
-    /// # Errors
-    /// As [`Target::save`], and those of `tell`.
-    pub fn save_and_tell<'a>(
-        &self,
-        beside: Vec<Staged>,
-        tell: &mut Tell<'_, 'a>,
-        input: &Input,
-        model: &Model<'a>,
-        plan: &dyn Fn(blake3::Hash) -> Result<Plan<'a>>,
-        progress: &mut dyn FnMut(u64),
-    ) -> Result<(Plan<'a>, Vec<Written>)> {
-        self.try_save(beside, tell, input, model, plan, progress)
+        self.try_save(parent, plan, others, progress)
             .with_context(|| format!("{}: nothing was written", self.path().display()))
     }
 
     fn try_save<'a>(
         &self,
-        beside: Vec<Staged>,
-        tell: &mut Tell<'_, 'a>,
-        input: &Input,
-        model: &Model<'a>,
+        parent: Parent<'a>,
         plan: &dyn Fn(blake3::Hash) -> Result<Plan<'a>>,
+        others: Others<'_, 'a>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<(Plan<'a>, Vec<Written>)> {
-        let draft = plan(blake3::Hash::from_bytes([0; blake3::OUT_LEN]))?;
+        let Parent { input, model, .. } = parent;
+        let draft = plan(Provenance::DRAFT)?;
         let drafts = self.naming.files(model, &draft)?;
-        let permissions = permissions(&input.parts()[0].mapping)?;
-        let mut staged = Vec::new();
-        let n_bytes = drafts.iter().map(|(_, part)| part.layout.file_len()).sum();
-        check_free(folder_of(self.path()), n_bytes, self.min_free)?;
-        for (path, part) in &drafts {
-            if self.naming.prefix.is_some() {
-                // How many there are was not known before.
-                check_place(path, input, self.overwrite)?;
-            }
-            let file = Staged::new(path, self.overwrite, permissions.clone())?;
-            reserve(file.file(), part.layout.file_len())?;
-            staged.push(file);
-        }
-        // Asked again: another program may have taken its share meanwhile.
-        check_free(folder_of(self.path()), 0, self.min_free)?;
-        // The disk, the copying and the hashing do not wait for one another.
-        let (to_disk, written) = mpsc::channel();
-        let hash = thread::scope(|scope| -> Result<blake3::Hash> {
-            let hash = scope.spawn(|| input.blake3());
-            let files: Vec<&File> = staged.iter().map(Staged::file).collect();
-            let on_disk = scope.spawn(move || keep_on_disk(&files, &written));
-            let copied = staged.iter().zip(&drafts).enumerate().try_for_each(|(i, (staged, (_, part)))| {
-                copy_tensors(staged.file(), input, model, &draft, part, &mut |n_bytes| {
-                    progress(n_bytes);
-                    // The other side is gone only if the disk failed, which it reports itself.
-                    let _ = to_disk.send((i, n_bytes));
-                })
-            });
-            drop(to_disk);
-            joined(on_disk)??;
-            copied?;
-            joined(hash)
-        })?;
-        let plan = plan(hash)?;
+        let mut staged = self.stage(input, &drafts)?;
+        let plan = plan(write_data(parent, &draft, &drafts, &staged, progress)?)?;
         let parts = self.naming.files(model, &plan)?;
         ensure!(
             parts.len() == drafts.len(),
@@ -259,14 +215,71 @@ impl Target {
         }
         let unplaced: Vec<Unplaced<'_>> =
             staged.iter().map(|file| Unplaced { now: file.temporary(), path: file.path() }).collect();
-        let telling = tell(&plan, &unplaced)?;
-        staged.extend(beside);
-        staged.extend(telling);
+        let described = others.describe.map(|describe| describe(&plan, &unplaced)).transpose()?;
+        staged.extend(others.staged);
+        staged.extend(described.into_iter().flatten());
         input.check_unchanged()?;
         commit(staged)?;
         let written = parts.into_iter().map(|(path, part)| Written { path, n_bytes: part.layout.file_len() });
         Ok((plan, written.collect()))
     }
+
+    /// Makes the files beside their places, each of its whole length.
+    fn stage(&self, input: &Input, drafts: &[(PathBuf, Part<'_>)]) -> Result<Vec<Staged>> {
+        let permissions = permissions(&input.parts()[0].mapping)?;
+        let mut staged = Vec::new();
+        let n_bytes = drafts.iter().map(|(_, part)| part.layout.file_len()).sum();
+        check_free(folder_of(self.path()), n_bytes, self.min_free)?;
+        for (path, part) in drafts {
+            if self.naming.prefix.is_some() {
+                // How many there are was not known before.
+                check_place(path, input, self.overwrite)?;
+            }
+            let file = Staged::new(path, self.overwrite, permissions.clone())?;
+            reserve(file.file(), part.layout.file_len())?;
+            staged.push(file);
+        }
+        // Asked again: another program may have taken its share meanwhile.
+        check_free(folder_of(self.path()), 0, self.min_free)?;
+        Ok(staged)
+    }
+}
+
+/// Copies all tensors to their places, and returns the hash of the input. The disk, the copying and the hashing do not wait
+/// for one another.
+fn write_data(
+    parent: Parent<'_>,
+    draft: &Plan<'_>,
+    drafts: &[(PathBuf, Part<'_>)],
+    staged: &[Staged],
+    progress: &mut dyn FnMut(u64),
+) -> Result<blake3::Hash> {
+    let Parent { input, model, .. } = parent;
+    let (to_disk, written) = mpsc::channel();
+    thread::scope(|scope| {
+        let hash = scope.spawn(|| input.blake3());
+        let files: Vec<&File> = staged.iter().map(Staged::file).collect();
+        let on_disk = scope.spawn(move || keep_on_disk(&files, &written));
+        let copied = staged.iter().zip(drafts).enumerate().try_for_each(|(i, (staged, (_, part)))| {
+            copy_tensors(staged.file(), input, model, draft, part, &mut |n_bytes| {
+                progress(n_bytes);
+                // The other side is gone only if the disk failed, which it reports itself.
+                let _ = to_disk.send((i, n_bytes));
+            })
+        });
+        drop(to_disk);
+        joined(on_disk)??;
+        copied?;
+        joined(hash)
+    })
+}
+
+/// Writes a text beside its place, ready to be committed, with the permissions of the input.
+pub(crate) fn stage_text(path: &Path, text: &str, input: &Input, force: bool) -> Result<Staged> {
+    let staged = Staged::new(path, force, permissions(&input.parts()[0].mapping)?)?;
+    staged.file().write_all(text.as_bytes())?;
+    staged.file().sync_all()?;
+    Ok(staged)
 }
 
 /// Checks that parts of any number and count can be written.
@@ -309,7 +322,7 @@ pub(crate) fn check_place(path: &Path, input: &Input, force: bool) -> Result<()>
     check_folder(path)
 }
 
-/// What a thread returned; its panic becomes this one's.
+/// The value of a thread; its panic becomes this one's.
 fn joined<T>(thread: thread::ScopedJoinHandle<'_, T>) -> Result<T> {
     thread.join().map_err(|panic| std::panic::resume_unwind(panic))
 }

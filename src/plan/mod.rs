@@ -9,6 +9,10 @@ pub mod method;
 
 pub mod provenance;
 
+pub mod parent;
+
+pub mod cut;
+
 pub mod imatrix;
 
 pub mod kinds;
@@ -41,9 +45,11 @@ pub use crate::plan::provenance::Provenance;
 use anyhow::Result;
 pub use attention::AttentionCut;
 pub use constraints::Constraints;
+pub use cut::Cut;
 pub use data::{ChangeKind, ChangedTensor, ChangedTensors, Runs, TensorChange, TensorData, Tensors};
 pub use healing::{HealMethod, Healing};
 pub use metadata::segment_entries;
+pub use parent::Parent;
 pub use parts::Splitting;
 use std::collections::BTreeSet;
 
@@ -72,67 +78,51 @@ pub struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// Plans the removal of `removed`, which `constraints` must allow, and of the blocks that go with any cut.
+    /// Plans `model` with `cut`, which `constraints` must allow, and without the blocks that are dropped with any cut.
+    /// `parent_blake3` is the hash of its files, which the output names.
     ///
     /// # Errors
-    /// A set that is not allowed; a metadata entry or a tensor that cannot be shortened.
+    /// A set that is not allowed; blocks that may not lose their attention; a metadata entry or a tensor that cannot be
+    /// shortened; replaced weights of a tensor that is not in the output.
     pub fn new(
         model: &Model<'a>,
         constraints: &Constraints,
-        removed: BTreeSet<BlockId>,
-        provenance: &Provenance,
+        cut: &Cut,
+        parent_blake3: blake3::Hash,
     ) -> Result<Self> {
-        Self::with_attention_cut(model, constraints, removed, None, provenance)
-    }
-
-    /// As [`Plan::new`]; the blocks of `attention` stay without their attention.
-    ///
-    /// # Errors
-    /// As [`Plan::new`]; blocks that may not lose it.
-    pub fn with_attention_cut(
-        model: &Model<'a>,
-        constraints: &Constraints,
-        removed: BTreeSet<BlockId>,
-        attention: Option<&AttentionCut>,
-        provenance: &Provenance,
-    ) -> Result<Self> {
-        Self::healed(model, constraints, removed, attention, None, provenance)
-    }
-
-    /// As [`Plan::with_attention_cut`]; the tensors of `healing` have other weights.
-    ///
-    /// # Errors
-    /// As [`Plan::with_attention_cut`]; a tensor that is not in the output.
-    pub fn healed(
-        model: &Model<'a>,
-        constraints: &Constraints,
-        mut removed: BTreeSet<BlockId>,
-        attention: Option<&AttentionCut>,
-        healing: Option<&Healing>,
-        provenance: &Provenance,
-    ) -> Result<Self> {
+        let provenance = &Provenance { parent_blake3, method: cut.method.clone(), heal: cut.heal.clone() };
+        let mut removed = cut.blocks.clone();
         removed.extend(&constraints.dropped);
         constraints.check(&removed)?;
         let renumbering = Renumbering::new(model.n_blocks(), &removed);
         let mut tensors = tensors::decide(model, constraints, &renumbering)?;
-        if let Some(cut) = attention {
+        if let Some(cut) = &cut.attention {
             attention::check(model, &removed, &cut.blocks)?;
             attention::leave_out(model, &mut tensors, cut);
         }
         let (mut entries, notes) = metadata::decide(model, constraints, &renumbering, &tensors, provenance)?;
-        if let Some(cut) = attention {
+        if let Some(cut) = &cut.attention {
             entries = attention::convert(model, entries, &renumbering, cut)?;
         }
-        if let Some(healing) = healing {
-            let why = format!("makes up for removed blocks ({})", provenance.heal);
+        if let Some(healing) = &cut.healing {
+            let why = format!("makes up for removed blocks ({})", cut.heal);
             healing.apply(model, &mut tensors, &why)?;
-            entries.extend(healing.entries(model, &provenance.heal)?);
+            entries.extend(healing.entries(model, &cut.heal)?);
         }
         let entries = size::set(entries, &tensors);
         let mut plan = Self::of(model, removed, entries, tensors, provenance)?;
-        plan.attention_removed = attention.map(|cut| cut.blocks.clone()).unwrap_or_default();
+        plan.attention_removed = cut.attention.as_ref().map(|cut| cut.blocks.clone()).unwrap_or_default();
         plan.notes.extend(notes);
         Ok(plan)
+    }
+
+    /// The plan of a file that is evaluated or measured and not kept: as long as the one that would be written, with zeros as
+    /// the parent's hash.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn draft(model: &Model<'a>, constraints: &Constraints, cut: &Cut) -> Result<Self> {
+        Self::new(model, constraints, cut, Provenance::DRAFT)
     }
 
     /// The plan of these entries and tensors for `model` without `removed`.

@@ -49,7 +49,15 @@ pub fn parts<'a>(model: &Model<'_>, plan: &Plan<'a>, splitting: Splitting) -> Re
     cut(&plan.layout, &ranges)
 }
 
-/// The files of a split model with the entries and tensors of `layout`, which has no keys of splitting. `ranges` say which
+/// Bytes of all files that `plan` is written as.
+///
+/// # Errors
+/// As [`parts`].
+pub fn n_bytes(model: &Model<'_>, plan: &Plan<'_>, splitting: Splitting) -> Result<u64> {
+    Ok(parts(model, plan, splitting)?.iter().map(|part| part.layout.file_len()).sum())
+}
+
+/// The files of a split model with the entries and tensors of `layout`, which holds no word of splitting. `ranges` say which
 /// tensors each file has, in order and without gaps.
 ///
 /// # Errors

@@ -1,7 +1,5 @@
 //! Provenance: what the output says about where it comes from.
 
-use crate::plan::HealMethod;
-
 /// What the output says about where it comes from, under `gguf_shorten.`.
 #[derive(Clone, Debug)]
 pub struct Provenance {
@@ -9,19 +7,11 @@ pub struct Provenance {
     pub parent_blake3: blake3::Hash,
     /// How the blocks were chosen: the word of a [`ChosenBy`](super::ChosenBy), or what a file says in its place.
     pub method: String,
-    /// What made up for the removed blocks: the word of a [`HealMethod`], or what a file says in its place.
+    /// What made up for the removed blocks: the word of a [`HealMethod`](super::HealMethod), or what a file says in its place.
     pub heal: String,
 }
 
 impl Provenance {
-    /// Of a file that is evaluated or measured and not kept: its entries are as long as those of the file that would be
-    /// written, the parent's hash is zeros.
-    #[must_use]
-    pub fn draft(method: &str) -> Self {
-        Self {
-            parent_blake3: blake3::Hash::from_bytes([0; blake3::OUT_LEN]),
-            method: method.to_owned(),
-            heal: HealMethod::None.to_string(),
-        }
-    }
+    /// The parent's hash in a file that is evaluated or measured and not kept.
+    pub const DRAFT: blake3::Hash = blake3::Hash::from_bytes([0; blake3::OUT_LEN]);
 }

@@ -81,3 +81,31 @@ pub struct Report {
     /// What was measured of the output for its card; null without one, or where it could not be measured.
     pub evaluation: Option<EvalReport>,
 }
+
+impl Report {
+    /// Of the blocks of a model, without what only some commands find.
+    #[must_use]
+    pub fn new(arguments: Vec<String>, model: ModelReport, method: String, blocks: Vec<BlockReport>) -> Self {
+        Self {
+            gguf_shorten: env!("CARGO_PKG_VERSION"),
+            llama_cpp: ggml::backend::llama_cpp_version(),
+            arguments,
+            model,
+            calibration: None,
+            method,
+            search: None,
+            goal: None,
+            heal: None,
+            confidence: None,
+            against: None,
+            ablate: None,
+            blocks,
+            removed: Vec::new(),
+            attention_removed: Vec::new(),
+            attention_method: None,
+            pairs: None,
+            output: None,
+            evaluation: None,
+        }
+    }
+}

@@ -5,7 +5,7 @@ use super::lines::{Colour, alike, calibrated, changes, chosen, loss, model, remo
 use super::{Report, goal, stability};
 use crate::choose::outcome::BlockReport;
 use crate::measure::importance::{BlockScores, Metric};
-use crate::measure::quality::Mean;
+use crate::measure::mean::Mean;
 use crate::model::block::block_list;
 use crate::output::outcome::OutputReport;
 use comfy_table::{Cell, Table};

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use ggml::Backend;
 use gguf_shorten::model::input::Input;
 use gguf_shorten::model::{BlockId, Model};
-use gguf_shorten::output::save::{Target, Written};
-use gguf_shorten::plan::{Constraints, Plan, Provenance, Splitting};
+use gguf_shorten::output::save::{Others, Target, Written};
+use gguf_shorten::plan::{Constraints, Cut, Parent, Plan, Splitting};
 
 use crate::random_model::Spec;
 use crate::support::{n_different, outputs, shorten};
@@ -17,12 +17,11 @@ fn shorten_split(path: &std::path::Path, out: &std::path::Path, splitting: Split
     let model = Model::new(input.parse().unwrap()).unwrap();
     let constraints = Constraints::of(&model).unwrap();
     let removed = [1, 2].map(BlockId::new);
-    let plan = |parent_blake3| {
-        let provenance = Provenance { parent_blake3, method: "blocks".to_owned(), heal: "none".to_owned() };
-        Plan::new(&model, &constraints, removed.into(), &provenance)
-    };
+    let plan =
+        |parent_blake3| Plan::new(&model, &constraints, &Cut::new(removed.into(), "blocks"), parent_blake3);
+    let parent = Parent { input: &input, model: &model, constraints: &constraints };
     let target = Target::split(out, splitting, &input, false).unwrap();
-    let (_, written) = target.save_with(Vec::new(), &input, &model, &plan, &mut |_| {}).unwrap();
+    let (_, written) = target.save_with(parent, &plan, Others::default(), &mut |_| {}).unwrap();
     written
 }
 
@@ -51,12 +50,11 @@ fn a_split_output_computes_what_the_single_file_computes() {
             let constraints = Constraints::new(&model, true).unwrap();
             let last = [BlockId::new(model.n_blocks() - 1)];
             let plan = |parent_blake3| {
-                let provenance =
-                    Provenance { parent_blake3, method: "blocks".to_owned(), heal: "none".to_owned() };
-                Plan::new(&model, &constraints, last.into(), &provenance)
+                Plan::new(&model, &constraints, &Cut::new(last.into(), "blocks"), parent_blake3)
             };
+            let parent = Parent { input: &input, model: &model, constraints: &constraints };
             let target = Target::split(&path("shorter"), none, &input, false).unwrap();
-            let saved = target.save_with(Vec::new(), &input, &model, &plan, &mut |_| {});
+            let saved = target.save_with(parent, &plan, Others::default(), &mut |_| {});
             saved.unwrap().1
         };
         shorten(&parent[0].path, &[1, 2], &path("again")).unwrap();

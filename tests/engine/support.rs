@@ -10,7 +10,7 @@ use gguf_shorten::gguf::File;
 use gguf_shorten::model::input::Input;
 use gguf_shorten::model::{BlockId, Model};
 use gguf_shorten::output::save::Target;
-use gguf_shorten::plan::{AttentionCut, Constraints, Plan, Provenance};
+use gguf_shorten::plan::{AttentionCut, Constraints, Cut, Parent, Plan};
 
 use crate::random_model::N_VOCAB;
 
@@ -137,20 +137,17 @@ fn cut(
     change: fn(Constraints) -> anyhow::Result<Constraints>,
 ) -> Result<(), String> {
     let ids = |blocks: &[usize]| -> BTreeSet<BlockId> { blocks.iter().copied().map(BlockId::new).collect() };
-    let removed = ids(blocks);
-    let cut =
+    let attention =
         (!attention.is_empty()).then(|| AttentionCut { blocks: ids(attention), method: "blocks".to_owned() });
+    let cut = Cut { attention, ..Cut::new(ids(blocks), "blocks") };
     let run = || -> anyhow::Result<()> {
         let input = Input::open(path)?;
         let model = Model::new(input.parse()?)?;
         let constraints = change(Constraints::of(&model)?)?;
         let target = Target::new(out, &input, true)?;
-        let plan = |parent_blake3| {
-            let provenance =
-                Provenance { parent_blake3, method: "blocks".to_owned(), heal: "none".to_owned() };
-            Plan::with_attention_cut(&model, &constraints, removed.clone(), cut.as_ref(), &provenance)
-        };
-        target.save(&input, &model, &plan, &mut |_| {})?;
+        let plan = |parent_blake3| Plan::new(&model, &constraints, &cut, parent_blake3);
+        let parent = Parent { input: &input, model: &model, constraints: &constraints };
+        target.save(parent, &plan, &mut |_| {})?;
         Ok(())
     };
     run().map_err(|error| format!("{error:#}"))

@@ -6,7 +6,7 @@ use gguf_shorten::choose::removal;
 use gguf_shorten::error::message;
 use gguf_shorten::gguf::{self, File};
 use gguf_shorten::model::{BlockId, Model};
-use gguf_shorten::plan::{Constraints, Method, Plan, Provenance};
+use gguf_shorten::plan::{Constraints, Cut, Method, Plan};
 
 /// Bytes after the file that choose what is done with it; see [`Request`].
 const N_REQUEST_BYTES: usize = 16;
@@ -83,12 +83,7 @@ fn shorten(bytes: &[u8], request: &Request) -> anyhow::Result<()> {
             }
         }
     };
-    let provenance = Provenance {
-        parent_blake3: blake3::hash(b"parent"),
-        method: "blocks".to_owned(),
-        heal: "none".to_owned(),
-    };
-    let plan = Plan::new(&model, &constraints, removed, &provenance)?;
+    let plan = Plan::new(&model, &constraints, &Cut::new(removed, "blocks"), blake3::hash(b"parent"))?;
     let _ = constraints.lists_needed(&plan.renumbering);
     // An alignment of megabytes makes a long file of a short one.
     if plan.layout.file_len() <= 1 << 22 {

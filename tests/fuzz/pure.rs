@@ -40,6 +40,7 @@ pub mod engine {
 #[path = "../../src/measure"]
 pub mod measure {
     pub mod importance;
+    pub mod mean;
 }
 
 /// Choosing by them.

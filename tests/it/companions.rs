@@ -155,7 +155,7 @@ fn what_lies_beside_a_model_and_no_longer_fits_is_noted() {
     let files = "'calm.gguf' (control vector), 'draft.gguf' (draft head (eagle3)), 'lora.gguf' (LoRA adapter), \
                  'mmproj.gguf' (projector for images or sound)";
     let text =
-        "gguf-shorten: note: what goes by block number beside the model does not fit the shortened one: ";
+        "gguf-shorten: note: files beside the model that go by block number do not fit the shortened one: ";
     assert_eq!(note(shorten), format!("{text}{files}\n"));
     assert_eq!(note(&format!("{shorten} --quiet")), "");
     assert_eq!(note("score --help"), "");

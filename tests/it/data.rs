@@ -7,7 +7,7 @@ use gguf_shorten::model::Model;
 use gguf_shorten::model::input::Input;
 use gguf_shorten::output::save::Target;
 use gguf_shorten::output::verify::{Claim, Verification, compare};
-use gguf_shorten::plan::{ChangeKind, Plan, Provenance, Runs, TensorData, Tensors};
+use gguf_shorten::plan::{ChangeKind, Constraints, Parent, Plan, Provenance, Runs, TensorData, Tensors};
 
 use crate::make::{F32, I8, Make, Q4_1, data};
 
@@ -88,7 +88,9 @@ fn written() -> (Vec<u8>, Vec<u8>) {
     let target = Target::new(&dir.path("out.gguf"), &input, false).unwrap();
     let mut n_written = 0;
     let plan = |hash| plan(&model, hash);
-    let saved = target.save(&input, &model, &plan, &mut |n_bytes| n_written += n_bytes).unwrap();
+    let constraints = Constraints::of(&model).unwrap();
+    let parent = Parent { input: &input, model: &model, constraints: &constraints };
+    let saved = target.save(parent, &plan, &mut |n_bytes| n_written += n_bytes).unwrap();
     assert_eq!(n_written, saved.layout.file_len());
     (dir.read("m.gguf"), dir.read("out.gguf"))
 }

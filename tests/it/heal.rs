@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use gguf_shorten::gguf::{File, TensorType, ValueOut, write};
 use gguf_shorten::model::{BlockId, Model};
 use gguf_shorten::output::verify::{Verification, verify};
-use gguf_shorten::plan::{ChangedTensor, ChangedTensors, Constraints, Healing, Plan, Provenance};
+use gguf_shorten::plan::{ChangedTensor, ChangedTensors, Constraints, Cut, Healing, Plan};
 
 use crate::make::{F32, Make};
 use crate::util::Dir;
@@ -97,14 +97,10 @@ fn pair() -> (Vec<u8>, Vec<u8>) {
     let changed =
         ChangedTensor { tensor_type: TensorType::F32, bytes: (0..32 * 3 * 4).map(|i| i as u8).collect() };
     let healing = Healing { tensors: ChangedTensors::from([(source.unwrap(), changed)]), loss: [1.5, 0.5] };
-    let provenance = Provenance {
-        parent_blake3: blake3::hash(&bytes),
-        method: "blocks".to_owned(),
-        heal: "linear".to_owned(),
-    };
     let constraints = Constraints::of(&model).unwrap();
     let removed = BTreeSet::from([BlockId::new(1)]);
-    let plan = Plan::healed(&model, &constraints, removed, None, Some(&healing), &provenance).unwrap();
+    let cut = Cut { healing: Some(healing), heal: "linear".to_owned(), ..Cut::new(removed, "blocks") };
+    let plan = Plan::new(&model, &constraints, &cut, blake3::hash(&bytes)).unwrap();
     let mut out = Vec::new();
     write(&plan.layout, &mut out, |i, out| plan.data[i].write(&model, out)).unwrap();
     drop(plan);

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use gguf_shorten::gguf::{self, File, ValueType};
 use gguf_shorten::model::{BlockId, Model};
 use gguf_shorten::output::verify::verify;
-use gguf_shorten::plan::{Constraints, Plan, Provenance};
+use gguf_shorten::plan::{Constraints, Cut, Plan};
 
 use crate::make::{Make, Random};
 use crate::random;
@@ -37,9 +37,7 @@ fn shorten<B: AsRef<[u8]>>(parts: &[B], removed: &[usize]) -> Result<Vec<u8>, St
     let model = Model::new(files.collect()).map_err(|error| error.to_string())?;
     let constraints = Constraints::of(&model).map_err(|error| error.to_string())?;
     let removed: BTreeSet<_> = removed.iter().copied().map(BlockId::new).collect();
-    let provenance =
-        Provenance { parent_blake3: parent.finalize(), method: "blocks".to_owned(), heal: "none".to_owned() };
-    let plan = Plan::new(&model, &constraints, removed, &provenance);
+    let plan = Plan::new(&model, &constraints, &Cut::new(removed, "blocks"), parent.finalize());
     let plan = plan.map_err(|error| error.to_string())?;
     let mut out = Vec::new();
     gguf::write(&plan.layout, &mut out, |i, out| plan.data[i].write(&model, out)).unwrap();

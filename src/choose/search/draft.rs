@@ -1,18 +1,17 @@
-//! What a shortened model is worth as a draft model for its parent: speculative decoding by closed formulas. Pure.
+//! Draft: the worth of a shortened model in speculative decoding for its parent, by closed formulas. Pure.
 //!
 //! The draft proposes `g` tokens, the parent checks them in one pass and takes those up to the first that it would not have
 //! taken. If each is taken with probability `a`, independently, and a pass of the draft takes `c` of the time of one of the
 //! parent, decoding becomes `(1 - a^(g+1)) / ((1 - a) (g c + 1))` times as fast (Leviathan et al. 2023, arXiv:2211.17192,
 //! theorem 3.8).
 //!
-//! Here `a` is the share of tokens behind which both hold the same token to be the likeliest: what is taken when the parent
+//! Here `a` is the share of tokens after which both hold the same token to be the likeliest: what is taken when the parent
 //! decodes greedily. `c` is the ratio of the bytes of weights that a token reads, since decoding one token after another
 //! waits for memory: the same for every run, on every machine. A measured time would make the choice another one each time.
 
-use std::collections::BTreeSet;
-
 use anyhow::Result;
 
+use crate::model::block::BlockSet;
 use crate::model::{BlockId, Model};
 
 /// The most tokens that a draft proposes at once.
@@ -103,7 +102,7 @@ impl BytesPerToken {
 
     /// Without the blocks of `removed`, over the whole model.
     #[must_use]
-    pub fn ratio(&self, removed: &BTreeSet<BlockId>) -> f64 {
+    pub fn ratio(&self, removed: &BlockSet) -> f64 {
         let all: f64 = self.blocks.iter().sum();
         let kept: f64 = self
             .blocks

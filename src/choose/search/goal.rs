@@ -10,10 +10,11 @@ use std::str::FromStr;
 use anyhow::Result;
 
 use super::draft::{BytesPerToken, Draft};
-use super::{Measure, Measured, Removed, Search, measured};
+use super::{Measure, Measured, Search, measured};
 use crate::measure::loss::Objective;
+use crate::model::block::BlockSet;
 
-/// What decides how many blocks go.
+/// The goal that decides how many blocks are removed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Goal {
     /// As few as bring the files to this many bytes.
@@ -124,13 +125,13 @@ fn number(text: &str) -> Option<f64> {
     number.is_finite().then_some(number)
 }
 
-/// What a set must fulfil.
+/// A condition that a set must fulfil.
 pub trait Bound {
     /// Whether `removed` may do so, as far as that is known without a measurement.
     ///
     /// # Errors
     /// A set that cannot be planned.
-    fn may(&mut self, removed: &Removed) -> Result<bool>;
+    fn may(&mut self, removed: &BlockSet) -> Result<bool>;
 
     /// Whether `measured` does so.
     ///
@@ -139,11 +140,11 @@ pub trait Bound {
     fn holds(&mut self, measured: &Measured) -> Result<bool>;
 }
 
-/// Nothing is asked for.
+/// No condition.
 pub struct Unbound;
 
 impl Bound for Unbound {
-    fn may(&mut self, _removed: &Removed) -> Result<bool> {
+    fn may(&mut self, _removed: &BlockSet) -> Result<bool> {
         Ok(true)
     }
 
@@ -156,7 +157,7 @@ impl Bound for Unbound {
 pub struct LossBound(pub Goal);
 
 impl Bound for LossBound {
-    fn may(&mut self, _removed: &Removed) -> Result<bool> {
+    fn may(&mut self, _removed: &BlockSet) -> Result<bool> {
         Ok(true)
     }
 
@@ -169,13 +170,13 @@ impl Bound for LossBound {
 /// At most so many bytes.
 pub struct SizeBound<'s> {
     /// The bytes of the files without some blocks.
-    pub n_bytes: &'s dyn Fn(&Removed) -> Result<u64>,
+    pub n_bytes: &'s dyn Fn(&BlockSet) -> Result<u64>,
     /// The most.
     pub limit: u64,
 }
 
 impl Bound for SizeBound<'_> {
-    fn may(&mut self, removed: &Removed) -> Result<bool> {
+    fn may(&mut self, removed: &BlockSet) -> Result<bool> {
         Ok((self.n_bytes)(removed)? <= self.limit)
     }
 
@@ -208,9 +209,9 @@ pub trait Growth {
 pub struct Greedy<'s, 'c> {
     /// The search.
     pub search: Search<'c>,
-    /// At most so many blocks go.
+    /// At most so many blocks are removed.
     pub most: usize,
-    /// Told of each set.
+    /// Called with each set.
     pub progress: &'s mut dyn FnMut(&Measured),
 }
 
@@ -236,14 +237,14 @@ impl Growth for Greedy<'_, '_> {
 /// The sets that a method names for each number of blocks.
 pub struct Named<'s> {
     /// The set of so many blocks; `None` if none is allowed.
-    pub sets: &'s mut dyn FnMut(usize) -> Result<Option<Removed>>,
+    pub sets: &'s mut dyn FnMut(usize) -> Result<Option<BlockSet>>,
     /// How many blocks went last.
     pub n: usize,
-    /// What is measured beside losses on windows.
+    /// The objective, which may need more than losses on windows.
     pub objective: Objective,
     /// At most so many go.
     pub most: usize,
-    /// Told of each set.
+    /// Called with each set.
     pub progress: &'s mut dyn FnMut(&Measured),
 }
 
@@ -270,9 +271,9 @@ impl Growth for Named<'_> {
     }
 }
 
-/// What was measured on the way to a goal.
+/// The sets that were measured before a goal was reached.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Way {
+pub struct Trajectory {
     /// Every set, in order.
     pub steps: Vec<Measured>,
     /// The one that was chosen; `None` if none meets the goal.
@@ -286,11 +287,11 @@ pub struct Way {
 ///
 /// # Errors
 /// Those of `growth` and `bound`.
-pub fn most(growth: &mut dyn Growth, measure: &mut dyn Measure, bound: &mut dyn Bound) -> Result<Way> {
-    let mut way = Way::default();
+pub fn most(growth: &mut dyn Growth, measure: &mut dyn Measure, bound: &mut dyn Bound) -> Result<Trajectory> {
+    let mut trajectory = Trajectory::default();
     let mut held: Option<(Measured, bool)> = None;
     while let Some(next) = growth.grow(measure)? {
-        way.steps.push(next.clone());
+        trajectory.steps.push(next.clone());
         if bound.holds(&next)? {
             held = Some((next, false));
             continue;
@@ -299,34 +300,38 @@ pub fn most(growth: &mut dyn Growth, measure: &mut dyn Measure, bound: &mut dyn 
         if better.removed == next.removed {
             break;
         }
-        way.steps.push(better.clone());
+        trajectory.steps.push(better.clone());
         if !bound.holds(&better)? {
             break;
         }
         held = Some((better, true));
     }
-    way.chosen = match held {
+    trajectory.chosen = match held {
         Some((set, false)) => Some(growth.improve(measure, &set, bound)?),
         Some((set, true)) => Some(set),
         None => None,
     };
-    Ok(way)
+    Ok(trajectory)
 }
 
 /// The first set that meets `bound`, improved within it.
 ///
 /// # Errors
 /// Those of `growth` and `bound`.
-pub fn fewest(growth: &mut dyn Growth, measure: &mut dyn Measure, bound: &mut dyn Bound) -> Result<Way> {
-    let mut way = Way::default();
+pub fn fewest(
+    growth: &mut dyn Growth,
+    measure: &mut dyn Measure,
+    bound: &mut dyn Bound,
+) -> Result<Trajectory> {
+    let mut trajectory = Trajectory::default();
     while let Some(next) = growth.grow(measure)? {
-        way.steps.push(next.clone());
+        trajectory.steps.push(next.clone());
         if bound.holds(&next)? {
-            way.chosen = Some(growth.improve(measure, &next, bound)?);
+            trajectory.chosen = Some(growth.improve(measure, &next, bound)?);
             break;
         }
     }
-    Ok(way)
+    Ok(trajectory)
 }
 
 /// The set whose model is worth most as a draft, improved.
@@ -341,12 +346,12 @@ pub fn fastest(
     measure: &mut dyn Measure,
     bytes: &BytesPerToken,
     n_most: usize,
-) -> Result<Way> {
+) -> Result<Trajectory> {
     let smallest = bytes.smallest_ratio(n_most);
-    let mut way = Way::default();
+    let mut trajectory = Trajectory::default();
     let mut best: Option<(Measured, f64)> = None;
     while let Some(next) = growth.grow(measure)? {
-        way.steps.push(next.clone());
+        trajectory.steps.push(next.clone());
         let found = draft(&next, bytes);
         if best.as_ref().is_none_or(|(_, speed_up)| found.speed_up > *speed_up) {
             best = Some((next, found.speed_up));
@@ -359,9 +364,9 @@ pub fn fastest(
     if let Some((set, speed_up)) = best {
         let better = growth.improve(measure, &set, &mut Unbound)?;
         let is_better = draft(&better, bytes).speed_up > speed_up;
-        way.chosen = Some(if is_better { better } else { set });
+        trajectory.chosen = Some(if is_better { better } else { set });
     }
-    Ok(way)
+    Ok(trajectory)
 }
 
 /// The worth of the model without the blocks of `measured` as a draft.
@@ -378,7 +383,7 @@ mod tests {
     use crate::measure::loss::Loss;
     use crate::model::BlockId;
 
-    /// What a search for exactly `n` blocks finds.
+    /// The result of a search for exactly `n` blocks.
     fn exactly(n: usize, settings: &Settings) -> Measured {
         let constraints = constraints();
         let mut search = Search::new(&constraints, settings.clone());
@@ -404,7 +409,7 @@ mod tests {
             limits.extend([0.0, 1e9]);
             for limit in limits {
                 let goal = Goal::Kl(limit);
-                let way = most(
+                let trajectory = most(
                     &mut greedy(&constraints, &settings, &mut |_| {}),
                     &mut Priced::new(2, 0.3),
                     &mut LossBound(goal),
@@ -412,8 +417,8 @@ mod tests {
                 .unwrap();
                 let expected = exact.iter().take_while(|found| found.loss.kl_divergence() <= limit).last();
                 let of = |set: &Measured| set.removed.clone();
-                assert_eq!(way.chosen.as_ref().map(of), expected.map(of), "{limit}");
-                assert!(!way.steps.is_empty());
+                assert_eq!(trajectory.chosen.as_ref().map(of), expected.map(of), "{limit}");
+                assert!(!trajectory.steps.is_empty());
             }
         }
     }
@@ -426,8 +431,8 @@ mod tests {
             fn n_windows(&self) -> usize {
                 1
             }
-            fn losses(&mut self, _n_windows: usize, sets: &[Removed]) -> Result<Vec<Loss>> {
-                let loss = |set: &Removed| Loss {
+            fn losses(&mut self, _n_windows: usize, sets: &[BlockSet]) -> Result<Vec<Loss>> {
+                let loss = |set: &BlockSet| Loss {
                     n_tokens: 1,
                     nll: [0.0, 1.0, 3.0, 0.0, 2.0][set.len()],
                     parent_nll: 1.0,
@@ -446,18 +451,18 @@ mod tests {
         let mut growth =
             Named { sets: &mut sets, n: 0, most: 4, objective: Objective::Kl, progress: &mut |_| {} };
         let mut bound = LossBound(Goal::Perplexity(limit));
-        let way = most(&mut growth, &mut Bumpy, &mut bound).unwrap();
-        assert_eq!(way.chosen.unwrap().removed, blocks(&[0]));
-        assert_eq!(way.steps.len(), 2);
+        let trajectory = most(&mut growth, &mut Bumpy, &mut bound).unwrap();
+        assert_eq!(trajectory.chosen.unwrap().removed, blocks(&[0]));
+        assert_eq!(trajectory.steps.len(), 2);
         assert_eq!(asked, [1, 2]);
         // All that may go goes where everything is allowed, but no number that may not.
         let mut sets = |n: usize| Ok((n != 3).then(|| (0..n).map(BlockId::new).collect()));
         let mut growth =
             Named { sets: &mut sets, n: 0, most: 4, objective: Objective::Kl, progress: &mut |_| {} };
         let mut bound = LossBound(Goal::Perplexity(PerplexityLimit::Value(21.0)));
-        let way = most(&mut growth, &mut Bumpy, &mut bound).unwrap();
-        assert_eq!(way.chosen.unwrap().removed.len(), 4);
-        let numbers: Vec<usize> = way.steps.iter().map(|step| step.removed.len()).collect();
+        let trajectory = most(&mut growth, &mut Bumpy, &mut bound).unwrap();
+        assert_eq!(trajectory.chosen.unwrap().removed.len(), 4);
+        let numbers: Vec<usize> = trajectory.steps.iter().map(|step| step.removed.len()).collect();
         assert_eq!(numbers, [1, 2, 4]);
     }
 
@@ -465,23 +470,23 @@ mod tests {
     fn a_search_for_a_size_takes_the_first_that_is_small_enough_and_stays_so() {
         let constraints = constraints();
         // Blocks of several sizes, so that an exchange may make the output larger.
-        let n_bytes = |removed: &Removed| -> Result<u64> {
+        let n_bytes = |removed: &BlockSet| -> Result<u64> {
             let size = |block: usize| 100 + 10 * ((block as u64 * 7) % 9);
             let kept = (0..N_BLOCKS).filter(|&i| !removed.contains(&BlockId::new(i)));
             Ok(kept.map(size).sum())
         };
-        let whole = n_bytes(&Removed::new()).unwrap();
+        let whole = n_bytes(&BlockSet::new()).unwrap();
         for limit in (0..whole).step_by(17) {
             let mut bound = SizeBound { n_bytes: &n_bytes, limit };
-            let way = fewest(
+            let trajectory = fewest(
                 &mut greedy(&constraints, &settings(20), &mut |_| {}),
                 &mut Priced::new(1, 0.3),
                 &mut bound,
             )
             .unwrap();
-            let sizes = way.steps.iter().map(|step| n_bytes(&step.removed).unwrap());
+            let sizes = trajectory.steps.iter().map(|step| n_bytes(&step.removed).unwrap());
             let sizes: Vec<u64> = sizes.collect();
-            let Some(chosen) = way.chosen else {
+            let Some(chosen) = trajectory.chosen else {
                 assert!(sizes.iter().all(|size| *size > limit));
                 assert_eq!(sizes.len(), N_BLOCKS - 1);
                 continue;
@@ -498,7 +503,7 @@ mod tests {
         let settings = Settings { objective: Objective::Draft, ..settings(0) };
         for rest in [0.0, 1.0, 30.0] {
             let bytes = BytesPerToken::new(vec![10.0; N_BLOCKS], rest);
-            let way = fastest(
+            let trajectory = fastest(
                 &mut greedy(&constraints, &settings, &mut |_| {}),
                 &mut Priced::new(2, 0.0),
                 &bytes,
@@ -512,7 +517,7 @@ mod tests {
                 })
                 .collect();
             let best = all.iter().map(|set| draft(set, &bytes).speed_up).fold(0.0, f64::max);
-            let chosen = way.chosen.unwrap();
+            let chosen = trajectory.chosen.unwrap();
             assert_eq!(draft(&chosen, &bytes).speed_up, best);
             // Draft models ask for agreement, which here falls with the loss.
             let kl = Settings { objective: Objective::Kl, ..settings.clone() };

@@ -1,4 +1,4 @@
-//! What a search has measured, on disk, so that one that was interrupted goes on where it was.
+//! Journal: the measurements of a search on disk, so that an interrupted one goes on where it was.
 //!
 //! A journal is a file of JSON lines that only grows. Its name is the hash of all that a measurement depends on ([`Key`]),
 //! so a search with another goal or another number of blocks uses the same one. Each line is `{"check": ..., "entry":
@@ -16,9 +16,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::{Record, Removed};
+use super::Record;
 use crate::measure::loss::{Loss, TaskLoss};
 use crate::model::BlockId;
+use crate::model::block::BlockSet;
 
 /// Lines are on disk at the latest after so long; before, only a failure of the system loses them.
 const SYNC_AFTER: Duration = Duration::from_secs(5);
@@ -68,12 +69,12 @@ pub struct Journal {
     synced: Instant,
 }
 
-/// What was found at the place of a journal.
+/// A journal, and what was in it.
 #[derive(Debug)]
 pub struct Opened {
     /// The journal.
     pub journal: Journal,
-    /// What it holds.
+    /// Its records.
     pub records: Vec<Record>,
     /// Why it was begun anew, though there was one.
     pub damage: Option<String>,
@@ -185,7 +186,7 @@ struct Line<'l> {
     entry: &'l serde_json::value::RawValue,
 }
 
-/// What a line says: the blocks, the window or nothing for tasks, and the numbers of the loss.
+/// A line: the blocks, the window or nothing for tasks, and the numbers of the loss.
 #[derive(Serialize, Deserialize)]
 struct Entry(Vec<usize>, Option<usize>, [u64; 5]);
 
@@ -195,7 +196,7 @@ fn check(key: Key, entry: &str) -> String {
 }
 
 fn line(key: Key, record: &Record) -> Result<String> {
-    let numbers = |set: &Removed| set.iter().map(|block| block.index()).collect();
+    let numbers = |set: &BlockSet| set.iter().map(|block| block.index()).collect();
     let entry = match record {
         Record::Window(set, window, loss) => Entry(
             numbers(set),
@@ -222,7 +223,7 @@ fn parse(line: &[u8], key: Key, extent: Extent) -> Result<Record> {
     ensure!(line.check == check(key, line.entry.get()), "is damaged, or of another search");
     let Entry(blocks, window, [a, b, c, d, e]) = serde_json::from_str(line.entry.get())?;
     ensure!(blocks.iter().all(|&block| block < extent.n_blocks), "names a block that does not exist");
-    let set: Removed = blocks.into_iter().map(BlockId::new).collect();
+    let set: BlockSet = blocks.into_iter().map(BlockId::new).collect();
     let float = f64::from_bits;
     Ok(match window {
         Some(window) => {

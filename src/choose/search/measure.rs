@@ -7,9 +7,7 @@ use anyhow::{Context, Result, bail};
 use crate::engine::segment::Subsets;
 use crate::measure::loss::{Loss, Objective, TaskLoss};
 use crate::model::BlockId;
-
-/// Blocks that a candidate removes.
-pub type Removed = BTreeSet<BlockId>;
+use crate::model::block::BlockSet;
 
 /// Measures what removals cost.
 pub trait Measure {
@@ -20,13 +18,13 @@ pub trait Measure {
     ///
     /// # Errors
     /// Whatever keeps the engine from evaluating a set.
-    fn losses(&mut self, n_windows: usize, sets: &[Removed]) -> Result<Vec<Loss>>;
+    fn losses(&mut self, n_windows: usize, sets: &[BlockSet]) -> Result<Vec<Loss>>;
 
     /// The loss of each of `sets` in the tasks.
     ///
     /// # Errors
     /// Whatever keeps the engine from doing them; no tasks.
-    fn tasks(&mut self, sets: &[Removed]) -> Result<Vec<TaskLoss>> {
+    fn tasks(&mut self, sets: &[BlockSet]) -> Result<Vec<TaskLoss>> {
         bail!("bug: no tasks for {} sets", sets.len())
     }
 }
@@ -37,16 +35,16 @@ pub trait Tasks {
     ///
     /// # Errors
     /// Whatever keeps the engine from doing the tasks.
-    fn loss(&mut self, removed: &Removed) -> Result<TaskLoss>;
+    fn loss(&mut self, removed: &BlockSet) -> Result<TaskLoss>;
 }
 
 /// One measurement.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Record {
     /// The loss of a set on the window with this number.
-    Window(Removed, usize, Loss),
+    Window(BlockSet, usize, Loss),
     /// The loss of a set in all tasks.
-    Tasks(Removed, TaskLoss),
+    Tasks(BlockSet, TaskLoss),
 }
 
 /// Measures with an engine and remembers: what was measured in this run, or in one that was interrupted, is not measured
@@ -55,9 +53,9 @@ pub struct Memo<'s> {
     subsets: &'s mut dyn Subsets,
     tasks: Option<&'s mut dyn Tasks>,
     n_blocks: usize,
-    known: BTreeMap<(Removed, usize), Loss>,
-    known_tasks: BTreeMap<Removed, TaskLoss>,
-    /// Told of each new measurement.
+    known: BTreeMap<(BlockSet, usize), Loss>,
+    known_tasks: BTreeMap<BlockSet, TaskLoss>,
+    /// Called with each new measurement.
     record: &'s mut dyn FnMut(&Record) -> Result<()>,
 }
 
@@ -101,15 +99,15 @@ impl Memo<'_> {
     /// Of the sets of `n` blocks that were measured on every window those with the lowest losses, `most` at most, the lowest
     /// first.
     #[must_use]
-    pub fn best_known(&self, n: usize, objective: Objective, most: usize) -> Vec<Removed> {
-        let mut sums: BTreeMap<&Removed, (usize, Loss)> = BTreeMap::new();
+    pub fn best_known(&self, n: usize, objective: Objective, most: usize) -> Vec<BlockSet> {
+        let mut sums: BTreeMap<&BlockSet, (usize, Loss)> = BTreeMap::new();
         for ((set, _), loss) in self.known.iter().filter(|((set, _), _)| set.len() == n) {
             let (n_windows, sum) = sums.entry(set).or_default();
             *n_windows += 1;
             *sum = [*sum, *loss].into_iter().sum();
         }
         let n_all = self.subsets.n_windows();
-        let mut measured: Vec<(&Removed, f64)> = sums
+        let mut measured: Vec<(&BlockSet, f64)> = sums
             .into_iter()
             .filter(|(_, (n_windows, _))| *n_windows == n_all)
             .map(|(set, (_, loss))| (set, loss.mean(objective)))
@@ -119,7 +117,7 @@ impl Memo<'_> {
         best.map(|(set, _)| set.clone()).collect()
     }
 
-    fn measure(&mut self, windows: &[usize], sets: &[Removed]) -> Result<()> {
+    fn measure(&mut self, windows: &[usize], sets: &[BlockSet]) -> Result<()> {
         let kept: Vec<Vec<BlockId>> = sets
             .iter()
             .map(|set| (0..self.n_blocks).map(BlockId::new).filter(|block| !set.contains(block)).collect())
@@ -141,9 +139,9 @@ impl Measure for Memo<'_> {
         self.subsets.n_windows()
     }
 
-    fn losses(&mut self, n_windows: usize, sets: &[Removed]) -> Result<Vec<Loss>> {
-        let wanted: BTreeSet<&Removed> = sets.iter().collect();
-        let missing = |known: &BTreeMap<(Removed, usize), Loss>, window| -> Vec<Removed> {
+    fn losses(&mut self, n_windows: usize, sets: &[BlockSet]) -> Result<Vec<Loss>> {
+        let wanted: BTreeSet<&BlockSet> = sets.iter().collect();
+        let missing = |known: &BTreeMap<(BlockSet, usize), Loss>, window| -> Vec<BlockSet> {
             wanted
                 .iter()
                 .filter(|set| !known.contains_key(&((**set).clone(), window)))
@@ -175,7 +173,7 @@ impl Measure for Memo<'_> {
             .collect()
     }
 
-    fn tasks(&mut self, sets: &[Removed]) -> Result<Vec<TaskLoss>> {
+    fn tasks(&mut self, sets: &[BlockSet]) -> Result<Vec<TaskLoss>> {
         let tasks = self.tasks.as_mut().context("bug: no tasks were given")?;
         sets.iter()
             .map(|set| {

@@ -1,4 +1,4 @@
-//! Search: which blocks go, by what their removal costs when it is measured.
+//! Search: the blocks whose removal costs least when it is measured.
 //!
 //! SLEB (Song et al. 2024, arXiv:2402.09025) removes, one after another, the block without which the loss is smallest, and
 //! measures all that are left again after each. The same here, with four savings and one addition:
@@ -31,19 +31,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Result, bail};
 
 use crate::measure::loss::{Loss, Objective, TaskLoss};
+use crate::model::block::BlockSet;
 use crate::plan::Constraints;
 pub use goal::{Bound, Goal, Growth};
-pub use measure::{Measure, Memo, Record, Removed};
+pub use measure::{Measure, Memo, Record};
 use race::{best_of, n_contenders};
 pub use race::{expected_losses, race};
 
 /// How a search looks for a set.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// What is made small.
+    /// The objective.
     pub objective: Objective,
     /// Blocks that stay.
-    pub keep: Removed,
+    pub keep: BlockSet,
     /// How many sets are carried from one removal to the next; 1 is greedy.
     pub beam: usize,
     /// How often, at most, a removed block changes places with a kept one at the end.
@@ -53,11 +54,11 @@ pub struct Settings {
 /// A set and its loss over all windows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Measured {
-    /// The blocks that go.
-    pub removed: Removed,
-    /// What that costs.
+    /// The blocks to remove.
+    pub removed: BlockSet,
+    /// Its loss.
     pub loss: Loss,
-    /// What it costs in tasks; `None` unless they are the objective.
+    /// Its loss in tasks; `None` unless they are the objective.
     pub tasks: Option<TaskLoss>,
 }
 
@@ -76,7 +77,7 @@ impl Measured {
 ///
 /// # Errors
 /// Those of `measure`.
-pub fn measured(measure: &mut dyn Measure, removed: Removed, objective: Objective) -> Result<Measured> {
+pub fn measured(measure: &mut dyn Measure, removed: BlockSet, objective: Objective) -> Result<Measured> {
     let set = std::slice::from_ref(&removed);
     let losses = measure.losses(measure.n_windows(), set)?;
     let tasks = match objective {
@@ -93,14 +94,14 @@ pub struct Search<'c> {
     settings: Settings,
     beam: Vec<Measured>,
     /// What has been tried in addition to a set, by what it cost when it was measured last, cheapest first.
-    ranking: Vec<Removed>,
+    ranking: Vec<BlockSet>,
 }
 
 impl<'c> Search<'c> {
     /// Begins with all blocks in place.
     #[must_use]
     pub fn new(constraints: &'c Constraints, settings: Settings) -> Self {
-        let nothing = Measured { removed: Removed::new(), loss: Loss::default(), tasks: None };
+        let nothing = Measured { removed: BlockSet::new(), loss: Loss::default(), tasks: None };
         Self { constraints, settings, beam: vec![nothing], ranking: Vec::new() }
     }
 
@@ -116,7 +117,7 @@ impl<'c> Search<'c> {
     /// Those of `measure`.
     pub fn step(&mut self, measure: &mut dyn Measure, most: usize) -> Result<bool> {
         // Each with what is new in it.
-        let mut candidates: BTreeMap<Removed, Removed> = BTreeMap::new();
+        let mut candidates: BTreeMap<BlockSet, BlockSet> = BTreeMap::new();
         for from in &self.beam {
             let next = moves::next(self.constraints, &self.settings.keep, &from.removed, most);
             for set in self.contenders(&from.removed, next) {
@@ -133,7 +134,7 @@ impl<'c> Search<'c> {
             candidates.keys().cloned().collect(),
             self.settings.beam,
         )?;
-        let mut ranking: Vec<Removed> = Vec::new();
+        let mut ranking: Vec<BlockSet> = Vec::new();
         let tried = raced.ranking.iter().filter_map(|set| candidates.get(set));
         for new in tried.chain(&self.ranking) {
             if !ranking.contains(new) {
@@ -147,8 +148,8 @@ impl<'c> Search<'c> {
 
     /// Those of `sets` that are worth a measurement: what they have beside `from` was never tried, or is among what cost
     /// least when it was.
-    fn contenders(&self, from: &Removed, sets: Vec<Removed>) -> Vec<Removed> {
-        let place = |set: &Removed| {
+    fn contenders(&self, from: &BlockSet, sets: Vec<BlockSet>) -> Vec<BlockSet> {
+        let place = |set: &BlockSet| {
             let new = set - from;
             self.ranking.iter().position(|tried| *tried == new)
         };
@@ -237,7 +238,7 @@ mod tests {
             groups: Vec::new(),
             places: Vec::new(),
             counts: crate::plan::counts::Counts::default(),
-            dropped: Removed::new(),
+            dropped: BlockSet::new(),
             miscounted: false,
             portable: false,
             kinds: Kinds::default(),
@@ -246,12 +247,12 @@ mod tests {
         }
     }
 
-    pub fn blocks(numbers: &[usize]) -> Removed {
+    pub fn blocks(numbers: &[usize]) -> BlockSet {
         numbers.iter().copied().map(BlockId::new).collect()
     }
 
     pub fn settings(swaps: usize) -> Settings {
-        Settings { objective: Objective::Kl, keep: Removed::new(), beam: 1, swaps }
+        Settings { objective: Objective::Kl, keep: BlockSet::new(), beam: 1, swaps }
     }
 
     /// A loss that is known: each block has a price in each window, and some pairs cost more together.
@@ -267,7 +268,7 @@ mod tests {
             Self { n_windows, noise, n_measured: 0 }
         }
 
-        fn loss(&self, set: &Removed, window: usize) -> f64 {
+        fn loss(&self, set: &BlockSet, window: usize) -> f64 {
             let number = |i: usize| ((i * 7919 + 104_729) % 1009) as f64 / 1009.0;
             let single: f64 = set
                 .iter()
@@ -282,7 +283,7 @@ mod tests {
             single + pairs
         }
 
-        pub fn total(&self, set: &Removed) -> f64 {
+        pub fn total(&self, set: &BlockSet) -> f64 {
             (0..self.n_windows).map(|window| self.loss(set, window)).sum()
         }
     }
@@ -293,7 +294,7 @@ mod tests {
         }
 
         #[expect(clippy::cast_possible_truncation, reason = "a share of a million")]
-        fn losses(&mut self, n_windows: usize, sets: &[Removed]) -> Result<Vec<Loss>> {
+        fn losses(&mut self, n_windows: usize, sets: &[BlockSet]) -> Result<Vec<Loss>> {
             self.n_measured += sets.len() * n_windows;
             Ok(sets
                 .iter()
@@ -312,7 +313,7 @@ mod tests {
         }
 
         /// Of two sets with the same number of blocks the one with the lower sum of numbers is better at tasks.
-        fn tasks(&mut self, sets: &[Removed]) -> Result<Vec<TaskLoss>> {
+        fn tasks(&mut self, sets: &[BlockSet]) -> Result<Vec<TaskLoss>> {
             Ok(sets
                 .iter()
                 .map(|set| TaskLoss {
@@ -325,8 +326,8 @@ mod tests {
     }
 
     /// SLEB's loop as its paper has it: all that are left are measured on everything.
-    fn sleb(priced: &Priced, n_blocks: usize, n: usize) -> Removed {
-        let mut removed = Removed::new();
+    fn sleb(priced: &Priced, n_blocks: usize, n: usize) -> BlockSet {
+        let mut removed = BlockSet::new();
         while removed.len() < n {
             let with = |block: usize| {
                 let mut set = removed.clone();
@@ -383,9 +384,9 @@ mod tests {
         let constraints = constraints_of(30);
         let mut search = Search::new(&constraints, settings(0));
         search.ranking = (0..29).map(|block| blocks(&[block])).collect();
-        let sets = moves::next(&constraints, &Removed::new(), &Removed::new(), 30);
-        let found: Vec<Removed> = search.contenders(&Removed::new(), sets);
-        let expected: Vec<Removed> = (0..15).chain([29]).map(|block| blocks(&[block])).collect();
+        let sets = moves::next(&constraints, &BlockSet::new(), &BlockSet::new(), 30);
+        let found: Vec<BlockSet> = search.contenders(&BlockSet::new(), sets);
+        let expected: Vec<BlockSet> = (0..15).chain([29]).map(|block| blocks(&[block])).collect();
         assert_eq!(found, expected);
     }
 
@@ -398,7 +399,7 @@ mod tests {
             let swapped = search(&mut priced, &constraints, settings(50), n);
             let best = priced.total(&swapped.removed);
             assert!(best <= priced.total(&greedy.removed));
-            for set in moves::swaps(&constraints, &Removed::new(), &swapped.removed) {
+            for set in moves::swaps(&constraints, &BlockSet::new(), &swapped.removed) {
                 assert!(priced.total(&set) >= best);
             }
         }
@@ -445,14 +446,14 @@ mod tests {
     }
 
     /// Counts each pair of a set and a window once.
-    struct Counted(Priced, BTreeSet<(Removed, usize)>);
+    struct Counted(Priced, BTreeSet<(BlockSet, usize)>);
 
     impl Measure for Counted {
         fn n_windows(&self) -> usize {
             self.0.n_windows()
         }
 
-        fn losses(&mut self, n_windows: usize, sets: &[Removed]) -> Result<Vec<Loss>> {
+        fn losses(&mut self, n_windows: usize, sets: &[BlockSet]) -> Result<Vec<Loss>> {
             for set in sets {
                 self.1.extend((0..n_windows).map(|window| (set.clone(), window)));
             }
@@ -488,7 +489,7 @@ mod tests {
         let task = Settings { objective: Objective::Task, ..settings(0) };
         let mut search = Search::new(&constraints, task);
         assert!(search.step(&mut priced, 1).unwrap());
-        let mut singles: Vec<Removed> = (0..N_BLOCKS).map(|i| blocks(&[i])).collect();
+        let mut singles: Vec<BlockSet> = (0..N_BLOCKS).map(|i| blocks(&[i])).collect();
         singles.sort_by(|a, b| priced.total(a).total_cmp(&priced.total(b)));
         let best = singles[..SHORTLIST].iter().min().unwrap();
         assert_eq!(&search.best().removed, best);

@@ -1,7 +1,7 @@
-//! What can go next, and what can change places.
+//! Moves: the sets that may follow a set of removed blocks.
 
-use super::Removed;
 use crate::model::BlockId;
+use crate::model::block::BlockSet;
 use crate::plan::Constraints;
 
 /// The longest run that goes at once where no single block may: the periods of llama.cpp's patterns are not longer.
@@ -11,14 +11,14 @@ const LONGEST_RUN: usize = 8;
 /// runs of kept blocks that may.
 pub(super) fn next(
     constraints: &Constraints,
-    keep: &Removed,
-    removed: &Removed,
+    keep: &BlockSet,
+    removed: &BlockSet,
     most: usize,
-) -> Vec<Removed> {
+) -> Vec<BlockSet> {
     let kept = kept(constraints, keep, removed);
     let room = most.saturating_sub(removed.len()).min(LONGEST_RUN);
     for n in 1..=room {
-        let sets: Vec<Removed> = kept
+        let sets: Vec<BlockSet> = kept
             .windows(n)
             .map(|run| removed.iter().chain(run).copied().collect())
             .filter(|set| constraints.check(set).is_ok())
@@ -31,9 +31,9 @@ pub(super) fn next(
 }
 
 /// The allowed sets with one removed block back and one kept block removed.
-pub(super) fn swaps(constraints: &Constraints, keep: &Removed, removed: &Removed) -> Vec<Removed> {
+pub(super) fn swaps(constraints: &Constraints, keep: &BlockSet, removed: &BlockSet) -> Vec<BlockSet> {
     let kept = kept(constraints, keep, removed);
-    let mut sets: Vec<Removed> = Vec::new();
+    let mut sets: Vec<BlockSet> = Vec::new();
     for back in removed {
         for gone in &kept {
             let mut set = removed.clone();
@@ -49,7 +49,7 @@ pub(super) fn swaps(constraints: &Constraints, keep: &Removed, removed: &Removed
 }
 
 /// The blocks that could go, first to last.
-fn kept(constraints: &Constraints, keep: &Removed, removed: &Removed) -> Vec<BlockId> {
+fn kept(constraints: &Constraints, keep: &BlockSet, removed: &BlockSet) -> Vec<BlockId> {
     (0..constraints.n_trunk_blocks)
         .map(BlockId::new)
         .filter(|block| !removed.contains(block) && !keep.contains(block))
@@ -62,7 +62,7 @@ mod tests {
     use crate::gguf::{EntryOut, File, Layout, TensorOut, TensorType, write};
     use crate::model::Model;
 
-    fn blocks(numbers: &[usize]) -> Removed {
+    fn blocks(numbers: &[usize]) -> BlockSet {
         numbers.iter().copied().map(BlockId::new).collect()
     }
 
@@ -86,13 +86,13 @@ mod tests {
         let bytes = smollm3(8);
         let model = Model::new(vec![File::parse(&bytes).unwrap()]).unwrap();
         let constraints = Constraints::of(&model).unwrap();
-        let next = |keep: &Removed, most| next(&constraints, keep, &Removed::new(), most);
+        let next = |keep: &BlockSet, most| next(&constraints, keep, &BlockSet::new(), most);
         // Behind the last block of a period nothing moves up, so only that one may go alone.
-        assert_eq!(next(&Removed::new(), 8), [blocks(&[7])]);
+        assert_eq!(next(&BlockSet::new(), 8), [blocks(&[7])]);
         // The last one may go alone; taking it from the choice leaves runs of four.
         let keep = blocks(&[7]);
         let runs = next(&keep, 8);
-        let expected: Vec<Removed> = (0..4).map(|i| blocks(&[i, i + 1, i + 2, i + 3])).collect();
+        let expected: Vec<BlockSet> = (0..4).map(|i| blocks(&[i, i + 1, i + 2, i + 3])).collect();
         assert_eq!(runs, expected);
         assert!(next(&keep, 3).is_empty());
     }

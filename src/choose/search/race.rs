@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use anyhow::Result;
 
-use super::{Measure, Measured, Removed, Settings};
+use super::{Measure, Measured, Settings};
 use crate::measure::loss::Objective;
+use crate::model::block::BlockSet;
 
 /// Candidates that do tasks: those with the lowest KL divergence.
 pub(super) const SHORTLIST: usize = 4;
@@ -13,14 +14,14 @@ pub(super) const SHORTLIST: usize = 4;
 /// A share of the candidates that goes on to more windows is one in so many.
 const RACE: usize = 3;
 
-/// How a race went.
+/// The outcome of a race.
 #[derive(Clone, Debug, Default)]
 pub struct Raced {
     /// The candidates with the smallest loss over all windows, best first.
     pub best: Vec<Measured>,
-    /// All candidates, best first; those that fell out by what they cost on the windows they were measured on, behind those
-    /// that were measured on more.
-    pub ranking: Vec<Removed>,
+    /// All candidates, best first; those that fell out by their cost on the windows they were measured on, after those that
+    /// were measured on more.
+    pub ranking: Vec<BlockSet>,
 }
 
 /// The `n` candidates at most with the smallest loss over all windows, of a race: each round measures those that are left on
@@ -31,13 +32,13 @@ pub struct Raced {
 pub fn race(
     measure: &mut dyn Measure,
     objective: Objective,
-    candidates: Vec<Removed>,
+    candidates: Vec<BlockSet>,
     n: usize,
 ) -> Result<Raced> {
     let n_windows = measure.n_windows();
     let mut left = candidates;
     // Worst first, until the end.
-    let mut fallen: Vec<Removed> = Vec::new();
+    let mut fallen: Vec<BlockSet> = Vec::new();
     let mut n_seen = n_windows.div_ceil(RACE * RACE).max(1);
     loop {
         let is_last = n_seen == n_windows || left.len() <= n.max(1);
@@ -54,7 +55,7 @@ pub fn race(
             let by = |objective| mean(a, objective).total_cmp(&mean(b, objective));
             by(objective).then(by(Objective::Kl))
         });
-        let mut ranking: Vec<Removed> = measured.iter().map(|set| set.removed.clone()).collect();
+        let mut ranking: Vec<BlockSet> = measured.iter().map(|set| set.removed.clone()).collect();
         if is_last {
             measured.truncate(n.max(1));
             ranking.extend(fallen.into_iter().rev());
@@ -122,7 +123,7 @@ fn race_losses(n_candidates: usize, n_windows: usize, n: usize) -> u64 {
 pub(super) fn best_of(
     measure: &mut dyn Measure,
     objective: Objective,
-    candidates: Vec<Removed>,
+    candidates: Vec<BlockSet>,
     n: usize,
 ) -> Result<Raced> {
     if objective != Objective::Task {
@@ -130,7 +131,7 @@ pub(super) fn best_of(
     }
     let mut found = race(measure, objective, candidates, n.max(SHORTLIST))?;
     let best = &mut found.best;
-    let sets: Vec<Removed> = best.iter().map(|set| set.removed.clone()).collect();
+    let sets: Vec<BlockSet> = best.iter().map(|set| set.removed.clone()).collect();
     for (measured, tasks) in best.iter_mut().zip(measure.tasks(&sets)?) {
         measured.tasks = Some(tasks);
     }

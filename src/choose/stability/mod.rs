@@ -19,16 +19,16 @@
 //! is certain after `n` windows has a sum of more than `t * sqrt(n)` standard deviations of a window, which one window does
 //! not easily outweigh.
 //!
-//! All verdicts of a table hold together with the given confidence, by Bonferroni's inequality: [`edge`] says over how many
-//! comparisons, [`looks`] over how many looks at unfinished results.
+//! All verdicts of a table hold together with the given confidence, by Bonferroni's inequality: [`ties`] says over how many
+//! comparisons, [`interim`] over how many analyses of unfinished results.
 
 pub mod sample;
 
-pub mod edge;
+pub mod ties;
 
 pub mod ranks;
 
-pub mod looks;
+pub mod interim;
 
 pub mod stop;
 
@@ -39,10 +39,10 @@ mod student;
 use std::fmt;
 use std::str::FromStr;
 
-pub use edge::Edge;
-pub use looks::Looks;
+pub use interim::InterimAnalyses;
 pub use sample::Sample;
 pub use stop::{Goal, Stopping};
+pub use ties::Ties;
 
 /// The least probability with which all verdicts of a table are right, 0.5 or more and less than 1.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -1,15 +1,13 @@
-//! Whether a calibration has seen enough.
+//! Stopping: whether a calibration has seen enough.
 
-use std::collections::BTreeSet;
-
-use super::edge::Chosen;
-use super::{Confidence, Edge, Looks, Sample};
+use super::ties::Chosen;
+use super::{Confidence, InterimAnalyses, Sample, Ties};
 use crate::choose::removal;
 use crate::measure::importance::Measuring;
-use crate::model::BlockId;
+use crate::model::block::BlockSet;
 use crate::plan::{Constraints, Method};
 
-/// What a calibration is for, so that it can stop when the rest of the text cannot change the result.
+/// The choice for which a calibration may stop: once the rest of the text cannot change it.
 #[derive(Clone, Copy, Debug)]
 pub struct Goal<'g> {
     /// By which scores blocks are chosen.
@@ -17,7 +15,7 @@ pub struct Goal<'g> {
     /// How many.
     pub n: usize,
     /// Blocks that stay in any case.
-    pub keep: &'g BTreeSet<BlockId>,
+    pub keep: &'g BlockSet,
     /// How sure the set must be.
     pub confidence: Confidence,
 }
@@ -27,14 +25,14 @@ pub struct Goal<'g> {
 pub struct Stopping<'g> {
     constraints: &'g Constraints,
     goal: Goal<'g>,
-    looks: Looks,
+    analyses: InterimAnalyses,
 }
 
 impl<'g> Stopping<'g> {
     /// Before the first of at most `n_windows` windows.
     #[must_use]
     pub fn new(constraints: &'g Constraints, goal: Goal<'g>, n_windows: usize) -> Self {
-        Self { constraints, goal, looks: Looks::new(n_windows, goal.confidence) }
+        Self { constraints, goal, analyses: InterimAnalyses::new(n_windows, goal.confidence) }
     }
 
     /// The rule of a goal, for [`crate::measure::calibrate`].
@@ -51,7 +49,7 @@ impl<'g> Stopping<'g> {
     /// Whether the windows that are left cannot change the set.
     #[must_use]
     pub fn is_enough(&self, measuring: &Measuring) -> bool {
-        self.looks.is_at(measuring.n_windows())
+        self.analyses.is_at(measuring.n_windows())
             && measuring
                 .importance()
                 .ok()
@@ -59,14 +57,14 @@ impl<'g> Stopping<'g> {
                 .is_some_and(|sample| self.is_certain(&sample))
     }
 
-    /// Whether the windows beyond those of `sample` cannot change the set; to be asked at looks alone.
+    /// Whether the windows beyond those of `sample` cannot change the set; to be asked at interim analyses alone.
     fn is_certain(&self, sample: &Sample) -> bool {
         let goal = &self.goal;
         let scores: Vec<f64> = (0..sample.n_blocks()).map(|i| sample.score(i)).collect();
         let removed = removal::lowest_if_any(self.constraints, &scores, goal.keep, goal.n);
         removed.is_some_and(|removed| {
             let chosen = Chosen { constraints: self.constraints, keep: goal.keep, removed: &removed };
-            Edge::of(chosen, sample, self.looks.alpha()).is_certain()
+            Ties::of(chosen, sample, self.analyses.alpha()).is_certain()
         })
     }
 }
@@ -74,15 +72,15 @@ impl<'g> Stopping<'g> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::choose::stability::edge::tests::{blocks, constraints, windows};
     use crate::choose::stability::sample::tests::of_windows;
+    use crate::choose::stability::ties::tests::{blocks, constraints, windows};
     use crate::engine::order::order;
     use crate::plan::constraints::Place;
 
     const N_WINDOWS: usize = 64;
 
     /// Of simulated texts: how often a stopped calibration chose another set than the whole text, how often one that
-    /// stopped at the first look whatever it saw would have, and the windows that the rule took on average.
+    /// stopped at the first analysis whatever it saw would have, and the windows that the rule took on average.
     struct Outcome {
         n_wrong: usize,
         n_wrong_at_first_look: usize,
@@ -90,7 +88,7 @@ mod tests {
     }
 
     fn simulate(constraints: &Constraints, scores: &[f64], n: usize, confidence: &str, runs: u32) -> Outcome {
-        let keep = BTreeSet::new();
+        let keep = BlockSet::new();
         let goal = Goal { method: Method::Bi, n, keep: &keep, confidence: confidence.parse().unwrap() };
         let stopping = Stopping::new(constraints, goal, N_WINDOWS);
         let set = |sample: &Sample| {
@@ -103,9 +101,9 @@ mod tests {
             let expected = set(&of_windows(&text));
             let order = order(N_WINDOWS, blake3::hash(&seed.to_le_bytes()));
             let drawn: Vec<_> = order.iter().map(|&window| text[window].clone()).collect();
-            let first = (2..).find(|&n| stopping.looks.is_at(n)).unwrap();
+            let first = (2..).find(|&n| stopping.analyses.is_at(n)).unwrap();
             let used = (first..N_WINDOWS)
-                .find(|&n| stopping.looks.is_at(n) && stopping.is_certain(&of_windows(&drawn[..n])))
+                .find(|&n| stopping.analyses.is_at(n) && stopping.is_certain(&of_windows(&drawn[..n])))
                 .unwrap_or(N_WINDOWS);
             n_wrong += usize::from(set(&of_windows(&drawn[..used])) != expected);
             let at_first = set(&of_windows(&drawn[..first]));
@@ -126,7 +124,7 @@ mod tests {
             let found = simulate(&any, &scores, 3, "0.99", runs);
             assert!(found.n_wrong <= 12, "{gap}: {} wrong", found.n_wrong);
             assert!(found.mean_windows <= most_windows, "{gap}: {}", found.mean_windows);
-            // Stopping is not harmless: at the first look the set is often another.
+            // Stopping is not harmless: at the first analysis the set is often another.
             if gap < 1.0 {
                 assert!(found.n_wrong_at_first_look > 60, "{gap}");
             }
@@ -147,7 +145,7 @@ mod tests {
         // As Gemma 3 has it on the built-in text: of 32 windows one turns round what all others say. (With the finite
         // population correction it is missed ten times too often.)
         let any = constraints(3);
-        let keep = BTreeSet::new();
+        let keep = BlockSet::new();
         let goal = Goal { method: Method::Bi, n: 1, keep: &keep, confidence: Confidence::default() };
         let stopping = Stopping::new(&any, goal, 32);
         let mut text = windows(2, 32, &[0.0209, 0.02, 0.5], 0.0039);
@@ -159,7 +157,7 @@ mod tests {
                 let order = order(32, blake3::hash(&seed.to_le_bytes()));
                 let drawn: Vec<_> = order.iter().map(|&window| text[window].clone()).collect();
                 let stops =
-                    |&n: &usize| stopping.looks.is_at(n) && stopping.is_certain(&of_windows(&drawn[..n]));
+                    |&n: &usize| stopping.analyses.is_at(n) && stopping.is_certain(&of_windows(&drawn[..n]));
                 let used = (2..32).find(stops).unwrap_or(32);
                 let sample = of_windows(&drawn[..used]);
                 sample.score(1) < sample.score(0)

@@ -91,7 +91,7 @@ fn takes_values(arg: &Arg) -> bool {
     matches!(arg.get_action(), ArgAction::Set | ArgAction::Append)
 }
 
-/// What a table of options says of one flag.
+/// The value of one flag in a table of options.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Setting {
     /// Whether it is given, of a flag without value.

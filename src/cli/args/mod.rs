@@ -27,7 +27,7 @@ use crate::model::block::BlockList;
 use crate::plan::{Budget, Method};
 use crate::report::pages::format::PageFormat;
 
-pub use text::{CalibrationArgs, TextArgs};
+pub use text::{AmountArgs, CalibrationArgs, MachineArgs, TextArgs};
 
 /// Make a GGUF model shorter
 ///
@@ -178,7 +178,7 @@ pub struct ShortenArgs {
     #[arg(long, conflicts_with = "trust_any_cut")]
     pub portable: bool,
 
-    /// Take any cut, and an architecture or per-block metadata that is not known, on your word
+    /// Skip the safety rules: allow any set of blocks, unknown architectures and unknown per-block metadata
     #[arg(long)]
     pub trust_any_cut: bool,
 
@@ -203,7 +203,7 @@ pub struct ShortenArgs {
     #[arg(long, value_name = "NAME", conflicts_with_all = ["split_max_size", "keep_split"])]
     pub ollama: Option<String>,
     /// Also write a model card, ready to publish with the output: measures quality and speed of output and input, on the
-    /// text behind what chose the blocks
+    /// text after the part that chose the blocks
     #[arg(long, value_name = "FILE.md", conflicts_with = "dry_run")]
     pub card: Option<PathBuf>,
 
@@ -447,7 +447,7 @@ pub struct CompareArgs {
     #[arg(long, requires = "drop", conflicts_with = "trust_any_cut")]
     pub portable: bool,
 
-    /// Take any cut, and an architecture or per-block metadata that is not known, on your word
+    /// Skip the safety rules: allow any set of blocks, unknown architectures and unknown per-block metadata
     #[arg(long, requires = "drop")]
     pub trust_any_cut: bool,
 
@@ -488,7 +488,7 @@ pub struct BatchArgs {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// What is put behind the name of a model, before .gguf [default: -drop9 of --drop 9, -drop25pct of --drop 25%, else -short]
+    /// Suffix of the name of a model, before .gguf [default: -drop9 of --drop 9, -drop25pct of --drop 25%, else -short]
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub suffix: Option<String>,
 

@@ -14,30 +14,18 @@ pub struct TextArgs {
     #[arg(long, value_name = "FILE|self")]
     pub calibration: Vec<PathBuf>,
 
-    /// Chooses what --calibration self writes [default: 0]
-    #[arg(long, value_name = "N")]
-    pub seed: Option<u64>,
-
-    /// How much of it to use, in tokens from its start [default: 8192]
-    #[arg(long, value_name = "N")]
-    pub tokens: Option<usize>,
+    /// How much of it.
+    #[command(flatten)]
+    pub amount: AmountArgs,
 
     /// Length of the windows it is cut into, in tokens; the second half of each is scored [default: 512, or the model's
     /// context if shorter]
     #[arg(long, value_name = "N")]
     pub window: Option<usize>,
 
-    /// CPU threads [default: the number of physical cores]
-    #[arg(short, long, value_name = "N")]
-    pub threads: Option<usize>,
-
-    /// Blocks whose weights go to the GPU, as in llama.cpp
-    #[arg(long, visible_alias = "ngl", value_name = "N", allow_negative_numbers = true)]
-    pub gpu_layers: Option<i32>,
-
-    /// Servers whose memory takes blocks too, as llama.cpp's rpc-server offers it; for models that this machine alone cannot hold
-    #[arg(long, value_name = "HOST:PORT,...")]
-    pub rpc: Option<Endpoints>,
+    /// The machine.
+    #[command(flatten)]
+    pub machine: MachineArgs,
 }
 
 /// How a model is calibrated.
@@ -49,6 +37,26 @@ pub struct CalibrationArgs {
     #[arg(long, value_name = "FILE|self")]
     pub calibration: Vec<PathBuf>,
 
+    /// How much of it.
+    #[command(flatten)]
+    pub amount: AmountArgs,
+
+    /// Length of the windows it is cut into, in tokens [default: 512, or the model's context if shorter]
+    #[arg(long, value_name = "N")]
+    pub window: Option<usize>,
+
+    /// The machine.
+    #[command(flatten)]
+    pub machine: MachineArgs,
+
+    /// Measure anew, and keep nothing in the cache of scores
+    #[arg(long)]
+    pub no_cache: bool,
+}
+
+/// How much text is used, and which where the model writes it itself.
+#[derive(Clone, Debug, Args)]
+pub struct AmountArgs {
     /// Chooses what --calibration self writes [default: 0]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
@@ -56,11 +64,11 @@ pub struct CalibrationArgs {
     /// How much of it to use, in tokens from its start [default: 8192]
     #[arg(long, value_name = "N")]
     pub tokens: Option<usize>,
+}
 
-    /// Length of the windows it is cut into, in tokens [default: 512, or the model's context if shorter]
-    #[arg(long, value_name = "N")]
-    pub window: Option<usize>,
-
+/// What evaluates a model.
+#[derive(Clone, Debug, Args)]
+pub struct MachineArgs {
     /// CPU threads [default: the number of physical cores]
     #[arg(short, long, value_name = "N")]
     pub threads: Option<usize>,
@@ -72,8 +80,4 @@ pub struct CalibrationArgs {
     /// Servers whose memory takes blocks too, as llama.cpp's rpc-server offers it; for models that this machine alone cannot hold
     #[arg(long, value_name = "HOST:PORT,...")]
     pub rpc: Option<Endpoints>,
-
-    /// Measure anew, and keep nothing in the cache of scores
-    #[arg(long)]
-    pub no_cache: bool,
 }

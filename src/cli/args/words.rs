@@ -11,7 +11,7 @@ pub fn one_of<T: Named>() -> impl TypedValueParser<Value = T> {
         .try_map(|word| T::of_word(&word).ok_or_else(|| format!("bug: '{word}' is no value")))
 }
 
-/// What is wrong with arguments, on one line.
+/// The fault of arguments, on one line.
 #[must_use]
 pub fn of_arguments(error: &clap::Error) -> String {
     let text = error.render().to_string();
@@ -19,6 +19,6 @@ pub fn of_arguments(error: &clap::Error) -> String {
     let message: Vec<&str> = lines.map(str::trim).collect();
     let message = message.join(" ");
     let message = message.strip_prefix("error: ").unwrap_or(&message);
-    // An argument that may be repeated is shown with dots behind it, which at the end look like something left out.
+    // An argument that may be repeated is shown with dots after it, which at the end look like something left out.
     message.trim_end_matches("...").to_owned()
 }

@@ -93,7 +93,7 @@ pub fn stop_all() -> bool {
     true
 }
 
-/// What a child tells while it runs.
+/// Progress of a child that runs.
 pub trait Listener: Sync {
     /// How far it is with something; of 0 where the end is not known.
     fn progress(&self, what: &str, position: u64, len: u64);
@@ -110,7 +110,7 @@ pub struct Ended {
     pub id: u32,
     /// Its result.
     pub stdout: Vec<u8>,
-    /// What it said last, without notes and warnings, cut to `MAX_LINES` lines.
+    /// Its last lines, without notes and warnings, cut to `MAX_LINES` lines.
     pub last_words: Vec<String>,
 }
 

@@ -18,7 +18,7 @@ use crate::files::stamp::{Stamp, now_ns};
 /// The files of an input as they are now, and when they were read.
 pub type NewStamps = (Vec<Seen>, i64);
 
-/// What is left of an output.
+/// State of an earlier output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kept {
     /// All of it, with the same bytes.
@@ -29,7 +29,7 @@ pub enum Kept {
     No,
 }
 
-/// What is left of the output of an earlier run, in the folder of outputs.
+/// The state of the output of an earlier run, in the folder of outputs.
 ///
 /// # Errors
 /// What cannot be read; that the batch is to end.

@@ -45,7 +45,7 @@ impl Source {
     }
 }
 
-/// What was found.
+/// The models that were found.
 #[derive(Debug, Default)]
 pub struct Found {
     /// The models, in the order of the paths, each once.
@@ -54,7 +54,7 @@ pub struct Found {
     pub skipped: Vec<(PathBuf, String)>,
     /// Files in the folder of outputs that this program wrote.
     pub outputs: Vec<PathBuf>,
-    /// What is doubtful about models of a store.
+    /// Doubts about models of a store.
     pub warnings: Vec<Warning>,
 }
 

@@ -70,7 +70,7 @@ pub struct Common<'c> {
     pub tables: Option<&'c Tables>,
     /// The folder of outputs.
     pub out_dir: &'c Path,
-    /// What the user puts behind the names of models.
+    /// The suffix of the names of outputs.
     pub suffix: Option<&'c str>,
 }
 

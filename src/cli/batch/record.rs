@@ -1,4 +1,4 @@
-//! What is kept of one model: a line of JSON with the main job's result, and what tells whether it has to be done again.
+//! Record of one model: a line of JSON with the main job's result, and what tells whether it has to be done again.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::job::Job;
 use crate::files::stamp::Stamp;
 
-/// The result of one model. On its line `error` stands behind the main job's fields, then `batch`.
+/// The result of one model. On its line `error` follows the main job's fields, then `batch`.
 #[derive(Clone, Debug)]
 pub struct Record {
     /// The main job's result; of a failed model with null for what is not known.
@@ -59,7 +59,7 @@ pub struct Run {
     pub input_read_ns: i64,
     /// The output's files: one, or all parts.
     pub outputs: Vec<Seen>,
-    /// What was written with the output: an importance matrix.
+    /// The file that was written with the output: an importance matrix.
     pub beside: Vec<Seen>,
     /// Hash of the output's bytes, part after part.
     pub outputs_blake3: Option<String>,
@@ -73,7 +73,7 @@ pub struct Run {
     pub seconds: Option<f64>,
     /// A remedy for the error.
     pub hint: Option<String>,
-    /// What a process that failed said last.
+    /// The last lines of a process that failed.
     pub last_words: Vec<String>,
 }
 
@@ -81,7 +81,7 @@ impl Record {
     /// Reads a line.
     ///
     /// # Errors
-    /// What is no result, with what is expected.
+    /// Something that is no result, with what is expected.
     pub fn parse(line: &str) -> Result<Self> {
         let value: Map<String, Value> = serde_json::from_str(line).ok().context("is no JSON object")?;
         let mut result = value;

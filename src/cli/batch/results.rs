@@ -31,7 +31,7 @@ pub struct Results {
 
 impl Results {
     /// Opens the file at `path`, made if it is not there, and reads those of other tasks beside it: of the same name, or with a
-    /// task's numbers behind it.
+    /// task's numbers after it.
     ///
     /// # Errors
     /// A file with other lines, or one that another run is writing to.
@@ -63,7 +63,7 @@ impl Results {
         Ok(results)
     }
 
-    /// What is kept of an output.
+    /// The record of an output.
     #[must_use]
     pub fn get(&self, output: &str) -> Option<&Record> {
         let own = self.records.iter().find(|r| r.run.output == output);

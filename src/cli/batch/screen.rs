@@ -1,4 +1,4 @@
-//! What a person sees while a batch runs: at a terminal a bar for all models and one for each that runs, else a line for each
+//! The screen of a running batch: at a terminal a bar for all models and one for each that runs, else a line for each
 //! that ends. On stderr.
 
 use std::io::{IsTerminal, Write};

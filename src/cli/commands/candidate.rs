@@ -1,4 +1,4 @@
-//! What a row of `compare` is made of: a file, or the parent without some blocks or in another type, which then has no
+//! Candidates: the rows of `compare`, each a file, or the parent without some blocks or in another type, which then has no
 //! place of its own.
 
 use std::fs::OpenOptions;
@@ -11,7 +11,6 @@ use ggml::{Backend, FileType, Mapping, ModelOptions};
 
 use super::eval::warn;
 use super::note_counts;
-use crate::choose::search::Removed;
 use crate::cli::options::Compare;
 use crate::engine::load;
 use crate::engine::load::model_options;
@@ -22,9 +21,10 @@ use crate::files::unnamed::ScratchFile;
 use crate::gguf::{self, ALIGNMENT_KEY, DEFAULT_ALIGNMENT, Header, ValueOut};
 use crate::measure::comparison::Kind;
 use crate::model::Model;
+use crate::model::block::{BlockSet, numbers};
 use crate::model::input::Input;
 use crate::model::warning;
-use crate::plan::{Constraints, Plan, Provenance};
+use crate::plan::{Constraints, Cut, Plan};
 use crate::report::comparison::RowReport;
 use crate::watch::{Progress, Unit, Watch};
 
@@ -33,7 +33,7 @@ pub(crate) enum Candidate {
     /// A file as it is.
     File(PathBuf),
     /// The parent without so many blocks: those, unless none could be chosen.
-    Drop(usize, Result<Removed>),
+    Drop(usize, Result<BlockSet>),
     /// The parent in another type.
     Type(FileType),
 }
@@ -75,7 +75,7 @@ enum Source<'a> {
     Scratch(ScratchFile),
 }
 
-/// What lasts as long as the engine that was loaded from it.
+/// Keeps the mapped file alive while the engine reads it.
 enum Kept {
     Input(#[expect(dead_code, reason = "held for its temporary file")] Box<Input>),
     Scratch(#[expect(dead_code, reason = "held for its file")] ScratchFile),
@@ -129,7 +129,7 @@ impl<'a> Maker<'_, 'a> {
                 };
                 let plan = self.plan(removed).with_context(|| parent.to_string())?;
                 row.file_type = file_type(self.model);
-                row.removed = Some(plan.removed.iter().map(|block| block.index()).collect());
+                row.removed = Some(numbers(&plan.removed));
                 row.bytes = Some(plan.layout.file_len());
                 row.block_count = Some(plan.renumbering.kept().len());
                 let n_trunk = self.model.n_trunk_blocks();
@@ -162,12 +162,11 @@ impl<'a> Maker<'_, 'a> {
         }
     }
 
-    fn plan(&self, removed: &Removed) -> Result<Plan<'a>> {
+    fn plan(&self, removed: &BlockSet) -> Result<Plan<'a>> {
         let (Some(constraints), Some(drops)) = (self.constraints, &self.options.drops) else {
             bail!("bug: blocks are removed under no constraints");
         };
-        let provenance = Provenance::draft(&drops.method.to_string());
-        Plan::new(self.model, constraints, removed.clone(), &provenance)
+        Plan::draft(self.model, constraints, &Cut::new(removed.clone(), &drops.method.to_string()))
     }
 
     fn quantize(&self, file_type: FileType, name: &Path) -> Result<ScratchFile> {

@@ -27,6 +27,7 @@ use crate::measure::comparison::Kind;
 use crate::measure::quality::side_by_side::SideBySide;
 use crate::model::input::Input;
 use crate::model::outcome::ModelReport;
+use crate::plan::Parent;
 use crate::report::comparison::{CompareReport, RowReport, judge, screen};
 use crate::watch::{Unit, Watch};
 
@@ -41,7 +42,7 @@ pub fn run(options: &Compare) -> Result<()> {
     let printing = &options.printing;
     devices::warn(&options.text, printing);
     let input = Input::open(&options.parent)?;
-    check_json(printing, &input, None)?;
+    check_json(printing, &input)?;
     check_apart(options)?;
     let model = load::parse_causal(&input)?;
     note_counts(&model, &input, printing);
@@ -60,24 +61,23 @@ pub fn run(options: &Compare) -> Result<()> {
     let set = parent.cut(&texts, &options.text, printing).with_context(at_path)?;
     load::check_window(&set, &parent.engine).with_context(at_path)?;
 
-    let files = options.files.iter().cloned().map(Candidate::File);
-    let mut candidates: Vec<Candidate> = files.collect();
+    let mut candidates: Vec<Candidate> = options.files.iter().cloned().map(Candidate::File).collect();
     let mut constraints = None;
     let mut choice = None;
     if let Some(drops) = &options.drops {
         let numbers = drops.list.numbers(model.n_trunk_blocks());
-        let sets = match choice::constraints(&model, drops).with_context(at_path) {
+        let sets = match drops.rules.constraints(&model).with_context(at_path) {
             Ok(found) => {
-                let found = constraints.insert(found);
-                let (sets, calibration) = choice::choose(&model, found, &input, drops, &numbers, printing)?;
+                let parent_of_rows =
+                    Parent { input: &input, model: &model, constraints: constraints.insert(found) };
+                let (sets, calibration) = choice::choose(parent_of_rows, drops, &numbers, printing)?;
                 let report = choice::report(drops, calibration, &parent, &set, printing);
                 choice = Some(report.with_context(at_path)?);
                 sets
             }
             Err(error) => choice::failed(&numbers, &error),
         };
-        let sets = numbers.into_iter().zip(sets);
-        candidates.extend(sets.map(|(n, set)| Candidate::Drop(n, set)));
+        candidates.extend(numbers.into_iter().zip(sets).map(|(n, set)| Candidate::Drop(n, set)));
     }
     candidates.extend(options.types.iter().copied().map(Candidate::Type));
 
@@ -116,7 +116,7 @@ fn check_apart(options: &Compare) -> Result<()> {
     for file in &options.files {
         // A model that cannot be opened is a row that fails.
         match Input::open(file) {
-            Ok(input) => check_json(&options.printing, &input, None)?,
+            Ok(input) => check_json(&options.printing, &input)?,
             Err(_) => ensure!(
                 !same_file::is_same_file(file, json).unwrap_or(false),
                 "{}: is the input itself",
@@ -269,7 +269,7 @@ fn print(report: &CompareReport, printing: &Printing) -> Result<()> {
     print_json(report, printing)
 }
 
-/// What a run says at its end if some of its rows failed.
+/// The error at the end of a run, if some of its rows failed.
 fn failed(failures: Vec<Error>, n_rows: usize) -> Result<()> {
     let n = failures.len();
     match failures.into_iter().next() {

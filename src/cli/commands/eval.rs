@@ -11,8 +11,7 @@ use crate::engine::text::{CalibrationSet, Texts};
 use crate::measure::answers;
 use crate::measure::outcome::{AccuracyReport, EvalReport};
 use crate::measure::quality::measure::Quality;
-use crate::measure::tasks::read_tasks;
-use crate::measure::tasks::{self, Task};
+use crate::measure::tasks::{self, Task, read_tasks};
 use crate::model::Model;
 use crate::model::input::Input;
 use crate::model::outcome::ModelReport;
@@ -33,7 +32,7 @@ pub fn run(options: &Eval) -> Result<()> {
     let input = Input::open(&options.model)?;
     let parent_input = options.parent.as_deref().map(Input::open).transpose()?;
     for input in std::iter::once(&input).chain(&parent_input) {
-        check_json(printing, input, None)?;
+        check_json(printing, input)?;
     }
     let model = load::parse_causal(&input)?;
     let parent = parent_input.as_ref().map(load::parse_causal).transpose()?;
@@ -42,11 +41,9 @@ pub fn run(options: &Eval) -> Result<()> {
         note_counts(parent, input, printing);
     }
     let hellaswag = options.hellaswag.as_deref();
-    let hellaswag = hellaswag.map(|path| read_tasks(path, options.n_tasks, tasks::hellaswag));
-    let hellaswag = hellaswag.transpose()?;
-    let multiple_choice = options.multiple_choice.as_deref();
-    let multiple_choice = multiple_choice.map(|path| read_tasks(path, options.n_tasks, tasks::json_lines));
-    let multiple_choice = multiple_choice.transpose()?;
+    let hellaswag = hellaswag.map(|path| read_tasks(path, options.n_tasks, tasks::hellaswag)).transpose()?;
+    let choices = options.multiple_choice.as_deref();
+    let choices = choices.map(|path| read_tasks(path, options.n_tasks, tasks::json_lines)).transpose()?;
     let texts = Texts::read(options.text.source.clone())?;
     warn(&input, &model, printing);
     if let (Some(input_of_parent), Some(parent)) = (&parent_input, &parent) {
@@ -58,27 +55,18 @@ pub fn run(options: &Eval) -> Result<()> {
     let loaded = LoadedModel::load(&input, &options.text)?;
     let loaded_parent = parent_input.as_ref().map(|input| LoadedModel::load(input, &options.text));
     let loaded_parent = loaded_parent.transpose()?;
-    let at_model = || loaded.name();
-    if let Some(parent) = &loaded_parent
-        && let Some(difference) = vocabulary_difference(&loaded.engine, &parent.engine)
-    {
-        bail!("{}: the vocabulary differs from that of {}: {difference}", at_model(), parent.name());
-    }
-    // A text of its own is written by the parent, whose predictions are the aim.
-    let writer = loaded_parent.as_ref().filter(|_| texts.source().seed().is_some()).unwrap_or(&loaded);
-    let set = writer.cut(&texts, &options.text, printing).with_context(|| writer.name())?;
-    for loaded in std::iter::once(&loaded).chain(&loaded_parent) {
-        load::check_window(&set, &loaded.engine).with_context(|| loaded.name())?;
-    }
+    let set = scored_windows(&texts, &loaded, loaded_parent.as_ref(), options)?;
 
     // The threads of ggml rest while these work.
     let threads = rayon::ThreadPoolBuilder::new().num_threads(options.text.threads).build()?;
     let (quality, speed, seconds) =
         threads.install(|| measure(&loaded, loaded_parent.as_ref(), &set, options))?;
-    let hash = |input: &Input| printing.json.is_some().then(|| input.blake3());
+    let report_of = |model: &Model<'_>, input: &Input| {
+        ModelReport::of(model, input, printing.json.is_some().then(|| input.blake3()))
+    };
     let mut report = EvalReport::new(
-        ModelReport::of(&model, &input, hash(&input)),
-        parent.zip(parent_input.as_ref()).map(|(parent, input)| ModelReport::of(&parent, input, hash(input))),
+        report_of(&model, &input),
+        parent.as_ref().zip(parent_input.as_ref()).map(|(model, input)| report_of(model, input)),
         CalibrationReport::new(&set, seconds),
         &quality,
         speed,
@@ -90,11 +78,32 @@ pub fn run(options: &Eval) -> Result<()> {
     let accuracy = |name, tasks: Option<(&Path, Vec<Task>)>| {
         let result =
             tasks.map(|(path, tasks)| threads.install(|| accuracy(name, path, &tasks, &loaded, options)));
-        result.transpose().with_context(at_model)
+        result.transpose().with_context(|| loaded.name())
     };
     report.hellaswag = accuracy("HellaSwag", hellaswag)?;
-    report.multiple_choice = accuracy("multiple choice", multiple_choice)?;
+    report.multiple_choice = accuracy("multiple choice", choices)?;
     print(&report, printing)
+}
+
+/// Cuts the text into windows that the model can take, and its parent, if there is one, whose vocabulary must be the same.
+fn scored_windows(
+    texts: &Texts,
+    loaded: &LoadedModel<'_>,
+    parent: Option<&LoadedModel<'_>>,
+    options: &Eval,
+) -> Result<CalibrationSet> {
+    if let Some(parent) = parent
+        && let Some(difference) = vocabulary_difference(&loaded.engine, &parent.engine)
+    {
+        bail!("{}: the vocabulary differs from that of {}: {difference}", loaded.name(), parent.name());
+    }
+    // A text of its own is written by the parent, whose predictions are the aim.
+    let writer = parent.filter(|_| texts.source().seed().is_some()).unwrap_or(loaded);
+    let set = writer.cut(texts, &options.text, &options.printing).with_context(|| writer.name())?;
+    for loaded in std::iter::once(loaded).chain(parent) {
+        load::check_window(&set, &loaded.engine).with_context(|| loaded.name())?;
+    }
+    Ok(set)
 }
 
 /// Evaluates `output` and its `parent` on the text after its first `n_windows`, which chose the blocks, or on those too where
@@ -145,7 +154,7 @@ pub(crate) fn against_parent(
     Ok((report, same_text))
 }
 
-/// Says what is doubtful about a model that is to be evaluated.
+/// Warns of a model that may not be evaluated as it should be.
 pub(crate) fn warn(input: &Input, model: &Model<'_>, printing: &Printing) {
     warning::of_weights(input, model, printing);
     warning::of_tokenizer(input, model, printing);
@@ -160,10 +169,8 @@ fn measure(
 ) -> Result<(Quality, Speed, f64)> {
     let (window, n_threads) = (set.window, options.text.threads);
     let mut model = loaded.logits(window, n_threads).with_context(|| loaded.name())?;
-    let mut parent = match parent {
-        Some(parent) => Some(parent.logits(window, n_threads).with_context(|| parent.name())?),
-        None => None,
-    };
+    let parent = parent.map(|parent| parent.logits(window, n_threads).with_context(|| parent.name()));
+    let mut parent = parent.transpose()?;
     let bar = options.printing.begin("evaluating".into(), Unit::Tokens, set.n_tokens() as u64);
     let start = Instant::now();
     let quality = Quality::measure(
@@ -180,7 +187,7 @@ fn measure(
     Ok((quality, speed, seconds))
 }
 
-/// Does the tasks of the file at `path` with the model of `input`.
+/// Does the tasks of the file at `path`.
 fn accuracy(
     name: &'static str,
     path: &Path,

@@ -15,7 +15,7 @@ pub fn completions(shell: clap_complete::Shell) -> Result<()> {
     clap_complete::generate(shell, &mut Cli::command(), "gguf-shorten", &mut script);
     let mut script = String::from_utf8(script)?;
     if shell == clap_complete::Shell::Bash {
-        // Else nothing is completed behind a command (https://github.com/clap-rs/clap/issues/6421).
+        // Else nothing is completed after a command (https://github.com/clap-rs/clap/issues/6421).
         script = script.replace("gguf__subcmd__shorten", "gguf__shorten");
     }
     to_stdout(&script)

@@ -1,5 +1,4 @@
-//! One file per command: each loads, computes, prints. The only modules, with `llama`, `evaluator`, `input`, `stores`, `temporary`,
-//! `cache`, `scratch`, `room`, `commit`, `save`, `beside`, `oracle`, `stamp` and `batch`, that do I/O.
+//! Commands: each parses its input, calls the library, and prints.
 
 mod escaped;
 
@@ -40,7 +39,6 @@ use crate::report::{Report, table};
 use crate::watch::Watch;
 use anyhow::{Context, Result};
 use std::io::{IsTerminal, Write};
-use std::path::Path;
 
 /// Says that a file counts prediction blocks that are none.
 fn note_counts(model: &Model<'_>, input: &Input, printing: &Printing) {
@@ -66,9 +64,9 @@ fn print(report: &Report, printing: &Printing) -> Result<()> {
 }
 
 /// Checks before any work where `--json` says that the result goes.
-fn check_json(printing: &Printing, input: &Input, output: Option<&Path>) -> Result<()> {
+fn check_json(printing: &Printing, input: &Input) -> Result<()> {
     match &printing.json {
-        Some(path) if printing.tables() => crate::model::place::check_text(path, input, output),
+        Some(path) if printing.tables() => crate::model::place::check_text(path, input, None),
         _ => Ok(()),
     }
 }

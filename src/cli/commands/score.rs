@@ -1,7 +1,5 @@
 //! `score`: the importance of every block.
 
-use std::collections::BTreeSet;
-
 use anyhow::{Context, Result, bail};
 
 use super::{arguments, check_json, devices, note_counts, print};
@@ -9,22 +7,21 @@ use crate::choose::ablated::{self, Ablated};
 use crate::choose::outcome::{BlockReport, PairsReport, block_rows};
 use crate::choose::rating::{AgainstReport, ConfidenceReport, Rating, Sets};
 use crate::choose::removal;
-use crate::choose::scorer::Scorer;
+use crate::choose::scored::scored;
 use crate::choose::stability::Goal;
 use crate::choose::stability::Stopping;
-use crate::choose::stability::edge::Chosen;
+use crate::choose::stability::ties::Chosen;
 use crate::cli::options::Score;
 use crate::engine::logits as evaluator;
 use crate::engine::settings::Calibration;
 use crate::engine::text::Texts;
-use crate::measure::calibrate::Until;
-use crate::measure::calibrate::{Calibrated, Extras};
+use crate::measure::calibrate::{Calibrated, Extras, Until};
 use crate::measure::pairs::Pairs;
+use crate::model::block::{BlockSet, numbers};
 use crate::model::input::Input;
 use crate::model::outcome::ModelReport;
-use crate::model::warning;
-use crate::model::{BlockId, Model};
-use crate::plan::{Budget, Constraints};
+use crate::model::{Model, warning};
+use crate::plan::{Budget, Constraints, Parent};
 use crate::report::Report;
 
 /// Runs the command.
@@ -35,7 +32,7 @@ pub fn run(options: &Score) -> Result<()> {
     let printing = &options.printing;
     devices::warn(&options.calibration, printing);
     let input = Input::open(&options.model)?;
-    check_json(printing, &input, None)?;
+    check_json(printing, &input)?;
     let at_path = || options.model.display().to_string();
     let model = Model::new(input.parse()?).with_context(at_path)?;
     let constraints = Constraints::of(&model).with_context(at_path)?;
@@ -53,18 +50,14 @@ pub fn run(options: &Score) -> Result<()> {
     }
     warning::of_weights(&input, &model, printing);
     note_counts(&model, &input, printing);
-    let scoring =
-        Scoring { model: &model, constraints: &constraints, input: &input, options, keep: &keep, n };
+    let parent = Parent { input: &input, model: &model, constraints: &constraints };
+    let scoring = Scoring { parent, options, keep: &keep, n };
     let mut pairs = Pairs::default();
     let of_pairs = options.pairs.then_some(&mut pairs);
     let here = scoring.measure(&options.calibration, of_pairs)?;
     let there = (options.against.as_ref()).map(|text| scoring.measure(text, None)).transpose()?;
-    let ablated = (options.ablate)
-        .then(|| {
-            let text = &options.calibration;
-            ablated::measure(&model, &constraints, &input, text, printing)
-        })
-        .transpose()?;
+    let ablated =
+        options.ablate.then(|| ablated::measure(parent, &options.calibration, printing)).transpose()?;
     let mut blocks = scoring.rows(&here);
     if let Some(ablated) = &ablated {
         for (row, loss) in blocks.iter_mut().zip(&ablated.losses) {
@@ -75,35 +68,24 @@ pub fn run(options: &Score) -> Result<()> {
     let against = there.map(|there| scoring.compare(&here, there)).transpose();
     let against = against.with_context(at_path)?;
     let blake3 = printing.json.is_some().then(|| input.blake3());
+    let model = ModelReport::of(&model, &input, blake3);
     let report = Report {
-        gguf_shorten: env!("CARGO_PKG_VERSION"),
-        llama_cpp: ggml::backend::llama_cpp_version(),
-        arguments: arguments(),
-        model: ModelReport::of(&model, &input, blake3),
-        calibration: Some(here.calibrated.report.clone()),
-        method: options.method.to_string(),
-        search: None,
-        goal: None,
-        heal: None,
         confidence: Some(here.confidence()),
+        calibration: Some(here.calibrated.report),
         against,
         ablate: ablated.map(Ablated::report),
-        blocks,
-        removed: here.removed.iter().map(|block| block.index()).collect(),
-        attention_removed: Vec::new(),
-        attention_method: None,
+        removed: numbers(&here.removed),
         pairs: options.pairs.then(|| PairsReport { cosine: pairs.cosine() }),
-        output: None,
-        evaluation: None,
+        ..Report::new(arguments(), model, options.method.to_string(), blocks)
     };
     print(&report, printing)
 }
 
 /// The blocks that the user keeps.
-fn kept(model: &Model<'_>, constraints: &Constraints, options: &Score) -> Result<BTreeSet<BlockId>> {
+fn kept(model: &Model<'_>, constraints: &Constraints, options: &Score) -> Result<BlockSet> {
     let keep = match &options.keep {
         Some(list) => list.blocks(model.n_blocks(), "keep")?,
-        None => BTreeSet::new(),
+        None => BlockSet::new(),
     };
     if let Some(block) = keep.intersection(&constraints.dropped).next() {
         bail!("cannot keep block {block}: it has no tensors");
@@ -111,22 +93,20 @@ fn kept(model: &Model<'_>, constraints: &Constraints, options: &Score) -> Result
     Ok(keep)
 }
 
-/// What is asked of each text.
-struct Scoring<'s, 'm> {
-    model: &'s Model<'m>,
-    constraints: &'s Constraints,
-    input: &'s Input,
+/// The measurements of each text.
+struct Scoring<'s> {
+    parent: Parent<'s>,
     options: &'s Score,
-    keep: &'s BTreeSet<BlockId>,
-    /// Blocks that would go.
+    keep: &'s BlockSet,
+    /// The number of blocks that would be removed.
     n: Option<usize>,
 }
 
-/// What a text gave.
+/// The scores by a text.
 struct Scored {
     calibrated: Calibrated,
-    /// Blocks that would go.
-    removed: BTreeSet<BlockId>,
+    /// Blocks that would be removed.
+    removed: BlockSet,
     rating: Rating,
     /// Whether the text was to be used only as far as it is needed.
     may_stop: bool,
@@ -140,7 +120,7 @@ impl Scored {
     }
 }
 
-impl Scoring<'_, '_> {
+impl Scoring<'_> {
     fn measure(&self, text: &Calibration, pairs: Option<&mut Pairs>) -> Result<Scored> {
         let options = self.options;
         let goal = match (options.confidence, self.n) {
@@ -149,41 +129,31 @@ impl Scoring<'_, '_> {
             }
             _ => None,
         };
-        let until = goal.map(|goal| Stopping::rule(self.constraints, goal));
-        let scorer = Scorer {
-            model: self.model,
-            constraints: self.constraints,
-            input: self.input,
-            method: options.method,
-            watch: &options.printing,
-        };
-        let asked = Extras {
-            sub_blocks: options.sub_blocks,
-            pairs,
-            until: until.as_ref().map(|until| until as &Until<'_>),
-        };
-        let calibrated = scorer.calibrate(text, asked)?;
+        let constraints = self.parent.constraints;
+        let until = goal.map(|goal| Stopping::rule(constraints, goal));
+        let until = until.as_ref().map(|until| until as &Until<'_>);
+        let extras = Extras { sub_blocks: options.sub_blocks, pairs, until };
+        let calibrated = scored(self.parent, options.method, text, &options.printing, extras)?;
         let removed = match self.n {
             Some(n) => self.choose(&calibrated, n)?,
-            None => BTreeSet::new(),
+            None => BlockSet::new(),
         };
-        let chosen =
-            self.n.map(|_| Chosen { constraints: self.constraints, keep: self.keep, removed: &removed });
+        let chosen = self.n.map(|_| Chosen { constraints, keep: self.keep, removed: &removed });
         let confidence = options.confidence.unwrap_or_default();
         let rating = Rating::new(&calibrated.importance, options.method, confidence, chosen);
         Ok(Scored { calibrated, removed, rating, may_stop: goal.is_some() })
     }
 
-    fn choose(&self, calibrated: &Calibrated, n: usize) -> Result<BTreeSet<BlockId>> {
+    fn choose(&self, calibrated: &Calibrated, n: usize) -> Result<BlockSet> {
         let importance = Some(&calibrated.importance);
-        removal::choose(self.constraints, self.options.method, importance, self.keep, n)
+        removal::choose(self.parent.constraints, self.options.method, importance, self.keep, n)
             .with_context(|| self.options.model.display().to_string())
     }
 
     fn rows(&self, scored: &Scored) -> Vec<BlockReport> {
         let importance = Some(&scored.calibrated.importance);
-        let n_blocks = self.model.n_blocks();
-        let mut rows = block_rows(n_blocks, importance, &scored.removed, &BTreeSet::new());
+        let n_blocks = self.parent.model.n_blocks();
+        let mut rows = block_rows(n_blocks, importance, &scored.removed, &BlockSet::new());
         scored.rating.mark(&mut rows);
         rows
     }
@@ -192,8 +162,8 @@ impl Scoring<'_, '_> {
     fn compare(&self, here: &Scored, there: Scored) -> Result<AgainstReport> {
         const SHARE: Budget = Budget::Percent(25.0);
         let n = self.n.or_else(|| {
-            let n = SHARE.n_removed(self.model.n_trunk_blocks());
-            let is_allowed = removal::check(self.constraints, self.keep, n).is_ok();
+            let n = SHARE.n_removed(self.parent.model.n_trunk_blocks());
+            let is_allowed = removal::check(self.parent.constraints, self.keep, n).is_ok();
             is_allowed.then_some(n)
         });
         let sets = n

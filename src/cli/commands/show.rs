@@ -24,7 +24,7 @@ const SHOWN_CHARACTERS: usize = 60;
 /// Entries of a metadata array that are shown.
 const SHOWN_ENTRIES: usize = 8;
 
-/// What a trailing block is that an evaluation does not run.
+/// The kind of a trailing block, which an evaluation does not run.
 const PREDICTION: &str = "prediction (MTP)";
 
 /// Runs the command.
@@ -35,7 +35,7 @@ pub fn run(args: &ShowArgs) -> Result<()> {
     let printing = Printing::new(&args.common);
     let path = one_model(&args.model, None, None)?;
     let input = Input::open(&path)?;
-    check_json(&printing, &input, None)?;
+    check_json(&printing, &input)?;
     // What cannot be shortened can be shown.
     let (files, mut model) = match input.parse() {
         Ok(files) => (files.clone(), Model::new(files)),
@@ -247,7 +247,7 @@ struct BlockRow {
     tensors: usize,
     bytes: u64,
     types: Vec<&'static str>,
-    /// What it is, where blocks differ.
+    /// Its kind, where blocks differ.
     kinds: Vec<&'static str>,
     must_stay: Option<String>,
 }

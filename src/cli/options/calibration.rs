@@ -16,32 +16,32 @@ impl Calibration {
     /// # Errors
     /// [`Usage`] for numbers that do not fit together.
     pub fn new(args: &CalibrationArgs) -> Result<Self> {
-        if let Some(servers) = &args.rpc {
+        if let Some(servers) = &args.machine.rpc {
             rpc::check(servers)?;
         }
         let (own, files) = OwnText::find(&args.calibration)?;
-        if own.is_none() && args.seed.is_some() {
+        if own.is_none() && args.amount.seed.is_some() {
             bail!(Usage("--seed needs --calibration self".to_owned()));
         }
         // What a model is to write is all used, unless less is asked for; beside files it is one text of several.
         let written = own.and_then(|own| own.tokens).filter(|_| files.is_empty());
-        let asked = match (args.tokens, written) {
+        let asked = match (args.amount.tokens, written) {
             (Some(tokens), Some(written)) => Some(tokens.min(written)),
             (tokens, written) => tokens.or(written),
         };
         // What was not asked for gives way to what was.
         let window = args.window.unwrap_or(DEFAULT_WINDOW.min(asked.unwrap_or(usize::MAX)));
         let tokens = asked.unwrap_or(DEFAULT_TOKENS.max(window));
-        if window == 0 || args.threads == Some(0) {
+        if window == 0 || args.machine.threads == Some(0) {
             bail!(Usage("--tokens, --window and --threads are at least 1".to_owned()));
         }
-        if tokens < window && (args.tokens.is_some() || written.is_none()) {
+        if tokens < window && (args.amount.tokens.is_some() || written.is_none()) {
             bail!(Usage(format!("--tokens {tokens} is less than one window of {window}")));
         }
         if let Some(own) = own.and_then(|own| own.tokens).filter(|own| *own < window) {
             bail!(Usage(format!("--calibration self of {own} is less than one window of {window}")));
         }
-        let seed = args.seed.unwrap_or(0);
+        let seed = args.amount.seed.unwrap_or(0);
         Ok(Self {
             source: match (own, files.is_empty()) {
                 (Some(_), true) => Source::Own { seed },
@@ -52,9 +52,9 @@ impl Calibration {
             tokens,
             window,
             window_is_default: args.window.is_none(),
-            threads: args.threads.unwrap_or_else(default_threads),
-            gpu_layers: args.gpu_layers,
-            rpc: args.rpc.clone().unwrap_or_default(),
+            threads: args.machine.threads.unwrap_or_else(default_threads),
+            gpu_layers: args.machine.gpu_layers,
+            rpc: args.machine.rpc.clone().unwrap_or_default(),
             cache: !args.no_cache,
         })
     }
@@ -64,12 +64,9 @@ impl Calibration {
 pub(crate) fn scored_text(args: &TextArgs) -> Result<Calibration> {
     let text = Calibration::new(&CalibrationArgs {
         calibration: args.calibration.clone(),
-        seed: args.seed,
-        tokens: args.tokens,
+        amount: args.amount.clone(),
         window: args.window,
-        threads: args.threads,
-        gpu_layers: args.gpu_layers,
-        rpc: args.rpc.clone(),
+        machine: args.machine.clone(),
         // What a model writes is kept; there are no scores.
         no_cache: false,
     })?;

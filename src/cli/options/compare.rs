@@ -1,8 +1,8 @@
 //! Checked settings of `compare`.
 
 use super::{Printing, models, rpc, scored_text};
-use crate::choose::settings::Drops;
-use crate::cli::args::{CalibrationArgs, CompareArgs};
+use crate::choose::settings::{CutRules, DropList, Drops};
+use crate::cli::args::{AmountArgs, CalibrationArgs, CompareArgs};
 use crate::engine::settings::Calibration;
 use crate::error::Usage;
 use crate::files::staged::folder_of;
@@ -16,7 +16,7 @@ use std::path::PathBuf;
 /// A comparison, checked.
 #[derive(Clone, Debug)]
 pub struct Compare {
-    /// What all are compared with.
+    /// The model that all are compared with.
     pub parent: PathBuf,
     /// Other files.
     pub files: Vec<PathBuf>,
@@ -28,7 +28,7 @@ pub struct Compare {
     pub scratch: PathBuf,
     /// The text that is scored, and how.
     pub text: Calibration,
-    /// What to print.
+    /// The output of the command.
     pub printing: Printing,
 }
 
@@ -57,47 +57,10 @@ impl Compare {
                 types.push(*file_type);
             }
         }
-        let drops = match &args.drop {
-            None => None,
-            Some(list) => {
-                if args.choose_tokens == Some(0) {
-                    bail!(Usage("--choose-tokens is at least 1".to_owned()));
-                }
-                let objective = args.objective.unwrap_or(Objective::Kl);
-                if !matches!(objective, Objective::Kl | Objective::Ppl) {
-                    bail!(Usage(format!(
-                        "--objective {objective} belongs to the main job; compare chooses by kl or ppl"
-                    )));
-                }
-                let method = args.method.unwrap_or(Method::Bi);
-                if method.needs_losses() && !text.rpc.is_empty() {
-                    bail!(rpc::refused(&format!("method '{method}'")));
-                }
-                Some(Drops {
-                    list: list.clone(),
-                    method,
-                    objective,
-                    keep: args.keep.clone(),
-                    drop_mtp: args.drop_mtp,
-                    portable: args.portable,
-                    trust_any_cut: args.trust_any_cut,
-                    calibration: Calibration::new(&CalibrationArgs {
-                        calibration: args.choose_on.clone(),
-                        seed: args.text.seed,
-                        tokens: args.choose_tokens,
-                        window: None,
-                        threads: args.text.threads,
-                        gpu_layers: args.text.gpu_layers,
-                        rpc: args.text.rpc.clone(),
-                        no_cache: args.no_cache,
-                    })?,
-                })
-            }
-        };
         Ok(Self {
             parent: parent.clone(),
             files: files.to_vec(),
-            drops,
+            drops: args.drop.as_ref().map(|list| drops(args, list, &text)).transpose()?,
             types,
             scratch: match &args.scratch {
                 Some(folder) => folder.clone(),
@@ -109,4 +72,39 @@ impl Compare {
             printing: Printing::new(&args.common),
         })
     }
+}
+
+/// The rows of fewer blocks.
+fn drops(args: &CompareArgs, list: &DropList, text: &Calibration) -> Result<Drops> {
+    if args.choose_tokens == Some(0) {
+        bail!(Usage("--choose-tokens is at least 1".to_owned()));
+    }
+    let objective = args.objective.unwrap_or(Objective::Kl);
+    if !matches!(objective, Objective::Kl | Objective::Ppl) {
+        bail!(Usage(format!(
+            "--objective {objective} belongs to the main job; compare chooses by kl or ppl"
+        )));
+    }
+    let method = args.method.unwrap_or(Method::Bi);
+    if method.needs_losses() && !text.rpc.is_empty() {
+        bail!(rpc::refused(&format!("method '{method}'")));
+    }
+    Ok(Drops {
+        list: list.clone(),
+        method,
+        objective,
+        keep: args.keep.clone(),
+        rules: CutRules {
+            drop_mtp: args.drop_mtp,
+            portable: args.portable,
+            trust_any_cut: args.trust_any_cut,
+        },
+        calibration: Calibration::new(&CalibrationArgs {
+            calibration: args.choose_on.clone(),
+            amount: AmountArgs { seed: args.text.amount.seed, tokens: args.choose_tokens },
+            window: None,
+            machine: args.text.machine.clone(),
+            no_cache: args.no_cache,
+        })?,
+    })
 }

@@ -1,12 +1,14 @@
 //! How the cut is to be healed, checked.
 
 use crate::cli::args::ShortenArgs;
+use crate::engine::settings::Calibration;
 use crate::error::Usage;
 use crate::files::byte_size::ByteSize;
 use crate::gguf::TensorType;
 use crate::heal::healer::HealType;
 use crate::heal::settings::Heal;
 use crate::heal::settings::HealArg;
+use crate::measure::loss::Objective;
 use anyhow::{Result, bail};
 use std::str::FromStr;
 
@@ -29,19 +31,26 @@ impl FromStr for HealType {
     }
 }
 
+/// Checks that there is a fit for which weights are rounded and memory is taken.
+pub(crate) fn check(args: &ShortenArgs) -> Result<()> {
+    if args.heal == HealArg::None && (args.heal_type.is_some() || args.max_memory.is_some()) {
+        bail!(Usage("--heal-type and --max-memory need --heal linear, block or auto".to_owned()));
+    }
+    if args.heal == HealArg::Scale && args.heal_type.is_some() {
+        bail!(Usage("--heal-type needs --heal linear, block or auto".to_owned()));
+    }
+    Ok(())
+}
+
 impl Heal {
-    pub(crate) fn new(args: &ShortenArgs) -> Result<Self> {
-        if args.heal == HealArg::None && (args.heal_type.is_some() || args.max_memory.is_some()) {
-            bail!(Usage("--heal-type and --max-memory need --heal linear, block or auto".to_owned()));
-        }
-        if args.heal == HealArg::Scale && args.heal_type.is_some() {
-            bail!(Usage("--heal-type needs --heal linear, block or auto".to_owned()));
-        }
-        Ok(Self {
+    pub(crate) fn new(args: &ShortenArgs, objective: Objective, calibration: Calibration) -> Self {
+        Self {
             how: args.heal,
             heal_type: args.heal_type.unwrap_or(HealType::Auto),
             max_memory: args.max_memory.map(|ByteSize(bytes)| bytes),
-            tokens_are_default: args.calibration.tokens.is_none(),
-        })
+            tokens_are_default: args.calibration.amount.tokens.is_none(),
+            objective,
+            calibration,
+        }
     }
 }

@@ -72,7 +72,7 @@ fn models(named: &[PathBuf], parent: Option<&Path>) -> Vec<PathBuf> {
     models
 }
 
-/// What a command prints.
+/// Settings of what a command prints.
 #[derive(Clone, Debug)]
 pub struct Printing {
     /// Where the result goes as JSON.
@@ -110,7 +110,7 @@ pub struct Verify {
     pub run: bool,
     /// CPU threads.
     pub threads: usize,
-    /// What to print.
+    /// The output of the command.
     pub printing: Printing,
 }
 
@@ -142,7 +142,7 @@ const DEFAULT_TASKS: usize = 400;
 pub struct Eval {
     /// The model.
     pub model: PathBuf,
-    /// What it is compared with.
+    /// The model that it is compared with.
     pub parent: Option<PathBuf>,
     /// The text that is scored, and how.
     pub text: Calibration,
@@ -152,7 +152,7 @@ pub struct Eval {
     pub multiple_choice: Option<PathBuf>,
     /// At most this many tasks of each file.
     pub n_tasks: usize,
-    /// What to print.
+    /// The output of the command.
     pub printing: Printing,
 }
 

@@ -37,7 +37,7 @@ pub struct Score {
     pub ablate: bool,
     /// How to calibrate.
     pub calibration: Calibration,
-    /// What to print.
+    /// The output of the command.
     pub printing: Printing,
 }
 

@@ -1,12 +1,12 @@
-//! What the main job is to do, checked.
+//! Settings of the main job, checked.
 
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
-use super::{Printing, one_model, rpc};
+use super::{Printing, heal, one_model, rpc};
 use crate::choose::search::Goal;
-use crate::choose::settings::{Choice, Choosing};
+use crate::choose::settings::{Choice, Choosing, CutRules};
 use crate::cli::args::ShortenArgs;
 use crate::engine::scored::MIN_WINDOW;
 use crate::engine::settings::Calibration;
@@ -15,6 +15,8 @@ use crate::error::Usage;
 use crate::files::byte_size::ByteSize;
 use crate::heal::settings::{Heal, HealArg};
 use crate::measure::loss::Objective;
+use crate::output::ollama::check_name;
+use crate::output::outputs::Files;
 use crate::plan::{Basis, Splitting};
 
 /// The main job, checked.
@@ -24,33 +26,15 @@ pub struct Shorten {
     pub model: PathBuf,
     /// How the blocks to remove are chosen.
     pub choosing: Choosing,
-    /// No list takes the place of a built-in pattern.
-    pub portable: bool,
-    /// What makes up for them.
+    /// How they are made up for.
     pub heal: Heal,
-    /// The user answers for the cut.
-    pub trust_any_cut: bool,
-    /// The output; `None` for a dry run.
-    pub output: Option<PathBuf>,
-    /// How the output is cut into files.
-    pub splitting: Splitting,
-    /// An importance matrix that is renumbered too, and where it goes.
-    pub imatrix: Option<(PathBuf, PathBuf)>,
-    /// What the output is to be called in Ollama.
-    pub ollama: Option<String>,
-    /// A model card, and where it goes.
-    pub card: Option<PathBuf>,
-    /// Overwrite the output.
-    pub force: bool,
-    /// Bytes that stay free on the output's disk.
-    pub min_free: u64,
-    /// Write nothing.
-    pub dry_run: bool,
-    /// What to print.
+    /// The files that are read beside the model and written.
+    pub files: Files,
+    /// The output of the command.
     pub printing: Printing,
 }
 
-/// What takes several models.
+/// A hint for several models.
 const BATCH: &str = "batch shortens several models: gguf-shorten batch MODEL... --drop N --out-dir DIR";
 
 impl Shorten {
@@ -59,47 +43,17 @@ impl Shorten {
     /// # Errors
     /// [`Usage`] for arguments that do not fit together.
     pub fn new(args: &ShortenArgs) -> Result<Self> {
-        let heal = Heal::new(args)?;
+        heal::check(args)?;
         let model = one_model(&args.model, None, Some(BATCH))?;
         let goal = goal(args)?;
-        let choice = match (&args.blocks, goal, args.drop) {
-            (Some(blocks), ..) => Choice::Blocks(blocks.clone()),
-            (None, Some(goal), most) => {
-                Choice::Goal { goal, most, method: args.method, keep: args.keep.clone() }
-            }
-            (None, None, Some(budget)) => {
-                Choice::Best { budget, method: args.method, keep: args.keep.clone() }
-            }
-            (None, None, None) => Choice::Nothing { keep: args.keep.clone() },
-        };
-        let attention = match (&args.attention_blocks, args.drop_attention) {
-            (Some(blocks), _) => Choice::Blocks(blocks.clone()),
-            (None, Some(budget)) => Choice::Best { budget, method: args.method, keep: args.keep.clone() },
-            (None, None) => Choice::Nothing { keep: None },
-        };
-        let is_nothing = |choice: &Choice| matches!(choice, Choice::Nothing { .. });
-        if is_nothing(&choice) && is_nothing(&attention) && !args.drop_mtp {
-            bail!(Usage("--drop or --blocks is needed".to_owned()));
-        }
-        if args.drop_attention.is_some() && !matches!(args.method.basis(), Basis::Order | Basis::Scores) {
-            bail!(Usage(format!("--drop-attention goes by scores, which method '{}' has not", args.method)));
-        }
-        if heal.how != HealArg::None {
-            if is_nothing(&choice) && is_nothing(&attention) {
-                bail!(Usage("--heal needs blocks that are removed".to_owned()));
-            }
-            let window = args.calibration.window.unwrap_or(DEFAULT_WINDOW);
-            if window < MIN_WINDOW {
-                bail!(Usage(format!(
-                    "--window {window} leaves no token to score, expected {MIN_WINDOW} or more"
-                )));
-            }
-        }
+        let choice = choice(args, goal);
+        let attention = attention(args);
+        check_removal(args, &choice, &attention)?;
         if args.confidence.is_some() {
             check_may_stop(args, goal)?;
         }
         if let Some(name) = &args.ollama {
-            crate::output::ollama::check_name(name)?;
+            check_name(name)?;
         }
         if args.output.is_none() && !args.dry_run {
             bail!(Usage("--output is needed".to_owned()));
@@ -109,44 +63,95 @@ impl Shorten {
             Some(_) => Objective::Ppl,
             None => Objective::Kl,
         });
+        let calibration = Calibration::new(&args.calibration)?;
+        let heal = Heal::new(args, objective, calibration.clone());
+        let files = files(args);
         let choosing = Choosing {
             choice,
-            drop_mtp: args.drop_mtp,
+            attention,
+            rules: CutRules {
+                drop_mtp: args.drop_mtp,
+                portable: args.portable,
+                trust_any_cut: args.trust_any_cut,
+            },
+            splitting: files.splitting,
             objective,
             confidence: args.confidence,
             tasks: (args.goal.task_file.clone())
                 .map(|path| (path, args.goal.tasks.unwrap_or(DEFAULT_SEARCH_TASKS))),
             scratch: args.goal.scratch.clone(),
-            attention,
-            calibration: Calibration::new(&args.calibration)?,
-            heals: heal.may_choose(objective),
+            calibration,
+            heals: heal.may_choose(),
         };
-        let options = Self {
-            model,
-            choosing,
-            portable: args.portable,
-            heal,
-            trust_any_cut: args.trust_any_cut,
-            output: args.output.clone(),
-            splitting: match args.split_max_size {
-                Some(ByteSize(max)) => Splitting::MaxBytes(max),
-                None if args.keep_split => Splitting::AsInput,
-                None => Splitting::Whole,
-            },
-            imatrix: match args.imatrix.as_deref() {
-                Some([from, to]) => Some((from.clone(), to.clone())),
-                _ => None,
-            },
-            ollama: args.ollama.clone(),
-            card: args.card.clone(),
-            force: args.force,
-            min_free: args.min_free.map_or(0, |ByteSize(n_bytes)| n_bytes),
-            dry_run: args.dry_run,
-            printing: Printing::new(&args.common),
-        };
+        let options = Self { model, choosing, heal, files, printing: Printing::new(&args.common) };
         rpc::check_shorten(&options)?;
         Ok(options)
     }
+}
+
+/// The choice of whole blocks.
+fn choice(args: &ShortenArgs, goal: Option<Goal>) -> Choice {
+    let (method, keep) = (args.method, args.keep.clone());
+    match (&args.blocks, goal, args.drop) {
+        (Some(blocks), ..) => Choice::Blocks(blocks.clone()),
+        (None, Some(goal), most) => Choice::Goal { goal, most, method, keep },
+        (None, None, Some(budget)) => Choice::Best { budget, method, keep },
+        (None, None, None) => Choice::Nothing { keep },
+    }
+}
+
+/// The choice of blocks that lose their attention.
+fn attention(args: &ShortenArgs) -> Choice {
+    match (&args.attention_blocks, args.drop_attention) {
+        (Some(blocks), _) => Choice::Blocks(blocks.clone()),
+        (None, Some(budget)) => Choice::Best { budget, method: args.method, keep: args.keep.clone() },
+        (None, None) => Choice::Nothing { keep: None },
+    }
+}
+
+/// The files to read and write.
+fn files(args: &ShortenArgs) -> Files {
+    Files {
+        output: args.output.clone(),
+        splitting: match args.split_max_size {
+            Some(ByteSize(max)) => Splitting::MaxBytes(max),
+            None if args.keep_split => Splitting::AsInput,
+            None => Splitting::Whole,
+        },
+        imatrix: match args.imatrix.as_deref() {
+            Some([from, to]) => Some((from.clone(), to.clone())),
+            _ => None,
+        },
+        ollama: args.ollama.clone(),
+        card: args.card.clone(),
+        json: args.common.json.clone(),
+        force: args.force,
+        min_free: args.min_free.map_or(0, |ByteSize(n_bytes)| n_bytes),
+        dry_run: args.dry_run,
+    }
+}
+
+/// Checks that something is removed, by a method that can choose it, and that healing has something to make up for.
+fn check_removal(args: &ShortenArgs, choice: &Choice, attention: &Choice) -> Result<()> {
+    let is_nothing = |choice: &Choice| matches!(choice, Choice::Nothing { .. });
+    let removes_none = is_nothing(choice) && is_nothing(attention);
+    if removes_none && !args.drop_mtp {
+        bail!(Usage("--drop or --blocks is needed".to_owned()));
+    }
+    if args.drop_attention.is_some() && !matches!(args.method.basis(), Basis::Order | Basis::Scores) {
+        bail!(Usage(format!("--drop-attention goes by scores, which method '{}' has not", args.method)));
+    }
+    if args.heal == HealArg::None {
+        return Ok(());
+    }
+    if removes_none {
+        bail!(Usage("--heal needs blocks that are removed".to_owned()));
+    }
+    let window = args.calibration.window.unwrap_or(DEFAULT_WINDOW);
+    if window < MIN_WINDOW {
+        bail!(Usage(format!("--window {window} leaves no token to score, expected {MIN_WINDOW} or more")));
+    }
+    Ok(())
 }
 
 /// Checks that there is a calibration that may stop early.

@@ -11,7 +11,7 @@ use crate::engine::hidden_state::Token;
 use crate::engine::memory_file::MemoryFile;
 use crate::engine::scored::scored;
 use crate::model::{BlockId, Model};
-use crate::plan::{Constraints, Plan, Provenance};
+use crate::plan::{Constraints, Cut, Plan};
 
 /// Evaluates sets of blocks, each as the shortened model that it is.
 ///
@@ -63,7 +63,7 @@ pub(crate) fn load_without(
     constraints: &Constraints,
     removed: BTreeSet<BlockId>,
 ) -> Result<ggml::Model> {
-    let plan = Plan::new(model, constraints, removed, &Provenance::draft("search"))?;
+    let plan = Plan::draft(model, constraints, &Cut::new(removed, "search"))?;
     MemoryFile::write_plan(model, &plan)?.load()
 }
 

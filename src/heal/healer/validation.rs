@@ -16,7 +16,7 @@ use crate::engine::scored::scored;
 use crate::engine::segment::{HeadSegment, Segments};
 use crate::measure::loss::Loss;
 use crate::model::BlockId;
-use crate::plan::{AttentionCut, ChangedTensors, Healing, Plan, Provenance};
+use crate::plan::{AttentionCut, ChangedTensors, Cut, Healing, Plan};
 
 /// Default memory for the parent's logits, in bytes. Those that it does not hold are computed each time.
 pub const LOGITS_BYTES: u64 = 512 << 20;
@@ -269,16 +269,14 @@ impl Healer<'_, '_> {
         parent: &mut dyn WindowLogits,
     ) -> Result<Loss> {
         let healing = Healing { tensors: candidate.tensors.clone(), loss: [0.0; 2] };
-        let plan = Plan::healed(
-            self.model,
-            self.constraints,
-            candidate.removed.clone(),
-            candidate.attention.as_ref(),
-            Some(&healing),
-            &Provenance::draft("heal"),
-        )?;
+        let cut = Cut {
+            attention: candidate.attention.clone(),
+            healing: Some(healing),
+            ..Cut::new(candidate.removed.clone(), "heal")
+        };
+        let plan = Plan::draft(self.model, self.constraints, &cut)?;
         let file = MemoryFile::write_plan(self.model, &plan)?;
-        drop((plan, healing));
+        drop((plan, cut));
         let model = file.load()?;
         self.loss_over(windows, &mut self.logits_of(&model)?, parent)
     }

@@ -151,7 +151,7 @@ impl<'w> Cache<'w> {
 mod tests {
     use super::*;
     use crate::measure::importance::{BlockImportance, Each, Halves, Importance, Metric, WindowSums};
-    use crate::measure::quality::Mean;
+    use crate::measure::mean::Mean;
     use crate::measure::quality::recorded::noise;
     use crate::model::BlockId;
     use crate::watch::Silent;

@@ -17,7 +17,7 @@ use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::hidden_state::{HiddenStates, Position, Token};
-use crate::measure::quality::Mean;
+use crate::measure::mean::Mean;
 use crate::model::BlockId;
 
 pub use metric::{Each, Metric};

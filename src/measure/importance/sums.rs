@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::rows::products;
 use super::{BlockImportance, Each, Metric};
-use crate::measure::quality::Mean;
+use crate::measure::mean::Mean;
 use crate::model::BlockId;
 
 /// Sums of one block, or of half a block.

@@ -5,9 +5,9 @@
 
 use anyhow::{Result, ensure};
 
-use super::Mean;
 use super::log_softmax::Row;
 use crate::engine::hidden_state::Token;
+use crate::measure::mean::Mean;
 
 /// The texts of one task as tokens: the question followed by each answer.
 #[derive(Clone, Debug, PartialEq, Eq)]

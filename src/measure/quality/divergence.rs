@@ -1,9 +1,9 @@
 //! How far a model's predictions lie from its parent's: what llama-perplexity prints with `--kl-divergence`.
 
-use super::Mean;
 use super::log_softmax::Row;
 use super::perplexity::Perplexity;
 use crate::engine::hidden_state::Token;
+use crate::measure::mean::Mean;
 
 /// One scored token.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -1,6 +1,6 @@
 //! How well a text is predicted: `exp` of the mean negative log-likelihood of its tokens.
 
-use super::Mean;
+use crate::measure::mean::Mean;
 
 /// The perplexity of a text.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -1,4 +1,4 @@
-//! What a shortened file says of itself, under `gguf_shorten.`.
+//! Claim: the entries of a shortened file about itself, under `gguf_shorten.`.
 
 use std::collections::BTreeSet;
 
@@ -8,6 +8,7 @@ use super::{Difference, Differences, VERSION_KEY};
 use crate::error::Hint;
 use crate::gguf::{Entry, Metadata, Place};
 use crate::model::BlockId;
+use crate::model::block::BlockSet;
 use crate::named::Named;
 use crate::plan::attention::{METHOD_KEY as ATTENTION_METHOD_KEY, REMOVED_KEY};
 use crate::plan::healing::{LOSS_KEY, TENSORS_KEY};
@@ -24,7 +25,7 @@ const THIS_RELEASE: &str = env!("CARGO_PKG_VERSION");
 /// The longest version that is taken for one.
 const MAX_VERSION_BYTES: usize = 64;
 
-/// What a file says of itself. What it does not say, or says in another type, is `None`; such an entry then differs from
+/// The entries of a file about itself. One that is missing, or of another type, is `None`; it then differs from
 /// the planned one.
 #[derive(Clone, Debug)]
 pub struct Claim {
@@ -44,12 +45,12 @@ pub struct Claim {
     pub attention: Option<AttentionCut>,
 }
 
-/// What a file says of tensors with other weights.
+/// The entries of a file about replaced weights.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HealedClaim {
     /// The parent's names of them.
     pub tensors: Vec<String>,
-    /// What was measured without them and with them, in nats per token.
+    /// The loss without them and with them, in nats per token.
     pub loss: [f32; 2],
 }
 
@@ -103,7 +104,7 @@ impl Claim {
     ///
     /// # Errors
     /// A block that the parent does not have.
-    pub(super) fn removed(&self, n_blocks: usize) -> Result<BTreeSet<BlockId>> {
+    pub(super) fn removed(&self, n_blocks: usize) -> Result<BlockSet> {
         let mut removed: BTreeSet<_> = (0..n_blocks).map(BlockId::new).collect();
         for block in &self.kept {
             ensure!(

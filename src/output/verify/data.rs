@@ -17,7 +17,7 @@ const CHUNK_BYTES: usize = 4 << 20;
 /// Bytes that one task compares.
 const PIECE_BYTES: usize = 256 << 10;
 
-/// What a pass found.
+/// The findings of a pass.
 pub(super) struct Outcome {
     /// Hash of all bytes of the parent, part after part.
     pub(super) parent_blake3: blake3::Hash,
@@ -150,25 +150,25 @@ fn differing(pieces: &[Piece<'_>]) -> Vec<(usize, u64)> {
 pub(super) fn check_padding(out: &gguf::File<'_>, differences: &mut Differences) {
     let mut tensors: Vec<&TensorInfo<'_>> = out.tensors().iter().collect();
     tensors.sort_by_key(|tensor| (tensor.position(), tensor.end()));
-    let mut behind: Option<&TensorInfo<'_>> = None;
-    // What stands behind the padding of the last tensor belongs to nothing, which the length of the file shows.
+    let mut before: Option<&TensorInfo<'_>> = None;
+    // What follows the padding of the last tensor belongs to nothing, which the length of the file shows.
     let end = (out.bytes().len() - out.trailing_bytes().len()) as u64;
     for tensor in tensors {
-        let start = behind.map_or(out.data_start(), TensorInfo::end);
-        check_gap(out, behind, start.0, tensor.position().0, differences);
-        if behind.is_none_or(|behind| behind.end() < tensor.end()) {
-            behind = Some(tensor);
+        let start = before.map_or(out.data_start(), TensorInfo::end);
+        check_gap(out, before, start.0, tensor.position().0, differences);
+        if before.is_none_or(|before| before.end() < tensor.end()) {
+            before = Some(tensor);
         }
     }
-    if behind.is_some() {
-        let start = behind.map_or(out.data_start(), TensorInfo::end);
-        check_gap(out, behind, start.0, end, differences);
+    if before.is_some() {
+        let start = before.map_or(out.data_start(), TensorInfo::end);
+        check_gap(out, before, start.0, end, differences);
     }
 }
 
 fn check_gap(
     out: &gguf::File<'_>,
-    behind: Option<&TensorInfo<'_>>,
+    before: Option<&TensorInfo<'_>>,
     start: u64,
     end: u64,
     differences: &mut Differences,
@@ -177,7 +177,7 @@ fn check_gap(
     let gap = out.bytes().get(index(start)..index(end)).unwrap_or_default();
     if let Some(byte) = gap.iter().position(|&byte| byte != 0) {
         differences.push(Difference::Padding {
-            behind: behind.map_or(Place::HeadPadding, |tensor| Place::Tensor(tensor.name().to_owned())),
+            follows: before.map_or(Place::HeadPadding, |tensor| Place::Tensor(tensor.name().to_owned())),
             byte,
             found: gap[byte],
             n_bytes: gap.len(),

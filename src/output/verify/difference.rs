@@ -1,4 +1,4 @@
-//! What is not as planned, as values that say it in one line.
+//! Differences from the plan, as values that say it in one line.
 
 use std::fmt;
 
@@ -33,7 +33,7 @@ pub enum Difference {
         what: &'static str,
         /// What the file has.
         found: u64,
-        /// What is planned.
+        /// The planned value.
         expected: u64,
     },
     /// A planned entry or tensor that is not there.
@@ -42,7 +42,7 @@ pub enum Difference {
     Extra(Place),
     /// An entry or tensor that stands elsewhere.
     Order {
-        /// What it is.
+        /// The value in the file.
         place: Place,
         /// Its number in the file, from 0.
         found: usize,
@@ -68,14 +68,14 @@ pub enum Difference {
         what: &'static str,
         /// What the file has.
         found: String,
-        /// What is planned.
+        /// The planned value.
         expected: String,
     },
     /// The data of a tensor.
     Data {
         /// The tensor.
         tensor: Place,
-        /// What it should be.
+        /// The expected value.
         expected: Whose,
         /// The first byte that differs, from the start of the tensor.
         byte: u64,
@@ -84,8 +84,8 @@ pub enum Difference {
     },
     /// Padding that is not zero.
     Padding {
-        /// What it follows; [`Place::HeadPadding`] stands for itself.
-        behind: Place,
+        /// The tensor that it follows; [`Place::HeadPadding`] stands for itself.
+        follows: Place,
         /// The first byte that is not zero, from the start of the padding.
         byte: usize,
         /// Its value.
@@ -104,7 +104,7 @@ pub enum Difference {
     Length {
         /// What the file has.
         found: u64,
-        /// What is planned.
+        /// The planned value.
         expected: u64,
     },
     /// Something in one part of a split model.
@@ -170,9 +170,9 @@ impl fmt::Display for Difference {
                 }
                 write!(f, "at byte {byte} of {n_bytes}")
             }
-            Self::Padding { behind, byte, found, n_bytes } => {
-                match behind {
-                    Place::HeadPadding => behind.fmt(f)?,
+            Self::Padding { follows, byte, found, n_bytes } => {
+                match follows {
+                    Place::HeadPadding => follows.fmt(f)?,
                     place => write!(f, "the padding after {place}")?,
                 }
                 write!(f, " has {found} at byte {byte} of {n_bytes}, expected zeros")

@@ -2,9 +2,8 @@
 //!
 //! That it is wrong shows in what differs from the plan of this release; this says why.
 
-use std::collections::BTreeSet;
-
 use crate::gguf::{self, DEFAULT_ALIGNMENT, Quoted};
+use crate::model::block::BlockSet;
 use crate::model::{BlockId, Model};
 use crate::plan::names;
 
@@ -12,7 +11,7 @@ use crate::plan::names;
 struct Fault {
     /// The last release that had it.
     last: [u64; 3],
-    /// What it did to a file of this parent; `None` if it cannot have done anything.
+    /// Its effect on a file of this parent; `None` if there cannot have been one.
     did: fn(&Model<'_>, &[gguf::File<'_>]) -> Option<String>,
 }
 
@@ -89,11 +88,7 @@ fn ordinary_counted(parent: &Model<'_>) -> impl Iterator<Item = BlockId> {
 
 /// Those of `removed` that the release of that version removed because it took them for prediction blocks: it let no others of
 /// that place go.
-pub(super) fn removed_for_prediction(
-    version: &str,
-    parent: &Model<'_>,
-    removed: &BTreeSet<BlockId>,
-) -> Vec<BlockId> {
+pub(super) fn removed_for_prediction(version: &str, parent: &Model<'_>, removed: &BlockSet) -> Vec<BlockId> {
     match numbers(version) {
         Some(version) if version <= NO_PREDICTION => {
             ordinary_counted(parent).filter(|block| removed.contains(block)).collect()

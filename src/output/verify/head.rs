@@ -1,4 +1,4 @@
-//! The head: header, metadata entries, tensor infos and the padding behind them.
+//! The head: header, metadata entries, tensor infos and the padding after them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -47,7 +47,7 @@ pub(super) fn compare(
         let head_end = usize::try_from(layout.head_end().0)?;
         differences.push(match byte.checked_sub(head_end) {
             Some(padding) => Difference::Padding {
-                behind: Place::HeadPadding,
+                follows: Place::HeadPadding,
                 byte: padding,
                 found: found.get(byte).copied().unwrap_or(0),
                 n_bytes: planned.len() - head_end,
@@ -129,7 +129,7 @@ fn others<'n>(
     for name in found.iter().filter(|name| !known.contains(*name)) {
         differences.push(Difference::Extra(place((*name).to_owned())));
     }
-    // Where some are missing or too many, all behind them have other numbers.
+    // Where some are missing or too many, all after them have other numbers.
     let numbers: BTreeMap<&str, usize> = found.iter().enumerate().map(|(i, name)| (*name, i)).collect();
     if found.len() != planned.len() || !planned.iter().all(|name| numbers.contains_key(name)) {
         return;

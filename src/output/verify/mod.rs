@@ -15,16 +15,19 @@ mod difference;
 mod earlier;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::error::Hint;
 use crate::gguf::{self, ALIGNMENT_KEY, EntryOut, Layout, Place, TensorInfo, ValueType};
+use crate::model::block::BlockSet;
 use crate::model::{BlockId, Model, ModelTensor};
 use crate::plan::kinds::Pattern;
 use crate::plan::parts::{Part, cut};
-use crate::plan::{ChangedTensor, Constraints, Healing, Plan, Provenance, Runs, TensorChange, TensorData};
+use crate::plan::{
+    ChangedTensor, Constraints, Cut, Healing, Plan, Provenance, Runs, TensorChange, TensorData,
+};
 
 pub use claim::{Claim, HealedClaim};
 pub use difference::{Difference, Differences, Whose};
@@ -36,7 +39,7 @@ const VERSION_KEY: &str = "gguf_shorten.version";
 /// What may be done about a cut that the rules refuse.
 const TRUST: &str = "--trust-any-cut compares the two all the same";
 
-/// What was compared, and what differs.
+/// The result of a comparison.
 #[derive(Clone, Debug)]
 pub struct Verification {
     /// What the file says of itself.
@@ -44,9 +47,9 @@ pub struct Verification {
     /// Why the rules refuse the cut, where the user answers for it.
     pub on_trust: Option<String>,
     /// The blocks that it leaves out.
-    pub removed: BTreeSet<BlockId>,
+    pub removed: BlockSet,
     /// The blocks whose attention it leaves out.
-    pub attention_removed: BTreeSet<BlockId>,
+    pub attention_removed: BlockSet,
     /// Hash of the parent's bytes.
     pub parent_blake3: blake3::Hash,
     /// Tensors whose data was compared.
@@ -57,7 +60,7 @@ pub struct Verification {
     pub changes: Vec<TensorChange>,
     /// Metadata entries that the plan has.
     pub metadata: MetadataCounts,
-    /// What is not as planned.
+    /// Differences from the plan.
     pub differences: Differences,
 }
 
@@ -92,17 +95,17 @@ pub fn verify(
     let first = out.first().context("bug: a model without a file")?;
     let claim = Claim::of(first.metadata())?;
     let removed = claim.removed(parent.n_blocks())?;
-    let provenance = Provenance {
-        // Without a hash that can be read, the entry differs whatever stands here.
-        parent_blake3: claim.parent_blake3.unwrap_or(blake3::Hash::from_bytes([0; 32])),
+    let (constraints, on_trust) = planned_under(parent, constraints, &removed, first)?;
+    let cut = Cut {
+        blocks: removed,
         method: claim.method.clone().unwrap_or_default(),
+        attention: claim.attention.clone(),
+        healing: healing(parent, &claim, out),
         heal: claim.heal.clone().unwrap_or_default(),
     };
-    let (constraints, on_trust) = planned_under(parent, constraints, &removed, first)?;
-    let attention = claim.attention.as_ref();
-    let healing = healing(parent, &claim, out);
-    let healing = healing.as_ref();
-    let plan = Plan::healed(parent, &constraints, removed, attention, healing, &provenance)
+    // Without a hash that can be read, the entry differs from any.
+    let parent_blake3 = claim.parent_blake3.unwrap_or(Provenance::DRAFT);
+    let plan = Plan::new(parent, &constraints, &cut, parent_blake3)
         .map_err(|error| match error.downcast_ref::<Hint>() {
             None => error.context(Hint(TRUST.to_owned())),
             Some(_) => error,
@@ -216,7 +219,7 @@ pub fn compare(
 fn planned_under(
     parent: &Model<'_>,
     given: &Constraints,
-    removed: &BTreeSet<BlockId>,
+    removed: &BlockSet,
     out: &gguf::File<'_>,
 ) -> Result<(Constraints, Option<String>)> {
     if !given.trusted {
@@ -238,10 +241,10 @@ fn planned_under(
 fn as_written(
     parent: &Model<'_>,
     mut constraints: Constraints,
-    removed: &BTreeSet<BlockId>,
+    removed: &BlockSet,
     out: &gguf::File<'_>,
 ) -> Result<Constraints> {
-    let prediction: BTreeSet<BlockId> = parent.prediction_blocks().collect();
+    let prediction: BlockSet = parent.prediction_blocks().collect();
     // A part of them goes only on trust.
     if !prediction.is_empty() && prediction.is_subset(removed) {
         constraints = constraints.dropping_prediction_blocks()?;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use gguf_shorten::error::message;
 use gguf_shorten::gguf::{self, File};
 use gguf_shorten::model::{BlockId, Model};
-use gguf_shorten::plan::{Constraints, Plan, Provenance};
+use gguf_shorten::plan::{Constraints, Cut, Plan};
 
 use crate::make::{Make, Random, Raw};
 use crate::util::is_message;
@@ -16,13 +16,11 @@ fn examine(bytes: &[u8]) -> Result<(), String> {
     let said = |error: anyhow::Error| message(&error);
     let model = Model::new(vec![file]).map_err(said)?;
     let constraints = Constraints::of(&model).map_err(said)?;
-    let provenance =
-        Provenance { parent_blake3: blake3::hash(b""), method: "blocks".to_owned(), heal: "none".to_owned() };
     let sets = [vec![0, 1, 2], vec![1], vec![model.n_blocks() - 1], vec![0]];
     let mut results = Vec::new();
     for set in sets {
         let removed: BTreeSet<_> = set.into_iter().map(BlockId::new).collect();
-        let planned = Plan::new(&model, &constraints, removed, &provenance);
+        let planned = Plan::new(&model, &constraints, &Cut::new(removed, "blocks"), blake3::hash(b""));
         results.push(planned.map_err(said).map(|plan| {
             // An alignment of megabytes makes a long file of a short one.
             if plan.layout.file_len() > 1 << 22 {

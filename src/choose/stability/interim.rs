@@ -1,27 +1,27 @@
-//! When a calibration that may stop early looks at its scores.
+//! Interim analyses of a calibration that may stop early.
 //!
 //! Who looks at unfinished results again and again, and stops as soon as they are significant, finds significance too often
-//! (Armitage, McPherson and Rowe 1969). So there are few looks, and each gets a part of the probability of error such that
+//! (Armitage, McPherson and Rowe 1969). So there are few interim analyses, and each gets a part of the probability of error such that
 //! the parts add up to all of it (an alpha-spending function: Lan and DeMets 1983, Biometrika 70): here the same for each,
-//! and by Bonferroni's inequality, so that nothing is assumed of how looks depend on each other.
+//! and by Bonferroni's inequality, so that nothing is assumed of how they depend on each other.
 
 use super::Confidence;
 
 /// With fewer windows nothing is certain: the variance of so few is not known, and their mean not yet normal.
 pub const MIN_WINDOWS: usize = 8;
 
-/// Each look sees so many times the windows of the one before.
+/// Each analysis sees so many times the windows of the one before.
 const GROWTH: f64 = 1.25;
 
-/// The looks of a calibration.
+/// The interim analyses of a calibration.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Looks {
+pub struct InterimAnalyses {
     at: Vec<usize>,
     alpha: f64,
 }
 
-impl Looks {
-    /// Of at most `n_windows`. Numbers of windows grow geometrically up to those, at which no look is needed.
+impl InterimAnalyses {
+    /// Of at most `n_windows`. Numbers of windows grow geometrically up to those, at which none is needed.
     #[must_use]
     #[expect(
         clippy::cast_possible_truncation,
@@ -36,18 +36,18 @@ impl Looks {
         }
         at.reverse();
         at.dedup();
-        at.retain(|&look| look < n_windows);
+        at.retain(|&n| n < n_windows);
         let alpha = confidence.alpha() / (at.len().max(1) as f64);
         Self { at, alpha }
     }
 
-    /// Whether there is a look after this many windows.
+    /// Whether there is an analysis after this many windows.
     #[must_use]
     pub fn is_at(&self, n_windows: usize) -> bool {
         self.at.contains(&n_windows)
     }
 
-    /// The probability of error that a look may spend.
+    /// The probability of error that each may spend.
     #[must_use]
     pub fn alpha(&self) -> f64 {
         self.alpha
@@ -59,15 +59,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn looks_grow_geometrically_and_spend_all_there_is() {
-        let looks = |n| Looks::new(n, Confidence::default());
-        assert_eq!(looks(16).at, [8, 10, 13]);
-        assert_eq!(looks(64).at, [9, 11, 13, 17, 21, 26, 33, 41, 51]);
-        assert!((looks(64).alpha() * 9.0 - 0.01).abs() < 1e-15);
+    fn analyses_grow_geometrically_and_spend_all_there_is() {
+        let analyses = |n| InterimAnalyses::new(n, Confidence::default());
+        assert_eq!(analyses(16).at, [8, 10, 13]);
+        assert_eq!(analyses(64).at, [9, 11, 13, 17, 21, 26, 33, 41, 51]);
+        assert!((analyses(64).alpha() * 9.0 - 0.01).abs() < 1e-15);
         for n in [0, 1, 8, 9] {
-            assert!(looks(n).at.is_empty(), "{n}");
+            assert!(analyses(n).at.is_empty(), "{n}");
         }
-        assert_eq!(looks(10).at, [8]);
-        assert!(looks(1 << 30).at.len() < 100);
+        assert_eq!(analyses(10).at, [8]);
+        assert!(analyses(1 << 30).at.len() < 100);
     }
 }

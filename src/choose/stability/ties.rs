@@ -1,4 +1,4 @@
-//! Which blocks could change between going and staying.
+//! Ties: blocks that another text could move into the set or out of it.
 //!
 //! A chosen set is certain if every other allowed set is worse for certain.
 //!
@@ -20,13 +20,14 @@ use std::collections::BTreeSet;
 use super::Sample;
 use crate::choose::removal;
 use crate::model::BlockId;
+use crate::model::block::BlockSet;
 use crate::plan::Constraints;
 
 /// How sure a chosen set is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Edge {
+pub struct Ties {
     /// The blocks that a set may hold instead, or that may stay instead: none if the set is certain.
-    pub tied: BTreeSet<BlockId>,
+    pub tied: BlockSet,
 }
 
 /// A choice that was made by scores.
@@ -35,12 +36,12 @@ pub struct Chosen<'c> {
     /// Which sets are allowed.
     pub constraints: &'c Constraints,
     /// Blocks that stay in any case.
-    pub keep: &'c BTreeSet<BlockId>,
+    pub keep: &'c BlockSet,
     /// The best set.
-    pub removed: &'c BTreeSet<BlockId>,
+    pub removed: &'c BlockSet,
 }
 
-impl Edge {
+impl Ties {
     /// Of a set chosen by the scores of `sample`, with a probability of error of `alpha`.
     #[must_use]
     pub fn of(chosen: Chosen<'_>, sample: &Sample, alpha: f64) -> Self {
@@ -70,7 +71,7 @@ impl Edge {
 /// Whether the rules may keep the lowest scores from going together. Does not depend on scores.
 fn may_bind(chosen: Chosen<'_>, free: &[usize]) -> bool {
     let constraints = chosen.constraints;
-    let may_go = |group: &BTreeSet<BlockId>| {
+    let may_go = |group: &BlockSet| {
         group.len() <= chosen.removed.len() && group.iter().all(|block| free.contains(&block.index()))
     };
     !constraints.trusted
@@ -104,7 +105,7 @@ fn by_intervals(chosen: Chosen<'_>, sample: &Sample, free: &[usize], alpha: f64)
     if scores.iter().any(|score| !score.is_finite()) {
         return free.iter().copied().collect();
     }
-    let total = |set: &BTreeSet<BlockId>| set.iter().map(|b| scores[b.index()]).sum::<f64>();
+    let total = |set: &BlockSet| set.iter().map(|b| scores[b.index()]).sum::<f64>();
     let of_chosen = total(chosen.removed);
     // Enough to let a block go in any case.
     let most = 1.0 + 2.0 * scores.iter().map(|score| score.abs()).sum::<f64>();
@@ -138,7 +139,7 @@ pub(super) mod tests {
     use crate::plan::kinds::Kinds;
     use std::collections::BTreeMap;
 
-    pub fn blocks(numbers: &[usize]) -> BTreeSet<BlockId> {
+    pub fn blocks(numbers: &[usize]) -> BlockSet {
         numbers.iter().copied().map(BlockId::new).collect()
     }
 
@@ -174,18 +175,18 @@ pub(super) mod tests {
             .collect()
     }
 
-    fn edge(constraints: &Constraints, keep: &[usize], sample: &Sample, n: usize) -> Edge {
+    fn ties(constraints: &Constraints, keep: &[usize], sample: &Sample, n: usize) -> Ties {
         let keep = blocks(keep);
         let scores: Vec<f64> = (0..sample.n_blocks()).map(|i| sample.score(i)).collect();
         let removed = removal::lowest(constraints, &scores, &keep, n).unwrap();
         let chosen = Chosen { constraints, keep: &keep, removed: &removed };
-        Edge::of(chosen, sample, 0.01)
+        Ties::of(chosen, sample, 0.01)
     }
 
     #[test]
     fn blocks_at_the_edge_are_tied_and_no_others() {
         let sample = of_windows(&windows(1, 40, &[5.0, 1.0, 3.0, 3.01, 9.0, 3.02], 0.5));
-        let tied = |keep: &[usize], n| edge(&constraints(6), keep, &sample, n).tied;
+        let tied = |keep: &[usize], n| ties(&constraints(6), keep, &sample, n).tied;
         assert_eq!(tied(&[], 1), blocks(&[]));
         assert_eq!(tied(&[], 2), blocks(&[2, 3, 5]));
         assert_eq!(tied(&[], 3), blocks(&[2, 3, 5]));
@@ -196,7 +197,7 @@ pub(super) mod tests {
         // Of a group as large as the set one stays: without the rule 2, 3 and 5 would go before 0.
         let mut grouped = constraints(6);
         grouped.groups.push(Group { blocks: blocks(&[1, 2]), what: "x" });
-        let found = edge(&grouped, &[], &sample, 2);
+        let found = ties(&grouped, &[], &sample, 2);
         assert!(found.tied.contains(&BlockId::new(3)) && !found.is_certain());
         assert!(!found.tied.contains(&BlockId::new(4)));
     }
@@ -224,7 +225,7 @@ pub(super) mod tests {
                     let sign = if removed.contains(&BlockId::new(i)) { 1.0 } else { -1.0 };
                     sample.score(i) + sign * width
                 };
-                let total = |set: &BTreeSet<BlockId>| set.iter().map(|b| worst(b.index())).sum::<f64>();
+                let total = |set: &BlockSet| set.iter().map(|b| worst(b.index())).sum::<f64>();
                 let mut expected = BTreeSet::new();
                 for bits in 0u32..1 << N {
                     let on: Vec<_> = (0..N).filter(|i| bits & (1 << i) != 0).collect();
@@ -257,7 +258,7 @@ pub(super) mod tests {
                     2,
                 );
                 let chosen = Chosen { constraints: &constraints(5), keep: &keep, removed: &removed.unwrap() };
-                Edge::of(chosen, &sample, 0.1).is_certain()
+                Ties::of(chosen, &sample, 0.1).is_certain()
             })
             .count();
         // At most 10 %; without a division by the number of comparisons it would be more.

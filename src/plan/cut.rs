@@ -1,0 +1,28 @@
+//! Cut: the difference between a parent and its shortened model.
+
+use crate::model::block::BlockSet;
+use crate::plan::attention::AttentionCut;
+use crate::plan::healing::Healing;
+
+/// Blocks to remove, attention to leave out and weights to replace, each with the method that found it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cut {
+    /// The blocks to remove, without those that are dropped with any cut.
+    pub blocks: BlockSet,
+    /// The method that chose them.
+    pub method: String,
+    /// Blocks that stay without their attention.
+    pub attention: Option<AttentionCut>,
+    /// Replaced weights, which make up for removed blocks.
+    pub healing: Option<Healing>,
+    /// The method that found those; `none` without any.
+    pub heal: String,
+}
+
+impl Cut {
+    /// The removal of `blocks`, which `method` chose, and nothing else.
+    #[must_use]
+    pub fn new(blocks: BlockSet, method: &str) -> Self {
+        Self { blocks, method: method.to_owned(), attention: None, healing: None, heal: "none".to_owned() }
+    }
+}
