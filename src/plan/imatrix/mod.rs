@@ -2,7 +2,7 @@
 //!
 //! Two forms (`tools/imatrix/imatrix.cpp: save_imatrix`, `common/imatrix-loader.cpp` of llama.cpp). The newer one is GGUF with
 //! `general.type` `imatrix`; the weight `W` has the tensors `W.in_sum2`, `W.counts` and perhaps others such as `W.in_sum`.
-//! The older one (`.dat`) is in [`legacy`].
+//! The older one (`.dat`) is in `legacy`.
 //!
 //! Entries of removed blocks go, those of others get their new numbers, and everything else stays byte for byte.
 
