@@ -44,7 +44,8 @@
 //! use gguf_shorten::model::input::Input;
 //! use gguf_shorten::output::save::Target;
 //! use gguf_shorten::output::verify::verify;
-//! use gguf_shorten::plan::{Constraints, Cut, Method, Parent, Plan};
+//! use gguf_shorten::output::Parent;
+//! use gguf_shorten::plan::{Constraints, Cut, Method, Plan};
 //!
 //! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/examples/tiny_model.rs"));
 //! # fn main() -> anyhow::Result<()> {

@@ -12,7 +12,7 @@ use crate::error;
 use crate::measure::loss::Loss;
 use crate::model::BlockId;
 use crate::model::block::BlockSet;
-use crate::plan::Parent;
+use crate::output::Parent;
 use crate::watch::{Unit, Watch};
 
 /// The loss of each block's removal alone.

@@ -12,7 +12,7 @@ use crate::choose::search::draft::{BytesPerToken, Draft};
 use crate::choose::search::goal::{Trajectory, draft};
 use crate::choose::search::{Goal, Measured};
 use crate::model::block::{BlockSet, numbers};
-use crate::plan::Parent;
+use crate::output::Parent;
 
 /// A goal that no set reaches, with the nearest that was found.
 #[derive(Debug)]

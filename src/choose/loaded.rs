@@ -12,7 +12,7 @@ use crate::engine::segment::{Chain, Subsets, Whole};
 use crate::engine::settings::Calibration;
 use crate::engine::text::CalibrationSet;
 use crate::engine::{logits, order};
-use crate::plan::Parent;
+use crate::output::Parent;
 use crate::watch::{Unit, Watch};
 
 /// A model in llama.cpp, with the text to measure it on.

@@ -257,28 +257,11 @@ mod tests {
     use super::*;
     use crate::measure::importance::{BlockImportance, Each, Metric};
     use crate::measure::mean::Mean;
+    use crate::model::block::blocks;
     use crate::plan::constraints::Group;
-    use std::collections::BTreeMap;
-
-    fn blocks(numbers: &[usize]) -> BlockSet {
-        numbers.iter().copied().map(BlockId::new).collect()
-    }
 
     fn constraints(n_blocks: usize) -> Constraints {
-        Constraints {
-            n_blocks,
-            n_trunk_blocks: n_blocks,
-            dropped: BTreeSet::new(),
-            miscounted: false,
-            must_stay: BTreeMap::new(),
-            groups: Vec::new(),
-            places: Vec::new(),
-            counts: crate::plan::counts::Counts::default(),
-            kinds: crate::plan::kinds::Kinds::default(),
-            rules: crate::model::arch::Architecture::trusted(),
-            trusted: false,
-            portable: false,
-        }
+        Constraints::of_any_set(n_blocks)
     }
 
     fn importance(bi: &[f64]) -> Importance {

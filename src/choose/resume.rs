@@ -9,7 +9,7 @@ use crate::choose::search::Record;
 use crate::choose::search::journal::{Extent, Journal, Key};
 use crate::engine::hidden_state::Token;
 use crate::files::cache as cache_folder;
-use crate::plan::Parent;
+use crate::output::Parent;
 use crate::watch::Watch;
 
 /// All that a loss depends on, but for the number of threads, which changes no bit.

@@ -16,7 +16,8 @@ use crate::error;
 use crate::measure::calibrate;
 use crate::measure::comparison::overlap;
 use crate::model::block::BlockSet;
-use crate::plan::{Parent, Splitting};
+use crate::output::Parent;
+use crate::plan::Splitting;
 use crate::watch::Watch;
 
 /// Blocks to remove for each of `numbers`, chosen as in the main job, or why none can be; and the text of the choice.

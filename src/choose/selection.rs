@@ -24,7 +24,8 @@ use crate::measure::importance::Importance;
 use crate::measure::tasks::{self, Task};
 use crate::model::Model;
 use crate::model::block::{BlockSet, block_list, numbers};
-use crate::plan::{AttentionCut, ChosenBy, Constraints, Cut, Method, Parent, attention};
+use crate::output::Parent;
+use crate::plan::{AttentionCut, ChosenBy, Constraints, Cut, Method, attention};
 use crate::watch::Watch;
 
 /// The cut that was chosen, and its measurements.
@@ -92,7 +93,8 @@ impl Selection {
 /// use gguf_shorten::engine::settings::Calibration;
 /// use gguf_shorten::model::Model;
 /// use gguf_shorten::model::input::Input;
-/// use gguf_shorten::plan::{Budget, Constraints, Method, Parent};
+/// use gguf_shorten::output::Parent;
+/// use gguf_shorten::plan::{Budget, Constraints, Method};
 /// use gguf_shorten::watch::Silent;
 ///
 /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/examples/tiny_model.rs"));
@@ -126,7 +128,8 @@ impl Selection {
 /// use gguf_shorten::engine::settings::Calibration;
 /// use gguf_shorten::model::Model;
 /// use gguf_shorten::model::input::Input;
-/// use gguf_shorten::plan::{Constraints, Method, Parent, Splitting};
+/// use gguf_shorten::output::Parent;
+/// use gguf_shorten::plan::{Constraints, Method, Splitting};
 /// use gguf_shorten::watch::Silent;
 ///
 /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/examples/tiny_model.rs"));

@@ -14,7 +14,7 @@ use crate::measure::loss::TaskLoss;
 use crate::measure::quality::choice::Accuracy;
 use crate::measure::tasks::Task;
 use crate::model::block::BlockSet;
-use crate::plan::Parent;
+use crate::output::Parent;
 
 /// Does tasks with a model without some of its blocks, as it would be written.
 ///

@@ -183,6 +183,7 @@ fn next(points: &[(f64, f64)]) -> Option<f64> {
 mod tests {
     use super::*;
     use crate::engine::hidden_state::Visitor;
+    use crate::model::block::blocks;
 
     /// Three blocks; the states of each window, the last first.
     struct Shown(Vec<Vec<(Position, Vec<f32>)>>);
@@ -202,10 +203,6 @@ mod tests {
             }
             Ok(())
         }
-    }
-
-    fn blocks(numbers: &[usize]) -> BTreeSet<BlockId> {
-        numbers.iter().copied().map(BlockId::new).collect()
     }
 
     #[test]

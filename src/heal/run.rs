@@ -23,7 +23,8 @@ use crate::heal::target_matrix::TargetMatrix;
 use crate::measure::loss::Objective;
 use crate::model::Model;
 use crate::model::block::BlockSet;
-use crate::plan::{Cut, Parent, attention};
+use crate::output::Parent;
+use crate::plan::{Cut, attention};
 use crate::watch::{Unit, Watch};
 
 /// Minimum tokens per fitted coefficient of a row.
@@ -113,7 +114,8 @@ pub fn check(model: &Model<'_>, heal: &Heal) -> Result<()> {
 /// use gguf_shorten::model::{BlockId, Model};
 /// use gguf_shorten::output::save::Target;
 /// use gguf_shorten::output::verify::verify;
-/// use gguf_shorten::plan::{Constraints, Cut, Parent, Plan};
+/// use gguf_shorten::output::Parent;
+/// use gguf_shorten::plan::{Constraints, Cut, Plan};
 /// use gguf_shorten::watch::Silent;
 ///
 /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/examples/tiny_model.rs"));

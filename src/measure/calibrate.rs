@@ -17,7 +17,7 @@ use crate::measure::cache::{Entry, Scored};
 use crate::measure::importance::{Importance, Measuring};
 use crate::measure::pairs::{Paired, Pairs};
 use crate::model::warning;
-use crate::plan::Parent;
+use crate::output::Parent;
 use crate::watch::{Silent, Unit, Watch};
 
 /// Scores of blocks, and the text that they are of.

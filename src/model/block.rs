@@ -139,6 +139,12 @@ impl FromStr for BlockList {
     }
 }
 
+/// The set of the blocks with these numbers.
+#[cfg(test)]
+pub(crate) fn blocks(numbers: &[usize]) -> BlockSet {
+    numbers.iter().copied().map(BlockId::new).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,6 +5,8 @@
 //! and nothing else ([`verify`]). Uses `plan` and the rooms
 //! before it; it does not see `engine`.
 
+mod parent;
+
 pub mod outcome;
 
 pub mod imatrix_file;
@@ -18,3 +20,5 @@ pub mod outputs;
 pub mod modelfile;
 
 pub mod verify;
+
+pub use parent::Parent;

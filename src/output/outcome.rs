@@ -3,11 +3,12 @@
 use crate::model::Model;
 use crate::model::convert::Converted;
 use crate::model::input::Input;
+use crate::output::Parent;
 use crate::output::save::Naming;
 use crate::plan::Splitting;
 use crate::plan::parts::Part;
 use crate::plan::{ChangeKind, TensorChange};
-use crate::plan::{Parent, Plan, attention, parts};
+use crate::plan::{Plan, attention, parts};
 use anyhow::Result;
 use serde::Serialize;
 use std::path::{Path, PathBuf};

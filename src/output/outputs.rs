@@ -12,11 +12,12 @@ use crate::gguf::Quoted;
 use crate::model::companion::Companion;
 use crate::model::input::Input;
 use crate::model::place::check_text;
+use crate::output::Parent;
 use crate::output::imatrix_file::{ImatrixFile, stale};
 use crate::output::ollama::Creation;
 use crate::output::outcome::{ImatrixReport, OllamaReport, OutputReport, PartReport, planned_files};
 use crate::output::save::{Naming, Others, Target, Unplaced, check_place, stage_text};
-use crate::plan::{Parent, Plan, Provenance, Splitting};
+use crate::plan::{Plan, Provenance, Splitting};
 use crate::watch::{Unit, Watch};
 
 /// The files of a run, as settings.

@@ -466,3 +466,24 @@ fn deepstack_blocks(model: &Model<'_>) -> Result<Vec<BlockId>> {
     }
     Ok(blocks)
 }
+
+#[cfg(test)]
+impl Constraints {
+    /// Those of `n_blocks` blocks, any set of which may be removed.
+    pub(crate) fn of_any_set(n_blocks: usize) -> Self {
+        Self {
+            n_blocks,
+            n_trunk_blocks: n_blocks,
+            must_stay: BTreeMap::new(),
+            groups: Vec::new(),
+            places: Vec::new(),
+            counts: Counts::default(),
+            dropped: BTreeSet::new(),
+            miscounted: false,
+            portable: false,
+            kinds: Kinds::default(),
+            rules: Architecture::trusted(),
+            trusted: false,
+        }
+    }
+}

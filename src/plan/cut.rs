@@ -2,7 +2,7 @@
 
 use crate::model::block::BlockSet;
 use crate::plan::attention::AttentionCut;
-use crate::plan::healing::Healing;
+use crate::plan::healing::{HealMethod, Healing};
 
 /// Blocks to remove, attention to leave out and weights to replace, each with the method that found it.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +23,12 @@ impl Cut {
     /// The removal of `blocks`, which `method` chose, and nothing else.
     #[must_use]
     pub fn new(blocks: BlockSet, method: &str) -> Self {
-        Self { blocks, method: method.to_owned(), attention: None, healing: None, heal: "none".to_owned() }
+        Self {
+            blocks,
+            method: method.to_owned(),
+            attention: None,
+            healing: None,
+            heal: HealMethod::None.to_string(),
+        }
     }
 }

@@ -9,8 +9,6 @@ pub mod method;
 
 pub mod provenance;
 
-pub mod parent;
-
 pub mod cut;
 
 pub mod imatrix;
@@ -49,7 +47,6 @@ pub use cut::Cut;
 pub use data::{ChangeKind, ChangedTensor, ChangedTensors, Runs, TensorChange, TensorData, Tensors};
 pub use healing::{HealMethod, Healing};
 pub use metadata::segment_entries;
-pub use parent::Parent;
 pub use parts::Splitting;
 use std::collections::BTreeSet;
 

@@ -7,7 +7,7 @@ use ggml::{Backend, Token};
 use gguf_shorten::gguf::File;
 use gguf_shorten::heal::Weighting;
 use gguf_shorten::heal::healer::stepwise::Order;
-use gguf_shorten::heal::healer::{HealType, Healer, Setup};
+use gguf_shorten::heal::healer::{HealType, Healer};
 use gguf_shorten::heal::split::Split;
 use gguf_shorten::measure::loss::Objective;
 use gguf_shorten::model::input::Input;
@@ -18,7 +18,7 @@ use serde_json::Value;
 use crate::eval::byte_model;
 use crate::program::program;
 use crate::random_model::Spec;
-use crate::support::load;
+use crate::support::{load, setup};
 
 pub const WINDOW: usize = 64;
 const N_WINDOWS: usize = 14;
@@ -140,14 +140,7 @@ fn losses_with_norms_fitted_are_those_of_whole_models() {
         let all = windows(&parent, &dir.join("text.txt"));
         let slices: Vec<&[Token]> = all.iter().map(Vec::as_slice).collect();
         let split = Split::of(&slices, &vec![0; all.len()], None);
-        let setup = Setup {
-            model: &model,
-            constraints: &constraints,
-            engine: &engine,
-            windows: slices,
-            split: &split,
-            n_threads: 1,
-        };
+        let setup = setup(&model, &constraints, &engine, slices, &split);
         let mut healer = Healer::new(setup).unwrap();
         let order = Order {
             weightings: vec![Weighting::Plain, Weighting::InverseSquaredNorm],
@@ -191,14 +184,7 @@ fn losses_measured_from_hidden_states_are_those_of_whole_models() {
     let all = windows(&parent, &dir.join("text.txt"));
     let slices: Vec<&[Token]> = all.iter().map(Vec::as_slice).collect();
     let split = Split::of(&slices, &vec![0; all.len()], None);
-    let setup = Setup {
-        model: &model,
-        constraints: &constraints,
-        engine: &engine,
-        windows: slices,
-        split: &split,
-        n_threads: 1,
-    };
+    let setup = setup(&model, &constraints, &engine, slices, &split);
     let mut healer = Healer::new(setup).unwrap();
     let blocks = |of: &[usize]| of.iter().copied().map(BlockId::new).collect::<BTreeSet<_>>();
     let attention = AttentionCut { blocks: blocks(&[4]), method: "blocks".to_owned() };

@@ -8,7 +8,7 @@ use gguf_shorten::engine::llama::{Halves, LlamaHiddenStates, StreamGraph};
 use gguf_shorten::gguf::TensorType;
 use gguf_shorten::heal::Weighting;
 use gguf_shorten::heal::healer::stepwise::Order;
-use gguf_shorten::heal::healer::{HealType, Healer, Setup};
+use gguf_shorten::heal::healer::{HealType, Healer};
 use gguf_shorten::heal::split::Split;
 use gguf_shorten::measure::loss::Objective;
 use gguf_shorten::model::input::Input;
@@ -16,7 +16,7 @@ use gguf_shorten::model::{BlockId, Model};
 use gguf_shorten::plan::Constraints;
 
 use crate::heal::{WINDOW, heal, prepare, windows};
-use crate::support::{load, zero};
+use crate::support::{load, setup, zero};
 
 fn floats(path: &Path, tensor: &str) -> Vec<f32> {
     let input = Input::open(path).unwrap();
@@ -216,14 +216,7 @@ fn what_attention_writes_is_fitted_to_the_stream_between_the_halves() {
     let all: Vec<Vec<Token>> = (1..61).map(letters).collect();
     let slices: Vec<&[Token]> = all.iter().map(Vec::as_slice).collect();
     let split = Split::of(&slices, &vec![0; all.len()], None);
-    let setup = Setup {
-        model: &model,
-        constraints: &constraints,
-        engine: &engine,
-        windows: slices,
-        split: &split,
-        n_threads: 1,
-    };
+    let setup = setup(&model, &constraints, &engine, slices, &split);
     let mut healer = Healer::new(setup).unwrap();
     let order = Order {
         weightings: vec![Weighting::InverseNorm],

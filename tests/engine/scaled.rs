@@ -6,7 +6,7 @@ use std::path::Path;
 
 use ggml::{Backend, Token};
 use gguf_shorten::gguf::ValueOut;
-use gguf_shorten::heal::healer::{Candidate, Healer, Setup};
+use gguf_shorten::heal::healer::{Candidate, Healer};
 use gguf_shorten::heal::projections::Projections;
 use gguf_shorten::heal::scale;
 use gguf_shorten::heal::split::Split;
@@ -20,7 +20,7 @@ use crate::architectures::{NOT_EVALUATED, n_blocks};
 use crate::eval::byte_model;
 use crate::program::{json, on_one_thread};
 use crate::random_model::Spec;
-use crate::support::{hidden_states, load};
+use crate::support::{hidden_states, load, setup};
 
 /// Architectures of which an embedding twice as large does not double the stream: a norm without weights follows it
 /// (`muse-glimmer.cpp`).
@@ -237,14 +237,7 @@ fn the_number_is_about_the_best_for_the_whole_model() {
         let all = split.folds.concat();
         // Whether the parent's logits are kept or not.
         let [mut healer, mut poor] = [u64::MAX, 0].map(|room| {
-            let setup = Setup {
-                model: &model,
-                constraints: &constraints,
-                engine: &engine,
-                windows: windows.clone(),
-                split: &split,
-                n_threads: 1,
-            };
+            let setup = setup(&model, &constraints, &engine, windows.clone(), &split);
             Healer::of_whole_models(setup).unwrap().with_logits_bytes(room)
         });
         let base = Candidate {

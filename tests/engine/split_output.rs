@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use ggml::Backend;
 use gguf_shorten::model::input::Input;
 use gguf_shorten::model::{BlockId, Model};
+use gguf_shorten::output::Parent;
 use gguf_shorten::output::save::{Others, Target, Written};
-use gguf_shorten::plan::{Constraints, Cut, Parent, Plan, Splitting};
+use gguf_shorten::plan::{Constraints, Cut, Plan, Splitting};
 
 use crate::random_model::Spec;
 use crate::support::{n_different, outputs, shorten};

@@ -7,10 +7,13 @@ use ggml::{Backend, Context, ContextOptions, ModelOptions, Token};
 use gguf_shorten::engine::hidden_state::{HiddenStates, Position, Recorded};
 use gguf_shorten::engine::llama::{Halves, LlamaHiddenStates, StreamGraph};
 use gguf_shorten::gguf::File;
+use gguf_shorten::heal::healer::Setup;
+use gguf_shorten::heal::split::Split;
 use gguf_shorten::model::input::Input;
 use gguf_shorten::model::{BlockId, Model};
+use gguf_shorten::output::Parent;
 use gguf_shorten::output::save::Target;
-use gguf_shorten::plan::{AttentionCut, Constraints, Cut, Parent, Plan};
+use gguf_shorten::plan::{AttentionCut, Constraints, Cut, Plan};
 
 use crate::random_model::N_VOCAB;
 
@@ -38,6 +41,17 @@ fn architecture(path: &Path) -> Result<String, String> {
     let input = Input::open(path).map_err(|error| format!("{error:#}"))?;
     let model = Model::new(input.parse().unwrap()).map_err(|error| format!("{error:#}"))?;
     Ok(model.architecture().to_owned())
+}
+
+/// The healing of a model that is `engine`, on one thread.
+pub fn setup<'m, 'a>(
+    model: &'m Model<'a>,
+    constraints: &'m Constraints,
+    engine: &'m ggml::Model,
+    windows: Vec<&'m [Token]>,
+    split: &'m Split,
+) -> Setup<'m, 'a> {
+    Setup { model, constraints, engine, windows, split, n_threads: 1 }
 }
 
 /// Loads the model at `path`.

@@ -22,19 +22,6 @@ pub mod model {
     pub mod renumbering;
     mod transformer;
 
-    /// The files of a model, of which a plan's parent knows the path: nothing here opens them.
-    pub mod input {
-        /// A path.
-        pub struct Input(std::path::PathBuf);
-
-        impl Input {
-            /// That path.
-            pub fn path(&self) -> &std::path::Path {
-                &self.0
-            }
-        }
-    }
-
     pub use block::BlockId;
     pub(crate) use block::{block_of, leading_block};
     pub use transformer::{MAX_BLOCKS, Model, ModelTensor};

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use gguf_shorten::gguf::{EntryOut, File, TensorOut, TensorType, ValueOut};
 use gguf_shorten::model::Model;
 use gguf_shorten::model::input::Input;
+use gguf_shorten::output::Parent;
 use gguf_shorten::output::save::Target;
 use gguf_shorten::output::verify::{Claim, Verification, compare};
-use gguf_shorten::plan::{ChangeKind, Constraints, Parent, Plan, Provenance, Runs, TensorData, Tensors};
+use gguf_shorten::plan::{ChangeKind, Constraints, Plan, Provenance, Runs, TensorData, Tensors};
 
 use crate::make::{F32, I8, Make, Q4_1, data};
 

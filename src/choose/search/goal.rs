@@ -379,9 +379,10 @@ pub fn draft(measured: &Measured, bytes: &BytesPerToken) -> Draft {
 mod tests {
     use super::*;
     use crate::choose::search::Settings;
-    use crate::choose::search::tests::{N_BLOCKS, Priced, blocks, constraints, settings};
+    use crate::choose::search::tests::{N_BLOCKS, Priced, constraints, settings};
     use crate::measure::loss::Loss;
     use crate::model::BlockId;
+    use crate::model::block::blocks;
 
     /// The result of a search for exactly `n` blocks.
     fn exactly(n: usize, settings: &Settings) -> Measured {

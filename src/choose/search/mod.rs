@@ -220,35 +220,13 @@ mod tests {
     use super::race::SHORTLIST;
     use super::*;
     use crate::model::BlockId;
-    use crate::model::arch::Architecture;
+    use crate::model::block::blocks;
     use crate::plan::constraints::{Group, Place};
-    use crate::plan::kinds::Kinds;
 
     pub const N_BLOCKS: usize = 9;
 
     pub fn constraints() -> Constraints {
-        constraints_of(N_BLOCKS)
-    }
-
-    fn constraints_of(n_blocks: usize) -> Constraints {
-        Constraints {
-            n_blocks,
-            n_trunk_blocks: n_blocks,
-            must_stay: BTreeMap::new(),
-            groups: Vec::new(),
-            places: Vec::new(),
-            counts: crate::plan::counts::Counts::default(),
-            dropped: BlockSet::new(),
-            miscounted: false,
-            portable: false,
-            kinds: Kinds::default(),
-            rules: Architecture::trusted(),
-            trusted: false,
-        }
-    }
-
-    pub fn blocks(numbers: &[usize]) -> BlockSet {
-        numbers.iter().copied().map(BlockId::new).collect()
+        Constraints::of_any_set(N_BLOCKS)
     }
 
     pub fn settings(swaps: usize) -> Settings {
@@ -363,7 +341,7 @@ mod tests {
     #[test]
     fn with_few_contenders_and_swaps_it_is_no_worse_than_sleb_for_less() {
         const N_ALL: usize = 30;
-        let constraints = constraints_of(N_ALL);
+        let constraints = Constraints::of_any_set(N_ALL);
         let (mut all_ours, mut all_theirs) = (0.0, 0.0);
         for n in 2..=10 {
             let mut priced = Priced::new(18, 0.3);
@@ -381,7 +359,7 @@ mod tests {
 
     #[test]
     fn what_was_never_tried_is_a_contender() {
-        let constraints = constraints_of(30);
+        let constraints = Constraints::of_any_set(30);
         let mut search = Search::new(&constraints, settings(0));
         search.ranking = (0..29).map(|block| blocks(&[block])).collect();
         let sets = moves::next(&constraints, &BlockSet::new(), &BlockSet::new(), 30);

@@ -61,10 +61,7 @@ mod tests {
     use super::*;
     use crate::gguf::{EntryOut, File, Layout, TensorOut, TensorType, write};
     use crate::model::Model;
-
-    fn blocks(numbers: &[usize]) -> BlockSet {
-        numbers.iter().copied().map(BlockId::new).collect()
-    }
+    use crate::model::block::blocks;
 
     /// A model of smollm3, where every fourth block has no rotary embedding.
     fn smollm3(n_blocks: u32) -> Vec<u8> {

@@ -73,8 +73,9 @@ impl<'g> Stopping<'g> {
 mod tests {
     use super::*;
     use crate::choose::stability::sample::tests::of_windows;
-    use crate::choose::stability::ties::tests::{blocks, constraints, windows};
+    use crate::choose::stability::ties::tests::{constraints, windows};
     use crate::engine::order::order;
+    use crate::model::block::blocks;
     use crate::plan::constraints::Place;
 
     const N_WINDOWS: usize = 64;

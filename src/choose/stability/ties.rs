@@ -133,32 +133,12 @@ pub(super) mod tests {
     use super::*;
     use crate::choose::stability::sample::tests::of_windows;
     use crate::measure::quality::recorded::noise;
-    use crate::model::arch::Architecture;
+    use crate::model::block::blocks;
     use crate::plan::constraints::{Group, Place};
-    use crate::plan::counts::Counts;
-    use crate::plan::kinds::Kinds;
-    use std::collections::BTreeMap;
-
-    pub fn blocks(numbers: &[usize]) -> BlockSet {
-        numbers.iter().copied().map(BlockId::new).collect()
-    }
 
     /// Any set of `n_blocks`.
     pub fn constraints(n_blocks: usize) -> Constraints {
-        Constraints {
-            n_blocks,
-            n_trunk_blocks: n_blocks,
-            must_stay: BTreeMap::new(),
-            groups: Vec::new(),
-            places: Vec::new(),
-            counts: Counts::default(),
-            dropped: BTreeSet::new(),
-            miscounted: false,
-            portable: false,
-            kinds: Kinds::default(),
-            rules: Architecture::trusted(),
-            trusted: false,
-        }
+        Constraints::of_any_set(n_blocks)
     }
 
     /// Windows of scores around these, `spread` around them in each block and as much in all blocks alike.

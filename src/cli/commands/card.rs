@@ -12,8 +12,9 @@ use crate::measure::outcome::EvalReport;
 use crate::model::block::numbers;
 use crate::model::input::Input;
 use crate::model::outcome::ModelReport;
+use crate::output::Parent;
 use crate::output::save::Unplaced;
-use crate::plan::{Parent, Plan, attention};
+use crate::plan::{Plan, attention};
 use crate::report::card::Card;
 use crate::watch::Watch;
 

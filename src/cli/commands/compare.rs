@@ -27,7 +27,7 @@ use crate::measure::comparison::Kind;
 use crate::measure::quality::side_by_side::SideBySide;
 use crate::model::input::Input;
 use crate::model::outcome::ModelReport;
-use crate::plan::Parent;
+use crate::output::Parent;
 use crate::report::comparison::{CompareReport, RowReport, judge, screen};
 use crate::watch::{Unit, Watch};
 

@@ -21,7 +21,8 @@ use crate::model::block::{BlockSet, numbers};
 use crate::model::input::Input;
 use crate::model::outcome::ModelReport;
 use crate::model::{Model, warning};
-use crate::plan::{Budget, Constraints, Parent};
+use crate::output::Parent;
+use crate::plan::{Budget, Constraints};
 use crate::report::Report;
 
 /// Runs the command.

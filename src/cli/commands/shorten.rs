@@ -15,9 +15,10 @@ use crate::model::hashes;
 use crate::model::input::Input;
 use crate::model::outcome::ModelReport;
 use crate::model::{Model, warning};
+use crate::output::Parent;
 use crate::output::outputs::Outputs;
 use crate::output::save::Unplaced;
-use crate::plan::{Parent, Plan, Provenance, Splitting, attention, parts};
+use crate::plan::{Plan, Provenance, Splitting, attention, parts};
 use crate::report::Report;
 use crate::watch::{Silent, Watch};
 use anyhow::{Context, Result, bail};
@@ -40,7 +41,7 @@ pub fn run(options: &Shorten) -> Result<()> {
     let mut chosen = select(parent, &options.choosing, printing)?;
     let healed = heal(parent, &mut chosen, options)?;
     // Before there is an output that would be found.
-    let stale = outputs.stale_note();
+    let stale = if printing.quiet { None } else { outputs.stale_note() };
     let plan = |parent_blake3| {
         check_scored(&chosen, parent_blake3, &input).with_context(at_path)?;
         Plan::new(&model, &constraints, &chosen.cut, parent_blake3).with_context(at_path)

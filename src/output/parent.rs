@@ -3,10 +3,7 @@
 use crate::model::Model;
 use crate::model::block::BlockSet;
 use crate::model::input::Input;
-use crate::plan::Plan;
-use crate::plan::constraints::Constraints;
-use crate::plan::cut::Cut;
-use crate::plan::parts::{self, Splitting};
+use crate::plan::{Constraints, Cut, Plan, Splitting, parts};
 use anyhow::Result;
 
 /// The model to shorten: its files, their content, and the sets of blocks that may be removed.
