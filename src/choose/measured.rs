@@ -5,7 +5,7 @@ use super::job::{Found, Job, Progress};
 use super::loaded::Loaded;
 use super::runs::Runs;
 use super::tasked::{self, Candidates};
-use crate::choose::outcome::{GoalReport, SearchReport};
+use crate::choose::outcome::{AutoReport, GoalReport, SearchReport};
 use crate::choose::removal;
 use crate::choose::request::{Request, Target};
 use crate::choose::resume::{close_journal, key, open_journal};
@@ -38,11 +38,19 @@ pub(crate) struct Chosen {
     pub(crate) goal: Option<GoalReport>,
     /// The measurements on disk, to be removed once the output is there.
     pub(crate) journal: Option<Journal>,
+    /// Which method `auto` chose.
+    pub(crate) auto: Option<Auto>,
     /// Sets of as many blocks that may be better once they are healed, `removed` first; empty unless that is asked for.
     pub(crate) shortlist: Vec<BlockSet>,
 }
 
-/// Chooses as `request` says.
+/// The method of the best of several sets, and their losses.
+pub(crate) struct Auto {
+    pub(crate) method: Method,
+    pub(crate) report: AutoReport,
+}
+
+/// Chooses as `request` says, by one method.
 ///
 /// # Errors
 /// Whatever keeps the model from being measured; no set that is allowed; a goal that cannot be reached.
@@ -75,6 +83,10 @@ fn best_run(request: &Request<'_>, n: usize) -> Result<Chosen> {
     let at_path = || request.parent.name();
     llama::check_ends(model).with_context(at_path)?;
     let best = |distances: &[f64]| removal::best_run(constraints, distances, request.keep, n);
+    if let Some(pairs) = request.pairs {
+        let removed = best(&pairs.angles(n).context("the stream has no angle")?).with_context(at_path)?;
+        return Ok(Chosen { removed, ..Chosen::default() });
+    }
     let known = CachedScores::look(input, request.text, request.watch, Scored::Runs(n))?;
     if let Some((entry, report)) = known.as_ref().and_then(CachedScores::found)
         && let Some(distances) = entry.runs(model.n_trunk_blocks())
@@ -101,6 +113,12 @@ fn best_run(request: &Request<'_>, n: usize) -> Result<Chosen> {
 /// cache of their own, so none is kept.
 fn first_run_of_size(request: &Request<'_>, n: RangeInclusive<usize>, limit: u64) -> Result<Chosen> {
     llama::check_ends(request.parent.model).with_context(|| request.parent.name())?;
+    if let Some(pairs) = request.pairs {
+        let Request { parent, keep, .. } = *request;
+        let run = |n| removal::best_run(parent.constraints, &pairs.angles(n)?, keep, n).ok();
+        let (removed, goal) = goals::first_of_size(&mut |n| Ok(run(n)), n, request, limit)?;
+        return Ok(Chosen { removed, goal: Some(goal), ..Chosen::default() });
+    }
     let loaded = Loaded::for_states(request.parent, request.text, request.watch)?;
     let ((removed, goal), calibration) = Runs { request, loaded: &loaded }.calibrate(|runs, bar| {
         let mut sets = |n| {
@@ -164,5 +182,6 @@ fn by_losses(request: &Request<'_>) -> Result<Chosen> {
         goal,
         journal: journal.into_inner(),
         shortlist,
+        auto: None,
     })
 }

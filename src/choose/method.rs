@@ -23,7 +23,7 @@ impl Method {
             }
             Self::Sequential => Ok(numbers().map(|i| -i).collect()),
             Self::Reverse => Ok(numbers().collect()),
-            Self::Run | Self::Ablate | Self::Search => {
+            Self::Auto | Self::Run | Self::Ablate | Self::Search => {
                 bail!("bug: method '{self}' does not choose by a score of each block")
             }
         }

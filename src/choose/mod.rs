@@ -1,7 +1,7 @@
 //! Choose: which blocks are removed.
 //!
 //! Takes scores, losses or a list ([`settings`]), gives a set that the architecture allows, with how it was found
-//! ([`outcome`], [`rating`]). `selection` is the entry; [`removal`] chooses by scores, [`search`] by measured losses,
+//! ([`outcome`], [`rating`]). `selection` is the entry; [`removal`] chooses by scores, [`search`] by measured losses, `auto` among the sets of several methods,
 //! [`stability`] says how sure a choice is. Uses `measure` and the rooms before it; it does not see `heal`.
 
 pub(crate) mod resume;
@@ -21,6 +21,8 @@ pub mod rating;
 pub mod settings;
 
 pub(crate) mod ablated;
+
+pub(crate) mod auto;
 
 pub(crate) mod rows;
 

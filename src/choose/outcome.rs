@@ -67,6 +67,60 @@ impl SearchReport {
     }
 }
 
+/// The sets that method `auto` compared.
+#[derive(Clone, Debug, Serialize)]
+pub struct AutoReport {
+    /// Windows that they were measured on, which had no part in their scores; 0 where nothing was measured.
+    pub windows: usize,
+    /// Tokens of those.
+    pub tokens: usize,
+    /// As of a search; null where nothing was measured.
+    pub evaluated: Option<&'static str>,
+    /// Evaluations of one block on one window.
+    pub block_evaluations: u64,
+    /// Time of all of it, without loading the model.
+    pub seconds: f64,
+    /// Why nothing could be measured, so that `bi` chose; null otherwise.
+    pub fallback: Option<String>,
+    /// The different sets; empty where no others than that of `bi` were looked for.
+    pub candidates: Vec<CandidateReport>,
+}
+
+/// A set of blocks that one method names, or several.
+#[derive(Clone, Debug, Serialize)]
+pub struct CandidateReport {
+    /// The methods.
+    pub methods: Vec<String>,
+    /// The blocks.
+    pub removed: Vec<usize>,
+    /// Mean KL divergence from the whole model's predictions, in nats; null if it was not measured.
+    pub kl_divergence: Option<f64>,
+    /// Its standard error over windows; null of a single window.
+    pub kl_divergence_stderr: Option<f64>,
+    /// Perplexity on the same windows.
+    pub perplexity: Option<f64>,
+    /// Share of tokens whose likeliest successor is the whole model's.
+    pub same_top: Option<f64>,
+    /// Whether it is the one.
+    pub chosen: bool,
+}
+
+impl AutoReport {
+    /// Of a choice by `bi` alone.
+    #[must_use]
+    pub fn fallen_back(why: String) -> Self {
+        Self {
+            windows: 0,
+            tokens: 0,
+            evaluated: None,
+            block_evaluations: 0,
+            seconds: 0.0,
+            fallback: Some(why),
+            candidates: Vec::new(),
+        }
+    }
+}
+
 /// How alike the hidden states at any two positions of the stream are.
 #[derive(Clone, Debug, Serialize)]
 pub struct PairsReport {

@@ -4,6 +4,7 @@ use crate::choose::search::Goal;
 use crate::engine::settings::Calibration;
 use crate::measure::importance::Importance;
 use crate::measure::loss::Objective;
+use crate::measure::pairs::Pairs;
 use crate::measure::tasks::Task;
 use crate::model::block::BlockSet;
 use crate::output::Parent;
@@ -13,6 +14,7 @@ use anyhow::Result;
 use std::path::Path;
 
 /// The blocks that are wanted, and the means to find them.
+#[derive(Clone, Copy)]
 pub(crate) struct Request<'r> {
     pub(crate) parent: Parent<'r>,
     pub(crate) method: Method,
@@ -22,6 +24,10 @@ pub(crate) struct Request<'r> {
     pub(crate) keep: &'r BlockSet,
     /// The scores of methods that go by scores.
     pub(crate) importance: Option<&'r Importance>,
+    /// How alike any two positions of the stream are, where `auto` chooses.
+    pub(crate) pairs: Option<&'r Pairs>,
+    /// Why `auto` cannot compare sets; `None` if it can.
+    pub(crate) why_not_auto: Option<&'static str>,
     /// The tasks of a file, where they are the objective.
     pub(crate) tasks: Option<(&'r Path, &'r [Task])>,
     /// The files of the output, whose bytes may be the goal.

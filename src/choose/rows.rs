@@ -1,8 +1,9 @@
 //! The blocks to remove for each row of fewer blocks of `compare`.
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 
-use super::measured;
+use super::auto;
+use super::measured::Chosen;
 use crate::choose::outcome::ChoiceReport;
 use crate::choose::removal;
 use crate::choose::request::{Request, Target};
@@ -11,88 +12,134 @@ use crate::choose::scored::scored;
 use crate::choose::settings::Drops;
 use crate::engine::load::LoadedModel;
 use crate::engine::outcome::CalibrationReport;
-use crate::engine::text::{CalibrationSet, Texts};
-use crate::error;
-use crate::measure::calibrate;
+use crate::engine::text::{CalibrationSet, Source, Texts};
+use crate::measure::calibrate::Extras;
 use crate::measure::comparison::overlap;
+use crate::measure::pairs::Pairs;
 use crate::model::block::BlockSet;
 use crate::output::Parent;
-use crate::plan::Splitting;
+use crate::plan::{Cut, Method, Splitting};
 use crate::watch::Watch;
 
-/// Blocks to remove for each of `numbers`, chosen as in the main job, or why none can be; and the text of the choice.
-///
-/// # Errors
-/// Whatever keeps the text from being read, or all of them from being chosen.
-pub(crate) fn choose(
-    parent: Parent<'_>,
-    drops: &Drops,
-    numbers: &[usize],
-    watch: &dyn Watch,
-) -> Result<(Vec<Result<BlockSet>>, Option<CalibrationReport>)> {
-    let Parent { model, constraints, .. } = parent;
-    let at_path = || parent.name();
-    let keep = match &drops.keep {
-        Some(list) => list.blocks(model.n_blocks(), "keep").with_context(at_path)?,
-        None => BlockSet::new(),
-    };
-    if let Some(block) = keep.intersection(&constraints.dropped).next() {
-        bail!("{}: cannot keep block {block}: it goes with any cut", at_path());
-    }
-    // What can be refused is refused before anything is measured for it.
-    let possible = |n: usize| removal::check(constraints, &keep, n).with_context(at_path);
-    let checked: Vec<Result<usize>> = numbers.iter().map(|&n| possible(n).map(|()| n)).collect();
-    let mut calibration = None;
-    let mut importance = None;
-    if drops.method.needs_scores() && checked.iter().any(Result::is_ok) {
-        let found = scored(parent, drops.method, &drops.calibration, watch, calibrate::Extras::default())?;
-        importance = Some(found.importance);
-        calibration = Some(found.report);
-    }
-    let mut choose = |n: usize| {
-        let chosen = measured::choose(&Request {
+/// A row of fewer blocks, as the main job would choose it.
+pub(crate) struct Row {
+    pub(crate) cut: Cut,
+    /// Sets that may be better once they are healed.
+    pub(crate) shortlist: Vec<BlockSet>,
+}
+
+/// The rows of fewer blocks, and the text of their choice.
+pub(crate) struct Rows {
+    /// For each number, or why there is none.
+    pub(crate) rows: Vec<Result<Row>>,
+    calibration: Option<CalibrationReport>,
+    /// Windows after those of the calibration on which sets were compared.
+    n_compared: usize,
+}
+
+impl Rows {
+    /// The blocks to remove for each of `numbers`, chosen as in the main job.
+    ///
+    /// # Errors
+    /// Whatever keeps the text from being read, or all of them from being chosen.
+    pub(crate) fn choose(
+        parent: Parent<'_>,
+        drops: &Drops,
+        numbers: &[usize],
+        watch: &dyn Watch,
+    ) -> Result<Self> {
+        let Parent { model, constraints, .. } = parent;
+        let at_path = || parent.name();
+        let keep = match &drops.keep {
+            Some(list) => list.blocks(model.n_blocks(), "keep").with_context(at_path)?,
+            None => BlockSet::new(),
+        };
+        if let Some(block) = keep.intersection(&constraints.dropped).next() {
+            bail!("{}: cannot keep block {block}: it goes with any cut", at_path());
+        }
+        // What can be refused is refused before anything is measured for it.
+        let possible = |n: usize| removal::check(constraints, &keep, n).with_context(at_path);
+        let checked: Vec<Result<usize>> = numbers.iter().map(|&n| possible(n).map(|()| n)).collect();
+        let why_not_auto = auto::why_not(&drops.calibration, None, false);
+        let method = match why_not_auto {
+            Some(_) => drops.method.unmeasured(),
+            None => drops.method,
+        };
+        let mut pairs = Pairs::lenient();
+        let (mut calibration, mut importance) = (None, None);
+        if method.unmeasured().needs_scores() && checked.iter().any(Result::is_ok) {
+            let pairs = (method == Method::Auto).then_some(&mut pairs);
+            let extras = Extras { pairs, ..Extras::default() };
+            let found = scored(parent, method, &drops.calibration, watch, extras)?;
+            importance = Some(found.importance);
+            calibration = Some(found.report);
+        }
+        let request = Request {
             parent,
             method: drops.method,
             objective: drops.objective,
-            target: Target::Exactly(n),
+            target: Target::Exactly(0),
             keep: &keep,
             importance: importance.as_ref(),
+            pairs: (method == Method::Auto).then_some(&pairs),
+            why_not_auto,
             tasks: None,
             splitting: Splitting::Whole,
             scratch: None,
-            heals: false,
+            heals: drops.heals,
             text: &drops.calibration,
             watch,
-        })?;
-        close_journal(chosen.journal, watch);
+        };
+        let targets: Vec<Target> = checked.iter().flatten().copied().map(Target::Exactly).collect();
+        let mut chosen = auto::choose_each(&request, &targets).into_iter();
+        let mut rows = Self { rows: Vec::new(), calibration, n_compared: 0 };
+        for possible in checked {
+            let row = possible.and_then(|_| chosen.next().context("bug: a row that was not chosen")?);
+            let row = row.map(|chosen| rows.take(chosen, &request));
+            rows.rows.push(row);
+        }
+        Ok(rows)
+    }
+
+    /// The row of a choice, whose text is noted.
+    fn take(&mut self, chosen: Chosen, request: &Request<'_>) -> Row {
+        close_journal(chosen.journal, request.watch);
         if let Some(mut text) = chosen.calibration {
-            let earlier: Option<CalibrationReport> = calibration.take();
+            let earlier = self.calibration.take();
             text.seconds += earlier.as_ref().map_or(0.0, |earlier| earlier.seconds);
             text.cached &= earlier.is_none_or(|earlier| earlier.cached);
-            calibration = Some(text);
+            self.calibration = Some(text);
         }
-        Ok(chosen.removed)
-    };
-    let sets = checked.into_iter().map(|n| n.and_then(&mut choose)).collect();
-    Ok((sets, calibration))
+        let auto = chosen.auto.as_ref();
+        self.n_compared = self.n_compared.max(auto.map_or(0, |auto| auto.report.windows));
+        let method = auto.map_or(request.method, |auto| auto.method);
+        Row { cut: Cut::new(chosen.removed, &method.to_string()), shortlist: chosen.shortlist }
+    }
 }
 
-/// How blocks were chosen, and how much of the scored text `set` that has seen.
+/// How blocks were chosen, and how much of the scored text `set` that has seen, `n_healed` tokens of it at least.
 ///
 /// # Errors
 /// A text that cannot be read or cut.
 pub(crate) fn report(
     drops: &Drops,
-    calibration: Option<CalibrationReport>,
+    rows: &mut Rows,
+    n_healed: usize,
     loaded: &LoadedModel<'_>,
     set: &CalibrationSet,
     watch: &dyn Watch,
 ) -> Result<ChoiceReport> {
-    let seen_share = match &calibration {
-        None => 0.0,
-        Some(_) => {
-            let texts = Texts::read(drops.calibration.source.clone())?;
-            let choosing = loaded.cut(&texts, &drops.calibration, watch)?;
+    let calibration = rows.calibration.take();
+    let mut text = drops.calibration.clone();
+    if !matches!(text.source, Source::Own { .. }) {
+        text.tokens = text.tokens.saturating_add(rows.n_compared.saturating_mul(text.window));
+    }
+    text.tokens = text.tokens.max(n_healed);
+    let seen_share = match calibration.is_some() || n_healed > 0 {
+        false => 0.0,
+        true => {
+            let texts = Texts::read(text.source.clone())?;
+            let choosing = loaded.cut(&texts, &text, watch)?;
             let scored: Vec<_> = set.windows().collect();
             let choosing: Vec<_> = choosing.windows().collect();
             overlap::share(&scored, &choosing)
@@ -104,10 +151,4 @@ pub(crate) fn report(
         calibration,
         seen_share,
     })
-}
-
-/// The same failure for every row.
-pub(crate) fn failed(numbers: &[usize], why: &anyhow::Error) -> Vec<Result<BlockSet>> {
-    let why = error::message(why);
-    numbers.iter().map(|_| Err(anyhow!("{why}"))).collect()
 }

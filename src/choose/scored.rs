@@ -5,12 +5,15 @@ use anyhow::{Context, Result};
 use crate::choose::lorp;
 use crate::engine::settings::Calibration;
 use crate::measure::calibrate::{Calibrated, Extras, calibrate};
+use crate::measure::cache::cached::CachedScores;
+use crate::measure::cache::{Entry, Scored};
 use crate::measure::pairs::Pairs;
 use crate::output::Parent;
 use crate::plan::{Basis, Method};
 use crate::watch::Watch;
 
-/// Calibrates on `text`, with all that `method` needs, and the `extras`.
+/// Calibrates on `text`, with all that `method` needs, and the `extras`. Pairs that a method needs come from the cache if they
+/// are there.
 ///
 /// # Errors
 /// As [`calibrate`].
@@ -21,17 +24,39 @@ pub(crate) fn scored(
     watch: &dyn Watch,
     extras: Extras<'_, '_>,
 ) -> Result<Calibrated> {
-    let by_pairs = method.basis() == Basis::Pairs;
-    let mut own = Pairs::default();
+    let by_pairs = matches!(method.basis(), Basis::Pairs | Basis::Candidates);
+    let known = match by_pairs && extras.until.is_none() {
+        true => CachedScores::look(parent.input, text, watch, Scored::Pairs)?,
+        false => None,
+    };
+    let n_blocks = parent.model.n_trunk_blocks();
+    let found = known.as_ref().and_then(|known| known.found()?.0.pairs(n_blocks));
+    let mut own = Pairs::lenient();
+    if method.basis() == Basis::Pairs {
+        own = Pairs::default();
+    }
     let mut pairs = match extras.pairs {
         None if by_pairs => Some(&mut own),
         pairs => pairs,
     };
-    let extras = Extras { pairs: pairs.as_deref_mut(), ..extras };
-    let mut calibrated = calibrate(parent, text, watch, extras)?;
-    if let Some(pairs) = pairs.filter(|_| by_pairs) {
-        let places = lorp::places(&pairs.entering());
-        calibrated.importance.lorp = Some(places.with_context(|| parent.name())?);
+    let is_known = found.is_some();
+    if let (Some(found), Some(pairs)) = (found, &mut pairs) {
+        **pairs = found;
     }
+    let extras = Extras { pairs: pairs.as_deref_mut().filter(|_| !is_known), ..extras };
+    let mut calibrated = calibrate(parent, text, watch, extras)?;
+    let Some(pairs) = pairs.filter(|_| by_pairs) else {
+        return Ok(calibrated);
+    };
+    if let Some(known) = known.filter(|_| !is_known && pairs.are_of(n_blocks)) {
+        let entry = |key, path, measured| Entry::of_pairs(key, path, measured, pairs);
+        known.keep(parent.input, &calibrated.report, entry);
+    }
+    let places = lorp::places(&pairs.entering());
+    calibrated.importance.lorp = match method.basis() {
+        Basis::Pairs => Some(places.with_context(|| parent.name())?),
+        // A method without places has no part.
+        _ => places.ok(),
+    };
     Ok(calibrated)
 }

@@ -1,13 +1,13 @@
 //! The entry of this room: the cut of a model, by a list, by scores, by losses, or by a goal.
 
-use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
 use super::goals;
-use super::measured::{self, Chosen};
+use super::auto;
+use super::measured::Chosen;
 use crate::choose::attention as attention_choice;
-use crate::choose::outcome::{Figure, GoalReport, SearchReport, StepReport};
+use crate::choose::outcome::{AutoReport, Figure, GoalReport, SearchReport, StepReport};
 use crate::choose::rating::{ConfidenceReport, Rating};
 use crate::choose::removal;
 use crate::choose::request::{Request, Target};
@@ -21,7 +21,8 @@ use crate::engine::outcome::CalibrationReport;
 use crate::error::Hint;
 use crate::measure::calibrate::{self, Calibrated, Until};
 use crate::measure::importance::Importance;
-use crate::measure::tasks::{self, Task};
+use crate::measure::pairs::Pairs;
+use crate::measure::tasks;
 use crate::model::Model;
 use crate::model::block::{BlockSet, block_list, numbers};
 use crate::output::Parent;
@@ -42,6 +43,8 @@ pub struct Selection {
     pub search: Option<SearchReport>,
     /// The goal, where one decided how many blocks are removed.
     pub goal: Option<GoalReport>,
+    /// The sets of several methods, where `auto` chose among them.
+    pub auto: Option<AutoReport>,
     /// The losses on disk, to be removed once the output is there ([`Journal::remove`]).
     pub journal: Option<Journal>,
     /// Ranks of the blocks by their scores.
@@ -59,12 +62,13 @@ impl Selection {
             return 0;
         };
         let allowed = (self.confidence.as_ref()).map_or(0, |sure| sure.tokens_allowed);
-        text.windows.max(allowed / text.window.max(1))
+        let compared = self.auto.as_ref().map_or(0, |auto| auto.windows);
+        text.windows.max(allowed / text.window.max(1)) + compared
     }
 
     /// Of what was chosen without scores.
     fn of(cut: Cut, chosen: Chosen) -> Self {
-        let Chosen { calibration, search, goal, journal, shortlist, .. } = chosen;
+        let Chosen { calibration, search, goal, journal, shortlist, auto, .. } = chosen;
         Self {
             cut,
             shortlist,
@@ -72,6 +76,7 @@ impl Selection {
             calibration,
             search,
             goal,
+            auto: auto.map(|auto| auto.report),
             journal,
             rating: None,
             confidence: None,
@@ -169,12 +174,31 @@ pub fn select(parent: Parent<'_>, options: &Choosing, watch: &dyn Watch) -> Resu
     let task_file = options.tasks.as_ref();
     let task_file = task_file.map(|(path, n)| tasks::read_tasks(path, *n, tasks::any)).transpose()?;
     let tasks = task_file.as_ref().map(|(path, tasks)| (*path, &tasks[..]));
-    let calibrated = calibrated(parent, options, &checked, watch)?;
+    let mut pairs = Pairs::lenient();
+    let calibrated = calibrated(parent, options, &checked, &mut pairs, watch)?;
     let importance = calibrated.as_ref().map(|calibrated| &calibrated.importance);
-    let chosen = whole_blocks(parent, options, &checked, importance, tasks, watch)?;
+    let chosen = match options.choice.method() {
+        None => Chosen { removed: checked.removed.clone(), ..Chosen::default() },
+        Some(method) => auto::choose(&Request {
+            parent,
+            method,
+            objective: options.objective,
+            target: checked.target,
+            keep: &checked.keep,
+            importance,
+            pairs: (method == Method::Auto).then_some(&pairs),
+            why_not_auto: why_not_auto(options),
+            tasks,
+            splitting: options.splitting,
+            scratch: options.scratch.as_deref(),
+            heals: options.heals,
+            text: &options.calibration,
+            watch,
+        })?,
+    };
     let attention = attention_cut(parent.model, options, &checked, importance, &chosen.removed);
     let attention = attention.with_context(at_path)?;
-    let method = match options.choice.method() {
+    let method = match chosen.auto.as_ref().map(|auto| auto.method).or(options.choice.method()) {
         Some(method) => method.to_string(),
         None if is_nothing_but_attention(options) => ChosenBy::NoBlock.to_string(),
         None => ChosenBy::List.to_string(),
@@ -183,7 +207,7 @@ pub fn select(parent: Parent<'_>, options: &Choosing, watch: &dyn Watch) -> Resu
     let Some(calibrated) = calibrated else {
         return Ok(Selection::of(cut, chosen));
     };
-    let rating = rate(&calibrated, parent.constraints, options, &checked.keep, &chosen.removed);
+    let rating = rate(&calibrated, parent.constraints, options, &checked.keep, &chosen);
     let allowed = calibrated.n_tokens_allowed;
     let stopped = options.confidence.map(|_| calibrated.report.tokens < allowed);
     Ok(Selection {
@@ -194,6 +218,15 @@ pub fn select(parent: Parent<'_>, options: &Choosing, watch: &dyn Watch) -> Resu
         importance: Some(calibrated.importance),
         ..Selection::of(cut, chosen)
     })
+}
+
+/// Why method `auto` cannot compare sets under these settings; `None` if it can.
+fn why_not_auto(options: &Choosing) -> Option<&'static str> {
+    let goal = match &options.choice {
+        Choice::Goal { goal, .. } => Some(goal),
+        _ => None,
+    };
+    auto::why_not(&options.calibration, goal, options.confidence.is_some())
 }
 
 /// Whether no whole block is removed, not even for prediction.
@@ -246,8 +279,8 @@ impl Checked {
                     if checked.reached.is_some() {
                         return Ok(checked);
                     }
-                    let n_bytes =
-                        |removed: &_| parent.output_bytes(removed, &method.to_string(), options.splitting);
+                    let method = method.unmeasured().to_string();
+                    let n_bytes = |removed: &_| parent.output_bytes(removed, &method, options.splitting);
                     first = goals::fewest_of_size(parent, &checked.keep, &n_bytes, limit)?;
                 }
                 checked.target = Target::Goal { goal: *goal, first, most };
@@ -290,53 +323,30 @@ fn calibrated(
     parent: Parent<'_>,
     options: &Choosing,
     checked: &Checked,
+    pairs: &mut Pairs,
     watch: &dyn Watch,
 ) -> Result<Option<Calibrated>> {
-    let needs_scores = |choice: &Choice| choice.method().is_some_and(Method::needs_scores);
+    let needs_scores = |choice: &Choice| choice.method().is_some_and(|method| method.unmeasured().needs_scores());
     let sub_blocks = needs_scores(&options.attention);
     if !sub_blocks && !needs_scores(&options.choice) {
         return Ok(None);
     }
     let goal = match (&options.choice, checked.target, options.confidence) {
         (Choice::Best { method, .. }, Target::Exactly(n), Some(confidence)) => {
-            Some(stability::Goal { method: *method, n, keep: &checked.keep, confidence })
+            Some(stability::Goal { method: method.unmeasured(), n, keep: &checked.keep, confidence })
         }
         _ => None,
     };
     let until = goal.map(|goal| Stopping::rule(parent.constraints, goal));
     let until = until.as_ref().map(|until| until as &Until<'_>);
-    let request = calibrate::Extras { sub_blocks, until, ..calibrate::Extras::default() };
     // Attention alone is chosen by scores of halves.
-    let method = options.choice.method().unwrap_or(Method::Bi);
-    scored(parent, method, &options.calibration, watch, request).map(Some)
-}
-
-/// Chooses the whole blocks.
-fn whole_blocks(
-    parent: Parent<'_>,
-    options: &Choosing,
-    checked: &Checked,
-    importance: Option<&Importance>,
-    tasks: Option<(&Path, &[Task])>,
-    watch: &dyn Watch,
-) -> Result<Chosen> {
-    let Some(method) = options.choice.method() else {
-        return Ok(Chosen { removed: checked.removed.clone(), ..Chosen::default() });
-    };
-    measured::choose(&Request {
-        parent,
-        method,
-        objective: options.objective,
-        target: checked.target,
-        keep: &checked.keep,
-        importance,
-        tasks,
-        splitting: options.splitting,
-        scratch: options.scratch.as_deref(),
-        heals: options.heals,
-        text: &options.calibration,
-        watch,
-    })
+    let mut method = options.choice.method().unwrap_or(Method::Bi);
+    if why_not_auto(options).is_some() {
+        method = method.unmeasured();
+    }
+    let pairs = (method == Method::Auto).then_some(pairs);
+    let extras = calibrate::Extras { sub_blocks, pairs, until };
+    scored(parent, method, &options.calibration, watch, extras).map(Some)
 }
 
 /// Chooses the blocks that lose their attention, beside those of `removed`.
@@ -361,15 +371,16 @@ fn attention_cut(
     Ok(Some(AttentionCut { blocks, method }))
 }
 
-/// How sure the scores are by which `removed` was chosen; where it was not, the scores alone.
+/// How sure the scores are by which a set was chosen; where it was not, the scores alone.
 fn rate(
     calibrated: &Calibrated,
     constraints: &Constraints,
     options: &Choosing,
     keep: &BlockSet,
-    removed: &BlockSet,
+    chosen: &Chosen,
 ) -> Rating {
-    let (method, chosen) = match options.choice.method() {
+    let removed = &chosen.removed;
+    let (method, chosen) = match chosen.auto.as_ref().map(|auto| auto.method).or(options.choice.method()) {
         Some(method) if method.needs_scores() => (method, Some(ByScores { constraints, keep, removed })),
         _ => (Method::Bi, None),
     };

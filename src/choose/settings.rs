@@ -6,6 +6,7 @@ use crate::engine::settings::Calibration;
 use crate::measure::loss::Objective;
 use crate::model::Model;
 use crate::model::block::BlockList;
+use crate::named::named;
 use crate::plan::{Budget, Constraints, Method, Splitting};
 use anyhow::Result;
 use std::path::PathBuf;
@@ -50,6 +51,30 @@ impl Choice {
         match self {
             Self::Nothing { .. } | Self::Blocks(_) => None,
             Self::Best { method, .. } | Self::Goal { method, .. } => Some(*method),
+        }
+    }
+}
+
+named! {
+    /// How much is measured for a choice.
+    pub enum Effort {
+        /// Method bi
+        Quick = "quick",
+        /// Method auto
+        Normal = "normal",
+        /// Method search, healed as --heal auto does it
+        Thorough = "thorough",
+    }
+}
+
+impl Effort {
+    /// The method that it stands for; `otherwise` where nothing is said.
+    #[must_use]
+    pub fn method(self, otherwise: Method) -> Method {
+        match self {
+            Self::Quick => Method::Bi,
+            Self::Normal => otherwise,
+            Self::Thorough => Method::Search,
         }
     }
 }
@@ -114,6 +139,8 @@ pub struct Drops {
     pub rules: CutRules,
     /// The text they are chosen on.
     pub calibration: Calibration,
+    /// Whether healing will choose among the best few sets.
+    pub heals: bool,
 }
 
 /// Rules for a removal beside those of the architecture.

@@ -178,6 +178,15 @@ pub fn heal(
     Ok(healed)
 }
 
+/// Tokens of the calibration text, from its start, that healing `model` uses.
+///
+/// # Errors
+/// It cannot be healed so.
+pub fn n_tokens(model: &Model<'_>, heal: &Heal) -> Result<usize> {
+    let repairs = Repairs::of(model, heal.how)?;
+    Ok(settled(heal, repairs.carrier.as_ref()).calibration.tokens)
+}
+
 /// The same settings with the number of tokens and the objective of a fit: for a task or a draft model, too, it is the
 /// parent's predictions.
 fn settled(heal: &Heal, carrier: Option<&TargetMatrix>) -> Heal {

@@ -3,30 +3,68 @@
 //! Position 0 is what enters block 0, position `i + 1` what leaves block `i`. The cosine of positions `i` and `j` is
 //! `E_{X,t}[cos(X_{i,t}, X_{j,t})]` over every token of every window, so that neighbours have `1 - BI_i` with the Block
 //! Influence of [`crate::measure::importance`], and the run of blocks `i..j` turns the stream by the angle of that cosine (the
-//! figures of Gromov et al. 2024, arXiv:2403.17887, show the same for all runs).
+//! figures of Gromov et al. 2024, arXiv:2403.17887, show the same for all runs). The mean of the angles themselves is kept beside
+//! it, so that one pass gives the angular distance ([`crate::measure::angular`]) of runs of every length.
 
 use anyhow::{Result, ensure};
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use crate::engine::hidden_state::{HiddenStates, Position, Token, Visitor};
 use crate::measure::importance::cosine_distance;
 
 /// Sums over the tokens of all finished windows, for every pair of positions.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Pairs {
-    /// Of `1 - cos`, with the number of tokens; the pair of positions `i < j` at `j * (j - 1) / 2 + i`.
-    sums: Vec<(f64, u64)>,
+    /// The pair of positions `i < j` at `j * (j - 1) / 2 + i`.
+    sums: Vec<Sums>,
     n_positions: usize,
+    /// Whether a model without one state between any two blocks is passed by, and has no sums.
+    lenient: bool,
+}
+
+/// Sums over the tokens that have an angle.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Sums {
+    /// Of `1 - cos`.
+    distance: f64,
+    /// Of `arccos(cos) / pi`.
+    angle: f64,
+    n_tokens: u64,
 }
 
 impl Pairs {
+    /// Of a model that may have no such pairs.
+    #[must_use]
+    pub fn lenient() -> Self {
+        Self { lenient: true, ..Self::default() }
+    }
+
+    /// Whether they are those of `n_blocks` blocks.
+    #[must_use]
+    pub fn are_of(&self, n_blocks: usize) -> bool {
+        self.n_positions == n_blocks + 1 && self.sums.len() == at(0, self.n_positions)
+    }
+
+    /// The angular distance of every run of `n` blocks, by its first block; `None` where there is no such run, or one without
+    /// an angle.
+    #[must_use]
+    pub fn angles(&self, n: usize) -> Option<Vec<f64>> {
+        let n_runs = self.n_positions.checked_sub(n).filter(|_| n > 0)?;
+        let angle = |start: usize| {
+            let Sums { angle, n_tokens, .. } = self.sums[at(start, start + n)];
+            (n_tokens > 0).then(|| angle / n_tokens as f64)
+        };
+        (0..n_runs).map(angle).collect()
+    }
+
     /// The mean cosine of every two positions, a square of `n_blocks + 1` rows. `None` where one of the two is all zeros for
     /// every token, so that there is no angle.
     #[must_use]
     pub fn cosine(&self) -> Vec<Vec<Option<f64>>> {
         let of = |i: usize, j: usize| {
-            let (distance, n) = self.sums[at(i.min(j), i.max(j))];
-            (n > 0).then(|| 1.0 - distance / n as f64)
+            let Sums { distance, n_tokens, .. } = self.sums[at(i.min(j), i.max(j))];
+            (n_tokens > 0).then(|| 1.0 - distance / n_tokens as f64)
         };
         let row = |i: usize| {
             let cosine = |j: usize| if i == j { Some(1.0) } else { of(i, j) };
@@ -48,19 +86,21 @@ impl Pairs {
         let n = states.len();
         if self.n_positions < n {
             self.n_positions = n;
-            self.sums.resize(at(0, n), (0.0, 0));
+            self.sums.resize(at(0, n), Sums::default());
         }
         let pairs = self.sums.par_iter_mut().enumerate();
-        pairs.for_each(|(at, (sum, n_tokens))| {
+        pairs.for_each(|(at, sums)| {
             let (i, j) = pair(at);
             let rows = states[i].chunks_exact(n_embd).zip(states[j].chunks_exact(n_embd));
             // A window's own sum first, as importance has it, so that neighbours come out the same to the last digit.
-            let mut window = 0.0;
+            let (mut window, mut angle) = (0.0, 0.0);
             for distance in rows.filter_map(|(x, y)| cosine_distance(x, y)) {
                 window += distance;
-                *n_tokens += 1;
+                angle += (1.0 - distance).clamp(-1.0, 1.0).acos() / std::f64::consts::PI;
+                sums.n_tokens += 1;
             }
-            *sum += window;
+            sums.distance += window;
+            sums.angle += angle;
         });
     }
 }
@@ -106,14 +146,19 @@ impl HiddenStates for Paired<'_> {
     fn visit(&mut self, window: &[Token], visit: &mut Visitor<'_>) -> Result<()> {
         let states = &mut self.states;
         let n_positions = self.source.n_blocks() + 1;
-        let mut n_seen = 0;
+        let lenient = self.pairs.lenient;
+        let (mut n_seen, mut is_one) = (0, true);
         self.source.visit(window, &mut |position, state| {
             visit(position, state)?;
             if matches!(position, Position::Middle(_)) {
                 return Ok(());
             }
+            is_one &= n_seen < n_positions && (position != Position::Input || n_seen == 0);
+            if lenient && !is_one {
+                return Ok(());
+            }
             ensure!(
-                n_seen < n_positions && (position != Position::Input || n_seen == 0),
+                is_one,
                 "blocks of this model run several times, so the stream has no one state between two of them to compare"
             );
             // The memory of the window before is used again.
@@ -124,6 +169,9 @@ impl HiddenStates for Paired<'_> {
             n_seen += 1;
             Ok(())
         })?;
+        if !is_one {
+            return Ok(());
+        }
         ensure!(n_seen == n_positions, "{n_seen} hidden states were shown, expected {n_positions}");
         self.pairs.add_window(states, self.source.n_embd());
         Ok(())
@@ -134,6 +182,7 @@ impl HiddenStates for Paired<'_> {
 mod tests {
     use super::*;
     use crate::engine::hidden_state::Recorded;
+    use crate::measure::angular;
     use crate::measure::importance::{Importance, Metric};
     use crate::measure::quality::recorded::noise;
     use crate::model::BlockId;
@@ -222,6 +271,25 @@ mod tests {
     }
 
     #[test]
+    fn angles_of_runs_are_those_of_a_pass_for_their_length() {
+        let mut recorded = recorded(3, 5, 7, 19);
+        let is_between = |(position, _): &(Position, Vec<f32>)| !matches!(position, Position::Middle(_));
+        recorded.windows.iter_mut().for_each(|window| window.retain(is_between));
+        let pairs = measure(&recorded, 7).unwrap().1;
+        assert!(pairs.are_of(5) && !pairs.are_of(4));
+        for n in 1..5 {
+            let windows = [&[0; 7][..]; 3];
+            let mut source = recorded.clone();
+            let expected = angular::measure(&mut source, windows.into_iter(), n, &mut |_| {}).unwrap();
+            let found = pairs.angles(n).unwrap();
+            assert_eq!(found.len(), expected.len());
+            let is_near = |(a, b): (&f64, &f64)| (a - b).abs() < 1e-12;
+            assert!(found.iter().zip(&expected).all(is_near), "{n}: {found:?} {expected:?}");
+        }
+        assert_eq!((pairs.angles(0), pairs.angles(7)), (None, None));
+    }
+
+    #[test]
     fn a_pair_without_a_common_token_has_no_angle() {
         let mut recorded = recorded(1, 2, 2, 4);
         recorded.windows[0][0].1[..4].fill(0.0);
@@ -238,5 +306,11 @@ mod tests {
         recorded.windows[0].extend(again);
         let error = measure(&recorded, 2).unwrap_err();
         assert!(format!("{error}").starts_with("blocks of this model run several times"));
+        // Where that may be, there are no pairs, and all else is measured.
+        let mut pairs = Pairs::lenient();
+        let mut source = recorded.clone();
+        let mut states = Paired::new(&mut source, &mut pairs);
+        Importance::measure(&mut states, std::iter::once(&[0; 2][..]), &mut |_| {}).unwrap();
+        assert!(!pairs.are_of(2) && pairs.angles(1).is_none() && pairs.entering().is_empty());
     }
 }

@@ -31,6 +31,8 @@ impl Budget {
 named! {
     /// How blocks are chosen.
     pub enum Method {
+        /// The best of the sets of bi, relative-magnitude, safe, run and lorp, by the loss of each on text that chose nothing
+        Auto = "auto",
         /// Lowest Block Influence (ShortGPT)
         Bi = "bi",
         /// Lowest Relative Magnitude
@@ -101,6 +103,8 @@ pub enum Basis {
     Run,
     /// The loss of removals, measured.
     Losses,
+    /// The loss of the sets of several methods, measured.
+    Candidates,
 }
 
 impl Method {
@@ -113,6 +117,16 @@ impl Method {
             Self::Run => Basis::Run,
             Self::Ablate | Self::Search => Basis::Losses,
             Self::Sequential | Self::Reverse => Basis::Order,
+            Self::Auto => Basis::Candidates,
+        }
+    }
+
+    /// The method that takes its place where sets cannot be measured: `bi` for `auto`, of others itself.
+    #[must_use]
+    pub fn unmeasured(self) -> Self {
+        match self {
+            Self::Auto => Self::Bi,
+            method => method,
         }
     }
 

@@ -44,7 +44,7 @@ pub struct CompareReport {
 pub struct RowReport {
     /// What it is called.
     pub name: String,
-    /// `parent`, `file`, `drop` or `requantize`.
+    /// `parent`, `file`, `drop`, `requantize` or `mixed`.
     pub kind: Kind,
     /// Where it is; null where no file was written.
     pub path: Option<String>,
@@ -53,6 +53,10 @@ pub struct RowReport {
     pub file_type: Option<&'static str>,
     /// The blocks that are gone, in the parent's numbering; null but for fewer blocks.
     pub removed: Option<Vec<usize>>,
+    /// The method that chose them, that of the best set where `auto` chose; null but for fewer blocks.
+    pub method: Option<String>,
+    /// What makes up for them, `none` if nothing; null but for fewer blocks.
+    pub heal: Option<String>,
     /// Bytes of all files; of fewer blocks those that the file would have.
     pub bytes: Option<u64>,
     /// Number of blocks.
@@ -90,6 +94,8 @@ impl RowReport {
             path: None,
             file_type: None,
             removed: None,
+            method: None,
+            heal: None,
             bytes: None,
             block_count: None,
             n_trunk_blocks: None,
@@ -170,8 +176,12 @@ pub fn screen(report: &CompareReport) -> String {
     line("parent", lines::model(&report.parent));
     line("scored", scored(&report.text));
     for row in &report.rows {
-        if let (Some(removed), None) = (&row.removed, &row.error) {
-            line("removed", format!("{}: {}", row.name, block_list(removed)));
+        if let (Some(removed), Some(method), None) = (&row.removed, &row.method, &row.error) {
+            let by = report.choice.iter().any(|choice| choice.method != *method);
+            let by = if by { format!(", by {method}") } else { String::new() };
+            let heal = row.heal.as_deref().filter(|heal| *heal != "none");
+            let heal = heal.map_or(String::new(), |heal| format!(", healed by {heal}"));
+            line("removed", format!("{}: {}{by}{heal}", row.name, block_list(removed)));
         }
     }
     if let Some(choice) = &report.choice {

@@ -1,6 +1,6 @@
 //! Lines that several results share: model, text, blocks, changes, output.
 
-use crate::choose::outcome::SearchReport;
+use crate::choose::outcome::{AutoReport, CandidateReport, SearchReport};
 use crate::engine::outcome::CalibrationReport;
 use crate::gguf;
 use crate::model::block::block_list;
@@ -98,6 +98,42 @@ pub(super) fn loss(search: &SearchReport) -> String {
         search.same_top * 100.0,
         HumanCount(search.block_evaluations)
     )
+}
+
+/// The sets that method `auto` compared, the best first.
+pub(super) fn compared(auto: &AutoReport) -> String {
+    let mut candidates: Vec<_> = auto.candidates.iter().collect();
+    candidates.sort_by(|a, b| {
+        let kl = |candidate: &CandidateReport| candidate.kl_divergence.unwrap_or(0.0);
+        b.chosen.cmp(&a.chosen).then(kl(a).total_cmp(&kl(b)))
+    });
+    let set = |candidate: &CandidateReport| {
+        let cost = match (candidate.kl_divergence, candidate.kl_divergence_stderr, candidate.perplexity) {
+            (Some(kl), stderr, Some(perplexity)) => {
+                let stderr = stderr.map_or(String::new(), |stderr| format!(" \u{b1} {stderr:.4}"));
+                format!(": KL {kl:.4}{stderr}, perplexity {perplexity:.2}")
+            }
+            _ => String::new(),
+        };
+        format!("{} by {}{cost}", block_list(&candidate.removed), candidate.methods.join(", "))
+    };
+    let mut text = match (auto.windows, &auto.fallback) {
+        (_, Some(why)) => format!("compared nothing: {why}\n"),
+        (0, None) => "compared nothing: all methods name the same set\n".to_owned(),
+        (n, None) => format!(
+            "compared {} sets on {} tokens that chose nothing, {n} {} more; {} evaluations of a block\n",
+            candidates.len(),
+            HumanCount(auto.tokens as u64),
+            if n == 1 { "window" } else { "windows" },
+            HumanCount(auto.block_evaluations)
+        ),
+    };
+    if auto.windows > 0 {
+        candidates.iter().for_each(|candidate| {
+            let _ = writeln!(text, "         {}", set(candidate));
+        });
+    }
+    text
 }
 
 /// The runs of 1, 2, 3, ... blocks across which the stream is most alike.

@@ -26,7 +26,7 @@ pub mod goal;
 
 pub mod healing;
 
-use crate::choose::outcome::BlockReport;
+use crate::choose::outcome::{AutoReport, BlockReport};
 use crate::choose::outcome::GoalReport;
 use crate::choose::outcome::PairsReport;
 use crate::choose::outcome::SearchReport;
@@ -53,6 +53,10 @@ pub struct Report {
     pub calibration: Option<CalibrationReport>,
     /// How blocks were chosen.
     pub method: String,
+    /// `auto` where that chose the method; null otherwise.
+    pub chosen_by: Option<&'static str>,
+    /// The sets that it compared; null where it did not choose.
+    pub auto: Option<AutoReport>,
     /// What was measured to choose them; null where scores of a single pass or a list chose.
     pub search: Option<SearchReport>,
     /// What decided how many blocks go; null where their number or a list was given.
@@ -93,6 +97,8 @@ impl Report {
             model,
             calibration: None,
             method,
+            chosen_by: None,
+            auto: None,
             search: None,
             goal: None,
             heal: None,

@@ -1,7 +1,7 @@
 //! Results as tables for a person.
 
 use super::column::{number, right, table};
-use super::lines::{Colour, alike, calibrated, changes, chosen, loss, model, removed, written};
+use super::lines::{Colour, alike, calibrated, changes, chosen, compared, loss, model, removed, written};
 use super::{Report, goal, stability};
 use crate::choose::outcome::BlockReport;
 use crate::measure::importance::{BlockScores, Metric};
@@ -31,6 +31,9 @@ pub fn report(report: &Report, colour: Colour) -> String {
     }
     if let Some(ablate) = &report.ablate {
         text.push_str(&stability::ablated(ablate));
+    }
+    if let Some(auto) = &report.auto {
+        text.push_str(&compared(auto));
     }
     if let Some(search) = &report.search {
         let _ = writeln!(text, "loss     {}", loss(search));

@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand};
 use ggml::FileType;
 
 use crate::choose::search::goal::{KlLimit, PerplexityLimit};
-use crate::choose::settings::DropList;
+use crate::choose::settings::{DropList, Effort};
 use crate::choose::stability::Confidence;
 use crate::cli::args::flags::Flags;
 use crate::cli::args::task::Task;
@@ -147,10 +147,14 @@ pub struct ShortenArgs {
     pub keep: Option<BlockList>,
 
     /// How to choose the blocks
-    #[arg(long, value_parser = one_of::<Method>(), default_value_t = Method::Bi)]
+    #[arg(long, value_parser = one_of::<Method>(), default_value_t = Method::Auto)]
     pub method: Method,
 
-    /// What methods ablate and search make small [default: kl; ppl with --max-ppl]
+    /// How much is measured for the choice
+    #[arg(long, value_parser = one_of::<Effort>(), default_value_t = Effort::Normal, conflicts_with_all = ["method", "blocks"])]
+    pub effort: Effort,
+
+    /// What methods ablate and search make small, and auto compares by [default: kl; ppl with --max-ppl]
     #[arg(long, value_parser = one_of::<Objective>())]
     pub objective: Option<Objective>,
 
@@ -159,9 +163,9 @@ pub struct ShortenArgs {
     #[arg(long, value_name = "P", help_heading = "Calibration")]
     pub confidence: Option<Confidence>,
 
-    /// What makes up for the removed blocks
-    #[arg(long, value_parser = one_of::<HealArg>(), default_value_t = HealArg::None)]
-    pub heal: HealArg,
+    /// What makes up for the removed blocks [default: none; auto with --effort thorough]
+    #[arg(long, value_parser = one_of::<HealArg>())]
+    pub heal: Option<HealArg>,
 
     /// What healed weights are rounded to: their own type (keep), the smallest that keeps 95 % of what healing gains (auto), or
     /// a type such as Q8_0 or F16 [default: auto]
@@ -427,13 +431,21 @@ pub struct CompareArgs {
     #[arg(long, value_name = "DIR", requires = "requantize")]
     pub scratch: Option<PathBuf>,
 
-    /// How --drop chooses the blocks [default: bi]
+    /// How --drop chooses the blocks [default: auto]
     #[arg(long, value_parser = one_of::<Method>(), requires = "drop")]
     pub method: Option<Method>,
 
-    /// What methods ablate and search make small [default: kl]
+    /// What methods ablate and search make small, and auto compares by [default: kl]
     #[arg(long, value_parser = one_of::<Objective>(), requires = "drop")]
     pub objective: Option<Objective>,
+
+    /// What makes up for the blocks of each row of --drop, as in the main job [default: none]
+    #[arg(long, value_parser = one_of::<HealArg>(), requires = "drop")]
+    pub heal: Option<HealArg>,
+
+    /// Also the rows of --drop in each type of --requantize: fewer blocks, healed where --heal is given, then quantized
+    #[arg(long, requires = "drop", requires = "requantize")]
+    pub mixed: bool,
 
     /// Never remove these blocks
     #[arg(long, value_name = "LIST", requires = "drop")]

@@ -5,6 +5,7 @@ use std::fs::OpenOptions;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use ggml::{Backend, FileType, Mapping, ModelOptions};
@@ -21,7 +22,7 @@ use crate::files::unnamed::ScratchFile;
 use crate::gguf::{self, ALIGNMENT_KEY, DEFAULT_ALIGNMENT, Header, ValueOut};
 use crate::measure::comparison::Kind;
 use crate::model::Model;
-use crate::model::block::{BlockSet, numbers};
+use crate::model::block::numbers;
 use crate::model::input::Input;
 use crate::model::warning;
 use crate::plan::{Constraints, Cut, Plan};
@@ -32,10 +33,29 @@ use crate::watch::{Progress, Unit, Watch};
 pub(crate) enum Candidate {
     /// A file as it is.
     File(PathBuf),
-    /// The parent without so many blocks: those, unless none could be chosen.
-    Drop(usize, Result<BlockSet>),
+    /// The parent without some blocks.
+    Drop(Short),
+    /// That in another type.
+    Mixed(Short, FileType),
     /// The parent in another type.
     Type(FileType),
+}
+
+/// The parent without some blocks, healed or not.
+#[derive(Clone)]
+pub(crate) struct Short {
+    /// How many.
+    pub(crate) n_fewer: usize,
+    /// Which, unless none could be chosen.
+    pub(crate) cut: Arc<Result<Cut>>,
+}
+
+impl Short {
+    fn name(&self) -> String {
+        let blocks = if self.n_fewer == 1 { "block" } else { "blocks" };
+        let is_healed = (self.cut.as_ref().as_ref()).is_ok_and(|cut| cut.healing.is_some());
+        format!("{} {blocks} fewer{}", self.n_fewer, if is_healed { ", healed" } else { "" })
+    }
 }
 
 impl Candidate {
@@ -47,9 +67,12 @@ impl Candidate {
                 row.path = Some(path.display().to_string());
                 row
             }
-            Self::Drop(n, _) => {
-                let blocks = if *n == 1 { "block" } else { "blocks" };
-                RowReport::new(Kind::Drop, format!("{n} {blocks} fewer"))
+            Self::Drop(short) => RowReport::new(Kind::Drop, short.name()),
+            Self::Mixed(short, file_type) => {
+                let mut row =
+                    RowReport::new(Kind::Mixed, format!("{}, {}", short.name(), file_type.name()));
+                row.file_type = Some(file_type.name());
+                row
             }
             Self::Type(file_type) => {
                 let mut row = RowReport::new(Kind::Requantize, file_type.name().to_owned());
@@ -121,15 +144,9 @@ impl<'a> Maker<'_, 'a> {
                     source: Source::File(Box::new(input)),
                 })
             }
-            Candidate::Drop(_, removed) => {
-                let removed = match removed {
-                    Ok(removed) => removed,
-                    // An error has one owner.
-                    Err(error) => bail!("{}", crate::error::message(error)),
-                };
-                let plan = self.plan(removed).with_context(|| parent.to_string())?;
+            Candidate::Drop(short) => {
+                let plan = self.plan(short, row).with_context(|| parent.to_string())?;
                 row.file_type = file_type(self.model);
-                row.removed = Some(numbers(&plan.removed));
                 row.bytes = Some(plan.layout.file_len());
                 row.block_count = Some(plan.renumbering.kept().len());
                 let n_trunk = self.model.n_trunk_blocks();
@@ -142,34 +159,60 @@ impl<'a> Maker<'_, 'a> {
                     source: Source::Plan(Box::new(plan)),
                 })
             }
-            Candidate::Type(file_type) => {
-                let name = PathBuf::from(format!("{parent} as {}", file_type.name()));
-                let scratch = self.quantize(*file_type, &name).with_context(|| name.display().to_string())?;
-                let mapping = Mapping::open(scratch.path())?;
-                let whole =
-                    gguf::File::parse(&mapping).map_err(Into::into).and_then(|file| Model::new(vec![file]));
-                let whole = whole.with_context(|| {
-                    format!(
-                        "{}: what llama.cpp wrote in folder '{}' is not whole, perhaps the disk is full",
-                        name.display(),
-                        self.options.scratch.display()
-                    )
-                })?;
-                note(row, &whole);
-                row.file_type = Some(file_type.name());
-                Ok(Ready { name, n_bytes: whole.n_bytes(), source: Source::Scratch(scratch) })
+            Candidate::Mixed(short, to) => {
+                let plan = self.plan(short, row).with_context(|| parent.to_string())?;
+                let name = format!("{parent}, {}", row.name);
+                let file = MemoryFile::write_plan(self.model, &plan).with_context(|| name.clone())?;
+                self.quantized(&file.path, *to, name.into(), row)
+            }
+            Candidate::Type(to) => {
+                let name = format!("{parent} as {}", to.name());
+                self.quantized(self.input.for_llama()?, *to, name.into(), row)
             }
         }
     }
 
-    fn plan(&self, removed: &BlockSet) -> Result<Plan<'a>> {
-        let (Some(constraints), Some(drops)) = (self.constraints, &self.options.drops) else {
-            bail!("bug: blocks are removed under no constraints");
-        };
-        Plan::draft(self.model, constraints, &Cut::new(removed.clone(), &drops.method.to_string()))
+    /// What the file at `from` is in another type.
+    fn quantized(
+        &self,
+        from: &Path,
+        to: FileType,
+        name: PathBuf,
+        row: &mut RowReport,
+    ) -> Result<Ready<'a>> {
+        let scratch = self.quantize(from, to, &name).with_context(|| name.display().to_string())?;
+        let mapping = Mapping::open(scratch.path())?;
+        let whole = gguf::File::parse(&mapping).map_err(Into::into).and_then(|file| Model::new(vec![file]));
+        let whole = whole.with_context(|| {
+            format!(
+                "{}: what llama.cpp wrote in folder '{}' is not whole, perhaps the disk is full",
+                name.display(),
+                self.options.scratch.display()
+            )
+        })?;
+        note(row, &whole);
+        row.file_type = Some(to.name());
+        Ok(Ready { name, n_bytes: whole.n_bytes(), source: Source::Scratch(scratch) })
     }
 
-    fn quantize(&self, file_type: FileType, name: &Path) -> Result<ScratchFile> {
+    /// The plan of a row of fewer blocks, which is noted there.
+    fn plan(&self, short: &Short, row: &mut RowReport) -> Result<Plan<'a>> {
+        let Some(constraints) = self.constraints else {
+            bail!("bug: blocks are removed under no constraints");
+        };
+        let cut = match &*short.cut {
+            Ok(cut) => cut,
+            // An error has one owner.
+            Err(error) => bail!("{}", crate::error::message(error)),
+        };
+        let plan = Plan::draft(self.model, constraints, cut)?;
+        row.removed = Some(numbers(&plan.removed));
+        row.method = Some(cut.method.clone());
+        row.heal = Some(cut.heal.clone());
+        Ok(plan)
+    }
+
+    fn quantize(&self, from: &Path, file_type: FileType, name: &Path) -> Result<ScratchFile> {
         let folder = &self.options.scratch;
         let scratch = new_scratch(folder)?;
         let bar: Rc<dyn Progress> = self
@@ -186,7 +229,7 @@ impl<'a> Maker<'_, 'a> {
         backend.on_abort(&format!("gguf-shorten: {}: ", name.display()));
         let result = ggml::requantize::requantize(
             backend,
-            self.input.for_llama()?,
+            from,
             scratch.path(),
             file_type,
             self.options.text.threads,

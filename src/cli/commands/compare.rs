@@ -6,14 +6,17 @@
 //! of 262,144: 4.3 GB), and a model for each window loaded again is as slow as the parent evaluated again.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Error, Result, anyhow, ensure};
 
-use super::candidate::{Candidate, Loaded, Maker, new_scratch, note};
+use super::candidate::{Candidate, Loaded, Maker, Short, new_scratch, note};
 use super::eval::warn;
 use super::{check_json, devices, note_counts, print_json, to_stdout};
-use crate::choose::rows as choice;
+use crate::choose::outcome::ChoiceReport;
+use crate::choose::rows::{self as choice, Row, Rows};
+use crate::choose::settings::Drops;
 use crate::cli::options::{Compare, Printing};
 use crate::engine::load;
 use crate::engine::load::LoadedModel;
@@ -23,11 +26,14 @@ use crate::engine::scored::{ScoredLogits, scored};
 use crate::engine::text::{CalibrationSet, Texts};
 use crate::error;
 use crate::files::free_memory as room;
+use crate::heal::run as healing;
+use crate::heal::settings::HealArg;
 use crate::measure::comparison::Kind;
 use crate::measure::quality::side_by_side::SideBySide;
 use crate::model::input::Input;
 use crate::model::outcome::ModelReport;
 use crate::output::Parent;
+use crate::plan::Cut;
 use crate::report::comparison::{CompareReport, RowReport, judge, screen};
 use crate::watch::{Unit, Watch};
 
@@ -61,25 +67,28 @@ pub fn run(options: &Compare) -> Result<()> {
     let set = parent.cut(&texts, &options.text, printing).with_context(at_path)?;
     load::check_window(&set, &parent.engine).with_context(at_path)?;
 
-    let mut candidates: Vec<Candidate> = options.files.iter().cloned().map(Candidate::File).collect();
+    let mut rows: Vec<Candidate> = options.files.iter().cloned().map(Candidate::File).collect();
     let mut constraints = None;
     let mut choice = None;
     if let Some(drops) = &options.drops {
-        let numbers = drops.list.numbers(model.n_trunk_blocks());
-        let sets = match drops.rules.constraints(&model).with_context(at_path) {
+        let shorter = match drops.rules.constraints(&model).with_context(at_path) {
             Ok(found) => {
                 let parent_of_rows =
                     Parent { input: &input, model: &model, constraints: constraints.insert(found) };
-                let (sets, calibration) = choice::choose(parent_of_rows, drops, &numbers, printing)?;
-                let report = choice::report(drops, calibration, &parent, &set, printing);
-                choice = Some(report.with_context(at_path)?);
-                sets
+                let shorter = Shorter { parent: parent_of_rows, drops, options };
+                let (rows, report) = shorter.choose(&parent, &set)?;
+                choice = Some(report);
+                rows
             }
-            Err(error) => choice::failed(&numbers, &error),
+            Err(error) => {
+                let numbers = drops.list.numbers(model.n_trunk_blocks());
+                let why = error::message(&error);
+                candidates(&numbers, numbers.iter().map(|_| Err(anyhow!("{why}"))), options)
+            }
         };
-        candidates.extend(numbers.into_iter().zip(sets).map(|(n, set)| Candidate::Drop(n, set)));
+        rows.extend(shorter);
     }
-    candidates.extend(options.types.iter().copied().map(Candidate::Type));
+    rows.extend(options.types.iter().copied().map(Candidate::Type));
 
     let mut parent_row = RowReport::new(Kind::Parent, at_path());
     parent_row.path = Some(at_path());
@@ -89,7 +98,7 @@ pub fn run(options: &Compare) -> Result<()> {
     let workers = rayon::ThreadPoolBuilder::new().num_threads(options.text.threads).build()?;
     let (mut rows, seconds, failures) = workers.install(|| {
         let mut evaluation = Evaluation::new(&parent, &set, options, parent_row)?;
-        evaluation.all(&maker, candidates)?;
+        evaluation.all(&maker, rows)?;
         Ok::<_, Error>((evaluation.rows, evaluation.seconds, evaluation.failures))
     })?;
     let verdict = judge(&mut rows);
@@ -106,6 +115,49 @@ pub fn run(options: &Compare) -> Result<()> {
     };
     print(&report, printing)?;
     failed(failures, report.rows.len())
+}
+
+/// What the rows of fewer blocks are made of.
+struct Shorter<'s> {
+    parent: Parent<'s>,
+    drops: &'s Drops,
+    options: &'s Compare,
+}
+
+impl Shorter<'_> {
+    /// The rows, chosen and healed as the main job does it, and how they were chosen.
+    fn choose(&self, loaded: &LoadedModel<'_>, set: &CalibrationSet) -> Result<(Vec<Candidate>, ChoiceReport)> {
+        let Self { parent, drops, options } = *self;
+        let (at_path, heal, printing) = (|| parent.name(), &options.heal, &options.printing);
+        healing::check(parent.model, heal).with_context(at_path)?;
+        let numbers = drops.list.numbers(parent.model.n_trunk_blocks());
+        let mut rows = Rows::choose(parent, drops, &numbers, printing)?;
+        let n_healed = match heal.how {
+            HealArg::None => 0,
+            _ => healing::n_tokens(parent.model, heal).with_context(at_path)?,
+        };
+        let report = choice::report(drops, &mut rows, n_healed, loaded, set, printing);
+        let healed = |row: Row| match heal.how {
+            HealArg::None => Ok(row.cut),
+            _ => Ok(healing::heal(parent, row.cut, &row.shortlist, heal, printing)?.cut),
+        };
+        let cuts = rows.rows.into_iter().map(|row| row.and_then(healed));
+        Ok((candidates(&numbers, cuts, options), report.with_context(at_path)?))
+    }
+}
+
+/// The rows of these cuts, and after them those in other types.
+fn candidates(
+    numbers: &[usize],
+    cuts: impl Iterator<Item = Result<Cut>>,
+    options: &Compare,
+) -> Vec<Candidate> {
+    let shorter: Vec<Short> =
+        numbers.iter().zip(cuts).map(|(&n_fewer, cut)| Short { n_fewer, cut: Arc::new(cut) }).collect();
+    let types = options.types.iter().filter(|_| options.mixed);
+    let mixed = types.flat_map(|&to| shorter.iter().cloned().map(move |short| Candidate::Mixed(short, to)));
+    let mixed: Vec<Candidate> = mixed.collect();
+    shorter.into_iter().map(Candidate::Drop).chain(mixed).collect()
 }
 
 /// Checks that the result takes the place of no other model.

@@ -133,6 +133,8 @@ fn report(parent: Parent<'_>, plan: &Plan<'_>, chosen: Selection, heal: Option<H
     let parent = ModelReport::of(model, input, Some(plan.provenance.parent_blake3));
     Report {
         calibration: chosen.calibration,
+        chosen_by: chosen.auto.is_some().then_some("auto"),
+        auto: chosen.auto,
         search: chosen.search,
         goal: chosen.goal,
         heal,

@@ -6,6 +6,7 @@ use crate::cli::args::{AmountArgs, CalibrationArgs, CompareArgs};
 use crate::engine::settings::Calibration;
 use crate::error::Usage;
 use crate::files::staged::folder_of;
+use crate::heal::settings::{Heal, HealArg};
 use crate::measure::loss::Objective;
 use crate::model::stores;
 use crate::plan::Method;
@@ -22,8 +23,12 @@ pub struct Compare {
     pub files: Vec<PathBuf>,
     /// Rows of fewer blocks.
     pub drops: Option<Drops>,
+    /// How those are healed.
+    pub heal: Heal,
     /// Rows of other types.
     pub types: Vec<FileType>,
+    /// Whether rows of fewer blocks are also quantized to each of those.
+    pub mixed: bool,
     /// Where files of other types lie as long as they are needed.
     pub scratch: PathBuf,
     /// The text that is scored, and how.
@@ -57,11 +62,14 @@ impl Compare {
                 types.push(*file_type);
             }
         }
+        let drops = args.drop.as_ref().map(|list| drops(args, list, &text)).transpose()?;
         Ok(Self {
             parent: parent.clone(),
             files: files.to_vec(),
-            drops: args.drop.as_ref().map(|list| drops(args, list, &text)).transpose()?,
+            heal: drops.as_ref().map_or_else(Heal::default, |drops| heal(args, drops)),
+            drops,
             types,
+            mixed: args.mixed,
             scratch: match &args.scratch {
                 Some(folder) => folder.clone(),
                 // Stores hold what they themselves put there.
@@ -85,11 +93,14 @@ fn drops(args: &CompareArgs, list: &DropList, text: &Calibration) -> Result<Drop
             "--objective {objective} belongs to the main job; compare chooses by kl or ppl"
         )));
     }
-    let method = args.method.unwrap_or(Method::Bi);
+    let method = args.method.unwrap_or(Method::Auto);
     if method.needs_losses() && !text.rpc.is_empty() {
         bail!(rpc::refused(&format!("method '{method}'")));
     }
-    Ok(Drops {
+    if args.heal.is_some_and(|how| how != HealArg::None) && !text.rpc.is_empty() {
+        bail!(rpc::refused("--heal"));
+    }
+    let mut drops = Drops {
         list: list.clone(),
         method,
         objective,
@@ -106,5 +117,19 @@ fn drops(args: &CompareArgs, list: &DropList, text: &Calibration) -> Result<Drop
             machine: args.text.machine.clone(),
             no_cache: args.no_cache,
         })?,
-    })
+        heals: false,
+    };
+    drops.heals = heal(args, &drops).may_choose();
+    Ok(drops)
+}
+
+/// How the rows of fewer blocks are healed.
+fn heal(args: &CompareArgs, drops: &Drops) -> Heal {
+    Heal {
+        how: args.heal.unwrap_or(HealArg::None),
+        tokens_are_default: args.choose_tokens.is_none(),
+        objective: drops.objective,
+        calibration: drops.calibration.clone(),
+        ..Heal::default()
+    }
 }

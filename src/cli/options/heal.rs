@@ -1,5 +1,6 @@
 //! How the cut is to be healed, checked.
 
+use crate::choose::settings::Effort;
 use crate::cli::args::ShortenArgs;
 use crate::engine::settings::Calibration;
 use crate::error::Usage;
@@ -31,12 +32,21 @@ impl FromStr for HealType {
     }
 }
 
+/// The way to heal.
+pub(crate) fn how(args: &ShortenArgs) -> HealArg {
+    args.heal.unwrap_or(match args.effort {
+        Effort::Thorough => HealArg::Auto,
+        Effort::Quick | Effort::Normal => HealArg::None,
+    })
+}
+
 /// Checks that there is a fit for which weights are rounded and memory is taken.
 pub(crate) fn check(args: &ShortenArgs) -> Result<()> {
-    if args.heal == HealArg::None && (args.heal_type.is_some() || args.max_memory.is_some()) {
+    let how = how(args);
+    if how == HealArg::None && (args.heal_type.is_some() || args.max_memory.is_some()) {
         bail!(Usage("--heal-type and --max-memory need --heal linear, block or auto".to_owned()));
     }
-    if args.heal == HealArg::Scale && args.heal_type.is_some() {
+    if how == HealArg::Scale && args.heal_type.is_some() {
         bail!(Usage("--heal-type needs --heal linear, block or auto".to_owned()));
     }
     Ok(())
@@ -45,7 +55,7 @@ pub(crate) fn check(args: &ShortenArgs) -> Result<()> {
 impl Heal {
     pub(crate) fn new(args: &ShortenArgs, objective: Objective, calibration: Calibration) -> Self {
         Self {
-            how: args.heal,
+            how: how(args),
             heal_type: args.heal_type.unwrap_or(HealType::Auto),
             max_memory: args.max_memory.map(|ByteSize(bytes)| bytes),
             tokens_are_default: args.calibration.amount.tokens.is_none(),

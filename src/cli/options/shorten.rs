@@ -17,7 +17,7 @@ use crate::heal::settings::{Heal, HealArg};
 use crate::measure::loss::Objective;
 use crate::output::ollama::check_name;
 use crate::output::outputs::Files;
-use crate::plan::{Basis, Splitting};
+use crate::plan::{Basis, Method, Splitting};
 
 /// The main job, checked.
 #[derive(Clone, Debug)]
@@ -89,9 +89,14 @@ impl Shorten {
     }
 }
 
+/// The method of the choice.
+fn method(args: &ShortenArgs) -> Method {
+    args.effort.method(args.method)
+}
+
 /// The choice of whole blocks.
 fn choice(args: &ShortenArgs, goal: Option<Goal>) -> Choice {
-    let (method, keep) = (args.method, args.keep.clone());
+    let (method, keep) = (method(args), args.keep.clone());
     match (&args.blocks, goal, args.drop) {
         (Some(blocks), ..) => Choice::Blocks(blocks.clone()),
         (None, Some(goal), most) => Choice::Goal { goal, most, method, keep },
@@ -104,7 +109,7 @@ fn choice(args: &ShortenArgs, goal: Option<Goal>) -> Choice {
 fn attention(args: &ShortenArgs) -> Choice {
     match (&args.attention_blocks, args.drop_attention) {
         (Some(blocks), _) => Choice::Blocks(blocks.clone()),
-        (None, Some(budget)) => Choice::Best { budget, method: args.method, keep: args.keep.clone() },
+        (None, Some(budget)) => Choice::Best { budget, method: method(args).unmeasured(), keep: args.keep.clone() },
         (None, None) => Choice::Nothing { keep: None },
     }
 }
@@ -138,10 +143,11 @@ fn check_removal(args: &ShortenArgs, choice: &Choice, attention: &Choice) -> Res
     if removes_none && !args.drop_mtp {
         bail!(Usage("--drop or --blocks is needed".to_owned()));
     }
-    if args.drop_attention.is_some() && !matches!(args.method.basis(), Basis::Order | Basis::Scores) {
-        bail!(Usage(format!("--drop-attention goes by scores, which method '{}' has not", args.method)));
+    let method = method(args);
+    if args.drop_attention.is_some() && !matches!(method.unmeasured().basis(), Basis::Order | Basis::Scores) {
+        bail!(Usage(format!("--drop-attention goes by scores, which method '{method}' has not")));
     }
-    if args.heal == HealArg::None {
+    if heal::how(args) == HealArg::None {
         return Ok(());
     }
     if removes_none {
@@ -171,10 +177,10 @@ fn check_may_stop(args: &ShortenArgs, goal: Option<Goal>) -> Result<()> {
             "--confidence needs --drop: without it nothing is chosen by scores of whole blocks".to_owned()
         ));
     }
-    if args.method.basis() != Basis::Scores {
+    let method = method(args);
+    if method.unmeasured().basis() != Basis::Scores {
         bail!(Usage(format!(
-            "--confidence cannot end method '{}' early: it goes by no scores, expected bi, relative-magnitude or safe",
-            args.method
+            "--confidence cannot end method '{method}' early: it goes by no scores, expected bi, relative-magnitude or safe"
         )));
     }
     if args.drop_attention.is_some() {
@@ -218,10 +224,10 @@ fn check_tasks(args: &ShortenArgs) -> Result<()> {
     if is_objective != args.goal.task_file.is_some() {
         bail!(Usage("--objective task and --task-file need each other".to_owned()));
     }
-    if is_objective && !args.method.needs_losses() {
+    let method = method(args);
+    if is_objective && !method.needs_losses() {
         bail!(Usage(format!(
-            "--objective task needs --method search or ablate, which measure, not '{}'",
-            args.method
+            "--objective task needs --method search or ablate, which measure tasks, not '{method}'"
         )));
     }
     if args.goal.tasks == Some(0) {

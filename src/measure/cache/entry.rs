@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use crate::measure::importance::{BlockImportance, Importance, WindowSums};
+use crate::measure::pairs::Pairs;
 
 /// What scores depend on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,6 +42,8 @@ pub enum Scored {
     Halves,
     /// Every run of this many blocks.
     Runs(usize),
+    /// Any two positions of the stream.
+    Pairs,
 }
 
 /// What was measured, beside the scores.
@@ -79,6 +82,9 @@ pub struct Entry {
     windows: Vec<Vec<WindowSums>>,
     /// The distance over each run; of blocks none.
     runs: Vec<f64>,
+    /// Of any two positions of the stream, where those were scored.
+    #[serde(default)]
+    pairs: Option<Pairs>,
 }
 
 impl Entry {
@@ -104,7 +110,14 @@ impl Entry {
             blocks: Vec::new(),
             windows: Vec::new(),
             runs: distances.to_vec(),
+            pairs: None,
         }
+    }
+
+    /// Of pairs of positions.
+    #[must_use]
+    pub fn of_pairs(key: Key, path: String, measured: Measured, pairs: &Pairs) -> Self {
+        Self { pairs: Some(pairs.clone()), ..Self::of_runs(key, path, measured, &[]) }
     }
 
     /// The scores of `n_blocks` blocks, if that is what it has.
@@ -113,7 +126,7 @@ impl Entry {
         let has_halves = match self.key.scored {
             Scored::Blocks => false,
             Scored::Halves => true,
-            Scored::Runs(_) => return None,
+            Scored::Runs(_) | Scored::Pairs => return None,
         };
         let is_block = |(i, block): (usize, &BlockImportance)| {
             block.block.index() == i && block.halves.is_some() == has_halves
@@ -141,5 +154,11 @@ impl Entry {
             return None;
         };
         (self.runs.len() + n == n_blocks + 1).then(|| self.runs.clone())
+    }
+
+    /// The pairs of positions of a model of `n_blocks` blocks, if that is what it has.
+    #[must_use]
+    pub fn pairs(&self, n_blocks: usize) -> Option<Pairs> {
+        self.pairs.clone().filter(|pairs| pairs.are_of(n_blocks))
     }
 }

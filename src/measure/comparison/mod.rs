@@ -24,6 +24,8 @@ pub enum Kind {
     Drop,
     /// The parent in another type.
     Requantize,
+    /// The parent without some blocks and in another type.
+    Mixed,
 }
 
 impl fmt::Display for Kind {
@@ -33,6 +35,7 @@ impl fmt::Display for Kind {
             Self::File => "file",
             Self::Drop => "drop",
             Self::Requantize => "requantize",
+            Self::Mixed => "mixed",
         })
     }
 }

@@ -400,7 +400,7 @@ fn compared(result: &Fields<'_>) -> Result<Compared> {
             name: name.unwrap_or_else(|| format!("row {i}")),
             kind: match kind.as_deref() {
                 Some("parent") => Kind::Parent,
-                Some("drop") => Kind::Shortened,
+                Some("drop" | "mixed") => Kind::Shortened,
                 Some("requantize") => Kind::Requantized,
                 _ => Kind::File,
             },
