@@ -74,11 +74,13 @@ pub(crate) fn choose_each(request: &Request<'_>, targets: &[Target]) -> Vec<Resu
     let sets: BTreeSet<BlockSet> = rivals.map(|candidate| candidate.chosen.removed.clone()).collect();
     let losses = match sets.is_empty() {
         true => Losses::default(),
-        false => Losses::measure(request, sets.into_iter().collect(), targets.len()).unwrap_or_else(|error| {
-            let why = error::message(&error);
-            say(&why);
-            Losses { fallback: Some(why), ..Losses::default() }
-        }),
+        false => {
+            Losses::measure(request, sets.into_iter().collect(), targets.len()).unwrap_or_else(|error| {
+                let why = error::message(&error);
+                say(&why);
+                Losses { fallback: Some(why), ..Losses::default() }
+            })
+        }
     };
     found.into_iter().map(|found| Ok(losses.best(found?, request.objective))).collect()
 }
@@ -152,8 +154,7 @@ impl Losses {
             "whole" => n_by_whole_models(budget, n_blocks, &kept).min(windows.len()),
             _ => windows.len(),
         };
-        let bar =
-            watch.begin("comparing candidates".into(), Unit::Losses, (sets.len() * n_windows) as u64);
+        let bar = watch.begin("comparing candidates".into(), Unit::Losses, (sets.len() * n_windows) as u64);
         let mut losses = vec![vec![Loss::default(); n_windows]; sets.len()];
         let numbers: Vec<usize> = (0..n_windows).collect();
         subsets.visit(&numbers, &kept, &mut |outcome| {
@@ -191,7 +192,9 @@ impl Losses {
             block_evaluations: self.n_block_evaluations,
             seconds: self.seconds,
             fallback: self.fallback.clone(),
-            candidates: reports.map(|(i, (candidate, losses))| candidate.report(*losses, i == best)).collect(),
+            candidates: reports
+                .map(|(i, (candidate, losses))| candidate.report(*losses, i == best))
+                .collect(),
         };
         match candidates.into_iter().nth(best) {
             Some(Candidate { methods, chosen }) => by(methods[0], report, chosen),

@@ -4,9 +4,9 @@ use anyhow::{Context, Result};
 
 use crate::choose::lorp;
 use crate::engine::settings::Calibration;
-use crate::measure::calibrate::{Calibrated, Extras, calibrate};
 use crate::measure::cache::cached::CachedScores;
 use crate::measure::cache::{Entry, Scored};
+use crate::measure::calibrate::{Calibrated, Extras, calibrate};
 use crate::measure::pairs::Pairs;
 use crate::output::Parent;
 use crate::plan::{Basis, Method};

@@ -1,10 +1,9 @@
 //! The entry of this room: the cut of a model, by a list, by scores, by losses, or by a goal.
 
-
 use anyhow::{Context, Result, bail, ensure};
 
-use super::goals;
 use super::auto;
+use super::goals;
 use super::measured::Chosen;
 use crate::choose::attention as attention_choice;
 use crate::choose::outcome::{AutoReport, Figure, GoalReport, SearchReport, StepReport};
@@ -326,7 +325,8 @@ fn calibrated(
     pairs: &mut Pairs,
     watch: &dyn Watch,
 ) -> Result<Option<Calibrated>> {
-    let needs_scores = |choice: &Choice| choice.method().is_some_and(|method| method.unmeasured().needs_scores());
+    let needs_scores =
+        |choice: &Choice| choice.method().is_some_and(|method| method.unmeasured().needs_scores());
     let sub_blocks = needs_scores(&options.attention);
     if !sub_blocks && !needs_scores(&options.choice) {
         return Ok(None);

@@ -26,10 +26,10 @@ pub mod goal;
 
 pub mod healing;
 
-use crate::choose::outcome::{AutoReport, BlockReport};
 use crate::choose::outcome::GoalReport;
 use crate::choose::outcome::PairsReport;
 use crate::choose::outcome::SearchReport;
+use crate::choose::outcome::{AutoReport, BlockReport};
 use crate::choose::rating::{AblateReport, AgainstReport, ConfidenceReport};
 use crate::engine::outcome::CalibrationReport;
 use crate::heal::outcome::HealReport;

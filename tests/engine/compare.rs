@@ -8,6 +8,7 @@ use gguf_shorten::gguf::ValueOut;
 use serde_json::Value;
 
 use crate::eval::{byte_model, models};
+use crate::heal::prepare;
 use crate::program::{failure, program};
 
 /// What both commands score.
@@ -29,7 +30,13 @@ fn row<'j>(json: &'j Value, name: &str) -> &'j Value {
 /// Checks that a row says what `eval` says of the file `name` against `parent.gguf`.
 #[track_caller]
 fn equals_eval(row: &Value, dir: &Path, name: &str) {
-    let eval = json(dir, &format!("eval {name} --parent parent.gguf {TEXT}"), 0);
+    equals_eval_on(row, dir, name, TEXT);
+}
+
+/// The same on another text.
+#[track_caller]
+fn equals_eval_on(row: &Value, dir: &Path, name: &str, text: &str) {
+    let eval = json(dir, &format!("eval {name} --parent parent.gguf {text}"), 0);
     for key in ["perplexity", "perplexity_stderr", "kl_divergence", "same_top", "same_top_stderr"] {
         assert_ne!(row[key], Value::Null, "{name}: {key}");
         // As text with all digits, so bit for bit.
@@ -82,7 +89,7 @@ fn every_row_is_what_eval_says_of_the_file() {
 fn blocks_are_those_that_the_main_job_chooses() {
     let (dir, _) = models("llama");
     let dir = dir.path();
-    for method in ["bi", "relative-magnitude", "safe", "run", "ablate", "search", "reverse"] {
+    for method in ["auto", "bi", "relative-magnitude", "safe", "run", "ablate", "search", "reverse"] {
         let compared = json(
             dir,
             &format!("compare parent.gguf --drop 1..2 --method {method} --choose-tokens 96 {TEXT}"),
@@ -96,6 +103,7 @@ fn blocks_are_those_that_the_main_job_chooses() {
             );
             assert_eq!(row(&compared, name)["removed"], alone["removed"], "{method}");
             assert_eq!(row(&compared, name)["bytes"], alone["output"]["bytes"], "{method}");
+            assert_eq!(row(&compared, name)["method"], alone["method"]);
         }
         let choice = &compared["choice"];
         assert_eq!(choice["method"], method);
@@ -104,6 +112,42 @@ fn blocks_are_those_that_the_main_job_chooses() {
         let seen = choice["seen_share"].as_f64().unwrap();
         assert_eq!(seen > 0.9, method != "reverse", "{method}: {seen}");
     }
+}
+
+#[test]
+fn rows_may_be_healed_and_quantized_and_are_what_eval_says_of_such_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    prepare(dir);
+    let heal = "--choose-on text.txt --choose-tokens 896";
+    let arguments = format!(
+        "compare parent.gguf --drop 2 --heal linear {heal} --requantize Q8_0,Q4_K_M --mixed --calibration text.txt {TEXT}"
+    );
+    let found = json(dir, &arguments, 0);
+    let made =
+        "parent.gguf --drop 2 --heal linear --calibration text.txt --tokens 896 -t 1 -o healed.gguf --json -";
+    let made = json(dir, made, 0);
+    let name = "2 blocks fewer, healed";
+    let rows: Vec<&Value> = found["rows"].as_array().unwrap().iter().collect();
+    let names: Vec<&Value> = rows.iter().map(|row| &row["name"]).collect();
+    let mixed = ["Q8_0", "Q4_K_M"].map(|to| format!("{name}, {to}"));
+    assert_eq!(names, ["parent.gguf", name, &mixed[0], &mixed[1], "Q8_0", "Q4_K_M"]);
+    let text = format!("--calibration text.txt {TEXT}");
+    equals_eval_on(row(&found, name), dir, "healed.gguf", &text);
+    assert_eq!(row(&found, name)["removed"], made["removed"]);
+    assert_eq!((&row(&found, name)["heal"], &made["heal"]["method"]), (&"linear".into(), &"linear".into()));
+    for (name, to) in mixed.iter().zip(["Q8_0", "Q4_K_M"]) {
+        let file_type: FileType = to.parse().unwrap();
+        let file = format!("{to}.gguf");
+        let [from, out] = ["healed.gguf", &file].map(|name| dir.join(name));
+        ggml::testing::quantize(Backend::init(), &from, &out, file_type.number()).unwrap();
+        equals_eval_on(row(&found, name), dir, &file, &text);
+        let row = row(&found, name);
+        assert_eq!((&row["kind"], &row["type"]), (&"mixed".into(), &to.into()));
+        assert_eq!((&row["heal"], &row["removed"]), (&"linear".into(), &made["removed"]));
+    }
+    // What healing was fitted to is text that the rows have seen.
+    assert_eq!(found["choice"]["seen_share"], 1.0);
 }
 
 #[test]

@@ -7,6 +7,7 @@
 
 mod architectures;
 mod attention;
+mod auto;
 mod card;
 mod compare;
 mod counts;

@@ -72,7 +72,7 @@ fn a_second_run_evaluates_nothing_and_finds_the_same_numbers() {
     assert_eq!(second["calibration"]["cached"], true);
     assert_eq!(without_cached(second), without_cached(first.clone()));
     // llama.cpp says much where it loads a model, and is not asked here.
-    let drop = "m.gguf --drop 2 --tokens 96 --window 32 -o out.gguf --force -v";
+    let drop = "m.gguf --drop 2 --method bi --tokens 96 --window 32 -o out.gguf --force -v";
     let said = |output: &Output| String::from_utf8(output.stderr.clone()).unwrap();
     let output = folder.run(drop);
     assert_eq!(said(&output), "");
@@ -87,7 +87,7 @@ fn a_second_run_evaluates_nothing_and_finds_the_same_numbers() {
     assert_eq!(std::fs::read(folder.path("out.gguf")).unwrap(), cached);
     // Where the model lies matters to nothing, nor does what is made of the scores.
     std::fs::rename(folder.path("m.gguf"), folder.path("n.gguf")).unwrap();
-    assert!(folder.is_cached("n.gguf --drop 1 --tokens 96 --window 32 --dry-run"));
+    assert!(folder.is_cached("n.gguf --drop 1 --method bi --tokens 96 --window 32 --dry-run"));
     assert!(
         folder.is_cached("n.gguf --drop 3 --method relative-magnitude --tokens 96 --window 32 --dry-run")
     );
@@ -119,8 +119,9 @@ fn how_sure_scores_are_is_the_same_with_scores_from_the_cache() {
         format!("score m.gguf --drop 3 --sub-blocks {text}"),
         "score m.gguf --calibration self:64 --seed 3 --window 16".to_owned(),
         format!("score m.gguf --drop 2 --against-calibration t.txt {text}"),
-        format!("m.gguf --drop-attention 2 --drop 1 --dry-run {text}"),
+        format!("m.gguf --drop-attention 2 --drop 1 --method bi --dry-run {text}"),
         format!("m.gguf --drop 2 --method run --dry-run {text}"),
+        format!("m.gguf --drop 2 --method lorp --dry-run {text}"),
     ] {
         std::fs::write(folder.path("t.txt"), "Some other text. ".repeat(20)).unwrap();
         let _ = std::fs::remove_dir_all(folder.path("cache"));
@@ -286,7 +287,7 @@ fn scores_of_another_model_are_not_written_from() {
     assert_eq!(folder.files("hashes").len(), 1);
     lie(&folder, other["model"]["blake3"].as_str().unwrap());
     let before = parent(&folder.path("m.gguf"));
-    let drop = "m.gguf --drop 2 --tokens 96 --window 32 -o out.gguf";
+    let drop = "m.gguf --drop 2 --method bi --tokens 96 --window 32 -o out.gguf";
     let output = folder.run(drop);
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8(output.stderr).unwrap();

@@ -49,6 +49,9 @@ fn arguments_that_do_not_fit_together_are_refused() {
         "--trust-any-cut",
         "--choose-on t.txt",
         "--choose-tokens 9",
+        "--heal auto",
+        "--drop 1 --mixed",
+        "--requantize Q8_0 --mixed",
         "--scratch .",
     ] {
         let output = dir.run(&format!("compare m.gguf p.gguf {alone}")).refused();

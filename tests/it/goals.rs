@@ -161,7 +161,7 @@ fn goals_and_numbers_exclude_one_another() {
         ("--drop 1 --method search --task-file t", "--objective task and --task-file need each other"),
         (
             "--drop 1 --objective task --task-file t",
-            "--objective task needs --method search or ablate, which measure, not 'bi'",
+            "--objective task needs --method search or ablate, which measure tasks, not 'auto'",
         ),
         ("--drop 1 --method search --objective task --task-file t --tasks 0", "--tasks is at least 1"),
     ] {

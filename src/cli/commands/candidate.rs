@@ -69,8 +69,7 @@ impl Candidate {
             }
             Self::Drop(short) => RowReport::new(Kind::Drop, short.name()),
             Self::Mixed(short, file_type) => {
-                let mut row =
-                    RowReport::new(Kind::Mixed, format!("{}, {}", short.name(), file_type.name()));
+                let mut row = RowReport::new(Kind::Mixed, format!("{}, {}", short.name(), file_type.name()));
                 row.file_type = Some(file_type.name());
                 row
             }
@@ -173,13 +172,7 @@ impl<'a> Maker<'_, 'a> {
     }
 
     /// What the file at `from` is in another type.
-    fn quantized(
-        &self,
-        from: &Path,
-        to: FileType,
-        name: PathBuf,
-        row: &mut RowReport,
-    ) -> Result<Ready<'a>> {
+    fn quantized(&self, from: &Path, to: FileType, name: PathBuf, row: &mut RowReport) -> Result<Ready<'a>> {
         let scratch = self.quantize(from, to, &name).with_context(|| name.display().to_string())?;
         let mapping = Mapping::open(scratch.path())?;
         let whole = gguf::File::parse(&mapping).map_err(Into::into).and_then(|file| Model::new(vec![file]));

@@ -126,7 +126,11 @@ struct Shorter<'s> {
 
 impl Shorter<'_> {
     /// The rows, chosen and healed as the main job does it, and how they were chosen.
-    fn choose(&self, loaded: &LoadedModel<'_>, set: &CalibrationSet) -> Result<(Vec<Candidate>, ChoiceReport)> {
+    fn choose(
+        &self,
+        loaded: &LoadedModel<'_>,
+        set: &CalibrationSet,
+    ) -> Result<(Vec<Candidate>, ChoiceReport)> {
         let Self { parent, drops, options } = *self;
         let (at_path, heal, printing) = (|| parent.name(), &options.heal, &options.printing);
         healing::check(parent.model, heal).with_context(at_path)?;

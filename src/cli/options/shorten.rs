@@ -109,7 +109,9 @@ fn choice(args: &ShortenArgs, goal: Option<Goal>) -> Choice {
 fn attention(args: &ShortenArgs) -> Choice {
     match (&args.attention_blocks, args.drop_attention) {
         (Some(blocks), _) => Choice::Blocks(blocks.clone()),
-        (None, Some(budget)) => Choice::Best { budget, method: method(args).unmeasured(), keep: args.keep.clone() },
+        (None, Some(budget)) => {
+            Choice::Best { budget, method: method(args).unmeasured(), keep: args.keep.clone() }
+        }
         (None, None) => Choice::Nothing { keep: None },
     }
 }
