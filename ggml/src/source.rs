@@ -56,8 +56,7 @@ impl<'s> Stream<'s> {
     /// # Errors
     /// [`Error::Load`] where the system has no memory for a stream.
     pub(crate) fn open(source: &'s dyn Source) -> Result<Self, Error> {
-        let cookie =
-            NonNull::from(Box::leak(Box::new(Cookie { source, position: 0, error: None })));
+        let cookie = NonNull::from(Box::leak(Box::new(Cookie { source, position: 0, error: None })));
         let functions = Functions { read: Some(read), write: None, seek: Some(seek), close: None };
         // SAFETY: the mode is NUL-terminated; the functions take what `cookie` points to, which is freed after the stream.
         let file = unsafe { fopencookie(cookie.as_ptr().cast(), c"rb".as_ptr(), functions) };
@@ -171,7 +170,7 @@ mod tests {
     fn a_stream_reads_what_the_source_makes() {
         let mut stream = Stream::open(&Numbers).unwrap();
         let file = stream.file.as_ptr();
-        let mut read = |position: i64, n: usize| {
+        let read = |position: i64, n: usize| {
             let mut out = vec![0u8; n];
             // SAFETY: the stream is open.
             assert_eq!(unsafe { libc::fseek(file, position, libc::SEEK_SET) }, 0);

@@ -20,10 +20,10 @@ use crate::heal::outcome::Healed;
 use crate::heal::settings::{Heal, HealArg};
 use crate::heal::split::{MIN_WINDOWS, Split};
 use crate::heal::target_matrix::TargetMatrix;
+use crate::measure::blockwise;
 use crate::measure::loss::Objective;
 use crate::model::Model;
 use crate::model::block::BlockSet;
-use crate::measure::blockwise;
 use crate::output::Parent;
 use crate::plan::{Cut, attention};
 use crate::watch::{Unit, Watch};
@@ -155,7 +155,8 @@ pub fn heal(
     let heal = &settled(heal, repairs.carrier.as_ref());
     let why = "healing compares the shortened model with the whole one";
     blockwise::check_whole(parent, &heal.calibration, why)?;
-    let (engine, set) = load_and_cut(parent.input, parent.model, &heal.calibration, watch, Weights::AsTheyAre)?;
+    let (engine, set) =
+        load_and_cut(parent.input, parent.model, &heal.calibration, watch, Weights::AsTheyAre)?;
     ensure!(
         set.window >= MIN_WINDOW,
         "{}: a window has {} tokens, but {MIN_WINDOW} or more are needed to score predictions",

@@ -16,11 +16,19 @@ use crate::engine::scored::scored;
 use crate::engine::settings::Calibration;
 use crate::engine::text::CalibrationSet;
 use crate::files::free_memory;
-use crate::measure::calibrate::Measured;
-use crate::measure::importance::Measuring;
+use crate::measure::importance::{Importance, Measuring};
 use crate::measure::pairs::{Paired, Pairs};
 use crate::output::Parent;
 use crate::watch::{Progress, Unit, Watch};
+
+/// Scores of blocks on a text, before they are reported.
+pub(crate) struct Measured {
+    pub(crate) importance: Importance,
+    pub(crate) set: CalibrationSet,
+    pub(crate) seconds: f64,
+    /// Of the model's files, where they were hashed on the way.
+    pub(crate) hash: Option<blake3::Hash>,
+}
 
 /// How the hidden states of `parent` are measured: as a whole where that fits, else block by block. With `keep` those at all
 /// positions of the stream are needed at once.
@@ -54,7 +62,7 @@ fn way_of(parent: Parent<'_>, options: &Calibration, size: Size, room: Option<u6
         true => blockwise::check(parent.model, parent.constraints),
         false => Err(anyhow::anyhow!("neither servers nor text that the model writes go block by block")),
     };
-    let need = Need::of(parent, size).with_context(|| parent.name())?;
+    let need = Need::of(parent.model, parent.constraints, size).with_context(|| parent.name())?;
     need.way(room, by_blocks, options.scratch.is_some()).with_context(|| parent.name())
 }
 
@@ -72,7 +80,8 @@ pub(crate) fn check_whole(parent: Parent<'_>, options: &Calibration, why: &str) 
     if is_elsewhere(options) {
         return Ok(());
     }
-    need::check_whole(parent, logits_size(options), options.memory, why).with_context(|| parent.name())
+    need::check_whole(parent.model, parent.constraints, logits_size(options), options.memory, why)
+        .with_context(|| parent.name())
 }
 
 /// Whether the weights are in the memory of a device or server, as far as is known.
@@ -90,7 +99,8 @@ pub(super) fn by_blocks(
     options: &Calibration,
     watch: &dyn Watch,
     pairs: Option<&mut Pairs>,
-    (way, halves): (Way, Option<Halves>),
+    way: Way,
+    halves: Option<Halves>,
 ) -> Result<Measured> {
     let at_path = || parent.name();
     let (engine, set) = load_and_cut(parent.input, parent.model, options, watch, Weights::None)?;
@@ -152,7 +162,8 @@ impl ByBlocks<'_> {
         let threads = Rc::new(ThreadPool::new(options.threads)?);
         let on = ModelOptions { gpu_layers: options.gpu_layers, ..ModelOptions::default() };
         let has_halves = halves.is_some();
-        let mut pass = Pass::new(parent, set, &threads, on)?.with_halves(halves);
+        let mut pass =
+            Pass::new(parent.input, parent.model, parent.constraints, set, &threads, on)?.with_halves(halves);
         let mut measuring = Measuring::new(n_blocks);
         if let Some(folder) = options.scratch.as_deref().filter(|_| !keep) {
             let key = Key::hash(parent.input, set, has_halves, options.gpu_layers)?;

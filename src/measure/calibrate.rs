@@ -14,7 +14,7 @@ use crate::engine::outcome::CalibrationReport;
 use crate::engine::settings::Calibration;
 use crate::engine::text::CalibrationSet;
 use crate::files::stamp::now_ns;
-use crate::measure::blockwise;
+use crate::measure::blockwise::{self, Measured};
 use crate::measure::cache::cached::CachedScores;
 use crate::measure::cache::{Entry, Scored};
 use crate::measure::importance::{Importance, Measuring};
@@ -91,7 +91,7 @@ pub(crate) fn calibrate(
     let start_ns = now_ns();
     let measured = match way.map_or_else(|| blockwise::way(parent, options, keep), Ok)? {
         Way::Whole => as_whole(parent, options, watch, extras, halves)?,
-        way => blockwise::by_blocks(parent, options, watch, extras.pairs, (way, halves))?,
+        way => blockwise::by_blocks(parent, options, watch, extras.pairs, way, halves)?,
     };
     let Measured { importance, set, seconds, hash: read } = measured;
     warn_of_zero_rows(&importance, watch);
@@ -112,15 +112,6 @@ pub(crate) fn calibrate(
         });
     }
     Ok(Calibrated { importance, report, n_tokens_allowed: set.n_tokens() })
-}
-
-/// Scores of blocks on a text, before they are reported.
-pub(super) struct Measured {
-    pub(super) importance: Importance,
-    pub(super) set: CalibrationSet,
-    pub(super) seconds: f64,
-    /// Of the model's files, where they were hashed on the way.
-    pub(super) hash: Option<blake3::Hash>,
 }
 
 /// Evaluates the whole model, window by window.

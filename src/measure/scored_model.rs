@@ -37,7 +37,9 @@ impl<'i> ScoredModel<'i> {
     pub fn load(input: &'i Input, model: &'i Model<'i>, text: &Calibration, n_models: u64) -> Result<Self> {
         let constraints = Constraints::of(model);
         let way = match &constraints {
-            Ok(constraints) => blockwise::way_of_logits(Parent { input, model, constraints }, text, n_models)?,
+            Ok(constraints) => {
+                blockwise::way_of_logits(Parent { input, model, constraints }, text, n_models)?
+            }
             // Of an architecture that is not known nothing can be said before it is loaded.
             Err(_) => Way::Whole,
         };
@@ -63,10 +65,9 @@ impl<'i> ScoredModel<'i> {
             let logits = self.loaded.logits(set.window, text.threads).with_context(at_path)?;
             return Ok(ModelLogits::Whole(logits));
         };
-        let parent = Parent { input: self.loaded.input, model: self.model, constraints };
         let threads = Rc::new(ThreadPool::new(text.threads)?);
         let on = ModelOptions { gpu_layers: text.gpu_layers, ..ModelOptions::default() };
-        let pass = Pass::new(parent, set, &threads, on)?;
+        let pass = Pass::new(self.loaded.input, self.model, constraints, set, &threads, on)?;
         let pass = match text.scratch.as_deref() {
             Some(folder) => pass.kept_for_logits(folder)?,
             None => pass,

@@ -62,7 +62,10 @@ pub fn screen(report: &EvalReport) -> String {
     if let Some(speed) = report.tokens_per_second {
         let threads = if report.threads == 1 { "thread" } else { "threads" };
         let (prompt, decode) = (speed.prompt, speed.decode);
-        let speed = format!("prompt {prompt:.1} tokens/s, decoding {decode:.1} tokens/s, {} {threads}", report.threads);
+        let speed = format!(
+            "prompt {prompt:.1} tokens/s, decoding {decode:.1} tokens/s, {} {threads}",
+            report.threads
+        );
         line("speed", speed);
     }
     text

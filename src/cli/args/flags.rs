@@ -19,7 +19,7 @@ const OF_BATCH: &[&str] = &["model", "output", "json", "quiet", "verbose"];
 const OF_ONE_MODEL: &[&str] = &["imatrix", "card", "ollama"];
 
 /// Flags on which the result does not depend.
-const WITHOUT_EFFECT: &[&str] = &["threads", "force", "min-free", "dry-run", "scratch", "no-cache"];
+const WITHOUT_EFFECT: &[&str] = &["threads", "memory", "force", "min-free", "dry-run", "scratch", "no-cache"];
 
 /// Flags with their values, by their long names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

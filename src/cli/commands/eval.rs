@@ -83,8 +83,8 @@ pub fn run(options: &Eval) -> Result<()> {
     // Not needed for what is left.
     drop(loaded_parent);
     let accuracy = |name, tasks: Option<(&Path, Vec<Task>)>| {
-        let result =
-            tasks.map(|(path, tasks)| threads.install(|| accuracy(name, path, &tasks, &loaded.loaded, options)));
+        let result = tasks
+            .map(|(path, tasks)| threads.install(|| accuracy(name, path, &tasks, &loaded.loaded, options)));
         result.transpose().with_context(|| loaded.loaded.name())
     };
     report.hellaswag = accuracy("HellaSwag", hellaswag)?;

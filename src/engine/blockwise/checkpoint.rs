@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::states::{States, hash};
+use super::states::{States, Written, hash};
 use crate::files::place;
 use crate::files::records::Records;
 use crate::watch::Watch;
@@ -97,16 +97,17 @@ impl Checkpoint {
         Ok((checkpoint, states, Some(Resumed { next: record.next, measured: record.measured })))
     }
 
-    /// Keeps how far the pass is: block `next` comes next, whose states are in file number `file`.
+    /// Keeps how far the pass is: block `next` comes next, whose states were `written`.
     pub(super) fn keep<M: Serialize>(
         &self,
         key: &blake3::Hash,
         next: usize,
-        (file, blake3): (usize, blake3::Hash),
+        written: &Written,
         measured: &M,
         watch: &dyn Watch,
     ) {
-        let (key, blake3) = (key.to_hex().to_string(), blake3.to_hex().to_string());
+        let (key, blake3) = (key.to_hex().to_string(), written.blake3.to_hex().to_string());
+        let file = written.file;
         let records = Records::in_folder(self.folder.clone(), watch);
         records.write(&self.path("json").0, &Record { key, next, file, blake3, measured });
     }

@@ -2,8 +2,8 @@
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::states::States;
 use super::Pass;
+use super::states::States;
 use crate::engine::hidden_state::Token;
 use crate::engine::scored::{ScoredLogits, scored};
 use crate::engine::segment::HeadSegment;
@@ -27,8 +27,13 @@ impl<'m> Pass<'m, 'm> {
     ///
     /// # Errors
     /// As [`Pass::block`]; a model of one block.
-    pub fn logits(mut self, n_vocab: usize, bar: &dyn Progress, watch: &dyn Watch) -> Result<BlockwiseLogits> {
-        let name = self.parent.name();
+    pub fn logits(
+        mut self,
+        n_vocab: usize,
+        bar: &dyn Progress,
+        watch: &dyn Watch,
+    ) -> Result<BlockwiseLogits> {
+        let name = self.input.path().display().to_string();
         let last = self.n_blocks() - 1;
         ensure!(last > 0, "{name}: a model of one block is not evaluated block by block");
         self.run(last, &mut (), &mut |(), _| Ok(()), bar, watch)?;

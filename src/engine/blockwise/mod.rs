@@ -32,7 +32,6 @@ use crate::engine::text::CalibrationSet;
 use crate::files::place;
 use crate::model::input::Input;
 use crate::model::{BlockId, Model};
-use crate::output::Parent;
 use crate::plan::{ChangedTensors, Constraints};
 use crate::watch::{Progress, Watch};
 use checkpoint::Checkpoint;
@@ -74,12 +73,15 @@ pub fn check(model: &Model<'_>, constraints: &Constraints) -> Result<()> {
 /// Width of the stream, in elements.
 fn n_embd(model: &Model<'_>) -> Result<usize> {
     let n_embd = model.count("embedding_length")?;
-    n_embd.filter(|n| *n > 0).with_context(|| format!("metadata '{}.embedding_length' is missing", model.architecture()))
+    n_embd
+        .filter(|n| *n > 0)
+        .with_context(|| format!("metadata '{}.embedding_length' is missing", model.architecture()))
 }
 
 /// The evaluation of a text, block by block.
 pub struct Pass<'m, 'a> {
-    parent: Parent<'m>,
+    input: &'m Input,
+    model: &'m Model<'m>,
     segments: Segments<'m, 'a>,
     windows: Vec<&'m [Token]>,
     tokens: Tokens,
@@ -92,21 +94,24 @@ pub struct Pass<'m, 'a> {
 }
 
 impl<'m> Pass<'m, 'm> {
-    /// Of the windows of `set` through `parent`, with the states in memory.
+    /// Of the windows of `set` through `model`, which `input` holds, with the states in memory.
     ///
     /// # Errors
     /// As [`check`].
     pub fn new(
-        parent: Parent<'m>,
+        input: &'m Input,
+        model: &'m Model<'m>,
+        constraints: &'m Constraints,
         set: &'m CalibrationSet,
         threads: &Rc<ThreadPool>,
         options: ModelOptions,
     ) -> Result<Self> {
-        let Parent { input, model, constraints } = parent;
-        check(model, constraints).with_context(|| format!("{}: cannot be evaluated block by block", parent.name()))?;
+        check(model, constraints)
+            .with_context(|| format!("{}: cannot be evaluated block by block", input.path().display()))?;
         let windows: Vec<&[Token]> = set.windows().collect();
         Ok(Self {
-            parent,
+            input,
+            model,
             segments: Segments::new(model, constraints, set.window, threads).on(options),
             tokens: Tokens::of(windows.iter().copied()),
             states: States::in_memory(windows.len()),
@@ -137,7 +142,8 @@ impl<'m> Pass<'m, 'm> {
         watch: &dyn Watch,
     ) -> Result<(Self, Option<M>)> {
         let n_floats = self.segments.window() * self.n_embd;
-        let (checkpoint, states, resumed) = Checkpoint::open(folder, &key, self.windows.len(), n_floats, watch)?;
+        let (checkpoint, states, resumed) =
+            Checkpoint::open(folder, &key, self.windows.len(), n_floats, watch)?;
         let kept = Some((checkpoint, key));
         match resumed {
             None => Ok((Self { states, kept, ..self }, None)),
@@ -160,7 +166,8 @@ impl<'m> Pass<'m, 'm> {
     /// A folder in which no file can be made; not enough room.
     pub fn kept_for_logits(self, folder: &Path) -> Result<Self> {
         let n_floats = self.segments.window() * self.n_embd;
-        let file = || tempfile::tempfile_in(folder).with_context(|| format!("a file in '{}'", folder.display()));
+        let file =
+            || tempfile::tempfile_in(folder).with_context(|| format!("a file in '{}'", folder.display()));
         let n_bytes = (n_floats as u64).saturating_mul(self.windows.len() as u64).saturating_mul(8);
         place::check_free(folder, n_bytes, 0).context("hidden states of the text")?;
         Ok(Self { states: States::in_files([file()?, file()?], n_floats, 0), ..self })
@@ -169,7 +176,7 @@ impl<'m> Pass<'m, 'm> {
     /// The number of blocks.
     #[must_use]
     pub fn n_blocks(&self) -> usize {
-        self.parent.model.n_trunk_blocks()
+        self.model.n_trunk_blocks()
     }
 
     /// Width of the stream, in elements.
@@ -200,13 +207,13 @@ impl<'m> Pass<'m, 'm> {
             _ => self.later_block(visit)?,
         }
         let block = BlockId::new(self.next);
-        let tensors = self.parent.model.tensors().iter();
+        let tensors = self.model.tensors().iter();
         for tensor in tensors.filter(|tensor| tensor.block.is_some_and(|(of, _)| of == block)) {
             let bytes = tensor.info.bytes();
             if let Some(hashing) = &mut self.hashing {
                 hashing.up_to(bytes);
             }
-            self.parent.input.release(bytes);
+            self.input.release(bytes);
         }
         self.next += 1;
         Ok(())
@@ -257,7 +264,7 @@ impl<'m> Pass<'m, 'm> {
     pub fn turn<M: Serialize>(&mut self, measured: &M, watch: &dyn Watch) {
         let turned = self.states.turn();
         if let (Some((checkpoint, key)), Some(file)) = (&self.kept, turned) {
-            checkpoint.keep(key, self.next, file, measured, watch);
+            checkpoint.keep(key, self.next, &file, measured, watch);
         }
     }
 
@@ -322,7 +329,12 @@ impl Key<'_> {
     ///
     /// # Errors
     /// A bug.
-    pub fn hash(input: &Input, set: &CalibrationSet, halves: bool, gpu_layers: Option<i32>) -> Result<blake3::Hash> {
+    pub fn hash(
+        input: &Input,
+        set: &CalibrationSet,
+        halves: bool,
+        gpu_layers: Option<i32>,
+    ) -> Result<blake3::Hash> {
         let mut tokens = blake3::Hasher::new();
         for token in set.windows().flatten() {
             tokens.update(&token.to_le_bytes());

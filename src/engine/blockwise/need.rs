@@ -11,7 +11,7 @@ use crate::error::Hint;
 use crate::files::byte_size::ByteSize;
 use crate::files::free_memory;
 use crate::model::{BlockId, Model};
-use crate::output::Parent;
+use crate::plan::Constraints;
 
 /// What the program takes beside all that is counted, in bytes.
 const PROGRAM: u64 = 48 << 20;
@@ -53,12 +53,11 @@ pub enum Way {
 }
 
 impl Need {
-    /// Of `parent` on a text of this size.
+    /// Of `model` on a text of this size.
     ///
     /// # Errors
     /// Metadata that is not what it should be.
-    pub fn of(parent: Parent<'_>, size: Size) -> Result<Self> {
-        let model = parent.model;
+    pub fn of(model: &Model<'_>, constraints: &Constraints, size: Size) -> Result<Self> {
         let bytes = |n: usize, width: u64| (n as u64).saturating_mul(width).saturating_mul(4);
         let n_embd = super::n_embd(model).unwrap_or(0) as u64;
         let widest = widest(model).max(n_embd);
@@ -78,7 +77,7 @@ impl Need {
             .saturating_add(model.n_bytes())
             .saturating_add(cache.saturating_mul(n_blocks as u64))
             .saturating_add(logits.max(bytes(size.window, n_vocab)));
-        let largest = largest_block(parent)?;
+        let largest = largest_block(model, constraints)?;
         // Rows of the vocabulary that the text has, and the room for logits of as many.
         let n_tokens = (size.window as u64).saturating_mul(size.n_windows as u64).min(n_vocab);
         let embedding = vocabulary_bytes(model).checked_div(n_vocab).unwrap_or(0);
@@ -109,7 +108,10 @@ impl Need {
         }
         let there = format!("{} may be taken", ByteSize(room));
         if let Err(why) = by_blocks {
-            bail!("evaluating the whole model takes about {}, but {there}, and {why:#}", ByteSize(self.whole));
+            bail!(
+                "evaluating the whole model takes about {}, but {there}, and {why:#}",
+                ByteSize(self.whole)
+            );
         }
         let in_memory = self.least.saturating_add(self.states);
         if in_memory <= room {
@@ -120,7 +122,9 @@ impl Need {
         }
         let least = ByteSize(self.least);
         let error = match on_disk {
-            true => anyhow::anyhow!("evaluating the model block by block takes about {least} at least, but {there}"),
+            true => anyhow::anyhow!(
+                "evaluating the model block by block takes about {least} at least, but {there}"
+            ),
             false => anyhow::anyhow!(
                 "evaluating the model block by block takes about {}, but {there}",
                 ByteSize(in_memory)
@@ -129,7 +133,9 @@ impl Need {
         let hint = match (on_disk, self.least <= room) {
             (true, _) => return Err(error),
             (false, true) => format!("--scratch DIR keeps hidden states on disk: then {least} are enough"),
-            (false, false) => format!("with --scratch DIR, which keeps hidden states on disk, it takes {least}"),
+            (false, false) => {
+                format!("with --scratch DIR, which keeps hidden states on disk, it takes {least}")
+            }
         };
         Err(error.context(Hint(hint)))
     }
@@ -139,8 +145,14 @@ impl Need {
 ///
 /// # Errors
 /// What it would take.
-pub fn check_whole(parent: Parent<'_>, size: Size, limit: Option<u64>, why: &str) -> Result<()> {
-    Need::of(parent, size)?.way(limit, Err(anyhow::anyhow!("{why}")), false).map(|_| ())
+pub fn check_whole(
+    model: &Model<'_>,
+    constraints: &Constraints,
+    size: Size,
+    limit: Option<u64>,
+    why: &str,
+) -> Result<()> {
+    Need::of(model, constraints, size)?.way(limit, Err(anyhow::anyhow!("{why}")), false).map(|_| ())
 }
 
 /// The most elements of a row that a block makes of a token.
@@ -155,8 +167,7 @@ fn largest_tensor(model: &Model<'_>) -> u64 {
 }
 
 /// Bytes of the largest file of one block alone.
-fn largest_block(parent: Parent<'_>) -> Result<u64> {
-    let Parent { model, constraints, .. } = parent;
+fn largest_block(model: &Model<'_>, constraints: &Constraints) -> Result<u64> {
     if check(model, constraints).is_err() {
         return Ok(model.n_bytes());
     }
@@ -173,7 +184,10 @@ fn n_vocab(model: &Model<'_>) -> u64 {
 
 fn vocabulary_bytes(model: &Model<'_>) -> u64 {
     let tensors = model.tensors().iter();
-    tensors.filter(|tensor| VOCABULARY.contains(&tensor.info.name())).map(|tensor| tensor.info.n_bytes()).sum()
+    tensors
+        .filter(|tensor| VOCABULARY.contains(&tensor.info.name()))
+        .map(|tensor| tensor.info.n_bytes())
+        .sum()
 }
 
 #[cfg(test)]

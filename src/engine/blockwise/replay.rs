@@ -73,7 +73,12 @@ impl Replay {
         Ok(())
     }
 
-    fn show(&mut self, position: usize, window: usize, show: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
+    fn show(
+        &mut self,
+        position: usize,
+        window: usize,
+        show: &mut dyn FnMut(&[f32]) -> Result<()>,
+    ) -> Result<()> {
         let at = position * self.n_windows + window;
         match &mut self.store {
             Store::Memory(states) => show(&states[at]),

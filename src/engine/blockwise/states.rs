@@ -7,6 +7,14 @@ use std::mem::size_of;
 
 use anyhow::{Context, Result};
 
+/// The states after a block, in a file.
+pub(super) struct Written {
+    /// The number of the file.
+    pub(super) file: usize,
+    /// Of all of them.
+    pub(super) blake3: blake3::Hash,
+}
+
 /// One hidden state of each window, all of one size.
 pub(super) enum States {
     /// Each in memory; the one after a block takes the place of the one before it.
@@ -67,14 +75,14 @@ impl States {
     }
 
     /// The next block begins: what was written is what comes before it. Returns the number of its file and its hash.
-    pub(super) fn turn(&mut self) -> Option<(usize, blake3::Hash)> {
+    pub(super) fn turn(&mut self) -> Option<Written> {
         match self {
             Self::Memory(_) => None,
             Self::Files { before, hasher, .. } => {
                 *before = 1 - *before;
-                let hash = hasher.finalize();
+                let blake3 = hasher.finalize();
                 **hasher = blake3::Hasher::new();
-                Some((*before, hash))
+                Some(Written { file: *before, blake3 })
             }
         }
     }
@@ -108,7 +116,7 @@ mod tests {
                     }
                     states.write(window, state(window, block)).unwrap();
                 }
-                let Some((number, hash)) = states.turn() else {
+                let Some(Written { file: number, blake3: hash }) = states.turn() else {
                     continue;
                 };
                 let States::Files { files, .. } = &mut states else { panic!() };

@@ -145,7 +145,8 @@ impl<'m, 'a> Chain<'m, 'a> {
         self.n_block_evaluations += 1;
         let rows = scored(state.len() / self.n_embd);
         let segments = &self.segments;
-        let head = self.heads.get_or_make(last, || segments.head_of(&load(segments, last, Vocabulary::Whole)?))?;
+        let head =
+            self.heads.get_or_make(last, || segments.head_of(&load(segments, last, Vocabulary::Whole)?))?;
         head.logits(state, rows)
     }
 

@@ -4,8 +4,6 @@ use std::io;
 
 use crate::gguf::{self, Layout};
 
-use super::plan::SegmentPlan;
-
 /// Where the data of a segment's tensor comes from.
 #[derive(Clone, Debug)]
 pub enum Data<'a> {
@@ -41,8 +39,10 @@ impl Data<'_> {
                 let (mut number, mut at) = (position / row_bytes, position % row_bytes);
                 let mut rest = out;
                 while !rest.is_empty() {
-                    let start = rows.get(number).and_then(|row| row.checked_mul(row_bytes)).ok_or_else(outside)?;
-                    let row = bytes.get(start..).and_then(|row| row.get(at..row_bytes)).ok_or_else(outside)?;
+                    let start =
+                        rows.get(number).and_then(|row| row.checked_mul(row_bytes)).ok_or_else(outside)?;
+                    let row =
+                        bytes.get(start..).and_then(|row| row.get(at..row_bytes)).ok_or_else(outside)?;
                     let n = row.len().min(rest.len());
                     let (first, later) = rest.split_at_mut(n);
                     first.copy_from_slice(&row[..n]);
@@ -62,14 +62,14 @@ pub(super) struct Contents<'p> {
 }
 
 impl<'p> Contents<'p> {
-    /// Of this plan.
+    /// Of this layout, with the data of each tensor.
     ///
     /// # Errors
     /// A bug in the layout.
-    pub(super) fn new(plan: &'p SegmentPlan<'_>) -> Result<Self, gguf::Error> {
+    pub(super) fn new(layout: &'p Layout<'p>, data: &'p [Data<'p>]) -> Result<Self, gguf::Error> {
         let mut head = Vec::new();
-        gguf::write_head(&plan.layout, &mut head)?;
-        Ok(Self { head, layout: &plan.layout, data: &plan.data })
+        gguf::write_head(layout, &mut head)?;
+        Ok(Self { head, layout, data })
     }
 
     /// Length of the file, in bytes.
@@ -158,8 +158,7 @@ mod tests {
             _ => out.write_all(&[0; 20]),
         })
         .unwrap();
-        let plan = SegmentPlan { layout, data, n_blocks: 1 };
-        let contents = Contents::new(&plan).unwrap();
+        let contents = Contents::new(&layout, &data).unwrap();
         assert_eq!(contents.n_bytes(), whole.len() as u64);
         for start in 0..whole.len() {
             for n in [1, 5, 31, 64, whole.len()] {

@@ -61,11 +61,14 @@ impl<'t> FrontSegment<'t> {
         let first = BlockId::new(0);
         let load = || -> Result<_> {
             let unchanged = ChangedTensors::new();
-            let loaded = segments.load(&segments.plan(&[first], Vocabulary::Tokens(&tokens.0), &unchanged)?)?;
+            let loaded =
+                segments.load(&segments.plan(&[first], Vocabulary::Tokens(&tokens.0), &unchanged)?)?;
             let window = segments.window;
             let context = Context::of_shared(&loaded.engine, window, window, &segments.threads)?;
             let graph = segments.graph(&loaded);
-            Ok(LlamaHiddenStates::of(context, graph).up_to(1).with_halves(halves.map(|halves| halves.of_block(first))))
+            Ok(LlamaHiddenStates::of(context, graph)
+                .up_to(1)
+                .with_halves(halves.map(|halves| halves.of_block(first))))
         };
         Ok(Self { states: load().with_context(|| name(first))?, tokens })
     }

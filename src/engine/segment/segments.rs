@@ -6,9 +6,9 @@ use anyhow::{Context as _, Result, ensure};
 use ggml::{Backend, Context, ModelOptions, ThreadPool};
 
 use super::block::{BlockSegment, name};
+use super::contents::Contents;
 use super::head::HeadSegment;
 use super::input_scale::InputScale;
-use super::contents::Contents;
 use super::plan::{SegmentPlan, Vocabulary, takes_streams};
 use crate::engine::llama::StreamGraph;
 use crate::engine::scored::scored;
@@ -105,7 +105,7 @@ impl<'m, 'a> Segments<'m, 'a> {
 
     /// Loads a planned file: its weights are in memory once.
     pub(super) fn load(&self, plan: &SegmentPlan<'_>) -> Result<Loaded> {
-        let contents = Contents::new(plan)?;
+        let contents = Contents::new(&plan.layout, &plan.data)?;
         let engine = load(&contents, self.options)?;
         Ok(Loaded { engine: Rc::new(engine), n_blocks: plan.n_blocks })
     }
