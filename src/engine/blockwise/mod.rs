@@ -1,21 +1,16 @@
 //! Block by block: all windows of a text through one block, then through the next.
 //!
 //! One block's weights are in memory at a time, each read once from the mapped file and given back; what stays are the hidden
-//! states of the text, in memory or in files ([`states`]). So a model may be larger than memory, and an evaluation that was
-//! interrupted goes on with the block that it was at ([`checkpoint`]). Each block is a segment ([`crate::engine::segment`]), which
+//! states of the text, in memory or in files. So a model may be larger than memory, and an evaluation that was
+//! interrupted goes on with the block that it was at. Each block is a segment ([`crate::engine::segment`]), which
 //! computes what it does inside of the model, bit for bit, where [`check`] finds no reason against it.
 
-mod states;
-
 mod checkpoint;
-
 mod hashing;
-
-pub mod need;
-
-pub mod replay;
-
 pub mod logits;
+pub mod need;
+pub mod replay;
+mod states;
 
 use std::path::Path;
 use std::rc::Rc;
@@ -25,7 +20,7 @@ use ggml::{ModelOptions, ThreadPool};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::engine::hidden_state::{Position, Token};
+use crate::engine::hidden_state::{Passage, Position, Token};
 use crate::engine::llama::Halves;
 use crate::engine::segment::{FrontSegment, Segments, Tokens, is_exact};
 use crate::engine::text::CalibrationSet;
@@ -37,20 +32,6 @@ use crate::watch::{Progress, Watch};
 use checkpoint::Checkpoint;
 use hashing::Hashing;
 use states::States;
-
-/// What one block makes of one window: hidden states, each `[n_tokens, n_embd]`.
-pub struct Passage<'p> {
-    /// The block.
-    pub block: BlockId,
-    /// The number of the window.
-    pub window: usize,
-    /// The stream before the block.
-    pub before: &'p [f32],
-    /// The stream between its halves, where that is shown.
-    pub middle: Option<&'p [f32]>,
-    /// The stream after it.
-    pub after: &'p [f32],
-}
 
 /// Why a model cannot be evaluated block by block with the bits of the whole.
 ///

@@ -6,10 +6,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::engine::hidden_state::{HiddenStates, Position, Token, Visitor};
+use crate::engine::hidden_state::{HiddenStates, Passage, Position, Token, Visitor};
 use crate::model::BlockId;
-
-use super::Passage;
 
 /// The states of all windows: at position 0 before block 0, at position `i + 1` after block `i`.
 ///

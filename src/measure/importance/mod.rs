@@ -16,8 +16,7 @@ mod sums;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::engine::blockwise::Passage;
-use crate::engine::hidden_state::{HiddenStates, Position, Token};
+use crate::engine::hidden_state::{HiddenStates, Passage, Position, Token};
 use crate::measure::mean::Mean;
 use crate::model::BlockId;
 
