@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use super::loaded::Loaded;
 use super::measured::{self, Auto, Chosen};
@@ -17,11 +17,12 @@ use crate::choose::search::Goal;
 use crate::engine::settings::Calibration;
 use crate::engine::text::{DEFAULT_TOKENS, Source};
 use crate::error;
-use crate::files::free_memory;
+use crate::measure::blockwise;
 use crate::measure::loss::{Loss, Objective};
 use crate::measure::mean::Mean;
 use crate::model::BlockId;
 use crate::model::block::{BlockSet, numbers};
+use crate::output::Parent;
 use crate::plan::Method;
 use crate::watch::Unit;
 
@@ -32,14 +33,22 @@ const CANDIDATES: [Method; 5] =
 /// Passes over the calibration text that measuring may take beside the one that scores, as a fraction.
 const PASSES: (usize, usize) = (3, 2);
 
-/// Why sets cannot be compared under such settings; `None` if they can.
-pub(crate) fn why_not(text: &Calibration, goal: Option<&Goal>, stops: bool) -> Option<&'static str> {
+/// Why sets cannot be compared under such settings; `None` if they can. `stops`: scores end early.
+pub(crate) fn why_not(
+    parent: Parent<'_>,
+    text: &Calibration,
+    goal: Option<&Goal>,
+    stops: bool,
+) -> Option<&'static str> {
     match goal {
         _ if stops => Some("--confidence is about the scores of one method"),
         Some(Goal::Perplexity(_) | Goal::Kl(_) | Goal::SpeedUp) => {
             Some("the goal says by the losses of one method how many blocks go")
         }
         _ if !text.rpc.is_empty() => Some("servers evaluate whole models alone"),
+        _ if blockwise::check_beside(parent, text).is_err() => {
+            Some("there is no memory for the whole model and each of its blocks, which are evaluated one by one")
+        }
         _ => None,
     }
 }
@@ -134,7 +143,6 @@ impl Losses {
         let (parent, watch) = (request.parent, request.watch);
         let importance = request.importance.context("bug: no scores")?;
         let n_blocks = parent.constraints.n_trunk_blocks;
-        check_memory(parent.model.n_bytes())?;
         let all = || (0..n_blocks).map(BlockId::new);
         let kept: Vec<Vec<BlockId>> =
             sets.iter().map(|set| all().filter(|block| !set.contains(block)).collect()).collect();
@@ -220,16 +228,6 @@ impl Candidate {
             chosen,
         }
     }
-}
-
-/// Checks that there is room for the blocks, which segments have in memory once more.
-fn check_memory(n_bytes: u64) -> Result<()> {
-    let free = free_memory::available().unwrap_or(u64::MAX);
-    ensure!(
-        n_bytes <= free,
-        "its blocks would take {n_bytes} bytes of memory to be evaluated one by one, and {free} are free"
-    );
-    Ok(())
 }
 
 /// The text with `n_windows` more than the first `n_seen`, and how many of its windows those are. What a model writes goes on

@@ -60,7 +60,10 @@ impl Rows {
         // What can be refused is refused before anything is measured for it.
         let possible = |n: usize| removal::check(constraints, &keep, n).with_context(at_path);
         let checked: Vec<Result<usize>> = numbers.iter().map(|&n| possible(n).map(|()| n)).collect();
-        let why_not_auto = auto::why_not(&drops.calibration, None, false);
+        let why_not_auto = match drops.method {
+            Method::Auto => auto::why_not(parent, &drops.calibration, None, false),
+            _ => None,
+        };
         let method = match why_not_auto {
             Some(_) => drops.method.unmeasured(),
             None => drops.method,

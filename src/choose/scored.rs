@@ -3,11 +3,14 @@
 use anyhow::{Context, Result};
 
 use crate::choose::lorp;
+use crate::engine::blockwise::need::Way;
 use crate::engine::settings::Calibration;
+use crate::measure::blockwise;
 use crate::measure::cache::cached::CachedScores;
 use crate::measure::cache::{Entry, Scored};
 use crate::measure::calibrate::{Calibrated, Extras, calibrate};
 use crate::measure::pairs::Pairs;
+use crate::model::hashes;
 use crate::output::Parent;
 use crate::plan::{Basis, Method};
 use crate::watch::Watch;
@@ -26,7 +29,14 @@ pub(crate) fn scored(
 ) -> Result<Calibrated> {
     let by_pairs = matches!(method.basis(), Basis::Pairs | Basis::Candidates);
     let known = match by_pairs && extras.until.is_none() {
-        true => CachedScores::look(parent.input, text, watch, Scored::Pairs)?,
+        true => {
+            // Block by block the files are hashed while they are read.
+            let hash = match text.cache && blockwise::way(parent, text, true)? == Way::Whole {
+                true => Some(hashes::remembered(parent.input, watch)),
+                false => hashes::known(parent.input, watch),
+            };
+            CachedScores::look(hash, text, watch, Scored::Pairs)?
+        }
         false => None,
     };
     let n_blocks = parent.model.n_trunk_blocks();
@@ -48,9 +58,12 @@ pub(crate) fn scored(
     let Some(pairs) = pairs.filter(|_| by_pairs) else {
         return Ok(calibrated);
     };
-    if let Some(known) = known.filter(|_| !is_known && pairs.are_of(n_blocks)) {
+    if let (Some(known), Some(hash)) = (known, calibrated.report.scored)
+        && !is_known
+        && pairs.are_of(n_blocks)
+    {
         let entry = |key, path, measured| Entry::of_pairs(key, path, measured, pairs);
-        known.keep(parent.input, &calibrated.report, entry);
+        known.keep(parent.input, hash, &calibrated.report, entry);
     }
     let places = lorp::places(&pairs.entering());
     calibrated.importance.lorp = match method.basis() {

@@ -186,7 +186,7 @@ pub fn select(parent: Parent<'_>, options: &Choosing, watch: &dyn Watch) -> Resu
             keep: &checked.keep,
             importance,
             pairs: (method == Method::Auto).then_some(&pairs),
-            why_not_auto: why_not_auto(options),
+            why_not_auto: checked.why_not_auto,
             tasks,
             splitting: options.splitting,
             scratch: options.scratch.as_deref(),
@@ -219,15 +219,6 @@ pub fn select(parent: Parent<'_>, options: &Choosing, watch: &dyn Watch) -> Resu
     })
 }
 
-/// Why method `auto` cannot compare sets under these settings; `None` if it can.
-fn why_not_auto(options: &Choosing) -> Option<&'static str> {
-    let goal = match &options.choice {
-        Choice::Goal { goal, .. } => Some(goal),
-        _ => None,
-    };
-    auto::why_not(&options.calibration, goal, options.confidence.is_some())
-}
-
 /// Whether no whole block is removed, not even for prediction.
 fn is_nothing_but_attention(options: &Choosing) -> bool {
     matches!(options.choice, Choice::Nothing { .. }) && !options.rules.drop_mtp
@@ -244,6 +235,8 @@ struct Checked {
     target: Target,
     /// The limit and the size of an output that is small enough without the prediction blocks alone.
     reached: Option<(u64, u64)>,
+    /// Why method `auto`, if it is that, cannot compare sets.
+    why_not_auto: Option<&'static str>,
 }
 
 impl Checked {
@@ -254,7 +247,16 @@ impl Checked {
         let mut keep = kept_by_hand(model, constraints, options)?;
         keep.extend(&attention);
         let (removed, target) = (BlockSet::new(), Target::Exactly(0));
-        let mut checked = Self { keep, removed, attention, target, reached: None };
+        let why_not_auto = match &options.choice {
+            Choice::Best { method: Method::Auto, .. } => {
+                auto::why_not(parent, &options.calibration, None, options.confidence.is_some())
+            }
+            Choice::Goal { method: Method::Auto, goal, .. } => {
+                auto::why_not(parent, &options.calibration, Some(goal), false)
+            }
+            _ => None,
+        };
+        let mut checked = Self { keep, removed, attention, target, reached: None, why_not_auto };
         let mut n_removed = 0;
         match &options.choice {
             Choice::Nothing { .. } => {}
@@ -341,7 +343,7 @@ fn calibrated(
     let until = until.as_ref().map(|until| until as &Until<'_>);
     // Attention alone is chosen by scores of halves.
     let mut method = options.choice.method().unwrap_or(Method::Bi);
-    if why_not_auto(options).is_some() {
+    if checked.why_not_auto.is_some() {
         method = method.unmeasured();
     }
     let pairs = (method == Method::Auto).then_some(pairs);

@@ -5,18 +5,21 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use ggml::ContextOptions;
 
+use crate::engine::blockwise::need::Way;
 use crate::engine::hidden_state::{HiddenStates, Token};
 use crate::engine::llama::{self, Halves, LlamaHiddenStates, StreamGraph};
-use crate::engine::load::load_and_cut;
+use crate::engine::load::{Weights, load_and_cut};
 use crate::engine::order;
 use crate::engine::outcome::CalibrationReport;
 use crate::engine::settings::Calibration;
 use crate::engine::text::CalibrationSet;
+use crate::files::stamp::now_ns;
+use crate::measure::blockwise::{self, Measured};
 use crate::measure::cache::cached::CachedScores;
 use crate::measure::cache::{Entry, Scored};
 use crate::measure::importance::{Importance, Measuring};
 use crate::measure::pairs::{Paired, Pairs};
-use crate::model::warning;
+use crate::model::{hashes, warning};
 use crate::output::Parent;
 use crate::watch::{Silent, Unit, Watch};
 
@@ -58,8 +61,17 @@ pub(crate) fn calibrate(
         true => Scored::Halves,
         false => Scored::Blocks,
     };
+    let keep = extras.pairs.is_some();
+    let mut way = None;
+    let mut hash = hashes::known(input, watch);
+    if hash.is_none() {
+        let found = blockwise::way(parent, options, keep)?;
+        // Block by block the files are hashed while they are read.
+        hash = (options.cache && found == Way::Whole).then(|| hashes::remembered(input, watch));
+        way = Some(found);
+    }
     let known = match extras.until {
-        None => CachedScores::look(input, options, watch, scored)?,
+        None => CachedScores::look(hash, options, watch, scored)?,
         // Of as many windows as the rule needs.
         Some(_) => None,
     };
@@ -76,7 +88,43 @@ pub(crate) fn calibrate(
         true => Some(Halves::of(model, constraints.rules, &constraints.kinds).with_context(at_path)?),
         false => None,
     };
-    let (engine, set) = load_and_cut(input, model, options, watch, true)?;
+    let start_ns = now_ns();
+    let measured = match way.map_or_else(|| blockwise::way(parent, options, keep), Ok)? {
+        Way::Whole => as_whole(parent, options, watch, extras, halves)?,
+        way => blockwise::by_blocks(parent, options, watch, extras.pairs, way, halves)?,
+    };
+    let Measured { importance, set, seconds, hash: read } = measured;
+    warn_of_zero_rows(&importance, watch);
+    let mut report = CalibrationReport {
+        windows: importance.n_windows,
+        tokens: importance.n_tokens,
+        ..CalibrationReport::new(&set, seconds)
+    };
+    if let Some(read) = read.filter(|_| hash.is_none() && options.cache) {
+        input.check_unchanged()?;
+        hashes::remember(input, read, start_ns, watch);
+        hash = Some(read);
+    }
+    if let (Some(known), Some(hash)) = (known, hash) {
+        report.scored = Some(hash);
+        known.keep(input, hash, &report, |key, path, measured| {
+            Entry::of_blocks(key, path, measured, &importance)
+        });
+    }
+    Ok(Calibrated { importance, report, n_tokens_allowed: set.n_tokens() })
+}
+
+/// Evaluates the whole model, window by window.
+fn as_whole(
+    parent: Parent<'_>,
+    options: &Calibration,
+    watch: &dyn Watch,
+    extras: Extras<'_, '_>,
+    halves: Option<Halves>,
+) -> Result<Measured> {
+    let Parent { input, model, constraints } = parent;
+    let at_path = || parent.name();
+    let (engine, set) = load_and_cut(input, model, options, watch, Weights::ForScores)?;
     let is_enough = extras.until.map(|until| until(set.windows().len()));
     let mut states = LlamaHiddenStates::new(
         &engine,
@@ -95,17 +143,7 @@ pub(crate) fn calibrate(
     };
     let importance = importance.with_context(at_path)?;
     let seconds = start.elapsed().as_secs_f64();
-    warn_of_zero_rows(&importance, watch);
-    let mut report = CalibrationReport {
-        windows: importance.n_windows,
-        tokens: importance.n_tokens,
-        ..CalibrationReport::new(&set, seconds)
-    };
-    if let Some(known) = known {
-        report.scored = Some(known.model());
-        known.keep(input, &report, |key, path, measured| Entry::of_blocks(key, path, measured, &importance));
-    }
-    Ok(Calibrated { importance, report, n_tokens_allowed: set.n_tokens() })
+    Ok(Measured { importance, set, seconds, hash: None })
 }
 
 /// The importance of all blocks by the windows of `set`, or by as many of them as are enough.

@@ -8,6 +8,7 @@
 mod architectures;
 mod attention;
 mod auto;
+mod blockwise;
 mod card;
 mod compare;
 mod counts;

@@ -19,7 +19,7 @@ const OF_BATCH: &[&str] = &["model", "output", "json", "quiet", "verbose"];
 const OF_ONE_MODEL: &[&str] = &["imatrix", "card", "ollama"];
 
 /// Flags on which the result does not depend.
-const WITHOUT_EFFECT: &[&str] = &["threads", "force", "min-free", "dry-run", "scratch", "no-cache"];
+const WITHOUT_EFFECT: &[&str] = &["threads", "memory", "force", "min-free", "dry-run", "scratch", "no-cache"];
 
 /// Flags with their values, by their long names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -210,7 +210,8 @@ impl Flags {
         arguments
     }
 
-    /// Hash of all on which the result depends: the flags with their values, and of files that are read their content.
+    /// Hash of all on which the result depends: the flags with their values, and of files that are read their content. The value
+    /// that a flag has by default counts, as another version may have another one.
     ///
     /// # Errors
     /// A file that cannot be read.
@@ -240,6 +241,13 @@ impl Flags {
                         add(value.as_encoded_bytes());
                     }
                 }
+            }
+        }
+        for arg in command.get_arguments() {
+            let long = arg.get_long().filter(|long| !self.has(long));
+            if let (Some(long), Some(value)) = (long, arg.get_default_values().first()) {
+                add(long.as_bytes());
+                add(value.as_encoded_bytes());
             }
         }
         Ok(hasher.finalize())
@@ -342,5 +350,8 @@ mod tests {
         assert_ne!(hash(&line(&a)), hash(&line(&b)));
         assert_ne!(hash("--drop 2"), hash("--drop 3"));
         assert_ne!(hash("--drop 2"), hash("--drop 2 --portable"));
+        // By whatever name it is the default.
+        assert_eq!(hash("--drop 2"), hash("--drop 2 --method auto"));
+        assert_ne!(hash("--drop 2"), hash("--drop 2 --method bi"));
     }
 }

@@ -121,6 +121,8 @@ impl Record {
             },
             "calibration": null,
             "method": null,
+            "chosen_by": null,
+            "auto": null,
             "search": null,
             "goal": null,
             "heal": null,

@@ -63,7 +63,8 @@ impl Shorten {
             Some(_) => Objective::Ppl,
             None => Objective::Kl,
         });
-        let calibration = Calibration::new(&args.calibration)?;
+        let calibration =
+            Calibration { scratch: args.goal.scratch.clone(), ..Calibration::new(&args.calibration)? };
         let heal = Heal::new(args, objective, calibration.clone());
         let files = files(args);
         let choosing = Choosing {

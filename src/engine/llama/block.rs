@@ -63,7 +63,8 @@ pub(crate) fn evaluate_halves(
     halves: &Halves,
 ) -> Result<(Vec<f32>, Vec<f32>)> {
     let (mut middle, mut output) = (Vec::new(), Vec::new());
-    let mut state = Vec::new();
+    // What enters a block without attention is its middle.
+    let mut state = input.to_vec();
     let mut visit = |position, state: &[f32]| {
         match position {
             Position::Input => {}
