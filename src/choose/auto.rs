@@ -1,8 +1,9 @@
 //! Method `auto`: the best of the sets that cheap methods name, by their loss on text that chose nothing.
 //!
 //! One pass over the calibration text scores every block and every run. The sets that follow from it are evaluated on windows
-//! of the text after that, by segments, so that what sets have in common is evaluated once. Equal sets are measured once, and
-//! a set without a rival not at all. Where nothing can be measured, `bi` chooses, and that is said.
+//! of the text after that, by segments, so that what sets have in common is evaluated once; where the text ends, on windows that
+//! were scored, too. Equal sets are measured once, and a set without a rival not at all. Where nothing can be measured, `bi`
+//! chooses, and that is said.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -14,6 +15,8 @@ use super::measured::{self, Auto, Chosen};
 use crate::choose::outcome::{AutoReport, CandidateReport};
 use crate::choose::request::{Request, Target};
 use crate::choose::search::Goal;
+use crate::engine::hidden_state::Token;
+use crate::engine::order::order;
 use crate::engine::settings::Calibration;
 use crate::engine::text::{DEFAULT_TOKENS, Source};
 use crate::error;
@@ -46,9 +49,9 @@ pub(crate) fn why_not(
             Some("the goal says by the losses of one method how many blocks go")
         }
         _ if !text.rpc.is_empty() => Some("servers evaluate whole models alone"),
-        _ if blockwise::check_beside(parent, text).is_err() => {
-            Some("there is no memory for the whole model and each of its blocks, which are evaluated one by one")
-        }
+        _ if blockwise::check_beside(parent, text).is_err() => Some(
+            "there is no memory for the whole model and each of its blocks, which are evaluated one by one",
+        ),
         _ => None,
     }
 }
@@ -130,6 +133,8 @@ struct Losses {
     /// Of each window.
     of: BTreeMap<BlockSet, Vec<Loss>>,
     n_windows: usize,
+    /// Of those.
+    n_seen: usize,
     n_tokens: usize,
     evaluated: Option<&'static str>,
     n_block_evaluations: u64,
@@ -138,7 +143,7 @@ struct Losses {
 }
 
 impl Losses {
-    /// Measures `sets`, the candidates for so many targets, on windows that had no part in their scores.
+    /// Measures `sets`, the candidates for so many targets, on windows that had no part in their scores if there are enough.
     fn measure(request: &Request<'_>, sets: Vec<BlockSet>, n_targets: usize) -> Result<Self> {
         let (parent, watch) = (request.parent, request.watch);
         let importance = request.importance.context("bug: no scores")?;
@@ -147,15 +152,17 @@ impl Losses {
         let kept: Vec<Vec<BlockId>> =
             sets.iter().map(|set| all().filter(|block| !set.contains(block)).collect()).collect();
         let window = importance.n_tokens / importance.n_windows.max(1);
-        let budget = budget(importance.n_tokens, window, n_blocks) * n_targets;
+        let budget = budget(request.text.tokens, window, n_blocks) * n_targets;
         let n_wanted = n_by_segments(budget, n_blocks, &kept);
         let (text, n_seen) = text_after(request.text, importance.n_windows, n_wanted);
-        let mut loaded = Loaded::for_losses(parent, &text, watch)?;
-        loaded.set = loaded.set.after(n_seen, 1).with_context(|| {
-            format!("the text ends with the {} tokens that the scores are of", importance.n_tokens)
-        })?;
-        let mut windows = loaded.windows();
-        windows.truncate(n_wanted);
+        let loaded = Loaded::for_losses(parent, &text, watch)?;
+        let windows: Vec<&[Token]> = loaded.set.windows().collect();
+        let (seen, new) = windows.split_at(n_seen.min(windows.len()));
+        let at_random = |windows: &[&'_ [Token]]| -> Vec<usize> { order(windows.len(), loaded.set.blake3) };
+        let windows: Vec<&[Token]> = (at_random(new).into_iter().map(|i| new[i]))
+            .chain(at_random(seen).into_iter().map(|i| seen[i]))
+            .take(n_wanted)
+            .collect();
         let start = Instant::now();
         let (mut subsets, evaluated) = loaded.evaluator(parent, &windows, watch);
         let n_windows = match evaluated {
@@ -175,6 +182,7 @@ impl Losses {
         Ok(Self {
             of: sets.into_iter().zip(losses).collect(),
             n_windows,
+            n_seen: n_windows.saturating_sub(new.len()),
             n_tokens: n_windows * window,
             evaluated: Some(evaluated),
             n_block_evaluations: subsets.n_block_evaluations(),
@@ -195,6 +203,7 @@ impl Losses {
         let reports = candidates.iter().zip(&losses).enumerate();
         let report = AutoReport {
             windows: self.n_windows,
+            seen_windows: self.n_seen,
             tokens: self.n_tokens,
             evaluated: self.evaluated,
             block_evaluations: self.n_block_evaluations,
@@ -243,7 +252,7 @@ fn text_after(text: &Calibration, n_seen: usize, n_windows: usize) -> (Calibrati
     }
 }
 
-/// Evaluations of a block on a window that measuring may take, after scores of so many tokens.
+/// Evaluations of a block on a window that measuring may take, where so many tokens at most are scored.
 fn budget(n_tokens: usize, window: usize, n_blocks: usize) -> usize {
     let n_windows = n_tokens.min(DEFAULT_TOKENS) / window.max(1);
     n_windows * n_blocks * PASSES.0 / PASSES.1

@@ -70,8 +70,10 @@ impl SearchReport {
 /// The sets that method `auto` compared.
 #[derive(Clone, Debug, Serialize)]
 pub struct AutoReport {
-    /// Windows that they were measured on, which had no part in their scores; 0 where nothing was measured.
+    /// Windows that they were measured on; 0 where nothing was measured.
     pub windows: usize,
+    /// Those of them that were scored, too, as the text has too few others.
+    pub seen_windows: usize,
     /// Tokens of those.
     pub tokens: usize,
     /// As of a search; null where nothing was measured.
@@ -111,6 +113,7 @@ impl AutoReport {
     pub fn fallen_back(why: String) -> Self {
         Self {
             windows: 0,
+            seen_windows: 0,
             tokens: 0,
             evaluated: None,
             block_evaluations: 0,

@@ -121,10 +121,14 @@ pub(super) fn compared(auto: &AutoReport) -> String {
         (_, Some(why)) => format!("compared nothing: {why}\n"),
         (0, None) => "compared nothing: all methods name the same set\n".to_owned(),
         (n, None) => format!(
-            "compared {} sets on {} tokens that chose nothing, {n} {} more; {} evaluations of a block\n",
+            "compared {} sets on {} tokens, {n} {}{}; {} evaluations of a block\n",
             candidates.len(),
             HumanCount(auto.tokens as u64),
             if n == 1 { "window" } else { "windows" },
+            match auto.seen_windows {
+                0 => " that chose nothing".to_owned(),
+                seen => format!(", {seen} of them scored before, as the text has no others"),
+            },
             HumanCount(auto.block_evaluations)
         ),
     };

@@ -6,6 +6,7 @@ use std::path::Path;
 use ggml::Backend;
 use serde_json::{Value, json as value};
 
+use crate::blockwise::{memory, need};
 use crate::eval::byte_model;
 use crate::program::{json, on_one_thread};
 
@@ -97,19 +98,31 @@ fn the_best_of_the_sets_of_all_methods_is_that_which_eval_names() {
 }
 
 #[test]
-fn losses_are_those_of_the_windows_after_the_scored_ones() {
+fn a_text_that_ends_is_measured_on_once_more() {
     let folder = folder("llama", 8);
     let dir = folder.path();
-    // As much is left as is measured on.
-    let found = json(dir, &format!("m.gguf --drop 3 --dry-run {}", text(N_SCORED + N_AFTER - 1)));
-    assert_eq!(found["auto"]["windows"], 1);
+    let all = N_SCORED + N_AFTER;
+    for n_scored in [all - 1, all] {
+        let output =
+            on_one_thread(dir, &format!("m.gguf --drop 3 --dry-run --json x.json {}", text(n_scored)));
+        let shown = String::from_utf8_lossy(&output.stdout);
+        let found: Value = serde_json::from_slice(&std::fs::read(dir.join("x.json")).unwrap()).unwrap();
+        let auto = &found["auto"];
+        let [n, n_seen] = ["windows", "seen_windows"].map(|key| auto[key].as_u64().unwrap() as usize);
+        assert!(n > 1 && n_seen == n - (all - n_scored), "{auto}");
+        assert!(shown.contains(&format!("{n} windows, {n_seen} of them scored before")), "{shown}");
+        assert!(auto["candidates"].as_array().unwrap().len() > 1);
+    }
+    // All there is, so that the order does not matter.
+    let few = "abcdefghijklmnopqrstuvwxyz".repeat(10);
+    std::fs::write(dir.join("text"), &few[..WINDOW * 2 - 1]).unwrap();
+    let found = json(dir, &format!("m.gguf --drop 3 --dry-run {}", text(N_SCORED)));
+    let n = found["auto"]["windows"].as_u64().unwrap() as usize;
+    assert_eq!((&found["auto"]["seen_windows"], &found["calibration"]["windows"]), (&value!(n), &value!(n)));
     for one in found["auto"]["candidates"].as_array().unwrap() {
-        let (scored, n_scored) = sum_of_kl(dir, &one["removed"], N_SCORED + N_AFTER - 1);
-        let (all, n_all) = sum_of_kl(dir, &one["removed"], N_SCORED + N_AFTER);
-        let expected = (all - scored) / (n_all - n_scored);
+        let (sum, n_tokens) = sum_of_kl(dir, &one["removed"], n);
         let kl = one["kl_divergence"].as_f64().unwrap();
-        assert!((kl / expected - 1.0).abs() < 1e-6, "{kl} {expected}");
-        assert_eq!(one["kl_divergence_stderr"], Value::Null);
+        assert!((kl * n_tokens / sum - 1.0).abs() < 1e-6, "{kl} {sum} {n_tokens}");
     }
 }
 
@@ -119,10 +132,6 @@ fn where_nothing_can_be_measured_bi_chooses_and_that_is_said() {
     let dir = folder.path();
     let by_bi = json(dir, &format!("m.gguf --drop 3 --method bi --dry-run {}", text(N_SCORED)));
     for (arguments, why) in [
-        (
-            format!("--drop 3 {}", text(N_SCORED + N_AFTER)),
-            "the text ends with the 672 tokens that the scores are of",
-        ),
         (
             "--drop 3 --calibration text --window 2 --tokens 256".to_owned(),
             "2 tokens, but 3 or more are needed",
@@ -148,11 +157,38 @@ fn where_nothing_can_be_measured_bi_chooses_and_that_is_said() {
         let found: Value = serde_json::from_slice(&std::fs::read(dir.join("x.json")).unwrap()).unwrap();
         assert_eq!((&found["method"], &found["chosen_by"]), (&value!("bi"), &value!("auto")));
         assert!(found["auto"]["fallback"].as_str().unwrap().contains(why), "{found}");
-        if !arguments.contains("--window 2 ") && !arguments.contains("672") {
+        if !arguments.contains("--window 2 ") {
             assert_eq!(found["removed"].as_array().unwrap().len(), 3, "{arguments}");
         }
     }
     assert_eq!(by_bi["removed"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn a_model_that_does_not_fit_twice_is_chosen_of_by_bi() {
+    let folder = folder("llama", 12);
+    let dir = folder.path();
+    let drop = format!("m.gguf --drop 3 --dry-run {}", text(4));
+    let by_bi = json(dir, &format!("{drop} --method bi"));
+    let n_bytes = std::fs::metadata(dir.join("m.gguf")).unwrap().len();
+    let twice = need(dir, WINDOW / 2 - 1).whole + n_bytes;
+    // Block by block, and as a whole.
+    for limit in [memory(dir, 0), twice - 1] {
+        let arguments = format!("{drop} --no-cache --json x.json --memory {limit}");
+        let output = on_one_thread(dir, &arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        let why = "there is no memory for the whole model and each of its blocks";
+        assert!(said.contains(&format!("m.gguf: blocks are chosen by bi alone, since {why}")), "{said}");
+        let found: Value = serde_json::from_slice(&std::fs::read(dir.join("x.json")).unwrap()).unwrap();
+        assert!(found["auto"]["fallback"].as_str().unwrap().starts_with(why), "{found}");
+        for key in ["method", "removed", "blocks"] {
+            assert_eq!(found[key], by_bi[key], "{limit}");
+        }
+    }
+    let found = json(dir, &format!("{drop} --no-cache --memory {twice}"));
+    assert_eq!((&found["auto"]["fallback"], &found["blocks"]), (&Value::Null, &by_bi["blocks"]));
+    assert_ne!(found["auto"]["candidates"], value!([]));
 }
 
 #[test]

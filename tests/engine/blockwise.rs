@@ -74,12 +74,17 @@ fn every_exact_architecture_gives_the_bits_of_the_whole_model() {
     assert!(n_compared > 50, "{n_compared}");
 }
 
-/// The memory in bytes with which the model in `dir` is evaluated block by block.
-fn memory(dir: &std::path::Path, n_logits: usize) -> u64 {
+/// What evaluating the model in `dir` takes.
+pub(crate) fn need(dir: &std::path::Path, n_logits: usize) -> Need {
     let input = Input::open(&dir.join("m.gguf")).unwrap();
     let model = Model::new(input.parse().unwrap()).unwrap();
     let constraints = Constraints::of(&model).unwrap();
-    let need = Need::of(&model, &constraints, Size { window: 32, n_windows: 4, n_logits }).unwrap();
+    Need::of(&model, &constraints, Size { window: 32, n_windows: 4, n_logits }).unwrap()
+}
+
+/// The memory in bytes with which the model in `dir` is evaluated block by block.
+pub(crate) fn memory(dir: &std::path::Path, n_logits: usize) -> u64 {
+    let need = need(dir, n_logits);
     assert!(need.least + 20 * need.states < need.whole, "{need:?}");
     need.least + 20 * need.states
 }
