@@ -82,19 +82,23 @@ pub(crate) fn choose_each(request: &Request<'_>, targets: &[Target]) -> Vec<Resu
     }
     let found: Vec<Result<Vec<Candidate>>> =
         targets.iter().map(of(Method::Auto)).map(|each| candidates(&each)).collect();
-    let rivals = found.iter().flatten().filter(|candidates| candidates.len() > 1).flatten();
-    let sets: BTreeSet<BlockSet> = rivals.map(|candidate| candidate.chosen.removed.clone()).collect();
-    let losses = match sets.is_empty() {
+    let rivals: Vec<Vec<BlockSet>> = found.iter().map(rivals).collect();
+    let losses = match rivals.iter().all(Vec::is_empty) {
         true => Losses::default(),
-        false => {
-            Losses::measure(request, sets.into_iter().collect(), targets.len()).unwrap_or_else(|error| {
-                let why = error::message(&error);
-                say(&why);
-                Losses { fallback: Some(why), ..Losses::default() }
-            })
-        }
+        false => Losses::measure(request, &rivals).unwrap_or_else(|error| {
+            let why = error::message(&error);
+            say(&why);
+            Losses { fallback: Some(why), ..Losses::default() }
+        }),
     };
-    found.into_iter().map(|found| Ok(losses.best(found?, request.objective))).collect()
+    let found = found.into_iter().enumerate();
+    found.map(|(target, found)| Ok(losses.best(target, found?, request.objective))).collect()
+}
+
+/// The sets of a target that are to be measured: none without a rival.
+fn rivals(found: &Result<Vec<Candidate>>) -> Vec<BlockSet> {
+    let found = found.iter().filter(|candidates| candidates.len() > 1).flatten();
+    found.map(|candidate| candidate.chosen.removed.clone()).collect()
 }
 
 fn by(method: Method, report: AutoReport, chosen: Chosen) -> Chosen {
@@ -132,10 +136,12 @@ fn candidates(request: &Request<'_>) -> Result<Vec<Candidate>> {
 struct Losses {
     /// Of each window.
     of: BTreeMap<BlockSet, Vec<Loss>>,
-    n_windows: usize,
-    /// Of those.
-    n_seen: usize,
-    n_tokens: usize,
+    /// For each target how many of the windows count; 0 where nothing was measured. They do not depend on other targets.
+    n_windows: Vec<usize>,
+    /// The first windows, which had no part in the scores.
+    n_new: usize,
+    /// Tokens of a window.
+    window: usize,
     evaluated: Option<&'static str>,
     n_block_evaluations: u64,
     seconds: f64,
@@ -143,36 +149,39 @@ struct Losses {
 }
 
 impl Losses {
-    /// Measures `sets`, the candidates for so many targets, on windows that had no part in their scores if there are enough.
-    fn measure(request: &Request<'_>, sets: Vec<BlockSet>, n_targets: usize) -> Result<Self> {
+    /// Measures the sets of each target on windows that had no part in their scores, if there are enough.
+    fn measure(request: &Request<'_>, rivals: &[Vec<BlockSet>]) -> Result<Self> {
         let (parent, watch) = (request.parent, request.watch);
         let importance = request.importance.context("bug: no scores")?;
         let n_blocks = parent.constraints.n_trunk_blocks;
-        let all = || (0..n_blocks).map(BlockId::new);
-        let kept: Vec<Vec<BlockId>> =
-            sets.iter().map(|set| all().filter(|block| !set.contains(block)).collect()).collect();
         let window = importance.n_tokens / importance.n_windows.max(1);
-        let budget = budget(request.text.tokens, window, n_blocks) * n_targets;
-        let n_wanted = n_by_segments(budget, n_blocks, &kept);
+        let budget = budget(request.text.tokens, window, n_blocks);
+        let n_wanted = |sets: &Vec<BlockSet>| n_by_segments(budget, n_blocks, &kept(n_blocks, sets));
+        let n_wanted = rivals.iter().map(n_wanted).max().unwrap_or(0);
         let (text, n_seen) = text_after(request.text, importance.n_windows, n_wanted);
         let loaded = Loaded::for_losses(parent, &text, watch)?;
         let windows: Vec<&[Token]> = loaded.set.windows().collect();
         let (seen, new) = windows.split_at(n_seen.min(windows.len()));
-        let at_random = |windows: &[&'_ [Token]]| -> Vec<usize> { order(windows.len(), loaded.set.blake3) };
-        let windows: Vec<&[Token]> = (at_random(new).into_iter().map(|i| new[i]))
-            .chain(at_random(seen).into_iter().map(|i| seen[i]))
-            .take(n_wanted)
-            .collect();
+        let seen = order(seen.len(), loaded.set.blake3).into_iter().map(|number| seen[number]);
+        let windows: Vec<&[Token]> = new.iter().copied().chain(seen).take(n_wanted).collect();
         let start = Instant::now();
         let (mut subsets, evaluated) = loaded.evaluator(parent, &windows, watch);
-        let n_windows = match evaluated {
-            "whole" => n_by_whole_models(budget, n_blocks, &kept).min(windows.len()),
-            _ => windows.len(),
+        let n_of = |sets: &Vec<BlockSet>| {
+            let kept = kept(n_blocks, sets);
+            let n = match evaluated {
+                "whole" => n_by_whole_models(budget, n_blocks, &kept),
+                _ => n_by_segments(budget, n_blocks, &kept),
+            };
+            n.min(windows.len())
         };
-        let bar = watch.begin("comparing candidates".into(), Unit::Losses, (sets.len() * n_windows) as u64);
-        let mut losses = vec![vec![Loss::default(); n_windows]; sets.len()];
-        let numbers: Vec<usize> = (0..n_windows).collect();
-        subsets.visit(&numbers, &kept, &mut |outcome| {
+        let n_windows: Vec<usize> = rivals.iter().map(n_of).collect();
+        let numbers: Vec<usize> = (0..n_windows.iter().copied().max().unwrap_or(0)).collect();
+        let sets: BTreeSet<BlockSet> = rivals.iter().flatten().cloned().collect();
+        let sets: Vec<BlockSet> = sets.into_iter().collect();
+        let n_losses = (sets.len() * numbers.len()) as u64;
+        let bar = watch.begin("comparing candidates".into(), Unit::Losses, n_losses);
+        let mut losses = vec![vec![Loss::default(); numbers.len()]; sets.len()];
+        subsets.visit(&numbers, &kept(n_blocks, &sets), &mut |outcome| {
             let loss = Loss::of(outcome.tokens, outcome.parent, outcome.logits);
             losses[outcome.set][outcome.window] = loss?;
             bar.advance(1);
@@ -182,8 +191,8 @@ impl Losses {
         Ok(Self {
             of: sets.into_iter().zip(losses).collect(),
             n_windows,
-            n_seen: n_windows.saturating_sub(new.len()),
-            n_tokens: n_windows * window,
+            n_new: new.len(),
+            window,
             evaluated: Some(evaluated),
             n_block_evaluations: subsets.n_block_evaluations(),
             seconds: start.elapsed().as_secs_f64(),
@@ -191,10 +200,12 @@ impl Losses {
         })
     }
 
-    /// The candidate that costs least; without losses the first.
-    fn best(&self, candidates: Vec<Candidate>, objective: Objective) -> Chosen {
-        let losses: Vec<Option<&Vec<Loss>>> =
-            candidates.iter().map(|candidate| self.of.get(&candidate.chosen.removed)).collect();
+    /// The candidate for the target of this number that costs least; without losses the first.
+    fn best(&self, target: usize, candidates: Vec<Candidate>, objective: Objective) -> Chosen {
+        let n_windows = self.n_windows.get(target).copied().unwrap_or(0);
+        let of = |candidate: &Candidate| self.of.get(&candidate.chosen.removed)?.get(..n_windows);
+        let losses: Vec<Option<&[Loss]>> =
+            candidates.iter().map(|candidate| of(candidate).filter(|losses| !losses.is_empty())).collect();
         let cost = |i: &usize| {
             losses[*i].map_or(f64::INFINITY, |losses| losses.iter().copied().sum::<Loss>().mean(objective))
         };
@@ -202,9 +213,9 @@ impl Losses {
         let best = (0..candidates.len()).min_by(|a, b| cost(a).total_cmp(&cost(b))).unwrap_or(0);
         let reports = candidates.iter().zip(&losses).enumerate();
         let report = AutoReport {
-            windows: self.n_windows,
-            seen_windows: self.n_seen,
-            tokens: self.n_tokens,
+            windows: n_windows,
+            seen_windows: n_windows.saturating_sub(self.n_new),
+            tokens: n_windows * self.window,
             evaluated: self.evaluated,
             block_evaluations: self.n_block_evaluations,
             seconds: self.seconds,
@@ -221,7 +232,7 @@ impl Losses {
 }
 
 impl Candidate {
-    fn report(&self, losses: Option<&Vec<Loss>>, chosen: bool) -> CandidateReport {
+    fn report(&self, losses: Option<&[Loss]>, chosen: bool) -> CandidateReport {
         let kl = losses.map(|losses| {
             let of_windows: Vec<f64> = losses.iter().map(Loss::kl_divergence).collect();
             Mean::of(&of_windows)
@@ -258,30 +269,32 @@ fn budget(n_tokens: usize, window: usize, n_blocks: usize) -> usize {
     n_windows * n_blocks * PASSES.0 / PASSES.1
 }
 
-/// Windows on which these sets of kept blocks can be evaluated by segments, one at least.
+/// The blocks that stay without each of `sets`.
+fn kept(n_blocks: usize, sets: &[BlockSet]) -> Vec<Vec<BlockId>> {
+    let all = || (0..n_blocks).map(BlockId::new);
+    sets.iter().map(|set| all().filter(|block| !set.contains(block)).collect()).collect()
+}
+
+/// Windows on which these sets of kept blocks can be evaluated by segments, one at least; 0 of no set.
 fn n_by_segments(budget: usize, n_blocks: usize, kept: &[Vec<BlockId>]) -> usize {
     // The first window is evaluated by segments and whole to compare the two, and each has a head for the parent.
     let prefixes = |set: &Vec<BlockId>| (1..set.len()).map(|n| set[..n].to_vec()).collect::<Vec<_>>();
     let shared: BTreeSet<Vec<BlockId>> = kept.iter().flat_map(prefixes).collect();
     let each = n_blocks + 1 + shared.len() + kept.len();
-    (budget.saturating_sub(2 * n_blocks + 1) / each).max(1)
+    let n = (budget.saturating_sub(2 * n_blocks + 1) / each).max(1);
+    if kept.is_empty() { 0 } else { n }
 }
 
-/// Windows on which they can be evaluated as whole models, beside the parent each, one at least.
+/// Windows on which they can be evaluated as whole models, beside the parent each, one at least; 0 of no set.
 fn n_by_whole_models(budget: usize, n_blocks: usize, kept: &[Vec<BlockId>]) -> usize {
     let each: usize = kept.iter().map(|set| n_blocks + set.len()).sum();
-    (budget / each.max(1)).max(1)
+    if kept.is_empty() { 0 } else { (budget / each.max(1)).max(1) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::block::blocks;
-
-    fn kept(n_blocks: usize, removed: &[&[usize]]) -> Vec<Vec<BlockId>> {
-        let stays = |set: &[usize]| (0..n_blocks).filter(|i| !set.contains(i)).map(BlockId::new).collect();
-        removed.iter().map(|set| stays(set)).collect()
-    }
 
     #[test]
     fn no_more_is_evaluated_than_passes_allow() {
@@ -290,7 +303,7 @@ mod tests {
             (6, &[&[1, 2], &[1, 3]]),
             (80, &[&[1], &[2], &[3], &[4], &[5]]),
         ] {
-            let kept = kept(n_blocks, removed);
+            let kept = kept(n_blocks, &removed.iter().map(|set| blocks(set)).collect::<Vec<_>>());
             let budget = budget(8192, 512, n_blocks);
             assert_eq!(budget, 24 * n_blocks);
             let n = n_by_segments(budget, n_blocks, &kept);
@@ -306,7 +319,8 @@ mod tests {
             let n = n_by_whole_models(budget, n_blocks, &kept);
             assert!(n >= 2 && n * kept.iter().map(|set| n_blocks + set.len()).sum::<usize>() <= budget);
         }
-        assert_eq!(n_by_segments(0, 6, &kept(6, &[&[1], &[2]])), 1);
+        assert_eq!(n_by_segments(0, 6, &kept(6, &[blocks(&[1]), blocks(&[2])])), 1);
+        assert_eq!((n_by_segments(9, 6, &[]), n_by_whole_models(9, 6, &[])), (0, 0));
         // More text than by default is scored, not compared on.
         assert_eq!(budget(1 << 20, 512, 30), budget(8192, 512, 30));
     }
@@ -327,9 +341,9 @@ mod tests {
         let loss = |kl: f64, nll: f64| Loss { n_tokens: 10, kl, nll, ..Loss::default() };
         let of = [(1, [3.0, 5.0], 1.0), (2, [2.0, 2.0], 2.0), (3, [1.0, 3.0], 2.0)];
         let of = of.map(|(block, kl, nll)| (blocks(&[block]), kl.map(|kl| loss(kl, nll)).to_vec()));
-        let losses = Losses { of: of.into_iter().collect(), n_windows: 2, ..Losses::default() };
+        let losses = Losses { of: of.into_iter().collect(), n_windows: vec![2], ..Losses::default() };
         let method = |chosen: &Chosen| chosen.auto.as_ref().unwrap().method;
-        let best = losses.best(candidates(), Objective::Kl);
+        let best = losses.best(0, candidates(), Objective::Kl);
         assert_eq!((method(&best), best.removed), (Method::Safe, blocks(&[2])));
         let report = best.auto.unwrap().report;
         let chosen: Vec<bool> = report.candidates.iter().map(|candidate| candidate.chosen).collect();
@@ -341,8 +355,8 @@ mod tests {
         };
         assert!((kl(0).0 - 0.4).abs() < 1e-12 && (kl(0).1 - 0.1).abs() < 1e-12);
         assert!((kl(1).0 - 0.2).abs() < 1e-12 && kl(1).1.abs() < 1e-12);
-        assert_eq!(method(&losses.best(candidates(), Objective::Ppl)), Method::Bi);
+        assert_eq!(method(&losses.best(0, candidates(), Objective::Ppl)), Method::Bi);
         // Without losses it is bi.
-        assert_eq!(method(&Losses::default().best(candidates(), Objective::Kl)), Method::Bi);
+        assert_eq!(method(&Losses::default().best(0, candidates(), Objective::Kl)), Method::Bi);
     }
 }
