@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::eval::{byte_model, models};
 use crate::heal::prepare;
 use crate::program::{failure, program};
+use crate::scaled::strengthen;
 
 /// What both commands score.
 const TEXT: &str = "--tokens 96 --window 32 -t 1 --json -";
@@ -119,35 +120,52 @@ fn rows_may_be_healed_and_quantized_and_are_what_eval_says_of_such_files() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     prepare(dir);
-    let heal = "--choose-on text.txt --choose-tokens 896";
-    let arguments = format!(
-        "compare parent.gguf --drop 2 --heal linear {heal} --requantize Q8_0,Q4_K_M --mixed --calibration text.txt {TEXT}"
-    );
-    let found = json(dir, &arguments, 0);
-    let made =
-        "parent.gguf --drop 2 --heal linear --calibration text.txt --tokens 896 -t 1 -o healed.gguf --json -";
-    let made = json(dir, made, 0);
-    let name = "2 blocks fewer, healed";
-    let rows: Vec<&Value> = found["rows"].as_array().unwrap().iter().collect();
-    let names: Vec<&Value> = rows.iter().map(|row| &row["name"]).collect();
-    let mixed = ["Q8_0", "Q4_K_M"].map(|to| format!("{name}, {to}"));
-    assert_eq!(names, ["parent.gguf", name, &mixed[0], &mixed[1], "Q8_0", "Q4_K_M"]);
-    let text = format!("--calibration text.txt {TEXT}");
-    equals_eval_on(row(&found, name), dir, "healed.gguf", &text);
-    assert_eq!(row(&found, name)["removed"], made["removed"]);
-    assert_eq!((&row(&found, name)["heal"], &made["heal"]["method"]), (&"linear".into(), &"linear".into()));
-    for (name, to) in mixed.iter().zip(["Q8_0", "Q4_K_M"]) {
-        let file_type: FileType = to.parse().unwrap();
-        let file = format!("{to}.gguf");
-        let [from, out] = ["healed.gguf", &file].map(|name| dir.join(name));
-        ggml::testing::quantize(Backend::init(), &from, &out, file_type.number()).unwrap();
-        equals_eval_on(row(&found, name), dir, &file, &text);
-        let row = row(&found, name);
-        assert_eq!((&row["kind"], &row["type"]), (&"mixed".into(), &to.into()));
-        assert_eq!((&row["heal"], &row["removed"]), (&"linear".into(), &made["removed"]));
+    strengthen(&dir.join("parent.gguf"));
+    let text = "--calibration text.txt --tokens 192 --window 64 -t 1 --json -";
+    // Blocks 2 and 3.
+    let drop = "--drop 2 --keep 0-1,4-5";
+    let mut n_healed = 0;
+    for how in ["linear", "scale"] {
+        let found = json(
+            dir,
+            &format!(
+                "compare parent.gguf {drop} --heal {how} --choose-on text.txt --choose-tokens 896 \
+                 --requantize Q8_0,Q4_K_M --mixed {text}"
+            ),
+            0,
+        );
+        let made = json(
+            dir,
+            &format!(
+                "parent.gguf {drop} --heal {how} --calibration text.txt --tokens 896 --window 64 -t 1 \
+                 -o healed.gguf --force --json -"
+            ),
+            0,
+        );
+        let heal = &made["heal"]["method"];
+        let is_healed = heal != "none";
+        n_healed += usize::from(is_healed);
+        let name = if is_healed { "2 blocks fewer, healed" } else { "2 blocks fewer" };
+        let names: Vec<&Value> = found["rows"].as_array().unwrap().iter().map(|row| &row["name"]).collect();
+        let mixed = ["Q8_0", "Q4_K_M"].map(|to| format!("{name}, {to}"));
+        assert_eq!(names, ["parent.gguf", name, &mixed[0], &mixed[1], "Q8_0", "Q4_K_M"], "{how}");
+        equals_eval_on(row(&found, name), dir, "healed.gguf", text);
+        assert_eq!((&row(&found, name)["heal"], &row(&found, name)["removed"]), (heal, &made["removed"]));
+        assert_eq!(row(&found, name)["bytes"], made["output"]["bytes"]);
+        for (name, to) in mixed.iter().zip(["Q8_0", "Q4_K_M"]) {
+            let file_type: FileType = to.parse().unwrap();
+            let file = format!("{to}.gguf");
+            let [from, out] = ["healed.gguf", &file].map(|name| dir.join(name));
+            ggml::testing::quantize(Backend::init(), &from, &out, file_type.number()).unwrap();
+            equals_eval_on(row(&found, name), dir, &file, text);
+            let row = row(&found, name);
+            assert_eq!((&row["kind"], &row["type"]), (&"mixed".into(), &to.into()));
+            assert_eq!((&row["heal"], &row["removed"]), (heal, &made["removed"]));
+        }
+        // What healing was fitted to is text that the rows have seen.
+        assert_eq!(found["choice"]["seen_share"], 1.0);
     }
-    // What healing was fitted to is text that the rows have seen.
-    assert_eq!(found["choice"]["seen_share"], 1.0);
+    assert!(n_healed > 0);
 }
 
 #[test]
@@ -259,7 +277,7 @@ fn without_a_parent_nothing_is_compared() {
     let dir = dir.path();
     let text = "--tokens 96 --window 32 -t 1";
     assert_eq!(
-        failure(dir, &format!("compare nan.gguf parent.gguf --drop 1 {text}")),
+        failure(dir, &format!("compare nan.gguf parent.gguf --drop 1 --method bi {text}")),
         "gguf-shorten: nan.gguf: after token 16 of window 0: the logit of vocabulary entry 0 is NaN\n"
     );
     std::fs::write(dir.join("short.txt"), "Not much").unwrap();
@@ -281,7 +299,7 @@ fn the_json_is_the_contract() {
         listed("gguf_shorten llama_cpp command text parent choice threads rows verdict")
     );
     let expected = listed(
-        "name kind path type removed bytes block_count parameters perplexity perplexity_stderr kl_divergence same_top \
+        "name kind path type removed method heal bytes block_count parameters perplexity perplexity_stderr kl_divergence same_top \
          same_top_stderr tokens_per_second pareto error",
     );
     for row in found["rows"].as_array().unwrap() {

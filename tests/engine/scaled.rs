@@ -128,7 +128,7 @@ fn healed(architecture: &str, how: &str, may_change: impl Fn(usize, &str) -> boo
 }
 
 /// Makes blocks 2 and 3 of the model at `path` write eight times as much.
-fn strengthen(path: &Path) {
+pub(crate) fn strengthen(path: &Path) {
     let input = Input::open(path).unwrap();
     let model = Model::new(input.parse().unwrap()).unwrap();
     let factors = BTreeMap::from([(BlockId::new(2), 8.0), (BlockId::new(3), 8.0)]);

@@ -217,12 +217,18 @@ impl Flags {
     /// A file that cannot be read.
     pub fn blake3(&self) -> std::io::Result<blake3::Hash> {
         let command = shorten();
+        let mut flags = self.clone();
+        for arg in command.get_arguments().filter(|arg| takes_values(arg)) {
+            if let (Some(long), Some(value)) = (arg.get_long(), arg.get_default_values().first()) {
+                flags.0.entry(long.to_owned()).or_insert_with(|| vec![vec![value.into()]]);
+            }
+        }
         let mut hasher = blake3::Hasher::new();
         let mut add = |bytes: &[u8]| {
             hasher.update(&(bytes.len() as u64).to_le_bytes());
             hasher.update(bytes);
         };
-        for (long, occurrences) in &self.0 {
+        for (long, occurrences) in &flags.0 {
             if WITHOUT_EFFECT.contains(&long.as_str()) {
                 continue;
             }
@@ -241,13 +247,6 @@ impl Flags {
                         add(value.as_encoded_bytes());
                     }
                 }
-            }
-        }
-        for arg in command.get_arguments() {
-            let long = arg.get_long().filter(|long| !self.has(long));
-            if let (Some(long), Some(value)) = (long, arg.get_default_values().first()) {
-                add(long.as_bytes());
-                add(value.as_encoded_bytes());
             }
         }
         Ok(hasher.finalize())

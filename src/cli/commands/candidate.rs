@@ -144,7 +144,7 @@ impl<'a> Maker<'_, 'a> {
                 })
             }
             Candidate::Drop(short) => {
-                let plan = self.plan(short, row).with_context(|| parent.to_string())?;
+                let plan = self.plan(short, row)?;
                 row.file_type = file_type(self.model);
                 row.bytes = Some(plan.layout.file_len());
                 row.block_count = Some(plan.renumbering.kept().len());
@@ -159,7 +159,7 @@ impl<'a> Maker<'_, 'a> {
                 })
             }
             Candidate::Mixed(short, to) => {
-                let plan = self.plan(short, row).with_context(|| parent.to_string())?;
+                let plan = self.plan(short, row)?;
                 let name = format!("{parent}, {}", row.name);
                 let file = MemoryFile::write_plan(self.model, &plan).with_context(|| name.clone())?;
                 self.quantized(&file.path, *to, name.into(), row)
@@ -198,7 +198,8 @@ impl<'a> Maker<'_, 'a> {
             // An error has one owner.
             Err(error) => bail!("{}", crate::error::message(error)),
         };
-        let plan = Plan::draft(self.model, constraints, cut)?;
+        let plan = Plan::draft(self.model, constraints, cut);
+        let plan = plan.with_context(|| self.input.path().display().to_string())?;
         row.removed = Some(numbers(&plan.removed));
         row.method = Some(cut.method.clone());
         row.heal = Some(cut.heal.clone());
