@@ -31,13 +31,7 @@ fn row<'j>(json: &'j Value, name: &str) -> &'j Value {
 /// Checks that a row says what `eval` says of the file `name` against `parent.gguf`.
 #[track_caller]
 fn equals_eval(row: &Value, dir: &Path, name: &str) {
-    equals_eval_on(row, dir, name, TEXT);
-}
-
-/// The same on another text.
-#[track_caller]
-fn equals_eval_on(row: &Value, dir: &Path, name: &str, text: &str) {
-    let eval = json(dir, &format!("eval {name} --parent parent.gguf {text}"), 0);
+    let eval = json(dir, &format!("eval {name} --parent parent.gguf {TEXT}"), 0);
     for key in ["perplexity", "perplexity_stderr", "kl_divergence", "same_top", "same_top_stderr"] {
         assert_ne!(row[key], Value::Null, "{name}: {key}");
         // As text with all digits, so bit for bit.
@@ -121,7 +115,6 @@ fn rows_may_be_healed_and_quantized_and_are_what_eval_says_of_such_files() {
     let dir = dir.path();
     prepare(dir);
     strengthen(&dir.join("parent.gguf"));
-    let text = "--calibration text.txt --tokens 192 --window 64 -t 1 --json -";
     // Blocks 2 and 3.
     let drop = "--drop 2 --keep 0-1,4-5";
     let mut n_healed = 0;
@@ -129,15 +122,15 @@ fn rows_may_be_healed_and_quantized_and_are_what_eval_says_of_such_files() {
         let found = json(
             dir,
             &format!(
-                "compare parent.gguf {drop} --heal {how} --choose-on text.txt --choose-tokens 896 \
-                 --requantize Q8_0,Q4_K_M --mixed {text}"
+                "compare parent.gguf {drop} --heal {how} --choose-tokens 8192 \
+                 --requantize Q8_0,Q4_K_M --mixed {TEXT}"
             ),
             0,
         );
         let made = json(
             dir,
             &format!(
-                "parent.gguf {drop} --heal {how} --calibration text.txt --tokens 896 --window 64 -t 1 \
+                "parent.gguf {drop} --heal {how} --tokens 8192 -t 1 \
                  -o healed.gguf --force --json -"
             ),
             0,
@@ -149,7 +142,7 @@ fn rows_may_be_healed_and_quantized_and_are_what_eval_says_of_such_files() {
         let names: Vec<&Value> = found["rows"].as_array().unwrap().iter().map(|row| &row["name"]).collect();
         let mixed = ["Q8_0", "Q4_K_M"].map(|to| format!("{name}, {to}"));
         assert_eq!(names, ["parent.gguf", name, &mixed[0], &mixed[1], "Q8_0", "Q4_K_M"], "{how}");
-        equals_eval_on(row(&found, name), dir, "healed.gguf", text);
+        equals_eval(row(&found, name), dir, "healed.gguf");
         assert_eq!((&row(&found, name)["heal"], &row(&found, name)["removed"]), (heal, &made["removed"]));
         assert_eq!(row(&found, name)["bytes"], made["output"]["bytes"]);
         for (name, to) in mixed.iter().zip(["Q8_0", "Q4_K_M"]) {
@@ -157,13 +150,13 @@ fn rows_may_be_healed_and_quantized_and_are_what_eval_says_of_such_files() {
             let file = format!("{to}.gguf");
             let [from, out] = ["healed.gguf", &file].map(|name| dir.join(name));
             ggml::testing::quantize(Backend::init(), &from, &out, file_type.number()).unwrap();
-            equals_eval_on(row(&found, name), dir, &file, text);
+            equals_eval(row(&found, name), dir, &file);
             let row = row(&found, name);
             assert_eq!((&row["kind"], &row["type"]), (&"mixed".into(), &to.into()));
             assert_eq!((&row["heal"], &row["removed"]), (heal, &made["removed"]));
         }
         // What healing was fitted to is text that the rows have seen.
-        assert_eq!(found["choice"]["seen_share"], 1.0);
+        assert!(found["choice"]["seen_share"].as_f64().unwrap() > 0.9);
     }
     assert!(n_healed > 0);
 }
