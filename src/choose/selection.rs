@@ -52,17 +52,26 @@ pub struct Selection {
     pub confidence: Option<ConfidenceReport>,
 }
 
+/// The text from its start that has all on which a choice rests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Its windows.
+    pub windows: usize,
+    /// Their tokens.
+    pub tokens: usize,
+}
+
 impl Selection {
-    /// Windows, from the first, that hold all text of the choice: a calibration that may end early takes them in random
-    /// order.
+    /// The text of the choice, all from which a calibration that may end early takes windows in random order.
     #[must_use]
-    pub fn n_windows(&self) -> usize {
+    pub fn seen(&self) -> Seen {
         let Some(text) = &self.calibration else {
-            return 0;
+            return Seen::default();
         };
         let allowed = (self.confidence.as_ref()).map_or(0, |sure| sure.tokens_allowed);
-        let compared = self.auto.as_ref().map_or(0, |auto| auto.windows);
-        text.windows.max(allowed / text.window.max(1)) + compared
+        let compared = self.auto.as_ref().map_or(0, |auto| auto.windows - auto.seen_windows);
+        let windows = text.windows.max(allowed / text.window.max(1)) + compared;
+        Seen { windows, tokens: windows.saturating_mul(text.window) }
     }
 
     /// Of what was chosen without scores.

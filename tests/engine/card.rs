@@ -30,9 +30,9 @@ fn figures_of_a_card_are_those_of_eval() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     byte_model("llama", 5).save(Backend::init(), &dir.join("m.gguf")).unwrap();
-    write_text(dir, "text", 0..400);
+    write_text(dir, "text", 0..600);
     let text = "--calibration text --tokens 160";
-    for choice in ["--blocks 1,3", "--drop 2"] {
+    for choice in ["--blocks 1,3", "--drop 2 --method bi", "--drop 2"] {
         let result = run(dir, &format!("m.gguf {choice} -o out.gguf --card card.md --force {text}"));
         let card = std::fs::read_to_string(dir.join("card.md")).unwrap();
         let found = &result["evaluation"];
@@ -54,6 +54,10 @@ fn figures_of_a_card_are_those_of_eval() {
         let all = run(dir, &format!("eval out.gguf --parent m.gguf {text}"));
         let is_held_out = choice.starts_with("--drop");
         assert_eq!(all["perplexity"] != found["perplexity"], is_held_out);
+        // What compared sets is left out, too.
+        let n_chose = 4 + result["auto"]["windows"].as_u64().unwrap_or(0);
+        let source = format!("text (after its first {} tokens)", n_chose * 40);
+        assert_eq!(found["calibration"]["source"] == source.as_str(), is_held_out, "{found}");
         if !is_held_out {
             assert_eq!(all["kl_divergence"], found["kl_divergence"]);
             assert_eq!(all["calibration"]["blake3"], found["calibration"]["blake3"]);

@@ -206,7 +206,7 @@ fn a_card_leaves_out_all_text_from_which_windows_were_drawn() {
     let text = "--calibration a.txt --window 16 --tokens 1600";
     let mut n_stopped = 0;
     for n in 1..6 {
-        let run = format!("m.gguf --drop {n} -o out.gguf --card card.md --force {text}");
+        let run = format!("m.gguf --drop {n} --method bi -o out.gguf --card card.md --force {text}");
         let whole = json(dir, &run);
         let early = json(dir, &format!("{run} --confidence 0.99"));
         n_stopped += usize::from(early["confidence"]["stopped"] == "set certain");
@@ -242,10 +242,10 @@ fn sets_that_scores_name_for_a_goal_have_ties_too() {
     let bytes = std::fs::metadata(dir.join("m.gguf")).unwrap().len();
     let size = format!("--target-size {}", bytes * 3 / 4);
     for goal in [size.as_str(), "--max-kl 1000", "--objective draft --drop 3"] {
-        let found = json(dir, &format!("m.gguf {goal} --dry-run {text}"));
+        let found = json(dir, &format!("m.gguf {goal} --method bi --dry-run {text}"));
         let n = found["removed"].as_array().unwrap().len();
         assert!(n > 0, "{goal}");
-        let by_number = json(dir, &format!("m.gguf --drop {n} --dry-run {text}"));
+        let by_number = json(dir, &format!("m.gguf --drop {n} --method bi --dry-run {text}"));
         for key in ["removed", "confidence", "blocks"] {
             assert_eq!(found[key], by_number[key], "{goal} {key}");
         }

@@ -6,6 +6,7 @@ use anyhow::Result;
 use ggml::fault::RemovedOnDeath;
 
 use super::eval;
+use crate::choose::selection::Seen;
 use crate::cli::options::{Eval, Shorten};
 use crate::engine::settings::Calibration;
 use crate::measure::outcome::EvalReport;
@@ -27,12 +28,12 @@ pub(crate) fn write(
     parent: Parent<'_>,
     plan: &Plan<'_>,
     files: &[Unplaced<'_>],
-    n_windows: usize,
+    seen: Seen,
     options: &Shorten,
 ) -> Result<(String, Option<EvalReport>)> {
     let output = Linked::new(files)?;
     let place = files[0].path;
-    let found = measure(&output.input, parent.input, n_windows, options);
+    let found = measure(&output.input, parent.input, seen, options);
     let (evaluation, same_text) = match found {
         Ok((mut found, same_text)) => {
             found.model.path = place.display().to_string();
@@ -83,18 +84,10 @@ pub(crate) fn write(
     Ok((card.text(), card.evaluation.ok()))
 }
 
-fn measure(
-    output: &Input,
-    parent: &Input,
-    n_windows: usize,
-    options: &Shorten,
-) -> Result<(EvalReport, bool)> {
+fn measure(output: &Input, parent: &Input, seen: Seen, options: &Shorten) -> Result<(EvalReport, bool)> {
     let text = Calibration {
-        // As many again as chose the blocks.
-        tokens: match n_windows {
-            0 => options.choosing.calibration.tokens,
-            _ => options.choosing.calibration.tokens.saturating_mul(2),
-        },
+        // As many as are scored, after all that chose the blocks.
+        tokens: options.choosing.calibration.tokens.saturating_add(seen.tokens),
         ..options.choosing.calibration.clone()
     };
     let options = Eval {
@@ -106,7 +99,7 @@ fn measure(
         n_tasks: 0,
         printing: options.printing.clone(),
     };
-    eval::against_parent(output, parent, n_windows, &options)
+    eval::against_parent(output, parent, seen.windows, &options)
 }
 
 /// The finished files under the names that they will have, which those of a split model find one another by.

@@ -48,7 +48,7 @@ pub fn run(options: &Shorten) -> Result<()> {
     };
     let mut evaluation = None;
     let mut card = |plan: &Plan<'_>, files: &[Unplaced<'_>]| {
-        let (text, found) = card::write(parent, plan, files, chosen.n_windows(), options)?;
+        let (text, found) = card::write(parent, plan, files, chosen.seen(), options)?;
         evaluation = found;
         Ok(text)
     };
