@@ -8,7 +8,7 @@ use ggml::ContextOptions;
 use crate::engine::blockwise::need::Way;
 use crate::engine::hidden_state::{HiddenStates, Token};
 use crate::engine::llama::{self, Halves, LlamaHiddenStates, StreamGraph};
-use crate::engine::load::{Weights, load_and_cut};
+use crate::engine::load::{Loaded, Weights, load_and_cut};
 use crate::engine::order;
 use crate::engine::outcome::CalibrationReport;
 use crate::engine::settings::Calibration;
@@ -62,13 +62,10 @@ pub(crate) fn calibrate(
         false => Scored::Blocks,
     };
     let keep = extras.pairs.is_some();
-    let mut way = None;
     let mut hash = hashes::known(input, watch);
-    if hash.is_none() {
-        let found = blockwise::way(parent, options, keep)?;
-        // Block by block the files are hashed while they are read.
-        hash = (options.cache && found == Way::Whole).then(|| hashes::remembered(input, watch));
-        way = Some(found);
+    // What does not fit is hashed while it is read.
+    if hash.is_none() && options.cache && blockwise::way(parent, options, keep)? == Way::Whole {
+        hash = Some(hashes::remembered(input, watch));
     }
     let known = match extras.until {
         None => CachedScores::look(hash, options, watch, scored)?,
@@ -89,15 +86,20 @@ pub(crate) fn calibrate(
         false => None,
     };
     let start_ns = now_ns();
-    let measured = match way.map_or_else(|| blockwise::way(parent, options, keep), Ok)? {
+    let way = match extras.until {
+        None => blockwise::way_of_scores(parent, options, keep)?,
+        Some(_) => blockwise::way(parent, options, keep)?,
+    };
+    let measured = match way {
         Way::Whole => as_whole(parent, options, watch, extras, halves)?,
         way => blockwise::by_blocks(parent, options, watch, extras.pairs, way, halves)?,
     };
-    let Measured { importance, set, seconds, hash: read } = measured;
+    let Measured { importance, set, seconds, conversion, hash: read } = measured;
     warn_of_zero_rows(&importance, watch);
     let mut report = CalibrationReport {
         windows: importance.n_windows,
         tokens: importance.n_tokens,
+        conversion,
         ..CalibrationReport::new(&set, seconds)
     };
     if let Some(read) = read.filter(|_| hash.is_none() && options.cache) {
@@ -124,7 +126,8 @@ fn as_whole(
 ) -> Result<Measured> {
     let Parent { input, model, constraints } = parent;
     let at_path = || parent.name();
-    let (engine, set) = load_and_cut(input, model, options, watch, Weights::ForScores)?;
+    let Loaded { engine, set, conversion } =
+        load_and_cut(input, model, options, watch, Weights::of_scores(options))?;
     let is_enough = extras.until.map(|until| until(set.windows().len()));
     let mut states = LlamaHiddenStates::new(
         &engine,
@@ -143,7 +146,7 @@ fn as_whole(
     };
     let importance = importance.with_context(at_path)?;
     let seconds = start.elapsed().as_secs_f64();
-    Ok(Measured { importance, set, seconds, hash: None })
+    Ok(Measured { importance, set, seconds, conversion, hash: None })
 }
 
 /// The importance of all blocks by the windows of `set`, or by as many of them as are enough.

@@ -1,6 +1,9 @@
 //! Evaluation block by block: it gives the bits of the whole model, within the memory that it says.
 
+use std::path::Path;
+use std::process::{Child, Stdio};
 use std::rc::Rc;
+use std::time::Duration;
 
 use ggml::{Backend, ModelOptions, ThreadPool};
 use gguf_shorten::engine::blockwise::need::{Need, Size};
@@ -14,9 +17,10 @@ use gguf_shorten::model::input::Input;
 use gguf_shorten::output::Parent;
 use gguf_shorten::plan::Constraints;
 use gguf_shorten::watch::{Silent, Watch};
+use serde_json::Value;
 
 use crate::eval::byte_model;
-use crate::program::{failure, json};
+use crate::program::{command, failure, json, parsed, program};
 use crate::random_model::Spec;
 use crate::support::{hidden_states, n_tokens, tokens};
 
@@ -75,7 +79,7 @@ fn every_exact_architecture_gives_the_bits_of_the_whole_model() {
 }
 
 /// What evaluating the model in `dir` takes.
-pub(crate) fn need(dir: &std::path::Path, n_logits: usize) -> Need {
+pub(crate) fn need(dir: &Path, n_logits: usize) -> Need {
     let input = Input::open(&dir.join("m.gguf")).unwrap();
     let model = Model::new(input.parse().unwrap()).unwrap();
     let constraints = Constraints::of(&model).unwrap();
@@ -83,7 +87,7 @@ pub(crate) fn need(dir: &std::path::Path, n_logits: usize) -> Need {
 }
 
 /// The memory in bytes with which the model in `dir` is evaluated block by block.
-pub(crate) fn memory(dir: &std::path::Path, n_logits: usize) -> u64 {
+pub(crate) fn memory(dir: &Path, n_logits: usize) -> u64 {
     let need = need(dir, n_logits);
     assert!(need.least + 20 * need.states < need.whole, "{need:?}");
     need.least + 20 * need.states
@@ -122,6 +126,137 @@ fn scores_and_predictions_within_a_memory_are_those_of_the_whole() {
     assert!(blocks["tokens_per_second"].is_null() && !whole["tokens_per_second"].is_null());
 }
 
+/// Numbers of llama.cpp's file types (`llama.h: llama_ftype`).
+const Q4_1: u32 = 3;
+const Q5_0: u32 = 8;
+const F32: u32 = 0;
+const BF16: u32 = 32;
+
+/// Compares Block Influence.
+fn alike(found: &Value, expected: &Value, tolerance: f64) {
+    let pairs = found.as_array().unwrap().iter().zip(expected.as_array().unwrap());
+    for (found, expected) in pairs {
+        let [found, expected] = [found, expected].map(|block| block["bi"].as_f64().unwrap());
+        assert!((found - expected).abs() <= tolerance * expected, "{found} {expected}");
+    }
+}
+
+#[test]
+fn converted_blocks_are_those_of_a_converted_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    byte_model("llama", 4).save(Backend::init(), &path("full.gguf")).unwrap();
+    let quantize = |from: &str, to: &str, file_type| {
+        ggml::testing::quantize(Backend::init(), &path(from), &path(to), file_type).unwrap();
+    };
+    quantize("full.gguf", "m.gguf", Q4_1);
+    let score = |model: &str, conversion: &str| {
+        let text = "--tokens 128 --window 32 --no-cache";
+        let result = json(dir.path(), &format!("score {model} {text} --sub-blocks --convert {conversion}"));
+        assert_eq!(result["calibration"]["conversion"], conversion);
+        result["blocks"].clone()
+    };
+    let plain = score("m.gguf", "none");
+    quantize("m.gguf", "f32.gguf", F32);
+    let found = score("m.gguf", "f32");
+    assert_eq!(found, score("f32.gguf", "none"));
+    assert_ne!(found, plain);
+    // Its embeddings are rounded, too.
+    quantize("m.gguf", "bf16.gguf", BF16);
+    alike(&score("m.gguf", "bf16"), &score("bf16.gguf", "none"), 1e-3);
+    quantize("full.gguf", "m.gguf", Q5_0);
+    let [found, expected] = ["q8_0", "none"].map(|conversion| score("m.gguf", conversion));
+    alike(&found, &expected, 1e-5);
+    byte_model("gemma2", 8).save(Backend::init(), &path("m.gguf")).unwrap();
+    let error = failure(dir.path(), "score m.gguf --tokens 128 --window 32 --convert f32");
+    assert!(error.contains("weights are not converted") && error.contains("'gemma2'"), "{error}");
+}
+
+/// A pass over a text of some seconds, with states in folder `s`.
+const LONG: &str = "score m.gguf --tokens 8192 --window 64 --no-cache --scratch s --json - -t 1";
+
+/// How far a pass in folder `s` is.
+fn next(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir.join("s")).into_iter().flatten();
+    let mut paths = entries.map(|entry| entry.unwrap().path());
+    let record = paths.find(|path| path.extension().is_some_and(|end| end == "json"));
+    let text = record.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
+    // The record follows its hash.
+    let record = text.split_once('\n').and_then(|(_, record)| serde_json::from_str::<Value>(record).ok());
+    record.and_then(|record| record["next"].as_u64()).unwrap_or(0)
+}
+
+/// Starts a long pass within `limit` bytes and waits until some blocks are done.
+fn begin(dir: &Path, limit: u64) -> Child {
+    let mut command = command(dir, &format!("{LONG} --memory {limit}"));
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    while next(dir) < 3 {
+        assert!(child.try_wait().unwrap().is_none(), "it ended too early");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child
+}
+
+#[test]
+fn a_killed_pass_goes_on_at_the_block_that_it_was_at() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    byte_model("llama", 12).save(Backend::init(), &dir.join("m.gguf")).unwrap();
+    let limit = memory(dir, 0);
+    let whole = parsed(&program(dir, LONG));
+    let kill = || {
+        let mut child = begin(dir, limit);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        next(dir)
+    };
+    let goes_on = |note: &str| {
+        let output = program(dir, &format!("{LONG} --memory {limit}"));
+        let said = String::from_utf8(output.stderr.clone()).unwrap();
+        assert!(said.contains(note), "{said}");
+        assert_eq!(parsed(&output)["blocks"], whole["blocks"]);
+        assert_eq!(std::fs::read_dir(dir.join("s")).unwrap().count(), 0);
+    };
+    let next = kill();
+    goes_on(&format!("goes on at block {next} of 12"));
+    // Damaged states, and a damaged record.
+    for (what, note) in [("states", "are damaged"), ("json", "damaged")] {
+        kill();
+        for entry in std::fs::read_dir(dir.join("s")).unwrap() {
+            let path = entry.unwrap().path();
+            let mut bytes = std::fs::read(&path).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            let is_record = path.extension().is_some_and(|end| end == "json");
+            if is_record == (what == "json") {
+                std::fs::write(path, bytes).unwrap();
+            }
+        }
+        goes_on(note);
+    }
+}
+
+#[test]
+fn two_passes_on_one_folder_and_a_changed_model_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    byte_model("llama", 12).save(Backend::init(), &dir.join("m.gguf")).unwrap();
+    let limit = memory(dir, 0);
+    let child = begin(dir, limit);
+    let output = program(dir, &format!("{LONG} --memory {limit}"));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), said.lines().count()), (Some(1), 1), "{said}");
+    assert!(said.contains("another run of the same job is using it"), "{said}");
+    // The first goes on, and sees at its end that the file is another one.
+    let bytes = std::fs::read(dir.join("m.gguf")).unwrap();
+    std::fs::remove_file(dir.join("m.gguf")).unwrap();
+    std::fs::write(dir.join("m.gguf"), bytes).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{said}");
+    assert!(said.contains("m.gguf: was replaced by another file while it was read"), "{said}");
+}
+
 #[test]
 fn too_little_memory_is_one_line_that_names_the_least() {
     let dir = tempfile::tempdir().unwrap();
@@ -129,7 +264,7 @@ fn too_little_memory_is_one_line_that_names_the_least() {
     let error = failure(dir.path(), "score m.gguf --tokens 128 --window 32 --memory 1M --scratch .");
     assert!(
         error.contains("m.gguf: evaluating the model block by block takes about")
-            && error.contains("at least, but 1 MB may be taken"),
+            && error.contains("at least, but 1.0 MB may be taken"),
         "{error}"
     );
     let error =

@@ -2,6 +2,7 @@
 
 use super::rpc;
 use crate::cli::args::{CalibrationArgs, TextArgs};
+use crate::engine::conversion::Conversion;
 use crate::engine::scored::MIN_WINDOW;
 use crate::engine::settings::Calibration;
 use crate::engine::settings::default_threads;
@@ -56,6 +57,7 @@ impl Calibration {
             gpu_layers: args.machine.gpu_layers,
             rpc: args.machine.rpc.clone().unwrap_or_default(),
             cache: !args.no_cache,
+            conversion: args.convert,
             memory: args.machine.memory.map(|memory| memory.0),
             scratch: None,
         })
@@ -71,6 +73,7 @@ pub(crate) fn scored_text(args: &TextArgs) -> Result<Calibration> {
         machine: args.machine.clone(),
         // What a model writes is kept; there are no scores.
         no_cache: false,
+        convert: Some(Conversion::None),
     })?;
     if text.window < MIN_WINDOW {
         bail!(Usage(format!(

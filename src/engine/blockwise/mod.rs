@@ -6,6 +6,7 @@
 //! computes what it does inside of the model, bit for bit, where [`check`] finds no reason against it.
 
 mod checkpoint;
+mod fastest;
 mod hashing;
 pub mod logits;
 pub mod need;
@@ -20,16 +21,19 @@ use ggml::{ModelOptions, ThreadPool};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::engine::conversion::Conversion;
 use crate::engine::hidden_state::{Passage, Position, Token};
 use crate::engine::llama::Halves;
 use crate::engine::segment::{FrontSegment, Segments, Tokens, is_exact};
+use crate::engine::settings::Calibration;
 use crate::engine::text::CalibrationSet;
+use crate::files::byte_size::ByteSize;
 use crate::files::place;
 use crate::model::input::Input;
 use crate::model::{BlockId, Model};
 use crate::plan::{ChangedTensors, Constraints};
 use crate::watch::{Progress, Watch};
-use checkpoint::Checkpoint;
+use checkpoint::{Checkpoint, Record};
 use hashing::Hashing;
 use states::States;
 
@@ -72,6 +76,8 @@ pub struct Pass<'m, 'a> {
     next: usize,
     kept: Option<(Checkpoint, blake3::Hash)>,
     hashing: Option<Hashing<'m>>,
+    /// Bytes of weights that were read.
+    n_read: u64,
 }
 
 impl<'m> Pass<'m, 'm> {
@@ -102,6 +108,7 @@ impl<'m> Pass<'m, 'm> {
             next: 0,
             kept: None,
             hashing: Some(Hashing::new(input)),
+            n_read: 0,
         })
     }
 
@@ -135,10 +142,33 @@ impl<'m> Pass<'m, 'm> {
                     resumed.next,
                     self.n_blocks()
                 ));
+                let segments = self.segments.converted(resumed.conversion);
                 // What lies before was read by another run.
-                Ok((Self { states, kept, next: resumed.next, hashing: None, ..self }, Some(resumed.measured)))
+                let pass = Self { segments, states, kept, next: resumed.next, hashing: None, ..self };
+                Ok((pass, Some(resumed.measured)))
             }
         }
+    }
+
+    /// Converts the weights of blocks, unless they were already before an interrupt.
+    ///
+    /// To `conversion`, or without one to what is fastest here, if blocks then take at most `spare` more bytes.
+    ///
+    /// # Errors
+    /// A block that llama.cpp does not take alone.
+    pub fn converted(self, conversion: Option<Conversion>, spare: u64) -> Result<Self> {
+        let conversion = match (self.next, conversion) {
+            (0, Some(conversion)) => conversion,
+            (0, None) => fastest::fastest(&self.segments, spare)?,
+            _ => self.segments.conversion(),
+        };
+        Ok(Self { segments: self.segments.converted(conversion), ..self })
+    }
+
+    /// What the weights of blocks are converted to.
+    #[must_use]
+    pub fn conversion(&self) -> Conversion {
+        self.segments.conversion()
     }
 
     /// Keeps states in `folder`, in files without a name.
@@ -191,6 +221,7 @@ impl<'m> Pass<'m, 'm> {
         let tensors = self.model.tensors().iter();
         for tensor in tensors.filter(|tensor| tensor.block.is_some_and(|(of, _)| of == block)) {
             let bytes = tensor.info.bytes();
+            self.n_read += bytes.len() as u64;
             if let Some(hashing) = &mut self.hashing {
                 hashing.up_to(bytes);
             }
@@ -243,9 +274,16 @@ impl<'m> Pass<'m, 'm> {
     /// Ends the block that was evaluated last: its states take the place of those before it, and with a folder what was `measured`
     /// so far is kept.
     pub fn turn<M: Serialize>(&mut self, measured: &M, watch: &dyn Watch) {
-        let turned = self.states.turn();
-        if let (Some((checkpoint, key)), Some(file)) = (&self.kept, turned) {
-            checkpoint.keep(key, self.next, &file, measured, watch);
+        if let (Some((checkpoint, key)), Some(written)) = (&self.kept, self.states.turn()) {
+            let record = Record {
+                key: key.to_hex().to_string(),
+                next: self.next,
+                file: written.file,
+                blake3: written.blake3.to_hex().to_string(),
+                conversion: self.conversion(),
+                measured,
+            };
+            checkpoint.keep(&record, watch);
         }
     }
 
@@ -265,7 +303,7 @@ impl<'m> Pass<'m, 'm> {
         let n_blocks = up_to.max(1);
         while self.next < up_to {
             let number = self.next;
-            bar.set_message(format!("block {} of {n_blocks}", number + 1));
+            bar.set_message(format!("block {} of {n_blocks}, {} read", number + 1, ByteSize(self.n_read)));
             let mut done = 0;
             let window = self.segments.window();
             self.block(&mut |passage| {
@@ -303,6 +341,8 @@ pub struct Key<'k> {
     pub halves: bool,
     /// As in llama.cpp; null is its default.
     pub gpu_layers: Option<i32>,
+    /// What weights are to be converted to; null is what is fastest.
+    pub conversion: Option<Conversion>,
 }
 
 impl Key<'_> {
@@ -314,7 +354,7 @@ impl Key<'_> {
         input: &Input,
         set: &CalibrationSet,
         halves: bool,
-        gpu_layers: Option<i32>,
+        options: &Calibration,
     ) -> Result<blake3::Hash> {
         let mut tokens = blake3::Hasher::new();
         for token in set.windows().flatten() {
@@ -327,7 +367,8 @@ impl Key<'_> {
             tokens: tokens.finalize().to_hex().to_string(),
             window: set.window,
             halves,
-            gpu_layers,
+            gpu_layers: options.gpu_layers,
+            conversion: options.conversion,
         };
         Ok(blake3::hash(&serde_json::to_vec(&key)?))
     }
