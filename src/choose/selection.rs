@@ -25,6 +25,7 @@ use crate::measure::tasks::{self, Task};
 use crate::model::Model;
 use crate::model::block::{BlockSet, block_list, numbers};
 use crate::output::Parent;
+use crate::plan::imatrix::measured::Measured;
 use crate::plan::{AttentionCut, ChosenBy, Constraints, Cut, Method, attention};
 use crate::watch::Watch;
 
@@ -48,6 +49,8 @@ pub struct Selection {
     pub rating: Option<Rating>,
     /// How sure the choice by scores is.
     pub confidence: Option<ConfidenceReport>,
+    /// The importance matrix of the whole model, where it was asked for.
+    pub imatrix: Option<Measured>,
 }
 
 impl Selection {
@@ -75,6 +78,7 @@ impl Selection {
             journal,
             rating: None,
             confidence: None,
+            imatrix: None,
         }
     }
 }
@@ -161,6 +165,15 @@ impl Selection {
 /// # }
 /// ```
 pub fn select(parent: Parent<'_>, options: &Choosing, watch: &dyn Watch) -> Result<Selection> {
+    let mut selection = select_cut(parent, options, watch)?;
+    if options.imatrix && selection.imatrix.is_none() {
+        selection.imatrix = calibrate::measure_imatrix(parent, &options.calibration, watch)?;
+    }
+    Ok(selection)
+}
+
+/// Chooses the cut; where that takes scores, they are measured together with an importance matrix.
+fn select_cut(parent: Parent<'_>, options: &Choosing, watch: &dyn Watch) -> Result<Selection> {
     let at_path = || parent.name();
     let checked = Checked::new(parent, options).with_context(at_path)?;
     if let Some((limit, n_bytes)) = checked.reached {
@@ -192,6 +205,7 @@ pub fn select(parent: Parent<'_>, options: &Choosing, watch: &dyn Watch) -> Resu
         // Losses are measured on the same text.
         calibration: Some(calibrated.report),
         importance: Some(calibrated.importance),
+        imatrix: calibrated.imatrix,
         ..Selection::of(cut, chosen)
     })
 }
@@ -305,7 +319,8 @@ fn calibrated(
     };
     let until = goal.map(|goal| Stopping::rule(parent.constraints, goal));
     let until = until.as_ref().map(|until| until as &Until<'_>);
-    let request = calibrate::Extras { sub_blocks, until, ..calibrate::Extras::default() };
+    let request =
+        calibrate::Extras { sub_blocks, until, imatrix: options.imatrix, ..calibrate::Extras::default() };
     // Attention alone is chosen by scores of halves.
     let method = options.choice.method().unwrap_or(Method::Bi);
     scored(parent, method, &options.calibration, watch, request).map(Some)

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use ggml::ContextOptions;
 
 use crate::engine::hidden_state::{HiddenStates, Token};
+use crate::engine::imatrix::{self, Collector};
 use crate::engine::llama::{self, Halves, LlamaHiddenStates, StreamGraph};
 use crate::engine::load::load_and_cut;
 use crate::engine::order;
@@ -18,6 +19,7 @@ use crate::measure::importance::{Importance, Measuring};
 use crate::measure::pairs::{Paired, Pairs};
 use crate::model::warning;
 use crate::output::Parent;
+use crate::plan::imatrix::measured::Measured;
 use crate::watch::{Silent, Unit, Watch};
 
 /// Scores of blocks, and the text that they are of.
@@ -27,6 +29,8 @@ pub(crate) struct Calibrated {
     pub(crate) report: CalibrationReport,
     /// Tokens that might have been evaluated.
     pub(crate) n_tokens_allowed: usize,
+    /// The importance matrix of the windows that were evaluated, where it was asked for.
+    pub(crate) imatrix: Option<Measured>,
 }
 
 /// The rule by which a calibration of at most so many windows ends early.
@@ -41,6 +45,8 @@ pub(crate) struct Extras<'c, 'u> {
     pub(crate) pairs: Option<&'c mut Pairs>,
     /// The rule by which the calibration ends early.
     pub(crate) until: Option<&'c Until<'u>>,
+    /// The importance matrix of the model as it is.
+    pub(crate) imatrix: bool,
 }
 
 /// Measures the importance of every block of `parent`, and all else of `extras`; scores that were measured before come from
@@ -63,20 +69,23 @@ pub(crate) fn calibrate(
         // Of as many windows as the rule needs.
         Some(_) => None,
     };
-    // Pairs of positions are not kept.
+    // Pairs of positions and importance matrices are not kept.
     if extras.pairs.is_none()
+        && !extras.imatrix
         && let Some((entry, report)) = known.as_ref().and_then(CachedScores::found)
         && let Some(importance) = entry.blocks(model.n_trunk_blocks())
     {
         warning::of_tokenizer(input, model, watch);
         warn_of_zero_rows(&importance, watch);
-        return Ok(Calibrated { n_tokens_allowed: importance.n_tokens, importance, report });
+        return Ok(Calibrated { n_tokens_allowed: importance.n_tokens, importance, report, imatrix: None });
     }
     let halves = match extras.sub_blocks {
         true => Some(Halves::of(model, constraints.rules, &constraints.kinds).with_context(at_path)?),
         false => None,
     };
-    let (engine, set) = load_and_cut(input, model, options, watch, true)?;
+    // What an importance matrix adds up is what the weights of the file multiply.
+    let (engine, set) = load_and_cut(input, model, options, watch, !extras.imatrix)?;
+    let collector = extras.imatrix.then(|| collector(&set)).transpose().with_context(at_path)?;
     let is_enough = extras.until.map(|until| until(set.windows().len()));
     let mut states = LlamaHiddenStates::new(
         &engine,
@@ -84,7 +93,8 @@ pub(crate) fn calibrate(
         StreamGraph::of(model, &engine, constraints.rules.stream)?,
     )
     .with_context(at_path)?
-    .with_halves(halves);
+    .with_halves(halves)
+    .with_collector(collector);
     let start = Instant::now();
     let importance = match extras.pairs {
         None => measure(&mut states, &set, is_enough.as_deref(), watch),
@@ -105,7 +115,46 @@ pub(crate) fn calibrate(
         report.scored = Some(known.model());
         known.keep(input, &report, |key, path, measured| Entry::of_blocks(key, path, measured, &importance));
     }
-    Ok(Calibrated { importance, report, n_tokens_allowed: set.n_tokens() })
+    let imatrix = matrix(states, &set, importance.n_windows);
+    Ok(Calibrated { importance, report, n_tokens_allowed: set.n_tokens(), imatrix })
+}
+
+/// Measures the importance matrix of `parent` alone.
+pub(crate) fn measure_imatrix(
+    parent: Parent<'_>,
+    options: &Calibration,
+    watch: &dyn Watch,
+) -> Result<Option<Measured>> {
+    let Parent { input, model, constraints } = parent;
+    let at_path = || parent.name();
+    llama::check_ends(model).with_context(at_path)?;
+    let (engine, set) = load_and_cut(input, model, options, watch, false)?;
+    let collector = collector(&set).with_context(at_path)?;
+    let mut states = LlamaHiddenStates::new(
+        &engine,
+        ContextOptions { window: set.window, threads: options.threads },
+        StreamGraph::of(model, &engine, constraints.rules.stream)?,
+    )
+    .with_context(at_path)?
+    .with_collector(Some(collector));
+    let bar = watch.begin("measuring the importance matrix".into(), Unit::Tokens, set.n_tokens() as u64);
+    for window in set.windows() {
+        states.visit(window, &mut |_, _| Ok(())).with_context(at_path)?;
+        bar.advance(window.len() as u64);
+    }
+    Ok(matrix(states, &set, set.windows().len()))
+}
+
+/// A collector for the windows of `set`.
+fn collector(set: &CalibrationSet) -> Result<Collector> {
+    imatrix::check_window(set.window)?;
+    Ok(Collector::default())
+}
+
+/// The importance matrix that `states` collected of so many windows of `set`.
+fn matrix(states: LlamaHiddenStates<'_>, set: &CalibrationSet, n_windows: usize) -> Option<Measured> {
+    let sums = states.into_collector()?.into_sums();
+    Some(Measured { sums, datasets: set.source.names(), n_windows, window: set.window })
 }
 
 /// The importance of all blocks by the windows of `set`, or by as many of them as are enough.

@@ -2,13 +2,14 @@
 
 use super::rpc;
 use crate::cli::args::{CalibrationArgs, TextArgs};
+use crate::engine::imatrix;
 use crate::engine::scored::MIN_WINDOW;
 use crate::engine::settings::Calibration;
 use crate::engine::settings::default_threads;
 use crate::engine::text::{DEFAULT_TOKENS, DEFAULT_WINDOW, Source};
 use crate::error::Usage;
 use anyhow::{Result, bail};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 impl Calibration {
     /// Checks the arguments.
@@ -57,6 +58,14 @@ impl Calibration {
             rpc: args.machine.rpc.clone().unwrap_or_default(),
             cache: !args.no_cache,
         })
+    }
+}
+
+/// Checks that the windows give an importance matrix, where one is to be written.
+pub(crate) fn check_matrix(place: Option<&Path>, text: &Calibration) -> Result<()> {
+    match place.map(|_| imatrix::check_window(text.window)) {
+        Some(Err(error)) => bail!(Usage(format!("--imatrix-out: {error}"))),
+        _ => Ok(()),
     }
 }
 

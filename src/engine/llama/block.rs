@@ -3,7 +3,7 @@
 use anyhow::{Error, Result, ensure};
 use ggml::{Context, Flow, Node, Tap, WindowInput};
 
-use super::stream_tap::{Seen, StreamTap};
+use super::stream_tap::{BothTaps, Seen, StreamTap};
 use super::{Halves, StreamGraph};
 use crate::engine::hidden_state::{Position, Visitor};
 use crate::gguf::Quoted;
@@ -128,8 +128,17 @@ impl ReaderTap<'_> {
             && node.ne() == [n_out, self.n_tokens, 1, 1])
         .then_some(operand)
     }
+}
 
-    fn read(&mut self, operand: Node<'_>) -> Flow {
+impl Tap for ReaderTap<'_> {
+    fn wants(&mut self, node: Node<'_>) -> bool {
+        self.operand(node).is_some()
+    }
+
+    fn read(&mut self, node: Node<'_>) -> Flow {
+        let Some(operand) = self.operand(node) else {
+            return Flow::Continue;
+        };
         self.n_found += 1;
         match operand.read(self.read) {
             Ok(()) => Flow::Continue,
@@ -141,34 +150,11 @@ impl ReaderTap<'_> {
     }
 }
 
-/// The tap of a stream, and one of a matrix's operand.
-struct BothTaps<'t, 's, 'v, 'r> {
-    stream: StreamTap<'s, 'v>,
-    reader: Option<&'t mut ReaderTap<'r>>,
-}
-
-impl Tap for BothTaps<'_, '_, '_, '_> {
-    fn wants(&mut self, node: Node<'_>) -> bool {
-        let reader = self.reader.as_ref();
-        self.stream.wants(node) || reader.is_some_and(|reader| reader.operand(node).is_some())
-    }
-
-    fn read(&mut self, node: Node<'_>) -> Flow {
-        if let Some(reader) = &mut self.reader
-            && let Some(operand) = reader.operand(node)
-            && reader.read(operand) == Flow::Stop
-        {
-            return Flow::Stop;
-        }
-        self.stream.read(node)
-    }
-}
-
 fn evaluate_tapped(
     context: &mut Context<'_>,
     graph: StreamGraph,
     input: &[f32],
-    reader: Option<&mut ReaderTap<'_>>,
+    other: Option<&mut dyn Tap>,
 ) -> Result<Vec<f32>> {
     let mut output = Vec::new();
     let mut state = Vec::new();
@@ -178,7 +164,7 @@ fn evaluate_tapped(
         }
         Ok(())
     };
-    let mut tap = BothTaps { stream: tap_of_block(graph, input, &mut state, &mut visit), reader };
+    let mut tap = BothTaps { stream: tap_of_block(graph, input, &mut state, &mut visit), other };
     let result = context.evaluate(WindowInput::HiddenStates(input), &mut tap);
     if let Some(error) = tap.stream.error.take() {
         return Err(error);
