@@ -162,7 +162,7 @@ impl Measured {
     }
 
     /// Plans the file: for each weight `W`, in the order of names, `W.in_sum2` `[n_columns, n_matrices]` and `W.counts`
-    /// `[1, n_matrices]`, F32 (`tools/imatrix/imatrix.cpp: save_imatrix`).
+    /// `[1, n_matrices]` as ggml writes shapes, F32 (`tools/imatrix/imatrix.cpp: save_imatrix`).
     ///
     /// # Errors
     /// No weight; a name too long for a file; sums that are not finite.
@@ -175,7 +175,9 @@ impl Measured {
             let n_counts = sums.counts.len() as u64;
             let n_values = sums.squares.len() as u64;
             for (ending, n) in [(SUMS, n_values / n_counts.max(1)), (COUNTS, 1)] {
-                tensors.push(TensorOut::new(format!("{name}{ending}"), &[n, n_counts], TensorType::F32)?);
+                // ggml stores no last dimension of 1.
+                let dims = &[n, n_counts][..if n_counts == 1 { 1 } else { 2 }];
+                tensors.push(TensorOut::new(format!("{name}{ending}"), dims, TensorType::F32)?);
             }
         }
         let number = |n: usize| u32::try_from(n).map(ValueOut::u32);
@@ -249,8 +251,8 @@ mod tests {
         let expected = [
             ("blk.0.ffn_up_exps.weight.in_sum2", vec![2, 3], vec![1.0, 4.0, 0.0, 0.0, 10.0, 1.25]),
             ("blk.0.ffn_up_exps.weight.counts", vec![1, 3], vec![1.0, 0.0, 2.0]),
-            ("blk.1.attn_q.weight.in_sum2", vec![3, 1], vec![17.0, 29.0, 45.0]),
-            ("blk.1.attn_q.weight.counts", vec![1, 1], vec![2.0]),
+            ("blk.1.attn_q.weight.in_sum2", vec![3], vec![17.0, 29.0, 45.0]),
+            ("blk.1.attn_q.weight.counts", vec![1], vec![2.0]),
         ];
         assert_eq!(found, expected);
     }
