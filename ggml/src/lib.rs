@@ -5,6 +5,7 @@
 //!
 //! In reading order:
 //! - [`mapping`]: a read-only memory-mapped file.
+//! - `source`: a file that is made while llama.cpp reads it.
 //! - [`limits`]: limits that the system sets on this process.
 //! - [`log`]: what llama.cpp says, captured.
 //! - [`fault`]: the end of a process that llama.cpp ends.
@@ -22,6 +23,9 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that panics fails with the reason"))]
 
 pub mod mapping;
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub mod source;
 
 pub mod limits;
 

@@ -48,6 +48,23 @@ impl Mapping {
         Ok(Self { file, map })
     }
 
+    /// Gives the memory back that holds these bytes, which are read again when they are next touched. Where the system has no
+    /// such call, nothing happens.
+    pub fn release(&self, bytes: std::ops::Range<usize>) {
+        #[cfg(unix)]
+        if let Some(map) = &self.map
+            && bytes.start < bytes.end
+            && bytes.end <= map.len()
+        {
+            // SAFETY: of a shared, read-only mapping of a file nothing is lost: a page is read from the file again.
+            let _ = unsafe {
+                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, bytes.start, bytes.len())
+            };
+        }
+        #[cfg(not(unix))]
+        let _ = bytes;
+    }
+
     /// The open file, for copying ranges of it without reading them.
     #[must_use]
     pub fn file(&self) -> &File {

@@ -29,6 +29,34 @@ pub struct ModelOptions {
     pub counts: Option<BlockCounts>,
 }
 
+impl ModelOptions {
+    /// Calls `load` with the parameters as llama.cpp takes them. Lists that they point to are alive during the call.
+    fn with_params<T>(self, load: impl FnOnce(sys::llama_model_params) -> T) -> T {
+        // SAFETY: no arguments.
+        let mut params = unsafe { sys::llama_model_default_params() };
+        if let Some(layers) = self.gpu_layers {
+            params.n_gpu_layers = layers;
+        }
+        params.vocab_only = self.vocab_only;
+        if self.no_mmap {
+            params.load_mode = sys::LLAMA_LOAD_MODE_NONE;
+        }
+        // A list that ends with a null pointer.
+        let mut devices = self.rpc.map(Servers::with_local);
+        if let Some(devices) = &mut devices {
+            params.devices = devices.as_mut_ptr();
+        }
+        // A list that ends with an empty key.
+        let overrides = self.counts.map(BlockCounts::overrides);
+        if let Some(overrides) = &overrides {
+            params.kv_overrides = overrides.as_ptr();
+        }
+        log::clear();
+        let _at_work = AtWork::new(Work::Loading);
+        load(params)
+    }
+}
+
 /// How many blocks a model has, whatever its file says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockCounts {
@@ -85,30 +113,32 @@ impl Model {
     /// [`Error::Path`] or [`Error::Load`] with llama.cpp's reason.
     pub fn load(_backend: &Backend, path: &Path, options: ModelOptions) -> Result<Self, Error> {
         let path = c_path(path)?;
-        // SAFETY: no arguments.
-        let mut params = unsafe { sys::llama_model_default_params() };
-        if let Some(layers) = options.gpu_layers {
-            params.n_gpu_layers = layers;
+        options.with_params(|params| {
+            // SAFETY: the path is NUL-terminated and outlives the call. A failure is a null pointer, checked by `from_raw`.
+            Self::from_raw(unsafe { sys::llama_model_load_from_file(path.as_ptr(), params) })
+        })
+    }
+
+    /// Loads the model of one file, which `source` makes while it is read; its weights are in memory once.
+    ///
+    /// # Errors
+    /// [`Error::Load`] with the reason of the source, or llama.cpp's.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    pub fn load_source(
+        _backend: &Backend,
+        source: &dyn crate::source::Source,
+        options: ModelOptions,
+    ) -> Result<Self, Error> {
+        let mut stream = crate::source::Stream::open(source)?;
+        let options = ModelOptions { no_mmap: true, ..options };
+        let model = options.with_params(|params| {
+            // SAFETY: the stream is open during the call. A failure is a null pointer, checked by `from_raw`.
+            Self::from_raw(unsafe { sys::llama_model_load_from_file_ptr(stream.as_ptr().cast(), params) })
+        });
+        match stream.error() {
+            Some(error) => Err(Error::Load { reason: error.to_string() }),
+            None => model,
         }
-        params.vocab_only = options.vocab_only;
-        if options.no_mmap {
-            params.load_mode = sys::LLAMA_LOAD_MODE_NONE;
-        }
-        let mut devices = options.rpc.map(Servers::with_local);
-        if let Some(devices) = &mut devices {
-            params.devices = devices.as_mut_ptr();
-        }
-        let overrides = options.counts.map(BlockCounts::overrides);
-        if let Some(overrides) = &overrides {
-            params.kv_overrides = overrides.as_ptr();
-        }
-        log::clear();
-        let _at_work = AtWork::new(Work::Loading);
-        // SAFETY: the path is NUL-terminated and outlives the call, as do the list of devices, which ends with a null pointer, and
-        // the entries, which end with an empty key;
-        // `params` is else the library's default with plain values changed. A failure is a null pointer, checked below.
-        let raw = unsafe { sys::llama_model_load_from_file(path.as_ptr(), params) };
-        Self::from_raw(raw)
     }
 
     /// Loads the model whose files are at `paths`: one, or all parts of a split model in order, under any names; with `counts`
@@ -124,18 +154,13 @@ impl Model {
         let paths = paths.iter().map(|path| c_path(path));
         let paths: Vec<CString> = paths.collect::<Result<_, _>>()?;
         let mut pointers: Vec<_> = paths.iter().map(|path| path.as_ptr()).collect();
-        // SAFETY: no arguments.
-        let mut params = unsafe { sys::llama_model_default_params() };
-        let overrides = counts.map(BlockCounts::overrides);
-        if let Some(overrides) = &overrides {
-            params.kv_overrides = overrides.as_ptr();
-        }
-        log::clear();
-        let _at_work = AtWork::new(Work::Loading);
-        // SAFETY: pointer and length describe `pointers`; each points to a NUL-terminated path. All outlive the call, which
-        // copies them, as do the entries, which end with an empty key. A failure is a null pointer, checked below.
-        let raw = unsafe { sys::llama_model_load_from_splits(pointers.as_mut_ptr(), pointers.len(), params) };
-        Self::from_raw(raw)
+        ModelOptions { counts, ..ModelOptions::default() }.with_params(|params| {
+            // SAFETY: pointer and length describe `pointers`; each points to a NUL-terminated path. All outlive the call, which
+            // copies them. A failure is a null pointer, checked by `from_raw`.
+            Self::from_raw(unsafe {
+                sys::llama_model_load_from_splits(pointers.as_mut_ptr(), pointers.len(), params)
+            })
+        })
     }
 
     /// Takes ownership of what a loading function returned.

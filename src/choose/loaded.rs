@@ -1,17 +1,22 @@
 //! Loaded: a model in llama.cpp, with the text to measure it on.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
 use ggml::ThreadPool;
 
-use crate::engine::hidden_state::Token;
-use crate::engine::load::load_and_cut;
+use crate::engine::blockwise::need::Way;
+use crate::engine::blockwise::replay::Replay;
+use crate::engine::hidden_state::{HiddenStates, Token};
+use crate::engine::llama::{LlamaHiddenStates, StreamGraph};
+use crate::engine::load::{Weights, load_and_cut};
 use crate::engine::scored::MIN_WINDOW;
 use crate::engine::segment::{Chain, Subsets, Whole};
 use crate::engine::settings::Calibration;
 use crate::engine::text::CalibrationSet;
 use crate::engine::{logits, order};
+use crate::measure::blockwise::{self, Kept};
 use crate::output::Parent;
 use crate::watch::{Unit, Watch};
 
@@ -20,15 +25,23 @@ pub(crate) struct Loaded {
     pub(crate) engine: ggml::Model,
     pub(crate) set: CalibrationSet,
     pub(crate) threads: Rc<ThreadPool>,
+    /// The states of the text, of a model that is evaluated block by block; then the engine is its vocabulary alone.
+    replay: Option<RefCell<Replay>>,
 }
 
 impl Loaded {
-    /// Loads `parent` for its hidden states.
+    /// Loads `parent` for its hidden states, or evaluates it block by block.
     ///
     /// # Errors
     /// A text that cannot be read or is too short; llama.cpp's.
     pub(crate) fn for_states(parent: Parent<'_>, text: &Calibration, watch: &dyn Watch) -> Result<Self> {
-        Self::new(parent, text, watch, true)
+        let way = blockwise::way(parent, text, Kept { states: true, sums: false })?;
+        if way == Way::Whole {
+            return Self::new(parent, text, watch, Weights::ForScores);
+        }
+        let loaded = Self::new(parent, text, watch, Weights::None)?;
+        let replay = blockwise::replay(parent, text, &loaded.set, way, watch)?;
+        Ok(Self { replay: Some(RefCell::new(replay)), ..loaded })
     }
 
     /// Loads `parent` for its predictions.
@@ -38,7 +51,8 @@ impl Loaded {
     pub(crate) fn for_losses(parent: Parent<'_>, text: &Calibration, watch: &dyn Watch) -> Result<Self> {
         let at_path = || parent.name();
         logits::check_causal(parent.model).with_context(at_path)?;
-        let loaded = Self::new(parent, text, watch, false)?;
+        blockwise::check_whole(parent, text, "the loss of removals is measured on the whole model")?;
+        let loaded = Self::new(parent, text, watch, Weights::AsTheyAre)?;
         logits::check_predicts(&loaded.engine).with_context(at_path)?;
         let window = loaded.set.window;
         ensure!(
@@ -49,9 +63,25 @@ impl Loaded {
         Ok(loaded)
     }
 
-    fn new(parent: Parent<'_>, text: &Calibration, watch: &dyn Watch, recode: bool) -> Result<Self> {
-        let (engine, set) = load_and_cut(parent.input, parent.model, text, watch, recode)?;
-        Ok(Self { engine, set, threads: Rc::new(ThreadPool::new(text.threads)?) })
+    fn new(parent: Parent<'_>, text: &Calibration, watch: &dyn Watch, weights: Weights) -> Result<Self> {
+        let (engine, set) = load_and_cut(parent.input, parent.model, text, watch, weights)?;
+        Ok(Self { engine, set, threads: Rc::new(ThreadPool::new(text.threads)?), replay: None })
+    }
+
+    /// Uses the hidden states of the text.
+    ///
+    /// # Errors
+    /// Those of `with`; llama.cpp's.
+    pub(crate) fn states<T>(
+        &self,
+        parent: Parent<'_>,
+        with: impl FnOnce(&mut dyn HiddenStates) -> Result<T>,
+    ) -> Result<T> {
+        if let Some(replay) = &self.replay {
+            return with(&mut *replay.borrow_mut());
+        }
+        let graph = StreamGraph::of(parent.model, &self.engine, parent.constraints.rules.stream)?;
+        with(&mut LlamaHiddenStates::with_threads(&self.engine, self.set.window, &self.threads, graph)?)
     }
 
     /// The windows in an order in which the first few stand for all of the text, and for all texts where there are several.

@@ -20,7 +20,7 @@ use crate::measure::cache::cached::CachedScores;
 use crate::measure::cache::{Entry, Scored};
 use crate::measure::loss::Objective;
 use crate::model::block::BlockSet;
-use crate::model::warning;
+use crate::model::{hashes, warning};
 use crate::output::Parent;
 use crate::plan::Method;
 use anyhow::{Context, Result};
@@ -75,7 +75,8 @@ fn best_run(request: &Request<'_>, n: usize) -> Result<Chosen> {
     let at_path = || request.parent.name();
     llama::check_ends(model).with_context(at_path)?;
     let best = |distances: &[f64]| removal::best_run(constraints, distances, request.keep, n);
-    let known = CachedScores::look(input, request.text, request.watch, Scored::Runs(n))?;
+    let hash = request.text.cache.then(|| hashes::remembered(input, request.watch));
+    let known = CachedScores::look(hash, request.text, request.watch, Scored::Runs(n))?;
     if let Some((entry, report)) = known.as_ref().and_then(CachedScores::found)
         && let Some(distances) = entry.runs(model.n_trunk_blocks())
     {
@@ -89,10 +90,11 @@ fn best_run(request: &Request<'_>, n: usize) -> Result<Chosen> {
             let distances = runs.distances(n, bar)?;
             Ok((best(&distances)?, distances))
         })?;
-    if let Some(known) = known {
-        calibration.scored = Some(known.model());
-        known
-            .keep(input, &calibration, |key, path, measured| Entry::of_runs(key, path, measured, &distances));
+    if let (Some(known), Some(hash)) = (known, hash) {
+        calibration.scored = Some(hash);
+        known.keep(input, hash, &calibration, |key, path, measured| {
+            Entry::of_runs(key, path, measured, &distances)
+        });
     }
     Ok(Chosen { removed, calibration: Some(calibration), ..Chosen::default() })
 }

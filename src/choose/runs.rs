@@ -7,7 +7,6 @@ use anyhow::{Context, Result};
 use crate::choose::loaded::Loaded;
 use crate::choose::removal;
 use crate::choose::request::Request;
-use crate::engine::llama::{LlamaHiddenStates, StreamGraph};
 use crate::engine::outcome::CalibrationReport;
 use crate::measure::angular;
 use crate::model::BlockId;
@@ -37,13 +36,9 @@ impl Runs<'_> {
 
     /// The angular distance over every run of `n` blocks, by its first block.
     pub(crate) fn distances(&self, n: usize, bar: &dyn Progress) -> Result<Vec<f64>> {
-        let Loaded { engine, set, threads } = self.loaded;
-        let parent = self.request.parent;
-        let stream = parent.constraints.rules.stream;
-        let graph = StreamGraph::of(parent.model, engine, stream)?;
-        let mut states = LlamaHiddenStates::with_threads(engine, set.window, threads, graph)?;
-        angular::measure(&mut states, set.windows(), n, &mut |n_tokens| {
-            bar.advance(n_tokens as u64);
+        let set = &self.loaded.set;
+        self.loaded.states(self.request.parent, |states| {
+            angular::measure(states, set.windows(), n, &mut |n_tokens| bar.advance(n_tokens as u64))
         })
     }
 

@@ -25,7 +25,7 @@ use crate::measure::tasks::{self, Task};
 use crate::model::Model;
 use crate::model::block::{BlockSet, block_list, numbers};
 use crate::output::Parent;
-use crate::plan::imatrix::measured::Measured;
+use crate::plan::imatrix::measured::MeasuredImatrix;
 use crate::plan::{AttentionCut, ChosenBy, Constraints, Cut, Method, attention};
 use crate::watch::Watch;
 
@@ -50,7 +50,7 @@ pub struct Selection {
     /// How sure the choice by scores is.
     pub confidence: Option<ConfidenceReport>,
     /// The importance matrix of the whole model, where it was asked for.
-    pub imatrix: Option<Measured>,
+    pub imatrix: Option<MeasuredImatrix>,
 }
 
 impl Selection {
@@ -167,7 +167,9 @@ impl Selection {
 pub fn select(parent: Parent<'_>, options: &Choosing, watch: &dyn Watch) -> Result<Selection> {
     let mut selection = select_cut(parent, options, watch)?;
     if options.imatrix && selection.imatrix.is_none() {
-        selection.imatrix = calibrate::measure_imatrix(parent, &options.calibration, watch)?;
+        // The blocks were chosen without scores.
+        let extras = calibrate::Extras { imatrix: true, ..calibrate::Extras::default() };
+        selection.imatrix = calibrate::calibrate(parent, &options.calibration, watch, extras)?.imatrix;
     }
     Ok(selection)
 }

@@ -22,6 +22,20 @@ pub enum Position {
     Output(BlockId),
 }
 
+/// What one block makes of one window: hidden states, each `[n_tokens, n_embd]`.
+pub struct Passage<'p> {
+    /// The block.
+    pub block: BlockId,
+    /// The number of the window.
+    pub window: usize,
+    /// The stream before the block.
+    pub before: &'p [f32],
+    /// The stream between its halves, where that is shown.
+    pub middle: Option<&'p [f32]>,
+    /// The stream after it.
+    pub after: &'p [f32],
+}
+
 /// Receives hidden states in order of evaluation, each `[n_tokens, n_embd]`.
 pub type Visitor<'v> = dyn FnMut(Position, &[f32]) -> Result<()> + 'v;
 

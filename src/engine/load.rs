@@ -38,12 +38,12 @@ pub struct LoadedModel<'i> {
 }
 
 impl<'i> LoadedModel<'i> {
-    /// Loads the model of `input`, as `options` say.
+    /// Loads the model of `input`, or its vocabulary alone, as `options` say.
     ///
     /// # Errors
     /// llama.cpp's; a model without a tokenizer, or one that does not predict the next token.
-    pub fn load(input: &'i Input, options: &Calibration) -> Result<Self> {
-        let how = model_options(options)?;
+    pub fn load(input: &'i Input, options: &Calibration, weights: Weights) -> Result<Self> {
+        let how = ModelOptions { vocab_only: weights == Weights::None, ..model_options(options)? };
         let engine = load_named(input.path(), &|| load(input, how))?;
         Ok(Self { engine, input })
     }
@@ -69,7 +69,7 @@ impl<'i> LoadedModel<'i> {
     /// A window longer than the model's context; a text that gives less than one window.
     pub fn cut(&self, texts: &Texts, options: &Calibration, watch: &dyn Watch) -> Result<CalibrationSet> {
         let mut window = options.window;
-        let n_ctx = self.engine.n_ctx_train();
+        let n_ctx = context_length(self.input, &self.engine)?;
         if window > n_ctx && n_ctx > 0 {
             ensure!(
                 options.window_is_default,
@@ -131,6 +131,14 @@ impl<'i> LoadedModel<'i> {
     }
 }
 
+/// The context that a model was trained for, in tokens; 0 where it is not known. A vocabulary alone does not say it.
+fn context_length(input: &Input, engine: &ggml::Model) -> Result<usize> {
+    match engine.n_ctx_train() {
+        0 => Ok(Model::new(input.parse()?)?.count("context_length")?.unwrap_or(0)),
+        n_ctx => Ok(n_ctx),
+    }
+}
+
 /// Loads a model, which errors call `name`.
 pub fn load_named(name: &Path, load: &dyn Fn() -> Result<ggml::Model>) -> Result<ggml::Model> {
     let at_path = || name.display().to_string();
@@ -148,6 +156,7 @@ pub fn load_named(name: &Path, load: &dyn Fn() -> Result<ggml::Model>) -> Result
 
 /// Checks that a model can take these windows, and that tokens are scored.
 pub fn check_window(set: &CalibrationSet, engine: &ggml::Model) -> Result<()> {
+    // Of a vocabulary alone it is 0; then the windows were cut by the file's.
     let (window, n_ctx) = (set.window, engine.n_ctx_train());
     ensure!(
         window >= MIN_WINDOW,
@@ -172,15 +181,24 @@ pub fn model_options(options: &Calibration) -> Result<ModelOptions> {
     Ok(ModelOptions { gpu_layers: options.gpu_layers, rpc, ..ModelOptions::default() })
 }
 
+/// What is loaded of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weights {
+    /// None: the vocabulary alone.
+    None,
+    /// All as they are.
+    AsTheyAre,
+    /// All, perhaps [`Recoded`], which scores do not see.
+    ForScores,
+}
+
 /// Loads the model of `input` and cuts the text into windows.
-///
-/// With `recode` its weights may be [`Recoded`], which scores do not see.
 pub fn load_and_cut(
     input: &Input,
     model: &Model<'_>,
     options: &Calibration,
     watch: &dyn Watch,
-    recode: bool,
+    weights: Weights,
 ) -> Result<(ggml::Model, CalibrationSet)> {
     let path = input.path();
     let texts = Texts::read(options.source.clone())?;
@@ -189,9 +207,10 @@ pub fn load_and_cut(
     backend.on_abort(&format!("gguf-shorten: {}: ", path.display()));
     ggml::log::echo(watch.is_verbose());
     let how = model_options(options)?;
-    let engine = match recode {
-        true => load_for_scores(model, input.for_llama()?, how),
-        false => load(input, how),
+    let engine = match weights {
+        Weights::None => load(input, ModelOptions { vocab_only: true, ..how }),
+        Weights::AsTheyAre => load(input, how),
+        Weights::ForScores => load_for_scores(model, input.for_llama()?, how),
     }
     .with_context(at_path)?;
     ensure!(

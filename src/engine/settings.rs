@@ -2,6 +2,7 @@
 
 use crate::engine::text::{DEFAULT_TOKENS, DEFAULT_WINDOW, Source};
 use ggml::rpc::Endpoints;
+use std::path::PathBuf;
 
 /// How a model is calibrated, before the model is known.
 #[derive(Clone, Debug)]
@@ -22,6 +23,10 @@ pub struct Calibration {
     pub rpc: Endpoints,
     /// Whether scores may come from the cache, and go there.
     pub cache: bool,
+    /// Memory that an evaluation may take, in bytes; `None` for what is free.
+    pub memory: Option<u64>,
+    /// The folder for hidden states of an evaluation block by block, and for how far it is; `None` to keep them in memory.
+    pub scratch: Option<PathBuf>,
 }
 
 /// What a user gets who says nothing, but without the cache.
@@ -36,6 +41,8 @@ impl Default for Calibration {
             gpu_layers: None,
             rpc: Endpoints::default(),
             cache: false,
+            memory: None,
+            scratch: None,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Sizes as a user writes them, such as 4G or 2GiB.
 
+use std::fmt;
 use std::str::FromStr;
 
 /// A number of bytes such as `4G` or `3.5GiB`: decimal units with one letter, as for `llama-gguf-split`, or with a `B`, binary
@@ -9,6 +10,20 @@ pub struct ByteSize(pub u64);
 
 /// Digits of a fraction that are taken: with the largest unit they stay exact in 128 bits.
 const MAX_FRACTION_DIGITS: usize = 18;
+
+/// Rounded up, as it can be given back: whole bytes, megabytes or tenths of a gigabyte.
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            n @ ..1_000_000 => write!(f, "{n} B"),
+            n @ ..10_000_000_000 => write!(f, "{} MB", n.div_ceil(1_000_000)),
+            n => {
+                let tenths = n.div_ceil(100_000_000);
+                write!(f, "{}.{} GB", tenths / 10, tenths % 10)
+            }
+        }
+    }
+}
 
 impl FromStr for ByteSize {
     type Err = String;
@@ -62,6 +77,14 @@ impl FromStr for ByteSize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_size_that_is_shown_is_enough() {
+        for n in [1, 999_999, 1_000_000, 1_000_001, 9_999_999_999, 10_000_000_001, u64::MAX / 2] {
+            let back: ByteSize = ByteSize(n).to_string().parse().unwrap();
+            assert!(back.0 >= n && back.0 - n < (n / 50).max(1), "{n} {}", back.0);
+        }
+    }
 
     #[test]
     fn sizes_have_units_of_1000_or_1024() {

@@ -9,9 +9,8 @@ use std::path::Path;
 pub fn available() -> Option<u64> {
     let system = fs::read_to_string("/proc/meminfo").ok();
     let system = system.as_deref().and_then(meminfo);
-    let groups = fs::read_to_string("/proc/self/cgroup").ok();
-    let group = groups.as_deref().and_then(group_path);
-    let group = group.and_then(|path| group_room(Path::new("/sys/fs/cgroup"), path));
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let group = room_of_groups(Path::new("/sys/fs/cgroup"), &groups);
     match (system, group) {
         (Some(system), Some(group)) => Some(system.min(group)),
         (system, group) => system.or(group),
@@ -25,24 +24,54 @@ fn meminfo(text: &str) -> Option<u64> {
     number.checked_mul(1024)
 }
 
-/// The path of this process's group in the one hierarchy of version 2 (cgroups(7)).
-fn group_path(text: &str) -> Option<&str> {
-    text.lines().find_map(|line| line.strip_prefix("0::/"))
+/// Names of the files of a group that say its limit and what it holds.
+struct Names {
+    limit: &'static str,
+    held: &'static str,
 }
 
-/// What the group at `path` below `root` and all those that it is in leave; `None` where none sets a limit.
-fn group_room(root: &Path, path: &str) -> Option<u64> {
-    let number = |folder: &Path, name: &str| -> Option<u64> {
-        fs::read_to_string(folder.join(name)).ok()?.trim().parse().ok()
+/// Of the one hierarchy of version 2, and of the memory hierarchy of version 1 (cgroups(7), cgroup-v1/memory.txt).
+const VERSION_2: Names = Names { limit: "memory.max", held: "memory.current" };
+const VERSION_1: Names = Names { limit: "memory.limit_in_bytes", held: "memory.usage_in_bytes" };
+
+/// What the groups of `/proc/self/cgroup` leave, in whichever version; `None` where none sets a limit.
+fn room_of_groups(root: &Path, groups: &str) -> Option<u64> {
+    let of_line = |line: &str| {
+        let (_, rest) = line.split_once(':')?;
+        let (controllers, path) = rest.split_once(":/")?;
+        match controllers {
+            "" => group_room(root, path, &VERSION_2),
+            _ if controllers.split(',').any(|name| name == "memory") => {
+                group_room(&root.join("memory"), path, &VERSION_1)
+            }
+            _ => None,
+        }
     };
+    groups.lines().filter_map(of_line).min()
+}
+
+/// What the group at `path` below `root` and all those that it is in leave; `None` where none sets a limit. Inside of a
+/// container its own group may be at the root.
+fn group_room(root: &Path, path: &str, names: &Names) -> Option<u64> {
     let group = root.join(path);
     let groups = group.ancestors().take_while(|folder| folder.starts_with(root));
-    groups
-        .filter_map(|folder| {
-            let max = number(folder, "memory.max")?;
-            Some(max.saturating_sub(number(folder, "memory.current")?))
-        })
-        .min()
+    groups.filter_map(|folder| room_of(folder, names)).min()
+}
+
+fn room_of(folder: &Path, names: &Names) -> Option<u64> {
+    let read = |name: &str| fs::read_to_string(folder.join(name)).ok();
+    let number = |name: &str| -> Option<u64> { read(name)?.trim().parse().ok() };
+    // Version 1 has a very large number for no limit.
+    let limit = number(names.limit).filter(|limit| *limit < 1 << 60)?;
+    // Pages of files are given up before anything else is.
+    let statistics = read("memory.stat").unwrap_or_default();
+    let files: u64 = (statistics.lines())
+        .filter_map(|line| line.split_once(' '))
+        .filter(|(name, _)| matches!(*name, "active_file" | "inactive_file"))
+        .filter_map(|(_, number)| number.parse::<u64>().ok())
+        .sum();
+    let held = number(names.held)?.saturating_sub(files);
+    Some(limit.saturating_sub(held))
 }
 
 #[cfg(test)]
@@ -60,21 +89,32 @@ mod tests {
 
     #[test]
     fn the_tightest_group_counts() {
-        assert_eq!(group_path("1:cpu:/x\n0::/a/b\n"), Some("a/b"));
-        assert_eq!(group_path("4:memory:/x\n"), None);
-        let root = tempfile::tempdir().unwrap();
-        let group = root.path().join("a/b");
-        fs::create_dir_all(&group).unwrap();
-        let write = |folder: &Path, max: &str, current: &str| {
-            fs::write(folder.join("memory.max"), max).unwrap();
-            fs::write(folder.join("memory.current"), current).unwrap();
-        };
-        assert_eq!(group_room(root.path(), "a/b"), None);
-        write(&group, "max\n", "5\n");
-        assert_eq!(group_room(root.path(), "a/b"), None);
-        write(&root.path().join("a"), "100\n", "30\n");
-        assert_eq!(group_room(root.path(), "a/b"), Some(70));
-        write(&group, "50\n", "60\n");
-        assert_eq!(group_room(root.path(), "a/b"), Some(0));
+        for (names, below, lines) in
+            [(VERSION_2, "", "1:cpu:/x\n0::/a/b\n"), (VERSION_1, "memory", "4:memory:/a/b\n0::/\n")]
+        {
+            let root = tempfile::tempdir().unwrap();
+            let of_all = root.path().join(below);
+            let group = of_all.join("a/b");
+            fs::create_dir_all(&group).unwrap();
+            let write = |folder: &Path, max: &str, current: &str| {
+                fs::write(folder.join(names.limit), max).unwrap();
+                fs::write(folder.join(names.held), current).unwrap();
+            };
+            let room = || room_of_groups(root.path(), lines);
+            assert_eq!(room(), None);
+            write(&group, "max\n", "5\n");
+            assert_eq!(room(), None);
+            write(&group, "9223372036854771712\n", "5\n");
+            assert_eq!(room(), None);
+            write(&of_all.join("a"), "100\n", "30\n");
+            assert_eq!(room(), Some(70));
+            write(&group, "50\n", "60\n");
+            assert_eq!(room(), Some(0));
+            // Of what it holds, pages of files can be had.
+            fs::write(group.join("memory.stat"), "cache 7\ninactive_file 20\nactive_file 5\n").unwrap();
+            assert_eq!(room(), Some(15));
+            // Inside of a container.
+            assert_eq!(room_of_groups(&of_all.join("a"), "0::/\n"), (below.is_empty()).then_some(70));
+        }
     }
 }

@@ -8,7 +8,7 @@ use super::repairs::Repairs;
 use super::trials::Trials;
 use crate::engine::hidden_state::Token;
 use crate::engine::llama;
-use crate::engine::load::load_and_cut;
+use crate::engine::load::{Weights, load_and_cut};
 use crate::engine::scored::MIN_WINDOW;
 use crate::engine::text::{CalibrationSet, DEFAULT_TOKENS, DEFAULT_WINDOW};
 use crate::heal::Weighting;
@@ -20,6 +20,7 @@ use crate::heal::outcome::Healed;
 use crate::heal::settings::{Heal, HealArg};
 use crate::heal::split::{MIN_WINDOWS, Split};
 use crate::heal::target_matrix::TargetMatrix;
+use crate::measure::blockwise;
 use crate::measure::loss::Objective;
 use crate::model::Model;
 use crate::model::block::BlockSet;
@@ -152,7 +153,10 @@ pub fn heal(
     let at_path = || parent.name();
     let repairs = Repairs::of(parent.model, heal.how).with_context(at_path)?;
     let heal = &settled(heal, repairs.carrier.as_ref());
-    let (engine, set) = load_and_cut(parent.input, parent.model, &heal.calibration, watch, false)?;
+    let why = "healing compares the shortened model with the whole one";
+    blockwise::check_whole(parent, &heal.calibration, why)?;
+    let (engine, set) =
+        load_and_cut(parent.input, parent.model, &heal.calibration, watch, Weights::AsTheyAre)?;
     ensure!(
         set.window >= MIN_WINDOW,
         "{}: a window has {} tokens, but {MIN_WINDOW} or more are needed to score predictions",

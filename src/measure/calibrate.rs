@@ -5,21 +5,24 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use ggml::ContextOptions;
 
+use crate::engine::blockwise::need::Way;
 use crate::engine::hidden_state::{HiddenStates, Token};
 use crate::engine::imatrix::{self, Collector};
 use crate::engine::llama::{self, Halves, LlamaHiddenStates, StreamGraph};
-use crate::engine::load::load_and_cut;
+use crate::engine::load::{Weights, load_and_cut};
 use crate::engine::order;
 use crate::engine::outcome::CalibrationReport;
 use crate::engine::settings::Calibration;
 use crate::engine::text::CalibrationSet;
+use crate::files::stamp::now_ns;
+use crate::measure::blockwise::{self, Kept, Measured, Wanted};
 use crate::measure::cache::cached::CachedScores;
 use crate::measure::cache::{Entry, Scored};
 use crate::measure::importance::{Importance, Measuring};
 use crate::measure::pairs::{Paired, Pairs};
-use crate::model::warning;
+use crate::model::{hashes, warning};
 use crate::output::Parent;
-use crate::plan::imatrix::measured::Measured;
+use crate::plan::imatrix::measured::MeasuredImatrix;
 use crate::watch::{Silent, Unit, Watch};
 
 /// Scores of blocks, and the text that they are of.
@@ -30,7 +33,7 @@ pub(crate) struct Calibrated {
     /// Tokens that might have been evaluated.
     pub(crate) n_tokens_allowed: usize,
     /// The importance matrix of the windows that were evaluated, where it was asked for.
-    pub(crate) imatrix: Option<Measured>,
+    pub(crate) imatrix: Option<MeasuredImatrix>,
 }
 
 /// The rule by which a calibration of at most so many windows ends early.
@@ -64,8 +67,17 @@ pub(crate) fn calibrate(
         true => Scored::Halves,
         false => Scored::Blocks,
     };
+    let kept = Kept { states: extras.pairs.is_some(), sums: extras.imatrix };
+    let mut way = None;
+    let mut hash = hashes::known(input, watch);
+    if hash.is_none() {
+        let found = blockwise::way(parent, options, kept)?;
+        // Block by block the files are hashed while they are read.
+        hash = (options.cache && found == Way::Whole).then(|| hashes::remembered(input, watch));
+        way = Some(found);
+    }
     let known = match extras.until {
-        None => CachedScores::look(input, options, watch, scored)?,
+        None => CachedScores::look(hash, options, watch, scored)?,
         // Of as many windows as the rule needs.
         Some(_) => None,
     };
@@ -83,9 +95,57 @@ pub(crate) fn calibrate(
         true => Some(Halves::of(model, constraints.rules, &constraints.kinds).with_context(at_path)?),
         false => None,
     };
+    let start_ns = now_ns();
+    let measured = match way.map_or_else(|| blockwise::way(parent, options, kept), Ok)? {
+        Way::Whole => as_whole(parent, options, watch, extras, halves)?,
+        way => {
+            let wanted = Wanted { pairs: extras.pairs, halves, sums: extras.imatrix };
+            blockwise::by_blocks(parent, options, watch, wanted, way)?
+        }
+    };
+    let Measured { importance, set, seconds, hash: read, sums } = measured;
+    warn_of_zero_rows(&importance, watch);
+    let mut report = CalibrationReport {
+        windows: importance.n_windows,
+        tokens: importance.n_tokens,
+        ..CalibrationReport::new(&set, seconds)
+    };
+    if let Some(read) = read.filter(|_| hash.is_none() && options.cache) {
+        input.check_unchanged()?;
+        hashes::remember(input, read, start_ns, watch);
+        hash = Some(read);
+    }
+    if let (Some(known), Some(hash)) = (known, hash) {
+        report.scored = Some(hash);
+        known.keep(input, hash, &report, |key, path, measured| {
+            Entry::of_blocks(key, path, measured, &importance)
+        });
+    }
+    let imatrix = sums.map(|sums| MeasuredImatrix {
+        sums,
+        datasets: set.source.names(),
+        n_windows: importance.n_windows,
+        window: set.window,
+    });
+    Ok(Calibrated { importance, report, n_tokens_allowed: set.n_tokens(), imatrix })
+}
+
+/// Evaluates the whole model, window by window.
+fn as_whole(
+    parent: Parent<'_>,
+    options: &Calibration,
+    watch: &dyn Watch,
+    extras: Extras<'_, '_>,
+    halves: Option<Halves>,
+) -> Result<Measured> {
+    let Parent { input, model, constraints } = parent;
+    let at_path = || parent.name();
     // What an importance matrix adds up is what the weights of the file multiply.
-    let (engine, set) = load_and_cut(input, model, options, watch, !extras.imatrix)?;
-    let collector = extras.imatrix.then(|| collector(&set)).transpose().with_context(at_path)?;
+    let weights = if extras.imatrix { Weights::AsTheyAre } else { Weights::ForScores };
+    let (engine, set) = load_and_cut(input, model, options, watch, weights)?;
+    if extras.imatrix {
+        imatrix::check_window(set.window).with_context(at_path)?;
+    }
     let is_enough = extras.until.map(|until| until(set.windows().len()));
     let mut states = LlamaHiddenStates::new(
         &engine,
@@ -94,7 +154,7 @@ pub(crate) fn calibrate(
     )
     .with_context(at_path)?
     .with_halves(halves)
-    .with_collector(collector);
+    .with_collector(extras.imatrix.then(Collector::default));
     let start = Instant::now();
     let importance = match extras.pairs {
         None => measure(&mut states, &set, is_enough.as_deref(), watch),
@@ -105,56 +165,8 @@ pub(crate) fn calibrate(
     };
     let importance = importance.with_context(at_path)?;
     let seconds = start.elapsed().as_secs_f64();
-    warn_of_zero_rows(&importance, watch);
-    let mut report = CalibrationReport {
-        windows: importance.n_windows,
-        tokens: importance.n_tokens,
-        ..CalibrationReport::new(&set, seconds)
-    };
-    if let Some(known) = known {
-        report.scored = Some(known.model());
-        known.keep(input, &report, |key, path, measured| Entry::of_blocks(key, path, measured, &importance));
-    }
-    let imatrix = matrix(states, &set, importance.n_windows);
-    Ok(Calibrated { importance, report, n_tokens_allowed: set.n_tokens(), imatrix })
-}
-
-/// Measures the importance matrix of `parent` alone.
-pub(crate) fn measure_imatrix(
-    parent: Parent<'_>,
-    options: &Calibration,
-    watch: &dyn Watch,
-) -> Result<Option<Measured>> {
-    let Parent { input, model, constraints } = parent;
-    let at_path = || parent.name();
-    llama::check_ends(model).with_context(at_path)?;
-    let (engine, set) = load_and_cut(input, model, options, watch, false)?;
-    let collector = collector(&set).with_context(at_path)?;
-    let mut states = LlamaHiddenStates::new(
-        &engine,
-        ContextOptions { window: set.window, threads: options.threads },
-        StreamGraph::of(model, &engine, constraints.rules.stream)?,
-    )
-    .with_context(at_path)?
-    .with_collector(Some(collector));
-    let bar = watch.begin("measuring the importance matrix".into(), Unit::Tokens, set.n_tokens() as u64);
-    for window in set.windows() {
-        states.visit(window, &mut |_, _| Ok(())).with_context(at_path)?;
-        bar.advance(window.len() as u64);
-    }
-    Ok(matrix(states, &set, set.windows().len()))
-}
-
-/// A collector for the windows of `set`.
-fn collector(set: &CalibrationSet) -> Result<Collector> {
-    imatrix::check_window(set.window)?;
-    Ok(Collector::default())
-}
-
-/// The importance matrix that `states` collected of so many windows of `set`.
-fn matrix(states: LlamaHiddenStates<'_>, set: &CalibrationSet, n_windows: usize) -> Option<Measured> {
-    let sums = states.into_collector()?.into_sums();
-    Some(Measured { sums, datasets: set.source.names(), n_windows, window: set.window })
+    let sums = states.into_collector().map(Collector::into_sums);
+    Ok(Measured { importance, set, seconds, hash: None, sums })
 }
 
 /// The importance of all blocks by the windows of `set`, or by as many of them as are enough.

@@ -6,6 +6,10 @@
 
 pub mod calibrate;
 
+pub(crate) mod blockwise;
+
+pub mod scored_model;
+
 pub mod answers;
 
 pub mod outcome;

@@ -52,8 +52,8 @@ pub struct EvalReport {
     pub hellaswag: Option<AccuracyReport>,
     /// Normalised accuracy on multiple-choice tasks.
     pub multiple_choice: Option<AccuracyReport>,
-    /// How fast the model is.
-    pub tokens_per_second: SpeedReport,
+    /// How fast the model is; null where it was evaluated block by block.
+    pub tokens_per_second: Option<SpeedReport>,
     /// How fast the parent is; null unless that was measured beside it.
     pub parent_tokens_per_second: Option<SpeedReport>,
 }
@@ -124,7 +124,7 @@ impl EvalReport {
         parent: Option<ModelReport>,
         calibration: CalibrationReport,
         quality: &Quality,
-        speed: Speed,
+        speed: Option<Speed>,
         threads: usize,
     ) -> Self {
         let divergence = quality.divergence.as_ref();
@@ -149,7 +149,7 @@ impl EvalReport {
             probability_change: divergence.map(ChangeReport::new),
             hellaswag: None,
             multiple_choice: None,
-            tokens_per_second: speed.into(),
+            tokens_per_second: speed.map(Into::into),
             parent_tokens_per_second: None,
         }
     }

@@ -25,24 +25,43 @@ pub fn remembered(input: &Input, watch: &dyn Watch) -> blake3::Hash {
     }
 }
 
+/// The hash that is remembered of the files of `input`.
+#[must_use]
+pub fn known(input: &Input, watch: &dyn Watch) -> Option<blake3::Hash> {
+    known_in(&Records::of_user(watch)?, &identities(input)?)
+}
+
+/// Remembers the hash of `input`, which was read since `start_ns`.
+pub fn remember(input: &Input, hash: blake3::Hash, start_ns: i64, watch: &dyn Watch) {
+    if let (Some(records), Some(files)) = (Records::of_user(watch), identities(input)) {
+        remember_in(&records, files, hash, start_ns);
+    }
+}
+
+fn known_in(records: &Records<'_>, files: &Vec<Identity>) -> Option<blake3::Hash> {
+    let remembered = records.read::<Remembered>(&records.path(HASHES, files))?;
+    (remembered.files == *files).then(|| blake3::Hash::from_hex(&remembered.blake3).ok())?
+}
+
+fn remember_in(records: &Records<'_>, files: Vec<Identity>, hash: blake3::Hash, start_ns: i64) {
+    if files.iter().all(|(_, stamp)| stamp.is_settled(start_ns)) {
+        let blake3 = hash.to_hex().to_string();
+        records.write(&records.path(HASHES, &files), &Remembered { files, blake3 });
+    }
+}
+
 /// `start_ns` is the time now.
 fn hash(records: &Records<'_>, input: &Input, start_ns: i64) -> blake3::Hash {
     let Some(files) = identities(input) else {
         return input.blake3();
     };
-    let path = records.path(HASHES, &files);
-    if let Some(remembered) = records.read::<Remembered>(&path)
-        && remembered.files == files
-        && let Ok(hash) = blake3::Hash::from_hex(&remembered.blake3)
-    {
-        return hash;
+    if let Some(known) = known_in(records, &files) {
+        return known;
     }
     let hash = input.blake3();
-    let is_settled = files.iter().all(|(_, stamp)| stamp.is_settled(start_ns));
-    // Nor what changed while it was read.
-    if is_settled && identities(input).as_ref() == Some(&files) {
-        let blake3 = hash.to_hex().to_string();
-        records.write(&path, &Remembered { files, blake3 });
+    // What changed while it was read is not remembered.
+    if identities(input).as_ref() == Some(&files) {
+        remember_in(records, files, hash, start_ns);
     }
     hash
 }

@@ -10,6 +10,7 @@ use crate::model::stores::{self, ollama};
 use crate::model::temporary::Temporary;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use ggml::Mapping;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -176,6 +177,25 @@ impl Input {
     /// The first file that is not well-formed.
     pub fn parse_as_stored(&self) -> Result<Vec<gguf::File<'_>>> {
         self.parts.iter().map(parse).collect()
+    }
+
+    /// The part whose mapping these bytes are from, and where in it they lie.
+    #[must_use]
+    pub fn position(&self, bytes: &[u8]) -> Option<(usize, Range<usize>)> {
+        let inner = bytes.as_ptr_range();
+        self.parts.iter().enumerate().find_map(|(number, part)| {
+            let outer = part.mapping.as_ptr_range();
+            let is_inside = outer.start <= inner.start && inner.end <= outer.end;
+            let start = inner.start.addr().checked_sub(outer.start.addr())?;
+            is_inside.then(|| (number, start..start + bytes.len()))
+        })
+    }
+
+    /// Gives the memory back that holds these bytes of a mapping; they are read again when they are next touched.
+    pub fn release(&self, bytes: &[u8]) {
+        if let Some((part, range)) = self.position(bytes) {
+            self.parts[part].mapping.release(range);
+        }
     }
 
     /// Hash of all bytes, part after part.

@@ -11,5 +11,5 @@ pub struct Part {
     /// Its bytes.
     pub mapping: Mapping,
     /// What it was when it was opened.
-    pub(super) stamp: Stamp,
+    pub stamp: Stamp,
 }

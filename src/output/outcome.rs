@@ -7,7 +7,7 @@ use crate::output::Parent;
 use crate::output::save::Naming;
 use crate::plan::Splitting;
 use crate::plan::imatrix::Planned;
-use crate::plan::imatrix::measured::Measured;
+use crate::plan::imatrix::measured::MeasuredImatrix;
 use crate::plan::parts::Part;
 use crate::plan::{ChangeKind, TensorChange};
 use crate::plan::{Plan, attention, parts};
@@ -114,7 +114,7 @@ pub struct MeasuredReport {
 }
 
 impl MeasuredReport {
-    pub(crate) fn new(path: &Path, measured: &Measured, planned: &Planned<'_>) -> Self {
+    pub(crate) fn new(path: &Path, measured: &MeasuredImatrix, planned: &Planned<'_>) -> Self {
         Self {
             path: path.display().to_string(),
             bytes: planned.n_bytes(),

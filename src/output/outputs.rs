@@ -19,7 +19,7 @@ use crate::output::outcome::{
     ImatrixReport, MeasuredReport, OllamaReport, OutputReport, PartReport, planned_files,
 };
 use crate::output::save::{Naming, Others, Target, Unplaced, check_place, stage_text};
-use crate::plan::imatrix::measured::Measured;
+use crate::plan::imatrix::measured::MeasuredImatrix;
 use crate::plan::{Plan, Provenance, Splitting};
 use crate::watch::{Unit, Watch};
 
@@ -140,7 +140,7 @@ impl<'a> Outputs<'a> {
         &self,
         plan: &dyn Fn(blake3::Hash) -> Result<Plan<'a>>,
         card: &mut WriteCard<'_, 'a>,
-        measured: Option<&Measured>,
+        measured: Option<&MeasuredImatrix>,
         watch: &dyn Watch,
     ) -> Result<Done<'a>> {
         let (input, force) = (self.parent.input, self.files.force);
@@ -189,7 +189,7 @@ impl<'a> Outputs<'a> {
     ///
     /// # Errors
     /// Sums that are not finite; the system's. The place is then as it was.
-    pub fn write_measured(&self, measured: Option<&Measured>) -> Result<Option<MeasuredReport>> {
+    pub fn write_measured(&self, measured: Option<&MeasuredImatrix>) -> Result<Option<MeasuredReport>> {
         let Some((staged, report)) = self.stage_measured(measured)? else {
             return Ok(None);
         };
@@ -198,7 +198,7 @@ impl<'a> Outputs<'a> {
         Ok(Some(report))
     }
 
-    fn stage_measured(&self, measured: Option<&Measured>) -> Result<Option<(Staged, MeasuredReport)>> {
+    fn stage_measured(&self, measured: Option<&MeasuredImatrix>) -> Result<Option<(Staged, MeasuredReport)>> {
         let (Some(path), Some(measured)) = (self.imatrix_out, measured) else {
             return Ok(None);
         };

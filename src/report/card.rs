@@ -224,17 +224,17 @@ impl Card<'_> {
         }
         let speed = found.tokens_per_second;
         let parent_speed = found.parent_tokens_per_second;
-        let of_parent =
+        let shown =
             |speed: Option<f64>| speed.map_or("not measured".to_owned(), |speed| format!("{speed:.1}"));
         row(
             "prompt, tokens per second",
-            of_parent(parent_speed.map(|speed| speed.prompt)),
-            format!("{:.1}", speed.prompt),
+            shown(parent_speed.map(|speed| speed.prompt)),
+            shown(speed.map(|speed| speed.prompt)),
         );
         row(
             "decoding, tokens per second",
-            of_parent(parent_speed.map(|speed| speed.decode)),
-            format!("{:.1}", speed.decode),
+            shown(parent_speed.map(|speed| speed.decode)),
+            shown(speed.map(|speed| speed.decode)),
         );
         text.push_str(
             "\nOther text and other machines give other figures. No benchmark of reasoning or code was run.\n\n",

@@ -59,17 +59,15 @@ pub fn screen(report: &EvalReport) -> String {
     if let Some(tasks) = &report.multiple_choice {
         line("multiple choice", accuracy(tasks));
     }
-    let speed = report.tokens_per_second;
-    line(
-        "speed",
-        format!(
-            "prompt {:.1} tokens/s, decoding {:.1} tokens/s, {} {}",
-            speed.prompt,
-            speed.decode,
-            report.threads,
-            if report.threads == 1 { "thread" } else { "threads" }
-        ),
-    );
+    if let Some(speed) = report.tokens_per_second {
+        let threads = if report.threads == 1 { "thread" } else { "threads" };
+        let (prompt, decode) = (speed.prompt, speed.decode);
+        let speed = format!(
+            "prompt {prompt:.1} tokens/s, decoding {decode:.1} tokens/s, {} {threads}",
+            report.threads
+        );
+        line("speed", speed);
+    }
     text
 }
 

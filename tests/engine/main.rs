@@ -7,6 +7,7 @@
 
 mod architectures;
 mod attention;
+mod blockwise;
 mod card;
 mod compare;
 mod counts;

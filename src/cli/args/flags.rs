@@ -22,7 +22,7 @@ const OF_ONE_MODEL: &[&str] = &["imatrix", "imatrix_out", "card", "ollama"];
 const WRITTEN: &[&str] = &["imatrix-out", "card"];
 
 /// Flags on which the result does not depend.
-const WITHOUT_EFFECT: &[&str] = &["threads", "force", "min-free", "dry-run", "scratch", "no-cache"];
+const WITHOUT_EFFECT: &[&str] = &["threads", "memory", "force", "min-free", "dry-run", "scratch", "no-cache"];
 
 /// Flags with their values, by their long names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -273,7 +273,8 @@ pub struct GoalArgs {
     #[arg(long, value_name = "N", requires = "task_file")]
     pub tasks: Option<usize>,
 
-    /// Folder for what a measured search needs to go on after an interrupt [default: that of the system for caches]
+    /// Folder for what goes on after an interrupt, and for hidden states of a model that does not fit in memory [default: that of
+    /// the system for caches; states in memory]
     #[arg(long, value_name = "DIR")]
     pub scratch: Option<PathBuf>,
 }
@@ -325,6 +326,11 @@ pub struct ScoreArgs {
     /// Also measure how alike the hidden states between any two blocks are, for `report`'s heat map
     #[arg(long)]
     pub pairs: bool,
+
+    /// Folder for hidden states of a model that does not fit in memory, and for what goes on after an interrupt [default: none, they
+    /// are kept in memory]
+    #[arg(long, value_name = "DIR", help_heading = "Calibration")]
+    pub scratch: Option<PathBuf>,
 
     /// Calibration.
     #[command(flatten)]
@@ -405,6 +411,10 @@ pub struct EvalArgs {
     /// How many tasks of a file to do, from its start [default: 400]
     #[arg(long, value_name = "N")]
     pub tasks: Option<usize>,
+
+    /// Folder for hidden states of a model that does not fit in memory [default: none, they are kept in memory]
+    #[arg(long, value_name = "DIR", help_heading = "Scored text")]
+    pub scratch: Option<PathBuf>,
 
     /// What is scored.
     #[command(flatten)]

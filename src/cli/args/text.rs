@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use ggml::rpc::Endpoints;
 
+use crate::files::byte_size::ByteSize;
+
 /// The text that is scored.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Scored text")]
@@ -76,6 +78,10 @@ pub struct MachineArgs {
     /// Blocks whose weights go to the GPU, as in llama.cpp
     #[arg(long, visible_alias = "ngl", value_name = "N", allow_negative_numbers = true)]
     pub gpu_layers: Option<i32>,
+
+    /// Memory that an evaluation may take, such as 4G or 1.5GiB; a larger model is evaluated block by block [default: what is free]
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<ByteSize>,
 
     /// Servers whose memory takes blocks too, as llama.cpp's rpc-server offers it; for models that this machine alone cannot hold
     #[arg(long, value_name = "HOST:PORT,...")]

@@ -16,7 +16,7 @@ use super::{check_json, devices, note_counts, print_json, to_stdout};
 use crate::choose::rows as choice;
 use crate::cli::options::{Compare, Printing};
 use crate::engine::load;
-use crate::engine::load::LoadedModel;
+use crate::engine::load::{LoadedModel, Weights};
 use crate::engine::logits::{LlamaLogits, vocabulary_difference};
 use crate::engine::outcome::CalibrationReport;
 use crate::engine::scored::{ScoredLogits, scored};
@@ -57,7 +57,7 @@ pub fn run(options: &Compare) -> Result<()> {
     }
     warn(&input, &model, printing);
     ggml::log::echo(printing.verbose);
-    let parent = LoadedModel::load(&input, &options.text)?;
+    let parent = LoadedModel::load(&input, &options.text, Weights::AsTheyAre)?;
     let set = parent.cut(&texts, &options.text, printing).with_context(at_path)?;
     load::check_window(&set, &parent.engine).with_context(at_path)?;
 

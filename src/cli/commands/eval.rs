@@ -6,11 +6,11 @@ use crate::engine::load;
 use crate::engine::load::LoadedModel;
 use crate::engine::logits::{Speed, vocabulary_difference};
 use crate::engine::outcome::CalibrationReport;
-use crate::engine::scored::ScoredLogits;
 use crate::engine::text::{CalibrationSet, Texts};
 use crate::measure::answers;
 use crate::measure::outcome::{AccuracyReport, EvalReport};
 use crate::measure::quality::measure::Quality;
+use crate::measure::scored_model::{ModelLogits, ScoredModel};
 use crate::measure::tasks::{self, Task, read_tasks};
 use crate::model::Model;
 use crate::model::input::Input;
@@ -52,10 +52,17 @@ pub fn run(options: &Eval) -> Result<()> {
     }
 
     ggml::log::echo(printing.verbose);
-    let loaded = LoadedModel::load(&input, &options.text)?;
-    let loaded_parent = parent_input.as_ref().map(|input| LoadedModel::load(input, &options.text));
+    let n_models = if parent.is_some() { 2 } else { 1 };
+    let loaded = ScoredModel::load(&input, &model, &options.text, n_models)?;
+    for (path, _) in hellaswag.iter().chain(&choices) {
+        loaded.check_whole(path)?;
+    }
+    let loaded_parent = parent_input.as_ref().zip(parent.as_ref());
+    let loaded_parent =
+        loaded_parent.map(|(input, model)| ScoredModel::load(input, model, &options.text, n_models));
     let loaded_parent = loaded_parent.transpose()?;
-    let set = scored_windows(&texts, &loaded, loaded_parent.as_ref(), options)?;
+    let set =
+        scored_windows(&texts, &loaded.loaded, loaded_parent.as_ref().map(|parent| &parent.loaded), options)?;
 
     // The threads of ggml rest while these work.
     let threads = rayon::ThreadPoolBuilder::new().num_threads(options.text.threads).build()?;
@@ -76,9 +83,9 @@ pub fn run(options: &Eval) -> Result<()> {
     // Not needed for what is left.
     drop(loaded_parent);
     let accuracy = |name, tasks: Option<(&Path, Vec<Task>)>| {
-        let result =
-            tasks.map(|(path, tasks)| threads.install(|| accuracy(name, path, &tasks, &loaded, options)));
-        result.transpose().with_context(|| loaded.name())
+        let result = tasks
+            .map(|(path, tasks)| threads.install(|| accuracy(name, path, &tasks, &loaded.loaded, options)));
+        result.transpose().with_context(|| loaded.loaded.name())
     };
     report.hellaswag = accuracy("HellaSwag", hellaswag)?;
     report.multiple_choice = accuracy("multiple choice", choices)?;
@@ -121,22 +128,22 @@ pub(crate) fn against_parent(
     warning::of_tokenizer(parent, &models.1, &options.printing);
     let texts = Texts::read(options.text.source.clone())?;
     ggml::log::echo(options.printing.verbose);
-    let loaded = LoadedModel::load(output, &options.text)?;
-    let loaded_parent = LoadedModel::load(parent, &options.text)?;
-    let all = loaded_parent.cut(&texts, &options.text, &options.printing)?;
+    let loaded = ScoredModel::load(output, &models.0, &options.text, 2)?;
+    let loaded_parent = ScoredModel::load(parent, &models.1, &options.text, 2)?;
+    let all = loaded_parent.loaded.cut(&texts, &options.text, &options.printing)?;
     let others = match n_windows {
         0 => None,
         n => all.after(n, all.windows().len().div_ceil(4)),
     };
     let same_text = others.is_none() && n_windows > 0;
     let set = others.unwrap_or(all);
-    load::check_window(&set, &loaded.engine)?;
+    load::check_window(&set, &loaded.loaded.engine)?;
     let threads = rayon::ThreadPoolBuilder::new().num_threads(options.text.threads).build()?;
     let (quality, speed, seconds) =
         threads.install(|| measure(&loaded, Some(&loaded_parent), &set, options))?;
     drop(loaded);
     let parent_speed =
-        threads.install(|| loaded_parent.logits(set.window, options.text.threads)?.speed(set.windows()))?;
+        threads.install(|| loaded_parent.logits(&set, &options.text, &options.printing)?.speed(&set))?;
     let mut calibration = CalibrationReport::new(&set, seconds);
     if n_windows > 0 && !same_text {
         let n_tokens = n_windows * set.window;
@@ -150,7 +157,7 @@ pub(crate) fn against_parent(
         speed,
         options.text.threads,
     );
-    report.parent_tokens_per_second = Some(parent_speed.into());
+    report.parent_tokens_per_second = parent_speed.map(Into::into);
     Ok((report, same_text))
 }
 
@@ -162,20 +169,19 @@ pub(crate) fn warn(input: &Input, model: &Model<'_>, printing: &Printing) {
 
 /// Evaluates all windows with the model and its parent, if there is one. Returns the time of that, too.
 fn measure(
-    loaded: &LoadedModel<'_>,
-    parent: Option<&LoadedModel<'_>>,
+    model: &ScoredModel<'_>,
+    parent: Option<&ScoredModel<'_>>,
     set: &CalibrationSet,
     options: &Eval,
-) -> Result<(Quality, Speed, f64)> {
-    let (window, n_threads) = (set.window, options.text.threads);
-    let mut model = loaded.logits(window, n_threads).with_context(|| loaded.name())?;
-    let parent = parent.map(|parent| parent.logits(window, n_threads).with_context(|| parent.name()));
-    let mut parent = parent.transpose()?;
-    let bar = options.printing.begin("evaluating".into(), Unit::Tokens, set.n_tokens() as u64);
+) -> Result<(Quality, Option<Speed>, f64)> {
+    let printing = &options.printing;
     let start = Instant::now();
+    let mut logits = model.logits(set, &options.text, printing)?;
+    let mut parent = parent.map(|parent| parent.logits(set, &options.text, printing)).transpose()?;
+    let bar = printing.begin("evaluating".into(), Unit::Tokens, set.n_tokens() as u64);
     let quality = Quality::measure(
-        &mut model,
-        parent.as_mut().map(|parent| parent as &mut dyn ScoredLogits),
+        logits.scored(),
+        parent.as_mut().map(ModelLogits::scored),
         set.windows(),
         &mut |n_tokens| bar.advance(n_tokens as u64),
     );
@@ -183,7 +189,7 @@ fn measure(
     let quality = quality?;
     let seconds = start.elapsed().as_secs_f64();
     drop(parent);
-    let speed = model.speed(set.windows()).with_context(|| loaded.name())?;
+    let speed = logits.speed(set).with_context(|| model.loaded.name())?;
     Ok((quality, speed, seconds))
 }
 

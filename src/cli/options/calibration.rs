@@ -57,6 +57,8 @@ impl Calibration {
             gpu_layers: args.machine.gpu_layers,
             rpc: args.machine.rpc.clone().unwrap_or_default(),
             cache: !args.no_cache,
+            memory: args.machine.memory.map(|memory| memory.0),
+            scratch: None,
         })
     }
 }

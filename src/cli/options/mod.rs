@@ -162,7 +162,7 @@ impl Eval {
     /// # Errors
     /// [`Usage`] for numbers that do not fit together.
     pub fn new(args: &EvalArgs) -> Result<Self> {
-        let text = scored_text(&args.text)?;
+        let text = Calibration { scratch: args.scratch.clone(), ..scored_text(&args.text)? };
         if args.tasks.is_some() && args.hellaswag.is_none() && args.multiple_choice.is_none() {
             bail!(Usage("--tasks needs --hellaswag or --multiple-choice".to_owned()));
         }

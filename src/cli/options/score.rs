@@ -69,7 +69,8 @@ impl Score {
         if args.confidence.is_some() && args.pairs {
             bail!(Usage("--pairs is about all of the text, so it does not go with --confidence".to_owned()));
         }
-        let calibration = Calibration::new(&args.calibration)?;
+        let calibration =
+            Calibration { scratch: args.scratch.clone(), ..Calibration::new(&args.calibration)? };
         if args.ablate && calibration.window < MIN_WINDOW {
             bail!(Usage(format!(
                 "--window {} leaves no token to score, expected {MIN_WINDOW} or more",

@@ -64,7 +64,8 @@ impl Shorten {
             Some(_) => Objective::Ppl,
             None => Objective::Kl,
         });
-        let calibration = Calibration::new(&args.calibration)?;
+        let calibration =
+            Calibration { scratch: args.goal.scratch.clone(), ..Calibration::new(&args.calibration)? };
         check_matrix(args.imatrix_out.as_deref(), &calibration)?;
         let heal = Heal::new(args, objective, calibration.clone());
         let files = files(args);

@@ -10,7 +10,7 @@ use crate::gguf::Quoted;
 
 /// The hidden state after the first block of a segment, for `input` before it.
 ///
-/// Both are `[n_tokens, n_embd]`.
+/// Both are `[n_tokens, n_embd]`. The evaluation is shown to `other`, too.
 ///
 /// # Errors
 /// llama.cpp's; a graph in which that state is not found.
@@ -18,8 +18,24 @@ pub(crate) fn evaluate_block(
     context: &mut Context<'_>,
     graph: StreamGraph,
     input: &[f32],
+    other: Option<&mut dyn Tap>,
 ) -> Result<Vec<f32>> {
-    evaluate_tapped(context, graph, input, None)
+    let mut output = Vec::new();
+    let mut state = Vec::new();
+    let mut visit = |position, state: &[f32]| {
+        if let Position::Output(_) = position {
+            state.clone_into(&mut output);
+        }
+        Ok(())
+    };
+    let mut tap = BothTaps { stream: tap_of_block(graph, input, &mut state, &mut visit), other };
+    let result = context.evaluate(WindowInput::HiddenStates(input), &mut tap);
+    if let Some(error) = tap.stream.error.take() {
+        return Err(error);
+    }
+    result?;
+    ensure!(tap.stream.seen.n_outputs > 0, "llama.cpp's graph shows the hidden state after 0 of 1 blocks");
+    Ok(output)
 }
 
 /// As [`evaluate_block`], with what the matrix `reader` multiplies there.
@@ -36,7 +52,7 @@ pub(crate) fn evaluate_reading(
     read: &mut Vec<f32>,
 ) -> Result<Vec<f32>> {
     let mut tap = ReaderTap { reader, n_tokens: input.len() / graph.n_embd, read, n_found: 0, error: None };
-    let output = evaluate_tapped(context, graph, input, Some(&mut tap));
+    let output = evaluate_block(context, graph, input, Some(&mut tap));
     if let Some(error) = tap.error {
         return Err(error);
     }
@@ -61,9 +77,11 @@ pub(crate) fn evaluate_halves(
     graph: StreamGraph,
     input: &[f32],
     halves: &Halves,
+    other: Option<&mut dyn Tap>,
 ) -> Result<(Vec<f32>, Vec<f32>)> {
     let (mut middle, mut output) = (Vec::new(), Vec::new());
-    let mut state = Vec::new();
+    // What enters a block without attention is its middle.
+    let mut state = input.to_vec();
     let mut visit = |position, state: &[f32]| {
         match position {
             Position::Input => {}
@@ -72,12 +90,13 @@ pub(crate) fn evaluate_halves(
         }
         Ok(())
     };
-    let mut tap = tap_of_block(graph, input, &mut state, &mut visit);
-    tap.halves = Some(halves);
+    let mut stream = tap_of_block(graph, input, &mut state, &mut visit);
+    stream.halves = Some(halves);
     // It is given, and may show nowhere before the middle.
-    tap.seen.input = true;
+    stream.seen.input = true;
+    let mut tap = BothTaps { stream, other };
     let result = context.evaluate(WindowInput::HiddenStates(input), &mut tap);
-    if let Some(error) = tap.error.take() {
+    if let Some(error) = tap.stream.error.take() {
         return Err(error);
     }
     result?;
@@ -148,28 +167,4 @@ impl Tap for ReaderTap<'_> {
             }
         }
     }
-}
-
-fn evaluate_tapped(
-    context: &mut Context<'_>,
-    graph: StreamGraph,
-    input: &[f32],
-    other: Option<&mut dyn Tap>,
-) -> Result<Vec<f32>> {
-    let mut output = Vec::new();
-    let mut state = Vec::new();
-    let mut visit = |position, state: &[f32]| {
-        if let Position::Output(_) = position {
-            state.clone_into(&mut output);
-        }
-        Ok(())
-    };
-    let mut tap = BothTaps { stream: tap_of_block(graph, input, &mut state, &mut visit), other };
-    let result = context.evaluate(WindowInput::HiddenStates(input), &mut tap);
-    if let Some(error) = tap.stream.error.take() {
-        return Err(error);
-    }
-    result?;
-    ensure!(tap.stream.seen.n_outputs > 0, "llama.cpp's graph shows the hidden state after 0 of 1 blocks");
-    Ok(output)
 }

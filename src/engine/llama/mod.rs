@@ -116,6 +116,13 @@ impl Halves {
         };
         Ok(Self { node, without_attention: kinds.no_attention.iter().flatten().copied().collect() })
     }
+
+    /// Of one block as a model of its own.
+    #[must_use]
+    pub fn of_block(&self, block: BlockId) -> Self {
+        let without_attention = self.without_attention.get(block.index()).copied();
+        Self { node: self.node, without_attention: without_attention.into_iter().collect() }
+    }
 }
 
 /// Checks that llama.cpp comes to an end with `model`; see [`Architecture::is_endless_without_heads`].
@@ -227,7 +234,8 @@ impl<'model> LlamaHiddenStates<'model> {
         Ok(Self::of(Context::with_threads(model, window, threads)?, graph))
     }
 
-    fn of(context: Context<'model>, graph: StreamGraph) -> Self {
+    /// In a context that was made before.
+    pub(crate) fn of(context: Context<'model>, graph: StreamGraph) -> Self {
         Self { context, graph, halves: None, n_wanted: graph.n_runs(), state: Vec::new(), collector: None }
     }
 

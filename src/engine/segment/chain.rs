@@ -10,7 +10,7 @@ use super::block::{BlockSegment, name};
 use super::check::{HEAD_DIFFERS, check_known, differs, logits, same_bits, states};
 use super::contexts::Contexts;
 use super::head::HeadSegment;
-use super::plan::{Head, VOCABULARY};
+use super::plan::{VOCABULARY, Vocabulary};
 use super::segments::{Loaded, Segments};
 use super::{Outcome, Subsets, Visitor};
 use crate::engine::hidden_state::{HiddenStates, Token};
@@ -82,7 +82,7 @@ impl<'m, 'a> Chain<'m, 'a> {
             n_block_evaluations: 0,
         };
         for block in (0..graph.n_blocks).map(BlockId::new) {
-            let loaded = load(&chain.segments, block, Head::Without)?;
+            let loaded = load(&chain.segments, block, Vocabulary::None)?;
             chain.loaded.insert(block, loaded);
         }
         let mut whole = LlamaHiddenStates::with_threads(engine, window, threads, graph)?;
@@ -145,7 +145,8 @@ impl<'m, 'a> Chain<'m, 'a> {
         self.n_block_evaluations += 1;
         let rows = scored(state.len() / self.n_embd);
         let segments = &self.segments;
-        let head = self.heads.get_or_make(last, || segments.head_of(&load(segments, last, Head::With)?))?;
+        let head =
+            self.heads.get_or_make(last, || segments.head_of(&load(segments, last, Vocabulary::Whole)?))?;
         head.logits(state, rows)
     }
 
@@ -181,9 +182,9 @@ impl<'m, 'a> Chain<'m, 'a> {
 }
 
 /// Loads a block with the weights that it has.
-fn load(segments: &Segments<'_, '_>, block: BlockId, head: Head) -> Result<Loaded> {
+fn load(segments: &Segments<'_, '_>, block: BlockId, vocabulary: Vocabulary<'_>) -> Result<Loaded> {
     let unchanged = ChangedTensors::new();
-    let plan = segments.plan(&[block], head, &unchanged)?;
+    let plan = segments.plan(&[block], vocabulary, &unchanged)?;
     segments.load(&plan).with_context(|| name(block))
 }
 

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use ggml::{Context, WindowInput};
 
-use super::plan::takes_streams;
+use super::plan::{is_exact, takes_streams};
 use super::segments::Segments;
 use crate::engine::hidden_state::{HiddenStates, Position, Token};
 use crate::engine::llama::{LlamaHiddenStates, StreamGraph};
@@ -86,8 +86,7 @@ pub(super) fn logits(
 /// # Errors
 /// Its blocks are not evaluated one by one.
 pub(super) fn check_known(constraints: &Constraints, engine: &ggml::Model) -> Result<()> {
-    let is_exact = !constraints.trusted && constraints.rules.alone == Alone::Exact;
-    check_takes_streams(is_exact, engine)
+    check_takes_streams(is_exact(constraints), engine)
 }
 
 fn check_takes_streams(is_known: bool, engine: &ggml::Model) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::contents::Data;
 use crate::engine::memory_file;
 use crate::gguf::{EntryOut, Layout, Quoted, TensorInfo, TensorOut, ValueOut};
 use crate::model::arch::Alone;
@@ -9,13 +10,15 @@ use crate::model::renumbering::Renumbering;
 use crate::model::{BlockId, Model};
 use crate::plan::{ChangedTensor, ChangedTensors, Constraints, segment_entries};
 
-/// Whether a segment ends in logits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Head {
-    /// It ends in a hidden state; of the vocabulary's tensors one row is there.
-    Without,
-    /// It ends in the model's logits.
-    With,
+/// The vocabulary's tensors of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vocabulary<'t> {
+    /// One row of each: it takes hidden states and ends in them.
+    None,
+    /// The rows of these tokens: it takes them, by their numbers in this list.
+    Tokens(&'t [usize]),
+    /// All rows: it ends in the model's logits.
+    Whole,
 }
 
 /// A file of some blocks, evaluated from a hidden state on.
@@ -27,8 +30,8 @@ pub enum Head {
 pub struct SegmentPlan<'a> {
     /// Every position of the file.
     pub layout: Layout<'a>,
-    /// The data of each tensor of the layout; `None` for zeros.
-    pub data: Vec<Option<&'a [u8]>>,
+    /// The data of each tensor of the layout.
+    pub data: Vec<Data<'a>>,
     /// All its blocks, those of zeros included.
     pub n_blocks: usize,
 }
@@ -42,33 +45,34 @@ impl<'a> SegmentPlan<'a> {
         model: &Model<'a>,
         constraints: &Constraints,
         blocks: &[BlockId],
-        head: Head,
+        vocabulary: Vocabulary<'a>,
         changed: &'a ChangedTensors,
     ) -> Result<Self> {
         let all = with_companions(model, constraints, blocks)?;
         let renumbering = Renumbering::in_order(model.n_blocks(), all.clone());
         let n_vocab = n_vocab(model)?;
-        let n_rows = match head {
-            Head::Without => 1,
-            Head::With => n_vocab,
+        let n_rows = match vocabulary {
+            Vocabulary::None => 1,
+            Vocabulary::Tokens(tokens) => tokens.len() as u64,
+            Vocabulary::Whole => n_vocab,
         };
         let entries = entries(model, constraints, &renumbering, n_rows)?;
         let (mut tensors, mut data) = (Vec::new(), Vec::new());
         for (i, tensor) in model.tensors().iter().enumerate() {
             let info = &tensor.info;
             let (out, bytes) = match tensor.block {
-                None => shared(info, n_vocab, n_rows)?,
+                None => shared(info, n_vocab, n_rows, vocabulary)?,
                 Some((block, rest)) => {
                     let Some(number) = renumbering.number(block) else {
                         continue;
                     };
                     let name = format!("{}{number}.{rest}", model.block_prefix());
                     match (blocks.contains(&block), changed.get(&i)) {
-                        (false, _) => (TensorOut::rename(info, name), None),
-                        (true, None) => (TensorOut::rename(info, name), Some(info.bytes())),
+                        (false, _) => (TensorOut::rename(info, name), Data::Zeros),
+                        (true, None) => (TensorOut::rename(info, name), Data::Bytes(info.bytes())),
                         (true, Some(ChangedTensor { tensor_type, bytes })) => {
                             let dims = &info.dims()[..info.n_dims()];
-                            (TensorOut::new(name, dims, *tensor_type)?, Some(&bytes[..]))
+                            (TensorOut::new(name, dims, *tensor_type)?, Data::Bytes(bytes))
                         }
                     }
                 }
@@ -81,11 +85,16 @@ impl<'a> SegmentPlan<'a> {
     }
 }
 
-/// A tensor of no block; of the vocabulary's the first `n_rows` rows.
-fn shared<'a>(info: &TensorInfo<'a>, n_vocab: u64, n_rows: u64) -> Result<(TensorOut<'a>, Option<&'a [u8]>)> {
+/// A tensor of no block; of the vocabulary's `n_rows` rows.
+fn shared<'a>(
+    info: &TensorInfo<'a>,
+    n_vocab: u64,
+    n_rows: u64,
+    vocabulary: Vocabulary<'a>,
+) -> Result<(TensorOut<'a>, Data<'a>)> {
     let (mut dims, n_dims) = (info.dims(), info.n_dims());
     if n_dims == 0 || !VOCABULARY.contains(&info.name()) {
-        return Ok((TensorOut::keep(info), Some(info.bytes())));
+        return Ok((TensorOut::keep(info), Data::Bytes(info.bytes())));
     }
     // llama.cpp gives up on some models where these differ, as they do in theirs.
     ensure!(
@@ -96,8 +105,13 @@ fn shared<'a>(info: &TensorInfo<'a>, n_vocab: u64, n_rows: u64) -> Result<(Tenso
     );
     dims[n_dims - 1] = n_rows;
     let out = TensorOut::new(info.name(), &dims[..n_dims], info.tensor_type())?;
-    let n_bytes = usize::try_from(out.n_bytes()).unwrap_or(usize::MAX);
-    Ok((out, info.bytes().get(..n_bytes).or(Some(info.bytes()))))
+    let row_bytes = info.n_bytes().checked_div(n_vocab).unwrap_or(0);
+    let bytes = info.bytes();
+    let data = match vocabulary {
+        Vocabulary::Tokens(rows) => Data::Rows { bytes, row_bytes: usize::try_from(row_bytes)?.max(1), rows },
+        _ => Data::Bytes(bytes.get(..usize::try_from(out.n_bytes())?).unwrap_or(bytes)),
+    };
+    Ok((out, data))
 }
 
 /// Whether blocks compute alone what they do inside, up to rounding at least.
@@ -106,8 +120,14 @@ pub fn takes_streams(constraints: &Constraints) -> bool {
     !constraints.trusted && constraints.rules.alone != Alone::Unknown
 }
 
+/// Whether blocks compute alone what they do inside, bit for bit.
+#[must_use]
+pub fn is_exact(constraints: &Constraints) -> bool {
+    !constraints.trusted && constraints.rules.alone == Alone::Exact
+}
+
 /// Tensors whose last dimension is the vocabulary's.
-pub(super) const VOCABULARY: &[&str] = &["token_embd.weight", "output.weight", "output.bias"];
+pub(in crate::engine) const VOCABULARY: &[&str] = &["token_embd.weight", "output.weight", "output.bias"];
 
 /// `blocks`, and after them those that llama.cpp must find.
 fn with_companions(model: &Model<'_>, constraints: &Constraints, blocks: &[BlockId]) -> Result<Vec<BlockId>> {

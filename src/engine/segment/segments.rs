@@ -3,14 +3,14 @@
 use std::rc::Rc;
 
 use anyhow::{Context as _, Result, ensure};
-use ggml::{Context, ThreadPool};
+use ggml::{Backend, Context, ModelOptions, ThreadPool};
 
 use super::block::{BlockSegment, name};
+use super::contents::Contents;
 use super::head::HeadSegment;
 use super::input_scale::InputScale;
-use super::plan::{Head, SegmentPlan, takes_streams};
+use super::plan::{SegmentPlan, Vocabulary, takes_streams};
 use crate::engine::llama::StreamGraph;
-use crate::engine::memory_file::MemoryFile;
 use crate::engine::scored::scored;
 use crate::model::{BlockId, Model};
 use crate::plan::{ChangedTensors, Constraints};
@@ -22,11 +22,12 @@ pub struct Segments<'m, 'a> {
     pub(super) constraints: &'m Constraints,
     pub(super) window: usize,
     pub(super) threads: Rc<ThreadPool>,
+    options: ModelOptions,
 }
 
 /// A segment's weights in memory.
 pub(super) struct Loaded {
-    engine: Rc<ggml::Model>,
+    pub(super) engine: Rc<ggml::Model>,
     n_blocks: usize,
 }
 
@@ -39,7 +40,28 @@ impl<'m, 'a> Segments<'m, 'a> {
         window: usize,
         threads: &Rc<ThreadPool>,
     ) -> Self {
-        Self { model, constraints, window, threads: Rc::clone(threads) }
+        Self { model, constraints, window, threads: Rc::clone(threads), options: ModelOptions::default() }
+    }
+
+    /// Loads them as `options` say.
+    #[must_use]
+    pub fn on(self, options: ModelOptions) -> Self {
+        Self { options, ..self }
+    }
+
+    /// The longest window, in tokens.
+    #[must_use]
+    pub fn window(&self) -> usize {
+        self.window
+    }
+
+    /// Bytes of the file of a block alone.
+    ///
+    /// # Errors
+    /// A block that llama.cpp does not take alone.
+    pub fn n_bytes(&self, block: BlockId) -> Result<u64> {
+        let unchanged = ChangedTensors::new();
+        Ok(self.plan(&[block], Vocabulary::None, &unchanged)?.layout.file_len())
     }
 
     /// One block, with the weights of `changed`.
@@ -49,7 +71,7 @@ impl<'m, 'a> Segments<'m, 'a> {
     /// # Errors
     /// A block that llama.cpp does not take alone.
     pub fn block(&self, block: BlockId, changed: &ChangedTensors) -> Result<BlockSegment> {
-        let plan = self.plan(&[block], Head::Without, changed);
+        let plan = self.plan(&[block], Vocabulary::None, changed);
         let loaded = plan.and_then(|plan| self.load(&plan)).with_context(|| name(block))?;
         self.block_of(block, &loaded)
     }
@@ -65,30 +87,27 @@ impl<'m, 'a> Segments<'m, 'a> {
             takes_streams(self.constraints),
             "its architecture is not one of those whose blocks are known to be evaluated alone as inside of the model"
         );
-        self.head_of(&self.load(&self.plan(blocks, Head::With, changed)?)?)
+        self.head_of(&self.load(&self.plan(blocks, Vocabulary::Whole, changed)?)?)
     }
 
     /// The file of `blocks`.
     pub(super) fn plan<'p>(
         &self,
         blocks: &[BlockId],
-        head: Head,
+        vocabulary: Vocabulary<'p>,
         changed: &'p ChangedTensors,
     ) -> Result<SegmentPlan<'p>>
     where
         'a: 'p,
     {
-        SegmentPlan::new(self.model, self.constraints, blocks, head, changed)
+        SegmentPlan::new(self.model, self.constraints, blocks, vocabulary, changed)
     }
 
-    /// Writes a planned file to memory and loads it.
+    /// Loads a planned file: its weights are in memory once.
     pub(super) fn load(&self, plan: &SegmentPlan<'_>) -> Result<Loaded> {
-        let file = MemoryFile::write(&plan.layout, &mut |i, out| match plan.data[i] {
-            Some(bytes) => out.write_all(bytes),
-            // What is not written is zeros.
-            None => Ok(()),
-        })?;
-        Ok(Loaded { engine: Rc::new(file.load()?), n_blocks: plan.n_blocks })
+        let contents = Contents::new(&plan.layout, &plan.data)?;
+        let engine = load(&contents, self.options)?;
+        Ok(Loaded { engine: Rc::new(engine), n_blocks: plan.n_blocks })
     }
 
     /// A block that was loaded, ready for windows.
@@ -97,16 +116,21 @@ impl<'m, 'a> Segments<'m, 'a> {
         Ok(BlockSegment {
             block,
             context: Context::of_shared(&loaded.engine, self.window, self.window, &self.threads)?,
-            graph: StreamGraph {
-                stream: self.constraints.rules.stream,
-                n_blocks: loaded.n_blocks,
-                n_loops: 1,
-                n_streams: 1,
-                n_embd,
-            },
+            graph: self.graph(loaded),
             prefix: self.model.block_prefix(),
             input_scale: InputScale::of(self.constraints, n_embd),
         })
+    }
+
+    /// How the stream shows in a segment's graph.
+    pub(super) fn graph(&self, loaded: &Loaded) -> StreamGraph {
+        StreamGraph {
+            stream: self.constraints.rules.stream,
+            n_blocks: loaded.n_blocks,
+            n_loops: 1,
+            n_streams: 1,
+            n_embd: loaded.engine.n_embd(),
+        }
     }
 
     /// Blocks up to the logits that were loaded, ready for windows.
@@ -117,4 +141,28 @@ impl<'m, 'a> Segments<'m, 'a> {
             input_scale: InputScale::of(self.constraints, loaded.engine.n_embd()),
         })
     }
+}
+
+/// Loads a segment while its file is made.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn load(contents: &Contents<'_>, options: ModelOptions) -> Result<ggml::Model> {
+    Ok(ggml::Model::load_source(Backend::init(), contents, options)?)
+}
+
+/// Loads a segment from a file that is made before.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn load(contents: &Contents<'_>, options: ModelOptions) -> Result<ggml::Model> {
+    use std::io::Write as _;
+    let mut file = tempfile::NamedTempFile::new()?;
+    let _removed = ggml::fault::RemovedOnDeath::new(file.path());
+    let mut chunk = vec![0; 1 << 20];
+    let mut position = 0;
+    while position < contents.n_bytes() {
+        let n = usize::try_from(contents.n_bytes() - position).unwrap_or(usize::MAX).min(chunk.len());
+        contents.read_at(position, &mut chunk[..n])?;
+        file.write_all(&chunk[..n])?;
+        position += n as u64;
+    }
+    let options = ModelOptions { no_mmap: true, ..options };
+    Ok(ggml::Model::load(Backend::init(), file.path(), options)?)
 }

@@ -6,7 +6,6 @@ use crate::engine::outcome::CalibrationReport;
 use crate::engine::settings::Calibration;
 use crate::engine::text::{Source, Texts};
 use crate::measure::cache::{Cache, Entry, Key, Measured, Scored};
-use crate::model::hashes;
 use crate::model::input::Input;
 use crate::watch::Watch;
 
@@ -28,17 +27,17 @@ pub(crate) struct CachedScores<'w> {
     cache: Cache<'w>,
     key: Key,
     source: Source,
-    model: blake3::Hash,
     found: Option<Entry>,
 }
 
 impl<'w> CachedScores<'w> {
-    /// Looks it up. `None` where the cache is not to be used, or the system has no place for one.
+    /// Looks it up by the hash of the model's files; without one nothing is found. `None` where the cache is not to be used, or the
+    /// system has no place for one.
     ///
     /// # Errors
     /// A text that cannot be read.
     pub(crate) fn look(
-        input: &Input,
+        model: Option<blake3::Hash>,
         options: &Calibration,
         watch: &'w dyn Watch,
         scored: Scored,
@@ -48,11 +47,10 @@ impl<'w> CachedScores<'w> {
             return Ok(None);
         };
         let texts = Texts::read(options.source.clone())?;
-        let model = hashes::remembered(input, watch);
         let key = Key {
             gguf_shorten: version(),
             llama_cpp: ggml::backend::llama_cpp_version().to_owned(),
-            model: model.to_hex().to_string(),
+            model: model.map(name).unwrap_or_default(),
             texts: texts.fingerprint().to_hex().to_string(),
             tokens: options.tokens,
             window: options.window,
@@ -61,8 +59,8 @@ impl<'w> CachedScores<'w> {
             rpc: options.rpc.to_string(),
             scored,
         };
-        let found = cache.find(&key);
-        Ok(Some(Self { cache, key, source: options.source.clone(), model, found }))
+        let found = model.and_then(|_| cache.find(&key));
+        Ok(Some(Self { cache, key, source: options.source.clone(), found }))
     }
 
     /// What was found, and the report of it.
@@ -80,20 +78,16 @@ impl<'w> CachedScores<'w> {
             bos: measured.bos,
             seconds: measured.seconds,
             cached: true,
-            scored: Some(self.model),
+            scored: blake3::Hash::from_hex(&self.key.model).ok(),
         };
         Some((entry, report))
     }
 
-    /// The hash by which the model was looked up.
-    pub(crate) fn model(&self) -> blake3::Hash {
-        self.model
-    }
-
-    /// Keeps what was measured.
+    /// Keeps what was measured of the model whose files have this hash.
     pub(crate) fn keep(
         self,
         input: &Input,
+        model: blake3::Hash,
         report: &CalibrationReport,
         entry: impl FnOnce(Key, String, Measured) -> Entry,
     ) {
@@ -107,6 +101,12 @@ impl<'w> CachedScores<'w> {
             seconds: report.seconds,
         };
         let path = input.path().display().to_string();
-        self.cache.keep(&entry(self.key, path, measured));
+        let key = Key { model: name(model), ..self.key };
+        self.cache.keep(&entry(key, path, measured));
     }
+}
+
+/// How a key names a model.
+fn name(model: blake3::Hash) -> String {
+    model.to_hex().to_string()
 }

@@ -13,10 +13,10 @@ mod metric;
 mod rows;
 mod sums;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::engine::hidden_state::{HiddenStates, Position, Token};
+use crate::engine::hidden_state::{HiddenStates, Passage, Position, Token};
 use crate::measure::mean::Mean;
 use crate::model::BlockId;
 
@@ -125,7 +125,7 @@ impl Importance {
 ///
 /// Memory is two hidden states of one window, three where the middles of blocks are shown, and a few numbers for each block
 /// and window.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Measuring {
     blocks: Vec<BlockSums>,
     attention: Vec<BlockSums>,
@@ -172,10 +172,7 @@ impl Measuring {
                 };
                 sums.add_state(before, state, n_embd);
                 if !sums.is_finite() {
-                    bail!(
-                        "the hidden state {place} block {block} is not finite in window {number}: the model's own weights \
-                         overflow"
-                    );
+                    bail!(not_finite(place, block, number));
                 }
                 Ok(())
             };
@@ -205,6 +202,30 @@ impl Measuring {
         }
         self.numbers.push(number);
         self.n_tokens += window.len();
+        Ok(())
+    }
+
+    /// Adds what one block made of a window. Windows come in the order of the text, blocks one after another.
+    ///
+    /// # Errors
+    /// A hidden state that is not finite; a block that is not in the model.
+    pub fn passage(&mut self, passage: &Passage<'_>, n_embd: usize) -> Result<()> {
+        let Passage { block, window, before, middle, after } = *passage;
+        let number = block.index();
+        let halves = middle.map(|middle| {
+            [(&mut self.attention, before, middle, "inside of"), (&mut self.ffn, middle, after, "after")]
+        });
+        let whole = [(&mut self.blocks, before, after, "after")];
+        for (sums, before, after, place) in halves.into_iter().flatten().chain(whole) {
+            let sums = sums.get_mut(number).context("bug: a block that is not in the model")?;
+            sums.add_state(before, after, n_embd);
+            ensure!(sums.is_finite(), not_finite(place, block, window));
+            sums.end_window();
+        }
+        if number == 0 {
+            self.numbers.push(window);
+            self.n_tokens += after.len() / n_embd;
+        }
         Ok(())
     }
 
@@ -242,6 +263,13 @@ impl Measuring {
             lorp: None,
         })
     }
+}
+
+/// Why a window has no scores.
+fn not_finite(place: &str, block: BlockId, window: usize) -> String {
+    format!(
+        "the hidden state {place} block {block} is not finite in window {window}: the model's own weights overflow"
+    )
 }
 
 #[cfg(test)]
@@ -392,6 +420,24 @@ mod tests {
         }
         assert_eq!(measuring.importance().unwrap(), expected);
         assert_eq!(measuring.n_windows(), 5);
+    }
+
+    #[test]
+    fn blocks_one_after_another_change_no_bit() {
+        let recorded = with_middles(4, 3, 4, 16);
+        let mut measuring = Measuring::new(3);
+        for block in 0..3 {
+            for (number, window) in recorded.windows.iter().enumerate() {
+                let state = |at: usize| &window[2 * block + at].1[..];
+                let block = BlockId::new(block);
+                let (before, middle, after) = (state(0), Some(state(1)), state(2));
+                let passage = Passage { block, window: number, before, middle, after };
+                measuring.passage(&passage, 16).unwrap();
+                // As a checkpoint keeps it.
+                measuring = serde_json::from_str(&serde_json::to_string(&measuring).unwrap()).unwrap();
+            }
+        }
+        assert_eq!(measuring.importance().unwrap(), measure(&recorded, 4).unwrap());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::measure::mean::Mean;
 use crate::model::BlockId;
 
 /// Sums of one block, or of half a block.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct BlockSums {
     /// Of the window that is being evaluated.
     pub(super) window: WindowSums,

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
 
 use super::{COUNTS, Content, Planned, SUMS};
 use crate::gguf::{EntryOut, Layout, Quoted, TensorOut, TensorType, ValueOut};
+use crate::model::Model;
 use crate::model::companion::IMATRIX;
 
 /// Version and alignment of the file, as ggml writes them (`gguf.cpp`).
@@ -13,7 +15,7 @@ const VERSION: u32 = 3;
 const ALIGNMENT: u64 = 32;
 
 /// The sums of one weight.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WeightSums {
     /// Sums of squares of each column, `[n_matrices, n_columns]`.
     squares: Vec<f64>,
@@ -74,10 +76,21 @@ impl WeightSums {
 }
 
 /// The sums of all weights that were seen, by name.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sums(BTreeMap<String, WeightSums>);
 
 impl Sums {
+    /// Bytes in memory of those of all blocks of `model`, at most.
+    #[must_use]
+    pub fn n_bytes(model: &Model<'_>) -> u64 {
+        let weights = model.tensors().iter().filter(|tensor| tensor.block.is_some());
+        let n_sums = weights.filter(|tensor| tensor.info.n_dims() > 1).map(|tensor| {
+            let [n_columns, _, n2, n3] = tensor.info.dims();
+            n_columns.saturating_mul(n2).saturating_mul(n3)
+        });
+        n_sums.fold(0u64, u64::saturating_add).saturating_mul(8)
+    }
+
     /// The sums of a weight, zeros at first.
     ///
     /// # Errors
@@ -143,7 +156,7 @@ impl Sums {
 
 /// An importance matrix that was measured.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Measured {
+pub struct MeasuredImatrix {
     /// What was added up.
     pub sums: Sums,
     /// Names of the texts.
@@ -154,7 +167,7 @@ pub struct Measured {
     pub window: usize,
 }
 
-impl Measured {
+impl MeasuredImatrix {
     /// Matrices of experts to which no row came.
     #[must_use]
     pub fn n_unused(&self) -> usize {
@@ -224,8 +237,13 @@ mod tests {
         sums
     }
 
-    fn measured(sums: Sums) -> Measured {
-        Measured { sums, datasets: vec!["a.txt".to_owned(), "self".to_owned()], n_windows: 7, window: 512 }
+    fn measured(sums: Sums) -> MeasuredImatrix {
+        MeasuredImatrix {
+            sums,
+            datasets: vec!["a.txt".to_owned(), "self".to_owned()],
+            n_windows: 7,
+            window: 512,
+        }
     }
 
     #[test]

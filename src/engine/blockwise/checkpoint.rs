@@ -1,0 +1,169 @@
+//! Checkpoints: how far a pass is, in a folder, so that after an interrupt it goes on at the block that was not finished.
+//!
+//! ```text
+//! blockwise-<key>.json   the next block, the hash of its states, and what was measured so far
+//! blockwise-<key>.0, .1  the states before a block and those after it, in turn
+//! blockwise-<key>.<i>.sums  what the weights of block i multiplied, where that is added up
+//! ```
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::states::{States, Written, hash};
+use crate::files::place;
+use crate::files::records::Records;
+use crate::plan::imatrix::measured::Sums;
+use crate::watch::Watch;
+
+/// The checkpoint of one pass. Its files are locked.
+pub(super) struct Checkpoint {
+    folder: PathBuf,
+    /// What the names of its files begin with.
+    stem: String,
+}
+
+/// How far a pass is.
+#[derive(Serialize, Deserialize)]
+struct Record<M> {
+    key: String,
+    /// The block that comes next.
+    next: usize,
+    /// The file with the states before it, and their hash.
+    file: usize,
+    blake3: String,
+    /// The caller's measurements of the blocks before it.
+    measured: M,
+}
+
+/// Where a pass goes on.
+pub(super) struct Resumed<M> {
+    pub(super) next: usize,
+    pub(super) measured: M,
+}
+
+impl Checkpoint {
+    /// Opens the checkpoint of the pass that `key` stands for in `folder`: `n_windows` states of `n_floats` each.
+    ///
+    /// What is damaged is said so and begun anew.
+    ///
+    /// # Errors
+    /// A folder that cannot be written; another run that uses it; not enough room.
+    pub(super) fn open<M: DeserializeOwned>(
+        folder: &Path,
+        key: &blake3::Hash,
+        n_windows: usize,
+        n_floats: usize,
+        watch: &dyn Watch,
+    ) -> Result<(Self, States, Option<Resumed<M>>)> {
+        let at_folder = || folder.display().to_string();
+        fs::create_dir_all(folder).with_context(at_folder)?;
+        let key = key.to_hex();
+        let checkpoint = Self { folder: folder.to_owned(), stem: format!("blockwise-{}", &key[..16]) };
+        let n_bytes = (n_windows as u64).saturating_mul(n_floats as u64).saturating_mul(4);
+        let mut files = [0, 1].map(|number| checkpoint.path(&number.to_string()).open());
+        let mut opened = Vec::new();
+        for file in &mut files {
+            let file = file.as_mut().map_err(|error| anyhow::anyhow!("{error:#}"))?;
+            opened.push(file.try_clone()?);
+        }
+        let Ok([first, second]) = <[File; 2]>::try_from(opened) else {
+            bail!("bug: not two files");
+        };
+        let n_there = [&first, &second].map(|file| file.metadata().map_or(0, |metadata| metadata.len()));
+        let n_more: u64 = n_there.iter().map(|n| n_bytes.saturating_sub(*n)).sum();
+        place::check_free(folder, n_more, 0).context("hidden states of the text")?;
+        let mut files = [first, second];
+        let records = Records::in_folder(folder.to_owned(), watch);
+        let record: Option<Record<M>> = records.read(&checkpoint.path("json").0);
+        let record = record.filter(|record| record.key == *key);
+        let Some(record) = record else {
+            return Ok((checkpoint, States::in_files(files, n_floats, 0), None));
+        };
+        let found = files.get_mut(record.file).context("no such file").and_then(|file| hash(file, n_bytes));
+        let is_whole = match found {
+            Ok(found) => found.to_hex().as_str() == record.blake3,
+            Err(_) => false,
+        };
+        if !is_whole {
+            watch.note(&format!(
+                "the hidden states in '{}' are damaged; all blocks are evaluated anew",
+                folder.display()
+            ));
+            return Ok((checkpoint, States::in_files(files, n_floats, 0), None));
+        }
+        let states = States::in_files(files, n_floats, record.file);
+        Ok((checkpoint, states, Some(Resumed { next: record.next, measured: record.measured })))
+    }
+
+    /// Keeps how far the pass is: block `next` comes next, whose states were `written`.
+    pub(super) fn keep<M: Serialize>(
+        &self,
+        key: &blake3::Hash,
+        next: usize,
+        written: &Written,
+        measured: &M,
+        watch: &dyn Watch,
+    ) {
+        let (key, blake3) = (key.to_hex().to_string(), written.blake3.to_hex().to_string());
+        let file = written.file;
+        let records = Records::in_folder(self.folder.clone(), watch);
+        records.write(&self.path("json").0, &Record { key, next, file, blake3, measured });
+    }
+
+    /// Keeps the sums of a block.
+    pub(super) fn keep_sums(&self, block: usize, sums: &Sums, watch: &dyn Watch) {
+        Records::in_folder(self.folder.clone(), watch).write(&self.sums_of(block).0, sums);
+    }
+
+    /// The sums of the first `n_blocks` blocks; `None` where some are missing or damaged.
+    pub(super) fn sums(&self, n_blocks: usize, watch: &dyn Watch) -> Option<Sums> {
+        let records = Records::in_folder(self.folder.clone(), watch);
+        let mut all = Sums::default();
+        for block in 0..n_blocks {
+            all.merge(records.read(&self.sums_of(block).0)?).ok()?;
+        }
+        Some(all)
+    }
+
+    fn sums_of(&self, block: usize) -> Place {
+        self.path(&format!("{block}.sums"))
+    }
+
+    /// Removes its files: the pass of so many blocks is at its end.
+    pub(super) fn remove(&self, n_blocks: usize) {
+        let of_pass = ["json", "0", "1"].map(|end| self.path(end));
+        for Place(path) in (0..n_blocks).map(|block| self.sums_of(block)).chain(of_pass) {
+            // What is not there needs not be removed.
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    fn path(&self, end: &str) -> Place {
+        Place(self.folder.join(format!("{}.{end}", self.stem)))
+    }
+}
+
+/// The place of one of the files.
+struct Place(PathBuf);
+
+impl Place {
+    /// Opens it, and locks it for this run.
+    fn open(&self) -> Result<File> {
+        let at_path = || self.0.display().to_string();
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(&self.0);
+        let file = file.with_context(at_path)?;
+        ensure!(file.metadata().with_context(at_path)?.is_file(), "{}: is not a regular file", at_path());
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(fs::TryLockError::WouldBlock) => {
+                bail!("{}: another run of the same job is using it", at_path())
+            }
+            // Some file systems have no locks.
+            Err(fs::TryLockError::Error(_)) => Ok(file),
+        }
+    }
+}

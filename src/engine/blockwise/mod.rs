@@ -1,0 +1,370 @@
+//! Block by block: all windows of a text through one block, then through the next.
+//!
+//! One block's weights are in memory at a time, each read once from the mapped file and given back; what stays are the hidden
+//! states of the text, in memory or in files. So a model may be larger than memory, and an evaluation that was
+//! interrupted goes on with the block that it was at. Each block is a segment ([`crate::engine::segment`]), which
+//! computes what it does inside of the model, bit for bit, where [`check`] finds no reason against it.
+
+mod checkpoint;
+mod hashing;
+pub mod logits;
+pub mod need;
+pub mod replay;
+mod states;
+
+use std::path::Path;
+use std::rc::Rc;
+
+use anyhow::{Context as _, Result, ensure};
+use ggml::{ModelOptions, ThreadPool};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::engine::hidden_state::{Passage, Position, Token};
+use crate::engine::imatrix::Collector;
+use crate::engine::llama::Halves;
+use crate::engine::segment::{FrontSegment, Segments, Tokens, is_exact};
+use crate::engine::text::CalibrationSet;
+use crate::files::place;
+use crate::model::input::Input;
+use crate::model::{BlockId, Model};
+use crate::plan::imatrix::measured::Sums;
+use crate::plan::{ChangedTensors, Constraints};
+use crate::watch::{Progress, Watch};
+use checkpoint::Checkpoint;
+use hashing::Hashing;
+use states::States;
+
+/// Why a model cannot be evaluated block by block with the bits of the whole.
+///
+/// # Errors
+/// The reason.
+pub fn check(model: &Model<'_>, constraints: &Constraints) -> Result<()> {
+    ensure!(
+        is_exact(constraints),
+        "its architecture, '{}', is not one of those whose blocks are known to compute alone what they do inside of the model",
+        model.architecture()
+    );
+    ensure!(
+        model.n_blocks() == model.n_trunk_blocks(),
+        "it has next-token prediction blocks, with which no block is evaluated alone"
+    );
+    n_embd(model)?;
+    Ok(())
+}
+
+/// Width of the stream, in elements.
+fn n_embd(model: &Model<'_>) -> Result<usize> {
+    let n_embd = model.count("embedding_length")?;
+    n_embd
+        .filter(|n| *n > 0)
+        .with_context(|| format!("metadata '{}.embedding_length' is missing", model.architecture()))
+}
+
+/// The evaluation of a text, block by block.
+pub struct Pass<'m, 'a> {
+    input: &'m Input,
+    model: &'m Model<'m>,
+    segments: Segments<'m, 'a>,
+    windows: Vec<&'m [Token]>,
+    tokens: Tokens,
+    halves: Option<Halves>,
+    /// What the weights of the blocks so far multiplied, where that is added up.
+    sums: Option<Sums>,
+    states: States,
+    n_embd: usize,
+    next: usize,
+    kept: Option<(Checkpoint, blake3::Hash)>,
+    hashing: Option<Hashing<'m>>,
+}
+
+impl<'m> Pass<'m, 'm> {
+    /// Of the windows of `set` through `model`, which `input` holds, with the states in memory.
+    ///
+    /// # Errors
+    /// As [`check`].
+    pub fn new(
+        input: &'m Input,
+        model: &'m Model<'m>,
+        constraints: &'m Constraints,
+        set: &'m CalibrationSet,
+        threads: &Rc<ThreadPool>,
+        options: ModelOptions,
+    ) -> Result<Self> {
+        check(model, constraints)
+            .with_context(|| format!("{}: cannot be evaluated block by block", input.path().display()))?;
+        let windows: Vec<&[Token]> = set.windows().collect();
+        Ok(Self {
+            input,
+            model,
+            segments: Segments::new(model, constraints, set.window, threads).on(options),
+            tokens: Tokens::of(windows.iter().copied()),
+            states: States::in_memory(windows.len()),
+            n_embd: n_embd(model)?,
+            windows,
+            halves: None,
+            sums: None,
+            next: 0,
+            kept: None,
+            hashing: Some(Hashing::new(input)),
+        })
+    }
+
+    /// Shows the stream between the halves of blocks, too.
+    #[must_use]
+    pub fn with_halves(self, halves: Option<Halves>) -> Self {
+        Self { halves, ..self }
+    }
+
+    /// Adds up what the weights of blocks multiply, too.
+    #[must_use]
+    pub fn with_sums(self, sums: Option<Sums>) -> Self {
+        Self { sums, ..self }
+    }
+
+    /// Gives what was added up.
+    #[must_use]
+    pub fn take_sums(&mut self) -> Option<Sums> {
+        self.sums.take()
+    }
+
+    /// Keeps states, and how far the pass is, in `folder`, and goes on where a pass with the same `key` was interrupted.
+    /// Returns what was measured up to there.
+    ///
+    /// # Errors
+    /// A folder that cannot be used; another run that uses it.
+    pub fn kept_in<M: DeserializeOwned>(
+        mut self,
+        folder: &Path,
+        key: blake3::Hash,
+        watch: &dyn Watch,
+    ) -> Result<(Self, Option<M>)> {
+        let n_floats = self.segments.window() * self.n_embd;
+        let (checkpoint, states, mut resumed) =
+            Checkpoint::open(folder, &key, self.windows.len(), n_floats, watch)?;
+        if let (Some(_), Some(at)) = (&self.sums, &resumed) {
+            match checkpoint.sums(at.next, watch) {
+                None => resumed = None,
+                found => self.sums = found,
+            }
+        }
+        let kept = Some((checkpoint, key));
+        match resumed {
+            None => Ok((Self { states, kept, ..self }, None)),
+            Some(resumed) => {
+                ensure!(resumed.next <= self.n_blocks(), "bug: a checkpoint after the last block");
+                watch.note(&format!(
+                    "goes on at block {} of {}, where it was interrupted",
+                    resumed.next,
+                    self.n_blocks()
+                ));
+                // What lies before was read by another run.
+                Ok((Self { states, kept, next: resumed.next, hashing: None, ..self }, Some(resumed.measured)))
+            }
+        }
+    }
+
+    /// Keeps states in `folder`, in files without a name.
+    ///
+    /// # Errors
+    /// A folder in which no file can be made; not enough room.
+    pub fn kept_for_logits(self, folder: &Path) -> Result<Self> {
+        let n_floats = self.segments.window() * self.n_embd;
+        let file =
+            || tempfile::tempfile_in(folder).with_context(|| format!("a file in '{}'", folder.display()));
+        let n_bytes = (n_floats as u64).saturating_mul(self.windows.len() as u64).saturating_mul(8);
+        place::check_free(folder, n_bytes, 0).context("hidden states of the text")?;
+        Ok(Self { states: States::in_files([file()?, file()?], n_floats, 0), ..self })
+    }
+
+    /// The number of blocks.
+    #[must_use]
+    pub fn n_blocks(&self) -> usize {
+        self.model.n_trunk_blocks()
+    }
+
+    /// Width of the stream, in elements.
+    #[must_use]
+    pub fn n_embd(&self) -> usize {
+        self.n_embd
+    }
+
+    /// The number of windows.
+    #[must_use]
+    pub fn n_windows(&self) -> usize {
+        self.windows.len()
+    }
+
+    /// The block that comes next; the number of blocks at the end.
+    #[must_use]
+    pub fn next(&self) -> usize {
+        self.next
+    }
+
+    /// Evaluates the next block on all windows and shows what it makes of each to `visit`.
+    ///
+    /// # Errors
+    /// The visitor's; llama.cpp's; states that cannot be kept.
+    pub fn block(
+        &mut self,
+        visit: &mut dyn FnMut(Passage<'_>) -> Result<()>,
+        watch: &dyn Watch,
+    ) -> Result<()> {
+        let block = BlockId::new(self.next);
+        // In its segment it is block 0.
+        let collector = self.sums.as_ref().map(|_| Collector::of_blocks(vec![block]));
+        let collector = match self.next {
+            0 => self.first_block(collector, visit)?,
+            _ => self.later_block(collector, visit)?,
+        };
+        if let (Some(sums), Some(collector)) = (&mut self.sums, collector) {
+            let of_block = collector.into_sums();
+            if let Some((checkpoint, _)) = &self.kept {
+                checkpoint.keep_sums(self.next, &of_block, watch);
+            }
+            sums.merge(of_block)?;
+        }
+        let tensors = self.model.tensors().iter();
+        for tensor in tensors.filter(|tensor| tensor.block.is_some_and(|(of, _)| of == block)) {
+            let bytes = tensor.info.bytes();
+            if let Some(hashing) = &mut self.hashing {
+                hashing.up_to(bytes);
+            }
+            self.input.release(bytes);
+        }
+        self.next += 1;
+        Ok(())
+    }
+
+    fn first_block(
+        &mut self,
+        collector: Option<Collector>,
+        visit: &mut dyn FnMut(Passage<'_>) -> Result<()>,
+    ) -> Result<Option<Collector>> {
+        let front = FrontSegment::load(&self.segments, &self.tokens, self.halves.as_ref())?;
+        let mut front = front.with_collector(collector);
+        for (number, window) in self.windows.iter().enumerate() {
+            let (mut before, mut middle, mut after) = (Vec::new(), None, Vec::new());
+            front.visit(window, &mut |position, state| {
+                match position {
+                    Position::Input => before = state.to_vec(),
+                    Position::Middle(_) => middle = Some(state.to_vec()),
+                    Position::Output(_) => after = state.to_vec(),
+                }
+                Ok(())
+            })?;
+            ensure!(!before.is_empty(), "llama.cpp's graph does not show the hidden state before block 0");
+            let (block, middle) = (BlockId::new(0), middle.as_deref());
+            visit(Passage { block, window: number, before: &before, middle, after: &after })?;
+            self.states.write(number, after)?;
+        }
+        Ok(front.into_collector())
+    }
+
+    fn later_block(
+        &mut self,
+        mut collector: Option<Collector>,
+        visit: &mut dyn FnMut(Passage<'_>) -> Result<()>,
+    ) -> Result<Option<Collector>> {
+        let block = BlockId::new(self.next);
+        let halves = self.halves.as_ref().map(|halves| halves.of_block(block));
+        let mut segment = self.segments.block(block, &ChangedTensors::new())?;
+        for window in 0..self.windows.len() {
+            let before = self.states.read(window)?;
+            let (middle, after) = segment.run_collecting(&before, halves.as_ref(), collector.as_mut())?;
+            visit(Passage { block, window, before: &before, middle: middle.as_deref(), after: &after })?;
+            drop(before);
+            self.states.write(window, after)?;
+        }
+        Ok(collector)
+    }
+
+    /// Ends the block that was evaluated last: its states take the place of those before it, and with a folder what was `measured`
+    /// so far is kept.
+    pub fn turn<M: Serialize>(&mut self, measured: &M, watch: &dyn Watch) {
+        let turned = self.states.turn();
+        if let (Some((checkpoint, key)), Some(file)) = (&self.kept, turned) {
+            checkpoint.keep(key, self.next, &file, measured, watch);
+        }
+    }
+
+    /// Evaluates all blocks that are left, with progress, and ends each. `measured` is what is kept of them.
+    ///
+    /// # Errors
+    /// As [`Pass::block`].
+    pub fn run<M: Serialize>(
+        &mut self,
+        up_to: usize,
+        measured: &mut M,
+        visit: &mut dyn FnMut(&mut M, Passage<'_>) -> Result<()>,
+        bar: &dyn Progress,
+        watch: &dyn Watch,
+    ) -> Result<()> {
+        let n_tokens: usize = self.windows.iter().map(|window| window.len()).sum();
+        let n_blocks = up_to.max(1);
+        while self.next < up_to {
+            let number = self.next;
+            bar.set_message(format!("block {} of {n_blocks}", number + 1));
+            let mut done = 0;
+            let window = self.segments.window();
+            let mut visit = |passage: Passage<'_>| {
+                visit(measured, passage)?;
+                done += window;
+                bar.set_position(((number * n_tokens + done) / n_blocks) as u64);
+                Ok(())
+            };
+            self.block(&mut visit, watch)?;
+            self.turn(measured, watch);
+        }
+        Ok(())
+    }
+
+    /// What the pass is, for its checkpoint.
+    ///
+    /// # Errors
+    /// A bug.
+    pub fn key(&self, gpu_layers: Option<i32>) -> Result<blake3::Hash> {
+        let mut tokens = blake3::Hasher::new();
+        for token in self.windows.iter().copied().flatten() {
+            tokens.update(&token.to_le_bytes());
+        }
+        let files = self.input.parts().iter();
+        let key = Key {
+            gguf_shorten: env!("GGUF_SHORTEN_VERSION"),
+            files: files.map(|part| (part.path.display().to_string(), part.stamp)).collect(),
+            tokens: tokens.finalize().to_hex().to_string(),
+            window: self.segments.window(),
+            halves: self.halves.is_some(),
+            sums: self.sums.is_some(),
+            gpu_layers,
+        };
+        Ok(blake3::hash(&serde_json::to_vec(&key)?))
+    }
+
+    /// Ends the pass: its files go. Returns the hash of the model's files where all of them were read on the way.
+    pub fn finish(self) -> Option<blake3::Hash> {
+        if let Some((checkpoint, _)) = &self.kept {
+            checkpoint.remove(self.n_blocks());
+        }
+        self.hashing.map(Hashing::finish)
+    }
+}
+
+/// What a pass depends on, for the key of its checkpoint.
+#[derive(Serialize)]
+struct Key<'k> {
+    /// Version of this program.
+    gguf_shorten: &'k str,
+    /// The model's files: path and stamp of each.
+    files: Vec<(String, crate::files::stamp::Stamp)>,
+    /// Hash of the tokens of all windows.
+    tokens: String,
+    /// Tokens of a window.
+    window: usize,
+    /// Whether halves of blocks are scored.
+    halves: bool,
+    /// Whether the inputs of weights are added up.
+    sums: bool,
+    /// As in llama.cpp; null is its default.
+    gpu_layers: Option<i32>,
+}

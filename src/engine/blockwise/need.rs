@@ -1,0 +1,221 @@
+//! The memory that an evaluation takes, estimated before anything is loaded, and the way that it is done.
+
+use std::rc::Rc;
+
+use anyhow::{Result, bail};
+use ggml::ThreadPool;
+
+use super::check;
+use crate::engine::segment::{Segments, VOCABULARY};
+use crate::error::Hint;
+use crate::files::byte_size::ByteSize;
+use crate::files::free_memory;
+use crate::model::{BlockId, Model};
+use crate::plan::Constraints;
+use crate::plan::imatrix::measured::Sums;
+
+/// What the program takes beside all that is counted, in bytes.
+const PROGRAM: u64 = 48 << 20;
+
+/// Bytes of an entry of the vocabulary in llama.cpp's tokenizer, about: its text twice, and its merge.
+const TOKEN: u64 = 200;
+
+/// Memory in bytes, what the kernel may take back at any time (pages of the mapped file) not counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// Of the whole model: its weights once, which llama.cpp may copy to pack them anew.
+    pub whole: u64,
+    /// Block by block, with the hidden states of the text in files.
+    pub least: u64,
+    /// Of these states in memory.
+    pub states: u64,
+}
+
+/// The text of an evaluation, as far as memory depends on it.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    /// Tokens of a window.
+    pub window: usize,
+    /// Windows.
+    pub n_windows: usize,
+    /// Tokens of a window whose logits are asked for.
+    pub n_logits: usize,
+    /// Whether the inputs of weights are added up ([`Sums`]).
+    pub sums: bool,
+}
+
+/// How a model is evaluated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// As a whole.
+    Whole,
+    /// Block by block, with the states of the text in memory.
+    Blocks,
+    /// Block by block, with the states in files.
+    BlocksOnDisk,
+}
+
+impl Need {
+    /// Of `model` on a text of this size.
+    ///
+    /// # Errors
+    /// Metadata that is not what it should be.
+    pub fn of(model: &Model<'_>, constraints: &Constraints, size: Size) -> Result<Self> {
+        let bytes = |n: usize, width: u64| (n as u64).saturating_mul(width).saturating_mul(4);
+        let n_embd = super::n_embd(model).unwrap_or(0) as u64;
+        let widest = widest(model).max(n_embd);
+        let n_vocab = n_vocab(model);
+        let state = bytes(size.window, n_embd);
+        // Keys and values in 16 bits are at most as wide as the stream, or as a block's widest matrix.
+        let cache = bytes(size.window, n_embd);
+        let compute = bytes(size.window, widest).saturating_mul(4);
+        let sums = match size.sums {
+            true => Sums::n_bytes(model).saturating_add(bytes(size.window, widest)),
+            false => 0,
+        };
+        let besides = PROGRAM
+            .saturating_add(sums)
+            .saturating_add(n_vocab.saturating_mul(TOKEN))
+            .saturating_add(compute)
+            .saturating_add(state.saturating_mul(4));
+        // Where they are computed, and where they are kept.
+        let logits = bytes(size.n_logits, n_vocab).saturating_mul(2);
+        let n_blocks = model.n_trunk_blocks();
+        let whole = besides
+            .saturating_add(model.n_bytes())
+            .saturating_add(cache.saturating_mul(n_blocks as u64))
+            .saturating_add(logits.max(bytes(size.window, n_vocab)));
+        let largest = largest_block(model, constraints)?;
+        // Rows of the vocabulary that the text has, and the room for logits of as many.
+        let n_tokens = (size.window as u64).saturating_mul(size.n_windows as u64).min(n_vocab);
+        let embedding = vocabulary_bytes(model).checked_div(n_vocab).unwrap_or(0);
+        let rows = n_tokens.saturating_mul(embedding).saturating_add(bytes(size.window, n_tokens));
+        let head = match size.n_logits {
+            0 => 0,
+            _ => vocabulary_bytes(model).saturating_add(logits),
+        };
+        let least = besides
+            .saturating_add(largest)
+            .saturating_add(largest_tensor(model))
+            .saturating_add(cache)
+            .saturating_add(rows.max(head));
+        Ok(Self { whole, least, states: state.saturating_mul(size.n_windows as u64) })
+    }
+
+    /// The way that stays within `limit`, or else within what is free. `by_blocks` says whether the evaluation can go block by
+    /// block at all, `on_disk` whether there is a folder for the states.
+    ///
+    /// # Errors
+    /// That there is none, with the least that works.
+    pub fn way(&self, limit: Option<u64>, by_blocks: Result<()>, on_disk: bool) -> Result<Way> {
+        let Some(room) = limit.or_else(free_memory::available) else {
+            return Ok(Way::Whole);
+        };
+        if self.whole <= room {
+            return Ok(Way::Whole);
+        }
+        let there = format!("{} may be taken", ByteSize(room));
+        if let Err(why) = by_blocks {
+            bail!(
+                "evaluating the whole model takes about {}, but {there}, and {why:#}",
+                ByteSize(self.whole)
+            );
+        }
+        let in_memory = self.least.saturating_add(self.states);
+        if in_memory <= room {
+            return Ok(Way::Blocks);
+        }
+        if self.least <= room && on_disk {
+            return Ok(Way::BlocksOnDisk);
+        }
+        let least = ByteSize(self.least);
+        let error = match on_disk {
+            true => anyhow::anyhow!(
+                "evaluating the model block by block takes about {least} at least, but {there}"
+            ),
+            false => anyhow::anyhow!(
+                "evaluating the model block by block takes about {}, but {there}",
+                ByteSize(in_memory)
+            ),
+        };
+        let hint = match (on_disk, self.least <= room) {
+            (true, _) => return Err(error),
+            (false, true) => format!("--scratch DIR keeps hidden states on disk: then {least} are enough"),
+            (false, false) => {
+                format!("with --scratch DIR, which keeps hidden states on disk, it takes {least}")
+            }
+        };
+        Err(error.context(Hint(hint)))
+    }
+}
+
+/// Refuses a model that does not fit as a whole, for an evaluation that goes no other way.
+///
+/// # Errors
+/// What it would take.
+pub fn check_whole(
+    model: &Model<'_>,
+    constraints: &Constraints,
+    size: Size,
+    limit: Option<u64>,
+    why: &str,
+) -> Result<()> {
+    Need::of(model, constraints, size)?.way(limit, Err(anyhow::anyhow!("{why}")), false).map(|_| ())
+}
+
+/// The most elements of a row that a block makes of a token.
+fn widest(model: &Model<'_>) -> u64 {
+    let of_blocks = model.tensors().iter().filter(|tensor| tensor.block.is_some());
+    of_blocks.map(|tensor| tensor.info.dims()[1]).max().unwrap_or(0)
+}
+
+fn largest_tensor(model: &Model<'_>) -> u64 {
+    let of_blocks = model.tensors().iter().filter(|tensor| tensor.block.is_some());
+    of_blocks.map(|tensor| tensor.info.n_bytes()).max().unwrap_or(0)
+}
+
+/// Bytes of the largest file of one block alone.
+fn largest_block(model: &Model<'_>, constraints: &Constraints) -> Result<u64> {
+    if check(model, constraints).is_err() {
+        return Ok(model.n_bytes());
+    }
+    let segments = Segments::new(model, constraints, 1, &Rc::new(ThreadPool::new(1)?));
+    let blocks = (0..model.n_trunk_blocks()).map(BlockId::new);
+    blocks.map(|block| segments.n_bytes(block)).try_fold(0, |most, n| Ok(most.max(n?)))
+}
+
+/// Entries of the vocabulary; 0 where the file has none.
+fn n_vocab(model: &Model<'_>) -> u64 {
+    let tokens = model.metadata().get("tokenizer.ggml.tokens");
+    tokens.and_then(|entry| entry.value().as_array().ok()).map_or(0, |tokens| tokens.len() as u64)
+}
+
+fn vocabulary_bytes(model: &Model<'_>) -> u64 {
+    let tensors = model.tensors().iter();
+    tensors
+        .filter(|tensor| VOCABULARY.contains(&tensor.info.name()))
+        .map(|tensor| tensor.info.n_bytes())
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_way_is_the_first_that_fits() {
+        let need = Need { whole: 100, least: 10, states: 30 };
+        let way = |limit, on_disk| need.way(Some(limit), Ok(()), on_disk);
+        assert_eq!(way(100, false).unwrap(), Way::Whole);
+        assert_eq!(way(99, true).unwrap(), Way::Blocks);
+        assert_eq!(way(40, false).unwrap(), Way::Blocks);
+        assert_eq!(way(39, true).unwrap(), Way::BlocksOnDisk);
+        assert_eq!(way(10, true).unwrap(), Way::BlocksOnDisk);
+        for (limit, on_disk, least) in [(9, true, "10 B"), (39, false, "40 B"), (9, false, "40 B")] {
+            let error = format!("{:#}", way(limit, on_disk).unwrap_err());
+            assert!(error.contains(least), "{error}");
+        }
+        let error = need.way(Some(50), Err(anyhow::anyhow!("it is so")), true).unwrap_err().to_string();
+        assert!(error.contains("100 B") && error.ends_with("it is so"), "{error}");
+    }
+}

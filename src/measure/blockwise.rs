@@ -1,0 +1,222 @@
+//! A calibration block by block: the scores of models larger than memory.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use ggml::{Backend, ModelOptions, ThreadPool};
+
+use crate::engine::blockwise::need::{Need, Size, Way};
+use crate::engine::blockwise::replay::Replay;
+use crate::engine::blockwise::{self, Pass, need};
+use crate::engine::hidden_state::HiddenStates;
+use crate::engine::imatrix;
+use crate::engine::llama::Halves;
+use crate::engine::load::{Weights, load_and_cut};
+use crate::engine::scored::scored;
+use crate::engine::settings::Calibration;
+use crate::engine::text::CalibrationSet;
+use crate::files::free_memory;
+use crate::measure::importance::{Importance, Measuring};
+use crate::measure::pairs::{Paired, Pairs};
+use crate::output::Parent;
+use crate::plan::imatrix::measured::Sums;
+use crate::watch::{Progress, Unit, Watch};
+
+/// Scores of blocks on a text, before they are reported.
+pub(crate) struct Measured {
+    pub(crate) importance: Importance,
+    pub(crate) set: CalibrationSet,
+    pub(crate) seconds: f64,
+    /// Of the model's files, where they were hashed on the way.
+    pub(crate) hash: Option<blake3::Hash>,
+    /// What weights multiply, where that was asked for.
+    pub(crate) sums: Option<Sums>,
+}
+
+/// What is kept in memory of a text, beside one hidden state of each window.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Kept {
+    /// The hidden states at all positions of the stream.
+    pub(crate) states: bool,
+    /// What weights multiply, added up.
+    pub(crate) sums: bool,
+}
+
+/// What is measured block by block, beside the scores of whole blocks.
+#[derive(Default)]
+pub(super) struct Wanted<'p> {
+    /// How alike states are.
+    pub(super) pairs: Option<&'p mut Pairs>,
+    /// The scores of halves.
+    pub(super) halves: Option<Halves>,
+    /// What weights multiply.
+    pub(super) sums: bool,
+}
+
+/// How the hidden states of `parent` are measured: as a whole where that fits, else block by block.
+///
+/// # Errors
+/// Neither fits.
+pub(crate) fn way(parent: Parent<'_>, options: &Calibration, kept: Kept) -> Result<Way> {
+    if is_elsewhere(options) {
+        return Ok(Way::Whole);
+    }
+    let window = options.window.max(1);
+    let n_kept = if kept.states { parent.model.n_trunk_blocks() + 2 } else { 1 };
+    let n_windows = (options.tokens / window).saturating_mul(n_kept);
+    let size = Size { window, n_windows, n_logits: 0, sums: kept.sums };
+    way_of(parent, options, size, options.memory)
+}
+
+/// As [`way`], of the logits of one of `n_models` that share the memory.
+///
+/// # Errors
+/// As [`way`].
+pub(crate) fn way_of_logits(parent: Parent<'_>, options: &Calibration, n_models: u64) -> Result<Way> {
+    if is_elsewhere(options) {
+        return Ok(Way::Whole);
+    }
+    let room = options.memory.or_else(free_memory::available).map(|room| room / n_models.max(1));
+    way_of(parent, options, logits_size(options), room)
+}
+
+fn way_of(parent: Parent<'_>, options: &Calibration, size: Size, room: Option<u64>) -> Result<Way> {
+    let by_blocks = match options.rpc.is_empty() && options.source.seed().is_none() {
+        true => blockwise::check(parent.model, parent.constraints),
+        false => Err(anyhow::anyhow!("neither servers nor text that the model writes go block by block")),
+    };
+    let need = Need::of(parent.model, parent.constraints, size).with_context(|| parent.name())?;
+    need.way(room, by_blocks, options.scratch.is_some()).with_context(|| parent.name())
+}
+
+/// The size of a text whose second halves of windows are scored.
+fn logits_size(options: &Calibration) -> Size {
+    let window = options.window.max(1);
+    Size { window, n_windows: options.tokens / window, n_logits: scored(window).len(), sums: false }
+}
+
+/// Refuses a model that does not fit, for what is evaluated as a whole alone.
+///
+/// # Errors
+/// What it would take.
+pub(crate) fn check_whole(parent: Parent<'_>, options: &Calibration, why: &str) -> Result<()> {
+    if is_elsewhere(options) {
+        return Ok(());
+    }
+    need::check_whole(parent.model, parent.constraints, logits_size(options), options.memory, why)
+        .with_context(|| parent.name())
+}
+
+/// Whether the weights are in the memory of a device or server, as far as is known.
+fn is_elsewhere(options: &Calibration) -> bool {
+    let on_device = Backend::init().supports_gpu_offload() && options.gpu_layers != Some(0);
+    options.memory.is_none() && (!options.rpc.is_empty() || on_device)
+}
+
+/// Measures the importance of every block, and what else is `wanted`, block by block.
+///
+/// # Errors
+/// Whatever keeps a block from being evaluated, or states from being kept.
+pub(super) fn by_blocks(
+    parent: Parent<'_>,
+    options: &Calibration,
+    watch: &dyn Watch,
+    wanted: Wanted<'_>,
+    way: Way,
+) -> Result<Measured> {
+    let Wanted { pairs, halves, sums } = wanted;
+    let at_path = || parent.name();
+    let (engine, set) = load_and_cut(parent.input, parent.model, options, watch, Weights::None)?;
+    drop(engine);
+    if sums {
+        imatrix::check_window(set.window).with_context(at_path)?;
+    }
+    let start = Instant::now();
+    let bar = watch.begin("calibrating".into(), Unit::Tokens, set.n_tokens() as u64);
+    let by_blocks = ByBlocks { parent, options, set: &set, way, bar: &*bar, watch };
+    let done = by_blocks.run(halves, Kept { states: pairs.is_some(), sums })?;
+    if let (Some(pairs), Some(mut replay)) = (pairs, done.replay) {
+        let mut paired = Paired::new(&mut replay, pairs);
+        for window in set.windows() {
+            paired.visit(window, &mut |_, _| Ok(())).with_context(at_path)?;
+        }
+    }
+    drop(bar);
+    parent.input.check_unchanged()?;
+    let importance = done.measuring.importance().with_context(at_path)?;
+    let seconds = start.elapsed().as_secs_f64();
+    Ok(Measured { importance, set, seconds, hash: done.hash, sums: done.sums })
+}
+
+/// Keeps the states of `set` at every position of the stream, evaluated block by block.
+///
+/// # Errors
+/// As [`by_blocks`].
+pub(crate) fn replay(
+    parent: Parent<'_>,
+    options: &Calibration,
+    set: &CalibrationSet,
+    way: Way,
+    watch: &dyn Watch,
+) -> Result<Replay> {
+    let bar = watch.begin("evaluating blocks".into(), Unit::Tokens, set.n_tokens() as u64);
+    let by_blocks = ByBlocks { parent, options, set, way, bar: &*bar, watch };
+    let done = by_blocks.run(None, Kept { states: true, sums: false })?;
+    done.replay.context("bug: no states were kept")
+}
+
+/// A text on its way through the blocks.
+struct ByBlocks<'b> {
+    parent: Parent<'b>,
+    options: &'b Calibration,
+    set: &'b CalibrationSet,
+    way: Way,
+    bar: &'b dyn Progress,
+    watch: &'b dyn Watch,
+}
+
+/// What was measured on the way.
+struct Done {
+    measuring: Measuring,
+    replay: Option<Replay>,
+    hash: Option<blake3::Hash>,
+    sums: Option<Sums>,
+}
+
+impl ByBlocks<'_> {
+    /// Evaluates all blocks. Where all states are kept, nothing goes on after an interrupt.
+    fn run(&self, halves: Option<Halves>, kept: Kept) -> Result<Done> {
+        let Self { parent, options, set, watch, .. } = *self;
+        let at_path = || parent.name();
+        let n_blocks = parent.model.n_trunk_blocks();
+        let threads = Rc::new(ThreadPool::new(options.threads)?);
+        let on = ModelOptions { gpu_layers: options.gpu_layers, ..ModelOptions::default() };
+        let mut pass = Pass::new(parent.input, parent.model, parent.constraints, set, &threads, on)?
+            .with_halves(halves)
+            .with_sums(kept.sums.then(Sums::default));
+        let mut measuring = Measuring::new(n_blocks);
+        if let Some(folder) = options.scratch.as_deref().filter(|_| !kept.states) {
+            let key = pass.key(options.gpu_layers)?;
+            let (resumed, measured) = pass.kept_in(folder, key, watch)?;
+            (pass, measuring) = (resumed, measured.unwrap_or(measuring));
+        }
+        let n_embd = pass.n_embd();
+        let folder = options.scratch.as_deref().filter(|_| self.way == Way::BlocksOnDisk);
+        let mut replay =
+            kept.states.then(|| Replay::new(n_blocks, pass.n_windows(), n_embd, folder)).transpose()?;
+        let evaluated = pass.run(
+            n_blocks,
+            &mut measuring,
+            &mut |measuring, passage| {
+                measuring.passage(&passage, n_embd)?;
+                replay.as_mut().map_or(Ok(()), |replay| replay.add(&passage))
+            },
+            self.bar,
+            watch,
+        );
+        evaluated.with_context(at_path)?;
+        let sums = pass.take_sums();
+        Ok(Done { measuring, replay, hash: pass.finish(), sums })
+    }
+}

@@ -1,0 +1,137 @@
+//! Evaluation block by block: it gives the bits of the whole model, within the memory that it says.
+
+use std::rc::Rc;
+
+use ggml::{Backend, ModelOptions, ThreadPool};
+use gguf_shorten::engine::blockwise::need::{Need, Size};
+use gguf_shorten::engine::blockwise::replay::Replay;
+use gguf_shorten::engine::blockwise::{self, Pass};
+use gguf_shorten::engine::hidden_state::Recorded;
+use gguf_shorten::engine::text::{CalibrationSet, Cut, Source, Texts};
+use gguf_shorten::model::Model;
+use gguf_shorten::model::arch::{Alone, Architecture};
+use gguf_shorten::model::input::Input;
+use gguf_shorten::output::Parent;
+use gguf_shorten::plan::Constraints;
+use gguf_shorten::watch::{Silent, Watch};
+
+use crate::eval::byte_model;
+use crate::program::{failure, json};
+use crate::random_model::Spec;
+use crate::support::{hidden_states, n_tokens, tokens};
+
+/// All hidden states of the model at `path`, block by block.
+fn by_blocks(parent: Parent<'_>, n_tokens: usize, on_disk: bool) -> Recorded {
+    let texts = Texts::read(Source::BuiltIn).unwrap();
+    let cut = Cut { window: n_tokens, tokens: n_tokens, bos: None };
+    let set = CalibrationSet::new(&texts, Vec::new(), cut, &|_| Ok(tokens(n_tokens))).unwrap();
+    let threads = Rc::new(ThreadPool::new(1).unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let mut pass =
+        Pass::new(parent.input, parent.model, parent.constraints, &set, &threads, ModelOptions::default())
+            .unwrap();
+    if on_disk {
+        let key = blake3::hash(b"key");
+        pass = pass.kept_in::<()>(folder.path(), key, &Silent).unwrap().0;
+    }
+    let mut replay = Replay::new(pass.n_blocks(), 1, pass.n_embd(), None).unwrap();
+    let bar = Silent.begin("".into(), gguf_shorten::watch::Unit::Time, 0);
+    let n_blocks = pass.n_blocks();
+    pass.run(n_blocks, &mut (), &mut |(), passage| replay.add(&passage), &*bar, &Silent).unwrap();
+    let hash = pass.finish().unwrap();
+    assert_eq!(hash, parent.input.blake3());
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    Recorded::record(&mut replay, set.windows()).unwrap()
+}
+
+#[test]
+fn every_exact_architecture_gives_the_bits_of_the_whole_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    let mut n_compared = 0;
+    let exact = Architecture::all().iter().filter(|architecture| architecture.alone == Alone::Exact);
+    for (number, architecture) in exact.enumerate() {
+        if Spec::new(architecture.name, 5).save(Backend::init(), &path).is_err() {
+            continue;
+        }
+        let input = Input::open(&path).unwrap();
+        let model = Model::new(input.parse().unwrap()).unwrap();
+        let constraints = Constraints::of(&model).unwrap();
+        let parent = Parent { input: &input, model: &model, constraints: &constraints };
+        if blockwise::check(&model, &constraints).is_err() {
+            continue;
+        }
+        let whole = hidden_states(&path).unwrap();
+        let found = by_blocks(parent, n_tokens(architecture.name), number % 2 == 0);
+        assert_eq!(found.windows[0].len(), whole.windows[0].len(), "{}", architecture.name);
+        for ((position, found), (_, whole)) in found.windows[0].iter().zip(&whole.windows[0]) {
+            let same =
+                found.iter().zip(whole).all(|(a, b)| a.to_bits() == b.to_bits() || (*a == 0.0 && *b == 0.0));
+            assert!(same && found.len() == whole.len(), "{} {position:?}", architecture.name);
+        }
+        n_compared += 1;
+    }
+    assert!(n_compared > 50, "{n_compared}");
+}
+
+/// The memory in bytes with which the model in `dir` is evaluated block by block.
+fn memory(dir: &std::path::Path, n_logits: usize) -> u64 {
+    let input = Input::open(&dir.join("m.gguf")).unwrap();
+    let model = Model::new(input.parse().unwrap()).unwrap();
+    let constraints = Constraints::of(&model).unwrap();
+    let need =
+        Need::of(&model, &constraints, Size { window: 32, n_windows: 4, n_logits, sums: false }).unwrap();
+    assert!(need.least + 20 * need.states < need.whole, "{need:?}");
+    need.least + 20 * need.states
+}
+
+#[test]
+fn scores_and_predictions_within_a_memory_are_those_of_the_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    byte_model("llama", 12).save(Backend::init(), &dir.path().join("m.gguf")).unwrap();
+    let text = "--tokens 128 --window 32";
+    let limit = memory(dir.path(), 0);
+    for arguments in [
+        "score m.gguf",
+        "score m.gguf --sub-blocks",
+        "score m.gguf --pairs",
+        "m.gguf --method run --drop 3 --dry-run -o o.gguf",
+        "m.gguf --method lorp --drop 3 --dry-run -o o.gguf",
+    ] {
+        let whole = json(dir.path(), &format!("{arguments} {text} --no-cache"));
+        for scratch in ["", "--scratch s"] {
+            let blocks =
+                json(dir.path(), &format!("{arguments} {text} --no-cache --memory {limit} {scratch}"));
+            for key in ["blocks", "removed", "pairs", "method"] {
+                assert_eq!(blocks[key], whole[key], "{arguments} {key}");
+            }
+        }
+    }
+    // The states go when they are not needed any more.
+    assert_eq!(std::fs::read_dir(dir.path().join("s")).unwrap().count(), 0);
+    let whole = json(dir.path(), &format!("eval m.gguf {text}"));
+    let limit = memory(dir.path(), 15);
+    let blocks = json(dir.path(), &format!("eval m.gguf {text} --memory {limit}"));
+    for key in ["perplexity", "perplexity_stderr", "tokens_scored"] {
+        assert_eq!(blocks[key], whole[key], "{key}");
+    }
+    assert!(blocks["tokens_per_second"].is_null() && !whole["tokens_per_second"].is_null());
+}
+
+#[test]
+fn too_little_memory_is_one_line_that_names_the_least() {
+    let dir = tempfile::tempdir().unwrap();
+    byte_model("llama", 12).save(Backend::init(), &dir.path().join("m.gguf")).unwrap();
+    let error = failure(dir.path(), "score m.gguf --tokens 128 --window 32 --memory 1M --scratch .");
+    assert!(
+        error.contains("m.gguf: evaluating the model block by block takes about")
+            && error.contains("at least, but 1 MB may be taken"),
+        "{error}"
+    );
+    let error =
+        failure(dir.path(), "m.gguf --drop 2 --method search --tokens 128 --window 32 --memory 1M -o o.gguf");
+    assert!(error.contains("the loss of removals is measured on the whole model"), "{error}");
+    byte_model("gemma2", 8).save(Backend::init(), &dir.path().join("m.gguf")).unwrap();
+    let error = failure(dir.path(), "score m.gguf --tokens 128 --window 32 --memory 1M");
+    assert!(error.contains("'gemma2', is not one of those"), "{error}");
+}
