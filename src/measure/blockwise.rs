@@ -35,7 +35,7 @@ pub(crate) struct Measured {
 }
 
 /// What is kept in memory of a text, beside one hidden state of each window.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub(crate) struct Kept {
     /// The hidden states at all positions of the stream.
     pub(crate) states: bool,
@@ -44,7 +44,6 @@ pub(crate) struct Kept {
 }
 
 /// What is measured block by block, beside the scores of whole blocks.
-#[derive(Default)]
 pub(super) struct Wanted<'p> {
     /// How alike states are.
     pub(super) pairs: Option<&'p mut Pairs>,

@@ -75,12 +75,11 @@ fn every_exact_architecture_gives_the_bits_of_the_whole_model() {
 }
 
 /// The memory in bytes with which the model in `dir` is evaluated block by block.
-fn memory(dir: &std::path::Path, n_logits: usize) -> u64 {
+pub fn memory(dir: &std::path::Path, size: Size) -> u64 {
     let input = Input::open(&dir.join("m.gguf")).unwrap();
     let model = Model::new(input.parse().unwrap()).unwrap();
     let constraints = Constraints::of(&model).unwrap();
-    let need =
-        Need::of(&model, &constraints, Size { window: 32, n_windows: 4, n_logits, sums: false }).unwrap();
+    let need = Need::of(&model, &constraints, size).unwrap();
     assert!(need.least + 20 * need.states < need.whole, "{need:?}");
     need.least + 20 * need.states
 }
@@ -90,7 +89,8 @@ fn scores_and_predictions_within_a_memory_are_those_of_the_whole() {
     let dir = tempfile::tempdir().unwrap();
     byte_model("llama", 12).save(Backend::init(), &dir.path().join("m.gguf")).unwrap();
     let text = "--tokens 128 --window 32";
-    let limit = memory(dir.path(), 0);
+    let size = Size { window: 32, n_windows: 4, n_logits: 0, sums: false };
+    let limit = memory(dir.path(), size);
     for arguments in [
         "score m.gguf",
         "score m.gguf --sub-blocks",
@@ -110,7 +110,7 @@ fn scores_and_predictions_within_a_memory_are_those_of_the_whole() {
     // The states go when they are not needed any more.
     assert_eq!(std::fs::read_dir(dir.path().join("s")).unwrap().count(), 0);
     let whole = json(dir.path(), &format!("eval m.gguf {text}"));
-    let limit = memory(dir.path(), 15);
+    let limit = memory(dir.path(), Size { n_logits: 15, ..size });
     let blocks = json(dir.path(), &format!("eval m.gguf {text} --memory {limit}"));
     for key in ["perplexity", "perplexity_stderr", "tokens_scored"] {
         assert_eq!(blocks[key], whole[key], "{key}");

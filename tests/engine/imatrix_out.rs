@@ -4,19 +4,31 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::rc::Rc;
 
 use ggml::testing::quantize_with_imatrix;
-use ggml::{Backend, Context, ContextOptions, Flow, Node, Operation, Tap, Token, WindowInput};
+use ggml::{
+    Backend, Context, ContextOptions, Flow, ModelOptions, Node, Operation, Tap, ThreadPool, Token,
+    WindowInput,
+};
+use gguf_shorten::engine::blockwise::need::Size;
+use gguf_shorten::engine::blockwise::{self, Pass};
 use gguf_shorten::engine::hidden_state::{HiddenStates, Position};
 use gguf_shorten::engine::imatrix::Collector;
 use gguf_shorten::engine::llama::{LlamaHiddenStates, StreamGraph};
+use gguf_shorten::engine::text::{CalibrationSet, Cut, Source, Texts};
 use gguf_shorten::gguf::File;
+use gguf_shorten::model::arch::{Alone, Architecture};
 use gguf_shorten::model::input::Input;
 use gguf_shorten::model::{BlockId, Model};
+use gguf_shorten::plan::Constraints;
 use gguf_shorten::plan::imatrix::Imatrix;
 use gguf_shorten::plan::imatrix::measured::Sums;
+use gguf_shorten::watch::{Silent, Unit, Watch};
 use serde_json::Value;
 
+use crate::blockwise::memory;
+use crate::eval::byte_model;
 use crate::imatrix::values;
 use crate::program::{failure, json, on_one_thread};
 use crate::random_model::Spec;
@@ -241,6 +253,121 @@ fn parts_of_a_model_under_other_numbers_add_up_to_the_whole() {
         let mut collector = Collector::of_blocks(vec![BlockId::new(7)]);
         context.evaluate(WindowInput::HiddenStates(&vec![0.5; 32 * 256]), &mut collector).unwrap();
         assert!(collector.into_sums().iter().all(|(name, ..)| name.starts_with("blk.7.")));
+    }
+}
+
+/// Evaluates the first `n` blocks.
+fn run<'m>(pass: &mut Pass<'m, 'm>, n: usize) {
+    let bar = Silent.begin("".into(), Unit::Time, 0);
+    pass.run(n, &mut (), &mut |(), _| Ok(()), &*bar, &Silent).unwrap();
+}
+
+/// The sums block by block; with a folder, of a pass that is interrupted after two blocks, and goes on
+/// after `between`. With them the block at which it went on. `None` of a model that is not evaluated so.
+fn by_blocks(
+    path: &Path,
+    windows: &[Vec<Token>],
+    folder: Option<&Path>,
+    between: &dyn Fn(&Path),
+) -> Option<(Sums, usize)> {
+    let input = Input::open(path).unwrap();
+    let model = Model::new(input.parse().unwrap()).unwrap();
+    let constraints = Constraints::of(&model).unwrap();
+    blockwise::check(&model, &constraints).ok()?;
+    let window = windows[0].len();
+    let cut = Cut { window, tokens: windows.len() * window, bos: None };
+    let texts = Texts::read(Source::BuiltIn).unwrap();
+    let set = CalibrationSet::new(&texts, Vec::new(), cut, &|_| Ok(windows.concat())).unwrap();
+    let threads = Rc::new(ThreadPool::new(1).unwrap());
+    let pass = || {
+        let options = ModelOptions::default();
+        let pass = Pass::new(&input, &model, &constraints, &set, &threads, options).unwrap();
+        let pass = pass.with_sums(Some(Sums::default()));
+        let Some(folder) = folder else { return pass };
+        let key = pass.key(None).unwrap();
+        pass.kept_in::<()>(folder, key, &Silent).unwrap().0
+    };
+    if let Some(folder) = folder {
+        let mut pass = pass();
+        run(&mut pass, 2);
+        drop(pass);
+        between(folder);
+    }
+    let mut pass = pass();
+    let start = pass.next();
+    let n_blocks = pass.n_blocks();
+    run(&mut pass, n_blocks);
+    let sums = pass.take_sums().unwrap();
+    pass.finish();
+    Some((sums, start))
+}
+
+#[test]
+fn block_by_block_the_sums_are_those_of_the_whole_model_in_every_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    let (mut n_compared, mut n_experts) = (0, 0);
+    let exact = Architecture::all().iter().filter(|architecture| architecture.alone == Alone::Exact);
+    for Architecture { name, .. } in exact {
+        if Spec::new(name, 4).save(Backend::init(), &path).is_err() {
+            continue;
+        }
+        let windows = windows(name);
+        let Some((found, _)) = by_blocks(&path, &windows, None, &|_| {}) else { continue };
+        assert!(found == collected(&path, &windows), "{name}");
+        n_compared += 1;
+        n_experts += usize::from(found.iter().any(|(.., counts)| counts.len() > 1));
+    }
+    assert!(n_compared > 50 && n_experts > 15, "{n_compared} {n_experts}");
+}
+
+#[test]
+fn the_sums_of_an_interrupted_pass_go_on_and_damaged_ones_are_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    let is_sums = |path: &Path| path.extension().is_some_and(|end| end == "sums");
+    let damage = |folder: &Path| {
+        let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let of_first = files.filter(|path| is_sums(path)).min().unwrap();
+        let mut bytes = fs::read(&of_first).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(of_first, bytes).unwrap();
+    };
+    for architecture in ["llama", "qwen3moe"] {
+        Spec::new(architecture, 4).save(Backend::init(), &path).unwrap();
+        let windows = windows(architecture);
+        let whole = collected(&path, &windows);
+        let scratch = dir.path().join(architecture);
+        let cases: [(&dyn Fn(&Path), usize); 2] = [(&|_| {}, 2), (&damage, 0)];
+        for (between, expected) in cases {
+            let (found, start) = by_blocks(&path, &windows, Some(&scratch), between).unwrap();
+            assert_eq!(start, expected, "{architecture}");
+            assert!(found == whole, "{architecture}");
+            assert_eq!(fs::read_dir(&scratch).unwrap().count(), 0);
+        }
+    }
+}
+
+#[test]
+fn within_a_memory_the_program_writes_the_same_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let read = |name: &str| fs::read(dir.path().join(name)).unwrap();
+    for architecture in ["llama", "qwen3moe"] {
+        byte_model(architecture, 12).save(Backend::init(), &dir.path().join("m.gguf")).unwrap();
+        let text = "--tokens 128 --window 32 --no-cache --force";
+        let size = Size { window: 32, n_windows: 4, n_logits: 0, sums: true };
+        let limit = memory(dir.path(), size);
+        for line in ["score m.gguf", "score m.gguf --sub-blocks", "m.gguf --blocks 3 -o o.gguf"] {
+            let whole = json(dir.path(), &format!("{line} {text} --imatrix-out whole"));
+            for more in ["", "--scratch s"] {
+                let line = format!("{line} {text} --memory {limit} {more} --imatrix-out blocks");
+                let blocks = json(dir.path(), &line);
+                assert!(read("blocks") == read("whole"), "{line}");
+                assert_eq!(blocks["imatrix_out"]["entries"], whole["imatrix_out"]["entries"]);
+                assert_eq!(blocks["blocks"], whole["blocks"], "{line}");
+            }
+        }
     }
 }
 
