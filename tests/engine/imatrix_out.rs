@@ -309,7 +309,7 @@ fn block_by_block_the_sums_are_those_of_the_whole_model_in_every_bit() {
     let (mut n_compared, mut n_experts) = (0, 0);
     let exact = Architecture::all().iter().filter(|architecture| architecture.alone == Alone::Exact);
     for Architecture { name, .. } in exact {
-        if Spec::new(name, 4).save(Backend::init(), &path).is_err() {
+        if Spec::new(name, 5).save(Backend::init(), &path).is_err() {
             continue;
         }
         let windows = windows(name);
