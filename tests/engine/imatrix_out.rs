@@ -268,7 +268,7 @@ fn by_blocks(
     path: &Path,
     windows: &[Vec<Token>],
     folder: Option<&Path>,
-    between: &dyn Fn(&Path),
+    between: fn(&Path),
 ) -> Option<(Sums, usize)> {
     let input = Input::open(path).unwrap();
     let model = Model::new(input.parse().unwrap()).unwrap();
@@ -313,7 +313,7 @@ fn block_by_block_the_sums_are_those_of_the_whole_model_in_every_bit() {
             continue;
         }
         let windows = windows(name);
-        let Some((found, _)) = by_blocks(&path, &windows, None, &|_| {}) else { continue };
+        let Some((found, _)) = by_blocks(&path, &windows, None, |_| {}) else { continue };
         assert!(found == collected(&path, &windows), "{name}");
         n_compared += 1;
         n_experts += usize::from(found.iter().any(|(.., counts)| counts.len() > 1));
@@ -321,26 +321,26 @@ fn block_by_block_the_sums_are_those_of_the_whole_model_in_every_bit() {
     assert!(n_compared > 50 && n_experts > 15, "{n_compared} {n_experts}");
 }
 
+/// Changes a byte in the sums of the first block.
+fn damage_sums(folder: &Path) {
+    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let of_first = files.filter(|path| path.extension().is_some_and(|end| end == "sums")).min().unwrap();
+    let mut bytes = fs::read(&of_first).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(of_first, bytes).unwrap();
+}
+
 #[test]
 fn the_sums_of_an_interrupted_pass_go_on_and_damaged_ones_are_made_again() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m.gguf");
-    let is_sums = |path: &Path| path.extension().is_some_and(|end| end == "sums");
-    let damage = |folder: &Path| {
-        let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-        let of_first = files.filter(|path| is_sums(path)).min().unwrap();
-        let mut bytes = fs::read(&of_first).unwrap();
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
-        fs::write(of_first, bytes).unwrap();
-    };
     for architecture in ["llama", "qwen3moe"] {
         Spec::new(architecture, 4).save(Backend::init(), &path).unwrap();
         let windows = windows(architecture);
         let whole = collected(&path, &windows);
         let scratch = dir.path().join(architecture);
-        let cases: [(&dyn Fn(&Path), usize); 2] = [(&|_| {}, 2), (&damage, 0)];
-        for (between, expected) in cases {
+        for (between, expected) in [((|_| {}) as fn(&Path), 2), (damage_sums, 0)] {
             let (found, start) = by_blocks(&path, &windows, Some(&scratch), between).unwrap();
             assert_eq!(start, expected, "{architecture}");
             assert!(found == whole, "{architecture}");

@@ -24,6 +24,12 @@ pub struct WeightSums {
     counts: Vec<u64>,
 }
 
+/// A sum as the file holds it.
+#[expect(clippy::cast_possible_truncation, reason = "rounded to a float")]
+fn single(sum: f64) -> f32 {
+    sum as f32
+}
+
 /// The shape of a weight, as its sums have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
@@ -71,7 +77,7 @@ impl WeightSums {
 
     /// Whether every sum is a number that the file can hold.
     fn is_finite(&self) -> bool {
-        self.squares.iter().all(|sum| (*sum as f32).is_finite())
+        self.squares.iter().all(|sum| single(*sum).is_finite())
     }
 }
 
@@ -211,7 +217,7 @@ impl WeightSums {
     pub(super) fn write(&self, is_counts: bool, out: &mut dyn std::io::Write) -> std::io::Result<()> {
         match is_counts {
             true => self.counts.iter().try_for_each(|n| out.write_all(&(*n as f32).to_le_bytes())),
-            false => self.squares.iter().try_for_each(|sum| out.write_all(&(*sum as f32).to_le_bytes())),
+            false => self.squares.iter().try_for_each(|sum| out.write_all(&single(*sum).to_le_bytes())),
         }
     }
 }
