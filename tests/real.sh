@@ -74,6 +74,29 @@ same_scores() {
         "$PYTHON" tests/stock/block_influence.py "$SMOLLM2" "$work/windows.txt" --check "$work/scores.json" --tolerance 0.01
 }
 
+# Scores of converted blocks are within 1 % and one standard error of those of the weights as they are, and choose the same blocks.
+same_when_converted() {
+    for conversion in none f32 bf16; do
+        "$program" "$1" --drop "$2" --dry-run -o "$work/x.gguf" --calibration $text --tokens 4096 --convert $conversion \
+            --json "$work/$conversion.json" >/dev/null || return
+    done
+    "$PYTHON" - "$work" f32 bf16 <<'END'
+import json, sys
+folder, *conversions = sys.argv[1:]
+read = lambda name: json.load(open(f"{folder}/{name}.json"))
+plain = read("none")
+for conversion in conversions:
+    result = read(conversion)
+    assert result["calibration"]["conversion"] == conversion
+    assert result["removed"] == plain["removed"], (result["removed"], plain["removed"])
+    pairs = [(a["bi"], b["bi"], b["bi_stderr"]) for a, b in zip(result["blocks"], plain["blocks"])]
+    worst = max(abs(a - b) / b for a, b, _ in pairs)
+    in_errors = max(abs(a - b) / error for a, b, error in pairs)
+    print(f"{conversion}: influence within {worst:.2%} and {in_errors:.2f} standard errors")
+    assert worst <= 0.01 and in_errors <= 1
+END
+}
+
 # The windows are those that a stock llama.cpp cuts.
 same_windows() {
     "${CC:-cc}" -std=c99 -O2 -I"$LLAMA_INCLUDE" -I"$LLAMA_INCLUDE/../ggml/include" tests/stock/logits.c -o "$work/logits" \
@@ -130,6 +153,7 @@ check "seven blocks of SmolLM2 are removed" shorten
 check "kept tensors are the parent's, byte for byte" same_bytes
 check "parts hold the tensors of the single file" split
 check "Block Influence agrees with numpy within 1 %" same_scores
+check "converted blocks have the same scores and choice" same_when_converted "$SMOLLM2" 7
 if can_have_stock; then
     if need_stock; then
         check "windows are those of a stock llama.cpp" same_windows

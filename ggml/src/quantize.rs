@@ -88,6 +88,12 @@ pub fn quantize(id: u32, weights: &[f32], n_per_row: usize, importance: Option<&
     (n_bytes == bytes.len()).then_some(bytes)
 }
 
+/// Whether [`dequantize`] knows type `id`.
+#[must_use]
+pub fn can_dequantize(id: u32) -> bool {
+    dequantize(id, &[]).is_some()
+}
+
 /// The weights that `bytes` of type `id` stand for. `None` for a type that does not stand for numbers of any precision, and for
 /// bytes that are not whole quantisation blocks.
 #[must_use]

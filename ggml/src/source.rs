@@ -152,12 +152,12 @@ mod tests {
 
     impl Source for Numbers {
         fn n_bytes(&self) -> u64 {
-            100_000
+            200_000
         }
 
         fn read_at(&self, position: u64, out: &mut [u8]) -> io::Result<()> {
             for (byte, at) in out.iter_mut().zip(position..) {
-                if at == 99_999 {
+                if at == 199_999 {
                     return Err(io::Error::other("the last one"));
                 }
                 *byte = at.to_le_bytes()[0] ^ at.to_le_bytes()[1];
@@ -183,7 +183,7 @@ mod tests {
             Numbers.read_at(position, &mut expected).unwrap();
             assert_eq!(read(i64::try_from(position).unwrap(), n).unwrap(), expected);
         }
-        assert_eq!(read(99_990, 10), None);
+        assert_eq!(read(199_990, 10), None);
         assert_eq!(stream.error().unwrap().to_string(), "the last one");
     }
 }

@@ -8,9 +8,10 @@ use ggml::ThreadPool;
 
 use crate::engine::blockwise::need::Way;
 use crate::engine::blockwise::replay::Replay;
+use crate::engine::conversion::Conversion;
 use crate::engine::hidden_state::{HiddenStates, Token};
 use crate::engine::llama::{LlamaHiddenStates, StreamGraph};
-use crate::engine::load::{Weights, load_and_cut};
+use crate::engine::load::{self, Weights, load_and_cut};
 use crate::engine::scored::MIN_WINDOW;
 use crate::engine::segment::{Chain, Subsets, Whole};
 use crate::engine::settings::Calibration;
@@ -24,6 +25,8 @@ use crate::watch::{Unit, Watch};
 pub(crate) struct Loaded {
     pub(crate) engine: ggml::Model,
     pub(crate) set: CalibrationSet,
+    /// What the weights of its blocks were converted to.
+    pub(crate) conversion: Conversion,
     pub(crate) threads: Rc<ThreadPool>,
     /// The states of the text, of a model that is evaluated block by block; then the engine is its vocabulary alone.
     replay: Option<RefCell<Replay>>,
@@ -37,7 +40,7 @@ impl Loaded {
     pub(crate) fn for_states(parent: Parent<'_>, text: &Calibration, watch: &dyn Watch) -> Result<Self> {
         let way = blockwise::way(parent, text, Kept { states: true, sums: false })?;
         if way == Way::Whole {
-            return Self::new(parent, text, watch, Weights::ForScores);
+            return Self::new(parent, text, watch, Weights::of_scores(text));
         }
         let loaded = Self::new(parent, text, watch, Weights::None)?;
         let replay = blockwise::replay(parent, text, &loaded.set, way, watch)?;
@@ -64,8 +67,10 @@ impl Loaded {
     }
 
     fn new(parent: Parent<'_>, text: &Calibration, watch: &dyn Watch, weights: Weights) -> Result<Self> {
-        let (engine, set) = load_and_cut(parent.input, parent.model, text, watch, weights)?;
-        Ok(Self { engine, set, threads: Rc::new(ThreadPool::new(text.threads)?), replay: None })
+        let load::Loaded { engine, set, conversion } =
+            load_and_cut(parent.input, parent.model, text, watch, weights)?;
+        let threads = Rc::new(ThreadPool::new(text.threads)?);
+        Ok(Self { engine, set, conversion, threads, replay: None })
     }
 
     /// Uses the hidden states of the text.

@@ -31,7 +31,8 @@ impl Runs<'_> {
         let found = measure(self, &*bar);
         drop(bar);
         let found = found.with_context(|| self.request.parent.name())?;
-        Ok((found, CalibrationReport::new(set, start.elapsed().as_secs_f64())))
+        let report = CalibrationReport::new(set, start.elapsed().as_secs_f64());
+        Ok((found, CalibrationReport { conversion: self.loaded.conversion, ..report }))
     }
 
     /// The angular distance over every run of `n` blocks, by its first block.

@@ -2,6 +2,7 @@
 //!
 //! Every evaluation loads its model here.
 
+use crate::engine::conversion::Conversion;
 use crate::engine::hidden_state::Token;
 use crate::engine::logits::LlamaLogits;
 use crate::engine::memory_file::MemoryFile;
@@ -192,6 +193,26 @@ pub enum Weights {
     ForScores,
 }
 
+impl Weights {
+    /// Those that scores are taken from.
+    pub fn of_scores(options: &Calibration) -> Self {
+        match options.conversion {
+            Some(Conversion::None) => Self::AsTheyAre,
+            _ => Self::ForScores,
+        }
+    }
+}
+
+/// A model in llama.cpp, and a text in its tokens.
+pub struct Loaded {
+    /// The model.
+    pub engine: ggml::Model,
+    /// The text.
+    pub set: CalibrationSet,
+    /// What the weights of its blocks were converted to.
+    pub conversion: Conversion,
+}
+
 /// Loads the model of `input` and cuts the text into windows.
 pub fn load_and_cut(
     input: &Input,
@@ -199,7 +220,7 @@ pub fn load_and_cut(
     options: &Calibration,
     watch: &dyn Watch,
     weights: Weights,
-) -> Result<(ggml::Model, CalibrationSet)> {
+) -> Result<Loaded> {
     let path = input.path();
     let texts = Texts::read(options.source.clone())?;
     let at_path = || path.display().to_string();
@@ -207,9 +228,10 @@ pub fn load_and_cut(
     backend.on_abort(&format!("gguf-shorten: {}: ", path.display()));
     ggml::log::echo(watch.is_verbose());
     let how = model_options(options)?;
-    let engine = match weights {
-        Weights::None => load(input, ModelOptions { vocab_only: true, ..how }),
-        Weights::AsTheyAre => load(input, how),
+    let unconverted = |engine| (engine, Conversion::None);
+    let (engine, conversion) = match weights {
+        Weights::None => load(input, ModelOptions { vocab_only: true, ..how }).map(unconverted),
+        Weights::AsTheyAre => load(input, how).map(unconverted),
         Weights::ForScores => load_for_scores(model, input.for_llama()?, how),
     }
     .with_context(at_path)?;
@@ -221,7 +243,7 @@ pub fn load_and_cut(
     warning::of_tokenizer(input, model, watch);
     let loaded = LoadedModel { engine, input };
     let set = loaded.cut(&texts, options, watch).with_context(at_path)?;
-    Ok((loaded.engine, set))
+    Ok(Loaded { engine: loaded.engine, set, conversion })
 }
 
 /// Loads the model of `input` with its block counts ([`llama::counts`]).
@@ -253,20 +275,24 @@ pub fn load_as(model: &Model<'_>, path: &Path, options: ModelOptions) -> Result<
 
 /// Loads `model`, which lies at `path`, for scores.
 ///
-/// It is [`Recoded`] where that gains time and the CPU evaluates all of it, else as it is, with `options`.
+/// It is [`Recoded`] where that gains time and the CPU evaluates all of it, else as it is, with `options`. Returns which.
 ///
 /// # Errors
 /// llama.cpp's reason for not loading it.
-pub fn load_for_scores(model: &Model<'_>, path: &Path, options: ModelOptions) -> Result<ggml::Model> {
+pub fn load_for_scores(
+    model: &Model<'_>,
+    path: &Path,
+    options: ModelOptions,
+) -> Result<(ggml::Model, Conversion)> {
     let backend = Backend::init();
     let has_gpu = options.rpc.is_some() || backend.supports_gpu_offload();
     if options.gpu_layers == Some(0) || !has_gpu {
         // Whatever keeps it from being recoded, such as no room, does not keep it from being loaded.
         if let Ok(Some(engine)) = load_recoded(model) {
-            return Ok(engine);
+            return Ok((engine, Conversion::Q8_0));
         }
     }
-    load_as(model, path, options)
+    Ok((load_as(model, path, options)?, Conversion::None))
 }
 
 fn load_recoded(model: &Model<'_>) -> Result<Option<ggml::Model>> {

@@ -28,6 +28,8 @@ pub mod own_text;
 
 pub(crate) mod memory_file;
 
+pub mod conversion;
+
 pub mod recoded;
 
 pub mod segment;

@@ -1,5 +1,6 @@
 //! The calibration text in a result.
 
+use crate::engine::conversion::Conversion;
 use crate::engine::text::CalibrationSet;
 use serde::Serialize;
 
@@ -22,6 +23,8 @@ pub struct CalibrationReport {
     pub bos: bool,
     /// Time of the evaluation, without loading the model; of scores from the cache, what it took then.
     pub seconds: f64,
+    /// What the weights of blocks were converted to before they were evaluated.
+    pub conversion: Conversion,
     /// Whether the scores were in the cache, so that nothing was evaluated.
     pub cached: bool,
     /// The hash by which the model was looked up there.
@@ -42,6 +45,7 @@ impl CalibrationReport {
             tokens: set.n_tokens(),
             bos: set.bos,
             seconds,
+            conversion: Conversion::None,
             cached: false,
             scored: None,
         }

@@ -1,5 +1,6 @@
 //! How a model is calibrated or evaluated, before the model is known.
 
+use crate::engine::conversion::Conversion;
 use crate::engine::text::{DEFAULT_TOKENS, DEFAULT_WINDOW, Source};
 use ggml::rpc::Endpoints;
 use std::path::PathBuf;
@@ -23,6 +24,8 @@ pub struct Calibration {
     pub rpc: Endpoints,
     /// Whether scores may come from the cache, and go there.
     pub cache: bool,
+    /// What weights of blocks are converted to for scores; `None` for what is fastest.
+    pub conversion: Option<Conversion>,
     /// Memory that an evaluation may take, in bytes; `None` for what is free.
     pub memory: Option<u64>,
     /// The folder for hidden states of an evaluation block by block, and for how far it is; `None` to keep them in memory.
@@ -41,6 +44,7 @@ impl Default for Calibration {
             gpu_layers: None,
             rpc: Endpoints::default(),
             cache: false,
+            conversion: None,
             memory: None,
             scratch: None,
         }

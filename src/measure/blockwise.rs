@@ -3,12 +3,13 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use ggml::{Backend, ModelOptions, ThreadPool};
 
 use crate::engine::blockwise::need::{Need, Size, Way};
 use crate::engine::blockwise::replay::Replay;
 use crate::engine::blockwise::{self, Pass, need};
+use crate::engine::conversion::Conversion;
 use crate::engine::hidden_state::HiddenStates;
 use crate::engine::imatrix;
 use crate::engine::llama::Halves;
@@ -28,6 +29,8 @@ pub(crate) struct Measured {
     pub(crate) importance: Importance,
     pub(crate) set: CalibrationSet,
     pub(crate) seconds: f64,
+    /// What the weights of blocks were converted to.
+    pub(crate) conversion: Conversion,
     /// Of the model's files, where they were hashed on the way.
     pub(crate) hash: Option<blake3::Hash>,
     /// What weights multiply, where that was asked for.
@@ -61,11 +64,52 @@ pub(crate) fn way(parent: Parent<'_>, options: &Calibration, kept: Kept) -> Resu
     if is_elsewhere(options) {
         return Ok(Way::Whole);
     }
+    way_of(parent, options, size(parent, options, kept), options.memory)
+}
+
+/// The size of a text, with what is kept of it.
+fn size(parent: Parent<'_>, options: &Calibration, kept: Kept) -> Size {
     let window = options.window.max(1);
     let n_kept = if kept.states { parent.model.n_trunk_blocks() + 2 } else { 1 };
     let n_windows = (options.tokens / window).saturating_mul(n_kept);
-    let size = Size { window, n_windows, n_logits: 0, sums: kept.sums };
-    way_of(parent, options, size, options.memory)
+    Size { window, n_windows, n_logits: 0, sums: kept.sums }
+}
+
+/// Operations below which a text is not worth to find out what is fastest: a second of a slow core.
+const WORTH: u64 = 100_000_000_000;
+
+/// As [`way`], of scores: also block by block where converted blocks are likely to be faster than the whole.
+///
+/// # Errors
+/// As [`way`]; a conversion that was asked for and is not possible.
+pub(crate) fn way_of_scores(parent: Parent<'_>, options: &Calibration, kept: Kept) -> Result<Way> {
+    let found = way(parent, options, kept)?;
+    if found != Way::Whole || options.conversion == Some(Conversion::None) {
+        return Ok(found);
+    }
+    let possible = match is_elsewhere(options) {
+        true => Err(anyhow::anyhow!("another device than the CPU evaluates them")),
+        false => by_blocks_at_all(parent, options),
+    };
+    let asked = options.conversion.is_some();
+    if let Err(why) = possible {
+        let why = why.context("weights are not converted, since the model does not go block by block");
+        return if asked { Err(why).with_context(|| parent.name()) } else { Ok(found) };
+    }
+    let fits = Need::of(parent.model, parent.constraints, size(parent, options, kept))?
+        .spare(options.memory, Way::Blocks)
+        .is_some();
+    Ok(if fits && (asked || n_operations(parent, options) >= WORTH) { Way::Blocks } else { found })
+}
+
+/// Multiplications and additions of the text with weights that may be converted.
+fn n_operations(parent: Parent<'_>, options: &Calibration) -> u64 {
+    let tensors = parent.model.tensors().iter();
+    let weights = tensors.filter_map(|tensor| {
+        let (_, rest) = tensor.block.as_ref()?;
+        Conversion::F32.target(rest, &tensor.info).map(|_| tensor.info.n_elements())
+    });
+    weights.fold(0u64, u64::saturating_add).saturating_mul(2).saturating_mul(options.tokens as u64)
 }
 
 /// As [`way`], of the logits of one of `n_models` that share the memory.
@@ -81,12 +125,18 @@ pub(crate) fn way_of_logits(parent: Parent<'_>, options: &Calibration, n_models:
 }
 
 fn way_of(parent: Parent<'_>, options: &Calibration, size: Size, room: Option<u64>) -> Result<Way> {
-    let by_blocks = match options.rpc.is_empty() && options.source.seed().is_none() {
-        true => blockwise::check(parent.model, parent.constraints),
-        false => Err(anyhow::anyhow!("neither servers nor text that the model writes go block by block")),
-    };
+    let by_blocks = by_blocks_at_all(parent, options);
     let need = Need::of(parent.model, parent.constraints, size).with_context(|| parent.name())?;
     need.way(room, by_blocks, options.scratch.is_some()).with_context(|| parent.name())
+}
+
+/// Why the model cannot go block by block, whatever memory there is.
+fn by_blocks_at_all(parent: Parent<'_>, options: &Calibration) -> Result<()> {
+    ensure!(
+        options.rpc.is_empty() && options.source.seed().is_none(),
+        "neither servers nor text that the model writes go block by block"
+    );
+    blockwise::check(parent.model, parent.constraints)
 }
 
 /// The size of a text whose second halves of windows are scored.
@@ -107,10 +157,20 @@ pub(crate) fn check_whole(parent: Parent<'_>, options: &Calibration, why: &str) 
         .with_context(|| parent.name())
 }
 
+/// What weights are to be converted to: nothing on a device, or where that takes longer than it saves.
+fn conversion(parent: Parent<'_>, options: &Calibration) -> Option<Conversion> {
+    let is_none = has_device(options) || n_operations(parent, options) < WORTH;
+    options.conversion.or(is_none.then_some(Conversion::None))
+}
+
+/// Whether a GPU evaluates blocks.
+fn has_device(options: &Calibration) -> bool {
+    Backend::init().supports_gpu_offload() && options.gpu_layers != Some(0)
+}
+
 /// Whether the weights are in the memory of a device or server, as far as is known.
 fn is_elsewhere(options: &Calibration) -> bool {
-    let on_device = Backend::init().supports_gpu_offload() && options.gpu_layers != Some(0);
-    options.memory.is_none() && (!options.rpc.is_empty() || on_device)
+    options.memory.is_none() && (!options.rpc.is_empty() || has_device(options))
 }
 
 /// Measures the importance of every block, and what else is `wanted`, block by block.
@@ -126,8 +186,7 @@ pub(super) fn by_blocks(
 ) -> Result<Measured> {
     let Wanted { pairs, halves, sums } = wanted;
     let at_path = || parent.name();
-    let (engine, set) = load_and_cut(parent.input, parent.model, options, watch, Weights::None)?;
-    drop(engine);
+    let set = load_and_cut(parent.input, parent.model, options, watch, Weights::None)?.set;
     if sums {
         imatrix::check_window(set.window).with_context(at_path)?;
     }
@@ -145,7 +204,8 @@ pub(super) fn by_blocks(
     parent.input.check_unchanged()?;
     let importance = done.measuring.importance().with_context(at_path)?;
     let seconds = start.elapsed().as_secs_f64();
-    Ok(Measured { importance, set, seconds, hash: done.hash, sums: done.sums })
+    let Evaluated { conversion, hash, sums, .. } = done;
+    Ok(Measured { importance, set, seconds, conversion, hash, sums })
 }
 
 /// Keeps the states of `set` at every position of the stream, evaluated block by block.
@@ -165,6 +225,15 @@ pub(crate) fn replay(
     done.replay.context("bug: no states were kept")
 }
 
+/// What comes of a text that went through all blocks.
+struct Evaluated {
+    measuring: Measuring,
+    conversion: Conversion,
+    replay: Option<Replay>,
+    hash: Option<blake3::Hash>,
+    sums: Option<Sums>,
+}
+
 /// A text on its way through the blocks.
 struct ByBlocks<'b> {
     parent: Parent<'b>,
@@ -175,17 +244,9 @@ struct ByBlocks<'b> {
     watch: &'b dyn Watch,
 }
 
-/// What was measured on the way.
-struct Done {
-    measuring: Measuring,
-    replay: Option<Replay>,
-    hash: Option<blake3::Hash>,
-    sums: Option<Sums>,
-}
-
 impl ByBlocks<'_> {
     /// Evaluates all blocks. Where all states are kept, nothing goes on after an interrupt.
-    fn run(&self, halves: Option<Halves>, kept: Kept) -> Result<Done> {
+    fn run(&self, halves: Option<Halves>, kept: Kept) -> Result<Evaluated> {
         let Self { parent, options, set, watch, .. } = *self;
         let at_path = || parent.name();
         let n_blocks = parent.model.n_trunk_blocks();
@@ -196,10 +257,13 @@ impl ByBlocks<'_> {
             .with_sums(kept.sums.then(Sums::default));
         let mut measuring = Measuring::new(n_blocks);
         if let Some(folder) = options.scratch.as_deref().filter(|_| !kept.states) {
-            let key = pass.key(options.gpu_layers)?;
+            let key = pass.key(options)?;
             let (resumed, measured) = pass.kept_in(folder, key, watch)?;
             (pass, measuring) = (resumed, measured.unwrap_or(measuring));
         }
+        let need = Need::of(parent.model, parent.constraints, size(parent, options, kept))?;
+        let spare = need.spare(options.memory, self.way).unwrap_or(0);
+        pass = pass.converted(conversion(parent, options), spare)?;
         let n_embd = pass.n_embd();
         let folder = options.scratch.as_deref().filter(|_| self.way == Way::BlocksOnDisk);
         let mut replay =
@@ -215,7 +279,7 @@ impl ByBlocks<'_> {
             watch,
         );
         evaluated.with_context(at_path)?;
-        let sums = pass.take_sums();
-        Ok(Done { measuring, replay, hash: pass.finish(), sums })
+        let (conversion, sums) = (pass.conversion(), pass.take_sums());
+        Ok(Evaluated { measuring, conversion, replay, hash: pass.finish(), sums })
     }
 }

@@ -6,10 +6,11 @@ use anyhow::{Context, Result};
 use ggml::ContextOptions;
 
 use crate::engine::blockwise::need::Way;
+use crate::engine::conversion::Conversion;
 use crate::engine::hidden_state::{HiddenStates, Token};
 use crate::engine::imatrix::{self, Collector};
 use crate::engine::llama::{self, Halves, LlamaHiddenStates, StreamGraph};
-use crate::engine::load::{Weights, load_and_cut};
+use crate::engine::load::{Loaded, Weights, load_and_cut};
 use crate::engine::order;
 use crate::engine::outcome::CalibrationReport;
 use crate::engine::settings::Calibration;
@@ -67,14 +68,20 @@ pub(crate) fn calibrate(
         true => Scored::Halves,
         false => Scored::Blocks,
     };
+    let unconverted;
+    let options = match extras.imatrix {
+        true => {
+            // What it adds up is what the weights of the file multiply.
+            unconverted = Calibration { conversion: Some(Conversion::None), ..options.clone() };
+            &unconverted
+        }
+        false => options,
+    };
     let kept = Kept { states: extras.pairs.is_some(), sums: extras.imatrix };
-    let mut way = None;
     let mut hash = hashes::known(input, watch);
-    if hash.is_none() {
-        let found = blockwise::way(parent, options, kept)?;
-        // Block by block the files are hashed while they are read.
-        hash = (options.cache && found == Way::Whole).then(|| hashes::remembered(input, watch));
-        way = Some(found);
+    // What does not fit is hashed while it is read.
+    if hash.is_none() && options.cache && blockwise::way(parent, options, kept)? == Way::Whole {
+        hash = Some(hashes::remembered(input, watch));
     }
     let known = match extras.until {
         None => CachedScores::look(hash, options, watch, scored)?,
@@ -96,18 +103,23 @@ pub(crate) fn calibrate(
         false => None,
     };
     let start_ns = now_ns();
-    let measured = match way.map_or_else(|| blockwise::way(parent, options, kept), Ok)? {
+    let way = match extras.until {
+        None => blockwise::way_of_scores(parent, options, kept)?,
+        Some(_) => blockwise::way(parent, options, kept)?,
+    };
+    let measured = match way {
         Way::Whole => as_whole(parent, options, watch, extras, halves)?,
         way => {
             let wanted = Wanted { pairs: extras.pairs, halves, sums: extras.imatrix };
             blockwise::by_blocks(parent, options, watch, wanted, way)?
         }
     };
-    let Measured { importance, set, seconds, hash: read, sums } = measured;
+    let Measured { importance, set, seconds, conversion, hash: read, sums } = measured;
     warn_of_zero_rows(&importance, watch);
     let mut report = CalibrationReport {
         windows: importance.n_windows,
         tokens: importance.n_tokens,
+        conversion,
         ..CalibrationReport::new(&set, seconds)
     };
     if let Some(read) = read.filter(|_| hash.is_none() && options.cache) {
@@ -140,9 +152,8 @@ fn as_whole(
 ) -> Result<Measured> {
     let Parent { input, model, constraints } = parent;
     let at_path = || parent.name();
-    // What an importance matrix adds up is what the weights of the file multiply.
-    let weights = if extras.imatrix { Weights::AsTheyAre } else { Weights::ForScores };
-    let (engine, set) = load_and_cut(input, model, options, watch, weights)?;
+    let Loaded { engine, set, conversion } =
+        load_and_cut(input, model, options, watch, Weights::of_scores(options))?;
     if extras.imatrix {
         imatrix::check_window(set.window).with_context(at_path)?;
     }
@@ -166,7 +177,7 @@ fn as_whole(
     let importance = importance.with_context(at_path)?;
     let seconds = start.elapsed().as_secs_f64();
     let sums = states.into_collector().map(Collector::into_sums);
-    Ok(Measured { importance, set, seconds, hash: None, sums })
+    Ok(Measured { importance, set, seconds, conversion, hash: None, sums })
 }
 
 /// The importance of all blocks by the windows of `set`, or by as many of them as are enough.

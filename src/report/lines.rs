@@ -1,10 +1,12 @@
 //! Lines that several results share: model, text, blocks, changes, output.
 
 use crate::choose::outcome::SearchReport;
+use crate::engine::conversion::Conversion;
 use crate::engine::outcome::CalibrationReport;
 use crate::gguf;
 use crate::model::block::block_list;
 use crate::model::outcome::ModelReport;
+use crate::named::Named as _;
 use crate::output::outcome::OutputReport;
 use crate::plan::{ChangeKind, TensorChange};
 use indicatif::{DecimalBytes, HumanCount};
@@ -139,8 +141,12 @@ pub fn calibrated(calibration: &CalibrationReport) -> String {
         );
     }
     let rate = calibration.tokens as f64 / calibration.seconds;
+    let converted = match calibration.conversion {
+        Conversion::None => String::new(),
+        conversion => format!(", weights as {}", conversion.word().to_ascii_uppercase()),
+    };
     format!(
-        "{} tokens of {} text in {:.1} s ({rate:.0} tokens/s), {} {windows} of {}",
+        "{} tokens of {} text in {:.1} s ({rate:.0} tokens/s), {} {windows} of {}{converted}",
         HumanCount(calibration.tokens as u64),
         calibration.source,
         calibration.seconds,

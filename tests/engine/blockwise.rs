@@ -118,6 +118,52 @@ fn scores_and_predictions_within_a_memory_are_those_of_the_whole() {
     assert!(blocks["tokens_per_second"].is_null() && !whole["tokens_per_second"].is_null());
 }
 
+/// Numbers of llama.cpp's file types (`llama.h: llama_ftype`).
+const Q4_1: u32 = 3;
+const Q5_0: u32 = 8;
+const F32: u32 = 0;
+const BF16: u32 = 32;
+
+/// Compares Block Influence.
+fn alike(found: &serde_json::Value, expected: &serde_json::Value, tolerance: f64) {
+    let pairs = found.as_array().unwrap().iter().zip(expected.as_array().unwrap());
+    for (found, expected) in pairs {
+        let [found, expected] = [found, expected].map(|block| block["bi"].as_f64().unwrap());
+        assert!((found - expected).abs() <= tolerance * expected, "{found} {expected}");
+    }
+}
+
+#[test]
+fn converted_blocks_are_those_of_a_converted_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    byte_model("llama", 4).save(Backend::init(), &path("full.gguf")).unwrap();
+    let quantize = |from: &str, to: &str, file_type| {
+        ggml::testing::quantize(Backend::init(), &path(from), &path(to), file_type).unwrap();
+    };
+    quantize("full.gguf", "m.gguf", Q4_1);
+    let score = |model: &str, conversion: &str| {
+        let text = "--tokens 128 --window 32 --no-cache";
+        let result = json(dir.path(), &format!("score {model} {text} --sub-blocks --convert {conversion}"));
+        assert_eq!(result["calibration"]["conversion"], conversion);
+        result["blocks"].clone()
+    };
+    let plain = score("m.gguf", "none");
+    quantize("m.gguf", "f32.gguf", F32);
+    let found = score("m.gguf", "f32");
+    assert_eq!(found, score("f32.gguf", "none"));
+    assert_ne!(found, plain);
+    // Its embeddings are rounded, too.
+    quantize("m.gguf", "bf16.gguf", BF16);
+    alike(&score("m.gguf", "bf16"), &score("bf16.gguf", "none"), 1e-3);
+    quantize("full.gguf", "m.gguf", Q5_0);
+    let [found, expected] = ["q8_0", "none"].map(|conversion| score("m.gguf", conversion));
+    alike(&found, &expected, 1e-5);
+    byte_model("gemma2", 8).save(Backend::init(), &path("m.gguf")).unwrap();
+    let error = failure(dir.path(), "score m.gguf --tokens 128 --window 32 --convert f32");
+    assert!(error.contains("weights are not converted") && error.contains("'gemma2'"), "{error}");
+}
+
 #[test]
 fn too_little_memory_is_one_line_that_names_the_least() {
     let dir = tempfile::tempdir().unwrap();
@@ -125,7 +171,7 @@ fn too_little_memory_is_one_line_that_names_the_least() {
     let error = failure(dir.path(), "score m.gguf --tokens 128 --window 32 --memory 1M --scratch .");
     assert!(
         error.contains("m.gguf: evaluating the model block by block takes about")
-            && error.contains("at least, but 1 MB may be taken"),
+            && error.contains("at least, but 1.0 MB may be taken"),
         "{error}"
     );
     let error =

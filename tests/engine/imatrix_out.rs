@@ -16,6 +16,7 @@ use gguf_shorten::engine::blockwise::{self, Pass};
 use gguf_shorten::engine::hidden_state::{HiddenStates, Position};
 use gguf_shorten::engine::imatrix::Collector;
 use gguf_shorten::engine::llama::{LlamaHiddenStates, StreamGraph};
+use gguf_shorten::engine::settings::Calibration;
 use gguf_shorten::engine::text::{CalibrationSet, Cut, Source, Texts};
 use gguf_shorten::gguf::File;
 use gguf_shorten::model::arch::{Alone, Architecture};
@@ -284,7 +285,7 @@ fn by_blocks(
         let pass = Pass::new(&input, &model, &constraints, &set, &threads, options).unwrap();
         let pass = pass.with_sums(Some(Sums::default()));
         let Some(folder) = folder else { return pass };
-        let key = pass.key(None).unwrap();
+        let key = pass.key(&Calibration::default()).unwrap();
         pass.kept_in::<()>(folder, key, &Silent).unwrap().0
     };
     if let Some(folder) = folder {

@@ -41,7 +41,7 @@ fn check(name: &str, path: &Path, n_recoded: usize) {
     assert_eq!(recoded.as_ref().map_or(0, is_recoded), n_recoded, "{name}");
     let tokens: Vec<Token> = (0..64).map(|i| (i * 37 + 11) % 200).collect();
     let expected = record(&load(path).unwrap(), &model, &tokens);
-    let engine = load_for_scores(&model, path, ModelOptions::default()).unwrap();
+    let (engine, _) = load_for_scores(&model, path, ModelOptions::default()).unwrap();
     let found = record(&engine, &model, &tokens);
     assert_eq!(found.windows[0].len(), expected.windows[0].len());
     for ((position, found), (_, expected)) in found.windows[0].iter().zip(&expected.windows[0]) {

@@ -278,6 +278,7 @@ fn a_place_for_a_measured_matrix_is_claimed_before_anything_is_measured() {
             "--imatrix-out: a window of 15 tokens gives no importance matrix",
         ),
         ("m.gguf --drop 1 -o out --imatrix-out b --window 15", "--imatrix-out: a window of 15 tokens"),
+        ("score m.gguf --imatrix-out b --convert f32", "--imatrix-out evaluates weights as they are"),
         ("batch m.gguf --drop 1 --out-dir . --imatrix-out b", "unexpected argument"),
     ] {
         let output = dir.run(arguments).refused();

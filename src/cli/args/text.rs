@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use ggml::rpc::Endpoints;
 
+use crate::cli::args::words::one_of;
+use crate::engine::conversion::Conversion;
 use crate::files::byte_size::ByteSize;
 
 /// The text that is scored.
@@ -50,6 +52,11 @@ pub struct CalibrationArgs {
     /// The machine.
     #[command(flatten)]
     pub machine: MachineArgs,
+
+    /// Convert the weights of blocks to another type before they are evaluated for scores [default: what is fastest here, as timed
+    /// on one block]
+    #[arg(long, value_name = "TYPE", value_parser = one_of::<Conversion>())]
+    pub convert: Option<Conversion>,
 
     /// Measure anew, and keep nothing in the cache of scores
     #[arg(long)]

@@ -2,6 +2,7 @@
 
 use super::rpc;
 use crate::cli::args::{CalibrationArgs, TextArgs};
+use crate::engine::conversion::Conversion;
 use crate::engine::imatrix;
 use crate::engine::scored::MIN_WINDOW;
 use crate::engine::settings::Calibration;
@@ -57,18 +58,22 @@ impl Calibration {
             gpu_layers: args.machine.gpu_layers,
             rpc: args.machine.rpc.clone().unwrap_or_default(),
             cache: !args.no_cache,
+            conversion: args.convert,
             memory: args.machine.memory.map(|memory| memory.0),
             scratch: None,
         })
     }
 }
 
-/// Checks that the windows give an importance matrix, where one is to be written.
+/// Checks that an evaluation gives an importance matrix, where one is to be written.
 pub(crate) fn check_matrix(place: Option<&Path>, text: &Calibration) -> Result<()> {
-    match place.map(|_| imatrix::check_window(text.window)) {
-        Some(Err(error)) => bail!(Usage(format!("--imatrix-out: {error}"))),
-        _ => Ok(()),
+    if place.is_none() {
+        return Ok(());
     }
+    if let Some(conversion) = text.conversion.filter(|conversion| *conversion != Conversion::None) {
+        bail!(Usage(format!("--imatrix-out evaluates weights as they are, not with --convert {conversion}")));
+    }
+    imatrix::check_window(text.window).map_err(|error| Usage(format!("--imatrix-out: {error}")).into())
 }
 
 /// The text that is scored, and how.
@@ -80,6 +85,7 @@ pub(crate) fn scored_text(args: &TextArgs) -> Result<Calibration> {
         machine: args.machine.clone(),
         // What a model writes is kept; there are no scores.
         no_cache: false,
+        convert: Some(Conversion::None),
     })?;
     if text.window < MIN_WINDOW {
         bail!(Usage(format!(

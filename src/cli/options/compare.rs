@@ -104,6 +104,7 @@ fn drops(args: &CompareArgs, list: &DropList, text: &Calibration) -> Result<Drop
             amount: AmountArgs { seed: args.text.amount.seed, tokens: args.choose_tokens },
             window: None,
             machine: args.text.machine.clone(),
+            convert: None,
             no_cache: args.no_cache,
         })?,
     })

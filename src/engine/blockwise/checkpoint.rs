@@ -13,7 +13,8 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::states::{States, Written, hash};
+use super::states::{States, hash};
+use crate::engine::conversion::Conversion;
 use crate::files::place;
 use crate::files::records::Records;
 use crate::plan::imatrix::measured::Sums;
@@ -28,20 +29,18 @@ pub(super) struct Checkpoint {
 
 /// How far a pass is.
 #[derive(Serialize, Deserialize)]
-struct Record<M> {
-    key: String,
+pub(super) struct Record<M> {
+    /// What the pass depends on.
+    pub(super) key: String,
     /// The block that comes next.
-    next: usize,
-    /// The file with the states before it, and their hash.
-    file: usize,
-    blake3: String,
-    /// The caller's measurements of the blocks before it.
-    measured: M,
-}
-
-/// Where a pass goes on.
-pub(super) struct Resumed<M> {
     pub(super) next: usize,
+    /// The number of the file with the states before it.
+    pub(super) file: usize,
+    /// The hash of these states.
+    pub(super) blake3: String,
+    /// What the weights of blocks are converted to.
+    pub(super) conversion: Conversion,
+    /// The caller's measurements of the blocks before it.
     pub(super) measured: M,
 }
 
@@ -58,7 +57,7 @@ impl Checkpoint {
         n_windows: usize,
         n_floats: usize,
         watch: &dyn Watch,
-    ) -> Result<(Self, States, Option<Resumed<M>>)> {
+    ) -> Result<(Self, States, Option<Record<M>>)> {
         let at_folder = || folder.display().to_string();
         fs::create_dir_all(folder).with_context(at_folder)?;
         let key = key.to_hex();
@@ -96,22 +95,12 @@ impl Checkpoint {
             return Ok((checkpoint, States::in_files(files, n_floats, 0), None));
         }
         let states = States::in_files(files, n_floats, record.file);
-        Ok((checkpoint, states, Some(Resumed { next: record.next, measured: record.measured })))
+        Ok((checkpoint, states, Some(record)))
     }
 
-    /// Keeps how far the pass is: block `next` comes next, whose states were `written`.
-    pub(super) fn keep<M: Serialize>(
-        &self,
-        key: &blake3::Hash,
-        next: usize,
-        written: &Written,
-        measured: &M,
-        watch: &dyn Watch,
-    ) {
-        let (key, blake3) = (key.to_hex().to_string(), written.blake3.to_hex().to_string());
-        let file = written.file;
-        let records = Records::in_folder(self.folder.clone(), watch);
-        records.write(&self.path("json").0, &Record { key, next, file, blake3, measured });
+    /// Keeps how far the pass is.
+    pub(super) fn keep<M: Serialize>(&self, record: &Record<M>, watch: &dyn Watch) {
+        Records::in_folder(self.folder.clone(), watch).write(&self.path("json").0, record);
     }
 
     /// Keeps the sums of a block.

@@ -6,6 +6,7 @@
 //! computes what it does inside of the model, bit for bit, where [`check`] finds no reason against it.
 
 mod checkpoint;
+mod fastest;
 mod hashing;
 pub mod logits;
 pub mod need;
@@ -20,10 +21,12 @@ use ggml::{ModelOptions, ThreadPool};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::engine::conversion::Conversion;
 use crate::engine::hidden_state::{Passage, Position, Token};
 use crate::engine::imatrix::Collector;
 use crate::engine::llama::Halves;
 use crate::engine::segment::{FrontSegment, Segments, Tokens, is_exact};
+use crate::engine::settings::Calibration;
 use crate::engine::text::CalibrationSet;
 use crate::files::place;
 use crate::model::input::Input;
@@ -31,7 +34,7 @@ use crate::model::{BlockId, Model};
 use crate::plan::imatrix::measured::Sums;
 use crate::plan::{ChangedTensors, Constraints};
 use crate::watch::{Progress, Watch};
-use checkpoint::Checkpoint;
+use checkpoint::{Checkpoint, Record};
 use hashing::Hashing;
 use states::States;
 
@@ -158,10 +161,33 @@ impl<'m> Pass<'m, 'm> {
                     resumed.next,
                     self.n_blocks()
                 ));
+                let segments = self.segments.converted(resumed.conversion);
                 // What lies before was read by another run.
-                Ok((Self { states, kept, next: resumed.next, hashing: None, ..self }, Some(resumed.measured)))
+                let pass = Self { segments, states, kept, next: resumed.next, hashing: None, ..self };
+                Ok((pass, Some(resumed.measured)))
             }
         }
+    }
+
+    /// Converts the weights of blocks, unless they were already before an interrupt.
+    ///
+    /// To `conversion`, or without one to what is fastest here, if blocks then take at most `spare` more bytes.
+    ///
+    /// # Errors
+    /// A block that llama.cpp does not take alone.
+    pub fn converted(self, conversion: Option<Conversion>, spare: u64) -> Result<Self> {
+        let conversion = match (self.next, conversion) {
+            (0, Some(conversion)) => conversion,
+            (0, None) => fastest::fastest(&self.segments, spare)?,
+            _ => self.segments.conversion(),
+        };
+        Ok(Self { segments: self.segments.converted(conversion), ..self })
+    }
+
+    /// What the weights of blocks are converted to.
+    #[must_use]
+    pub fn conversion(&self) -> Conversion {
+        self.segments.conversion()
     }
 
     /// Keeps states in `folder`, in files without a name.
@@ -282,9 +308,16 @@ impl<'m> Pass<'m, 'm> {
     /// Ends the block that was evaluated last: its states take the place of those before it, and with a folder what was `measured`
     /// so far is kept.
     pub fn turn<M: Serialize>(&mut self, measured: &M, watch: &dyn Watch) {
-        let turned = self.states.turn();
-        if let (Some((checkpoint, key)), Some(file)) = (&self.kept, turned) {
-            checkpoint.keep(key, self.next, &file, measured, watch);
+        if let (Some((checkpoint, key)), Some(written)) = (&self.kept, self.states.turn()) {
+            let record = Record {
+                key: key.to_hex().to_string(),
+                next: self.next,
+                file: written.file,
+                blake3: written.blake3.to_hex().to_string(),
+                conversion: self.conversion(),
+                measured,
+            };
+            checkpoint.keep(&record, watch);
         }
     }
 
@@ -323,7 +356,7 @@ impl<'m> Pass<'m, 'm> {
     ///
     /// # Errors
     /// A bug.
-    pub fn key(&self, gpu_layers: Option<i32>) -> Result<blake3::Hash> {
+    pub fn key(&self, options: &Calibration) -> Result<blake3::Hash> {
         let mut tokens = blake3::Hasher::new();
         for token in self.windows.iter().copied().flatten() {
             tokens.update(&token.to_le_bytes());
@@ -336,7 +369,8 @@ impl<'m> Pass<'m, 'm> {
             window: self.segments.window(),
             halves: self.halves.is_some(),
             sums: self.sums.is_some(),
-            gpu_layers,
+            gpu_layers: options.gpu_layers,
+            conversion: options.conversion,
         };
         Ok(blake3::hash(&serde_json::to_vec(&key)?))
     }
@@ -367,4 +401,6 @@ struct Key<'k> {
     sums: bool,
     /// As in llama.cpp; null is its default.
     gpu_layers: Option<i32>,
+    /// What weights are to be converted to; null is what is fastest.
+    conversion: Option<Conversion>,
 }

@@ -102,6 +102,14 @@ impl Need {
         Ok(Self { whole, least, states: state.saturating_mul(size.n_windows as u64) })
     }
 
+    /// Bytes that an evaluation block by block, with the states in memory or in files, leaves of `limit` or of what is free.
+    #[must_use]
+    pub fn spare(&self, limit: Option<u64>, way: Way) -> Option<u64> {
+        let states = if way == Way::BlocksOnDisk { 0 } else { self.states };
+        let room = limit.or_else(free_memory::available).unwrap_or(u64::MAX);
+        room.checked_sub(self.least.saturating_add(states))
+    }
+
     /// The way that stays within `limit`, or else within what is free. `by_blocks` says whether the evaluation can go block by
     /// block at all, `on_disk` whether there is a folder for the states.
     ///

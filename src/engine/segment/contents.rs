@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::engine::conversion::Converted;
 use crate::gguf::{self, Layout};
 
 /// Where the data of a segment's tensor comes from.
@@ -20,6 +21,8 @@ pub enum Data<'a> {
         /// Numbers of the rows.
         rows: &'a [usize],
     },
+    /// A tensor's weights in another type.
+    Converted(Converted<'a>),
 }
 
 impl Data<'_> {
@@ -31,6 +34,7 @@ impl Data<'_> {
         let outside = || io::Error::other("bug: bytes outside of a tensor");
         match *self {
             Self::Zeros => out.fill(0),
+            Self::Converted(converted) => converted.read_at(position, out)?,
             Self::Bytes(bytes) => {
                 let end = position.checked_add(out.len()).ok_or_else(outside)?;
                 out.copy_from_slice(bytes.get(position..end).ok_or_else(outside)?);

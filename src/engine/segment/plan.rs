@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 
 use super::contents::Data;
+use crate::engine::conversion::{Conversion, Converted};
 use crate::engine::memory_file;
 use crate::gguf::{EntryOut, Layout, Quoted, TensorInfo, TensorOut, ValueOut};
 use crate::model::arch::Alone;
@@ -21,6 +22,37 @@ pub enum Vocabulary<'t> {
     Whole,
 }
 
+/// The weights of a segment's blocks.
+#[derive(Clone, Copy)]
+pub struct Weights<'a> {
+    /// Tensors that have others than in the model, by their numbers there.
+    pub changed: &'a ChangedTensors,
+    /// What happens to all others.
+    pub conversion: Conversion,
+}
+
+impl<'a> Weights<'a> {
+    /// A tensor of a block, `rest` of its name in the model and `name` in the segment.
+    fn of(
+        self,
+        info: &TensorInfo<'a>,
+        number: usize,
+        name: String,
+        rest: &str,
+    ) -> Result<(TensorOut<'a>, Data<'a>)> {
+        let dims = info.dims();
+        let out = |name, to| TensorOut::new(name, &dims[..info.n_dims()], to);
+        if let Some(ChangedTensor { tensor_type, bytes }) = self.changed.get(&number) {
+            return Ok((out(name, *tensor_type)?, Data::Bytes(bytes)));
+        }
+        let (from, bytes) = (info.tensor_type(), info.bytes());
+        match self.conversion.target(rest, info) {
+            None => Ok((TensorOut::rename(info, name), Data::Bytes(bytes))),
+            Some(to) => Ok((out(name, to)?, Data::Converted(Converted { bytes, from, to }))),
+        }
+    }
+}
+
 /// A file of some blocks, evaluated from a hidden state on.
 ///
 /// llama.cpp does not load some models without a block of a certain kind, such as one with a sliding window. Where the
@@ -37,7 +69,7 @@ pub struct SegmentPlan<'a> {
 }
 
 impl<'a> SegmentPlan<'a> {
-    /// Plans the file of `blocks`, in order, with the weights of `changed`.
+    /// Plans the file of `blocks`, in order, with these `weights`.
     ///
     /// # Errors
     /// Blocks that llama.cpp would take for something else in a model of their own.
@@ -46,7 +78,7 @@ impl<'a> SegmentPlan<'a> {
         constraints: &Constraints,
         blocks: &[BlockId],
         vocabulary: Vocabulary<'a>,
-        changed: &'a ChangedTensors,
+        weights: Weights<'a>,
     ) -> Result<Self> {
         let all = with_companions(model, constraints, blocks)?;
         let renumbering = Renumbering::in_order(model.n_blocks(), all.clone());
@@ -67,13 +99,9 @@ impl<'a> SegmentPlan<'a> {
                         continue;
                     };
                     let name = format!("{}{number}.{rest}", model.block_prefix());
-                    match (blocks.contains(&block), changed.get(&i)) {
-                        (false, _) => (TensorOut::rename(info, name), Data::Zeros),
-                        (true, None) => (TensorOut::rename(info, name), Data::Bytes(info.bytes())),
-                        (true, Some(ChangedTensor { tensor_type, bytes })) => {
-                            let dims = &info.dims()[..info.n_dims()];
-                            (TensorOut::new(name, dims, *tensor_type)?, Data::Bytes(bytes))
-                        }
+                    match blocks.contains(&block) {
+                        false => (TensorOut::rename(info, name), Data::Zeros),
+                        true => weights.of(info, i, name, rest)?,
                     }
                 }
             };

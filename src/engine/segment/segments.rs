@@ -9,7 +9,8 @@ use super::block::{BlockSegment, name};
 use super::contents::Contents;
 use super::head::HeadSegment;
 use super::input_scale::InputScale;
-use super::plan::{SegmentPlan, Vocabulary, takes_streams};
+use super::plan::{SegmentPlan, Vocabulary, Weights, takes_streams};
+use crate::engine::conversion::Conversion;
 use crate::engine::llama::StreamGraph;
 use crate::engine::scored::scored;
 use crate::model::{BlockId, Model};
@@ -23,6 +24,7 @@ pub struct Segments<'m, 'a> {
     pub(super) window: usize,
     pub(super) threads: Rc<ThreadPool>,
     options: ModelOptions,
+    conversion: Conversion,
 }
 
 /// A segment's weights in memory.
@@ -40,13 +42,39 @@ impl<'m, 'a> Segments<'m, 'a> {
         window: usize,
         threads: &Rc<ThreadPool>,
     ) -> Self {
-        Self { model, constraints, window, threads: Rc::clone(threads), options: ModelOptions::default() }
+        let options = ModelOptions::default();
+        Self {
+            model,
+            constraints,
+            window,
+            threads: Rc::clone(threads),
+            options,
+            conversion: Conversion::None,
+        }
     }
 
     /// Loads them as `options` say.
     #[must_use]
     pub fn on(self, options: ModelOptions) -> Self {
         Self { options, ..self }
+    }
+
+    /// Converts the weights of their blocks, but for changed ones.
+    #[must_use]
+    pub fn converted(self, conversion: Conversion) -> Self {
+        Self { conversion, ..self }
+    }
+
+    /// What the weights of their blocks are converted to.
+    #[must_use]
+    pub fn conversion(&self) -> Conversion {
+        self.conversion
+    }
+
+    /// Blocks of the model that are evaluated.
+    #[must_use]
+    pub fn n_blocks(&self) -> usize {
+        self.model.n_trunk_blocks()
     }
 
     /// The longest window, in tokens.
@@ -100,7 +128,8 @@ impl<'m, 'a> Segments<'m, 'a> {
     where
         'a: 'p,
     {
-        SegmentPlan::new(self.model, self.constraints, blocks, vocabulary, changed)
+        let weights = Weights { changed, conversion: self.conversion };
+        SegmentPlan::new(self.model, self.constraints, blocks, vocabulary, weights)
     }
 
     /// Loads a planned file: its weights are in memory once.

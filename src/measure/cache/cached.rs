@@ -57,6 +57,7 @@ impl<'w> CachedScores<'w> {
             window_is_default: options.window_is_default,
             gpu_layers: options.gpu_layers,
             rpc: options.rpc.to_string(),
+            conversion: options.conversion,
             scored,
         };
         let found = model.and_then(|_| cache.find(&key));
@@ -77,6 +78,7 @@ impl<'w> CachedScores<'w> {
             tokens: measured.tokens,
             bos: measured.bos,
             seconds: measured.seconds,
+            conversion: measured.conversion,
             cached: true,
             scored: blake3::Hash::from_hex(&self.key.model).ok(),
         };
@@ -99,6 +101,7 @@ impl<'w> CachedScores<'w> {
             source: report.source.clone(),
             blake3: report.blake3.clone(),
             seconds: report.seconds,
+            conversion: report.conversion,
         };
         let path = input.path().display().to_string();
         let key = Key { model: name(model), ..self.key };

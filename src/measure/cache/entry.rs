@@ -4,6 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use crate::engine::conversion::Conversion;
 use crate::measure::importance::{BlockImportance, Importance, WindowSums};
 
 /// What scores depend on.
@@ -27,6 +28,8 @@ pub struct Key {
     pub gpu_layers: Option<i32>,
     /// Servers that evaluate, each of which may round in its own way.
     pub rpc: String,
+    /// What weights of blocks are to be converted to; null is what is fastest.
+    pub conversion: Option<Conversion>,
     /// What was scored.
     pub scored: Scored,
 }
@@ -60,6 +63,8 @@ pub struct Measured {
     pub blake3: String,
     /// Time that it took.
     pub seconds: f64,
+    /// What weights of blocks were converted to.
+    pub conversion: Conversion,
 }
 
 /// An entry.

@@ -150,6 +150,7 @@ impl<'w> Cache<'w> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::conversion::Conversion;
     use crate::measure::importance::{BlockImportance, Each, Halves, Importance, Metric, WindowSums};
     use crate::measure::mean::Mean;
     use crate::measure::quality::recorded::noise;
@@ -173,6 +174,7 @@ mod tests {
             window_is_default: true,
             gpu_layers: None,
             rpc: String::new(),
+            conversion: None,
             scored,
         }
     }
@@ -186,6 +188,7 @@ mod tests {
             source: "s".to_owned(),
             blake3: "b".to_owned(),
             seconds: 0.1 + 0.2,
+            conversion: Conversion::F32,
         }
     }
 

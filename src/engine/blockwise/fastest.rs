@@ -1,0 +1,75 @@
+//! The conversion with which blocks are evaluated fastest on this machine.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::engine::conversion::Conversion;
+use crate::engine::segment::{BlockSegment, Segments};
+use crate::model::BlockId;
+use crate::plan::ChangedTensors;
+
+/// Evaluations of a window of which the fastest counts.
+const N_TRIALS: usize = 3;
+
+/// The conversion that is fastest, as timed on the largest block with one window.
+///
+/// Only those count with which a block takes at most `spare` more bytes, and which save a tenth of the time.
+///
+/// # Errors
+/// A block that llama.cpp does not take alone.
+pub(super) fn fastest(segments: &Segments<'_, '_>, spare: u64) -> Result<Conversion> {
+    let Some((block, n_bytes)) = largest(segments)? else {
+        return Ok(Conversion::None);
+    };
+    let limit = seconds(segments, block, Conversion::None, Duration::MAX)?.mul_f64(0.9);
+    let mut best = (Conversion::None, limit);
+    for conversion in [Conversion::Q8_0, Conversion::F32, Conversion::Bf16] {
+        let converted = segments.clone().converted(conversion).n_bytes(block)?;
+        // Of the same size is what has no weights to convert.
+        if converted == n_bytes || converted > n_bytes.saturating_add(spare) {
+            continue;
+        }
+        let took = seconds(segments, block, conversion, best.1)?;
+        if took < best.1 {
+            best = (conversion, took);
+        }
+    }
+    Ok(best.0)
+}
+
+/// The first of the largest blocks, and the bytes of its file.
+fn largest(segments: &Segments<'_, '_>) -> Result<Option<(BlockId, u64)>> {
+    let mut largest: Option<(BlockId, u64)> = None;
+    for block in (0..segments.n_blocks()).map(BlockId::new) {
+        let n_bytes = segments.n_bytes(block)?;
+        if largest.is_none_or(|(_, most)| n_bytes > most) {
+            largest = Some((block, n_bytes));
+        }
+    }
+    Ok(largest)
+}
+
+/// How long a window takes; trials end where the first says that it is far above `limit`.
+fn seconds(
+    segments: &Segments<'_, '_>,
+    block: BlockId,
+    conversion: Conversion,
+    limit: Duration,
+) -> Result<Duration> {
+    let unchanged = ChangedTensors::new();
+    let mut segment: BlockSegment = segments.clone().converted(conversion).block(block, &unchanged)?;
+    // Time does not depend on values, as long as none is special.
+    let values = (0..8191u16).cycle().map(|i| (f32::from(i) * 0.7).sin());
+    let state: Vec<f32> = values.take(segments.window() * segment.n_embd()).collect();
+    let mut least = Duration::MAX;
+    for _ in 0..N_TRIALS {
+        let start = Instant::now();
+        segment.run(&state)?;
+        least = least.min(start.elapsed());
+        if least > limit.saturating_mul(2) {
+            break;
+        }
+    }
+    Ok(least)
+}
