@@ -1,5 +1,6 @@
 //! Calibrate: the scores of every block of a model on a text, measured or from the cache.
 
+use std::borrow::Cow;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -68,15 +69,7 @@ pub(crate) fn calibrate(
         true => Scored::Halves,
         false => Scored::Blocks,
     };
-    let unconverted;
-    let options = match extras.imatrix {
-        true => {
-            // What it adds up is what the weights of the file multiply.
-            unconverted = Calibration { conversion: Some(Conversion::None), ..options.clone() };
-            &unconverted
-        }
-        false => options,
-    };
+    let options = &*unconverted(options, extras.imatrix);
     let kept = Kept { states: extras.pairs.is_some(), sums: extras.imatrix };
     let mut hash = hashes::known(input, watch);
     // What does not fit is hashed while it is read.
@@ -140,6 +133,14 @@ pub(crate) fn calibrate(
         window: set.window,
     });
     Ok(Calibrated { importance, report, n_tokens_allowed: set.n_tokens(), imatrix })
+}
+
+/// `options`, for an importance matrix without conversion: it adds up what the weights of the file multiply.
+fn unconverted(options: &Calibration, imatrix: bool) -> Cow<'_, Calibration> {
+    match imatrix {
+        true => Cow::Owned(Calibration { conversion: Some(Conversion::None), ..options.clone() }),
+        false => Cow::Borrowed(options),
+    }
 }
 
 /// Evaluates the whole model, window by window.
