@@ -1,6 +1,9 @@
 //! Evaluation block by block: it gives the bits of the whole model, within the memory that it says.
 
+use std::path::Path;
+use std::process::{Child, Stdio};
 use std::rc::Rc;
+use std::time::Duration;
 
 use ggml::{Backend, ModelOptions, ThreadPool};
 use gguf_shorten::engine::blockwise::need::{Need, Size};
@@ -14,9 +17,10 @@ use gguf_shorten::model::input::Input;
 use gguf_shorten::output::Parent;
 use gguf_shorten::plan::Constraints;
 use gguf_shorten::watch::{Silent, Watch};
+use serde_json::Value;
 
 use crate::eval::byte_model;
-use crate::program::{failure, json};
+use crate::program::{command, failure, json, parsed, program};
 use crate::random_model::Spec;
 use crate::support::{hidden_states, n_tokens, tokens};
 
@@ -74,8 +78,11 @@ fn every_exact_architecture_gives_the_bits_of_the_whole_model() {
     assert!(n_compared > 50, "{n_compared}");
 }
 
+/// A text of four windows.
+pub const SHORT: Size = Size { window: 32, n_windows: 4, n_logits: 0, sums: false };
+
 /// The memory in bytes with which the model in `dir` is evaluated block by block.
-pub fn memory(dir: &std::path::Path, size: Size) -> u64 {
+pub fn memory(dir: &Path, size: Size) -> u64 {
     let input = Input::open(&dir.join("m.gguf")).unwrap();
     let model = Model::new(input.parse().unwrap()).unwrap();
     let constraints = Constraints::of(&model).unwrap();
@@ -89,8 +96,7 @@ fn scores_and_predictions_within_a_memory_are_those_of_the_whole() {
     let dir = tempfile::tempdir().unwrap();
     byte_model("llama", 12).save(Backend::init(), &dir.path().join("m.gguf")).unwrap();
     let text = "--tokens 128 --window 32";
-    let size = Size { window: 32, n_windows: 4, n_logits: 0, sums: false };
-    let limit = memory(dir.path(), size);
+    let limit = memory(dir.path(), SHORT);
     for arguments in [
         "score m.gguf",
         "score m.gguf --sub-blocks",
@@ -110,7 +116,7 @@ fn scores_and_predictions_within_a_memory_are_those_of_the_whole() {
     // The states go when they are not needed any more.
     assert_eq!(std::fs::read_dir(dir.path().join("s")).unwrap().count(), 0);
     let whole = json(dir.path(), &format!("eval m.gguf {text}"));
-    let limit = memory(dir.path(), Size { n_logits: 15, ..size });
+    let limit = memory(dir.path(), Size { n_logits: 15, ..SHORT });
     let blocks = json(dir.path(), &format!("eval m.gguf {text} --memory {limit}"));
     for key in ["perplexity", "perplexity_stderr", "tokens_scored"] {
         assert_eq!(blocks[key], whole[key], "{key}");
@@ -125,7 +131,7 @@ const F32: u32 = 0;
 const BF16: u32 = 32;
 
 /// Compares Block Influence.
-fn alike(found: &serde_json::Value, expected: &serde_json::Value, tolerance: f64) {
+fn alike(found: &Value, expected: &Value, tolerance: f64) {
     let pairs = found.as_array().unwrap().iter().zip(expected.as_array().unwrap());
     for (found, expected) in pairs {
         let [found, expected] = [found, expected].map(|block| block["bi"].as_f64().unwrap());
@@ -162,6 +168,91 @@ fn converted_blocks_are_those_of_a_converted_file() {
     byte_model("gemma2", 8).save(Backend::init(), &path("m.gguf")).unwrap();
     let error = failure(dir.path(), "score m.gguf --tokens 128 --window 32 --convert f32");
     assert!(error.contains("weights are not converted") && error.contains("'gemma2'"), "{error}");
+}
+
+/// A pass over a text of some seconds, with states in folder `s`.
+const LONG: &str = "score m.gguf --tokens 8192 --window 64 --no-cache --scratch s --json - -t 1";
+
+/// How far a pass in folder `s` is.
+fn next(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir.join("s")).into_iter().flatten();
+    let mut paths = entries.map(|entry| entry.unwrap().path());
+    let record = paths.find(|path| path.extension().is_some_and(|end| end == "json"));
+    let text = record.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
+    // The record follows its hash.
+    let record = text.split_once('\n').and_then(|(_, record)| serde_json::from_str::<Value>(record).ok());
+    record.and_then(|record| record["next"].as_u64()).unwrap_or(0)
+}
+
+/// Starts a long pass within `limit` bytes and waits until some blocks are done.
+fn begin(dir: &Path, limit: u64) -> Child {
+    let mut command = command(dir, &format!("{LONG} --memory {limit}"));
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    while next(dir) < 3 {
+        assert!(child.try_wait().unwrap().is_none(), "it ended too early");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child
+}
+
+#[test]
+fn a_killed_pass_goes_on_at_the_block_that_it_was_at() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    byte_model("llama", 12).save(Backend::init(), &dir.join("m.gguf")).unwrap();
+    let limit = memory(dir, SHORT);
+    let whole = parsed(&program(dir, LONG));
+    let kill = || {
+        let mut child = begin(dir, limit);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        next(dir)
+    };
+    let goes_on = |note: &str| {
+        let output = program(dir, &format!("{LONG} --memory {limit}"));
+        let said = String::from_utf8(output.stderr.clone()).unwrap();
+        assert!(said.contains(note), "{said}");
+        assert_eq!(parsed(&output)["blocks"], whole["blocks"]);
+        assert_eq!(std::fs::read_dir(dir.join("s")).unwrap().count(), 0);
+    };
+    let next = kill();
+    goes_on(&format!("goes on at block {next} of 12"));
+    // Damaged states, and a damaged record.
+    for (what, note) in [("states", "are damaged"), ("json", "damaged")] {
+        kill();
+        for entry in std::fs::read_dir(dir.join("s")).unwrap() {
+            let path = entry.unwrap().path();
+            let mut bytes = std::fs::read(&path).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            let is_record = path.extension().is_some_and(|end| end == "json");
+            if is_record == (what == "json") {
+                std::fs::write(path, bytes).unwrap();
+            }
+        }
+        goes_on(note);
+    }
+}
+
+#[test]
+fn two_passes_on_one_folder_and_a_changed_model_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    byte_model("llama", 12).save(Backend::init(), &dir.join("m.gguf")).unwrap();
+    let limit = memory(dir, SHORT);
+    let child = begin(dir, limit);
+    let output = program(dir, &format!("{LONG} --memory {limit}"));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), said.lines().count()), (Some(1), 1), "{said}");
+    assert!(said.contains("another run of the same job is using it"), "{said}");
+    // The first goes on, and sees at its end that the file is another one.
+    let bytes = std::fs::read(dir.join("m.gguf")).unwrap();
+    std::fs::remove_file(dir.join("m.gguf")).unwrap();
+    std::fs::write(dir.join("m.gguf"), bytes).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{said}");
+    assert!(said.contains("m.gguf: was replaced by another file while it was read"), "{said}");
 }
 
 #[test]

@@ -28,7 +28,7 @@ use gguf_shorten::plan::imatrix::measured::Sums;
 use gguf_shorten::watch::{Silent, Unit, Watch};
 use serde_json::Value;
 
-use crate::blockwise::memory;
+use crate::blockwise::{SHORT, memory};
 use crate::eval::byte_model;
 use crate::imatrix::values;
 use crate::program::{failure, json, on_one_thread};
@@ -357,8 +357,7 @@ fn within_a_memory_the_program_writes_the_same_file() {
     for architecture in ["llama", "qwen3moe"] {
         byte_model(architecture, 12).save(Backend::init(), &dir.path().join("m.gguf")).unwrap();
         let text = "--tokens 128 --window 32 --no-cache --force";
-        let size = Size { window: 32, n_windows: 4, n_logits: 0, sums: true };
-        let limit = memory(dir.path(), size);
+        let limit = memory(dir.path(), Size { sums: true, ..SHORT });
         for line in ["score m.gguf", "score m.gguf --sub-blocks", "m.gguf --blocks 3 -o o.gguf"] {
             let whole = json(dir.path(), &format!("{line} {text} --imatrix-out whole"));
             for more in ["", "--scratch s"] {

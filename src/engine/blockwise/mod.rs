@@ -28,6 +28,7 @@ use crate::engine::llama::Halves;
 use crate::engine::segment::{FrontSegment, Segments, Tokens, is_exact};
 use crate::engine::settings::Calibration;
 use crate::engine::text::CalibrationSet;
+use crate::files::byte_size::ByteSize;
 use crate::files::place;
 use crate::model::input::Input;
 use crate::model::{BlockId, Model};
@@ -79,6 +80,8 @@ pub struct Pass<'m, 'a> {
     next: usize,
     kept: Option<(Checkpoint, blake3::Hash)>,
     hashing: Option<Hashing<'m>>,
+    /// Bytes of weights that were read.
+    n_read: u64,
 }
 
 impl<'m> Pass<'m, 'm> {
@@ -110,6 +113,7 @@ impl<'m> Pass<'m, 'm> {
             next: 0,
             kept: None,
             hashing: Some(Hashing::new(input)),
+            n_read: 0,
         })
     }
 
@@ -253,6 +257,7 @@ impl<'m> Pass<'m, 'm> {
         let tensors = self.model.tensors().iter();
         for tensor in tensors.filter(|tensor| tensor.block.is_some_and(|(of, _)| of == block)) {
             let bytes = tensor.info.bytes();
+            self.n_read += bytes.len() as u64;
             if let Some(hashing) = &mut self.hashing {
                 hashing.up_to(bytes);
             }
@@ -337,7 +342,7 @@ impl<'m> Pass<'m, 'm> {
         let n_blocks = up_to.max(1);
         while self.next < up_to {
             let number = self.next;
-            bar.set_message(format!("block {} of {n_blocks}", number + 1));
+            bar.set_message(format!("block {} of {n_blocks}, {} read", number + 1, ByteSize(self.n_read)));
             let mut done = 0;
             let window = self.segments.window();
             let mut visit = |passage: Passage<'_>| {
