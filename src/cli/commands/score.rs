@@ -75,7 +75,7 @@ pub fn run(options: &Score) -> Result<()> {
     }
     let against = there.map(|there| scoring.compare(&here, there)).transpose();
     let against = against.with_context(at_path)?;
-    let blake3 = printing.json.is_some().then(|| input.blake3());
+    let blake3 = printing.json.is_some().then(|| input.blake3_once());
     let model = ModelReport::of(&model, &input, blake3);
     let imatrix_out = outputs.write_measured(matrix.as_ref())?;
     let report = Report {

@@ -380,12 +380,19 @@ impl<'m> Pass<'m, 'm> {
         Ok(blake3::hash(&serde_json::to_vec(&key)?))
     }
 
+    /// The hash of the model's files where all of them were read on the way; the input keeps it.
+    fn end_hashing(&mut self) -> Option<blake3::Hash> {
+        let hash = self.hashing.take().map(Hashing::finish)?;
+        self.input.keep_blake3(hash);
+        Some(hash)
+    }
+
     /// Ends the pass: its files go. Returns the hash of the model's files where all of them were read on the way.
-    pub fn finish(self) -> Option<blake3::Hash> {
+    pub fn finish(mut self) -> Option<blake3::Hash> {
         if let Some((checkpoint, _)) = &self.kept {
             checkpoint.remove(self.n_blocks());
         }
-        self.hashing.map(Hashing::finish)
+        self.end_hashing()
     }
 }
 
