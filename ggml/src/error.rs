@@ -50,6 +50,8 @@ pub enum Error {
         name: String,
         /// Its ggml type.
         tensor_type: String,
+        /// The types that can be read.
+        expected: &'static str,
     },
 }
 
@@ -67,8 +69,8 @@ impl fmt::Display for Error {
             Self::Quantize { reason } => write!(f, "llama.cpp could not quantize: {reason}"),
             Self::Rpc { endpoint, reason } => write!(f, "RPC server {endpoint}: {reason}"),
             Self::Path => f.write_str("the path has a NUL byte or is not valid text"),
-            Self::Node { name, tensor_type } => {
-                write!(f, "graph node '{name}' has type {tensor_type}, expected f32, f16 or bf16")
+            Self::Node { name, tensor_type, expected } => {
+                write!(f, "graph node '{name}' has type {tensor_type}, expected {expected}")
             }
         }
     }

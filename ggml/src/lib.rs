@@ -65,7 +65,7 @@ pub use decoder::{Batch, Decoder, DecoderOptions};
 pub use error::Error;
 pub use mapping::Mapping;
 pub use model::{BlockCounts, Model, ModelOptions, Token};
-pub use node::Node;
+pub use node::{Node, Operation};
 pub use requantize::FileType;
 pub use threadpool::ThreadPool;
 pub use vocabulary::VocabularyEntry;

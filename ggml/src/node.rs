@@ -8,6 +8,17 @@ use llama_cpp_sys_2 as sys;
 
 use crate::Error;
 
+/// What a node computes, as far as taps tell it apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// A matrix times every row of a tensor (`GGML_OP_MUL_MAT`).
+    Product,
+    /// For each row those matrices of a stack that a third operand names (`GGML_OP_MUL_MAT_ID`).
+    ProductOfExperts,
+    /// Anything else.
+    Other,
+}
+
 /// A tensor of the graph that is being evaluated. Lives only while a callback runs.
 #[derive(Clone, Copy)]
 pub struct Node<'a> {
@@ -30,6 +41,22 @@ impl<'a> Node<'a> {
         // SAFETY: `name` is an array that ggml always terminates, and it lives as long as the tensor.
         let name = unsafe { CStr::from_ptr(self.raw.name.as_ptr()) };
         name.to_str().unwrap_or("")
+    }
+
+    /// What it computes.
+    #[must_use]
+    pub fn operation(&self) -> Operation {
+        match self.raw.op {
+            sys::GGML_OP_MUL_MAT => Operation::Product,
+            sys::GGML_OP_MUL_MAT_ID => Operation::ProductOfExperts,
+            _ => Operation::Other,
+        }
+    }
+
+    /// Whether its values are F32.
+    #[must_use]
+    pub fn is_f32(&self) -> bool {
+        self.raw.type_ == sys::GGML_TYPE_F32
     }
 
     /// The `i`-th operand, if there is one.
@@ -55,12 +82,7 @@ impl<'a> Node<'a> {
         let element_bytes = match self.raw.type_ {
             sys::GGML_TYPE_F32 => 4,
             sys::GGML_TYPE_F16 | sys::GGML_TYPE_BF16 => 2,
-            other => {
-                return Err(Error::Node {
-                    name: self.name().to_owned(),
-                    tensor_type: crate::tensor_type::name(other).unwrap_or_else(|| format!("number {other}")),
-                });
-            }
+            _ => return Err(self.wrong_type("f32, f16 or bf16")),
         };
         values.clear();
         values.resize(ne0 * ne1 * ne2 * ne3, 0.0);
@@ -68,12 +90,8 @@ impl<'a> Node<'a> {
             self.copy_bytes(0, as_bytes_mut(values));
             return Ok(());
         }
-        let [_, nb1, nb2, nb3] = self.raw.nb;
         let mut narrow = vec![0u16; if element_bytes == 2 { ne0 } else { 0 }];
-        let rows = (0..ne3).flat_map(|i3| {
-            (0..ne2).flat_map(move |i2| (0..ne1).map(move |i1| i1 * nb1 + i2 * nb2 + i3 * nb3))
-        });
-        for (row, offset) in values.chunks_exact_mut(ne0.max(1)).zip(rows) {
+        for (row, offset) in values.chunks_exact_mut(ne0.max(1)).zip(self.row_offsets()) {
             match self.raw.type_ {
                 sys::GGML_TYPE_F32 => self.copy_bytes(offset, as_bytes_mut(row)),
                 sys::GGML_TYPE_F16 => {
@@ -89,6 +107,41 @@ impl<'a> Node<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The values of 32-bit integers, as [`Node::read`] gives numbers.
+    ///
+    /// # Errors
+    /// [`Error::Node`] for another type.
+    pub fn read_integers(&self, values: &mut Vec<i32>) -> Result<(), Error> {
+        if self.raw.type_ != sys::GGML_TYPE_I32 {
+            return Err(self.wrong_type("i32"));
+        }
+        values.clear();
+        let mut row = vec![0; self.ne()[0] * size_of::<i32>()];
+        for offset in self.row_offsets() {
+            self.copy_bytes(offset, &mut row);
+            values.extend(row.as_chunks().0.iter().map(|bytes| i32::from_ne_bytes(*bytes)));
+        }
+        Ok(())
+    }
+
+    /// Where each row begins, in bytes, in logical order.
+    fn row_offsets(&self) -> impl Iterator<Item = usize> + use<> {
+        let [_, ne1, ne2, ne3] = self.ne();
+        let [_, nb1, nb2, nb3] = self.raw.nb;
+        (0..ne3).flat_map(move |i3| {
+            (0..ne2).flat_map(move |i2| (0..ne1).map(move |i1| i1 * nb1 + i2 * nb2 + i3 * nb3))
+        })
+    }
+
+    fn wrong_type(&self, expected: &'static str) -> Error {
+        let number = self.raw.type_;
+        Error::Node {
+            name: self.name().to_owned(),
+            tensor_type: crate::tensor_type::name(number).unwrap_or_else(|| format!("number {number}")),
+            expected,
+        }
     }
 
     fn is_contiguous(&self) -> bool {

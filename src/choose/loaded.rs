@@ -17,7 +17,7 @@ use crate::engine::segment::{Chain, Subsets, Whole};
 use crate::engine::settings::Calibration;
 use crate::engine::text::CalibrationSet;
 use crate::engine::{logits, order};
-use crate::measure::blockwise;
+use crate::measure::blockwise::{self, Kept};
 use crate::output::Parent;
 use crate::watch::{Unit, Watch};
 
@@ -38,7 +38,7 @@ impl Loaded {
     /// # Errors
     /// A text that cannot be read or is too short; llama.cpp's.
     pub(crate) fn for_states(parent: Parent<'_>, text: &Calibration, watch: &dyn Watch) -> Result<Self> {
-        let way = blockwise::way(parent, text, true)?;
+        let way = blockwise::way(parent, text, Kept { states: true, sums: false })?;
         if way == Way::Whole {
             return Self::new(parent, text, watch, Weights::of_scores(text));
         }

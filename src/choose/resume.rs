@@ -29,7 +29,7 @@ pub(crate) fn key(request: &Request<'_>, windows: &[&[Token]], evaluated: &str) 
     Key::of(&[
         env!("CARGO_PKG_VERSION").as_bytes(),
         ggml::backend::llama_cpp_version().as_bytes(),
-        input.blake3().as_bytes(),
+        input.blake3_once().as_bytes(),
         &numbers,
         settings.as_bytes(),
     ])

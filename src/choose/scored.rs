@@ -5,10 +5,10 @@ use anyhow::{Context, Result};
 use crate::choose::lorp;
 use crate::engine::blockwise::need::Way;
 use crate::engine::settings::Calibration;
-use crate::measure::blockwise;
+use crate::measure::blockwise::{self, Kept};
 use crate::measure::cache::cached::CachedScores;
 use crate::measure::cache::{Entry, Scored};
-use crate::measure::calibrate::{Calibrated, Extras, calibrate};
+use crate::measure::calibrate::{Calibrated, Extras, calibrate, unconverted};
 use crate::measure::pairs::Pairs;
 use crate::model::hashes;
 use crate::output::Parent;
@@ -27,11 +27,13 @@ pub(crate) fn scored(
     watch: &dyn Watch,
     extras: Extras<'_, '_>,
 ) -> Result<Calibrated> {
+    let text = &*unconverted(text, extras.imatrix);
     let by_pairs = matches!(method.basis(), Basis::Pairs | Basis::Candidates);
     let known = match by_pairs && extras.until.is_none() {
         true => {
+            let kept = Kept { states: true, sums: extras.imatrix };
             // Block by block the files are hashed while they are read.
-            let hash = match text.cache && blockwise::way(parent, text, true)? == Way::Whole {
+            let hash = match text.cache && blockwise::way(parent, text, kept)? == Way::Whole {
                 true => Some(hashes::remembered(parent.input, watch)),
                 false => hashes::known(parent.input, watch),
             };

@@ -25,6 +25,7 @@ use crate::measure::tasks;
 use crate::model::Model;
 use crate::model::block::{BlockSet, block_list, numbers};
 use crate::output::Parent;
+use crate::plan::imatrix::measured::MeasuredImatrix;
 use crate::plan::{AttentionCut, ChosenBy, Constraints, Cut, Method, attention};
 use crate::watch::Watch;
 
@@ -50,6 +51,8 @@ pub struct Selection {
     pub rating: Option<Rating>,
     /// How sure the choice by scores is.
     pub confidence: Option<ConfidenceReport>,
+    /// The importance matrix of the whole model, where it was asked for.
+    pub imatrix: Option<MeasuredImatrix>,
 }
 
 /// The text from its start that has all on which a choice rests.
@@ -88,6 +91,7 @@ impl Selection {
             journal,
             rating: None,
             confidence: None,
+            imatrix: None,
         }
     }
 }
@@ -174,6 +178,17 @@ impl Selection {
 /// # }
 /// ```
 pub fn select(parent: Parent<'_>, options: &Choosing, watch: &dyn Watch) -> Result<Selection> {
+    let mut selection = select_cut(parent, options, watch)?;
+    if options.imatrix && selection.imatrix.is_none() {
+        // The blocks were chosen without scores.
+        let extras = calibrate::Extras { imatrix: true, ..calibrate::Extras::default() };
+        selection.imatrix = calibrate::calibrate(parent, &options.calibration, watch, extras)?.imatrix;
+    }
+    Ok(selection)
+}
+
+/// Chooses the cut; where that takes scores, they are measured together with an importance matrix.
+fn select_cut(parent: Parent<'_>, options: &Choosing, watch: &dyn Watch) -> Result<Selection> {
     let at_path = || parent.name();
     let checked = Checked::new(parent, options).with_context(at_path)?;
     if let Some((limit, n_bytes)) = checked.reached {
@@ -224,6 +239,7 @@ pub fn select(parent: Parent<'_>, options: &Choosing, watch: &dyn Watch) -> Resu
         // Losses are measured on the same text.
         calibration: Some(calibrated.report),
         importance: Some(calibrated.importance),
+        imatrix: calibrated.imatrix,
         ..Selection::of(cut, chosen)
     })
 }
@@ -356,7 +372,7 @@ fn calibrated(
         method = method.unmeasured();
     }
     let pairs = (method == Method::Auto).then_some(pairs);
-    let extras = calibrate::Extras { sub_blocks, pairs, until };
+    let extras = calibrate::Extras { sub_blocks, pairs, until, imatrix: options.imatrix };
     scored(parent, method, &options.calibration, watch, extras).map(Some)
 }
 

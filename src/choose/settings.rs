@@ -194,6 +194,8 @@ pub struct Choosing {
     pub calibration: Calibration,
     /// Whether healing will choose among the best few sets.
     pub heals: bool,
+    /// Whether the importance matrix of the model is measured too.
+    pub imatrix: bool,
 }
 
 /// No removal at all, to which a program adds its choice.
@@ -210,6 +212,7 @@ impl Default for Choosing {
             scratch: None,
             calibration: Calibration::default(),
             heals: false,
+            imatrix: false,
         }
     }
 }

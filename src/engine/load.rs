@@ -99,7 +99,7 @@ impl<'i> LoadedModel<'i> {
         let mut key = blake3::Hasher::new();
         let model = match options.cache {
             true => hashes::remembered(self.input, watch),
-            false => self.input.blake3(),
+            false => self.input.blake3_once(),
         };
         key.update(model.as_bytes());
         for number in [order.seed, order.window as u64, order.n_windows as u64] {

@@ -38,6 +38,19 @@ pub enum Source {
 }
 
 impl Source {
+    /// The name of each text: `built-in`, the file, or `self`.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let of_files = |files: &[PathBuf]| files.iter().map(|file| file.display().to_string()).collect();
+        let own = || vec!["self".to_owned()];
+        match self {
+            Self::BuiltIn => vec!["built-in".to_owned()],
+            Self::Files(files) => of_files(files),
+            Self::Own { .. } => own(),
+            Self::FilesAndOwn { files, .. } => [of_files(files), own()].concat(),
+        }
+    }
+
     /// What chose the text that a model writes; `None` of any other.
     #[must_use]
     pub fn seed(&self) -> Option<u64> {
@@ -48,19 +61,10 @@ impl Source {
     }
 }
 
-/// `built-in`, the files, or `self`; the files and `self`.
+/// All names, such as `a.txt, self`.
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = |paths: &[PathBuf]| -> String {
-            let paths: Vec<_> = paths.iter().map(|p| p.display().to_string()).collect();
-            paths.join(", ")
-        };
-        match self {
-            Self::BuiltIn => f.write_str("built-in"),
-            Self::Files(paths) => f.write_str(&names(paths)),
-            Self::Own { .. } => f.write_str("self"),
-            Self::FilesAndOwn { files, .. } => write!(f, "{}, self", names(files)),
-        }
+        f.write_str(&self.names().join(", "))
     }
 }
 

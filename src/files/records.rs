@@ -15,8 +15,8 @@ use crate::files::cache;
 use crate::files::place;
 use crate::watch::Watch;
 
-/// Bytes of a record at most: enough for the scores of 100 blocks and 10,000 windows.
-const MAX_RECORD: u64 = 64 << 20;
+/// Bytes of a record at most: enough for the scores of 100 blocks and 10,000 windows, and for 8 million sums.
+const MAX_RECORD: u64 = 160 << 20;
 
 /// Bytes of a record beside its JSON: a hash in hexadecimal, and two ends of lines.
 const HEAD: u64 = 66;

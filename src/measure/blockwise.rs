@@ -8,9 +8,10 @@ use ggml::{Backend, ModelOptions, ThreadPool};
 
 use crate::engine::blockwise::need::{Need, Size, Way};
 use crate::engine::blockwise::replay::Replay;
-use crate::engine::blockwise::{self, Key, Pass, need};
+use crate::engine::blockwise::{self, Pass, need};
 use crate::engine::conversion::Conversion;
 use crate::engine::hidden_state::HiddenStates;
+use crate::engine::imatrix;
 use crate::engine::llama::Halves;
 use crate::engine::load::{Weights, load_and_cut};
 use crate::engine::scored::scored;
@@ -20,6 +21,7 @@ use crate::files::free_memory;
 use crate::measure::importance::{Importance, Measuring};
 use crate::measure::pairs::{Paired, Pairs};
 use crate::output::Parent;
+use crate::plan::imatrix::measured::Sums;
 use crate::watch::{Progress, Unit, Watch};
 
 /// Scores of blocks on a text, before they are reported.
@@ -31,25 +33,46 @@ pub(crate) struct Measured {
     pub(crate) conversion: Conversion,
     /// Of the model's files, where they were hashed on the way.
     pub(crate) hash: Option<blake3::Hash>,
+    /// What weights multiply, where that was asked for.
+    pub(crate) sums: Option<Sums>,
 }
 
-/// How the hidden states of `parent` are measured: as a whole where that fits, else block by block. With `keep` those at all
-/// positions of the stream are needed at once.
+/// What is kept in memory of a text, beside one hidden state of each window.
+#[derive(Clone, Copy)]
+pub(crate) struct Kept {
+    /// The hidden states at all positions of the stream.
+    pub(crate) states: bool,
+    /// What weights multiply, added up.
+    pub(crate) sums: bool,
+}
+
+/// What is measured block by block, beside the scores of whole blocks.
+pub(super) struct Wanted<'p> {
+    /// How alike states are.
+    pub(super) pairs: Option<&'p mut Pairs>,
+    /// The scores of halves.
+    pub(super) halves: Option<Halves>,
+    /// What weights multiply.
+    pub(super) sums: bool,
+}
+
+/// How the hidden states of `parent` are measured: as a whole where that fits, else block by block.
 ///
 /// # Errors
 /// Neither fits.
-pub(crate) fn way(parent: Parent<'_>, options: &Calibration, keep: bool) -> Result<Way> {
+pub(crate) fn way(parent: Parent<'_>, options: &Calibration, kept: Kept) -> Result<Way> {
     if is_elsewhere(options) {
         return Ok(Way::Whole);
     }
-    way_of(parent, options, size(parent, options, keep), options.memory)
+    way_of(parent, options, size(parent, options, kept), options.memory)
 }
 
-/// The size of a text; with `keep` with the states at all positions.
-fn size(parent: Parent<'_>, options: &Calibration, keep: bool) -> Size {
+/// The size of a text, with what is kept of it.
+fn size(parent: Parent<'_>, options: &Calibration, kept: Kept) -> Size {
     let window = options.window.max(1);
-    let n_kept = if keep { parent.model.n_trunk_blocks() + 2 } else { 1 };
-    Size { window, n_windows: (options.tokens / window).saturating_mul(n_kept), n_logits: 0 }
+    let n_kept = if kept.states { parent.model.n_trunk_blocks() + 2 } else { 1 };
+    let n_windows = (options.tokens / window).saturating_mul(n_kept);
+    Size { window, n_windows, n_logits: 0, sums: kept.sums }
 }
 
 /// Operations below which a text is not worth to find out what is fastest: a second of a slow core.
@@ -59,8 +82,8 @@ const WORTH: u64 = 100_000_000_000;
 ///
 /// # Errors
 /// As [`way`]; a conversion that was asked for and is not possible.
-pub(crate) fn way_of_scores(parent: Parent<'_>, options: &Calibration, keep: bool) -> Result<Way> {
-    let found = way(parent, options, keep)?;
+pub(crate) fn way_of_scores(parent: Parent<'_>, options: &Calibration, kept: Kept) -> Result<Way> {
+    let found = way(parent, options, kept)?;
     if found != Way::Whole || options.conversion == Some(Conversion::None) {
         return Ok(found);
     }
@@ -73,7 +96,7 @@ pub(crate) fn way_of_scores(parent: Parent<'_>, options: &Calibration, keep: boo
         let why = why.context("weights are not converted, since the model does not go block by block");
         return if asked { Err(why).with_context(|| parent.name()) } else { Ok(found) };
     }
-    let fits = Need::of(parent.model, parent.constraints, size(parent, options, keep))?
+    let fits = Need::of(parent.model, parent.constraints, size(parent, options, kept))?
         .spare(options.memory, Way::Blocks)
         .is_some();
     Ok(if fits && (asked || n_operations(parent, options) >= WORTH) { Way::Blocks } else { found })
@@ -119,7 +142,7 @@ fn by_blocks_at_all(parent: Parent<'_>, options: &Calibration) -> Result<()> {
 /// The size of a text whose second halves of windows are scored.
 fn logits_size(options: &Calibration) -> Size {
     let window = options.window.max(1);
-    Size { window, n_windows: options.tokens / window, n_logits: scored(window).len() }
+    Size { window, n_windows: options.tokens / window, n_logits: scored(window).len(), sums: false }
 }
 
 /// Refuses a model that does not fit, for what is evaluated as a whole alone.
@@ -165,7 +188,7 @@ fn is_elsewhere(options: &Calibration) -> bool {
     options.memory.is_none() && (!options.rpc.is_empty() || has_device(options))
 }
 
-/// Measures the importance of every block, and how alike states are, block by block.
+/// Measures the importance of every block, and what else is `wanted`, block by block.
 ///
 /// # Errors
 /// Whatever keeps a block from being evaluated, or states from being kept.
@@ -173,17 +196,20 @@ pub(super) fn by_blocks(
     parent: Parent<'_>,
     options: &Calibration,
     watch: &dyn Watch,
-    pairs: Option<&mut Pairs>,
+    wanted: Wanted<'_>,
     way: Way,
-    halves: Option<Halves>,
 ) -> Result<Measured> {
+    let Wanted { pairs, halves, sums } = wanted;
     let at_path = || parent.name();
     let set = load_and_cut(parent.input, parent.model, options, watch, Weights::None)?.set;
+    if sums {
+        imatrix::check_window(set.window).with_context(at_path)?;
+    }
     let start = Instant::now();
     let bar = watch.begin("calibrating".into(), Unit::Tokens, set.n_tokens() as u64);
     let by_blocks = ByBlocks { parent, options, set: &set, way, bar: &*bar, watch };
-    let Evaluated { measuring, conversion, replay, hash } = by_blocks.run(halves, pairs.is_some())?;
-    if let (Some(pairs), Some(mut replay)) = (pairs, replay) {
+    let done = by_blocks.run(halves, Kept { states: pairs.is_some(), sums })?;
+    if let (Some(pairs), Some(mut replay)) = (pairs, done.replay) {
         let mut paired = Paired::new(&mut replay, pairs);
         for window in set.windows() {
             paired.visit(window, &mut |_, _| Ok(())).with_context(at_path)?;
@@ -191,9 +217,10 @@ pub(super) fn by_blocks(
     }
     drop(bar);
     parent.input.check_unchanged()?;
-    let importance = measuring.importance().with_context(at_path)?;
+    let importance = done.measuring.importance().with_context(at_path)?;
     let seconds = start.elapsed().as_secs_f64();
-    Ok(Measured { importance, set, seconds, conversion, hash })
+    let Evaluated { conversion, hash, sums, .. } = done;
+    Ok(Measured { importance, set, seconds, conversion, hash, sums })
 }
 
 /// Keeps the states of `set` at every position of the stream, evaluated block by block.
@@ -209,7 +236,8 @@ pub(crate) fn replay(
 ) -> Result<Replay> {
     let bar = watch.begin("evaluating blocks".into(), Unit::Tokens, set.n_tokens() as u64);
     let by_blocks = ByBlocks { parent, options, set, way, bar: &*bar, watch };
-    by_blocks.run(None, true)?.replay.context("bug: no states were kept")
+    let done = by_blocks.run(None, Kept { states: true, sums: false })?;
+    done.replay.context("bug: no states were kept")
 }
 
 /// What comes of a text that went through all blocks.
@@ -218,6 +246,7 @@ struct Evaluated {
     conversion: Conversion,
     replay: Option<Replay>,
     hash: Option<blake3::Hash>,
+    sums: Option<Sums>,
 }
 
 /// A text on its way through the blocks.
@@ -231,28 +260,29 @@ struct ByBlocks<'b> {
 }
 
 impl ByBlocks<'_> {
-    /// Evaluates all blocks. With `keep` all states are kept, and nothing goes on after an interrupt.
-    fn run(&self, halves: Option<Halves>, keep: bool) -> Result<Evaluated> {
+    /// Evaluates all blocks. Where all states are kept, nothing goes on after an interrupt.
+    fn run(&self, halves: Option<Halves>, kept: Kept) -> Result<Evaluated> {
         let Self { parent, options, set, watch, .. } = *self;
         let at_path = || parent.name();
         let n_blocks = parent.model.n_trunk_blocks();
         let threads = Rc::new(ThreadPool::new(options.threads)?);
         let on = ModelOptions { gpu_layers: options.gpu_layers, ..ModelOptions::default() };
-        let has_halves = halves.is_some();
-        let mut pass =
-            Pass::new(parent.input, parent.model, parent.constraints, set, &threads, on)?.with_halves(halves);
+        let mut pass = Pass::new(parent.input, parent.model, parent.constraints, set, &threads, on)?
+            .with_halves(halves)
+            .with_sums(kept.sums.then(Sums::default));
         let mut measuring = Measuring::new(n_blocks);
-        if let Some(folder) = options.scratch.as_deref().filter(|_| !keep) {
-            let key = Key::hash(parent.input, set, has_halves, options)?;
+        if let Some(folder) = options.scratch.as_deref().filter(|_| !kept.states) {
+            let key = pass.key(options)?;
             let (resumed, measured) = pass.kept_in(folder, key, watch)?;
             (pass, measuring) = (resumed, measured.unwrap_or(measuring));
         }
-        let need = Need::of(parent.model, parent.constraints, size(parent, options, keep))?;
+        let need = Need::of(parent.model, parent.constraints, size(parent, options, kept))?;
         let spare = need.spare(options.memory, self.way).unwrap_or(0);
         pass = pass.converted(conversion(parent, options), spare)?;
         let n_embd = pass.n_embd();
         let folder = options.scratch.as_deref().filter(|_| self.way == Way::BlocksOnDisk);
-        let mut replay = keep.then(|| Replay::new(n_blocks, pass.n_windows(), n_embd, folder)).transpose()?;
+        let mut replay =
+            kept.states.then(|| Replay::new(n_blocks, pass.n_windows(), n_embd, folder)).transpose()?;
         let evaluated = pass.run(
             n_blocks,
             &mut measuring,
@@ -264,7 +294,7 @@ impl ByBlocks<'_> {
             watch,
         );
         evaluated.with_context(at_path)?;
-        let conversion = pass.conversion();
-        Ok(Evaluated { measuring, conversion, replay, hash: pass.finish() })
+        let (conversion, sums) = (pass.conversion(), pass.take_sums());
+        Ok(Evaluated { measuring, conversion, replay, hash: pass.finish(), sums })
     }
 }

@@ -1,12 +1,15 @@
 //! Calibrate: the scores of every block of a model on a text, measured or from the cache.
 
+use std::borrow::Cow;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use ggml::ContextOptions;
 
 use crate::engine::blockwise::need::Way;
+use crate::engine::conversion::Conversion;
 use crate::engine::hidden_state::{HiddenStates, Token};
+use crate::engine::imatrix::{self, Collector};
 use crate::engine::llama::{self, Halves, LlamaHiddenStates, StreamGraph};
 use crate::engine::load::{Loaded, Weights, load_and_cut};
 use crate::engine::order;
@@ -14,13 +17,14 @@ use crate::engine::outcome::CalibrationReport;
 use crate::engine::settings::Calibration;
 use crate::engine::text::CalibrationSet;
 use crate::files::stamp::now_ns;
-use crate::measure::blockwise::{self, Measured};
+use crate::measure::blockwise::{self, Kept, Measured, Wanted};
 use crate::measure::cache::cached::CachedScores;
 use crate::measure::cache::{Entry, Scored};
 use crate::measure::importance::{Importance, Measuring};
 use crate::measure::pairs::{Paired, Pairs};
 use crate::model::{hashes, warning};
 use crate::output::Parent;
+use crate::plan::imatrix::measured::MeasuredImatrix;
 use crate::watch::{Silent, Unit, Watch};
 
 /// Scores of blocks, and the text that they are of.
@@ -30,6 +34,8 @@ pub(crate) struct Calibrated {
     pub(crate) report: CalibrationReport,
     /// Tokens that might have been evaluated.
     pub(crate) n_tokens_allowed: usize,
+    /// The importance matrix of the windows that were evaluated, where it was asked for.
+    pub(crate) imatrix: Option<MeasuredImatrix>,
 }
 
 /// The rule by which a calibration of at most so many windows ends early.
@@ -44,6 +50,8 @@ pub(crate) struct Extras<'c, 'u> {
     pub(crate) pairs: Option<&'c mut Pairs>,
     /// The rule by which the calibration ends early.
     pub(crate) until: Option<&'c Until<'u>>,
+    /// The importance matrix of the model as it is.
+    pub(crate) imatrix: bool,
 }
 
 /// Measures the importance of every block of `parent`, and all else of `extras`; scores that were measured before come from
@@ -61,10 +69,11 @@ pub(crate) fn calibrate(
         true => Scored::Halves,
         false => Scored::Blocks,
     };
-    let keep = extras.pairs.is_some();
+    let options = &*unconverted(options, extras.imatrix);
+    let kept = Kept { states: extras.pairs.is_some(), sums: extras.imatrix };
     let mut hash = hashes::known(input, watch);
     // What does not fit is hashed while it is read.
-    if hash.is_none() && options.cache && blockwise::way(parent, options, keep)? == Way::Whole {
+    if hash.is_none() && options.cache && blockwise::way(parent, options, kept)? == Way::Whole {
         hash = Some(hashes::remembered(input, watch));
     }
     let known = match extras.until {
@@ -72,14 +81,15 @@ pub(crate) fn calibrate(
         // Of as many windows as the rule needs.
         Some(_) => None,
     };
-    // Pairs of positions are not kept.
+    // Pairs of positions and importance matrices are not kept.
     if extras.pairs.is_none()
+        && !extras.imatrix
         && let Some((entry, report)) = known.as_ref().and_then(CachedScores::found)
         && let Some(importance) = entry.blocks(model.n_trunk_blocks())
     {
         warning::of_tokenizer(input, model, watch);
         warn_of_zero_rows(&importance, watch);
-        return Ok(Calibrated { n_tokens_allowed: importance.n_tokens, importance, report });
+        return Ok(Calibrated { n_tokens_allowed: importance.n_tokens, importance, report, imatrix: None });
     }
     let halves = match extras.sub_blocks {
         true => Some(Halves::of(model, constraints.rules, &constraints.kinds).with_context(at_path)?),
@@ -87,14 +97,17 @@ pub(crate) fn calibrate(
     };
     let start_ns = now_ns();
     let way = match extras.until {
-        None => blockwise::way_of_scores(parent, options, keep)?,
-        Some(_) => blockwise::way(parent, options, keep)?,
+        None => blockwise::way_of_scores(parent, options, kept)?,
+        Some(_) => blockwise::way(parent, options, kept)?,
     };
     let measured = match way {
         Way::Whole => as_whole(parent, options, watch, extras, halves)?,
-        way => blockwise::by_blocks(parent, options, watch, extras.pairs, way, halves)?,
+        way => {
+            let wanted = Wanted { pairs: extras.pairs, halves, sums: extras.imatrix };
+            blockwise::by_blocks(parent, options, watch, wanted, way)?
+        }
     };
-    let Measured { importance, set, seconds, conversion, hash: read } = measured;
+    let Measured { importance, set, seconds, conversion, hash: read, sums } = measured;
     warn_of_zero_rows(&importance, watch);
     let mut report = CalibrationReport {
         windows: importance.n_windows,
@@ -113,7 +126,21 @@ pub(crate) fn calibrate(
             Entry::of_blocks(key, path, measured, &importance)
         });
     }
-    Ok(Calibrated { importance, report, n_tokens_allowed: set.n_tokens() })
+    let imatrix = sums.map(|sums| MeasuredImatrix {
+        sums,
+        datasets: set.source.names(),
+        n_windows: importance.n_windows,
+        window: set.window,
+    });
+    Ok(Calibrated { importance, report, n_tokens_allowed: set.n_tokens(), imatrix })
+}
+
+/// `options`, for an importance matrix without conversion: it adds up what the weights of the file multiply.
+pub(crate) fn unconverted(options: &Calibration, imatrix: bool) -> Cow<'_, Calibration> {
+    match imatrix {
+        true => Cow::Owned(Calibration { conversion: Some(Conversion::None), ..options.clone() }),
+        false => Cow::Borrowed(options),
+    }
 }
 
 /// Evaluates the whole model, window by window.
@@ -128,6 +155,9 @@ fn as_whole(
     let at_path = || parent.name();
     let Loaded { engine, set, conversion } =
         load_and_cut(input, model, options, watch, Weights::of_scores(options))?;
+    if extras.imatrix {
+        imatrix::check_window(set.window).with_context(at_path)?;
+    }
     let is_enough = extras.until.map(|until| until(set.windows().len()));
     let mut states = LlamaHiddenStates::new(
         &engine,
@@ -135,7 +165,8 @@ fn as_whole(
         StreamGraph::of(model, &engine, constraints.rules.stream)?,
     )
     .with_context(at_path)?
-    .with_halves(halves);
+    .with_halves(halves)
+    .with_collector(extras.imatrix.then(Collector::default));
     let start = Instant::now();
     let importance = match extras.pairs {
         None => measure(&mut states, &set, is_enough.as_deref(), watch),
@@ -146,7 +177,8 @@ fn as_whole(
     };
     let importance = importance.with_context(at_path)?;
     let seconds = start.elapsed().as_secs_f64();
-    Ok(Measured { importance, set, seconds, conversion, hash: None })
+    let sums = states.into_collector().map(Collector::into_sums);
+    Ok(Measured { importance, set, seconds, conversion, hash: None, sums })
 }
 
 /// The importance of all blocks by the windows of `set`, or by as many of them as are enough.

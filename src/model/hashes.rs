@@ -21,7 +21,7 @@ pub const HASHES: &str = "hashes";
 pub fn remembered(input: &Input, watch: &dyn Watch) -> blake3::Hash {
     match Records::of_user(watch) {
         Some(records) => hash(&records, input, now_ns()),
-        None => input.blake3(),
+        None => input.blake3_once(),
     }
 }
 
@@ -53,12 +53,14 @@ fn remember_in(records: &Records<'_>, files: Vec<Identity>, hash: blake3::Hash, 
 /// `start_ns` is the time now.
 fn hash(records: &Records<'_>, input: &Input, start_ns: i64) -> blake3::Hash {
     let Some(files) = identities(input) else {
-        return input.blake3();
+        return input.blake3_once();
     };
     if let Some(known) = known_in(records, &files) {
         return known;
     }
+    // Anew: what was hashed before may have changed since.
     let hash = input.blake3();
+    input.keep_blake3(hash);
     // What changed while it was read is not remembered.
     if identities(input).as_ref() == Some(&files) {
         remember_in(records, files, hash, start_ns);

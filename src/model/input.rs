@@ -21,6 +21,8 @@ pub struct Input {
     /// The file that llama.cpp reads in place of a converted one, made when it is first asked for.
     stock: OnceLock<Temporary>,
     ollama: Option<ollama::StoredModel>,
+    /// The hash of all bytes, once they were read for it.
+    hash: OnceLock<blake3::Hash>,
 }
 
 impl Input {
@@ -78,7 +80,7 @@ impl Input {
     }
 
     fn of(parts: Vec<Part>, reading: Reading) -> Self {
-        Self { parts, reading, stock: OnceLock::new(), ollama: None }
+        Self { parts, reading, stock: OnceLock::new(), ollama: None, hash: OnceLock::new() }
     }
 
     /// The mapped files.
@@ -196,6 +198,17 @@ impl Input {
         if let Some((part, range)) = self.position(bytes) {
             self.parts[part].mapping.release(range);
         }
+    }
+
+    /// As [`Input::blake3`], but computed once at most: what was read with another purpose is not read again.
+    #[must_use]
+    pub fn blake3_once(&self) -> blake3::Hash {
+        *self.hash.get_or_init(|| self.blake3())
+    }
+
+    /// Keeps the hash of all bytes, which were read in passing.
+    pub fn keep_blake3(&self, hash: blake3::Hash) {
+        let _ = self.hash.set(hash);
     }
 
     /// Hash of all bytes, part after part.

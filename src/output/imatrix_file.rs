@@ -67,18 +67,26 @@ impl ImatrixFile {
     /// # Errors
     /// The system's.
     pub fn stage(&self, planned: &Planned<'_>, force: bool) -> Result<Staged> {
-        let write = || -> Result<Staged> {
-            let staged = Staged::new(&self.to, force, save::permissions(&self.mapping)?)?;
-            place::reserve(staged.file(), planned.n_bytes())?;
-            let mut writer = BufWriter::with_capacity(1 << 16, staged.file());
-            planned.write(&mut writer)?;
-            writer.flush()?;
-            drop(writer);
-            staged.file().sync_all()?;
-            Ok(staged)
-        };
-        write().with_context(|| format!("{}: nothing was written", self.to.display()))
+        stage(&self.to, planned, &self.mapping, force)
     }
+}
+
+/// Writes an importance matrix beside its place, ready to be committed, with the permissions of the file `like`.
+///
+/// # Errors
+/// The system's.
+pub(crate) fn stage(to: &Path, planned: &Planned<'_>, like: &Mapping, force: bool) -> Result<Staged> {
+    let write = || -> Result<Staged> {
+        let staged = Staged::new(to, force, save::permissions(like)?)?;
+        place::reserve(staged.file(), planned.n_bytes())?;
+        let mut writer = BufWriter::with_capacity(1 << 16, staged.file());
+        planned.write(&mut writer)?;
+        writer.flush()?;
+        drop(writer);
+        staged.file().sync_all()?;
+        Ok(staged)
+    };
+    write().with_context(|| format!("{}: nothing was written", to.display()))
 }
 
 /// How many files of a folder are looked at, and how many names are.

@@ -6,6 +6,8 @@ use crate::model::input::Input;
 use crate::output::Parent;
 use crate::output::save::Naming;
 use crate::plan::Splitting;
+use crate::plan::imatrix::Planned;
+use crate::plan::imatrix::measured::MeasuredImatrix;
 use crate::plan::parts::Part;
 use crate::plan::{ChangeKind, TensorChange};
 use crate::plan::{Plan, attention, parts};
@@ -92,6 +94,36 @@ pub struct ImatrixReport {
     pub entries: usize,
     /// Weights of removed blocks, whose values are left out.
     pub removed: usize,
+}
+
+/// An importance matrix that was measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct MeasuredReport {
+    /// Where it is.
+    pub path: String,
+    /// Its bytes.
+    pub bytes: u64,
+    /// Weights that it has values for.
+    pub entries: usize,
+    /// Windows that it is of.
+    pub windows: usize,
+    /// Tokens of a window.
+    pub window: usize,
+    /// Matrices of experts to which no token came, so that they have no values.
+    pub unused_experts: usize,
+}
+
+impl MeasuredReport {
+    pub(crate) fn new(path: &Path, measured: &MeasuredImatrix, planned: &Planned<'_>) -> Self {
+        Self {
+            path: path.display().to_string(),
+            bytes: planned.n_bytes(),
+            entries: planned.n_entries,
+            windows: measured.n_windows,
+            window: measured.window,
+            unused_experts: measured.n_unused(),
+        }
+    }
 }
 
 /// One file of the output.

@@ -7,16 +7,19 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::files::staged::{Staged, folder_of};
+use crate::files::staged::{Staged, commit, folder_of};
 use crate::gguf::Quoted;
 use crate::model::companion::Companion;
 use crate::model::input::Input;
 use crate::model::place::check_text;
 use crate::output::Parent;
-use crate::output::imatrix_file::{ImatrixFile, stale};
+use crate::output::imatrix_file::{self, ImatrixFile, stale};
 use crate::output::ollama::Creation;
-use crate::output::outcome::{ImatrixReport, OllamaReport, OutputReport, PartReport, planned_files};
+use crate::output::outcome::{
+    ImatrixReport, MeasuredReport, OllamaReport, OutputReport, PartReport, planned_files,
+};
 use crate::output::save::{Naming, Others, Target, Unplaced, check_place, stage_text};
+use crate::plan::imatrix::measured::MeasuredImatrix;
 use crate::plan::{Plan, Provenance, Splitting};
 use crate::watch::{Unit, Watch};
 
@@ -29,6 +32,8 @@ pub struct Files {
     pub splitting: Splitting,
     /// An importance matrix that is renumbered too, and where it goes.
     pub imatrix: Option<(PathBuf, PathBuf)>,
+    /// The place of an importance matrix that is measured.
+    pub imatrix_out: Option<PathBuf>,
     /// The name of the shortened model in Ollama, with a Modelfile beside it.
     pub ollama: Option<String>,
     /// The place of a model card.
@@ -50,9 +55,21 @@ pub struct Outputs<'a> {
     /// `None` in a dry run.
     target: Option<Target>,
     imatrix: Option<ImatrixFile>,
+    /// `None` in a dry run.
+    imatrix_out: Option<&'a Path>,
     ollama: Option<Creation>,
     /// `None` in a dry run.
     card: Option<&'a Path>,
+}
+
+/// The files that were written, or in a dry run would be.
+pub struct Done<'a> {
+    /// What the output is.
+    pub plan: Plan<'a>,
+    /// The output, with all that belongs to it.
+    pub output: OutputReport,
+    /// The importance matrix that was measured; `None` if none was written.
+    pub imatrix_out: Option<MeasuredReport>,
 }
 
 /// Makes the text of a model card from the plan and the finished files of the output.
@@ -92,6 +109,11 @@ impl<'a> Outputs<'a> {
             }
             None => None,
         };
+        let imatrix_out = files.imatrix_out.as_deref();
+        if let Some(path) = imatrix_out {
+            claims.add(path, "results")?;
+            check_place(path, input, files.force || files.dry_run)?;
+        }
         let ollama = match (&files.ollama, &files.output) {
             (Some(name), Some(output)) => Some(Creation::plan(model, input, name, output)?),
             _ => None,
@@ -105,11 +127,12 @@ impl<'a> Outputs<'a> {
             claims.add(card, "files")?;
             check_place(card, input, files.force)?;
         }
-        Ok(Self { parent, files, target, imatrix, ollama, card })
+        let imatrix_out = imatrix_out.filter(|_| !files.dry_run);
+        Ok(Self { parent, files, target, imatrix, imatrix_out, ollama, card })
     }
 
     /// Writes the output that `plan` makes from the hash of the parent, with all files beside it; in a dry run only plans them.
-    /// `card` writes the text of the card, where there is one.
+    /// `card` writes the text of the card, where there is one; `measured` is the importance matrix that has a place of its own.
     ///
     /// # Errors
     /// Those of `plan` and `card`; the system's. No file is then in its place, and none that was there is touched.
@@ -117,16 +140,19 @@ impl<'a> Outputs<'a> {
         &self,
         plan: &dyn Fn(blake3::Hash) -> Result<Plan<'a>>,
         card: &mut WriteCard<'_, 'a>,
+        measured: Option<&MeasuredImatrix>,
         watch: &dyn Watch,
-    ) -> Result<(Plan<'a>, OutputReport)> {
+    ) -> Result<Done<'a>> {
         let (input, force) = (self.parent.input, self.files.force);
         let mut others = Others::default();
+        let (matrix, imatrix_out) = self.stage_measured(measured)?.unzip();
+        others.staged.extend(matrix);
         let imatrix = self.stage_imatrix(plan, &mut others.staged)?;
         let Some(target) = &self.target else {
             let plan = plan(input.blake3())?;
             let files = self.planned(&plan)?;
-            let report = OutputReport::new(self.parent, &plan, files, imatrix);
-            return Ok((plan, report));
+            let output = OutputReport::new(self.parent, &plan, files, imatrix);
+            return Ok(Done { plan, output, imatrix_out });
         };
         if let Some(ollama) = &self.ollama {
             others.staged.push(ollama.stage(input, force)?);
@@ -154,8 +180,32 @@ impl<'a> Outputs<'a> {
         let parts = written
             .into_iter()
             .map(|file| PartReport { path: Some(file.path.display().to_string()), bytes: file.n_bytes });
-        let report = OutputReport::new(self.parent, &plan, parts.collect(), imatrix);
-        Ok((plan, OutputReport { blake3, seconds: Some(seconds), ..report }))
+        let output = OutputReport::new(self.parent, &plan, parts.collect(), imatrix);
+        let output = OutputReport { blake3, seconds: Some(seconds), ..output };
+        Ok(Done { plan, output, imatrix_out })
+    }
+
+    /// Writes the importance matrix that was measured, of a run that writes no model.
+    ///
+    /// # Errors
+    /// Sums that are not finite; the system's. The place is then as it was.
+    pub fn write_measured(&self, measured: Option<&MeasuredImatrix>) -> Result<Option<MeasuredReport>> {
+        let Some((staged, report)) = self.stage_measured(measured)? else {
+            return Ok(None);
+        };
+        self.parent.input.check_unchanged()?;
+        commit(vec![staged]).with_context(|| format!("{}: nothing was written", report.path))?;
+        Ok(Some(report))
+    }
+
+    fn stage_measured(&self, measured: Option<&MeasuredImatrix>) -> Result<Option<(Staged, MeasuredReport)>> {
+        let (Some(path), Some(measured)) = (self.imatrix_out, measured) else {
+            return Ok(None);
+        };
+        let planned = measured.plan().with_context(|| path.display().to_string())?;
+        let like = &self.parent.input.parts()[0].mapping;
+        let staged = imatrix_file::stage(path, &planned, like, self.files.force)?;
+        Ok(Some((staged, MeasuredReport::new(path, measured, &planned))))
     }
 
     /// Plans the importance matrix for the blocks that are kept, and writes it beside its place unless it is a dry run.
@@ -211,7 +261,8 @@ impl<'a> Outputs<'a> {
     #[must_use]
     pub fn stale_note(&self) -> Option<String> {
         let matrix = self.files.imatrix.as_ref();
-        let known: Vec<&Path> = matrix.map_or_else(Vec::new, |(from, to)| vec![from.as_path(), to]);
+        let mut known: Vec<&Path> = matrix.map_or_else(Vec::new, |(from, to)| vec![from.as_path(), to]);
+        known.extend(self.imatrix_out);
         let stale = stale(self.parent.input, self.parent.model.architecture(), &known);
         if stale.is_empty() {
             return None;

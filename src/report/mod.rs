@@ -35,7 +35,7 @@ use crate::engine::outcome::CalibrationReport;
 use crate::heal::outcome::HealReport;
 use crate::measure::outcome::EvalReport;
 use crate::model::outcome::ModelReport;
-use crate::output::outcome::OutputReport;
+use crate::output::outcome::{MeasuredReport, OutputReport};
 use serde::Serialize;
 
 /// The result of one model. Its fields are the JSON contract: unknown values are null, never left out.
@@ -79,6 +79,8 @@ pub struct Report {
     pub attention_method: Option<String>,
     /// How alike hidden states are; null unless that was asked for.
     pub pairs: Option<PairsReport>,
+    /// The importance matrix that was measured; null unless one was written.
+    pub imatrix_out: Option<MeasuredReport>,
     /// What was written; of a command that writes nothing, not there at all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output: Option<OutputReport>,
@@ -110,6 +112,7 @@ impl Report {
             attention_removed: Vec::new(),
             attention_method: None,
             pairs: None,
+            imatrix_out: None,
             output: None,
             evaluation: None,
         }

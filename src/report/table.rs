@@ -7,7 +7,7 @@ use crate::choose::outcome::BlockReport;
 use crate::measure::importance::{BlockScores, Metric};
 use crate::measure::mean::Mean;
 use crate::model::block::block_list;
-use crate::output::outcome::OutputReport;
+use crate::output::outcome::{MeasuredReport, OutputReport};
 use comfy_table::{Cell, Table};
 use indicatif::DecimalBytes;
 use std::fmt::Write as _;
@@ -57,7 +57,21 @@ pub fn report(report: &Report, colour: Colour) -> String {
     if let Some(output) = &report.output {
         text.push_str(&written_output(report, output));
     }
+    if let Some(matrix) = &report.imatrix_out {
+        text.push_str(&measured(matrix));
+    }
     text
+}
+
+/// The importance matrix that was measured.
+fn measured(matrix: &MeasuredReport) -> String {
+    let MeasuredReport { path, entries, windows, window, unused_experts, .. } = matrix;
+    let bytes = DecimalBytes(matrix.bytes);
+    let unused = match unused_experts {
+        0 => String::new(),
+        n => format!(", without values for {n} matrices of experts, to which no token came"),
+    };
+    format!("imatrix  {path}: {entries} entries of {windows} x {window} tokens, {bytes}{unused}\n")
 }
 
 /// What was removed, healed and written.

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use ggml::Backend;
+use gguf_shorten::engine::blockwise::need::Size;
 use serde_json::{Value, json as value};
 
-use crate::blockwise::{memory, need};
+use crate::blockwise::{SHORT, memory, need};
 use crate::eval::byte_model;
 use crate::program::{json, on_one_thread};
 
@@ -175,9 +176,9 @@ fn a_model_that_does_not_fit_twice_is_chosen_of_by_bi() {
     let drop = format!("m.gguf --drop 3 --dry-run {}", text(4));
     let by_bi = json(dir, &format!("{drop} --method bi"));
     let n_bytes = std::fs::metadata(dir.join("m.gguf")).unwrap().len();
-    let twice = need(dir, WINDOW / 2 - 1).whole + n_bytes;
+    let twice = need(dir, Size { n_logits: WINDOW / 2 - 1, ..SHORT }).whole + n_bytes;
     // Block by block, and as a whole.
-    for limit in [memory(dir, 0), twice - 1] {
+    for limit in [memory(dir, SHORT), twice - 1] {
         let arguments = format!("{drop} --no-cache --json x.json --memory {limit}");
         let output = on_one_thread(dir, &arguments);
         let said = String::from_utf8_lossy(&output.stderr);

@@ -78,17 +78,20 @@ fn every_exact_architecture_gives_the_bits_of_the_whole_model() {
     assert!(n_compared > 50, "{n_compared}");
 }
 
+/// A text of four windows.
+pub const SHORT: Size = Size { window: 32, n_windows: 4, n_logits: 0, sums: false };
+
 /// What evaluating the model in `dir` takes.
-pub(crate) fn need(dir: &Path, n_logits: usize) -> Need {
+pub fn need(dir: &Path, size: Size) -> Need {
     let input = Input::open(&dir.join("m.gguf")).unwrap();
     let model = Model::new(input.parse().unwrap()).unwrap();
     let constraints = Constraints::of(&model).unwrap();
-    Need::of(&model, &constraints, Size { window: 32, n_windows: 4, n_logits }).unwrap()
+    Need::of(&model, &constraints, size).unwrap()
 }
 
 /// The memory in bytes with which the model in `dir` is evaluated block by block.
-pub(crate) fn memory(dir: &Path, n_logits: usize) -> u64 {
-    let need = need(dir, n_logits);
+pub fn memory(dir: &Path, size: Size) -> u64 {
+    let need = need(dir, size);
     assert!(need.least + 20 * need.states < need.whole, "{need:?}");
     need.least + 20 * need.states
 }
@@ -98,7 +101,7 @@ fn scores_and_predictions_within_a_memory_are_those_of_the_whole() {
     let dir = tempfile::tempdir().unwrap();
     byte_model("llama", 12).save(Backend::init(), &dir.path().join("m.gguf")).unwrap();
     let text = "--tokens 128 --window 32";
-    let limit = memory(dir.path(), 0);
+    let limit = memory(dir.path(), SHORT);
     for arguments in [
         "score m.gguf",
         "score m.gguf --sub-blocks",
@@ -118,7 +121,7 @@ fn scores_and_predictions_within_a_memory_are_those_of_the_whole() {
     // The states go when they are not needed any more.
     assert_eq!(std::fs::read_dir(dir.path().join("s")).unwrap().count(), 0);
     let whole = json(dir.path(), &format!("eval m.gguf {text}"));
-    let limit = memory(dir.path(), 15);
+    let limit = memory(dir.path(), Size { n_logits: 15, ..SHORT });
     let blocks = json(dir.path(), &format!("eval m.gguf {text} --memory {limit}"));
     for key in ["perplexity", "perplexity_stderr", "tokens_scored"] {
         assert_eq!(blocks[key], whole[key], "{key}");
@@ -202,7 +205,7 @@ fn a_killed_pass_goes_on_at_the_block_that_it_was_at() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     byte_model("llama", 12).save(Backend::init(), &dir.join("m.gguf")).unwrap();
-    let limit = memory(dir, 0);
+    let limit = memory(dir, SHORT);
     let whole = parsed(&program(dir, LONG));
     let kill = || {
         let mut child = begin(dir, limit);
@@ -241,7 +244,7 @@ fn two_passes_on_one_folder_and_a_changed_model_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     byte_model("llama", 12).save(Backend::init(), &dir.join("m.gguf")).unwrap();
-    let limit = memory(dir, 0);
+    let limit = memory(dir, SHORT);
     let child = begin(dir, limit);
     let output = program(dir, &format!("{LONG} --memory {limit}"));
     let said = String::from_utf8(output.stderr).unwrap();

@@ -47,7 +47,7 @@ fn imatrix_of(path: &Path) -> Vec<u8> {
 }
 
 /// What `llama-quantize` makes of an importance matrix (`quantize.cpp: load_imatrix`): sums over counts.
-fn values(imatrix: &[u8]) -> Vec<(String, Vec<f32>)> {
+pub fn values(imatrix: &[u8]) -> Vec<(String, Vec<f32>)> {
     let file = File::parse(imatrix).unwrap();
     let floats = |name: &str| -> Vec<f32> {
         let bytes = file.tensors().get(name).unwrap().bytes();

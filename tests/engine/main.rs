@@ -22,6 +22,7 @@ mod halves;
 mod heal;
 mod heal_twins;
 mod imatrix;
+mod imatrix_out;
 mod kinds;
 
 #[cfg(unix)]

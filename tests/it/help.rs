@@ -21,7 +21,7 @@ const TABLES: &[(&str, &[&str])] = &[
 
 /// Flags of other programs that the pages name.
 const FOREIGN: &[&str] =
-    &["release", "no-deps", "open", "doc", "features", "array", "cpus-per-task", "host", "port"];
+    &["release", "no-deps", "open", "doc", "features", "array", "cpus-per-task", "host", "port", "chunks"];
 
 /// The flags of each command, by their long names.
 fn commands() -> BTreeMap<String, BTreeMap<String, Arg>> {

@@ -251,3 +251,37 @@ fn the_count_of_prediction_blocks_follows() {
     let n = file.metadata().require("imatrix.n_layer_nextn").unwrap();
     assert_eq!(n.as_u64().unwrap(), 1);
 }
+
+#[test]
+fn a_place_for_a_measured_matrix_is_claimed_before_anything_is_measured() {
+    let dir = dir();
+    gguf(4).write(&dir, "a.gguf");
+    for (arguments, error) in [
+        ("score m.gguf --imatrix-out m.gguf", "m.gguf: is the input itself"),
+        ("score m.gguf --imatrix-out a.gguf", "a.gguf: exists already"),
+        ("score m.gguf --imatrix-out none/b.gguf", "none/b.gguf: folder 'none': No such file or directory"),
+        ("score m.gguf --imatrix-out b --json ./b", "b: is named for two results"),
+        ("m.gguf --blocks 1 -o b --imatrix-out ./b", "./b: is the output itself"),
+        ("m.gguf --blocks 1 -o out --imatrix a.gguf b --imatrix-out b", "b: is named for two results"),
+        (
+            "m.gguf --blocks 1 -o out --imatrix a.gguf b --imatrix-out a.gguf --force",
+            "a.gguf: is the importance matrix that is read",
+        ),
+    ] {
+        let output = dir.run(arguments).refused();
+        output.check(output.stderr.contains(error), error);
+    }
+    for (arguments, error) in [
+        ("score m.gguf --force", "--imatrix-out"),
+        (
+            "score m.gguf --imatrix-out b --window 15",
+            "--imatrix-out: a window of 15 tokens gives no importance matrix",
+        ),
+        ("m.gguf --drop 1 -o out --imatrix-out b --window 15", "--imatrix-out: a window of 15 tokens"),
+        ("score m.gguf --imatrix-out b --convert f32", "--imatrix-out evaluates weights as they are"),
+        ("batch m.gguf --drop 1 --out-dir . --imatrix-out b", "unexpected argument"),
+    ] {
+        let output = dir.run(arguments).refused();
+        output.check(output.status.code() == Some(2) && output.stderr.contains(error), error);
+    }
+}

@@ -16,7 +16,10 @@ use crate::cli::args::ShortenArgs;
 const OF_BATCH: &[&str] = &["model", "output", "json", "quiet", "verbose"];
 
 /// Flags that name one file for each model, so that they cannot be the same for all.
-const OF_ONE_MODEL: &[&str] = &["imatrix", "card", "ollama"];
+const OF_ONE_MODEL: &[&str] = &["imatrix", "imatrix_out", "card", "ollama"];
+
+/// Flags that name a file which is written.
+const WRITTEN: &[&str] = &["imatrix-out", "card"];
 
 /// Flags on which the result does not depend.
 const WITHOUT_EFFECT: &[&str] = &["threads", "memory", "force", "min-free", "dry-run", "scratch", "no-cache"];
@@ -234,7 +237,8 @@ impl Flags {
             }
             add(long.as_bytes());
             let arg = command.get_arguments().find(|arg| arg.get_long() == Some(long));
-            let is_path = arg.is_some_and(|arg| arg.get_value_parser().type_id() == TypeId::of::<PathBuf>());
+            let is_path = arg.is_some_and(|arg| arg.get_value_parser().type_id() == TypeId::of::<PathBuf>())
+                && !WRITTEN.contains(&long.as_str());
             for values in occurrences {
                 for (i, value) in values.iter().enumerate() {
                     let path = Path::new(value);

@@ -202,6 +202,10 @@ pub struct ShortenArgs {
     #[arg(long, num_args = 2, value_names = ["IN", "OUT"])]
     pub imatrix: Option<Vec<PathBuf>>,
 
+    /// Also write the importance matrix of the model as it is, by the text of --calibration, as llama-imatrix does
+    #[arg(long, value_name = "FILE")]
+    pub imatrix_out: Option<PathBuf>,
+
     /// Write a Modelfile beside the output, with the template, parameters and system text of a parent named ollama:..., and run
     /// `ollama create NAME` if there is an Ollama
     #[arg(long, value_name = "NAME", conflicts_with_all = ["split_max_size", "keep_split"])]
@@ -314,6 +318,15 @@ pub struct ScoreArgs {
     /// Measure also the KL divergence and perplexity of the model without each block alone
     #[arg(long)]
     pub ablate: bool,
+
+    /// Also write the importance matrix of the text, as llama-imatrix does
+    #[arg(long, value_name = "FILE")]
+    pub imatrix_out: Option<PathBuf>,
+
+    /// Overwrite that file if it exists
+    #[arg(long, requires = "imatrix_out")]
+    pub force: bool,
+
     /// Also measure how alike the hidden states between any two blocks are, for `report`'s heat map
     #[arg(long)]
     pub pairs: bool,

@@ -81,11 +81,12 @@ pub fn files(record: &Record, out_dir: &Path) -> [Vec<PathBuf>; 2] {
     let parts = record.field(&["output", "parts"]).and_then(|parts| parts.as_array());
     let parts = parts.into_iter().flatten();
     let parts = parts.filter_map(|part| part.get("path")?.as_str());
-    let imatrix = record.text(&["output", "imatrix", "path"]);
+    let renumbered = record.text(&["output", "imatrix", "path"]);
+    let measured = record.text(&["imatrix_out", "path"]);
     [
         // Only their names are text in any case.
         parts.filter_map(|part| Some(out_dir.join(Path::new(part).file_name()?))).collect(),
-        imatrix.map(PathBuf::from).into_iter().collect(),
+        renumbered.into_iter().chain(measured).map(PathBuf::from).collect(),
     ]
 }
 

@@ -134,6 +134,7 @@ impl Record {
             "attention_removed": null,
             "attention_method": null,
             "pairs": null,
+            "imatrix_out": null,
             "output": null,
             "evaluation": null,
             "error": error,

@@ -107,7 +107,7 @@ pub fn run(options: &Compare) -> Result<()> {
         llama_cpp: ggml::backend::llama_cpp_version(),
         command: "compare",
         text: CalibrationReport::new(&set, seconds),
-        parent: ModelReport::of(&model, &input, printing.json.is_some().then(|| input.blake3())),
+        parent: ModelReport::of(&model, &input, printing.json.is_some().then(|| input.blake3_once())),
         choice,
         threads: options.text.threads,
         rows,

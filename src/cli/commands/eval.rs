@@ -69,7 +69,7 @@ pub fn run(options: &Eval) -> Result<()> {
     let (quality, speed, seconds) =
         threads.install(|| measure(&loaded, loaded_parent.as_ref(), &set, options))?;
     let report_of = |model: &Model<'_>, input: &Input| {
-        ModelReport::of(model, input, printing.json.is_some().then(|| input.blake3()))
+        ModelReport::of(model, input, printing.json.is_some().then(|| input.blake3_once()))
     };
     let mut report = EvalReport::new(
         report_of(&model, &input),

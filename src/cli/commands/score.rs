@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 
-use super::{arguments, check_json, devices, note_counts, print};
+use super::{arguments, devices, note_counts, print};
 use crate::choose::ablated::{self, Ablated};
 use crate::choose::outcome::{BlockReport, PairsReport, block_rows};
 use crate::choose::rating::{AgainstReport, ConfidenceReport, Rating, Sets};
@@ -22,6 +22,7 @@ use crate::model::input::Input;
 use crate::model::outcome::ModelReport;
 use crate::model::{Model, warning};
 use crate::output::Parent;
+use crate::output::outputs::Outputs;
 use crate::plan::{Budget, Constraints};
 use crate::report::Report;
 
@@ -33,10 +34,11 @@ pub fn run(options: &Score) -> Result<()> {
     let printing = &options.printing;
     devices::warn(&options.calibration, printing);
     let input = Input::open(&options.model)?;
-    check_json(printing, &input)?;
     let at_path = || options.model.display().to_string();
     let model = Model::new(input.parse()?).with_context(at_path)?;
     let constraints = Constraints::of(&model).with_context(at_path)?;
+    let parent = Parent { input: &input, model: &model, constraints: &constraints };
+    let outputs = Outputs::claim(parent, &options.files)?;
     let keep = kept(&model, &constraints, options).with_context(at_path)?;
     let n = options.budget.map(|budget| budget.n_removed(model.n_trunk_blocks()));
     if let Some(n) = n {
@@ -51,12 +53,17 @@ pub fn run(options: &Score) -> Result<()> {
     }
     warning::of_weights(&input, &model, printing);
     note_counts(&model, &input, printing);
-    let parent = Parent { input: &input, model: &model, constraints: &constraints };
     let scoring = Scoring { parent, options, keep: &keep, n };
     let mut pairs = Pairs::default();
-    let of_pairs = options.pairs.then_some(&mut pairs);
-    let here = scoring.measure(&options.calibration, of_pairs)?;
-    let there = (options.against.as_ref()).map(|text| scoring.measure(text, None)).transpose()?;
+    let extras = Extras {
+        pairs: options.pairs.then_some(&mut pairs),
+        imatrix: options.files.imatrix_out.is_some(),
+        ..Extras::default()
+    };
+    let mut here = scoring.measure(&options.calibration, extras)?;
+    let matrix = here.calibrated.imatrix.take();
+    let there = options.against.as_ref();
+    let there = there.map(|text| scoring.measure(text, Extras::default())).transpose()?;
     let ablated =
         options.ablate.then(|| ablated::measure(parent, &options.calibration, printing)).transpose()?;
     let mut blocks = scoring.rows(&here);
@@ -68,8 +75,9 @@ pub fn run(options: &Score) -> Result<()> {
     }
     let against = there.map(|there| scoring.compare(&here, there)).transpose();
     let against = against.with_context(at_path)?;
-    let blake3 = printing.json.is_some().then(|| input.blake3());
+    let blake3 = printing.json.is_some().then(|| input.blake3_once());
     let model = ModelReport::of(&model, &input, blake3);
+    let imatrix_out = outputs.write_measured(matrix.as_ref())?;
     let report = Report {
         confidence: Some(here.confidence()),
         calibration: Some(here.calibrated.report),
@@ -77,6 +85,7 @@ pub fn run(options: &Score) -> Result<()> {
         ablate: ablated.map(Ablated::report),
         removed: numbers(&here.removed),
         pairs: options.pairs.then(|| PairsReport { cosine: pairs.cosine() }),
+        imatrix_out,
         ..Report::new(arguments(), model, options.method.to_string(), blocks)
     };
     print(&report, printing)
@@ -122,7 +131,7 @@ impl Scored {
 }
 
 impl Scoring<'_> {
-    fn measure(&self, text: &Calibration, pairs: Option<&mut Pairs>) -> Result<Scored> {
+    fn measure(&self, text: &Calibration, extras: Extras<'_, '_>) -> Result<Scored> {
         let options = self.options;
         let goal = match (options.confidence, self.n) {
             (Some(confidence), Some(n)) => {
@@ -133,7 +142,7 @@ impl Scoring<'_> {
         let constraints = self.parent.constraints;
         let until = goal.map(|goal| Stopping::rule(constraints, goal));
         let until = until.as_ref().map(|until| until as &Until<'_>);
-        let extras = Extras { sub_blocks: options.sub_blocks, pairs, until };
+        let extras = Extras { sub_blocks: options.sub_blocks, until, ..extras };
         let calibrated = scored(self.parent, options.method, text, &options.printing, extras)?;
         let removed = match self.n {
             Some(n) => self.choose(&calibrated, n)?,

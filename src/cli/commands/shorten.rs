@@ -16,7 +16,7 @@ use crate::model::input::Input;
 use crate::model::outcome::ModelReport;
 use crate::model::{Model, warning};
 use crate::output::Parent;
-use crate::output::outputs::Outputs;
+use crate::output::outputs::{Done, Outputs};
 use crate::output::save::Unplaced;
 use crate::plan::{Plan, Provenance, Splitting, attention, parts};
 use crate::report::Report;
@@ -52,14 +52,16 @@ pub fn run(options: &Shorten) -> Result<()> {
         evaluation = found;
         Ok(text)
     };
-    let (plan, mut output) = outputs.write(&plan, &mut card, printing)?;
+    let Done { plan, mut output, imatrix_out } =
+        outputs.write(&plan, &mut card, chosen.imatrix.as_ref(), printing)?;
     note_counts(&model, &input, printing);
     let notes = notes(parent, &plan, options.files.splitting);
     stale.iter().chain(&notes).for_each(|note| printing.note(note));
     let made;
     (output.ollama, made) = outputs.make_ollama(printing);
     let journal = chosen.journal.take();
-    let report = Report { output: Some(output), evaluation, ..report(parent, &plan, chosen, healed) };
+    let report =
+        Report { imatrix_out, output: Some(output), evaluation, ..report(parent, &plan, chosen, healed) };
     print(&report, printing)?;
     // What an interrupt would have left to go on with is not needed any more.
     close_journal(journal, printing);

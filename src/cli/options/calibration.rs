@@ -3,13 +3,14 @@
 use super::rpc;
 use crate::cli::args::{CalibrationArgs, TextArgs};
 use crate::engine::conversion::Conversion;
+use crate::engine::imatrix;
 use crate::engine::scored::MIN_WINDOW;
 use crate::engine::settings::Calibration;
 use crate::engine::settings::default_threads;
 use crate::engine::text::{DEFAULT_TOKENS, DEFAULT_WINDOW, Source};
 use crate::error::Usage;
 use anyhow::{Result, bail};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 impl Calibration {
     /// Checks the arguments.
@@ -62,6 +63,17 @@ impl Calibration {
             scratch: None,
         })
     }
+}
+
+/// Checks that an evaluation gives an importance matrix, where one is to be written.
+pub(crate) fn check_matrix(place: Option<&Path>, text: &Calibration) -> Result<()> {
+    if place.is_none() {
+        return Ok(());
+    }
+    if let Some(conversion) = text.conversion.filter(|conversion| *conversion != Conversion::None) {
+        bail!(Usage(format!("--imatrix-out evaluates weights as they are, not with --convert {conversion}")));
+    }
+    imatrix::check_window(text.window).map_err(|error| Usage(format!("--imatrix-out: {error}")).into())
 }
 
 /// The text that is scored, and how.

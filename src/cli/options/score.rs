@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
+use super::calibration::check_matrix;
 use super::{Printing, one_model, rpc};
 use crate::choose::stability::Confidence;
 use crate::cli::args::ScoreArgs;
@@ -12,6 +13,7 @@ use crate::engine::settings::Calibration;
 use crate::engine::text::Source;
 use crate::error::Usage;
 use crate::model::block::BlockList;
+use crate::output::outputs::Files;
 use crate::plan::{Basis, Budget, Method};
 
 /// A scoring, checked.
@@ -37,6 +39,8 @@ pub struct Score {
     pub ablate: bool,
     /// How to calibrate.
     pub calibration: Calibration,
+    /// The files that are written.
+    pub files: Files,
     /// The output of the command.
     pub printing: Printing,
 }
@@ -73,6 +77,7 @@ impl Score {
                 calibration.window
             )));
         }
+        check_matrix(args.imatrix_out.as_deref(), &calibration)?;
         let against = args
             .against_calibration
             .clone()
@@ -88,6 +93,12 @@ impl Score {
             against,
             ablate: args.ablate,
             calibration,
+            files: Files {
+                imatrix_out: args.imatrix_out.clone(),
+                json: args.common.json.clone(),
+                force: args.force,
+                ..Files::default()
+            },
             printing: Printing::new(&args.common),
         };
         rpc::check_score(&options)?;

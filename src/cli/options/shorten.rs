@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
+use super::calibration::check_matrix;
 use super::{Printing, heal, one_model, rpc};
 use crate::choose::search::Goal;
 use crate::choose::settings::{Choice, Choosing, CutRules};
@@ -65,6 +66,7 @@ impl Shorten {
         });
         let calibration =
             Calibration { scratch: args.goal.scratch.clone(), ..Calibration::new(&args.calibration)? };
+        check_matrix(args.imatrix_out.as_deref(), &calibration)?;
         let heal = Heal::new(args, objective, calibration.clone());
         let files = files(args);
         let choosing = Choosing {
@@ -83,6 +85,7 @@ impl Shorten {
             scratch: args.goal.scratch.clone(),
             calibration,
             heals: heal.may_choose(),
+            imatrix: files.imatrix_out.is_some() && !files.dry_run,
         };
         let options = Self { model, choosing, heal, files, printing: Printing::new(&args.common) };
         rpc::check_shorten(&options)?;
@@ -130,6 +133,7 @@ fn files(args: &ShortenArgs) -> Files {
             Some([from, to]) => Some((from.clone(), to.clone())),
             _ => None,
         },
+        imatrix_out: args.imatrix_out.clone(),
         ollama: args.ollama.clone(),
         card: args.card.clone(),
         json: args.common.json.clone(),

@@ -3,6 +3,7 @@
 //! ```text
 //! blockwise-<key>.json   the next block, the hash of its states, and what was measured so far
 //! blockwise-<key>.0, .1  the states before a block and those after it, in turn
+//! blockwise-<key>.<i>.sums  what the weights of block i multiplied, where that is added up
 //! ```
 
 use std::fs::{self, File};
@@ -16,6 +17,7 @@ use super::states::{States, hash};
 use crate::engine::conversion::Conversion;
 use crate::files::place;
 use crate::files::records::Records;
+use crate::plan::imatrix::measured::Sums;
 use crate::watch::Watch;
 
 /// The checkpoint of one pass. Its files are locked.
@@ -101,11 +103,31 @@ impl Checkpoint {
         Records::in_folder(self.folder.clone(), watch).write(&self.path("json").0, record);
     }
 
-    /// Removes its files: the pass is at its end.
-    pub(super) fn remove(&self) {
-        for end in ["json", "0", "1"] {
+    /// Keeps the sums of a block.
+    pub(super) fn keep_sums(&self, block: usize, sums: &Sums, watch: &dyn Watch) {
+        Records::in_folder(self.folder.clone(), watch).write(&self.sums_of(block).0, sums);
+    }
+
+    /// The sums of the first `n_blocks` blocks; `None` where some are missing or damaged.
+    pub(super) fn sums(&self, n_blocks: usize, watch: &dyn Watch) -> Option<Sums> {
+        let records = Records::in_folder(self.folder.clone(), watch);
+        let mut all = Sums::default();
+        for block in 0..n_blocks {
+            all.merge(records.read(&self.sums_of(block).0)?).ok()?;
+        }
+        Some(all)
+    }
+
+    fn sums_of(&self, block: usize) -> Place {
+        self.path(&format!("{block}.sums"))
+    }
+
+    /// Removes its files: the pass of so many blocks is at its end.
+    pub(super) fn remove(&self, n_blocks: usize) {
+        let of_pass = ["json", "0", "1"].map(|end| self.path(end));
+        for Place(path) in (0..n_blocks).map(|block| self.sums_of(block)).chain(of_pass) {
             // What is not there needs not be removed.
-            let _ = fs::remove_file(self.path(end).0);
+            let _ = fs::remove_file(path);
         }
     }
 

@@ -22,14 +22,20 @@ pub(super) fn fastest(segments: &Segments<'_, '_>, spare: u64) -> Result<Convers
     let Some((block, n_bytes)) = largest(segments)? else {
         return Ok(Conversion::None);
     };
-    let limit = seconds(segments, block, Conversion::None, Duration::MAX)?.mul_f64(0.9);
-    let mut best = (Conversion::None, limit);
+    let mut candidates = Vec::new();
     for conversion in [Conversion::Q8_0, Conversion::F32, Conversion::Bf16] {
         let converted = segments.clone().converted(conversion).n_bytes(block)?;
         // Of the same size is what has no weights to convert.
-        if converted == n_bytes || converted > n_bytes.saturating_add(spare) {
-            continue;
+        if converted != n_bytes && converted <= n_bytes.saturating_add(spare) {
+            candidates.push(conversion);
         }
+    }
+    if candidates.is_empty() {
+        return Ok(Conversion::None);
+    }
+    let limit = seconds(segments, block, Conversion::None, Duration::MAX)?.mul_f64(0.9);
+    let mut best = (Conversion::None, limit);
+    for conversion in candidates {
         let took = seconds(segments, block, conversion, best.1)?;
         if took < best.1 {
             best = (conversion, took);

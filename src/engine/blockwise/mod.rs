@@ -23,6 +23,7 @@ use serde::de::DeserializeOwned;
 
 use crate::engine::conversion::Conversion;
 use crate::engine::hidden_state::{Passage, Position, Token};
+use crate::engine::imatrix::Collector;
 use crate::engine::llama::Halves;
 use crate::engine::segment::{FrontSegment, Segments, Tokens, is_exact};
 use crate::engine::settings::Calibration;
@@ -31,6 +32,7 @@ use crate::files::byte_size::ByteSize;
 use crate::files::place;
 use crate::model::input::Input;
 use crate::model::{BlockId, Model};
+use crate::plan::imatrix::measured::Sums;
 use crate::plan::{ChangedTensors, Constraints};
 use crate::watch::{Progress, Watch};
 use checkpoint::{Checkpoint, Record};
@@ -71,6 +73,8 @@ pub struct Pass<'m, 'a> {
     windows: Vec<&'m [Token]>,
     tokens: Tokens,
     halves: Option<Halves>,
+    /// What the weights of the blocks so far multiplied, where that is added up.
+    sums: Option<Sums>,
     states: States,
     n_embd: usize,
     next: usize,
@@ -105,6 +109,7 @@ impl<'m> Pass<'m, 'm> {
             n_embd: n_embd(model)?,
             windows,
             halves: None,
+            sums: None,
             next: 0,
             kept: None,
             hashing: Some(Hashing::new(input)),
@@ -118,20 +123,38 @@ impl<'m> Pass<'m, 'm> {
         Self { halves, ..self }
     }
 
+    /// Adds up what the weights of blocks multiply, too.
+    #[must_use]
+    pub fn with_sums(self, sums: Option<Sums>) -> Self {
+        Self { sums, ..self }
+    }
+
+    /// Gives what was added up.
+    #[must_use]
+    pub fn take_sums(&mut self) -> Option<Sums> {
+        self.sums.take()
+    }
+
     /// Keeps states, and how far the pass is, in `folder`, and goes on where a pass with the same `key` was interrupted.
     /// Returns what was measured up to there.
     ///
     /// # Errors
     /// A folder that cannot be used; another run that uses it.
     pub fn kept_in<M: DeserializeOwned>(
-        self,
+        mut self,
         folder: &Path,
         key: blake3::Hash,
         watch: &dyn Watch,
     ) -> Result<(Self, Option<M>)> {
         let n_floats = self.segments.window() * self.n_embd;
-        let (checkpoint, states, resumed) =
+        let (checkpoint, states, mut resumed) =
             Checkpoint::open(folder, &key, self.windows.len(), n_floats, watch)?;
+        if let (Some(_), Some(at)) = (&self.sums, &resumed) {
+            match checkpoint.sums(at.next, watch) {
+                None => resumed = None,
+                found => self.sums = found,
+            }
+        }
         let kept = Some((checkpoint, key));
         match resumed {
             None => Ok((Self { states, kept, ..self }, None)),
@@ -212,12 +235,25 @@ impl<'m> Pass<'m, 'm> {
     ///
     /// # Errors
     /// The visitor's; llama.cpp's; states that cannot be kept.
-    pub fn block(&mut self, visit: &mut dyn FnMut(Passage<'_>) -> Result<()>) -> Result<()> {
-        match self.next {
-            0 => self.first_block(visit)?,
-            _ => self.later_block(visit)?,
-        }
+    pub fn block(
+        &mut self,
+        visit: &mut dyn FnMut(Passage<'_>) -> Result<()>,
+        watch: &dyn Watch,
+    ) -> Result<()> {
         let block = BlockId::new(self.next);
+        // In its segment it is block 0.
+        let collector = self.sums.as_ref().map(|_| Collector::of_blocks(vec![block]));
+        let collector = match self.next {
+            0 => self.first_block(collector, visit)?,
+            _ => self.later_block(collector, visit)?,
+        };
+        if let (Some(sums), Some(collector)) = (&mut self.sums, collector) {
+            let of_block = collector.into_sums();
+            if let Some((checkpoint, _)) = &self.kept {
+                checkpoint.keep_sums(self.next, &of_block, watch);
+            }
+            sums.merge(of_block)?;
+        }
         let tensors = self.model.tensors().iter();
         for tensor in tensors.filter(|tensor| tensor.block.is_some_and(|(of, _)| of == block)) {
             let bytes = tensor.info.bytes();
@@ -231,8 +267,13 @@ impl<'m> Pass<'m, 'm> {
         Ok(())
     }
 
-    fn first_block(&mut self, visit: &mut dyn FnMut(Passage<'_>) -> Result<()>) -> Result<()> {
-        let mut front = FrontSegment::load(&self.segments, &self.tokens, self.halves.as_ref())?;
+    fn first_block(
+        &mut self,
+        collector: Option<Collector>,
+        visit: &mut dyn FnMut(Passage<'_>) -> Result<()>,
+    ) -> Result<Option<Collector>> {
+        let front = FrontSegment::load(&self.segments, &self.tokens, self.halves.as_ref())?;
+        let mut front = front.with_collector(collector);
         for (number, window) in self.windows.iter().enumerate() {
             let (mut before, mut middle, mut after) = (Vec::new(), None, Vec::new());
             front.visit(window, &mut |position, state| {
@@ -248,27 +289,25 @@ impl<'m> Pass<'m, 'm> {
             visit(Passage { block, window: number, before: &before, middle, after: &after })?;
             self.states.write(number, after)?;
         }
-        Ok(())
+        Ok(front.into_collector())
     }
 
-    fn later_block(&mut self, visit: &mut dyn FnMut(Passage<'_>) -> Result<()>) -> Result<()> {
+    fn later_block(
+        &mut self,
+        mut collector: Option<Collector>,
+        visit: &mut dyn FnMut(Passage<'_>) -> Result<()>,
+    ) -> Result<Option<Collector>> {
         let block = BlockId::new(self.next);
         let halves = self.halves.as_ref().map(|halves| halves.of_block(block));
         let mut segment = self.segments.block(block, &ChangedTensors::new())?;
         for window in 0..self.windows.len() {
             let before = self.states.read(window)?;
-            let (middle, after) = match &halves {
-                Some(halves) => {
-                    let (middle, after) = segment.run_halves(&before, halves)?;
-                    (Some(middle), after)
-                }
-                None => (None, segment.run(&before)?),
-            };
+            let (middle, after) = segment.run_collecting(&before, halves.as_ref(), collector.as_mut())?;
             visit(Passage { block, window, before: &before, middle: middle.as_deref(), after: &after })?;
             drop(before);
             self.states.write(window, after)?;
         }
-        Ok(())
+        Ok(collector)
     }
 
     /// Ends the block that was evaluated last: its states take the place of those before it, and with a folder what was `measured`
@@ -306,70 +345,74 @@ impl<'m> Pass<'m, 'm> {
             bar.set_message(format!("block {} of {n_blocks}, {} read", number + 1, ByteSize(self.n_read)));
             let mut done = 0;
             let window = self.segments.window();
-            self.block(&mut |passage| {
+            let mut visit = |passage: Passage<'_>| {
                 visit(measured, passage)?;
                 done += window;
                 bar.set_position(((number * n_tokens + done) / n_blocks) as u64);
                 Ok(())
-            })?;
+            };
+            self.block(&mut visit, watch)?;
             self.turn(measured, watch);
         }
         Ok(())
     }
 
-    /// Ends the pass: its files go. Returns the hash of the model's files where all of them were read on the way.
-    pub fn finish(self) -> Option<blake3::Hash> {
-        if let Some((checkpoint, _)) = &self.kept {
-            checkpoint.remove();
-        }
-        self.hashing.map(Hashing::finish)
-    }
-}
-
-/// What a pass depends on, for the key of its checkpoint.
-#[derive(Serialize)]
-pub struct Key<'k> {
-    /// Version of this program.
-    pub gguf_shorten: &'k str,
-    /// The model's files: path and stamp of each.
-    pub files: Vec<(String, crate::files::stamp::Stamp)>,
-    /// Hash of the tokens of all windows.
-    pub tokens: String,
-    /// Tokens of a window.
-    pub window: usize,
-    /// Whether halves of blocks are scored.
-    pub halves: bool,
-    /// As in llama.cpp; null is its default.
-    pub gpu_layers: Option<i32>,
-    /// What weights are to be converted to; null is what is fastest.
-    pub conversion: Option<Conversion>,
-}
-
-impl Key<'_> {
-    /// Of a pass of `set` through the files of `input`.
+    /// What the pass is, for its checkpoint.
     ///
     /// # Errors
     /// A bug.
-    pub fn hash(
-        input: &Input,
-        set: &CalibrationSet,
-        halves: bool,
-        options: &Calibration,
-    ) -> Result<blake3::Hash> {
+    pub fn key(&self, options: &Calibration) -> Result<blake3::Hash> {
         let mut tokens = blake3::Hasher::new();
-        for token in set.windows().flatten() {
+        for token in self.windows.iter().copied().flatten() {
             tokens.update(&token.to_le_bytes());
         }
-        let files = input.parts().iter();
+        let files = self.input.parts().iter();
         let key = Key {
             gguf_shorten: env!("GGUF_SHORTEN_VERSION"),
             files: files.map(|part| (part.path.display().to_string(), part.stamp)).collect(),
             tokens: tokens.finalize().to_hex().to_string(),
-            window: set.window,
-            halves,
+            window: self.segments.window(),
+            halves: self.halves.is_some(),
+            sums: self.sums.is_some(),
             gpu_layers: options.gpu_layers,
             conversion: options.conversion,
         };
         Ok(blake3::hash(&serde_json::to_vec(&key)?))
     }
+
+    /// The hash of the model's files where all of them were read on the way; the input keeps it.
+    fn end_hashing(&mut self) -> Option<blake3::Hash> {
+        let hash = self.hashing.take().map(Hashing::finish)?;
+        self.input.keep_blake3(hash);
+        Some(hash)
+    }
+
+    /// Ends the pass: its files go. Returns the hash of the model's files where all of them were read on the way.
+    pub fn finish(mut self) -> Option<blake3::Hash> {
+        if let Some((checkpoint, _)) = &self.kept {
+            checkpoint.remove(self.n_blocks());
+        }
+        self.end_hashing()
+    }
+}
+
+/// What a pass depends on, for the key of its checkpoint.
+#[derive(Serialize)]
+struct Key<'k> {
+    /// Version of this program.
+    gguf_shorten: &'k str,
+    /// The model's files: path and stamp of each.
+    files: Vec<(String, crate::files::stamp::Stamp)>,
+    /// Hash of the tokens of all windows.
+    tokens: String,
+    /// Tokens of a window.
+    window: usize,
+    /// Whether halves of blocks are scored.
+    halves: bool,
+    /// Whether the inputs of weights are added up.
+    sums: bool,
+    /// As in llama.cpp; null is its default.
+    gpu_layers: Option<i32>,
+    /// What weights are to be converted to; null is what is fastest.
+    conversion: Option<Conversion>,
 }

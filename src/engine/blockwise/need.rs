@@ -12,6 +12,7 @@ use crate::files::byte_size::ByteSize;
 use crate::files::free_memory;
 use crate::model::{BlockId, Model};
 use crate::plan::Constraints;
+use crate::plan::imatrix::measured::Sums;
 
 /// What the program takes beside all that is counted, in bytes.
 const PROGRAM: u64 = 48 << 20;
@@ -39,6 +40,8 @@ pub struct Size {
     pub n_windows: usize,
     /// Tokens of a window whose logits are asked for.
     pub n_logits: usize,
+    /// Whether the inputs of weights are added up ([`Sums`]).
+    pub sums: bool,
 }
 
 /// How a model is evaluated.
@@ -66,7 +69,12 @@ impl Need {
         // Keys and values in 16 bits are at most as wide as the stream, or as a block's widest matrix.
         let cache = bytes(size.window, n_embd);
         let compute = bytes(size.window, widest).saturating_mul(4);
+        let sums = match size.sums {
+            true => Sums::n_bytes(model).saturating_add(bytes(size.window, widest)),
+            false => 0,
+        };
         let besides = PROGRAM
+            .saturating_add(sums)
             .saturating_add(n_vocab.saturating_mul(TOKEN))
             .saturating_add(compute)
             .saturating_add(state.saturating_mul(4));

@@ -3,14 +3,14 @@
 use anyhow::{Error, Result, ensure};
 use ggml::{Context, Flow, Node, Tap, WindowInput};
 
-use super::stream_tap::{Seen, StreamTap};
+use super::stream_tap::{BothTaps, Seen, StreamTap};
 use super::{Halves, StreamGraph};
 use crate::engine::hidden_state::{Position, Visitor};
 use crate::gguf::Quoted;
 
 /// The hidden state after the first block of a segment, for `input` before it.
 ///
-/// Both are `[n_tokens, n_embd]`.
+/// Both are `[n_tokens, n_embd]`. The evaluation is shown to `other`, too.
 ///
 /// # Errors
 /// llama.cpp's; a graph in which that state is not found.
@@ -18,8 +18,24 @@ pub(crate) fn evaluate_block(
     context: &mut Context<'_>,
     graph: StreamGraph,
     input: &[f32],
+    other: Option<&mut dyn Tap>,
 ) -> Result<Vec<f32>> {
-    evaluate_tapped(context, graph, input, None)
+    let mut output = Vec::new();
+    let mut state = Vec::new();
+    let mut visit = |position, state: &[f32]| {
+        if let Position::Output(_) = position {
+            state.clone_into(&mut output);
+        }
+        Ok(())
+    };
+    let mut tap = BothTaps { stream: tap_of_block(graph, input, &mut state, &mut visit), other };
+    let result = context.evaluate(WindowInput::HiddenStates(input), &mut tap);
+    if let Some(error) = tap.stream.error.take() {
+        return Err(error);
+    }
+    result?;
+    ensure!(tap.stream.seen.n_outputs > 0, "llama.cpp's graph shows the hidden state after 0 of 1 blocks");
+    Ok(output)
 }
 
 /// As [`evaluate_block`], with what the matrix `reader` multiplies there.
@@ -36,7 +52,7 @@ pub(crate) fn evaluate_reading(
     read: &mut Vec<f32>,
 ) -> Result<Vec<f32>> {
     let mut tap = ReaderTap { reader, n_tokens: input.len() / graph.n_embd, read, n_found: 0, error: None };
-    let output = evaluate_tapped(context, graph, input, Some(&mut tap));
+    let output = evaluate_block(context, graph, input, Some(&mut tap));
     if let Some(error) = tap.error {
         return Err(error);
     }
@@ -61,6 +77,7 @@ pub(crate) fn evaluate_halves(
     graph: StreamGraph,
     input: &[f32],
     halves: &Halves,
+    other: Option<&mut dyn Tap>,
 ) -> Result<(Vec<f32>, Vec<f32>)> {
     let (mut middle, mut output) = (Vec::new(), Vec::new());
     // What enters a block without attention is its middle.
@@ -73,12 +90,13 @@ pub(crate) fn evaluate_halves(
         }
         Ok(())
     };
-    let mut tap = tap_of_block(graph, input, &mut state, &mut visit);
-    tap.halves = Some(halves);
+    let mut stream = tap_of_block(graph, input, &mut state, &mut visit);
+    stream.halves = Some(halves);
     // It is given, and may show nowhere before the middle.
-    tap.seen.input = true;
+    stream.seen.input = true;
+    let mut tap = BothTaps { stream, other };
     let result = context.evaluate(WindowInput::HiddenStates(input), &mut tap);
-    if let Some(error) = tap.error.take() {
+    if let Some(error) = tap.stream.error.take() {
         return Err(error);
     }
     result?;
@@ -129,8 +147,17 @@ impl ReaderTap<'_> {
             && node.ne() == [n_out, self.n_tokens, 1, 1])
         .then_some(operand)
     }
+}
 
-    fn read(&mut self, operand: Node<'_>) -> Flow {
+impl Tap for ReaderTap<'_> {
+    fn wants(&mut self, node: Node<'_>) -> bool {
+        self.operand(node).is_some()
+    }
+
+    fn read(&mut self, node: Node<'_>) -> Flow {
+        let Some(operand) = self.operand(node) else {
+            return Flow::Continue;
+        };
         self.n_found += 1;
         match operand.read(self.read) {
             Ok(()) => Flow::Continue,
@@ -140,51 +167,4 @@ impl ReaderTap<'_> {
             }
         }
     }
-}
-
-/// The tap of a stream, and one of a matrix's operand.
-struct BothTaps<'t, 's, 'v, 'r> {
-    stream: StreamTap<'s, 'v>,
-    reader: Option<&'t mut ReaderTap<'r>>,
-}
-
-impl Tap for BothTaps<'_, '_, '_, '_> {
-    fn wants(&mut self, node: Node<'_>) -> bool {
-        let reader = self.reader.as_ref();
-        self.stream.wants(node) || reader.is_some_and(|reader| reader.operand(node).is_some())
-    }
-
-    fn read(&mut self, node: Node<'_>) -> Flow {
-        if let Some(reader) = &mut self.reader
-            && let Some(operand) = reader.operand(node)
-            && reader.read(operand) == Flow::Stop
-        {
-            return Flow::Stop;
-        }
-        self.stream.read(node)
-    }
-}
-
-fn evaluate_tapped(
-    context: &mut Context<'_>,
-    graph: StreamGraph,
-    input: &[f32],
-    reader: Option<&mut ReaderTap<'_>>,
-) -> Result<Vec<f32>> {
-    let mut output = Vec::new();
-    let mut state = Vec::new();
-    let mut visit = |position, state: &[f32]| {
-        if let Position::Output(_) = position {
-            state.clone_into(&mut output);
-        }
-        Ok(())
-    };
-    let mut tap = BothTaps { stream: tap_of_block(graph, input, &mut state, &mut visit), reader };
-    let result = context.evaluate(WindowInput::HiddenStates(input), &mut tap);
-    if let Some(error) = tap.stream.error.take() {
-        return Err(error);
-    }
-    result?;
-    ensure!(tap.stream.seen.n_outputs > 0, "llama.cpp's graph shows the hidden state after 0 of 1 blocks");
-    Ok(output)
 }

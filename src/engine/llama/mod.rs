@@ -5,15 +5,16 @@ mod block;
 mod stream_tap;
 
 use crate::engine::hidden_state::{HiddenStates, Token, Visitor};
+use crate::engine::imatrix::Collector;
 use crate::gguf::{Quoted, ValueType};
 use crate::model::arch::{Architecture, Middle, Stream};
 use crate::model::{BlockId, Model};
 use crate::plan::kinds::Kinds;
 use anyhow::{Error, Result, bail, ensure};
 pub(crate) use block::{evaluate_block, evaluate_halves, evaluate_reading};
-use ggml::{BlockCounts, Context, ContextOptions, ThreadPool, WindowInput};
+use ggml::{BlockCounts, Context, ContextOptions, Tap, ThreadPool, WindowInput};
 use std::rc::Rc;
-use stream_tap::{Seen, StreamTap};
+use stream_tap::{BothTaps, Seen, StreamTap};
 
 /// The counts of blocks to load `model` with, in place of the file's.
 ///
@@ -208,6 +209,7 @@ pub struct LlamaHiddenStates<'model> {
     /// Runs of a block after which an evaluation stops.
     n_wanted: usize,
     state: Vec<f32>,
+    collector: Option<Collector>,
 }
 
 impl<'model> LlamaHiddenStates<'model> {
@@ -234,7 +236,7 @@ impl<'model> LlamaHiddenStates<'model> {
 
     /// In a context that was made before.
     pub(crate) fn of(context: Context<'model>, graph: StreamGraph) -> Self {
-        Self { context, graph, halves: None, n_wanted: graph.n_runs(), state: Vec::new() }
+        Self { context, graph, halves: None, n_wanted: graph.n_runs(), state: Vec::new(), collector: None }
     }
 
     /// Stops after the first `n_blocks` blocks, one at least.
@@ -249,6 +251,18 @@ impl<'model> LlamaHiddenStates<'model> {
     pub fn with_halves(self, halves: Option<Halves>) -> Self {
         Self { halves, ..self }
     }
+
+    /// Hands every evaluation to `collector`, too.
+    #[must_use]
+    pub fn with_collector(self, collector: Option<Collector>) -> Self {
+        Self { collector, ..self }
+    }
+
+    /// Gives that collector back.
+    #[must_use]
+    pub fn into_collector(self) -> Option<Collector> {
+        self.collector
+    }
 }
 
 impl HiddenStates for LlamaHiddenStates<'_> {
@@ -261,7 +275,7 @@ impl HiddenStates for LlamaHiddenStates<'_> {
     }
 
     fn visit(&mut self, window: &[Token], visit: &mut Visitor<'_>) -> Result<()> {
-        let mut tap = StreamTap {
+        let stream = StreamTap {
             graph: self.graph,
             n_tokens: window.len(),
             n_wanted: self.n_wanted,
@@ -271,12 +285,16 @@ impl HiddenStates for LlamaHiddenStates<'_> {
             seen: Seen::default(),
             error: None,
         };
+        let other = self.collector.as_mut().map(|collector| collector as &mut dyn Tap);
+        let mut tap = BothTaps { stream, other };
         let result = self.context.evaluate(WindowInput::Tokens(window), &mut tap);
-        if let Some(error) = tap.error {
+        let StreamTap { error, seen, .. } = tap.stream;
+        if let Some(error) = error {
             return Err(error);
         }
+        self.collector.as_mut().map_or(Ok(()), Collector::check)?;
         result?;
-        let n_seen = tap.seen.n_outputs;
+        let n_seen = seen.n_outputs;
         if n_seen < self.n_wanted {
             bail!(
                 "llama.cpp's graph shows the hidden state after {n_seen} of {} blocks; the names in this build are not those \

@@ -191,6 +191,29 @@ impl Tap for StreamTap<'_, '_> {
     }
 }
 
+/// The tap of a stream, and another one beside it.
+pub(super) struct BothTaps<'t, 's, 'v> {
+    pub(super) stream: StreamTap<'s, 'v>,
+    pub(super) other: Option<&'t mut dyn Tap>,
+}
+
+impl Tap for BothTaps<'_, '_, '_> {
+    fn wants(&mut self, node: Node<'_>) -> bool {
+        let by_other = self.other.as_mut().is_some_and(|other| other.wants(node));
+        self.stream.wants(node) || by_other
+    }
+
+    fn read(&mut self, node: Node<'_>) -> Flow {
+        if let Some(other) = &mut self.other
+            && other.wants(node)
+            && other.read(node) == Flow::Stop
+        {
+            return Flow::Stop;
+        }
+        self.stream.read(node)
+    }
+}
+
 /// The number in `<prefix>-<number>`.
 fn numbered(name: &str, prefix: &str) -> Option<usize> {
     name.strip_prefix(prefix)?.strip_prefix('-')?.parse().ok()

@@ -1,9 +1,10 @@
 //! One block of a model, evaluated from a hidden state to the next.
 
 use anyhow::{Context as _, Result};
-use ggml::Context;
+use ggml::{Context, Tap};
 
 use super::input_scale::InputScale;
+use crate::engine::imatrix::Collector;
 use crate::engine::llama::{Halves, StreamGraph, evaluate_block, evaluate_halves, evaluate_reading};
 use crate::model::BlockId;
 
@@ -32,7 +33,7 @@ impl BlockSegment {
     /// llama.cpp's.
     pub fn run(&mut self, state: &[f32]) -> Result<Vec<f32>> {
         let state = &self.input_scale.divide(state);
-        evaluate_block(&mut self.context, self.graph, state).with_context(|| name(self.block))
+        evaluate_block(&mut self.context, self.graph, state, None).with_context(|| name(self.block))
     }
 
     /// The hidden states between the block's halves and after it.
@@ -41,7 +42,29 @@ impl BlockSegment {
     /// llama.cpp's; a block without halves.
     pub fn run_halves(&mut self, state: &[f32], halves: &Halves) -> Result<(Vec<f32>, Vec<f32>)> {
         let state = &self.input_scale.divide(state);
-        evaluate_halves(&mut self.context, self.graph, state, halves).with_context(|| name(self.block))
+        evaluate_halves(&mut self.context, self.graph, state, halves, None).with_context(|| name(self.block))
+    }
+
+    /// As [`BlockSegment::run`], or with `halves` as [`BlockSegment::run_halves`]; what the block's weights multiply goes to
+    /// `collector`.
+    ///
+    /// # Errors
+    /// As those; the collector's.
+    pub fn run_collecting(
+        &mut self,
+        state: &[f32],
+        halves: Option<&Halves>,
+        mut collector: Option<&mut Collector>,
+    ) -> Result<(Option<Vec<f32>>, Vec<f32>)> {
+        let state = &self.input_scale.divide(state);
+        let tap = collector.as_deref_mut().map(|collector| collector as &mut dyn Tap);
+        let states = match halves {
+            Some(halves) => evaluate_halves(&mut self.context, self.graph, state, halves, tap)
+                .map(|(middle, after)| (Some(middle), after)),
+            None => evaluate_block(&mut self.context, self.graph, state, tap).map(|after| (None, after)),
+        };
+        // Its error comes first: it stopped the evaluation.
+        collector.map_or(Ok(()), Collector::check).and(states).with_context(|| name(self.block))
     }
 
     /// As [`BlockSegment::run`]; `read` becomes what the block's matrix `rest` multiplies, `[n_tokens, n_in]`.

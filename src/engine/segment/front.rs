@@ -9,6 +9,7 @@ use super::block::name;
 use super::plan::Vocabulary;
 use super::segments::Segments;
 use crate::engine::hidden_state::{HiddenStates, Token, Visitor};
+use crate::engine::imatrix::Collector;
 use crate::engine::llama::{Halves, LlamaHiddenStates};
 use crate::model::BlockId;
 use crate::plan::ChangedTensors;
@@ -71,6 +72,18 @@ impl<'t> FrontSegment<'t> {
                 .with_halves(halves.map(|halves| halves.of_block(first))))
         };
         Ok(Self { states: load().with_context(|| name(first))?, tokens })
+    }
+
+    /// Hands every evaluation to `collector`, too.
+    #[must_use]
+    pub fn with_collector(self, collector: Option<Collector>) -> Self {
+        Self { states: self.states.with_collector(collector), ..self }
+    }
+
+    /// Gives that collector back.
+    #[must_use]
+    pub fn into_collector(self) -> Option<Collector> {
+        self.states.into_collector()
     }
 
     /// Shows the stream before and after the block to `visit`.

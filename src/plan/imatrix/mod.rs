@@ -4,9 +4,12 @@
 //! `general.type` `imatrix`; the weight `W` has the tensors `W.in_sum2`, `W.counts` and perhaps others such as `W.in_sum`.
 //! The older one (`.dat`) is in `legacy`.
 //!
-//! Entries of removed blocks go, those of others get their new numbers, and everything else stays byte for byte.
+//! Entries of removed blocks go, those of others get their new numbers, and everything else stays byte for byte. One that is
+//! measured here is in [`measured`].
 
 mod legacy;
+
+pub mod measured;
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
@@ -21,9 +24,13 @@ use crate::model::names::Names;
 use crate::model::renumbering::Renumbering;
 use crate::model::{BlockId, Model, block_of};
 use legacy::Legacy;
+use measured::WeightSums;
 
 /// How the name of the tensor ends that every weight has one of.
 const SUMS: &str = ".in_sum2";
+
+/// How the name of the one with the numbers of rows ends.
+const COUNTS: &str = ".counts";
 
 /// How many of the last blocks are prediction blocks.
 const N_PREDICTION_BLOCKS: &str = "imatrix.n_layer_nextn";
@@ -145,7 +152,7 @@ impl<'a> Imatrix<'a> {
     }
 }
 
-/// A renumbered importance matrix, ready to be written.
+/// An importance matrix, ready to be written.
 #[derive(Debug)]
 pub struct Planned<'a> {
     /// Entries that are kept.
@@ -163,6 +170,11 @@ enum Content<'a> {
         data: Vec<&'a [u8]>,
     },
     Legacy(Vec<Cow<'a, [u8]>>),
+    Measured {
+        layout: Box<Layout<'a>>,
+        /// Of each two tensors of the layout the sums.
+        weights: Vec<&'a WeightSums>,
+    },
 }
 
 impl Planned<'_> {
@@ -170,7 +182,7 @@ impl Planned<'_> {
     #[must_use]
     pub fn n_bytes(&self) -> u64 {
         match &self.content {
-            Content::Gguf { layout, .. } => layout.file_len(),
+            Content::Gguf { layout, .. } | Content::Measured { layout, .. } => layout.file_len(),
             Content::Legacy(pieces) => pieces.iter().map(|piece| piece.len() as u64).sum(),
         }
     }
@@ -185,6 +197,9 @@ impl Planned<'_> {
                 gguf::write(layout, writer, |index, out| {
                     out.write_all(data.get(index).copied().unwrap_or_default())
                 })?;
+            }
+            Content::Measured { layout, weights } => {
+                gguf::write(layout, writer, |index, out| weights[index / 2].write(index % 2 == 1, out))?;
             }
             Content::Legacy(pieces) => {
                 for piece in pieces {
