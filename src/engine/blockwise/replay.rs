@@ -24,7 +24,8 @@ pub struct Replay {
 }
 
 enum Store {
-    Memory(Vec<Vec<f32>>),
+    /// In one piece, which the system has back at once when it goes; empty before the first state.
+    Memory(Vec<f32>),
     /// Without a name, so that it goes with the process.
     File(File),
 }
@@ -40,7 +41,7 @@ impl Replay {
                 let file = tempfile::tempfile_in(folder);
                 Store::File(file.with_context(|| format!("a file in '{}'", folder.display()))?)
             }
-            None => Store::Memory(vec![Vec::new(); (n_blocks + 1) * n_windows]),
+            None => Store::Memory(Vec::new()),
         };
         Ok(Self { store, n_blocks, n_windows, n_floats: 0, n_embd, next: 0 })
     }
@@ -61,7 +62,12 @@ impl Replay {
         ensure!(state.len() == self.n_floats, "bug: windows of different lengths");
         let at = position * self.n_windows + window;
         match &mut self.store {
-            Store::Memory(states) => states[at] = state.to_vec(),
+            Store::Memory(states) => {
+                if states.is_empty() {
+                    *states = vec![0.0; (self.n_blocks + 1) * self.n_windows * self.n_floats];
+                }
+                states[at * self.n_floats..][..self.n_floats].copy_from_slice(state);
+            }
             Store::File(file) => {
                 let bytes: Vec<u8> = state.iter().flat_map(|x| x.to_le_bytes()).collect();
                 file.seek(SeekFrom::Start(at as u64 * bytes.len() as u64))?;
@@ -79,7 +85,7 @@ impl Replay {
     ) -> Result<()> {
         let at = position * self.n_windows + window;
         match &mut self.store {
-            Store::Memory(states) => show(&states[at]),
+            Store::Memory(states) => show(&states[at * self.n_floats..][..self.n_floats]),
             Store::File(file) => {
                 let mut bytes = vec![0; self.n_floats * size_of::<f32>()];
                 file.seek(SeekFrom::Start(at as u64 * bytes.len() as u64))?;
