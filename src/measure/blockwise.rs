@@ -96,10 +96,11 @@ pub(crate) fn way_of_scores(parent: Parent<'_>, options: &Calibration, kept: Kep
         let why = why.context("weights are not converted, since the model does not go block by block");
         return if asked { Err(why).with_context(|| parent.name()) } else { Ok(found) };
     }
-    let fits = Need::of(parent.model, parent.constraints, size(parent, options, kept))?
-        .spare(options.memory, Way::Blocks)
-        .is_some();
-    Ok(if fits && (asked || n_operations(parent, options) >= WORTH) { Way::Blocks } else { found })
+    let need = Need::of(parent.model, parent.constraints, size(parent, options, kept))?;
+    let spare = need.spare(options.memory, Way::Blocks);
+    // Speed is worth a quarter of the memory.
+    let pays = spare.is_some_and(|spare| need.states <= spare / 3) && n_operations(parent, options) >= WORTH;
+    Ok(if pays || asked && spare.is_some() { Way::Blocks } else { found })
 }
 
 /// Multiplications and additions of the text with weights that may be converted.
