@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         say(&format!("{line}gguf-shorten: interrupted; {output}"));
         std::process::exit(130);
     });
+    ggml::fault::install_interrupts();
     batch::child::watch_parent();
     match handler.map_err(Into::into).and_then(|()| run(&cli)) {
         Ok(()) => ExitCode::SUCCESS,
