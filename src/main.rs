@@ -1,13 +1,14 @@
 //! Parses arguments, runs one command, prints one error, chooses the exit status.
 
+use std::ffi::OsStr;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use gguf_shorten::cli::args::words::of_arguments;
 use gguf_shorten::cli::args::{Cli, Command};
 use gguf_shorten::cli::options::{Compare, Eval, Score, Shorten, Verify};
+use gguf_shorten::cli::usage::Fault;
 use gguf_shorten::cli::{batch, commands};
 use gguf_shorten::error;
 use gguf_shorten::files::staged as commit;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         say(&format!("{line}gguf-shorten: interrupted; {output}"));
         std::process::exit(130);
     });
+    ggml::fault::install_interrupts();
     batch::child::watch_parent();
     match handler.map_err(Into::into).and_then(|()| run(&cli)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -81,8 +83,10 @@ fn usage(error: &clap::Error) -> ExitCode {
         let _ = error.print();
         return ExitCode::from(2);
     }
-    say(&format!("gguf-shorten: {}", of_arguments(error)));
-    say("hint: gguf-shorten --help lists the arguments");
+    let first = std::env::args_os().nth(1);
+    let fault = Fault::new(error, first.as_deref().and_then(OsStr::to_str));
+    say(&format!("gguf-shorten: {}", fault.message));
+    say(&format!("hint: {}", fault.hint));
     ExitCode::from(2)
 }
 

@@ -211,6 +211,13 @@ pub fn install(prefix: &str) {
     signals::install();
 }
 
+/// From now on every signal that asks the process to end, such as SIGTERM, SIGQUIT or SIGUSR1, is an interrupt (SIGINT), which
+/// the caller handles. Those that the process ignores, as under `nohup`, stay so.
+pub fn install_interrupts() {
+    #[cfg(unix)]
+    signals::install_interrupts();
+}
+
 /// Removes what is left, says one line, to which `tell` appends after its beginning, and ends the process with status 1.
 /// Of several threads the first does, and the others wait for the end.
 fn end(tell: &dyn Fn(), hint: Option<&str>) -> ! {

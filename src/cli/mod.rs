@@ -14,3 +14,5 @@ pub mod help;
 pub mod options;
 
 pub mod progress;
+
+pub mod usage;

@@ -49,6 +49,11 @@ impl Renumbering {
     pub fn number(&self, block: BlockId) -> Option<usize> {
         self.new_number.get(block.index()).copied().flatten()
     }
+
+    /// Whether block `number` is removed, or gets another number.
+    pub(crate) fn moves(&self, number: usize) -> bool {
+        number < self.n_blocks() && self.new_number[number] != Some(number)
+    }
 }
 
 #[cfg(test)]

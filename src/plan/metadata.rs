@@ -15,11 +15,14 @@ use anyhow::{Context, Result, anyhow, ensure};
 /// Checks that what to do with every entry is known, whatever is removed.
 pub(super) fn check(model: &Model<'_>, rules: &Architecture, trusted: bool) -> Result<()> {
     let keys = Keys::new(model, rules, trusted);
+    let mut entries = Vec::new();
     for entry in model.metadata().iter() {
-        keys.role(entry)?;
+        // The others are not the input's any more.
+        if let Role::Keep = keys.role(entry)? {
+            entries.push(EntryOut::keep(entry));
+        }
     }
     let nothing = Renumbering::in_order(model.n_blocks(), Vec::new());
-    let entries = model.metadata().iter().map(EntryOut::keep).collect();
     names::of_blocks(model, &nothing).apply(entries, trusted)?;
     Ok(())
 }

@@ -6,6 +6,7 @@ use clap::{Arg, CommandFactory};
 use gguf_shorten::cli::args::Cli;
 use gguf_shorten::cli::help::{PAGES, Page};
 
+use crate::make::Make;
 use crate::util::Dir;
 
 const README: &str = include_str!("../../README.md");
@@ -158,4 +159,28 @@ fn help_lists_every_command_and_every_topic() {
     for command in Cli::command().get_subcommands() {
         output.check(is_listed(command.get_name(), ""), command.get_name());
     }
+}
+
+#[test]
+fn what_was_probably_meant_is_said() {
+    let dir = Make::new("llama", 3).dir();
+    for (arguments, message, hint) in [
+        ("scroe m.gguf", "'scroe' is neither a command nor a file", "did you mean 'gguf-shorten score'?"),
+        (
+            "verfy m.gguf --parent m.gguf",
+            "'verfy' is neither a command nor a file",
+            "did you mean 'gguf-shorten verify'?",
+        ),
+        ("score m.gguf --tokns 3", "unexpected argument '--tokns' found", "did you mean '--tokens'?"),
+        ("m.gguf --dropp 1 -o out", "unexpected argument '--dropp' found", "did you mean '--drop'?"),
+        ("m.gguf --zzz", "unexpected argument '--zzz' found", "gguf-shorten --help lists the arguments"),
+    ] {
+        let output = dir.run(arguments).fails(2, message);
+        assert_eq!(output.hint(), Some(hint), "{arguments}");
+    }
+    // A file may have any name.
+    std::fs::copy(dir.path("m.gguf"), dir.path("scroe")).unwrap();
+    let output = dir.run("scroe").refused();
+    assert!(output.error().contains("--drop"), "{}", output.stderr);
+    dir.run("scroe --blocks 1 --dry-run").succeeds();
 }

@@ -166,9 +166,9 @@ fn what_is_not_known_to_be_right_is_refused_before_anything_is_measured() {
     };
     for (key, entry, message) in [
         (
-            "general.tensor_extra.block",
+            "general.tensor_extra.bits",
             integers(&[0, 4]),
-            "metadata 'general.tensor_extra.block' runs beside 'general.tensor_extra.name', which names tensors, and \
+            "metadata 'general.tensor_extra.bits' runs beside 'general.tensor_extra.name', which names tensors, and \
              whether its elements are of tensors is not known",
         ),
         ("a.nested", nested, "metadata 'a.nested' is an array of arrays with names of tensors or blocks"),
@@ -217,6 +217,122 @@ fn lists_of_names_lose_their_own_elements_alone() {
         let output = dir.run("m.gguf --blocks 2 -o out.gguf").output();
         output.check(output.status.code() == Some(1) && output.stderr.contains(why), why);
     }
+}
+
+#[test]
+fn names_behind_that_of_the_language_model_follow_and_those_of_towers_stay() {
+    let list = |names: &[&str]| ValueOut::strings(names);
+    let make = Make::new("llama", 6)
+        .set(
+            "q.name",
+            list(&[
+                "language_model.blk.2.attn_q.weight",
+                "v.blk.3.attn_q.weight",
+                "language_model.blk.4.x",
+                "lm_head",
+            ]),
+        )
+        .set("q.flag", ValueOut::bools(&[true, false, true, false]))
+        .set("q.tied", ValueOut::string("text_model.blk.5.attn_q.weight"))
+        .set("q.gone", ValueOut::string("model.language_model.blk.2"))
+        .set("q.vision", ValueOut::string("vision_tower.encoder.layers.3.mlp"))
+        .set("q.language_model.blk.4.bits", ValueOut::u32(4))
+        .set("q.a.blk.4.bits", ValueOut::u32(4))
+        .set("q.visual.blocks.4.bits", ValueOut::u32(4));
+    let dir = make.dir();
+    dir.run("m.gguf --blocks 2 -o out.gguf").succeeds();
+    let out = dir.read("out.gguf");
+    assert_eq!(value(&out, "q.name"), "str[] v.blk.3.attn_q.weight language_model.blk.3.x lm_head");
+    assert_eq!(value(&out, "q.flag"), "bool[] false true false");
+    assert_eq!(value(&out, "q.tied"), "str text_model.blk.4.attn_q.weight");
+    assert_eq!(value(&out, "q.gone"), "none");
+    assert_eq!(value(&out, "q.language_model.blk.3.bits"), "u32 4");
+    for key in ["q.vision", "q.a.blk.4.bits", "q.visual.blocks.4.bits"] {
+        assert_eq!(value(&out, key), value(&dir.read("m.gguf"), key));
+    }
+    dir.run("verify out.gguf --parent m.gguf").succeeds();
+}
+
+#[test]
+fn blocks_in_the_words_of_other_formats_and_by_number_are_refused() {
+    let list = |names: &[&str]| ValueOut::strings(names);
+    let six = ["full", "sliding", "full", "sliding", "full", "sliding"];
+    for (key, entry, message) in [
+        ("q.tied", ValueOut::string("model.layers.4.mlp"), "has a value that may be that of a block"),
+        ("q.tied", ValueOut::string("other.blk.4.x"), "has a value that may be that of a block"),
+        ("q.h", ValueOut::string("transformer.h.3"), "has a value that may be that of a block"),
+        (
+            "q.skip",
+            list(&["lm_head", "model.layers.4.mlp"]),
+            "has an element, 'model.layers.4.mlp', that may be that of a block",
+        ),
+        ("q.model.layers.4.bits", ValueOut::u32(4), "has a name in its key that may be that of a block"),
+        ("q.skip_layers", integers(&[0, 4]), "may be of blocks by their numbers"),
+        ("llama.skip_layers", ValueOut::i32s(&[-1, 4]), "may be of blocks by their numbers"),
+        ("q.layer_types", list(&six), "may be of blocks by their numbers"),
+        ("q.block.scale", ValueOut::f32s(&[0.5; 6]), "may be of blocks by their numbers"),
+    ] {
+        let dir = Make::new("llama", 6).set(key, entry).dir();
+        let output =
+            dir.run("m.gguf --drop 1 -o out.gguf").fails(1, &format!("m.gguf: metadata '{key}' {message}"));
+        assert_eq!(output.hint(), Some("--trust-any-cut keeps it as it is, on your word"));
+        dir.run("m.gguf --blocks 2 --trust-any-cut -o out.gguf").succeeds();
+        assert_eq!(value(&dir.read("out.gguf"), key), value(&dir.read("m.gguf"), key));
+    }
+    // Of no block of this model, or no number of one.
+    let make = Make::new("llama", 6)
+        .set("q.far", ValueOut::string("model.layers.6.mlp"))
+        .set("q.version", ValueOut::string("h.3"))
+        .set("q.text", ValueOut::string("see model.layers.4.mlp"))
+        .set("q.layers.6.bits", ValueOut::u32(4))
+        .set("q.block_size", integers(&[2, 2]))
+        .set("q.blk.0.attn_q.shape_in_layers", integers(&[2, 3]))
+        .set("q.layer_ids", integers(&[6, 99]))
+        .set("q.ids", integers(&[0, 4]))
+        .set("clip.vision.feature_layer", integers(&[2, 3]))
+        .set("general.tags", list(&six));
+    removes(&make, &[2], &[]);
+}
+
+#[test]
+fn the_count_of_names_follows_and_several_values_for_each_are_refused() {
+    let names = ["blk.2.attn_q.weight", "blk.3.attn_q.weight", "blk.4.attn_q.weight"];
+    let make = Make::new("llama", 6)
+        .set("q.name", ValueOut::strings(&names))
+        .set("q.count", ValueOut::u64(3))
+        .set("q.n", ValueOut::u32(4))
+        .set("q.bits", ValueOut::u32(3))
+        .set("count", ValueOut::u32(3))
+        .set("q.other", integers(&[1, 2, 3, 4]));
+    let out = removes(&make, &[2, 3], &["q.name", "q.count"]);
+    assert_eq!(
+        (value(&out, "q.name"), value(&out, "q.count")),
+        ("str[] blk.2.attn_q.weight".into(), "u64 1".into())
+    );
+    // Where no name goes, neither does the count change.
+    removes(&make, &[5], &[]);
+    let out = removes(&make, &[2, 3, 4], &["q.name", "q.count"]);
+    assert_eq!(value(&out, "q.count"), "none");
+    for shapes in [integers(&[1, 2, 3, 4, 5, 6]), ValueOut::f32s(&[0.5; 9])] {
+        let dir = make.clone().set("q.shape", shapes).dir();
+        let output = dir.run("m.gguf --drop 1 -o out.gguf").fails(
+            1,
+            "m.gguf: metadata 'q.shape' runs beside 'q.name', which names tensors, with several elements for each, and \
+             whether they are of tensors is not known",
+        );
+        assert_eq!(output.hint(), Some("--trust-any-cut keeps it as it is, on your word"));
+        dir.run("m.gguf --blocks 2 --trust-any-cut -o out.gguf").succeeds();
+    }
+}
+
+#[test]
+fn a_list_of_names_that_all_stay_is_still_one_of_names() {
+    let make = Make::new("llama", 6)
+        .set("q.f16", ValueOut::strings(&["blk.2.attn_q.weight", "blk.3.attn_q.weight"]))
+        .set("q.f32", ValueOut::strings(&["blk.0.attn_q.weight", "blk.1.attn_q.weight"]));
+    let out = removes(&make, &[2], &["q.f16"]);
+    assert_eq!(value(&out, "q.f16"), "str[] blk.2.attn_q.weight");
+    removes(&make, &[5], &[]);
 }
 
 #[test]

@@ -217,7 +217,7 @@ fn help_version_completions_and_manual_go_to_stdout() {
         ("completions bash", "complete -F _gguf"),
         ("completions zsh", "#compdef gguf-shorten"),
         ("completions fish", "complete -c gguf-shorten"),
-        ("man", ".TH gguf-shorten"),
+        ("man", concat!(".TH gguf-shorten 1  \"gguf-shorten ", env!("CARGO_PKG_VERSION"))),
     ] {
         let output = dir.run(arguments).succeeds();
         output.check(output.stdout.contains(text), text);

@@ -203,9 +203,14 @@ fn an_interrupt_while_writing_leaves_nothing_and_says_so() {
     // Half a gigabyte, of which nothing is on disk, takes long to write.
     large(1 << 26).write_sparse(&dir, "m.gguf");
     dir.write("old.gguf", b"precious");
-    for (name, out) in
-        [("INT", "out.gguf"), ("TERM", "out.gguf"), ("HUP", "out.gguf"), ("INT", "--force old.gguf")]
-    {
+    for (name, out) in [
+        ("INT", "out.gguf"),
+        ("TERM", "out.gguf"),
+        ("HUP", "out.gguf"),
+        ("QUIT", "out.gguf"),
+        ("USR1", "out.gguf"),
+        ("INT", "--force old.gguf"),
+    ] {
         // Quiet: of a model of zeros there is a warning.
         let arguments = format!("m.gguf -q --blocks 1 -o {out}").replace("-o --force", "--force -o");
         let before = dir.names();
@@ -232,6 +237,18 @@ fn an_interrupt_while_writing_leaves_nothing_and_says_so() {
         assert!(interrupted, "twenty runs ended before the signal {name}");
         assert_eq!(dir.read("old.gguf"), b"precious");
     }
+}
+
+#[test]
+fn a_signal_that_is_ignored_ends_nothing() {
+    let dir = Dir::new();
+    large(1 << 26).write_sparse(&dir, "m.gguf");
+    let mut child = dir.sh("trap '' HUP; exec $PROGRAM m.gguf -q --blocks 1 -o out.gguf").spawn();
+    if wait_until_it_writes(&dir, &mut child) {
+        signal(child.id(), "HUP");
+    }
+    let output = finish(&dir, Default::default(), "m.gguf".to_owned(), child);
+    output.check(output.status.success() && dir.exists("out.gguf"), "an output");
 }
 
 #[test]

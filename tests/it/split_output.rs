@@ -1,6 +1,8 @@
 //! Outputs in parts: where they are cut, what each part says, and that all parts appear or none.
 
 use std::fs;
+use std::io::Write;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use gguf_shorten::gguf::{File, ValueOut, ValueType};
@@ -436,5 +438,49 @@ fn a_signal_at_any_moment_leaves_all_parts_or_none() {
             output.check(!output.status.success(), "no success without an output");
             output.check(dir.names() == before, "nothing left");
         }
+    }
+}
+
+/// Whether an old part stands beside its place, as only while others are renamed.
+fn is_renaming(dir: &Dir) -> bool {
+    let mut names = fs::read_dir(dir.root()).unwrap().map(|entry| entry.unwrap().file_name());
+    names.any(|name| name.as_encoded_bytes().ends_with(b".old"))
+}
+
+#[test]
+fn a_signal_while_parts_are_renamed_leaves_the_old_or_the_new() {
+    let dir = Make::new("llama", 160).dir();
+    let line = |block: usize| format!("m.gguf --blocks {block} -o out --split-max-size 300 --force -q");
+    let models = [0, 159].map(|block| {
+        dir.run(&line(block)).succeeds();
+        out_parts(&dir)
+    });
+    assert!(models[0].len() > 100 && models[0].len() == models[1].len());
+    let before = dir.names();
+    for name in ["TERM", "HUP", "QUIT", "USR1", "ALRM", "XCPU"] {
+        // Now and then all is renamed before this looks.
+        let is_caught = (0..20).any(|i| {
+            let block = 159 * (i % 2);
+            let mut child = dir.run(&line(block)).spawn();
+            // Faster than a program that begins only then.
+            let kill = format!("read _ && kill -{name} {}", child.id());
+            let mut killer = Command::new("sh").args(["-c", &kill]).stdin(Stdio::piped()).spawn().unwrap();
+            while child.try_wait().unwrap().is_none() && !is_renaming(&dir) {}
+            let _ = killer.stdin.take().unwrap().write_all(b"\n");
+            let output = finish(&dir, Default::default(), line(block), child);
+            killer.wait().unwrap();
+            output.check(dir.names() == before, "the parts, and nothing else");
+            output.check(models.contains(&out_parts(&dir)), "all parts of one model");
+            if output.status.success() {
+                return false;
+            }
+            output.check(output.status.code() == Some(130), "status 130");
+            output.check(
+                output.stderr == "gguf-shorten: interrupted; the output is complete\n",
+                "one line that says so",
+            );
+            true
+        });
+        assert!(is_caught, "twenty runs ended before the signal {name}");
     }
 }

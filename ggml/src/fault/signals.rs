@@ -1,5 +1,5 @@
-//! Signals by which a process dies, handled. The handler calls only what POSIX calls async-signal-safe: `write`, `unlink`,
-//! `rmdir`, `pause`, `pthread_self` and `_exit`; it takes no lock and no memory.
+//! Signals by which a process dies, handled. The handlers call only what POSIX calls async-signal-safe: `write`, `unlink`,
+//! `rmdir`, `pause`, `pthread_self`, `getpid`, `kill` and `_exit`; they take no lock and no memory.
 
 use std::ffi::{c_int, c_void};
 
@@ -12,6 +12,19 @@ const DEADLY: [(c_int, &str, &str); 5] = [
     (libc::SIGBUS, "SIGBUS", "memory that cannot be read"),
     (libc::SIGILL, "SIGILL", "illegal instruction"),
     (libc::SIGABRT, "SIGABRT", "abort"),
+];
+
+/// Signals that ask a process to end: by a user, a terminal, a queue of jobs, a limit of time.
+const ENDING: [c_int; 9] = [
+    libc::SIGTERM,
+    libc::SIGHUP,
+    libc::SIGQUIT,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGALRM,
+    libc::SIGVTALRM,
+    libc::SIGPROF,
+    libc::SIGXCPU,
 ];
 
 /// Bytes of the main thread's stack for handlers. Other threads have that of Rust's own handler, which this one takes the
@@ -39,6 +52,32 @@ pub(super) fn install() {
         // SAFETY: the action is whole, and its handler has the signature that SA_SIGINFO asks for.
         unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
     }
+}
+
+/// Makes an interrupt of each signal that asks the process to end, but of those that it was started to ignore, as by
+/// `nohup`.
+pub(super) fn install_interrupts() {
+    // SAFETY: all zeros are an action: the default one, without flags.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    let handler: extern "C" fn(c_int) = interrupt;
+    action.sa_sigaction = handler as *const () as usize;
+    action.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
+    for signal in ENDING {
+        let mut old = action;
+        // SAFETY: no new action is set, and the place for the old one is valid.
+        unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut old) };
+        if old.sa_sigaction == libc::SIG_DFL {
+            // SAFETY: the action is whole, and its handler takes a number alone, as without SA_SIGINFO.
+            unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
+        }
+    }
+}
+
+extern "C" fn interrupt(_: c_int) {
+    // SAFETY: it has no conditions.
+    let process = unsafe { libc::getpid() };
+    // SAFETY: any number may be passed; to the own process it cannot fail.
+    unsafe { libc::kill(process, libc::SIGINT) };
 }
 
 extern "C" fn on_signal(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {

@@ -27,6 +27,9 @@ const MAX_RESULT: u64 = 256 << 20;
 /// How long children have to stop before they are killed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long they have at a second interrupt: no renaming of finished files takes as long.
+const LITTLE_PATIENCE: Duration = Duration::from_secs(1);
+
 /// In a child: stops it when its parent is gone, or closes the pipe to it.
 pub fn watch_parent() {
     if !is_child() {
@@ -67,9 +70,12 @@ pub fn is_stopping() -> bool {
     children().stopping
 }
 
-/// On an interrupt: has all children of a batch stop, and no new one begin; those that take too long, or all at the second
-/// interrupt, are killed. `false` if there is no batch.
+/// On an interrupt: has all children of a batch stop, and no new one begin; those that take too long, or at the second
+/// interrupt no longer than a moment, are killed. `false` if there is no batch.
 pub fn stop_all() -> bool {
+    if is_stopping() {
+        std::thread::sleep(LITTLE_PATIENCE);
+    }
     let mut children = children();
     if !children.is_batch {
         return false;

@@ -27,7 +27,7 @@ pub fn completions(shell: clap_complete::Shell) -> Result<()> {
 /// Those of stdout.
 pub fn man() -> Result<()> {
     let mut page = Vec::new();
-    clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+    clap_mangen::Man::new(Cli::command().version(env!("GGUF_SHORTEN_VERSION"))).render(&mut page)?;
     to_stdout(&String::from_utf8(page)?)
 }
 

@@ -10,28 +10,28 @@
 //! ```
 //!
 //! A name follows its tensor: it gets the new number, or goes, with what is said of it. Text in which a name is only one word
-//! of several stays as it is, of which a note tells. A vocabulary's tokens are never names.
+//! of several stays as it is, of which a note tells. A vocabulary's tokens are never names. What may be a block's in other
+//! words, or numbers that may be blocks', are refused.
+
+mod fate;
+mod foreign;
+mod lists;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use anyhow::{Result, anyhow, ensure};
 
+use self::fate::{Mention, Mentioned, SUFFIXES, stem};
+use self::lists::{Lists, TOKENIZER, elements};
 use crate::error::Hint;
 use crate::gguf::{Array, EntryOut, MAX_NAME_BYTES, Quoted, Value, ValueOut, ValueType};
+use crate::model::leading_block;
 use crate::model::renumbering::Renumbering;
-use crate::model::{BlockId, leading_block};
+
+pub(crate) use self::fate::{Fate, fate_in_block};
 
 /// The prefix of every key that this program adds.
 pub(crate) const OWN_PREFIX: &str = "gguf_shorten.";
-
-/// Keys of vocabularies and chat templates.
-const TOKENIZER: &str = "tokenizer.";
-
-/// Lists directly under `general.` that run beside no other.
-const LISTS_ALONE: &[&str] = &["general.tags", "general.languages", "general.datasets"];
-
-/// Endings without which a name stands for the same tensor.
-const SUFFIXES: [&str; 2] = [".weight", ".bias"];
 
 /// The longest name that is looked for.
 const MAX_BYTES: usize = MAX_NAME_BYTES + SUFFIXES[0].len();
@@ -39,18 +39,8 @@ const MAX_BYTES: usize = MAX_NAME_BYTES + SUFFIXES[0].len();
 /// The longest key that is looked at; the format allows no longer one.
 const MAX_KEY_BYTES: usize = 65_535;
 
-/// What becomes of a name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
-    /// It stays.
-    Same,
-    /// It becomes another.
-    Renamed(String),
-    /// What it names is not in the output.
-    Gone,
-    /// What is said of it may not hold any more, for this reason.
-    Unclear(&'static str),
-}
+/// What is said of a name that may be that of a block.
+const MAY_BE_BLOCK: &str = "may be that of a block";
 
 /// What becomes of every name of a model.
 pub(crate) struct Names<'n> {
@@ -98,11 +88,45 @@ impl<'n> Names<'n> {
         self.of_tensor(name).or_else(|| {
             let (prefix, renumbering) = self.blocks?;
             let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-            let fate = fate_in_block(name, prefix, renumbering);
             // With a second block in it, it is a text.
-            let is_one = name.matches(prefix).count() == 1;
-            fate.filter(|_| is_one && name.bytes().all(is_name))
+            if !name.bytes().all(is_name) || name.matches(prefix).count() > 1 {
+                return None;
+            }
+            let fate = fate_in_block(name, prefix, renumbering);
+            fate.or_else(|| self.in_other_words(name, prefix, renumbering))
         })
+    }
+
+    /// What becomes of a name in which a block's stands after others, or that is of another format.
+    fn in_other_words(&self, name: &str, prefix: &str, renumbering: &Renumbering) -> Option<Fate> {
+        let Some(dot) = name.find(&format!(".{prefix}")) else {
+            let (at, number) = foreign::first_number(name)?;
+            let moves = renumbering.moves(number) && !self.is_in_tower(name, at);
+            return moves.then_some(Fate::Unclear(MAY_BE_BLOCK));
+        };
+        if self.is_in_tower(name, dot + 1) {
+            return None;
+        }
+        let before = &name[..dot];
+        Some(match fate_in_block(&name[dot + 1..], prefix, renumbering)? {
+            Fate::Same => Fate::Same,
+            _ if !foreign::is_text(before) => Fate::Unclear(MAY_BE_BLOCK),
+            Fate::Renamed(new) => Fate::Renamed(format!("{before}.{new}")),
+            fate => fate,
+        })
+    }
+
+    /// Whether what stands at `at` of a key or name is of another tower.
+    fn is_in_tower(&self, key: &str, at: usize) -> bool {
+        let Some(before) = key[..at].strip_suffix('.') else {
+            return false;
+        };
+        let is_before = |tower: &&str| {
+            let rest = key[..at].strip_suffix(*tower);
+            rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        };
+        let is_named = key[at..].starts_with("blk.") && foreign::is_tower_name(before);
+        is_named || foreign::is_of_tower(before) || self.towers.iter().any(is_before)
     }
 
     fn of_tensor(&self, name: &str) -> Option<Fate> {
@@ -124,7 +148,7 @@ impl<'n> Names<'n> {
             return Fate::Same;
         }
         if self.has_hidden_block(key) {
-            return Fate::Unclear("may be that of a block");
+            return Fate::Unclear(MAY_BE_BLOCK);
         }
         let mut new = String::new();
         let mut at = 0;
@@ -156,12 +180,9 @@ impl<'n> Names<'n> {
             let rest = &key[at + prefix.len()..];
             let n_digits = rest.bytes().take_while(u8::is_ascii_digit).count();
             let (digits, rest) = rest.split_at(n_digits);
-            let number = digits.parse().unwrap_or(usize::MAX);
             let is_part =
                 (at == 0 || key.as_bytes()[at - 1] == b'.') && (rest.is_empty() || rest.starts_with('.'));
-            !is_part
-                && number < renumbering.n_blocks()
-                && renumbering.number(BlockId::new(number)) != Some(number)
+            !is_part && renumbering.moves(digits.parse().unwrap_or(usize::MAX))
         })
     }
 
@@ -178,21 +199,17 @@ impl<'n> Names<'n> {
                 return (end, fate);
             }
         }
-        if let Some((prefix, renumbering)) = self.blocks
-            && let Some((_, after)) = leading_block(rest, prefix)
-        {
+        let end = rest.find('.').unwrap_or(rest.len());
+        let Some((prefix, renumbering)) = self.blocks.filter(|_| !self.is_in_tower(key, at)) else {
+            return (end, Fate::Same);
+        };
+        if let Some((_, after)) = leading_block(rest, prefix) {
             let n_bytes = rest.len() - after.len();
-            let before = |tower: &&str| {
-                let rest = key[..at].strip_suffix(*tower);
-                rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-            };
-            let fate = match self.towers.iter().any(before) {
-                true => None,
-                false => fate_in_block(&rest[..n_bytes], prefix, renumbering),
-            };
+            let fate = fate_in_block(&rest[..n_bytes], prefix, renumbering);
             return (n_bytes, fate.unwrap_or(Fate::Same));
         }
-        (rest.find('.').unwrap_or(rest.len()), Fate::Same)
+        let is_other = foreign::number_at(key, at).is_some_and(|number| renumbering.moves(number));
+        (end, if is_other { Fate::Unclear(MAY_BE_BLOCK) } else { Fate::Same })
     }
 
     /// Whether a text speaks of a block that goes or gets another number.
@@ -210,11 +227,8 @@ impl<'n> Names<'n> {
             window == prefix
                 && !digits.is_empty()
                 && (at == 0 || !is_word(text[at - 1]))
-                && str::from_utf8(digits).is_ok_and(|number| {
-                    let number = number.parse().unwrap_or(usize::MAX);
-                    let block = BlockId::new(number);
-                    number < renumbering.n_blocks() && renumbering.number(block) != Some(number)
-                })
+                && str::from_utf8(digits)
+                    .is_ok_and(|number| renumbering.moves(number.parse().unwrap_or(usize::MAX)))
         })
     }
 
@@ -322,6 +336,9 @@ impl<'n> Names<'n> {
                     }
                     _ => {}
                 }
+                if matches!(mention.value, Mentioned::Nothing) && self.may_number_blocks(entry, array) {
+                    refuse("may be of blocks by their numbers")?;
+                }
             }
             _ => {}
         }
@@ -341,15 +358,42 @@ impl<'n> Names<'n> {
             let text = text?;
             let name = str::from_utf8(text).ok();
             match name.and_then(|name| self.fate(name)) {
-                Some(Fate::Unclear(why)) => refuse(&format!("has an element that {why}"))?,
+                Some(Fate::Unclear(why)) => {
+                    refuse(&format!("has an element, {}, that {why}", Quoted(name.unwrap_or_default())))?;
+                }
                 Some(fate) => {
                     fates.insert(i, fate);
                 }
                 None => speaks |= self.speaks_of_blocks(text),
             }
         }
-        let changes = fates.values().any(|fate| *fate != Fate::Same);
-        Ok((if changes { Mentioned::Elements(fates) } else { Mentioned::Nothing }, speaks))
+        Ok((if fates.is_empty() { Mentioned::Nothing } else { Mentioned::Elements(fates) }, speaks))
+    }
+
+    /// Whether an array of the input has numbers of blocks, or something of each, as far as its key says.
+    fn may_number_blocks(&self, entry: &EntryOut<'_>, array: Array<'_>) -> bool {
+        let Some((_, renumbering)) = self.blocks.filter(|_| entry.is_kept()) else {
+            return false;
+        };
+        let key = entry.key();
+        let moves = |n: i64| usize::try_from(n).is_ok_and(|n| renumbering.moves(n));
+        foreign::is_of_blocks(key)
+            && !self.has_name(key)
+            && (array.len() == renumbering.n_blocks()
+                || (!foreign::is_size(key) && array.i64s().any(|n| n.is_ok_and(moves))))
+    }
+
+    /// Whether a key has the name of a tensor or block in it.
+    fn has_name(&self, key: &str) -> bool {
+        let mut at = 0;
+        while at < key.len() {
+            let end = at + self.run(key, at).0;
+            if key[at..end].contains('.') {
+                return true;
+            }
+            at = end + 1;
+        }
+        false
     }
 
     /// Whether a value in an array of arrays is a name that changes.
@@ -366,152 +410,4 @@ impl<'n> Names<'n> {
             _ => false,
         }
     }
-}
-
-/// What an entry names, and what becomes of that.
-struct Mention {
-    key: Fate,
-    value: Mentioned,
-}
-
-impl Mention {
-    /// Whether it is of anything that does not just stay.
-    fn names_any(&self) -> bool {
-        let by_value = match &self.value {
-            Mentioned::Nothing | Mentioned::Whole(Fate::Same) => false,
-            Mentioned::Whole(_) | Mentioned::Elements(_) => true,
-        };
-        by_value || self.key != Fate::Same
-    }
-}
-
-enum Mentioned {
-    Nothing,
-    Whole(Fate),
-    /// Some elements, by their numbers.
-    Elements(BTreeMap<usize, Fate>),
-}
-
-/// The name without its suffix, and the suffix.
-fn stem(name: &str) -> (&str, &str) {
-    let suffix = SUFFIXES.iter().find(|suffix| name.ends_with(*suffix));
-    name.split_at(name.len() - suffix.map_or(0, |suffix| suffix.len()))
-}
-
-/// What becomes of a name that begins with a block's.
-pub(crate) fn fate_in_block(name: &str, prefix: &str, renumbering: &Renumbering) -> Option<Fate> {
-    let (block, rest) = leading_block(name, prefix)?;
-    (block.index() < renumbering.n_blocks()).then(|| match renumbering.number(block) {
-        None => Fate::Gone,
-        Some(number) if number == block.index() => Fate::Same,
-        Some(number) => Fate::Renamed(format!("{prefix}{number}{rest}")),
-    })
-}
-
-/// Which elements go from lists that run beside a list of names: of the same length, under keys that differ in the last part.
-struct Lists(BTreeMap<(String, usize), BTreeSet<usize>>);
-
-impl Lists {
-    fn of(entries: &[EntryOut<'_>], mentions: &[Mention], trusted: bool) -> Result<Self> {
-        let mut lists = BTreeMap::new();
-        let mut names: BTreeMap<(String, usize), &str> = BTreeMap::new();
-        let mut beside = Vec::new();
-        for (entry, mention) in entries.iter().zip(mentions) {
-            let Some(place) = place(entry) else {
-                continue;
-            };
-            let Mentioned::Elements(fates) = &mention.value else {
-                beside.push((place, entry));
-                continue;
-            };
-            let gone = fates.iter().filter(|(_, fate)| **fate == Fate::Gone);
-            let gone: BTreeSet<usize> = gone.map(|(i, _)| *i).collect();
-            let other = lists.entry(place.clone()).or_insert_with(|| Some(gone.clone()));
-            if other.as_ref() != Some(&gone) {
-                // Which of the two another list runs beside is not known.
-                *other = None;
-            }
-            names.entry(place).or_insert(entry.key());
-        }
-        for (place, entry) in beside {
-            let (Some(names), false) = (names.get(&place), trusted) else {
-                continue;
-            };
-            let why = match lists.get(&place) {
-                Some(Some(_)) if is_value(entry.value().as_array()?.element_type()) => continue,
-                Some(None) => "and another list of them, which loses other elements",
-                _ => "and whether its elements are of tensors is not known",
-            };
-            return Err(anyhow!(
-                "metadata {} runs beside {}, which names tensors, {why}",
-                Quoted(entry.key()),
-                Quoted(names)
-            )
-            .context(Hint(
-                "--trust-any-cut takes them for values of those tensors, on your word".to_owned(),
-            )));
-        }
-        let known = lists.into_iter().filter_map(|(place, gone)| Some((place, gone?)));
-        Ok(Self(known.collect()))
-    }
-
-    /// The elements that go from a list beside names; `None` if all stay.
-    fn removed(&self, entry: &EntryOut<'_>) -> Option<&BTreeSet<usize>> {
-        let removed = self.0.get(&place(entry)?)?;
-        (!removed.is_empty()).then_some(removed)
-    }
-}
-
-/// By which lists know one another: the key up to its last dot, and the length. `None` of what is no list of the input's, or
-/// one that stands alone.
-fn place(entry: &EntryOut<'_>) -> Option<(String, usize)> {
-    let key = entry.key();
-    if !entry.is_kept() || LISTS_ALONE.contains(&key) || key.starts_with(TOKENIZER) {
-        return None;
-    }
-    let array = entry.value().as_array().ok()?;
-    let (prefix, _) = key.rsplit_once('.').unwrap_or(("", key));
-    Some((prefix.to_owned(), array.len()))
-}
-
-/// Whether elements of this type are values of what stands beside them: flags and numbers that count nothing.
-fn is_value(value_type: ValueType) -> bool {
-    matches!(value_type, ValueType::Bool | ValueType::F32 | ValueType::F64)
-}
-
-/// A list with the new names and without the elements that go: `None` if none is left, `Some(None)` if it stays as it is.
-#[expect(clippy::option_option, reason = "the list goes, stays, or is another")]
-fn elements(
-    entry: &EntryOut<'_>,
-    mentioned: Mentioned,
-    removed: Option<&BTreeSet<usize>>,
-) -> Result<Option<Option<ValueOut>>> {
-    let fates = match mentioned {
-        Mentioned::Elements(fates) => fates,
-        _ if removed.is_none() => return Ok(Some(None)),
-        _ => BTreeMap::new(),
-    };
-    let array = entry.value().as_array()?;
-    let stays = |i: &usize| {
-        let is_gone = fates.get(i) == Some(&Fate::Gone);
-        !is_gone && removed.is_none_or(|removed| !removed.contains(i))
-    };
-    let kept: Vec<usize> = (0..array.len()).filter(stays).collect();
-    if kept.is_empty() {
-        return Ok(None);
-    }
-    if array.element_type() != ValueType::String {
-        return Ok(Some(Some(array.select(kept)?)));
-    }
-    let mut strings = Vec::new();
-    for (i, text) in array.byte_strings().enumerate() {
-        let text = text?;
-        if stays(&i) {
-            strings.push(match fates.get(&i) {
-                Some(Fate::Renamed(name)) => name.as_bytes(),
-                _ => text,
-            });
-        }
-    }
-    Ok(Some(Some(ValueOut::strings(&strings))))
 }
