@@ -75,6 +75,12 @@ fn size(parent: Parent<'_>, options: &Calibration, kept: Kept) -> Size {
     Size { window, n_windows, n_logits: 0, sums: kept.sums }
 }
 
+/// Whether the whole model may be evaluated for scores in the way that was asked for.
+pub(crate) fn fits(parent: Parent<'_>, options: &Calibration, kept: Kept) -> bool {
+    let asked = options.conversion.is_some_and(|conversion| conversion != Conversion::None);
+    !asked && matches!(way(parent, options, kept), Ok(Way::Whole))
+}
+
 /// Operations below which a text is not worth to find out what is fastest: a second of a slow core.
 const WORTH: u64 = 100_000_000_000;
 

@@ -14,8 +14,10 @@ use crate::engine::llama::{self, Halves, LlamaHiddenStates, StreamGraph};
 use crate::engine::load::{Loaded, Weights, load_and_cut};
 use crate::engine::order;
 use crate::engine::outcome::CalibrationReport;
+use crate::engine::segment::SegmentOf;
 use crate::engine::settings::Calibration;
 use crate::engine::text::CalibrationSet;
+use crate::error;
 use crate::files::stamp::now_ns;
 use crate::measure::blockwise::{self, Kept, Measured, Wanted};
 use crate::measure::cache::cached::CachedScores;
@@ -100,11 +102,19 @@ pub(crate) fn calibrate(
         None => blockwise::way_of_scores(parent, options, kept)?,
         Some(_) => blockwise::way(parent, options, kept)?,
     };
+    let mut extras = extras;
     let measured = match way {
         Way::Whole => as_whole(parent, options, watch, extras, halves)?,
         way => {
-            let wanted = Wanted { pairs: extras.pairs, halves, sums: extras.imatrix };
-            blockwise::by_blocks(parent, options, watch, wanted, way)?
+            let pairs = extras.pairs.as_deref_mut();
+            let wanted = Wanted { pairs, halves: halves.clone(), sums: extras.imatrix };
+            match blockwise::by_blocks(parent, options, watch, wanted, way) {
+                Err(error) if error.is::<SegmentOf>() && blockwise::fits(parent, options, kept) => {
+                    watch.note(&format!("the whole model is evaluated, since {}", error::message(&error)));
+                    as_whole(parent, options, watch, extras, halves)?
+                }
+                measured => measured?,
+            }
         }
     };
     let Measured { importance, set, seconds, conversion, hash: read, sums } = measured;

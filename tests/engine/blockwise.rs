@@ -273,6 +273,8 @@ fn too_little_memory_is_one_line_that_names_the_least() {
     let error =
         failure(dir.path(), "m.gguf --drop 2 --method search --tokens 128 --window 32 --memory 1M -o o.gguf");
     assert!(error.contains("the loss of removals is measured on the whole model"), "{error}");
+    let error = failure(dir.path(), "compare m.gguf --drop 1 --tokens 128 --window 32 --memory 1M");
+    assert!(error.contains("m.gguf: evaluating the whole model takes about"), "{error}");
     byte_model("gemma2", 8).save(Backend::init(), &dir.path().join("m.gguf")).unwrap();
     let error = failure(dir.path(), "score m.gguf --tokens 128 --window 32 --memory 1M");
     assert!(error.contains("'gemma2', is not one of those"), "{error}");

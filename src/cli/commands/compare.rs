@@ -28,12 +28,13 @@ use crate::error;
 use crate::files::free_memory as room;
 use crate::heal::run as healing;
 use crate::heal::settings::HealArg;
+use crate::measure::blockwise;
 use crate::measure::comparison::Kind;
 use crate::measure::quality::side_by_side::SideBySide;
 use crate::model::input::Input;
 use crate::model::outcome::ModelReport;
 use crate::output::Parent;
-use crate::plan::Cut;
+use crate::plan::{Constraints, Cut};
 use crate::report::comparison::{CompareReport, RowReport, judge, screen};
 use crate::watch::{Unit, Watch};
 
@@ -63,6 +64,11 @@ pub fn run(options: &Compare) -> Result<()> {
     }
     warn(&input, &model, printing);
     ggml::log::echo(printing.verbose);
+    // Of an architecture that is not known nothing can be said before it is loaded.
+    if let Ok(constraints) = Constraints::of(&model) {
+        let parent = Parent { input: &input, model: &model, constraints: &constraints };
+        blockwise::check_whole(parent, &options.text, "whole models are compared")?;
+    }
     let parent = LoadedModel::load(&input, &options.text, Weights::AsTheyAre)?;
     let set = parent.cut(&texts, &options.text, printing).with_context(at_path)?;
     load::check_window(&set, &parent.engine).with_context(at_path)?;

@@ -189,7 +189,9 @@ fn largest_block(model: &Model<'_>, constraints: &Constraints) -> Result<u64> {
     }
     let segments = Segments::new(model, constraints, 1, &Rc::new(ThreadPool::new(1)?));
     let blocks = (0..model.n_trunk_blocks()).map(BlockId::new);
-    blocks.map(|block| segments.n_bytes(block)).try_fold(0, |most, n| Ok(most.max(n?)))
+    let largest = blocks.map(|block| segments.n_bytes(block)).try_fold(0, |most, n| Ok(most.max(n?)));
+    // What cannot be planned is said where it is asked for.
+    largest.or_else(|_: anyhow::Error| Ok(model.n_bytes()))
 }
 
 /// Entries of the vocabulary; 0 where the file has none.

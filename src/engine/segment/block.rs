@@ -1,5 +1,7 @@
 //! One block of a model, evaluated from a hidden state to the next.
 
+use std::fmt;
+
 use anyhow::{Context as _, Result};
 use ggml::{Context, Tap};
 
@@ -33,7 +35,7 @@ impl BlockSegment {
     /// llama.cpp's.
     pub fn run(&mut self, state: &[f32]) -> Result<Vec<f32>> {
         let state = &self.input_scale.divide(state);
-        evaluate_block(&mut self.context, self.graph, state, None).with_context(|| name(self.block))
+        evaluate_block(&mut self.context, self.graph, state, None).with_context(|| SegmentOf(self.block))
     }
 
     /// The hidden states between the block's halves and after it.
@@ -42,7 +44,8 @@ impl BlockSegment {
     /// llama.cpp's; a block without halves.
     pub fn run_halves(&mut self, state: &[f32], halves: &Halves) -> Result<(Vec<f32>, Vec<f32>)> {
         let state = &self.input_scale.divide(state);
-        evaluate_halves(&mut self.context, self.graph, state, halves, None).with_context(|| name(self.block))
+        evaluate_halves(&mut self.context, self.graph, state, halves, None)
+            .with_context(|| SegmentOf(self.block))
     }
 
     /// As [`BlockSegment::run`], or with `halves` as [`BlockSegment::run_halves`]; what the block's weights multiply goes to
@@ -64,7 +67,7 @@ impl BlockSegment {
             None => evaluate_block(&mut self.context, self.graph, state, tap).map(|after| (None, after)),
         };
         // Its error comes first: it stopped the evaluation.
-        collector.map_or(Ok(()), Collector::check).and(states).with_context(|| name(self.block))
+        collector.map_or(Ok(()), Collector::check).and(states).with_context(|| SegmentOf(self.block))
     }
 
     /// As [`BlockSegment::run`]; `read` becomes what the block's matrix `rest` multiplies, `[n_tokens, n_in]`.
@@ -75,11 +78,16 @@ impl BlockSegment {
         let state = &self.input_scale.divide(state);
         let reader = format!("{}0.{rest}", self.prefix);
         evaluate_reading(&mut self.context, self.graph, state, &reader, read)
-            .with_context(|| name(self.block))
+            .with_context(|| SegmentOf(self.block))
     }
 }
 
-/// What errors call the segment.
-pub(super) fn name(block: BlockId) -> String {
-    format!("block {block} as a model of its own")
+/// A block that is evaluated alone, as errors of it say.
+#[derive(Clone, Copy, Debug)]
+pub struct SegmentOf(pub BlockId);
+
+impl fmt::Display for SegmentOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "block {} as a model of its own", self.0)
+    }
 }

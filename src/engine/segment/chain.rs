@@ -6,7 +6,7 @@ use std::rc::Rc;
 use anyhow::{Context as _, Result, ensure};
 use ggml::ThreadPool;
 
-use super::block::{BlockSegment, name};
+use super::block::{BlockSegment, SegmentOf};
 use super::check::{HEAD_DIFFERS, check_known, differs, logits, same_bits, states};
 use super::contexts::Contexts;
 use super::head::HeadSegment;
@@ -185,7 +185,7 @@ impl<'m, 'a> Chain<'m, 'a> {
 fn load(segments: &Segments<'_, '_>, block: BlockId, vocabulary: Vocabulary<'_>) -> Result<Loaded> {
     let unchanged = ChangedTensors::new();
     let plan = segments.plan(&[block], vocabulary, &unchanged)?;
-    segments.load(&plan).with_context(|| name(block))
+    segments.load(&plan).with_context(|| SegmentOf(block))
 }
 
 /// About how much memory a block's context takes, in bytes.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context as _, Result};
 use ggml::Context;
 
-use super::block::name;
+use super::block::SegmentOf;
 use super::plan::Vocabulary;
 use super::segments::Segments;
 use crate::engine::hidden_state::{HiddenStates, Token, Visitor};
@@ -71,7 +71,7 @@ impl<'t> FrontSegment<'t> {
                 .up_to(1)
                 .with_halves(halves.map(|halves| halves.of_block(first))))
         };
-        Ok(Self { states: load().with_context(|| name(first))?, tokens })
+        Ok(Self { states: load().with_context(|| SegmentOf(first))?, tokens })
     }
 
     /// Hands every evaluation to `collector`, too.

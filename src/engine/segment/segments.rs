@@ -5,7 +5,7 @@ use std::rc::Rc;
 use anyhow::{Context as _, Result, ensure};
 use ggml::{Backend, Context, ModelOptions, ThreadPool};
 
-use super::block::{BlockSegment, name};
+use super::block::{BlockSegment, SegmentOf};
 use super::contents::Contents;
 use super::head::HeadSegment;
 use super::input_scale::InputScale;
@@ -89,7 +89,8 @@ impl<'m, 'a> Segments<'m, 'a> {
     /// A block that llama.cpp does not take alone.
     pub fn n_bytes(&self, block: BlockId) -> Result<u64> {
         let unchanged = ChangedTensors::new();
-        Ok(self.plan(&[block], Vocabulary::None, &unchanged)?.layout.file_len())
+        let plan = self.plan(&[block], Vocabulary::None, &unchanged);
+        Ok(plan.with_context(|| SegmentOf(block))?.layout.file_len())
     }
 
     /// One block, with the weights of `changed`.
@@ -100,7 +101,7 @@ impl<'m, 'a> Segments<'m, 'a> {
     /// A block that llama.cpp does not take alone.
     pub fn block(&self, block: BlockId, changed: &ChangedTensors) -> Result<BlockSegment> {
         let plan = self.plan(&[block], Vocabulary::None, changed);
-        let loaded = plan.and_then(|plan| self.load(&plan)).with_context(|| name(block))?;
+        let loaded = plan.and_then(|plan| self.load(&plan)).with_context(|| SegmentOf(block))?;
         self.block_of(block, &loaded)
     }
 
