@@ -223,6 +223,19 @@ pub fn signal(id: u32, name: &str) {
     let _ = Command::new("kill").args([format!("-{name}"), id.to_string()]).stderr(Stdio::null()).status();
 }
 
+/// Whether programs that are started here ignore a signal, as under `nohup` or in the background of a script.
+pub fn is_ignored(name: &str) -> bool {
+    let number = match name {
+        "HUP" => 1,
+        "QUIT" => 3,
+        _ => return false,
+    };
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & (1 << (number - 1)) != 0)
+}
+
 /// What a run left.
 pub struct Output<'d> {
     dir: &'d Dir,

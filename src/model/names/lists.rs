@@ -68,6 +68,7 @@ impl Lists {
         self.0.get(&place(entry)?)
     }
 }
+
 /// Why it is not known which elements of a list go.
 struct Doubt {
     /// Length of the list of names.
@@ -78,7 +79,7 @@ struct Doubt {
 }
 
 impl Doubt {
-    /// Of what stands at `place`, beside lists of names that lose elements: the same ones, or else `None`.
+    /// Of the entry at `place`, beside `lists` of names that lose elements; `None` if it is known, or beside none.
     fn of(
         place: &Place,
         entry: &EntryOut<'_>,
