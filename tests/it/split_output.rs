@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::make::{F32, I8, Make, part_name, write_parts};
 use crate::shorten::{check_tensors, value};
-use crate::util::{Dir, finish, is_ignored, signal};
+use crate::util::{Dir, Output, finish, is_ignored, signal};
 
 /// A model whose tensors have 32 to 576 bytes.
 fn model() -> Make {
@@ -441,10 +441,22 @@ fn a_signal_at_any_moment_leaves_all_parts_or_none() {
     }
 }
 
-/// Whether an old part stands beside its place, as only while others are renamed.
-fn is_renaming(dir: &Dir) -> bool {
-    let mut names = fs::read_dir(dir.root()).unwrap().map(|entry| entry.unwrap().file_name());
-    names.any(|name| name.as_encoded_bytes().ends_with(b".old"))
+/// Runs a line until a part stands in `folder` beside its place, as only while others are renamed, and has a shell `kill` it then.
+fn run_and_kill<'d>(dir: &'d Dir, line: &str, folder: &str, kill: &str) -> Output<'d> {
+    let mut child = dir.run(line).spawn();
+    // Faster than a program that begins only then.
+    let kill = format!("read _; process={}; {kill}", child.id());
+    let shell = Command::new("sh").args(["-c", &kill]).stdin(Stdio::piped()).stderr(Stdio::null()).spawn();
+    let mut shell = shell.unwrap();
+    let is_renaming = || {
+        let mut names = fs::read_dir(dir.path(folder)).unwrap().map(|entry| entry.unwrap().file_name());
+        names.any(|name| name.as_encoded_bytes().ends_with(b".old"))
+    };
+    while child.try_wait().unwrap().is_none() && !is_renaming() {}
+    let _ = shell.stdin.take().unwrap().write_all(b"\n");
+    let output = finish(dir, Default::default(), line.to_owned(), child);
+    shell.wait().unwrap();
+    output
 }
 
 #[test]
@@ -464,14 +476,7 @@ fn a_signal_while_parts_are_renamed_leaves_the_old_or_the_new() {
         // Now and then all is renamed before this looks.
         let is_caught = (0..20).any(|i| {
             let block = 159 * (i % 2);
-            let mut child = dir.run(&line(block)).spawn();
-            // Faster than a program that begins only then.
-            let kill = format!("read _ && kill -{name} {}", child.id());
-            let mut killer = Command::new("sh").args(["-c", &kill]).stdin(Stdio::piped()).spawn().unwrap();
-            while child.try_wait().unwrap().is_none() && !is_renaming(&dir) {}
-            let _ = killer.stdin.take().unwrap().write_all(b"\n");
-            let output = finish(&dir, Default::default(), line(block), child);
-            killer.wait().unwrap();
+            let output = run_and_kill(&dir, &line(block), ".", &format!("kill -{name} $process"));
             output.check(dir.names() == before, "the parts, and nothing else");
             output.check(models.contains(&out_parts(&dir)), "all parts of one model");
             if output.status.success() {
@@ -485,5 +490,28 @@ fn a_signal_while_parts_are_renamed_leaves_the_old_or_the_new() {
             true
         });
         assert!(is_caught, "twenty runs ended before the signal {name}");
+    }
+}
+
+#[test]
+fn two_interrupts_of_a_batch_leave_the_old_or_the_new() {
+    let dir = Make::new("llama", 160).dir();
+    let line = |block: usize| {
+        format!("batch m.gguf --blocks {block} --split-max-size 300 --out-dir out --force --redo -q")
+    };
+    let files = || -> Vec<_> {
+        let is_output = |name: &String| name.starts_with("out/") && !name.contains("results");
+        let names = dir.names().into_iter().filter(is_output);
+        names.map(|name| (dir.read(&name), name)).collect()
+    };
+    let models = [0, 159].map(|block| {
+        dir.run(&line(block)).succeeds();
+        files()
+    });
+    assert!(models[0].len() > 100 && models[0].len() == models[1].len());
+    for i in 0..8 {
+        let kill = "kill -INT $process; kill -INT $process";
+        let output = run_and_kill(&dir, &line(159 * (i % 2)), "out", kill);
+        output.check(models.contains(&files()), "all parts of one model, and nothing else");
     }
 }
