@@ -64,7 +64,7 @@ pub(crate) fn calibrate(
     watch: &dyn Watch,
     extras: Extras<'_, '_>,
 ) -> Result<Calibrated> {
-    let Parent { input, model, constraints } = parent;
+    let Parent { input, model, .. } = parent;
     let at_path = || parent.name();
     llama::check_ends(model).with_context(at_path)?;
     let scored = match extras.sub_blocks {
@@ -93,30 +93,8 @@ pub(crate) fn calibrate(
         warn_of_zero_rows(&importance, watch);
         return Ok(Calibrated { n_tokens_allowed: importance.n_tokens, importance, report, imatrix: None });
     }
-    let halves = match extras.sub_blocks {
-        true => Some(Halves::of(model, constraints.rules, &constraints.kinds).with_context(at_path)?),
-        false => None,
-    };
     let start_ns = now_ns();
-    let way = match extras.until {
-        None => blockwise::way_of_scores(parent, options, kept)?,
-        Some(_) => blockwise::way(parent, options, kept)?,
-    };
-    let mut extras = extras;
-    let measured = match way {
-        Way::Whole => as_whole(parent, options, watch, extras, halves)?,
-        way => {
-            let pairs = extras.pairs.as_deref_mut();
-            let wanted = Wanted { pairs, halves: halves.clone(), sums: extras.imatrix };
-            match blockwise::by_blocks(parent, options, watch, wanted, way) {
-                Err(error) if error.is::<SegmentOf>() && blockwise::fits(parent, options, kept) => {
-                    watch.note(&format!("the whole model is evaluated, since {}", error::message(&error)));
-                    as_whole(parent, options, watch, extras, halves)?
-                }
-                measured => measured?,
-            }
-        }
-    };
+    let measured = evaluate(parent, options, watch, extras, kept)?;
     let Measured { importance, set, seconds, conversion, hash: read, sums } = measured;
     warn_of_zero_rows(&importance, watch);
     let mut report = CalibrationReport {
@@ -150,6 +128,41 @@ pub(crate) fn unconverted(options: &Calibration, imatrix: bool) -> Cow<'_, Calib
     match imatrix {
         true => Cow::Owned(Calibration { conversion: Some(Conversion::None), ..options.clone() }),
         false => Cow::Borrowed(options),
+    }
+}
+
+/// Evaluates the whole model, or all windows block by block.
+fn evaluate(
+    parent: Parent<'_>,
+    options: &Calibration,
+    watch: &dyn Watch,
+    mut extras: Extras<'_, '_>,
+    kept: Kept,
+) -> Result<Measured> {
+    let Parent { model, constraints, .. } = parent;
+    let halves = match extras.sub_blocks {
+        true => {
+            Some(Halves::of(model, constraints.rules, &constraints.kinds).with_context(|| parent.name())?)
+        }
+        false => None,
+    };
+    let way = match extras.until {
+        None => blockwise::way_of_scores(parent, options, kept)?,
+        Some(_) => blockwise::way(parent, options, kept)?,
+    };
+    match way {
+        Way::Whole => as_whole(parent, options, watch, extras, halves),
+        way => {
+            let pairs = extras.pairs.as_deref_mut();
+            let wanted = Wanted { pairs, halves: halves.clone(), sums: extras.imatrix };
+            match blockwise::by_blocks(parent, options, watch, wanted, way) {
+                Err(error) if error.is::<SegmentOf>() && blockwise::fits(parent, options, kept) => {
+                    watch.note(&format!("the whole model is evaluated, since {}", error::message(&error)));
+                    as_whole(parent, options, watch, extras, halves)
+                }
+                measured => measured,
+            }
+        }
     }
 }
 

@@ -258,9 +258,11 @@ fn write_data(
     let Parent { input, model, .. } = parent;
     let (to_disk, written) = mpsc::channel();
     thread::scope(|scope| {
-        let hash = scope.spawn(|| input.blake3());
+        let beside = || thread::Builder::new();
+        let hash = beside().spawn_scoped(scope, || input.blake3()).context(NO_THREAD)?;
         let files: Vec<&File> = staged.iter().map(Staged::file).collect();
-        let on_disk = scope.spawn(move || keep_on_disk(&files, &written));
+        let on_disk =
+            beside().spawn_scoped(scope, move || keep_on_disk(&files, &written)).context(NO_THREAD)?;
         let copied = staged.iter().zip(drafts).enumerate().try_for_each(|(i, (staged, (_, part)))| {
             copy_tensors(staged.file(), input, model, draft, part, &mut |n_bytes| {
                 progress(n_bytes);
@@ -327,6 +329,9 @@ pub(crate) fn check_place(path: &Path, input: &Input, force: bool) -> Result<()>
 fn joined<T>(thread: thread::ScopedJoinHandle<'_, T>) -> Result<T> {
     thread.join().map_err(|panic| std::panic::resume_unwind(panic))
 }
+
+/// What is said where the system has no room for a thread.
+const NO_THREAD: &str = "a thread that works beside the copy";
 
 /// Has the disk keep up with what is written, so that the sync at the end finds little left to do.
 fn keep_on_disk(files: &[&File], written: &mpsc::Receiver<(usize, u64)>) -> io::Result<()> {
