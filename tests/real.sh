@@ -49,7 +49,7 @@ examples=$target/release/examples
 text=testdata/calibration.txt
 
 shorten() {
-    "$program" "$SMOLLM2" --drop 7 -o "$work/short.gguf" --json "$work/short.json"
+    "$program" "$SMOLLM2" --drop 7 --method bi -o "$work/short.gguf" --json "$work/short.json"
 }
 
 # The blocks that stay, from the JSON.
@@ -77,7 +77,7 @@ same_scores() {
 # Scores of converted blocks are within 1 % and one standard error of those of the weights as they are, and choose the same blocks.
 same_when_converted() {
     for conversion in none f32 bf16; do
-        "$program" "$1" --drop "$2" --dry-run -o "$work/x.gguf" --calibration $text --tokens 4096 --convert $conversion \
+        "$program" "$1" --drop "$2" --method bi --dry-run -o "$work/x.gguf" --calibration $text --tokens 4096 --convert $conversion \
             --json "$work/$conversion.json" >/dev/null || return
     done
     "$PYTHON" - "$work" f32 bf16 <<'END'
