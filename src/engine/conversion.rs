@@ -72,12 +72,11 @@ pub struct Converted<'a> {
 }
 
 impl Converted<'_> {
-    /// Weights of the smallest piece that is converted alone, and its bytes before and after.
-    fn piece(&self) -> (u64, u64, u64) {
+    /// Bytes of the smallest piece that is converted alone, as type `of`.
+    fn piece(&self, of: TensorType) -> usize {
         // Both are powers of two.
         let n = self.from.block_size().max(self.to.block_size());
-        let bytes = |of: TensorType| n / of.block_size() * of.block_bytes();
-        (n, bytes(self.from), bytes(self.to))
+        usize::try_from(n / of.block_size() * of.block_bytes()).unwrap_or(1)
     }
 
     /// Fills `out` with the converted bytes from `position` on.
@@ -87,8 +86,7 @@ impl Converted<'_> {
     pub fn read_at(&self, position: usize, out: &mut [u8]) -> io::Result<()> {
         /// Pieces that are converted at once.
         const AT_ONCE: usize = 256;
-        let (_, n_from, n_to) = self.piece();
-        let (n_from, n_to) = (usize::try_from(n_from).unwrap_or(1), usize::try_from(n_to).unwrap_or(1));
+        let (n_from, n_to) = (self.piece(self.from), self.piece(self.to));
         let (mut number, mut skip) = (position / n_to, position % n_to);
         let mut rest = out;
         while !rest.is_empty() {

@@ -277,8 +277,8 @@ pub struct GoalArgs {
     #[arg(long, value_name = "N", requires = "task_file")]
     pub tasks: Option<usize>,
 
-    /// Folder for what goes on after an interrupt, and for hidden states of a model that does not fit in memory [default: that of
-    /// the system for caches; states in memory]
+    /// Folder to resume from after an interrupt, and for hidden states of a model that does not fit in memory [default: the system's
+    /// for caches; states in memory]
     #[arg(long, value_name = "DIR")]
     pub scratch: Option<PathBuf>,
 }
@@ -331,8 +331,8 @@ pub struct ScoreArgs {
     #[arg(long)]
     pub pairs: bool,
 
-    /// Folder for hidden states of a model that does not fit in memory, and for what goes on after an interrupt [default: none, they
-    /// are kept in memory]
+    /// Folder for hidden states of a model that does not fit in memory, and to resume from after an interrupt [default: none, states
+    /// in memory]
     #[arg(long, value_name = "DIR", help_heading = "Calibration")]
     pub scratch: Option<PathBuf>,
 

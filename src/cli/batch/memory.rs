@@ -2,6 +2,8 @@
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use crate::files::free_memory;
+
 /// Bytes that a process needs besides the weights, about: text, logits, buffers of llama.cpp.
 const BESIDES: u64 = 512 << 20;
 
@@ -21,7 +23,7 @@ impl Memory {
     /// Four fifths of what is free now; without a limit where that is not known.
     #[must_use]
     pub fn free_now() -> Self {
-        Self::new(free().map_or(u64::MAX, |bytes| bytes / 5 * 4))
+        Self::new(free_memory::available().map_or(u64::MAX, |bytes| bytes / 5 * 4))
     }
 
     fn new(budget: u64) -> Self {
@@ -51,16 +53,6 @@ impl Drop for Held<'_> {
         *used = used.saturating_sub(self.1);
         self.0.freed.notify_all();
     }
-}
-
-/// Free memory in bytes, that of caches included, and no more than a control group allows.
-fn free() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
-    let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
-    let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
-    let limit = limit.and_then(|text| text.trim().parse().ok());
-    Some((kib << 10).min(limit.unwrap_or(u64::MAX)))
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ const N_TRIALS: usize = 3;
 /// # Errors
 /// A block that llama.cpp does not take alone.
 pub(super) fn fastest(segments: &Segments<'_, '_>, spare: u64) -> Result<Conversion> {
-    let Some((block, n_bytes)) = largest(segments)? else {
+    let Some((block, n_bytes)) = segments.largest()? else {
         return Ok(Conversion::None);
     };
     let mut candidates = Vec::new();
@@ -42,18 +42,6 @@ pub(super) fn fastest(segments: &Segments<'_, '_>, spare: u64) -> Result<Convers
         }
     }
     Ok(best.0)
-}
-
-/// The first of the largest blocks, and the bytes of its file.
-fn largest(segments: &Segments<'_, '_>) -> Result<Option<(BlockId, u64)>> {
-    let mut largest: Option<(BlockId, u64)> = None;
-    for block in (0..segments.n_blocks()).map(BlockId::new) {
-        let n_bytes = segments.n_bytes(block)?;
-        if largest.is_none_or(|(_, most)| n_bytes > most) {
-            largest = Some((block, n_bytes));
-        }
-    }
-    Ok(largest)
 }
 
 /// How long a window takes; trials end where the first says that it is far above `limit`.

@@ -6,11 +6,11 @@ use anyhow::{Result, bail};
 use ggml::ThreadPool;
 
 use super::check;
-use crate::engine::segment::{Segments, VOCABULARY};
+use crate::engine::segment::{Segments, VOCABULARY, n_vocab};
 use crate::error::Hint;
 use crate::files::byte_size::ByteSize;
 use crate::files::free_memory;
-use crate::model::{BlockId, Model};
+use crate::model::Model;
 use crate::plan::Constraints;
 use crate::plan::imatrix::measured::Sums;
 
@@ -64,7 +64,8 @@ impl Need {
         let bytes = |n: usize, width: u64| (n as u64).saturating_mul(width).saturating_mul(4);
         let n_embd = super::n_embd(model).unwrap_or(0) as u64;
         let widest = widest(model).max(n_embd);
-        let n_vocab = n_vocab(model);
+        // Without a list of tokens nothing of it is counted.
+        let n_vocab = n_vocab(model).unwrap_or(0);
         let state = bytes(size.window, n_embd);
         // Keys and values in 16 bits are at most as wide as the stream, or as a block's widest matrix.
         let cache = bytes(size.window, n_embd);
@@ -188,16 +189,8 @@ fn largest_block(model: &Model<'_>, constraints: &Constraints) -> Result<u64> {
         return Ok(model.n_bytes());
     }
     let segments = Segments::new(model, constraints, 1, &Rc::new(ThreadPool::new(1)?));
-    let blocks = (0..model.n_trunk_blocks()).map(BlockId::new);
-    let largest = blocks.map(|block| segments.n_bytes(block)).try_fold(0, |most, n| Ok(most.max(n?)));
     // What cannot be planned is said where it is asked for.
-    largest.or_else(|_: anyhow::Error| Ok(model.n_bytes()))
-}
-
-/// Entries of the vocabulary; 0 where the file has none.
-fn n_vocab(model: &Model<'_>) -> u64 {
-    let tokens = model.metadata().get("tokenizer.ggml.tokens");
-    tokens.and_then(|entry| entry.value().as_array().ok()).map_or(0, |tokens| tokens.len() as u64)
+    Ok(segments.largest().map_or(model.n_bytes(), |largest| largest.map_or(0, |(_, n_bytes)| n_bytes)))
 }
 
 fn vocabulary_bytes(model: &Model<'_>) -> u64 {

@@ -189,7 +189,7 @@ fn with_companions(model: &Model<'_>, constraints: &Constraints, blocks: &[Block
 }
 
 /// Entries of the vocabulary: its tokenizer's list of tokens says how many.
-fn n_vocab(model: &Model<'_>) -> Result<u64> {
+pub(in crate::engine) fn n_vocab(model: &Model<'_>) -> Result<u64> {
     let key = "tokenizer.ggml.tokens";
     let entry = model.metadata().get(key).with_context(|| format!("metadata {} is missing", Quoted(key)))?;
     Ok(entry.value().as_array()?.len() as u64)

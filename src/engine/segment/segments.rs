@@ -71,12 +71,6 @@ impl<'m, 'a> Segments<'m, 'a> {
         self.conversion
     }
 
-    /// Blocks of the model that are evaluated.
-    #[must_use]
-    pub fn n_blocks(&self) -> usize {
-        self.model.n_trunk_blocks()
-    }
-
     /// The longest window, in tokens.
     #[must_use]
     pub fn window(&self) -> usize {
@@ -91,6 +85,21 @@ impl<'m, 'a> Segments<'m, 'a> {
         let unchanged = ChangedTensors::new();
         let plan = self.plan(&[block], Vocabulary::None, &unchanged);
         Ok(plan.with_context(|| SegmentOf(block))?.layout.file_len())
+    }
+
+    /// The first of the blocks whose files alone are largest, and the bytes of its file; `None` without blocks.
+    ///
+    /// # Errors
+    /// As [`Segments::n_bytes`].
+    pub fn largest(&self) -> Result<Option<(BlockId, u64)>> {
+        let mut largest: Option<(BlockId, u64)> = None;
+        for block in (0..self.model.n_trunk_blocks()).map(BlockId::new) {
+            let n_bytes = self.n_bytes(block)?;
+            if largest.is_none_or(|(_, most)| n_bytes > most) {
+                largest = Some((block, n_bytes));
+            }
+        }
+        Ok(largest)
     }
 
     /// One block, with the weights of `changed`.

@@ -1,10 +1,10 @@
-//! Blocks as other programs name them: behind the name of what holds the model, by the words of other formats, by number.
+//! Names of blocks in other programs: with a prefix, in another format, as a number.
 //!
 //! ```text
-//! language_model.blk.4.attn_q.weight    the block's name, behind the language model's
+//! language_model.blk.4.attn_q.weight    a block, with the language model as prefix
 //! v.blk.4.attn_q.weight                 a block of another tower
-//! model.layers.4.mlp                    in the words of another format
-//! q.skip_layers                         [0, 4], by number
+//! model.layers.4.mlp                    in another format
+//! q.skip_layers                         [0, 4], as numbers
 //! ```
 
 /// Names of language models.
