@@ -43,8 +43,8 @@ impl Loaded {
             return Self::new(parent, text, watch, Weights::of_scores(text));
         }
         let loaded = Self::new(parent, text, watch, Weights::None)?;
-        let replay = blockwise::replay(parent, text, &loaded.set, way, watch)?;
-        Ok(Self { replay: Some(RefCell::new(replay)), ..loaded })
+        let (replay, conversion) = blockwise::replay(parent, text, &loaded.set, way, watch)?;
+        Ok(Self { replay: Some(RefCell::new(replay)), conversion, ..loaded })
     }
 
     /// Loads `parent` for its predictions.

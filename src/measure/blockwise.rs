@@ -230,7 +230,7 @@ pub(super) fn by_blocks(
     Ok(Measured { importance, set, seconds, conversion, hash, sums })
 }
 
-/// Keeps the states of `set` at every position of the stream, evaluated block by block.
+/// Keeps the states of `set` at every position of the stream, evaluated block by block, and says what weights were converted to.
 ///
 /// # Errors
 /// As [`by_blocks`].
@@ -240,11 +240,11 @@ pub(crate) fn replay(
     set: &CalibrationSet,
     way: Way,
     watch: &dyn Watch,
-) -> Result<Replay> {
+) -> Result<(Replay, Conversion)> {
     let bar = watch.begin("evaluating blocks".into(), Unit::Tokens, set.n_tokens() as u64);
     let by_blocks = ByBlocks { parent, options, set, way, bar: &*bar, watch };
     let done = by_blocks.run(None, Kept { states: true, sums: false })?;
-    done.replay.context("bug: no states were kept")
+    Ok((done.replay.context("bug: no states were kept")?, done.conversion))
 }
 
 /// What comes of a text that went through all blocks.
