@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The first 12 digits of the checked-out commit, read from git's files; `None` outside of a checkout.
+/// The first 12 digits of the checked-out commit, read from git's files. `None` outside of a checkout.
 fn git_revision(git: &Path) -> Option<String> {
     let head = read_watched(&git.join("HEAD"))?;
     let commit = match head.strip_prefix("ref: ") {

@@ -39,7 +39,7 @@ pub struct Device {
 pub enum DeviceKind {
     /// The processor of this machine.
     Cpu,
-    /// A graphics processor, to which blocks go; also one that shares the machine's memory.
+    /// A graphics processor, to which blocks go. Also one that shares the machine's memory.
     Gpu,
     /// Works beside the processor, and holds no blocks.
     Accelerator,
@@ -69,9 +69,9 @@ impl Backend {
         })
     }
 
-    /// Says what the one line on stderr begins with if llama.cpp ends the process: by a check inside of it that fails
-    /// (`GGML_ASSERT`), which cannot be survived, or by a signal, where [`fault::install`] was called. The process then
-    /// ends with status 1, without what is [to be removed](fault::RemovedOnDeath).
+    /// Sets how the line on stderr begins if llama.cpp ends the process. It does so by a check that fails (`GGML_ASSERT`),
+    /// which cannot be survived, or by a signal, where [`fault::install`] was called. The process then ends with status 1,
+    /// without what is [to be removed](fault::RemovedOnDeath).
     pub fn on_abort(&self, prefix: &str) {
         fault::set_prefix(prefix);
     }

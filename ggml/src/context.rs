@@ -87,8 +87,8 @@ impl<'model> Context<'model> {
         Ok(context)
     }
 
-    /// As [`Context::new`], with threads that several contexts share: between evaluations threads look for work for a
-    /// while, so each context with threads of its own would keep the others waiting.
+    /// As [`Context::new`], with threads that several contexts share. Threads look for work for a while between evaluations, so
+    /// each context with threads of its own would keep the others waiting.
     ///
     /// # Errors
     /// As [`Context::new`].
@@ -100,8 +100,8 @@ impl<'model> Context<'model> {
         Self::with_outputs(model, window, window, threads)
     }
 
-    /// As [`Context::with_threads`], for evaluations that want the logits of at most `n_outputs` tokens of a window: room
-    /// for logits is a large part of a context.
+    /// As [`Context::with_threads`], with room for the logits of at most `n_outputs` tokens. Room for logits is a large part of
+    /// a context.
     ///
     /// # Errors
     /// As [`Context::new`].
@@ -192,8 +192,8 @@ impl<'model> Context<'model> {
         Ok(context)
     }
 
-    /// Lets llama.cpp allocate and clear its buffer for the outputs of a whole window now: it does so in the first
-    /// evaluation that needs it, and the buffer is large (`n_tokens * n_vocab` floats). That evaluation stops at once.
+    /// Has llama.cpp allocate and clear its buffer for outputs now. Else the first evaluation of a whole window does so, and
+    /// the buffer is large (`n_tokens * n_vocab` floats). That evaluation stops at once.
     fn allocate_outputs(&mut self) -> Result<(), Error> {
         struct Nothing;
         impl Tap for Nothing {

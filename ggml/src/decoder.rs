@@ -33,7 +33,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Adds a token at `position` of every one of `sequences`; `output` asks for its logits.
+    /// Adds a token at `position` of every one of `sequences`. `output` asks for its logits.
     pub fn push(&mut self, token: Token, position: usize, sequences: &[usize], output: bool) {
         self.tokens.push(token);
         self.positions.push(position);
@@ -78,7 +78,7 @@ impl<'model> Decoder<'model> {
         Self::with_context(model, options, options.tokens, options.sequences > 1)
     }
 
-    /// Makes a decoder of `sequences` sequences of at most `length` tokens each that have none in common; a batch holds one
+    /// Makes a decoder of `sequences` sequences of at most `length` tokens each that have none in common. A batch holds one
     /// token of each. They are kept apart, so that none is looked at for another's sake.
     ///
     /// # Errors
@@ -221,8 +221,8 @@ impl<'model> Decoder<'model> {
         if logits.is_null() {
             return Err(Error::Evaluate { status: 0, reason: "the model gives no logits".to_owned() });
         }
-        // SAFETY: the buffer holds a row of `n_vocab` floats for each token that was marked as an output, in their
-        // order; it is next written by an evaluation, which borrows the decoder mutably.
+        // SAFETY: the buffer holds a row of `n_vocab` floats for each token that was marked as an output, in their order. It is
+        // next written by an evaluation, which borrows the decoder mutably.
         Ok(unsafe { std::slice::from_raw_parts(logits, n_outputs * self.n_vocab) })
     }
 

@@ -42,7 +42,7 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// A path that cannot be passed to C: it has a NUL byte, or on systems that want text is none.
+    /// A path that cannot be passed to C. It has a NUL byte, or is not text on a system that wants text.
     Path,
     /// A graph node whose values cannot be read as numbers.
     Node {

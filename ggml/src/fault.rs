@@ -17,7 +17,7 @@ mod signals;
 #[cfg_attr(not(unix), path = "fault/other.rs")]
 mod system;
 
-/// Text that can be read whatever its writer is in the middle of: then it may be neither the old nor the new one.
+/// Text that can be read whatever its writer is doing. While it is written it may be neither the old nor the new one.
 struct Text<const N: usize> {
     bytes: [AtomicU8; N],
     len: AtomicUsize,
@@ -112,7 +112,7 @@ fn at_work() -> Option<&'static str> {
     works.find(|(_, n)| n.load(Ordering::Relaxed) > 0).map(|(work, _)| work)
 }
 
-/// Names of files and folders that are removed when the process ends before its time; null where there is room for one.
+/// Names of files and folders that are removed when the process ends before its time. Null where there is room for one.
 /// They are never freed.
 struct Names {
     names: [AtomicPtr<system::Name>; 64],
@@ -202,8 +202,8 @@ pub fn remove_all() {
 /// Whether stderr is a terminal, whose line may be that of a progress bar.
 static IS_TERMINAL: AtomicBool = AtomicBool::new(false);
 
-/// From now on a signal by which llama.cpp dies ends the process with one line that begins with `prefix`, or with what
-/// [`crate::Backend::on_abort`] sets. Called on the main thread, once.
+/// Makes one line of a signal by which llama.cpp dies. It begins with `prefix`, or with what [`crate::Backend::on_abort`] sets.
+/// Called on the main thread, once.
 pub fn install(prefix: &str) {
     set_prefix(prefix);
     IS_TERMINAL.store(std::io::stderr().is_terminal(), Ordering::Relaxed);
@@ -211,15 +211,15 @@ pub fn install(prefix: &str) {
     signals::install();
 }
 
-/// From now on every signal that asks the process to end, such as SIGTERM, SIGQUIT or SIGUSR1, is an interrupt (SIGINT), which
-/// the caller handles. Those that the process ignores, as under `nohup`, stay so.
+/// Makes an interrupt (SIGINT) of every signal that asks for the end, such as SIGTERM, SIGQUIT or SIGUSR1. The caller handles
+/// it. Those that the process ignores, as under `nohup`, stay so.
 pub fn install_interrupts() {
     #[cfg(unix)]
     signals::install_interrupts();
 }
 
-/// Removes what is left, says one line, to which `tell` appends after its beginning, and ends the process with status 1.
-/// Of several threads the first does, and the others wait for the end.
+/// Ends the process with status 1 after one line, to which `tell` appends. Removes what is left before. Of several threads the
+/// first does, and the others wait for the end.
 fn end(tell: &dyn Fn(), hint: Option<&str>) -> ! {
     system::claim();
     IS_ENDING.store(true, Ordering::SeqCst);

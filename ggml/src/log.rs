@@ -50,8 +50,8 @@ pub fn last_error() -> Option<String> {
     reason(&lines().complete)
 }
 
-/// The line that says most. llama.cpp reports a failed load twice: first the cause, then only that it failed; and of a file that
-/// its reader does not take the cause says only which file it is, while the reader has said before what is wrong.
+/// The line that says most. llama.cpp reports a failed load twice: first the cause, then only that it failed. Of a file that
+/// its reader refuses, the cause only names the file, and an earlier line says what is wrong.
 fn reason(lines: &VecDeque<Line>) -> Option<String> {
     let texts = || lines.iter().map(|line| &*line.text);
     let line =

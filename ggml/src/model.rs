@@ -119,7 +119,7 @@ impl Model {
         })
     }
 
-    /// Loads the model of one file, which `source` makes while it is read; its weights are in memory once.
+    /// Loads the model of one file, which `source` makes while it is read. Its weights are in memory once.
     ///
     /// # Errors
     /// [`Error::Load`] with the reason of the source, or llama.cpp's.
@@ -141,8 +141,8 @@ impl Model {
         }
     }
 
-    /// Loads the model whose files are at `paths`: one, or all parts of a split model in order, under any names; with `counts`
-    /// in place of the files' own.
+    /// Loads the model whose files are at `paths`, under any names. They are one, or all parts of a split model in order.
+    /// `counts` take the place of the files' own.
     ///
     /// # Errors
     /// [`Error::Path`] or [`Error::Load`] with llama.cpp's reason.
@@ -186,8 +186,7 @@ impl Model {
         count(unsafe { sys::llama_model_n_embd(self.as_ptr()) })
     }
 
-    /// Width of the hidden states that block 0 takes in place of tokens, in elements: larger than [`Model::n_embd`] where
-    /// images add more.
+    /// Width of what block 0 takes in place of tokens, in elements. It is larger than [`Model::n_embd`] where images add more.
     #[must_use]
     pub fn n_embd_inp(&self) -> usize {
         // SAFETY: the model is alive.
@@ -233,7 +232,7 @@ impl Model {
     }
 
     /// The tokens of `text`, with the special tokens that the model puts around a text (as llama-perplexity and
-    /// llama-imatrix do); special tokens written out in the text are plain text.
+    /// llama-imatrix do). Special tokens written out in the text are plain text.
     ///
     /// # Errors
     /// [`Error::Tokenize`] if the model has no tokenizer or the text is 2 GiB or longer.

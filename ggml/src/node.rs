@@ -158,8 +158,8 @@ impl<'a> Node<'a> {
             "a row of '{}' ends past its {n_bytes} bytes",
             self.name()
         );
-        // SAFETY: the tensor was computed (callbacks hand out computed nodes and their living operands), `out` has
-        // room for the bytes asked for, and the range lies inside the tensor as just checked.
+        // SAFETY: the tensor was computed (callbacks hand out computed nodes and their living operands). `out` has room for the
+        // bytes asked for, and the range lies inside the tensor as just checked.
         unsafe {
             sys::ggml_backend_tensor_get(self.raw, out.as_mut_ptr().cast(), offset, out.len());
         }

@@ -48,10 +48,9 @@ pub fn can_quantize(id: u32) -> bool {
     )
 }
 
-/// Rounds rows of `n_per_row` weights, each row on its own, to type `id`. `importance`, of one row, says how much the square
-/// of an error counts in each column; types without a use for it ignore it. `None` for a type that [`can_quantize`] does not
-/// know or that needs the importance which is not there, for rows that are not whole quantisation blocks, and for weights
-/// or an importance that are not finite.
+/// Rounds rows of `n_per_row` weights, each row on its own, to type `id`. `importance`, of one row, says how much the square of
+/// an error counts in each column; types without a use for it ignore it. `None` for a type that [`can_quantize`] does not know,
+/// or whose importance is missing. Also for rows that are not whole quantisation blocks, and for numbers that are not finite.
 #[must_use]
 pub fn quantize(id: u32, weights: &[f32], n_per_row: usize, importance: Option<&[f32]>) -> Option<Vec<u8>> {
     let block = usize::try_from(block_size(id)).ok()?;
@@ -72,8 +71,8 @@ pub fn quantize(id: u32, weights: &[f32], n_per_row: usize, importance: Option<&
     let n_rows = weights.len() / n_per_row;
     let mut bytes = vec![0u8; n_rows.checked_mul(row_bytes)?];
     let (rows, columns) = (i64::try_from(n_rows).ok()?, i64::try_from(n_per_row).ok()?);
-    // SAFETY: `weights` has rows x columns floats, the result room for as many rows of the type, `importance` is null or has
-    // a float for each column; the type is one that the call takes, and rows are whole quantisation blocks.
+    // SAFETY: `weights` has rows x columns floats, the result room for as many rows of the type, `importance` is null or has a
+    // float for each column. The type is one that the call takes, and rows are whole quantisation blocks.
     let n_bytes = unsafe {
         sys::ggml_quantize_chunk(
             id,

@@ -11,8 +11,8 @@ use crate::error::c_path;
 use crate::fault::{AtWork, Work};
 use crate::{Backend, Error, log};
 
-/// Rows of a tensor are worked on in pieces of at most this many bytes. llama.cpp's own default is 8 GiB, as much as some
-/// machines have; what comes out does not depend on it.
+/// Bytes of a piece of a tensor at most. llama.cpp's own default is 8 GiB, as much as some machines have. What comes out does
+/// not depend on it.
 const MAX_BUFFER: usize = 256 << 20;
 
 /// What `general.file_type` says and llama-quantize takes: a mixture of tensor types.
@@ -105,8 +105,8 @@ thread_local! {
     static PROGRESS: RefCell<Option<Progress>> = const { RefCell::new(None) };
 }
 
-/// Quantizes the model at `input` (of a split model, its first part) to `output`, as one file, also from a quantized
-/// type; without an importance matrix.
+/// Quantizes the model at `input` to `output`, as one file, without an importance matrix. Of a split model `input` is the first
+/// part. The input may be quantized already.
 ///
 /// llama.cpp does not notice a disk that is full while it writes: whether the output is whole is for the caller to check.
 ///
@@ -152,8 +152,8 @@ pub(crate) fn run(
     Ok(())
 }
 
-/// Looks at what llama.cpp says on this thread for the line that it begins with each tensor: `[  12/ 272] name - ...`
-/// (`llama-quant.cpp: llama_model_quantize_impl`).
+/// Finds in llama.cpp's lines on this thread those that begin a tensor. They read `[  12/ 272] name - ...` (`llama-quant.cpp:
+/// llama_model_quantize_impl`).
 pub(crate) fn watch(line: &str) {
     let Some((done, total)) = counts(line) else {
         return;

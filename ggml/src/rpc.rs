@@ -114,7 +114,7 @@ impl Servers {
         Ok(Self(devices.leak()))
     }
 
-    /// Their devices, followed by those of this machine that are no CPU, as llama.cpp's own programs order them; then a
+    /// Their devices, followed by those of this machine that are no CPU, as llama.cpp's own programs order them. Then a
     /// null pointer.
     pub(crate) fn with_local(self) -> Vec<sys::ggml_backend_dev_t> {
         let mut devices: Vec<_> = self.0.iter().map(|device| device.0).collect();

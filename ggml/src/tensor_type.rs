@@ -7,7 +7,7 @@ use llama_cpp_sys_2 as sys;
 /// Number of type ids that the bundled ggml knows, removed ones included.
 pub const COUNT: u32 = sys::GGML_TYPE_COUNT;
 
-/// What ggml calls type `id`; `None` for an id that is unknown or was removed.
+/// What ggml calls type `id`. `None` for an id that is unknown or was removed.
 #[must_use]
 pub fn name(id: u32) -> Option<String> {
     if id >= COUNT || block_size(id) == 0 {
@@ -23,7 +23,7 @@ pub fn name(id: u32) -> Option<String> {
     Some(name.to_string_lossy().into_owned())
 }
 
-/// Elements per quantisation block of type `id`; 0 for an unknown or removed type.
+/// Elements per quantisation block of type `id`. 0 for an unknown or removed type.
 #[must_use]
 pub fn block_size(id: u32) -> u64 {
     if id >= COUNT {
@@ -33,7 +33,7 @@ pub fn block_size(id: u32) -> u64 {
     u64::try_from(unsafe { sys::ggml_blck_size(id) }).unwrap_or(0)
 }
 
-/// Bytes per quantisation block of type `id`; 0 for an unknown or removed type.
+/// Bytes per quantisation block of type `id`. 0 for an unknown or removed type.
 #[must_use]
 pub fn block_bytes(id: u32) -> u64 {
     if id >= COUNT {

@@ -51,8 +51,8 @@ pub struct TensorShape {
     pub ne: [u64; 4],
 }
 
-/// The tensors of a model with the metadata of the GGUF file at `path`, which has none itself: all that llama.cpp knows
-/// for the architecture, optional ones too, in the order in which it makes them.
+/// The tensors that llama.cpp asks for, given the metadata in the file at `path`. The file has none itself. They are all that
+/// llama.cpp knows for the architecture, optional ones too, in the order in which it makes them.
 ///
 /// # Errors
 /// [`Error::Load`] with llama.cpp's reason.
@@ -98,7 +98,7 @@ unsafe extern "C" fn record_tensor(tensor: *mut sys::ggml_tensor, shapes: *mut c
     });
 }
 
-/// Quantizes the model at `input` with llama.cpp's own routine; `ftype` is its number of the file type.
+/// Quantizes the model at `input` with llama.cpp's own routine. `ftype` is its number of the file type.
 ///
 /// # Errors
 /// [`Error::Quantize`] with llama.cpp's reason.

@@ -11,14 +11,14 @@ use crate::{Model, Token};
 pub struct VocabularyEntry<'model> {
     /// Its text as stored, not decoded; up to its first NUL byte.
     pub text: &'model [u8],
-    /// What a tokenizer of the SentencePiece kind goes by; 0 where the file has none.
+    /// What a tokenizer of the SentencePiece kind goes by. 0 where the file has none.
     pub score: f32,
     /// Bits of `llama_token_attr`: whether it is a normal token, a control token, a byte and so on.
     pub attributes: u32,
 }
 
 impl Model {
-    /// The entry of `token`; `None` for a number that is no token's, and of a model without a tokenizer.
+    /// The entry of `token`. `None` for a number that is no token's, and of a model without a tokenizer.
     #[must_use]
     pub fn vocabulary_entry(&self, token: Token) -> Option<VocabularyEntry<'_>> {
         let number = usize::try_from(token).ok()?;

@@ -17,7 +17,7 @@ use crate::watch::{Unit, Watch};
 
 /// The loss of each block's removal alone.
 pub(crate) struct Ablated {
-    /// Of each block that an evaluation runs; `None` of those that may not go alone.
+    /// Of each block that an evaluation runs. `None` of those that may not go alone.
     pub(crate) losses: Vec<Option<Loss>>,
     refused: Vec<RefusedReport>,
     evaluated: Option<&'static str>,

@@ -7,8 +7,8 @@ use crate::plan::Method;
 use crate::plan::attention::first_kept;
 use anyhow::{Context, Result, bail, ensure};
 
-/// Chooses the `n` blocks whose attention has the lowest scores, among those that are neither in `removed` nor in `keep`
-/// and may lose it. Of equal scores the later block.
+/// Chooses the `n` blocks whose attention has the lowest scores. They are neither in `removed` nor in `keep`, and may lose it.
+/// Of equal scores the later block.
 ///
 /// # Errors
 /// Fewer such blocks than `n`; a method that needs scores without any.

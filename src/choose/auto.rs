@@ -1,9 +1,9 @@
 //! Method `auto`: the best of the sets that cheap methods name, by their loss on text that chose nothing.
 //!
 //! One pass over the calibration text scores every block and every run. The sets that follow from it are evaluated on windows
-//! of the text after that, by segments, so that what sets have in common is evaluated once; where the text ends, on windows that
-//! were scored, too. Equal sets are measured once, and a set without a rival not at all. Where nothing can be measured, `bi`
-//! chooses, and that is said.
+//! of the text after that; where the text ends, on scored windows, too. They are evaluated by segments, so that what sets have
+//! in common is evaluated once. Equal sets are measured once, and a set without a rival not at all. Where nothing can be
+//! measured, `bi` chooses, and that is said.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -29,7 +29,7 @@ use crate::output::Parent;
 use crate::plan::Method;
 use crate::watch::Unit;
 
-/// The methods whose sets are compared; of sets that cost the same the first.
+/// The methods whose sets are compared. Of sets that cost the same the first.
 const CANDIDATES: [Method; 5] =
     [Method::Bi, Method::RelativeMagnitude, Method::Safe, Method::Run, Method::Lorp];
 
@@ -136,7 +136,7 @@ fn candidates(request: &Request<'_>) -> Result<Vec<Candidate>> {
 struct Losses {
     /// Of each window.
     of: BTreeMap<BlockSet, Vec<Loss>>,
-    /// For each target how many of the windows count; 0 where nothing was measured. They do not depend on other targets.
+    /// For each target how many of the windows count. 0 where nothing was measured. They do not depend on other targets.
     n_windows: Vec<usize>,
     /// The first windows, which had no part in the scores.
     n_new: usize,
@@ -200,7 +200,7 @@ impl Losses {
         })
     }
 
-    /// The candidate for the target of this number that costs least; without losses the first.
+    /// The candidate for the target of this number that costs least. Without losses the first.
     fn best(&self, target: usize, candidates: Vec<Candidate>, objective: Objective) -> Chosen {
         let n_windows = self.n_windows.get(target).copied().unwrap_or(0);
         let of = |candidate: &Candidate| self.of.get(&candidate.chosen.removed)?.get(..n_windows);
@@ -275,7 +275,7 @@ fn kept(n_blocks: usize, sets: &[BlockSet]) -> Vec<Vec<BlockId>> {
     sets.iter().map(|set| all().filter(|block| !set.contains(block)).collect()).collect()
 }
 
-/// Windows on which these sets of kept blocks can be evaluated by segments, one at least; 0 of no set.
+/// Windows on which these sets of kept blocks can be evaluated by segments, one at least. 0 of no set.
 fn n_by_segments(budget: usize, n_blocks: usize, kept: &[Vec<BlockId>]) -> usize {
     // The first window is evaluated by segments and whole to compare the two, and each has a head for the parent.
     let prefixes = |set: &Vec<BlockId>| (1..set.len()).map(|n| set[..n].to_vec()).collect::<Vec<_>>();
@@ -285,7 +285,7 @@ fn n_by_segments(budget: usize, n_blocks: usize, kept: &[Vec<BlockId>]) -> usize
     if kept.is_empty() { 0 } else { n }
 }
 
-/// Windows on which they can be evaluated as whole models, beside the parent each, one at least; 0 of no set.
+/// Windows on which they can be evaluated as whole models, one at least. The parent is evaluated beside each. 0 of no set.
 fn n_by_whole_models(budget: usize, n_blocks: usize, kept: &[Vec<BlockId>]) -> usize {
     let each: usize = kept.iter().map(|set| n_blocks + set.len()).sum();
     if kept.is_empty() { 0 } else { (budget / each.max(1)).max(1) }

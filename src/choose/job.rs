@@ -20,8 +20,8 @@ use crate::model::block::{BlockSet, block_list, numbers};
 use crate::plan::Method;
 use crate::watch::{self, Unit};
 
-/// Sets of a search that are healed, beside the best one: of those that it measured on all windows, and of the runs of
-/// consecutive blocks, whose single cut is healed best, so many each.
+/// Sets of a search that are healed, beside the best one. So many are taken of those measured on all windows, and so many of
+/// the runs of consecutive blocks, whose single cut is healed best.
 const SHORTLISTED: usize = 3;
 
 /// A choice by losses, once there is something that measures them.
@@ -171,7 +171,7 @@ impl Job<'_> {
 pub(crate) struct Progress {
     bar: Box<dyn watch::Progress>,
     n_measured: Cell<u64>,
-    /// Expected loss evaluations to the end, by the number of removed blocks; `None` where that is not known.
+    /// Expected loss evaluations to the end, by the number of removed blocks. `None` where that is not known.
     expected: Option<Vec<u64>>,
     n: Option<usize>,
 }

@@ -28,7 +28,7 @@ pub(crate) struct Loaded {
     /// What the weights of its blocks were converted to.
     pub(crate) conversion: Conversion,
     pub(crate) threads: Rc<ThreadPool>,
-    /// The states of the text, of a model that is evaluated block by block; then the engine is its vocabulary alone.
+    /// The states of the text, of a model that is evaluated block by block. Then the engine is its vocabulary alone.
     replay: Option<RefCell<Replay>>,
 }
 
@@ -89,7 +89,7 @@ impl Loaded {
         with(&mut LlamaHiddenStates::with_threads(&self.engine, self.set.window, &self.threads, graph)?)
     }
 
-    /// The windows in an order in which the first few stand for all of the text, and for all texts where there are several.
+    /// The windows in an order whose first few stand for all. Of several texts they stand for each.
     pub(crate) fn windows(&self) -> Vec<&[Token]> {
         let windows: Vec<&[Token]> = self.set.windows().collect();
         order::order(windows.len(), self.set.blake3).into_iter().map(|number| windows[number]).collect()

@@ -1,9 +1,9 @@
 //! LoRP: blocks by the redundancy of their hidden states within clusters of alike ones.
 //!
-//! Locality-aware redundancy pruning (arXiv:2605.27786): the mean cosine between what enters any two blocks, `S`, says by its
-//! locality, `-log2` of the mean off its diagonal (eq. 6), into how many clusters blocks are divided (section 5.1), by spectral
-//! clustering of `(S + 1) / 2` (eq. 7). First the most redundant block of each cluster goes (eqs. 8 and 9), then always one of the
-//! cluster whose blocks are the most alike (eqs. 10 and 11). The first and the last block stay.
+//! Locality-aware redundancy pruning (arXiv:2605.27786). `S` is the mean cosine between what enters any two blocks. Its
+//! locality, `-log2` of the mean off its diagonal (eq. 6), says into how many clusters blocks are divided (section 5.1), by
+//! spectral clustering of `(S + 1) / 2` (eq. 7). First the most redundant block of each cluster goes (eqs. 8 and 9), then
+//! always one of the cluster whose blocks are the most alike (eqs. 10 and 11). The first and the last block stay.
 //!
 //! The paper's program begins k-means at random; here it begins at every block in turn, and the tightest clusters count.
 
@@ -13,7 +13,7 @@ use faer::{Mat, Side};
 /// Rounds of k-means at most; it is stable far earlier.
 const MAX_ROUNDS: usize = 300;
 
-/// The order in which blocks go: for each block its place, from 0; the first and the last block come last.
+/// The order in which blocks go: for each block its place, from 0. The first and the last block come last.
 ///
 /// `cosine` is `[n_blocks, n_blocks]`: of what enters block `i` and what enters block `j`.
 ///
@@ -50,8 +50,8 @@ fn n_clusters(cosine: &[Vec<f64>]) -> usize {
     }
 }
 
-/// The cluster of each block: k-means of the first `k` eigenvectors of the normalised Laplacian, each divided by the roots of
-/// degrees.
+/// The cluster of each block, by k-means. Its points are the first `k` eigenvectors of the normalised Laplacian, each divided
+/// by the roots of degrees.
 fn clusters(cosine: &[Vec<f64>], k: usize) -> Result<Vec<usize>> {
     let n = cosine.len();
     let affinity = |i: usize, j: usize| {

@@ -40,7 +40,7 @@ pub(crate) struct Chosen {
     pub(crate) journal: Option<Journal>,
     /// Which method `auto` chose.
     pub(crate) auto: Option<Auto>,
-    /// Sets of as many blocks that may be better once they are healed, `removed` first; empty unless that is asked for.
+    /// Sets of as many blocks that may be better once they are healed, `removed` first. Empty unless that is asked for.
     pub(crate) shortlist: Vec<BlockSet>,
 }
 

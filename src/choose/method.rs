@@ -29,7 +29,7 @@ impl Method {
         }
     }
 
-    /// The importance of each block by measured scores; `None` for a method that does not go by them.
+    /// The importance of each block by measured scores. `None` for a method that does not go by them.
     #[must_use]
     pub fn of_scores(self, scores: Scores) -> Option<Vec<f64>> {
         let means = |metric| scores.means[metric].clone();
@@ -46,7 +46,7 @@ impl Method {
     }
 }
 
-/// By how many standard deviations each value lies above the mean; zeros if all are the same.
+/// By how many standard deviations each value lies above the mean. Zeros if all are the same.
 fn z_scores(values: &[f64]) -> Vec<f64> {
     let n = values.len().max(1) as f64;
     let mean = values.iter().sum::<f64>() / n;

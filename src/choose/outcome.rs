@@ -16,7 +16,7 @@ use serde::{Serialize, Serializer};
 /// The measurements of a search.
 #[derive(Clone, Debug, Serialize)]
 pub struct SearchReport {
-    /// Its objective: `kl`, `ppl`, `task` or `draft`; null where scores chose the sets that were measured.
+    /// Its objective: `kl`, `ppl`, `task` or `draft`. Null where scores chose the sets that were measured.
     pub objective: Option<String>,
     /// How sets were evaluated: block by block (`segments`), or each as a whole model (`whole`).
     pub evaluated: &'static str,
@@ -84,7 +84,7 @@ pub struct AutoReport {
     pub seconds: f64,
     /// Why nothing could be measured, so that `bi` chose; null otherwise.
     pub fallback: Option<String>,
-    /// The different sets; empty where no others than that of `bi` were looked for.
+    /// The different sets. Empty where no others than that of `bi` were looked for.
     pub candidates: Vec<CandidateReport>,
 }
 
@@ -95,7 +95,7 @@ pub struct CandidateReport {
     pub methods: Vec<String>,
     /// The blocks.
     pub removed: Vec<usize>,
-    /// Mean KL divergence from the whole model's predictions, in nats; null if it was not measured.
+    /// Mean KL divergence from the whole model's predictions, in nats. Null if it was not measured.
     pub kl_divergence: Option<f64>,
     /// Its standard error over windows; null of a single window.
     pub kl_divergence_stderr: Option<f64>,
@@ -127,7 +127,7 @@ impl AutoReport {
 /// How alike the hidden states at any two positions of the stream are.
 #[derive(Clone, Debug, Serialize)]
 pub struct PairsReport {
-    /// The mean cosine over tokens, `[n_blocks + 1, n_blocks + 1]`: position 0 is what enters block 0, position `i + 1` what
+    /// The mean cosine over tokens, `[n_blocks + 1, n_blocks + 1]`. Position 0 is what enters block 0, position `i + 1` what
     /// leaves block `i`. Null where a state is all zeros for every token.
     pub cosine: Vec<Vec<Option<f64>>>,
 }
@@ -137,27 +137,27 @@ pub struct PairsReport {
 pub struct BlockReport {
     /// Its number.
     pub block: usize,
-    /// Its scores, each with its standard error over windows; null where it has none.
+    /// Its scores, each with its standard error over windows. Null where it has none.
     #[serde(flatten, serialize_with = "of_block")]
     pub scores: Option<BlockScores>,
-    /// Those of its attention alone, or of what it has in its place; null unless the halves were scored.
+    /// Those of its attention alone, or of what it has in its place. Null unless the halves were scored.
     #[serde(flatten, serialize_with = "of_attention")]
     pub attention: Option<BlockScores>,
     /// Those of its feed-forward network alone; null unless the halves were scored.
     #[serde(flatten, serialize_with = "of_ffn")]
     pub ffn: Option<BlockScores>,
-    /// Its place in the order of LoRP, from 0; null unless that is the method.
+    /// Its place in the order of LoRP, from 0. Null unless that is the method.
     pub lorp: Option<f64>,
-    /// Its place by the scores that the method goes by, from 1 for the lowest; null where there are none.
+    /// Its place by the scores that the method goes by, from 1 for the lowest. Null where there are none.
     pub rank: Option<usize>,
-    /// The lowest rank that it may have among texts of this kind; null of a single window.
+    /// The lowest rank that it may have among texts of this kind. Null of a single window.
     pub rank_low: Option<usize>,
     /// The highest.
     pub rank_high: Option<usize>,
-    /// Whether another text of this kind might move it into the set or out of it; null where no set was chosen by scores,
+    /// Whether another text of this kind might move it into the set or out of it. Null where no set was chosen by scores,
     /// or by those of a single window.
     pub tied: Option<bool>,
-    /// KL divergence from the whole model's predictions without this block alone, in nats; null if it was not measured, or
+    /// KL divergence from the whole model's predictions without this block alone, in nats. Null if it was not measured, or
     /// the block may not go alone.
     pub ablate_kl: Option<f64>,
     /// Perplexity without this block alone.
@@ -228,9 +228,9 @@ pub fn block_rows(
 pub struct GoalReport {
     /// The flag: `target-size`, `max-ppl`, `max-kl`, or `draft` for the objective of that name.
     pub goal: &'static str,
-    /// The value of the flag, such as `+10%`; null for a draft model.
+    /// The value of the flag, such as `+10%`. Null for a draft model.
     pub given: Option<String>,
-    /// The most that the figure may be: bytes, perplexity, or nats; null for a draft model.
+    /// The most that the figure may be: bytes, perplexity, or nats. Null for a draft model.
     pub limit: Option<Figure>,
     /// The figure of the output: bytes, perplexity, nats, or the expected speed-up.
     pub value: Figure,
@@ -324,7 +324,7 @@ impl GoalReport {
         }
     }
 
-    /// Of a size: `steps` are sets with the bytes of their output, the last is the first that is small enough.
+    /// Of a size. `steps` are sets with the bytes of their output, the last of which is the first that is small enough.
     #[must_use]
     pub fn of_sizes(limit: u64, value: u64, steps: Vec<StepReport>) -> Self {
         Self {
@@ -387,7 +387,7 @@ impl From<Draft> for DraftReport {
 }
 
 impl TaskReport {
-    /// Of `loss` beside the parent's, in tasks of the file `source`; `found` is the first as accuracy.
+    /// Of `loss` beside the parent's, in tasks of the file `source`. `found` is the first as accuracy.
     #[must_use]
     pub fn new(source: String, loss: &TaskLoss, parent: &TaskLoss, found: &Accuracy, models: u64) -> Self {
         Self {

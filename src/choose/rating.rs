@@ -18,9 +18,9 @@ pub struct ConfidenceReport {
     pub level: f64,
     /// Tokens that the calibration might have used.
     pub tokens_allowed: usize,
-    /// Why it ended: `set certain` or `text used up`; null if it was not to end early.
+    /// Why it ended: `set certain` or `text used up`. Null if it was not to end early.
     pub stopped: Option<&'static str>,
-    /// Blocks that another text of this kind might move into the set or out of it; null if no set was chosen by scores, or
+    /// Blocks that another text of this kind might move into the set or out of it. Null if no set was chosen by scores, or
     /// by those of a single window.
     pub tied: Option<Vec<usize>>,
 }
@@ -36,7 +36,7 @@ pub struct Rating {
 }
 
 impl Rating {
-    /// By the scores that `method` goes by; of the set that was `chosen` by them, if one was.
+    /// By the scores that `method` goes by. Of the set that was `chosen` by them, if one was.
     #[must_use]
     pub fn new(
         importance: &Importance,
@@ -69,7 +69,7 @@ impl Rating {
         }
     }
 
-    /// For the result, of a calibration that might have used so many tokens; `stopped` if it ended before, `None` if it was
+    /// For the result, of a calibration that might have used so many tokens. `stopped` if it ended before, `None` if it was
     /// not to.
     #[must_use]
     pub fn report(&self, tokens_allowed: usize, stopped: Option<bool>) -> ConfidenceReport {
@@ -85,7 +85,7 @@ impl Rating {
     }
 }
 
-/// The rank of each score, from 1 for the lowest; of equals the later block comes first, as it goes first.
+/// The rank of each score, from 1 for the lowest. Of equals the later block comes first, as it goes first.
 pub(crate) fn ascending(scores: &[f64]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..scores.len()).collect();
     order.sort_by(|&a, &b| scores[a].total_cmp(&scores[b]).then(b.cmp(&a)));
@@ -103,7 +103,7 @@ pub struct AgainstReport {
     pub calibration: CalibrationReport,
     /// Tokens of it that might have been used, and why it ended: as of the first text.
     pub confidence: ConfidenceReport,
-    /// Spearman's rank correlation of the scores that the method goes by; null where it is not defined.
+    /// Spearman's rank correlation of the scores that the method goes by. Null where it is not defined.
     pub spearman: Option<f64>,
     /// Kendall's tau-b of those.
     pub kendall: Option<f64>,
@@ -115,7 +115,7 @@ pub struct AgainstReport {
     pub relative_magnitude_spearman: Option<f64>,
     /// Kendall's tau-b of it.
     pub relative_magnitude_kendall: Option<f64>,
-    /// How many blocks the sets have that are compared: those asked for, else a quarter; null if no such set is allowed.
+    /// How many blocks the sets have that are compared: those asked for, else a quarter. Null if no such set is allowed.
     pub drop: Option<usize>,
     /// The set by the first text.
     pub removed_here: Option<Vec<usize>>,
@@ -137,7 +137,7 @@ pub struct Sets {
 }
 
 impl AgainstReport {
-    /// Of what two texts gave by `method`; `blocks`, `calibration` and `confidence` of the other text.
+    /// Of what two texts gave by `method`. `blocks`, `calibration` and `confidence` of the other text.
     #[must_use]
     pub fn new(
         method: Method,
@@ -177,14 +177,14 @@ impl AgainstReport {
 /// What each block alone costs.
 #[derive(Clone, Debug, Serialize)]
 pub struct AblateReport {
-    /// How models without a block were evaluated: block by block (`segments`), or each as a whole model (`whole`); null if
+    /// How models without a block were evaluated: block by block (`segments`), or each as a whole model (`whole`). Null if
     /// no block may go alone.
     pub evaluated: Option<&'static str>,
     /// Evaluations of one block on one window.
     pub block_evaluations: u64,
     /// Time of all of it.
     pub seconds: f64,
-    /// Of the whole model on the same text; null if no block may go alone.
+    /// Of the whole model on the same text. Null if no block may go alone.
     pub parent_perplexity: Option<f64>,
     /// Blocks that may not go alone.
     pub refused: Vec<RefusedReport>,

@@ -9,8 +9,7 @@ use crate::plan::method::Method;
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeSet;
 
-/// Checks a request before anything is measured for it: whether there is an allowed set of `n` blocks without those of
-/// `keep`.
+/// Checks a request before anything is measured for it. There must be an allowed set of `n` blocks without those of `keep`.
 ///
 /// # Errors
 /// No allowed set of that size; a block of `keep` that does not exist.
@@ -36,8 +35,8 @@ pub fn choose(
     lowest(constraints, &scores, keep, n)
 }
 
-/// Numbers of blocks that are tried where none of the wanted number may go: each takes a search, and for 512 blocks a
-/// search takes some hundredths of a second.
+/// Numbers of blocks that are tried where the wanted number is refused. Each takes a search, which for 512 blocks takes some
+/// hundredths of a second.
 const N_TRIED: usize = 16;
 
 /// Chooses the `n` blocks with the lowest total of `scores`, one for each block, as [`choose`] does.
@@ -105,8 +104,8 @@ pub fn stays(constraints: &Constraints, keep: &BlockSet, block: BlockId) -> bool
     keep.contains(&block) || (!constraints.trusted && constraints.must_stay.contains_key(&block))
 }
 
-/// The allowed run of `n` consecutive blocks with the lowest score, by the score of each first block, without blocks of
-/// `keep`. Of equal scores the later run goes.
+/// The allowed run of `n` blocks with the lowest score. Scores are by the first block of a run. No block of `keep` is in it. Of
+/// equal scores the later run goes.
 ///
 /// # Errors
 /// As [`check`]; no allowed run.
@@ -125,7 +124,7 @@ pub fn best_run(constraints: &Constraints, scores: &[f64], keep: &BlockSet, n: u
         .with_context(|| format!("no run of {n} consecutive blocks may be removed from this model"))
 }
 
-/// The allowed set of the same size that differs from `wanted` in the fewest blocks; `None` if there is none. Blocks that
+/// The allowed set of the same size that differs from `wanted` in the fewest blocks. `None` if there is none. Blocks that
 /// go with any cut are in neither.
 #[must_use]
 pub fn nearest(constraints: &Constraints, wanted: &BlockSet) -> Option<BlockSet> {
@@ -147,15 +146,15 @@ pub fn nearest(constraints: &Constraints, wanted: &BlockSet) -> Option<BlockSet>
     Search::new(constraints, &costs, &stays, n_blocks - n).best()
 }
 
-/// The search for the allowed set with the lowest total score, exact: over blocks in order, how many were kept so far,
-/// and of which groups one was kept (a dynamic programme with `n_blocks * n_kept * 2^groups` states).
+/// The exact search for the allowed set with the lowest total score. It is a dynamic programme over blocks in order: how many
+/// were kept so far, and of which groups one was kept (`n_blocks * n_kept * 2^groups` states).
 struct Search<'s> {
     constraints: &'s Constraints,
     scores: &'s [f64],
     stays: Vec<bool>,
     n_kept: usize,
     groups: &'s [crate::plan::constraints::Group],
-    /// For each state the lowest total of what is still to come; infinite where nothing allowed comes.
+    /// For each state the lowest total of what is still to come. Infinite where nothing allowed comes.
     lowest: Vec<f64>,
 }
 

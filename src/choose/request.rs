@@ -34,7 +34,8 @@ pub(crate) struct Request<'r> {
     pub(crate) splitting: Splitting,
     /// The folder for measurements; `None` for the system's folder for caches.
     pub(crate) scratch: Option<&'r Path>,
-    /// A search also names the sets that are next best, and runs of consecutive blocks, to be compared once they are healed.
+    /// A search also names sets to be compared once they are healed. They are the next best ones, and runs of consecutive
+    /// blocks.
     pub(crate) heals: bool,
     /// The text to measure on.
     pub(crate) text: &'r Calibration,
@@ -53,7 +54,7 @@ impl Request<'_> {
 pub(crate) enum Target {
     /// This many.
     Exactly(usize),
-    /// As many as the goal says, but no more than `most`; fewer than `first` cannot reach it.
+    /// As many as the goal says, but no more than `most`. Fewer than `first` cannot reach it.
     Goal { goal: Goal, first: usize, most: usize },
 }
 

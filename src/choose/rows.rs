@@ -120,7 +120,7 @@ impl Rows {
     }
 }
 
-/// How blocks were chosen, and how much of the scored text `set` that has seen, `n_healed` tokens of it at least.
+/// How blocks were chosen, and what of the scored text was seen. Of `set` that is `n_healed` tokens at least.
 ///
 /// # Errors
 /// A text that cannot be read or cut.

@@ -43,7 +43,7 @@ impl Runs<'_> {
         })
     }
 
-    /// The best run of `n` blocks; `None` where no such run may be removed.
+    /// The best run of `n` blocks. `None` where no such run may be removed.
     pub(crate) fn best_if_any(&self, n: usize, bar: &dyn Progress) -> Result<Option<BlockSet>> {
         if consecutive(self.request, n).next().is_none() {
             return Ok(None);

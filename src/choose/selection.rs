@@ -1,4 +1,4 @@
-//! The entry of this room: the cut of a model, by a list, by scores, by losses, or by a goal.
+//! The entry of this room: the cut of a model. It is chosen by a list, by scores, by losses, or by a goal.
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -187,7 +187,7 @@ pub fn select(parent: Parent<'_>, options: &Choosing, watch: &dyn Watch) -> Resu
     Ok(selection)
 }
 
-/// Chooses the cut; where that takes scores, they are measured together with an importance matrix.
+/// Chooses the cut. Where that takes scores, they are measured together with an importance matrix.
 fn select_cut(parent: Parent<'_>, options: &Choosing, watch: &dyn Watch) -> Result<Selection> {
     let at_path = || parent.name();
     let checked = Checked::new(parent, options).with_context(at_path)?;
@@ -398,7 +398,7 @@ fn attention_cut(
     Ok(Some(AttentionCut { blocks, method }))
 }
 
-/// How sure the scores are by which a set was chosen; where it was not, the scores alone.
+/// How sure the scores are by which a set was chosen. Where it was not, the scores alone.
 fn rate(
     calibrated: &Calibrated,
     constraints: &Constraints,

@@ -84,8 +84,8 @@ impl Effort {
 pub struct DropList(Vec<Budget>);
 
 impl DropList {
-    /// How many blocks each row loses, of a model with `n_blocks` that an evaluation runs: in the order of the list, each
-    /// number once.
+    /// How many blocks each row loses, of a model with `n_blocks` evaluated blocks. The order is that of the list, each number
+    /// once.
     #[must_use]
     pub fn numbers(&self, n_blocks: usize) -> Vec<usize> {
         let mut numbers: Vec<usize> = Vec::new();
@@ -184,11 +184,11 @@ pub struct Choosing {
     pub splitting: Splitting,
     /// The objective of methods that measure losses.
     pub objective: Objective,
-    /// How sure the set must be for the calibration to stop early; `None`: it does not.
+    /// How sure the set must be for the calibration to stop early. `None`: it does not.
     pub confidence: Option<Confidence>,
     /// Tasks that candidates do, and how many at most.
     pub tasks: Option<(PathBuf, usize)>,
-    /// Where a search keeps what it has measured; `None` for the system's folder for caches.
+    /// Where a search keeps what it has measured. `None` for the system's folder for caches.
     pub scratch: Option<PathBuf>,
     /// How to calibrate.
     pub calibration: Calibration,

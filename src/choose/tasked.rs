@@ -46,7 +46,7 @@ impl Tasks for Candidates<'_> {
     }
 }
 
-/// The report of tasks of the file at `source`, which `chosen` did; `n_models` models did them in all.
+/// The report of tasks of the file at `source`, which `chosen` did. `n_models` models did them in all.
 pub(crate) fn report(
     source: &Path,
     tasks: &[Task],

@@ -67,7 +67,7 @@ impl Drop for Bar {
     }
 }
 
-/// A bar of `total` units; hidden if `quiet` or where stderr is no terminal.
+/// A bar of `total` units. Hidden if `quiet` or where stderr is no terminal.
 #[must_use]
 fn bar(what: Cow<'static, str>, unit: Unit, total: u64, quiet: bool) -> ProgressBar {
     if is_child() && !quiet {

@@ -1,12 +1,12 @@
 //! Conversion of the weights of blocks to a type that is evaluated faster, for scores. Pure.
 //!
-//! llama.cpp has its fastest kernels (repacked rows, tiles, matrix units) for some types only, which differ from machine to machine.
-//! A weight of `Q5_0` is `d * q` with an integer `q` of five bits, one of `IQ4_NL` is `d * q` with one of sixteen integers of
-//! eight bits. `Q8_0` holds any `d * q` with eight bits: the same scale, the same integer, the same number. llama.cpp
-//! multiplies all three with inputs in `Q8_0` (`ggml-cpu.c: type_traits_cpu`), so converted to it a model computes the same up
-//! to the order in which floats are added. `F32` holds the weights of every type, `BF16` their first eight bits; with both,
-//! inputs are not rounded as they are with the model's own types. So only scores are taken from converted blocks, and they
-//! say so; whatever is compared bit for bit is evaluated as it is.
+//! llama.cpp has its fastest kernels (repacked rows, tiles, matrix units) for some types only, which differ from machine to
+//! machine. A weight of `Q5_0` is `d * q` with an integer `q` of five bits, one of `IQ4_NL` is `d * q` with one of sixteen
+//! integers of eight bits. `Q8_0` holds any `d * q` with eight bits: the same scale, the same integer, the same number.
+//! llama.cpp multiplies all three with inputs in `Q8_0` (`ggml-cpu.c: type_traits_cpu`), so converted to it a model computes
+//! the same up to the order in which floats are added. `F32` holds the weights of every type, `BF16` their first eight bits.
+//! With both, inputs are not rounded as they are with the model's own types. So only scores are taken from converted blocks,
+//! and they say so. Whatever is compared bit for bit is evaluated as it is.
 
 use std::io;
 
@@ -42,7 +42,7 @@ const SCALE: usize = 2;
 const IQ4_NL_VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 impl Conversion {
-    /// The type that a block's tensor `rest` is converted to; `None` where it stays as it is.
+    /// The type that a block's tensor `rest` is converted to. `None` where it stays as it is.
     #[must_use]
     pub fn target(self, rest: &str, info: &TensorInfo<'_>) -> Option<TensorType> {
         let from = info.tensor_type();

@@ -100,7 +100,7 @@ impl HiddenStates for Recorded {
         self.n_embd
     }
 
-    /// Shows the next recorded window, whatever the tokens; begins again after the last.
+    /// Shows the next recorded window, whatever the tokens. Begins again after the last.
     fn visit(&mut self, _window: &[Token], visit: &mut Visitor<'_>) -> Result<()> {
         ensure!(!self.windows.is_empty(), "no window was recorded");
         let states = &self.windows[self.next % self.windows.len()];

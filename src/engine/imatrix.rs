@@ -42,7 +42,7 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// Of a model in which block `i` is block `blocks[i]` of the one that the matrix is for; others are not looked at.
+    /// Of a model in which block `i` is block `blocks[i]` of the one that the matrix is for. Others are not looked at.
     #[must_use]
     pub fn of_blocks(blocks: Vec<BlockId>) -> Self {
         Self { blocks: Some(blocks), ..Self::default() }

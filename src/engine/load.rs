@@ -132,7 +132,7 @@ impl<'i> LoadedModel<'i> {
     }
 }
 
-/// The context that a model was trained for, in tokens; 0 where it is not known. A vocabulary alone does not say it.
+/// The context that a model was trained for, in tokens. 0 where it is not known. A vocabulary alone does not say it.
 fn context_length(input: &Input, engine: &ggml::Model) -> Result<usize> {
     match engine.n_ctx_train() {
         0 => Ok(Model::new(input.parse()?)?.count("context_length")?.unwrap_or(0)),

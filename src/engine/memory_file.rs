@@ -39,7 +39,7 @@ pub(crate) fn layout<'a>(
 }
 
 impl MemoryFile {
-    /// Writes a file of this layout; `data` writes each tensor by its number.
+    /// Writes a file of this layout. `data` writes each tensor by its number.
     ///
     /// # Errors
     /// The system's, such as no room.

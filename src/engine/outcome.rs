@@ -9,7 +9,7 @@ use serde::Serialize;
 pub struct CalibrationReport {
     /// `built-in`, the files, or `self` for what the model wrote.
     pub source: String,
-    /// Of what the model wrote, the number that chose it; null of other text.
+    /// Of what the model wrote, the number that chose it. Null of other text.
     pub seed: Option<u64>,
     /// Hash of the text; of what the model wrote, of its tokens.
     pub blake3: String,
@@ -21,7 +21,7 @@ pub struct CalibrationReport {
     pub tokens: usize,
     /// Whether every window begins with the model's BOS token.
     pub bos: bool,
-    /// Time of the evaluation, without loading the model; of scores from the cache, what it took then.
+    /// Time of the evaluation, without loading the model. Of scores from the cache, what it took then.
     pub seconds: f64,
     /// What the weights of blocks were converted to before they were evaluated.
     pub conversion: Conversion,

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use crate::engine::hidden_state::Token;
 
-/// Sequences that are written at once; each takes memory for keys and values.
+/// Sequences that are written at once. Each takes memory for keys and values.
 const SEQUENCES: usize = 8;
 
 /// The text to write.
@@ -26,9 +26,9 @@ pub struct Order {
 
 /// Lets `model` write windows of tokens, one after another in the result.
 ///
-/// Every window begins with the token that begins a text. Where the model ends one, a new text begins in the same window,
-/// which knows nothing of the one before: the token that begins it takes the place of the one that ends the other. Which token
-/// is drawn depends on the predictions, the seed, the window's number and the place in it alone.
+/// Every window begins with the token that begins a text. Where the model ends one, a new text begins in the same window, which
+/// knows nothing of the one before. The token that begins it takes the place of the one that ends the other. Which token is
+/// drawn depends on the predictions, the seed, the window's number and the place in it alone.
 ///
 /// `progress` gets the tokens that were written since it was last called.
 ///

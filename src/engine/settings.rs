@@ -24,11 +24,11 @@ pub struct Calibration {
     pub rpc: Endpoints,
     /// Whether scores may come from the cache, and go there.
     pub cache: bool,
-    /// What weights of blocks are converted to for scores; `None` for what is fastest.
+    /// What weights of blocks are converted to for scores. `None` for what is fastest.
     pub conversion: Option<Conversion>,
-    /// Memory that an evaluation may take, in bytes; `None` for what is free.
+    /// Memory that an evaluation may take, in bytes. `None` for what is free.
     pub memory: Option<u64>,
-    /// The folder for hidden states of an evaluation block by block, and for how far it is; `None` to keep them in memory.
+    /// The folder for hidden states of an evaluation block by block, and for how far it is. `None` to keep them in memory.
     pub scratch: Option<PathBuf>,
 }
 

@@ -32,7 +32,7 @@ pub enum Source {
         files: Vec<PathBuf>,
         /// As of [`Source::Own`].
         seed: u64,
-        /// How many tokens it writes at most; `None` for as many as there are of each file.
+        /// How many tokens it writes at most. `None` for as many as there are of each file.
         tokens: Option<usize>,
     },
 }
@@ -137,8 +137,8 @@ pub struct Cut {
     pub window: usize,
     /// At most this many tokens in all.
     pub tokens: usize,
-    /// Takes the place of every window's first token, as llama-perplexity and llama-imatrix do, for models that were
-    /// trained with a token at the beginning of every text.
+    /// Takes the place of every window's first token. llama-perplexity and llama-imatrix do so for models that were trained
+    /// with a token at the beginning of every text.
     pub bos: Option<Token>,
 }
 
@@ -161,7 +161,7 @@ pub struct CalibrationSet {
 }
 
 impl CalibrationSet {
-    /// Tokenizes the texts and cuts them: consecutive windows from the start of the text; with several texts, one window
+    /// Tokenizes the texts and cuts them: consecutive windows from the start of the text. With several texts, one window
     /// of each in turn, each text from its own start. A rest shorter than a window is left out. `own` is what the model wrote,
     /// the last of the texts, in windows that each begin with its BOS token; empty if it wrote none.
     ///
@@ -255,7 +255,7 @@ impl CalibrationSet {
         &self.texts
     }
 
-    /// The number of the text that the model wrote itself; `None` if there is none.
+    /// The number of the text that the model wrote itself. `None` if there is none.
     #[must_use]
     pub fn own(&self) -> Option<usize> {
         self.own

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// A number of bytes such as `4G` or `3.5GiB`: decimal units with one letter, as for `llama-gguf-split`, or with a `B`, binary
-/// ones with `iB`. A part of a byte is left out.
+/// A number of bytes such as `4G` or `3.5GiB`. Units with one letter, as for `llama-gguf-split`, or with a `B` are decimal,
+/// those with `iB` binary. A part of a byte is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ByteSize(pub u64);
 

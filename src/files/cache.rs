@@ -1,5 +1,5 @@
-//! What was computed once and may be needed again: files in the platform's cache folder, each with a hash of its own, so
-//! that a damaged one counts for none. Losing the folder loses time only.
+//! Cache of what was computed once and may be needed again. Its files are in the platform's cache folder, each with a hash of
+//! its own, so that a damaged one counts for none. Losing the folder loses time only.
 
 use std::path::{Path, PathBuf};
 
@@ -33,7 +33,7 @@ pub struct Files {
 }
 
 impl Files {
-    /// Those of `kind`, in the cache folder of this user; `None` where the system names none.
+    /// Those of `kind`, in the cache folder of this user. `None` where the system names none.
     #[must_use]
     pub fn of(kind: &str) -> Option<Self> {
         Some(Self::in_folder(&folder().ok()?.join(kind)))

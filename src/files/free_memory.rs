@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-/// Bytes of memory that this process could still take: what the system says is available, or less where a control group
-/// allows less. `None` where neither is known.
+/// Bytes of memory that this process could still take. The system says what is available, and a control group may allow less.
+/// `None` where neither is known.
 #[must_use]
 pub fn available() -> Option<u64> {
     let system = fs::read_to_string("/proc/meminfo").ok();
@@ -34,7 +34,7 @@ struct Names {
 const VERSION_2: Names = Names { limit: "memory.max", held: "memory.current" };
 const VERSION_1: Names = Names { limit: "memory.limit_in_bytes", held: "memory.usage_in_bytes" };
 
-/// What the groups of `/proc/self/cgroup` leave, in whichever version; `None` where none sets a limit.
+/// What the groups of `/proc/self/cgroup` leave, in whichever version. `None` where none sets a limit.
 fn room_of_groups(root: &Path, groups: &str) -> Option<u64> {
     let of_line = |line: &str| {
         let (_, rest) = line.split_once(':')?;
@@ -50,7 +50,7 @@ fn room_of_groups(root: &Path, groups: &str) -> Option<u64> {
     groups.lines().filter_map(of_line).min()
 }
 
-/// What the group at `path` below `root` and all those that it is in leave; `None` where none sets a limit. Inside of a
+/// What the group at `path` below `root` and all those that it is in leave. `None` where none sets a limit. Inside of a
 /// container its own group may be at the root.
 fn group_room(root: &Path, path: &str, names: &Names) -> Option<u64> {
     let group = root.join(path);

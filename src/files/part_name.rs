@@ -22,7 +22,7 @@ pub struct Numbers {
 }
 
 impl Prefix {
-    /// Takes the name of a part apart; `None` if `path` is not named like one.
+    /// Takes the name of a part apart. `None` if `path` is not named like one.
     #[must_use]
     pub fn of_part(path: &Path) -> Option<(Self, Numbers)> {
         let name = path.file_name()?.as_encoded_bytes();
@@ -39,8 +39,8 @@ impl Prefix {
         Some((Self::new(path, os_str(prefix)?.to_owned()), numbers))
     }
 
-    /// The prefix that a user means who says where a split output goes: the prefix itself, as for `llama-gguf-split`, a file
-    /// with `.gguf` after it, as for `llama-quantize`, or the name of a part, whatever its numbers.
+    /// The prefix of a split output that a user means. It may be the prefix itself, as for `llama-gguf-split`, a file with
+    /// `.gguf` after it, as for `llama-quantize`, or the name of a part, whatever its numbers.
     #[must_use]
     pub fn of_output(path: &Path) -> Option<Self> {
         if let Some((prefix, _)) = Self::of_part(path) {
@@ -124,7 +124,7 @@ fn whole_name(stem: &str) -> String {
     }
 }
 
-/// A name of these bytes; `None` where the system has no such names.
+/// A name of these bytes. `None` where the system has no such names.
 #[must_use]
 pub(crate) fn os_str(bytes: &[u8]) -> Option<&OsStr> {
     #[cfg(unix)]

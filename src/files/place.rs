@@ -100,7 +100,7 @@ pub fn text(path: &Path, text: &str) -> Result<()> {
     Ok(replace(path, text.as_bytes(), 0o666)?)
 }
 
-/// Writes a file beside its place, then renames it over what is there; its permissions are `mode` where the system has such.
+/// Writes a file beside its place, then renames it over what is there. Its permissions are `mode` where the system has such.
 pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let (mut temporary, _removed) = temporary_in(folder_of(path), TEMPORARY.0, mode)?;
     temporary.write_all(bytes)?;

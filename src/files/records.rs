@@ -1,7 +1,7 @@
 //! Records: JSON in the platform's folder for caches, each with a hash of its own.
 //!
-//! A record is the hash of what comes after it on a line of its own, then JSON; what is not so is damaged, which is said once,
-//! and is made again. Records are written beside their place and renamed, so that processes side by side see all of one or none.
+//! A record is a line with the hash of what comes after it, then JSON. What is not so is damaged, which is said once, and is
+//! made again. Records are written beside their place and renamed, so that processes side by side see all of one or none.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::files::cache;
 use crate::files::place;
 use crate::watch::Watch;
 
-/// Bytes of a record at most: enough for the scores of 100 blocks and 10,000 windows, and for 8 million sums.
+/// Bytes of a record at most. They hold the scores of 100 blocks and 10,000 windows, and 8 million sums.
 const MAX_RECORD: u64 = 160 << 20;
 
 /// Bytes of a record beside its JSON: a hash in hexadecimal, and two ends of lines.

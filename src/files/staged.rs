@@ -236,7 +236,7 @@ impl Placed {
     }
 }
 
-/// Gives the file at `path` a second name beside it, so that it can be put back; where the file system knows no second
+/// Gives the file at `path` a second name beside it, so that it can be put back. Where the file system knows no second
 /// names, another one.
 fn set_aside(path: &Path) -> io::Result<PathBuf> {
     let aside =

@@ -14,15 +14,15 @@ pub struct Stamp {
     pub bytes: u64,
     /// When its bytes were last written, in nanoseconds since 1970.
     pub modified_ns: i64,
-    /// When its bytes, name or rights were last changed, in nanoseconds since 1970: unlike the other time, no program can
-    /// set it. Where the system has no such time, the other.
+    /// When its bytes, name or rights were last changed, in nanoseconds since 1970. Unlike the other time, no program can set
+    /// it. Where the system has no such time, the other.
     pub changed_ns: i64,
     /// Its number in its file system; 0 where it has none.
     pub inode: u64,
 }
 
-/// A file written within this time of another write may have got the same times: file systems count in steps of up to two
-/// seconds (FAT), others in those of the kernel's clock.
+/// Time within which two writes may leave a file the same times. File systems count in steps of up to two seconds (FAT), others
+/// in those of the kernel's clock.
 const STEP_NS: i64 = 2_000_000_000;
 
 impl Stamp {
@@ -49,8 +49,8 @@ impl Stamp {
         Ok(Self::of(&std::fs::metadata(path)?))
     }
 
-    /// Whether the same stamp means the same bytes as at the time `read_ns`: not if the file had been written so shortly before
-    /// that another write could have gone unseen.
+    /// Whether the same stamp means the same bytes as at `read_ns`. Not if the file was written so shortly before that another
+    /// write could have gone unseen.
     #[must_use]
     pub fn is_settled(&self, read_ns: i64) -> bool {
         let last = self.modified_ns.max(self.changed_ns);

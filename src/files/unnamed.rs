@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 #[cfg(not(target_os = "linux"))]
 use crate::files::staged::Staged;
 
-/// A file that llama.cpp writes and reads. It is gone when this is dropped, and however the process ends: on Linux it has
-/// no name, and is opened by way of this process's list of open files; elsewhere an interrupt removes it.
+/// A file that llama.cpp writes and reads. It is gone when this is dropped, and however the process ends. On Linux it has no
+/// name, and is opened by way of this process's list of open files. Elsewhere an interrupt removes it.
 pub struct ScratchFile {
     path: PathBuf,
     /// Keeps the file, or its name in place.

@@ -57,7 +57,7 @@ impl<'a> Array<'a> {
         (0..len).map_while(move |_| Value::read_element(&mut reader, key, element_type).ok())
     }
 
-    /// The elements as signed integers; bools are 0 and 1, as llama.cpp reads them.
+    /// The elements as signed integers. Bools are 0 and 1, as llama.cpp reads them.
     pub fn i64s(&self) -> impl Iterator<Item = Result<i64, Error>> + use<'a> {
         self.elements().map(|value| match value.value_type() {
             ValueType::Bool => value.as_bool().map(i64::from),

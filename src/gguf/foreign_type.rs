@@ -1,4 +1,4 @@
-//! Tensor types that files hold and the bundled ggml does not read: those it has removed, and those of other programs.
+//! Tensor types that the bundled ggml does not read. Some were removed from it, others are of other programs.
 //!
 //! Sources: `enum ggml_type` in `ggml/include/ggml.h` of llama.cpp, of ikawrakow/ik_llama.cpp and of the llama.cpp in
 //! microsoft/BitNet; `fs/ggml/type.go` of Ollama's releases of August 2025.

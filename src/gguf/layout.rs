@@ -55,9 +55,8 @@ impl<'a> Layout<'a> {
     ///
     /// # Errors
     ///
-    /// If the version is not written, two keys or names are the same, a key is empty or a name too
-    /// long, or a position does not fit in 64 bits. An `alignment` that differs from the one in
-    /// `metadata` is a bug.
+    /// If the version is not written. If two keys or names are the same, a key is empty, a name too long, or a position does
+    /// not fit in 64 bits. An `alignment` that differs from the one in `metadata` is a bug.
     pub fn new(
         version: u32,
         alignment: u64,
@@ -91,8 +90,8 @@ impl<'a> Layout<'a> {
         Ok(Layout { version, alignment, metadata, tensors: planned, head_end, data_start, file_len })
     }
 
-    /// As [`Layout::new`], of a file that llama.cpp can map whatever the length of its head: an alignment below
-    /// [`DEFAULT_ALIGNMENT`] is raised to it, in `metadata` too. It maps tensors only from such addresses
+    /// As [`Layout::new`], of a file that llama.cpp can map. An alignment below [`DEFAULT_ALIGNMENT`] is raised to it, in
+    /// `metadata` too, so that the length of the head does not matter. It maps tensors only from such addresses
     /// (`ggml-backend.cpp: ggml_backend_cpu_buffer_from_ptr`).
     ///
     /// # Errors

@@ -105,9 +105,8 @@ impl<'a> File<'a> {
     ///
     /// # Errors
     ///
-    /// If the file is not GGUF, is damaged or cut off, or is something that a reader could
-    /// understand in two ways: two entries with one key, two tensors with one name, tensors that
-    /// overlap or have more room than their types take.
+    /// If the file is not GGUF, is damaged or cut off, or could be understood in two ways: two entries with one key, two
+    /// tensors with one name, tensors that overlap or have more room than their types take.
     pub fn parse(bytes: &'a [u8]) -> Result<File<'a>, Error> {
         let mut reader = Reader::new(bytes, Place::Header);
         let header = Header::read(&mut reader)?;
@@ -127,8 +126,8 @@ impl<'a> File<'a> {
         Ok(File { bytes, header, metadata, tensors, alignment, data_start, trailing, ends_padded })
     }
 
-    /// The same data under another head: `head` is what a file begins with, up to its tensor data, and tensor `i` of it is tensor
-    /// `sources[i]` of this file. Positions and bytes stay those of this file.
+    /// The same data under another head. `head` is what a file begins with, up to its tensor data, and tensor `i` of it is
+    /// tensor `sources[i]` of this file. Positions and bytes stay those of this file.
     ///
     /// # Errors
     ///
@@ -141,8 +140,8 @@ impl<'a> File<'a> {
         Ok(File { header, metadata, tensors: self.tensors.under(infos, sources)?, ..self.clone() })
     }
 
-    /// The first metadata entries of a file, `n` at most, for a look at what it is: they are checked one by one, and nothing
-    /// after them is read. None of what is no GGUF file.
+    /// The first metadata entries of a file, `n` at most. They are checked one by one, and nothing after them is read. None of
+    /// what is no GGUF file.
     pub fn first_entries(bytes: &'a [u8], n: u64) -> Vec<Entry<'a>> {
         let mut reader = Reader::new(bytes, Place::Header);
         match Header::read(&mut reader) {
@@ -151,7 +150,7 @@ impl<'a> File<'a> {
         }
     }
 
-    /// Magic, version and counts of a file of which perhaps not all is there; `None` of what is no GGUF file.
+    /// Magic, version and counts of a file of which perhaps not all is there. `None` of what is no GGUF file.
     pub fn first_header(bytes: &[u8]) -> Option<Header> {
         Header::read(&mut Reader::new(bytes, Place::Header)).ok()
     }
@@ -192,7 +191,7 @@ impl<'a> File<'a> {
         self.bytes
     }
 
-    /// The bytes of a tensor of this file, without padding; the same as [`TensorInfo::bytes`].
+    /// The bytes of a tensor of this file, without padding. The same as [`TensorInfo::bytes`].
     pub fn tensor_bytes(&self, tensor: &TensorInfo<'a>) -> &'a [u8] {
         tensor.bytes()
     }

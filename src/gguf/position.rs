@@ -10,8 +10,7 @@ pub struct DataOffset(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileOffset(pub u64);
 
-/// The smallest multiple of `alignment` that is at least `position`, or `None` if it does not fit
-/// or `alignment` is 0.
+/// The smallest multiple of `alignment` that is at least `position`. `None` if it does not fit or `alignment` is 0.
 pub fn align_up(position: u64, alignment: u64) -> Option<u64> {
     position.checked_next_multiple_of(alignment)
 }

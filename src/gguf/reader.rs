@@ -79,7 +79,7 @@ impl<'a> Reader<'a> {
         self.take(n_bytes)
     }
 
-    /// The next string, which must be UTF-8; `what` names it in the error.
+    /// The next string, which must be UTF-8. `what` names it in the error.
     pub(super) fn text(&mut self, what: &'static str) -> Result<&'a str, Error> {
         let position = self.offset();
         let bytes = self.string()?;

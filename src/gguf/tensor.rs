@@ -33,7 +33,7 @@ pub struct TensorInfo<'a> {
     bytes: &'a [u8],
 }
 
-/// A tensor info that is right in itself; whether its data lies inside the file is not checked yet.
+/// A tensor info that is right in itself. Whether its data lies inside the file is not checked yet.
 #[derive(Clone, Copy)]
 pub(super) struct RawInfo<'a> {
     name: &'a str,
@@ -50,8 +50,7 @@ impl<'a> TensorTable<'a> {
         &self.tensors
     }
 
-    /// Checks that names are unique and that the data of the tensors is aligned, inside the file,
-    /// not shared and without gaps.
+    /// Checks the names and places of tensors. Names are unique; data is aligned, inside the file, not shared and without gaps.
     pub(super) fn check(
         infos: Vec<RawInfo<'a>>,
         bytes: &'a [u8],

@@ -98,8 +98,7 @@ impl TensorType {
         u64::from(self.block_bytes)
     }
 
-    /// Bytes of a row of `n_elements` elements, or `None` if that is not a whole number of
-    /// quantisation blocks or does not fit.
+    /// Bytes of a row of `n_elements` elements. `None` if that is not a whole number of quantisation blocks or does not fit.
     pub fn row_bytes(self, n_elements: u64) -> Option<u64> {
         if !n_elements.is_multiple_of(self.block_size()) {
             return None;

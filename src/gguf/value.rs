@@ -57,7 +57,7 @@ impl<'a> Value<'a> {
         self.value_type
     }
 
-    /// The bytes as stored, after the value type; for an array from the element type on.
+    /// The bytes as stored, after the value type. For an array from the element type on.
     pub fn raw(&self) -> &'a [u8] {
         self.raw
     }

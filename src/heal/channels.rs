@@ -110,8 +110,9 @@ impl ChannelSums {
     }
 }
 
-/// Fits to both folds with the ridge that leaves least when factors that are fitted to one are used on the other. `None` if
-/// every ridge leaves more than no change does. Without `attention` only the factors of the feed-forward network are fitted.
+/// Fits to both folds, with the ridge that is best across them. That one leaves least when factors that are fitted to one are
+/// used on the other. `None` if every ridge leaves more than no change does. Without `attention` only the factors of the
+/// feed-forward network are fitted.
 #[must_use]
 pub fn fit(folds: &[ChannelSums; 2], attention: bool) -> Option<ChannelFit> {
     let energy = folds[0].energy() + folds[1].energy();

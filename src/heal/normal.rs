@@ -5,8 +5,8 @@ use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, Mat, MatRef, Par};
 
-/// Sums over tokens, in double precision, of inputs `h` (`n_in` numbers each) and residuals `r` (`n_out`), token `t` counted
-/// `w_t` times. Of a window no more is kept.
+/// Sums over tokens of inputs `h` and residuals `r`, in double precision. They have `n_in` and `n_out` numbers each, and token
+/// `t` counts `w_t` times. Of a window no more is kept.
 #[derive(Clone, Debug)]
 pub struct NormalEquations {
     /// `sum w h h^T`, `[n_in, n_in]`: only the lower triangle is used.
@@ -114,8 +114,7 @@ impl NormalEquations {
         self.energy + self.excess(change, self.products.as_ref())
     }
 
-    /// `sum w |D h|^2 - 2 w r^T D h`, where `products` are `sum w h r^T`, `[n_in, n]` as `change`: by how much more is left with `D`
-    /// than without it.
+    /// `sum w |D h|^2 - 2 w r^T D h`: by how much more is left with `D`. `products` are `sum w h r^T`, `[n_in, n]` as `change`.
     pub(super) fn excess(&self, change: MatRef<'_, f64>, products: MatRef<'_, f64>) -> f64 {
         let mut product = Mat::zeros(change.nrows(), change.ncols());
         let mut multiply = |accum, matrix, structure| {

@@ -6,7 +6,7 @@ use serde::Serialize;
 /// A healed cut.
 #[derive(Clone, Debug)]
 pub struct Healed {
-    /// The cut with the weights that make up for it; as it was, if nothing helped.
+    /// The cut with the weights that make up for it. As it was, if nothing helped.
     pub cut: Cut,
     /// The trials.
     pub report: HealReport,
@@ -25,13 +25,13 @@ pub struct HealReport {
     pub tensors: Vec<HealedTensorReport>,
     /// Tokens that weights were fitted to.
     pub tokens: usize,
-    /// The ridge of the first tensor, relative to the mean of the diagonal of its inputs' second moments; null for `none`.
+    /// The ridge of the first tensor, relative to the mean of the diagonal of its inputs' second moments. Null for `none`.
     pub ridge: Option<f64>,
-    /// What was measured on windows that neither weights nor ridge saw; null where nothing was measured.
+    /// What was measured on windows that neither weights nor ridge saw. Null where nothing was measured.
     pub held_out: Option<HeldOutReport>,
     /// Everything that was tried.
     pub candidates: Vec<HealCandidateReport>,
-    /// The sets of a search that were compared once healed at their cuts, by their first block; empty where none were.
+    /// The sets of a search that were compared once healed at their cuts, by their first block. Empty where none were.
     pub shortlist: Vec<HealedSetReport>,
     /// Time of all of it.
     pub seconds: f64,
@@ -95,7 +95,7 @@ pub struct HealCandidateReport {
     pub method: String,
     /// Which variant; null for `none`.
     pub variant: Option<String>,
-    /// The objective on the held-out windows, in nats per token; null if it could not be measured, or no weight was changed.
+    /// The objective on the held-out windows, in nats per token. Null if it could not be measured, or no weight was changed.
     pub loss: Option<f64>,
     /// The perplexity there.
     pub perplexity: Option<f64>,

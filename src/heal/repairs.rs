@@ -13,7 +13,7 @@ use crate::model::arch::Alone;
 
 /// The repairs that are wanted and possible.
 pub(crate) struct Repairs {
-    /// The largest matrix that may be fitted; `None` if nothing is fitted, or norms alone.
+    /// The largest matrix that may be fitted. `None` if nothing is fitted, or norms alone.
     pub(crate) carrier: Option<TargetMatrix>,
     /// Weights are fitted to the stream, block by block.
     pub(crate) fits: bool,

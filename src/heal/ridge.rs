@@ -23,7 +23,7 @@ pub struct Fit {
     pub change: Mat<f64>,
     /// The ridge, as in [`RIDGES`].
     pub ridge: f64,
-    /// What is left of the residual on tokens that the change was not fitted to, as a share of it: over both folds.
+    /// The share of the residual that is left on tokens not fitted to. Over both folds.
     pub left: f64,
 }
 

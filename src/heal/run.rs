@@ -100,8 +100,8 @@ pub fn check(model: &Model<'_>, heal: &Heal) -> Result<()> {
     Ok(())
 }
 
-/// Tries the repairs of `heal` for `parent` with `cut`, or with one of the sets of `shortlist` in place of its blocks, and
-/// keeps the best of them on held-out windows.
+/// Tries the repairs of `heal` for `parent` with `cut`. Sets of `shortlist` may take the place of its blocks. The best one on
+/// held-out windows is kept.
 ///
 /// # Errors
 /// Whatever keeps the model from being evaluated; a block before a cut that cannot make up for it.
@@ -191,7 +191,7 @@ pub fn n_tokens(model: &Model<'_>, heal: &Heal) -> Result<usize> {
     Ok(settled(heal, repairs.carrier.as_ref()).calibration.tokens)
 }
 
-/// The same settings with the number of tokens and the objective of a fit: for a task or a draft model, too, it is the
+/// The same settings with the number of tokens and the objective of a fit. For a task or a draft model, too, that is the
 /// parent's predictions.
 fn settled(heal: &Heal, carrier: Option<&TargetMatrix>) -> Heal {
     let mut heal = heal.clone();
@@ -298,7 +298,7 @@ fn orders(heal: &Heal, carrier: Option<&TargetMatrix>, n_tokens: usize, may_bloc
     variants.iter().map(order).collect()
 }
 
-/// Bytes of the sums for so many weightings: both folds of each, and beside them their sum and a factor of it.
+/// Bytes of the sums for so many weightings. Each has both folds, and beside them their sum and a factor of it.
 fn sums_bytes(carrier: &TargetMatrix, n_weightings: usize) -> u64 {
     NormalEquations::n_bytes(carrier.n_in, carrier.n_out).saturating_mul(2 * n_weightings as u64 + 2)
 }

@@ -71,7 +71,7 @@ fn scales(tensor_type: TensorType) -> Scales {
     }
 }
 
-/// Why tensors of this type cannot be multiplied by their scales; `None` if they can.
+/// Why tensors of this type cannot be multiplied by their scales. `None` if they can.
 #[must_use]
 pub fn refusal(tensor_type: TensorType) -> Option<&'static str> {
     match scales(tensor_type) {
@@ -83,7 +83,7 @@ pub fn refusal(tensor_type: TensorType) -> Option<&'static str> {
 /// The data of a tensor of this type, times `factor`.
 ///
 /// # Errors
-/// A type that cannot carry a factor; a factor that is not a positive number; a scale or weight that is not finite; a product
+/// A type that cannot carry a factor, a factor that is not a positive number, a scale or weight that is not finite. A product
 /// that its number cannot hold: too large, or zero where the weight was not.
 pub fn scaled(tensor_type: TensorType, bytes: &[u8], factor: f64) -> Result<Scaled> {
     ensure!(factor.is_finite() && factor > 0.0, "cannot multiply weights by {factor}");

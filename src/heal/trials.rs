@@ -30,7 +30,8 @@ impl Trials {
         Self { cut, objective, shortlist: Vec::new(), tried: Vec::new() }
     }
 
-    /// Chooses that one of `sets` which loses least where its cuts are healed in the first way of the first of `orders`.
+    /// Chooses the one of `sets` that loses least once it is healed. Its cuts are healed in the first way of the first of
+    /// `orders`.
     pub(crate) fn choose(
         &mut self,
         healer: &mut Healer<'_, '_>,

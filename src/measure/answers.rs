@@ -10,10 +10,10 @@ use ggml::{Batch, Decoder, DecoderOptions};
 use rayon::prelude::*;
 use std::path::Path;
 
-/// Answers of a task are evaluated together, with what they share evaluated once, up to this many tokens; else one by one.
+/// Answers of a task are evaluated together, with what they share evaluated once, up to this many tokens. Else one by one.
 const MAX_TOGETHER: usize = 2048;
 
-/// The mean log-probability of each answer of each of `tasks`, of `model`, which lies at `path`; `progress` is called after
+/// The mean log-probability of each answer of each of `tasks`, of `model`, which lies at `path`. `progress` is called after
 /// each task.
 ///
 /// # Errors
@@ -49,7 +49,7 @@ pub fn answer_scores(
     Ok(scores)
 }
 
-/// How many of `tasks` are right by the scores of their answers; `None` for no task.
+/// How many of `tasks` are right by the scores of their answers. `None` for no task.
 #[must_use]
 pub fn accuracy(tasks: &[Task], scores: &[Vec<f64>]) -> Option<Accuracy> {
     let result = |(task, scores): (&Task, &Vec<f64>)| (best(scores) == Some(task.right), scores.len());

@@ -230,7 +230,7 @@ pub(super) fn by_blocks(
     Ok(Measured { importance, set, seconds, conversion, hash, sums })
 }
 
-/// Keeps the states of `set` at every position of the stream, evaluated block by block, and says what weights were converted to.
+/// Keeps the states of `set` at every position, evaluated block by block. Says what weights were converted to.
 ///
 /// # Errors
 /// As [`by_blocks`].

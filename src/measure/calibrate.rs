@@ -56,7 +56,7 @@ pub(crate) struct Extras<'c, 'u> {
     pub(crate) imatrix: bool,
 }
 
-/// Measures the importance of every block of `parent`, and all else of `extras`; scores that were measured before come from
+/// Measures the importance of every block of `parent`, and all else of `extras`. Scores that were measured before come from
 /// the cache.
 pub(crate) fn calibrate(
     parent: Parent<'_>,

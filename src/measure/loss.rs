@@ -153,9 +153,9 @@ pub struct TaskLoss {
 impl TaskLoss {
     /// Of tasks, each with the scores of its answers and the number of the right one.
     ///
-    /// A score is the mean log-probability of an answer's tokens; the likeliest answer is that with the largest, and the
-    /// cross entropy is that of a softmax over them, `ln sum_j exp(s_j) - s_right`. It says of every task how near it is to
-    /// being right, where a share of right ones would be the same for most candidates.
+    /// A score is the mean log-probability of an answer's tokens. The likeliest answer has the largest, and the cross entropy
+    /// is that of a softmax over them, `ln sum_j exp(s_j) - s_right`. It says of every task how near it is to being right,
+    /// where a share of right ones would be the same for most candidates.
     #[must_use]
     pub fn of<'s>(tasks: impl IntoIterator<Item = (&'s [f64], usize)>) -> Self {
         tasks.into_iter().fold(Self::default(), |sum, (scores, right)| {

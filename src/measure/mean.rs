@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 pub struct Mean {
     /// The mean.
     pub mean: f64,
-    /// Its standard error, `sqrt(s^2 / n)` with the unbiased variance `s^2`; `None` for a single value.
+    /// Its standard error, `sqrt(s^2 / n)` with the unbiased variance `s^2`. `None` for a single value.
     pub stderr: Option<f64>,
 }
 

@@ -1,7 +1,7 @@
 //! Measure: numbers about a model.
 //!
-//! Takes hidden states, logits and tasks from `engine`, gives the importance of blocks ([`calibrate`], [`importance`]), the
-//! quality of predictions ([`quality`], [`answers`]), the loss of removals ([`loss`]) and how files compare ([`comparison`]);
+//! Takes hidden states, logits and tasks from `engine`. Gives the importance of blocks ([`calibrate`], [`importance`]), the
+//! quality of predictions ([`quality`], [`answers`]), the loss of removals ([`loss`]) and how files compare ([`comparison`]).
 //! [`cache`] keeps what was measured. Formulas stand alone and cite their source. Uses `engine`, `output` and the rooms before.
 
 pub mod calibrate;

@@ -1,10 +1,10 @@
 //! The zero oracle: what a shortened model computes, compared with the parent in which the removed blocks are zeroed.
 //!
-//! In a pre-norm model a block adds to the stream what its output projections give. With zeros in their place it adds
-//! nothing, and zero bytes decode to zero in every block format; so the parent with those tensors zeroed is the parent
-//! without those blocks, and llama.cpp runs it as it is. Both must give the same logits, bit for bit, on the same machine
-//! with the same settings. The sequence is longer than a sliding window where the context allows it, so that a block with
-//! the wrong window shows.
+//! In a pre-norm model a block adds to the stream what its output projections give. With zeros in their place it adds nothing,
+//! and zero bytes decode to zero in every block format. So the parent with those tensors zeroed is the parent without those
+//! blocks, and llama.cpp runs it as it is. Both must give the same logits, bit for bit, on the same machine with the same
+//! settings. The sequence is longer than a sliding window where the context allows it, so that a block with the wrong window
+//! shows.
 //!
 //! In memory are the logits of one model, `[n_tokens, n_vocab]`, beside those that llama.cpp is computing.
 
@@ -252,7 +252,7 @@ pub fn run(
     })
 }
 
-/// The model's BOS, if it uses one, then tokens from all of the vocabulary: some that look random and are always the same.
+/// The model's BOS, if it uses one, then tokens from all of the vocabulary. They look random and are always the same.
 fn sequence(model: &ggml::Model, sliding_window: Option<usize>) -> Vec<Token> {
     let past_window = sliding_window.map_or(0, |window| window.saturating_add(PAST_WINDOW));
     let n_tokens = DEFAULT_TOKENS.max(past_window);
@@ -292,7 +292,7 @@ fn check_meaning(logits: &[f32]) -> Result<()> {
     Ok(())
 }
 
-/// How many floats differ in any bit but the sign of a zero: the sum of a stream and nothing may change that.
+/// How many floats differ in any bit but the sign of a zero. The sum of a stream and nothing may change that.
 fn n_different(expected: &[f32], found: &[f32]) -> u64 {
     let differs = |(a, b): &(&f32, &f32)| a.to_bits() != b.to_bits() && !(**a == 0.0 && **b == 0.0);
     expected.iter().zip(found).filter(differs).count() as u64
@@ -319,7 +319,7 @@ fn copy(parent: &Input, number: usize, fills: &[(Range<u64>, Fill)]) -> Result<T
     Ok(copy)
 }
 
-/// Overwrites bytes of a copy; `place` says where in it a position of the parent is.
+/// Overwrites bytes of a copy. `place` says where in it a position of the parent is.
 fn fill(mut file: &File, fills: &[(Range<u64>, Fill)], place: &dyn Fn(u64) -> Option<u64>) -> Result<()> {
     for (range, fill) in fills {
         let start = place(range.start).context("bug: bytes of no tensor are to be overwritten")?;

@@ -52,7 +52,7 @@ pub struct EvalReport {
     pub hellaswag: Option<AccuracyReport>,
     /// Normalised accuracy on multiple-choice tasks.
     pub multiple_choice: Option<AccuracyReport>,
-    /// How fast the model is; null where it was evaluated block by block.
+    /// How fast the model is. Null where it was evaluated block by block.
     pub tokens_per_second: Option<SpeedReport>,
     /// How fast the parent is; null unless that was measured beside it.
     pub parent_tokens_per_second: Option<SpeedReport>,

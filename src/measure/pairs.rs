@@ -1,10 +1,10 @@
 //! How alike the hidden states at any two positions of the stream are: formulas and accumulators only.
 //!
 //! Position 0 is what enters block 0, position `i + 1` what leaves block `i`. The cosine of positions `i` and `j` is
-//! `E_{X,t}[cos(X_{i,t}, X_{j,t})]` over every token of every window, so that neighbours have `1 - BI_i` with the Block
-//! Influence of [`crate::measure::importance`], and the run of blocks `i..j` turns the stream by the angle of that cosine (the
-//! figures of Gromov et al. 2024, arXiv:2403.17887, show the same for all runs). The mean of the angles themselves is kept beside
-//! it, so that one pass gives the angular distance ([`crate::measure::angular`]) of runs of every length.
+//! `E_{X,t}[cos(X_{i,t}, X_{j,t})]` over every token of every window. So neighbours have `1 - BI_i` with the Block Influence of
+//! [`crate::measure::importance`]. The run of blocks `i..j` turns the stream by the angle of that cosine (the figures of Gromov
+//! et al. 2024, arXiv:2403.17887, show the same for all runs). The mean of the angles themselves is kept beside it, so that one
+//! pass gives the angular distance ([`crate::measure::angular`]) of runs of every length.
 
 use anyhow::{Result, ensure};
 use rayon::prelude::*;
@@ -46,7 +46,7 @@ impl Pairs {
         self.n_positions == n_blocks + 1 && self.sums.len() == at(0, self.n_positions)
     }
 
-    /// The angular distance of every run of `n` blocks, by its first block; `None` where there is no such run, or one without
+    /// The angular distance of every run of `n` blocks, by its first block. `None` where there is no such run, or one without
     /// an angle.
     #[must_use]
     pub fn angles(&self, n: usize) -> Option<Vec<f64>> {
@@ -73,7 +73,7 @@ impl Pairs {
         (0..self.n_positions).map(row).collect()
     }
 
-    /// The mean cosine of what enters each two blocks, `[n_blocks, n_blocks]`; 0 where there is no angle.
+    /// The mean cosine of what enters each two blocks, `[n_blocks, n_blocks]`. 0 where there is no angle.
     #[must_use]
     pub fn entering(&self) -> Vec<Vec<f64>> {
         let n_blocks = self.n_positions.saturating_sub(1);

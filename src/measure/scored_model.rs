@@ -1,4 +1,4 @@
-//! A model ready to be scored on text: loaded as a whole, or evaluated block by block where that does not fit.
+//! A model ready to be scored on text. It is loaded as a whole, or evaluated block by block where that does not fit.
 
 use std::path::Path;
 use std::rc::Rc;
@@ -50,7 +50,7 @@ impl<'i> ScoredModel<'i> {
         Ok(Self { loaded: LoadedModel::load(input, text, weights)?, model, by_blocks })
     }
 
-    /// Gives the logits of the windows of `set`, in their order; with progress where all are evaluated before.
+    /// Gives the logits of the windows of `set`, in their order. With progress where all are evaluated before.
     ///
     /// # Errors
     /// Whatever keeps the engine from evaluating them.
@@ -108,7 +108,7 @@ impl ModelLogits<'_> {
         }
     }
 
-    /// How fast the whole model is; `None` block by block, which is no way to answer a prompt.
+    /// How fast the whole model is. `None` block by block, which is no way to answer a prompt.
     ///
     /// # Errors
     /// llama.cpp's.

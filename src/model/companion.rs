@@ -1,4 +1,5 @@
-//! GGUF files that are no language models, such as what belongs to one: what a file is by its first metadata entries. Pure.
+//! GGUF files that are no language models. What a file is, such as what belongs to a model, shows in its first metadata
+//! entries. Pure.
 
 use std::fmt;
 

@@ -92,7 +92,7 @@ struct Remembered {
 /// The device of a file, and what else the system says of it.
 type Identity = (u64, Stamp);
 
-/// What the system says of the files of `input`; `None` where it does not say enough.
+/// What the system says of the files of `input`. `None` where it does not say enough.
 #[cfg(unix)]
 fn identities(input: &Input) -> Option<Vec<Identity>> {
     let identity = |part: &crate::model::part::Part| {

@@ -26,9 +26,9 @@ pub struct Input {
 }
 
 impl Input {
-    /// Maps the model that `model` names: one of a store ([`stores::locate`]), or the one that the file at that path belongs to. A
-    /// part of a split model, whichever, stands for the model: the
-    /// others lie beside it, named `<name>-<number>-of-<count>.gguf` (`llama.cpp: llama_split_path`).
+    /// Maps the model that `model` names. It is of a store ([`stores::locate`]), or the one that the file at that path belongs
+    /// to. A part of a split model, whichever, stands for the model: the others lie beside it, named
+    /// `<name>-<number>-of-<count>.gguf` (`llama.cpp: llama_split_path`).
     ///
     /// # Errors
     /// A name that stands for nothing; a file that cannot be read or is not GGUF; a part that is missing or of another model.
@@ -110,8 +110,8 @@ impl Input {
         }
     }
 
-    /// The path that llama.cpp loads: of a converted model that of a temporary copy under stock names, which is made now, and
-    /// of one that it cannot map that of a copy whose data is aligned.
+    /// The path that llama.cpp loads. Of a converted model that is a temporary copy under stock names, made now. Of one that it
+    /// cannot map it is a copy whose data is aligned.
     ///
     /// # Errors
     /// No room for the copy in the system's folder for temporary files.
@@ -135,7 +135,7 @@ impl Input {
         Ok(self.stock.get_or_init(|| copy).path())
     }
 
-    /// What llama.cpp must read in place of part `number`: a converted model's file under stock names, or a part that it
+    /// What llama.cpp must read in place of part `number`. It is a converted model's file under stock names, or a part that it
     /// cannot map.
     ///
     /// # Errors
@@ -193,7 +193,7 @@ impl Input {
         })
     }
 
-    /// Gives the memory back that holds these bytes of a mapping; they are read again when they are next touched.
+    /// Gives the memory back that holds these bytes of a mapping. They are read again when they are next touched.
     pub fn release(&self, bytes: &[u8]) {
         if let Some((part, range)) = self.position(bytes) {
             self.parts[part].mapping.release(range);

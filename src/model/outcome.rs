@@ -22,7 +22,7 @@ pub struct ModelReport {
     pub parameters: u64,
     /// Hash of all bytes; null where no command needed it.
     pub blake3: Option<String>,
-    /// How a file in a layout of Ollama's own is read; null of any other.
+    /// How a file in a layout of Ollama's own is read. Null of any other.
     pub layout: Option<LayoutReport>,
 }
 

@@ -20,7 +20,7 @@ pub struct ModelTensor<'a> {
     pub info: TensorInfo<'a>,
     /// Which part of a split model holds it, counted from 0.
     pub part: usize,
-    /// The block in its name `blk.<i>.<rest>`, with the rest; `None` for tensors of no block. (Some architectures have
+    /// The block in its name `blk.<i>.<rest>`, with the rest. `None` for tensors of no block. (Some architectures have
     /// another [`Architecture::block_prefix`].)
     pub block: Option<(BlockId, &'a str)>,
 }
@@ -149,8 +149,8 @@ impl<'a> Model<'a> {
         (first..first + self.n_prediction_blocks).map(BlockId::new)
     }
 
-    /// How many of the last blocks the file counts as prediction blocks: more than there are if some of those are blocks as
-    /// any other.
+    /// How many of the last blocks the file counts as prediction blocks. Where some of those are blocks as any other, that is
+    /// more than there are.
     #[must_use]
     pub fn n_counted_prediction_blocks(&self) -> usize {
         self.n_counted_prediction_blocks

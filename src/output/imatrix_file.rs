@@ -1,5 +1,4 @@
-//! Files beside a model that name its blocks: the importance matrix, which is renumbered with it, and others, which a note
-//! names.
+//! Files beside a model that name its blocks. The importance matrix is renumbered with it, and a note names the others.
 
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -96,8 +95,8 @@ const MAX_NAMES: usize = 4096;
 /// How many metadata entries tell what a file is: they stand in front.
 const MAX_ENTRIES: u64 = 64;
 
-/// Names of files in the folder of the model that no longer fit when blocks of it are removed, each with what it is. Only the
-/// first metadata entries are read; what cannot be read is passed over. Those at `known` paths are left out.
+/// Files beside the model that no longer fit when blocks go. Each is a name in its folder, and what it is. Only the first
+/// metadata entries are read; what cannot be read is passed over. Those at `known` paths are left out.
 #[must_use]
 pub fn stale(input: &Input, architecture: &str, known: &[&Path]) -> Vec<(String, String)> {
     let Ok(entries) = std::fs::read_dir(folder_of(input.path())) else {

@@ -1,9 +1,8 @@
 //! Output: from a plan to files, and the check of what was written.
 //!
 //! Takes a [`crate::plan::Plan`], gives its files in their places ([`save`]), with all others of a run or not at all
-//! ([`outputs`]): an importance matrix ([`imatrix_file`]), a model of Ollama's (`ollama`), a card. Proves that they are the plan
-//! and nothing else ([`verify`]). Uses `plan` and the rooms
-//! before it; it does not see `engine`.
+//! ([`outputs`]). The others are an importance matrix ([`imatrix_file`]), a model of Ollama's (`ollama`), a card. Proves that
+//! they are the plan and nothing else ([`verify`]). Uses `plan` and the rooms before it; it does not see `engine`.
 
 mod parent;
 

@@ -14,7 +14,7 @@ use serde_json::Value;
 pub struct Modelfile {
     /// The files of weights, by their paths from the Modelfile's folder.
     pub from: Vec<String>,
-    /// How a conversation becomes a prompt; where there is none Ollama takes what it knows for the GGUF's own.
+    /// How a conversation becomes a prompt. Where there is none Ollama takes what it knows for the GGUF's own.
     pub template: Option<String>,
     /// The built-in that makes prompts.
     pub renderer: Option<String>,
@@ -178,7 +178,7 @@ fn is_print(c: char) -> bool {
 mod tests {
     use super::*;
 
-    /// The parser as it is written, state by state, for a file of commands with names in capitals; each with its value.
+    /// The parser as it is written, state by state, for a file of commands with names in capitals. Each with its value.
     fn parse(file: &str) -> Option<Vec<(String, String)>> {
         #[derive(Clone, Copy, PartialEq)]
         enum State {

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 /// The output.
 #[derive(Clone, Debug, Serialize)]
 pub struct OutputReport {
-    /// Where it is; of a split model, its first part; null in a dry run without a place.
+    /// Where it is. Of a split model, its first part; null in a dry run without a place.
     pub path: Option<String>,
     /// Number of blocks.
     pub block_count: usize,
@@ -34,9 +34,9 @@ pub struct OutputReport {
     pub seconds: Option<f64>,
     /// Its files in order: one, or all parts of a split model.
     pub parts: Vec<PartReport>,
-    /// The importance matrix that was renumbered with it; null if none was asked for.
+    /// The importance matrix that was renumbered with it. Null if none was asked for.
     pub imatrix: Option<ImatrixReport>,
-    /// The model of Ollama's that was made of it; null if none was asked for.
+    /// The model of Ollama's that was made of it. Null if none was asked for.
     pub ollama: Option<OllamaReport>,
     /// Tensors that are not the input's with all their bytes.
     pub changes: Vec<TensorChange>,
@@ -45,7 +45,7 @@ pub struct OutputReport {
 }
 
 impl OutputReport {
-    /// Of the planned output with these files; what is known only once it is written is not there yet.
+    /// Of the planned output with these files. What is known only once it is written is not there yet.
     pub(crate) fn new(
         parent: Parent<'_>,
         plan: &Plan<'_>,
@@ -79,7 +79,7 @@ pub struct OllamaReport {
     pub name: String,
     /// The Modelfile that it is made from.
     pub modelfile: String,
-    /// Whether it was made; else there is no `ollama` here, or it was a dry run.
+    /// Whether it was made. Else there is no `ollama` here, or it was a dry run.
     pub created: bool,
 }
 

@@ -76,7 +76,7 @@ pub struct Done<'a> {
 pub type WriteCard<'w, 'a> = dyn FnMut(&Plan<'a>, &[Unplaced<'_>]) -> Result<String> + 'w;
 
 impl<'a> Outputs<'a> {
-    /// Checks that all `files` can be written: each folder is there and writable, nothing is overwritten without `force`, and
+    /// Checks that all `files` can be written. Each folder is there and writable, nothing is overwritten without `force`, and
     /// no two files, and none of the input's, have one place.
     ///
     /// # Errors
@@ -131,7 +131,7 @@ impl<'a> Outputs<'a> {
         Ok(Self { parent, files, target, imatrix, imatrix_out, ollama, card })
     }
 
-    /// Writes the output that `plan` makes from the hash of the parent, with all files beside it; in a dry run only plans them.
+    /// Writes the output that `plan` makes from the hash of the parent, with all files beside it. In a dry run only plans them.
     /// `card` writes the text of the card, where there is one; `measured` is the importance matrix that has a place of its own.
     ///
     /// # Errors
@@ -208,7 +208,7 @@ impl<'a> Outputs<'a> {
         Ok(Some((staged, MeasuredReport::new(path, measured, &planned))))
     }
 
-    /// Plans the importance matrix for the blocks that are kept, and writes it beside its place unless it is a dry run.
+    /// Plans the importance matrix for the kept blocks. Unless it is a dry run, it is written beside its place.
     fn stage_imatrix(
         &self,
         plan: &dyn Fn(blake3::Hash) -> Result<Plan<'a>>,
@@ -257,7 +257,7 @@ impl<'a> Outputs<'a> {
         (Some(report), created.map(drop))
     }
 
-    /// A note about files beside the model that do not fit the shortened one; to be asked for before that is written.
+    /// A note about files beside the model that do not fit the shortened one. To be asked for before that is written.
     #[must_use]
     pub fn stale_note(&self) -> Option<String> {
         let matrix = self.files.imatrix.as_ref();

@@ -35,7 +35,7 @@ pub struct Target {
 pub struct Naming {
     path: PathBuf,
     splitting: Splitting,
-    /// What the names of the parts begin with; `None` for a single file.
+    /// What the names of the parts begin with. `None` for a single file.
     prefix: Option<Prefix>,
 }
 
@@ -70,8 +70,8 @@ pub struct Others<'t, 'a> {
 pub type Describe<'t, 'a> = dyn FnMut(&Plan<'a>, &[Unplaced<'_>]) -> Result<Vec<Staged>> + 't;
 
 impl Naming {
-    /// Of an output that the user wants at `path`: of one that is cut into parts this is the prefix of their names, with
-    /// `.gguf` after it or without, or the name of one of them.
+    /// Of an output that the user wants at `path`. Where it is cut into parts, this is the prefix of their names, with `.gguf`
+    /// after it or without, or the name of one of them.
     ///
     /// # Errors
     /// A path that ends in no name.
@@ -118,8 +118,8 @@ impl Naming {
 }
 
 impl Target {
-    /// Checks that a file can be written at `path`: the folder is there and writable, nothing is overwritten without
-    /// `force`, and never the input.
+    /// Checks that a file can be written at `path`. The folder is there and writable, nothing is overwritten without `force`,
+    /// and never the input.
     ///
     /// # Errors
     /// A place where it cannot be written.
@@ -298,8 +298,8 @@ fn check_parts(prefix: &Prefix, input: &Input, force: bool) -> Result<()> {
     parts.iter().try_for_each(|part| check_place(part, input, force))
 }
 
-/// Checks that a file can be written at `path`: the folder is there and writable, nothing is overwritten without `force`,
-/// and never the input.
+/// Checks that a file can be written at `path`. The folder is there and writable, nothing is overwritten without `force`, and
+/// never the input.
 pub(crate) fn check_place(path: &Path, input: &Input, force: bool) -> Result<()> {
     let fail = || path.display().to_string();
     ensure!(
@@ -333,7 +333,7 @@ fn joined<T>(thread: thread::ScopedJoinHandle<'_, T>) -> Result<T> {
 /// What is said where the system has no room for a thread.
 const NO_THREAD: &str = "a thread that works beside the copy";
 
-/// Has the disk keep up with what is written, so that the sync at the end finds little left to do.
+/// Has the disk keep up with what is written. So the sync at the end finds little left to do.
 fn keep_on_disk(files: &[&File], written: &mpsc::Receiver<(usize, u64)>) -> io::Result<()> {
     const STEP: u64 = 32 << 20;
     let mut pending = vec![0; files.len()];

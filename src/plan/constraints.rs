@@ -57,7 +57,8 @@ pub enum Place {
     /// A block of the kind at its old number has it at the new one, and no other does. Where the kind is tied to a period, the
     /// block stays in it.
     SameKind(ByPosition),
-    /// A block has the kind by the period, without a list, at its new number where it has it in the input, and only there.
+    /// A block has the kind by the period, without a list. At its new number it has it where it has it in the input, and only
+    /// there.
     InPattern(Pattern),
     /// The first block must be one of these.
     First {
@@ -381,7 +382,7 @@ fn groups(model: &Model<'_>, rules: &Architecture, kinds: &Kinds) -> Result<Vec<
     Ok(groups)
 }
 
-/// Whether each trunk block is of a kind that is needed; `None` where nothing tells blocks apart.
+/// Whether each trunk block is of a kind that is needed. `None` where nothing tells blocks apart.
 fn needed_blocks(model: &Model<'_>, needed: &Needed) -> Result<Option<Vec<bool>>> {
     let n_trunk = model.n_trunk_blocks();
     let listed = |key: &str, is_of_kind: &dyn Fn(i64) -> bool| -> Result<Option<Vec<bool>>> {
@@ -413,13 +414,13 @@ fn experts_used(model: &Model<'_>) -> Result<Option<Vec<bool>>> {
     }))
 }
 
-/// Whether each number of a list below the architecture's prefix is not zero; `None` if there is no such list.
+/// Whether each number of a list below the architecture's prefix is not zero. `None` if there is no such list.
 fn numbers(model: &Model<'_>, name: &str) -> Result<Option<Vec<bool>>> {
     let list = list(model, name)?;
     Ok(list.map(|list| list.into_iter().map(|n| n != 0).collect()))
 }
 
-/// The numbers of a list below the architecture's prefix; `None` if there is no such list.
+/// The numbers of a list below the architecture's prefix. `None` if there is no such list.
 fn list(model: &Model<'_>, name: &str) -> Result<Option<Vec<i64>>> {
     let key = format!("{}.{name}", model.architecture());
     match model.metadata().get(&key).map(|entry| entry.value().as_array()) {

@@ -1,5 +1,5 @@
-//! Numbers of blocks at which llama.cpp computes something else: to which a model may not be shortened, and what is
-//! written into the output so that it may.
+//! Numbers of blocks at which llama.cpp computes something else. A model may not be shortened to them, or something is written
+//! into the output so that it may.
 
 use anyhow::{Result, anyhow, ensure};
 
@@ -68,8 +68,8 @@ fn refusal(model: &Model<'_>, rule: &CountRule, before: usize, after: usize) -> 
     Ok((!may).then(|| rule.to_string()))
 }
 
-/// What llama.cpp multiplies queries by at a certain number of blocks, over what it multiplies them by else: the root of
-/// the head size over the width per head (`gemma2.cpp`, `gemma3.cpp`).
+/// The factor of queries at a certain number of blocks, over that at others. It is the root of the head size over the width per
+/// head (`gemma2.cpp`, `gemma3.cpp`).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Factor {
     head_size: usize,
@@ -105,7 +105,7 @@ pub(super) struct Rescaling {
 }
 
 impl Rescaling {
-    /// That of `model`, whose number of blocks selects another scale; `None` if both scales are the same.
+    /// That of `model`, whose number of blocks selects another scale. `None` if both scales are the same.
     ///
     /// # Errors
     /// Tensors that cannot hold it.
@@ -172,7 +172,7 @@ impl Rescaling {
     }
 }
 
-/// The rank of the queries' low-rank matrices, as llama.cpp takes it; 0 if queries are one matrix (`deepseek2.cpp`).
+/// The rank of the queries' low-rank matrices, as llama.cpp takes it. 0 if queries are one matrix (`deepseek2.cpp`).
 pub(super) fn query_rank(model: &Model<'_>) -> Result<usize> {
     if has_no_query_rank(model, model.n_trunk_blocks())? {
         return Ok(0);

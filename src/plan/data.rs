@@ -1,4 +1,4 @@
-//! What the data of every tensor of the output is: bytes of the model, all or some of them, or bytes that the plan made.
+//! What the data of every tensor of the output is. It is bytes of the model, all or some of them, or bytes that the plan made.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -42,7 +42,7 @@ pub enum TensorData<'a> {
     },
     /// Bytes that the plan made.
     Made {
-        /// The index of the model's tensor that they take the place of; `None` for a new tensor.
+        /// The index of the model's tensor that they take the place of. `None` for a new tensor.
         source: Option<usize>,
         /// The bytes.
         bytes: Cow<'a, [u8]>,
@@ -73,7 +73,7 @@ impl TensorData<'_> {
             .transpose()
     }
 
-    /// Why it is not all bytes of a tensor of the model; `None` if it is.
+    /// Why it is not all bytes of a tensor of the model. `None` if it is.
     #[must_use]
     pub fn why(&self) -> Option<&str> {
         match self {
@@ -82,7 +82,7 @@ impl TensorData<'_> {
         }
     }
 
-    /// Number of bytes in the output; 0 where the model's tensor is not there.
+    /// Number of bytes in the output. 0 where the model's tensor is not there.
     #[must_use]
     pub fn n_bytes(&self, model: &Model<'_>) -> u64 {
         let n_source = |source: &usize| {
@@ -183,8 +183,8 @@ impl Runs {
         runs
     }
 
-    /// The parts at `kept`, in rising order, of `n_parts` equal parts into which dimension `dim` of `tensor` is divided;
-    /// and the tensor's dimensions with only them.
+    /// The parts at `kept`, of `n_parts` equal ones of dimension `dim`. They are in rising order. The second is the tensor's
+    /// dimensions with only them.
     ///
     /// # Errors
     /// A dimension that is not divided into such parts, or whose parts are not whole quantisation blocks.
@@ -258,8 +258,8 @@ impl Runs {
         n_periods.saturating_mul(self.n_kept as u64)
     }
 
-    /// The kept bytes among those in `range` of the input's tensor, in order: where they are there, and where they start
-    /// in the output's.
+    /// The kept bytes among those in `range` of the input's tensor, in order. Each is a range there, and where it starts in the
+    /// output's.
     pub fn within(&self, range: Range<usize>) -> impl Iterator<Item = (Range<usize>, usize)> + '_ {
         let first = range.start.checked_div(self.period).unwrap_or(0);
         let end = range.end.checked_div(self.period).map_or(0, |n| n + 1);
@@ -306,7 +306,7 @@ pub enum ChangeKind {
 }
 
 impl TensorChange {
-    /// How `out`, whose data is `data`, departs from the tensor of `model`; `None` if it has all its bytes.
+    /// How `out`, whose data is `data`, departs from the tensor of `model`. `None` if it has all its bytes.
     fn of(model: &Model<'_>, out: &TensorOut<'_>, data: &TensorData<'_>) -> Option<Self> {
         let source = data.source().and_then(|source| model.tensors().get(source));
         Some(Self {

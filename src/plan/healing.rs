@@ -50,7 +50,7 @@ pub const TENSORS_KEY: &str = "gguf_shorten.heal.tensors";
 /// The BLAKE3 hash of the method's word, the losses, and each such tensor's name, type and data.
 pub const HASH_KEY: &str = "gguf_shorten.heal.blake3";
 
-/// What was measured on text that no weight was fitted to, in nats per token: without other weights, and with them.
+/// What was measured on text that no weight was fitted to. In nats per token: without other weights, and with them.
 pub const LOSS_KEY: &str = "gguf_shorten.heal.loss";
 
 /// What makes up for removed blocks.

@@ -53,8 +53,8 @@ impl Pattern {
         self.flags.get(block).copied().unwrap_or(false)
     }
 
-    /// Whether a block with this number has the kind where no list says so: by the input's own period, where it has a key
-    /// for that, else by the architecture's.
+    /// Whether a block with this number has the kind where no list says so. The input's own period tells, where it has a key
+    /// for that, else the architecture's.
     #[must_use]
     pub fn without_list(&self, number: usize) -> bool {
         self.rule.has_window(self.period, number)
@@ -184,7 +184,7 @@ impl Kinds {
     }
 }
 
-/// Whether each trunk block has no attention; `None` where all have one, or something in its place.
+/// Whether each trunk block has no attention. `None` where all have one, or something in its place.
 fn no_attention(model: &Model<'_>, rules: &Architecture) -> Result<Option<Vec<bool>>> {
     if !rules.has_no_attention_without_heads() {
         return Ok(None);
@@ -293,11 +293,11 @@ fn patterns(
     Ok(patterns)
 }
 
-/// Attention in the last block of each period; what the others have stands for a window.
+/// Attention in the last block of each period. What the others have stands for a window.
 const INTERVALS: WindowPattern =
     WindowPattern { period: None, full: FullBlock::Last, present: WindowPresence::Always, needs_full: false };
 
-/// Whether each trunk block has a sliding window, as llama.cpp's loader decides; `None` if none has by design.
+/// Whether each trunk block has a sliding window, as llama.cpp's loader decides. `None` if none has by design.
 fn windows(model: &Model<'_>, pattern: WindowPattern) -> Result<Option<Vec<bool>>> {
     let size = model.count("attention.sliding_window")?;
     let present = match pattern.present {

@@ -1,5 +1,5 @@
-//! The decision on every metadata entry of the output: kept byte for byte, a count set, a per-block array shortened,
-//! left out, or added. An entry that none of these is known to be right for stops the plan.
+//! The decision on every metadata entry of the output. It is kept byte for byte, a count set, a per-block array shortened, left
+//! out, or added. An entry that none of these is known to be right for stops the plan.
 
 use super::names;
 use super::{Constraints, Tensors, counts};
@@ -130,8 +130,8 @@ fn is_pattern_list(entry: &Entry<'_>, model: &Model<'_>, constraints: &Constrain
     entry.value().value_type() == ValueType::Array && patterns.any(|pattern| Some(pattern.key) == name)
 }
 
-/// Entries that say what llama.cpp would else derive from the number of blocks, or from a block's: they are written even
-/// where the derived value would be the same, for what is explicit cannot shift.
+/// Entries for what llama.cpp would else derive from a number of blocks. They are written even where the derived value would be
+/// the same, for what is explicit cannot shift.
 fn written_out(
     model: &Model<'_>,
     constraints: &Constraints,

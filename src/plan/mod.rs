@@ -1,9 +1,9 @@
 //! Plan: which blocks go, and what every entry and tensor of the output will be. Pure: no I/O.
 //!
-//! In reading order: [`kinds`] says what each block is, [`counts`] how many may stay, [`constraints`] what may be removed,
-//! `tensors` decides every tensor, whose data is a [`data::TensorData`], `metadata` every entry, with what
-//! it `names` and what it says of the model's `size`.
-//! [`attention`] leaves out the attention of blocks that stay, [`healing`] gives tensors other weights. [`parts`] cuts the output into files.
+//! In reading order: [`kinds`] says what each block is, [`counts`] how many may stay, [`constraints`] what may be removed.
+//! `tensors` decides every tensor, whose data is a [`data::TensorData`]. `metadata` decides every entry, with what it `names`
+//! and what it says of the model's `size`. [`attention`] leaves out the attention of blocks that stay, [`healing`] gives
+//! tensors other weights. [`parts`] cuts the output into files.
 
 pub mod method;
 
@@ -63,8 +63,8 @@ pub struct Plan<'a> {
     pub layout: Layout<'a>,
     /// For each tensor of the layout, what its data is.
     pub data: Vec<TensorData<'a>>,
-    /// Every tensor that is not a tensor of the model with all its bytes, in the order of the layout, and those that are
-    /// left out though they belong to no removed block.
+    /// Every tensor that is not a tensor of the model with all its bytes. They are in the order of the layout; then come those
+    /// that are left out though they belong to no removed block.
     pub changes: Vec<TensorChange>,
     /// Number of weights of the output.
     pub n_parameters: u64,
@@ -79,7 +79,7 @@ impl<'a> Plan<'a> {
     /// `parent_blake3` is the hash of its files, which the output names.
     ///
     /// # Errors
-    /// A set that is not allowed; blocks that may not lose their attention; a metadata entry or a tensor that cannot be
+    /// A set that is not allowed; blocks that may not lose their attention. A metadata entry or a tensor that cannot be
     /// shortened; replaced weights of a tensor that is not in the output.
     pub fn new(
         model: &Model<'a>,
@@ -113,8 +113,8 @@ impl<'a> Plan<'a> {
         Ok(plan)
     }
 
-    /// The plan of a file that is evaluated or measured and not kept: as long as the one that would be written, with zeros as
-    /// the parent's hash.
+    /// The plan of a file that is evaluated or measured and not kept. It is as long as the one that would be written, with
+    /// zeros as the parent's hash.
     ///
     /// # Errors
     /// As [`Plan::new`].

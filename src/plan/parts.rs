@@ -1,7 +1,7 @@
 //! How the planned output is cut into the files of a split model. Pure.
 //!
-//! As `llama-gguf-split` cuts (`tools/gguf-split/gguf-split.cpp` of llama.cpp): tensors stay in order, all metadata is in the
-//! first part, and each part says its number (`split.no`, u16), how many there are (`split.count`, u16), and how many tensors
+//! As `llama-gguf-split` cuts (`tools/gguf-split/gguf-split.cpp` of llama.cpp): tensors stay in order, and all metadata is in
+//! the first part. Each part says its number (`split.no`, u16), how many there are (`split.count`, u16), and how many tensors
 //! all have together (`split.tensors.count`, i32).
 
 use std::ops::Range;
@@ -33,7 +33,7 @@ pub struct Part<'a> {
     pub tensors: Range<usize>,
 }
 
-/// The planned files, in order; one, without a word of splitting, for [`Splitting::Whole`] and for an input that is not
+/// The planned files, in order. One, without a word of splitting, for [`Splitting::Whole`] and for an input that is not
 /// split and stays as it was.
 ///
 /// # Errors

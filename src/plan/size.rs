@@ -9,7 +9,7 @@ const COUNT: &str = "general.parameter_count";
 /// The class of size in a model's name, such as `7B` or `8x7B`.
 const LABEL: &str = "general.size_label";
 
-/// The entries with the sizes of an output of these tensors; one that no convention is known for is left out.
+/// The entries with the sizes of an output of these tensors. One that no convention is known for is left out.
 pub(super) fn set<'a>(entries: Vec<EntryOut<'a>>, tensors: &Tensors<'_>) -> Vec<EntryOut<'a>> {
     let size = Size::of(tensors.planned.iter().map(|(out, _)| out));
     let sized = |entry: EntryOut<'a>| {

@@ -89,7 +89,7 @@ pub(super) fn decide<'a>(
     Ok(tensors)
 }
 
-/// A tensor of no block, where the blocks of `trunk` are kept: with only their parts, if it has a part for each; `None` if no
+/// A tensor of no block, where the blocks of `trunk` are kept. It has only their parts, if it has a part for each. `None` if no
 /// kept block reads it.
 fn outside<'a>(
     constraints: &Constraints,
@@ -114,8 +114,8 @@ fn outside<'a>(
     Ok(Some((TensorOut::keep(info), TensorData::Whole { source })))
 }
 
-/// Which of the `kept` blocks get the tensor `rest` of block 0, which those without their own read: block 0 if it stays,
-/// else the new first block, or where that has its own every block that has not.
+/// Which `kept` blocks get block 0's tensor `rest`, where some read that of block 0. It is block 0 if it stays. Else it is the
+/// new first block, or where that has its own every block that has not.
 fn heirs(model: &Model<'_>, rest: &str, kept: &[BlockId]) -> Vec<BlockId> {
     let has_own = |block: &BlockId| {
         let mut tensors = model.tensors().iter();

@@ -297,7 +297,7 @@ impl Card<'_> {
         Some(String::from_utf8_lossy(value).trim().to_owned()).filter(|value| !value.is_empty())
     }
 
-    /// The first strings of an array; a card is no place for thousands.
+    /// The first strings of an array. A card is no place for thousands.
     fn strings(&self, key: &str) -> Vec<String> {
         const MOST: usize = 64;
         let Some(Ok(array)) = self.metadata.get(key).map(|entry| entry.value().as_array()) else {

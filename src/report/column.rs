@@ -26,7 +26,7 @@ pub(super) fn right(text: impl ToString) -> Cell {
     Cell::new(text).set_alignment(CellAlignment::Right)
 }
 
-/// A table for a terminal, without lines; rows that are marked are red where there is colour.
+/// A table for a terminal, without lines. Rows that are marked are red where there is colour.
 pub(super) fn table(head: Vec<Cell>, rows: impl Iterator<Item = (Vec<Cell>, bool)>, colour: Colour) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(head);

@@ -29,7 +29,7 @@ pub struct CompareReport {
     pub text: CalibrationReport,
     /// What all are compared with.
     pub parent: ModelReport,
-    /// How the rows of fewer blocks were chosen; null if there are none.
+    /// How the rows of fewer blocks were chosen. Null if there are none.
     pub choice: Option<ChoiceReport>,
     /// CPU threads.
     pub threads: usize,
@@ -51,13 +51,13 @@ pub struct RowReport {
     /// The type by `general.file_type`, or that it was quantized to, such as `Q4_K_M`.
     #[serde(rename = "type")]
     pub file_type: Option<&'static str>,
-    /// The blocks that are gone, in the parent's numbering; null but for fewer blocks.
+    /// The blocks that are gone, in the parent's numbering. Null but for fewer blocks.
     pub removed: Option<Vec<usize>>,
-    /// The method that chose them, that of the best set where `auto` chose; null but for fewer blocks.
+    /// The method that chose them, that of the best set where `auto` chose. Null but for fewer blocks.
     pub method: Option<String>,
-    /// What makes up for them, `none` if nothing; null but for fewer blocks.
+    /// What makes up for them, `none` if nothing. Null but for fewer blocks.
     pub heal: Option<String>,
-    /// Bytes of all files; of fewer blocks those that the file would have.
+    /// Bytes of all files. Of fewer blocks those that the file would have.
     pub bytes: Option<u64>,
     /// Number of blocks.
     pub block_count: Option<usize>,
@@ -132,7 +132,7 @@ impl RowReport {
         self.tokens_per_second = Some(speed.into());
     }
 
-    /// Size and divergence, for the front and the verdict; `None` for a row that failed.
+    /// Size and divergence, for the front and the verdict. `None` for a row that failed.
     fn point(&self) -> Option<Point> {
         if self.error.is_some() {
             return None;

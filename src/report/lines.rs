@@ -15,7 +15,7 @@ use std::fmt::Write as _;
 /// Whether a table may use colour.
 pub type Colour = bool;
 
-/// The removed blocks of `model`, chosen as `how` says; prediction blocks apart, of which all go or none.
+/// The removed blocks of `model`, chosen as `how` says. Prediction blocks apart, of which all go or none.
 #[must_use]
 pub fn removed(removed: &[usize], model: &ModelReport, how: &str) -> String {
     if removed.is_empty() {

@@ -57,9 +57,9 @@ pub struct Report {
     pub chosen_by: Option<&'static str>,
     /// The sets that it compared; null where it did not choose.
     pub auto: Option<AutoReport>,
-    /// What was measured to choose them; null where scores of a single pass or a list chose.
+    /// What was measured to choose them. Null where scores of a single pass or a list chose.
     pub search: Option<SearchReport>,
-    /// What decided how many blocks go; null where their number or a list was given.
+    /// What decided how many blocks go. Null where their number or a list was given.
     pub goal: Option<GoalReport>,
     /// What makes up for the removed blocks; null where nothing was to.
     pub heal: Option<HealReport>,
@@ -81,10 +81,10 @@ pub struct Report {
     pub pairs: Option<PairsReport>,
     /// The importance matrix that was measured; null unless one was written.
     pub imatrix_out: Option<MeasuredReport>,
-    /// What was written; of a command that writes nothing, not there at all.
+    /// What was written. Of a command that writes nothing, not there at all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output: Option<OutputReport>,
-    /// What was measured of the output for its card; null without one, or where it could not be measured.
+    /// What was measured of the output for its card. Null without one, or where it could not be measured.
     pub evaluation: Option<EvalReport>,
 }
 

@@ -82,7 +82,8 @@ pub fn against(against: &AgainstReport) -> String {
     text
 }
 
-/// On lines of their own: what removing blocks one by one is compared with, and which may not go alone, by reason.
+/// What removing blocks one by one is compared with, and which may not go. Each is on lines of its own; those that may not go
+/// alone are there by reason.
 #[must_use]
 pub fn ablated(ablate: &AblateReport) -> String {
     let mut text = String::new();

@@ -33,7 +33,7 @@ pub struct VerifyReport {
     pub recorded_blake3: Option<String>,
     /// The blocks that were left out, in the parent's numbering.
     pub removed: Vec<usize>,
-    /// Why the rules refuse this cut, where it was taken on trust; null if they allow it.
+    /// Why the rules refuse this cut, where it was taken on trust. Null if they allow it.
     pub on_trust: Option<String>,
     /// The blocks whose attention was left out, in the parent's numbering.
     pub attention_removed: Vec<usize>,
@@ -49,7 +49,7 @@ pub struct VerifyReport {
     pub difference_count: usize,
     /// The first few of them.
     pub differences: Vec<String>,
-    /// What the earlier release that wrote the file may have done wrong; of a verified file, nothing.
+    /// What the earlier release that wrote the file may have done wrong. Of a verified file, nothing.
     pub known_faults: Vec<String>,
     /// The run with llama.cpp; null if there was none.
     pub run: Option<Run>,

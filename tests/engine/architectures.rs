@@ -1,5 +1,5 @@
-//! Every known architecture on a tiny model: a shortened file computes the parent without those blocks, bit for bit, and
-//! the hidden states are found.
+//! Every known architecture on a tiny model. A shortened file computes the parent without those blocks, bit for bit, and the
+//! hidden states are found.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -15,8 +15,8 @@ use gguf_shorten::plan::Constraints;
 use crate::random_model::Spec;
 use crate::support::{hidden_states, n_different, outputs, shorten, state_after, zero};
 
-/// Architectures that the bundled llama.cpp cannot evaluate: plm gives its cache values of two dimensions where it takes
-/// three, and a check fails (`plm.cpp`, `ggml_set_rows`).
+/// Architectures that the bundled llama.cpp cannot evaluate. plm gives its cache values of two dimensions where it takes three,
+/// and a check fails (`plm.cpp`, `ggml_set_rows`).
 pub const NOT_EVALUATED: &[&str] = &["plm"];
 
 /// Blocks of a tiny model whose blocks differ: two periods of gemma3's six and more.
@@ -76,8 +76,8 @@ pub fn zeroing_is_identity(architecture: &Architecture) -> bool {
 const FILE_TYPES: [(&str, Option<u32>); 5] =
     [("F32", None), ("Q4_0", Some(2)), ("Q8_0", Some(7)), ("Q4_K_M", Some(15)), ("Q6_K", Some(18))];
 
-/// Architectures with weights of three dimensions by which llama.cpp multiplies a permuted operand: kernels for repacked
-/// weights (AMX) do not take that, and where a processor has them, it gives up on such weights if they are not F32.
+/// Architectures with weights of three dimensions that multiply a permuted operand. Kernels for repacked weights (AMX) do not
+/// take that, and llama.cpp gives up on such weights if they are not F32, where a processor has these kernels.
 const NOT_QUANTIZED: &[&str] = &["bailingmoe3", "deepseek4", "dots3note", "kimi-k3", "mistral4"];
 
 /// The type of an architecture's `variant`-th model: chance, but always the same.
@@ -118,8 +118,8 @@ fn check(architecture: &Architecture, dir: &Path) -> Result<(String, usize, usiz
     Ok((types.join(" "), n_sets, n_floats))
 }
 
-/// For every set of blocks compares the shortened file with the zeroed parent, or where zeroing is not the identity with
-/// llama.cpp's own removal of layers. Returns sets tried and floats compared.
+/// Compares shortened files with the zeroed parent, for every set of blocks. Where zeroing is not the identity, llama.cpp's own
+/// removal of layers takes its place. Returns sets tried and floats compared.
 fn check_parent(
     architecture: &Architecture,
     backend: &Backend,

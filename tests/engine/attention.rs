@@ -1,4 +1,4 @@
-//! Blocks without their attention: a dense llama model is written as deci, and computes the parent in which that attention
+//! Blocks without their attention. A dense llama model is written as deci, and computes the parent in which that attention
 //! writes zeros, bit for bit.
 
 use std::collections::BTreeSet;

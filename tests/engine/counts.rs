@@ -49,8 +49,8 @@ fn relative_difference(a: &[f32], b: &[f32]) -> f32 {
     largest(&mut a.iter().zip(b).map(|(a, b)| a - b)) / largest(&mut a.iter().copied())
 }
 
-/// Copies the model at `path`, with the numbers of F32 tensors changed whose names after `blk.<i>.` are `rest`, and which
-/// belong to a block that is `wanted`.
+/// Copies the model at `path` with changed numbers in some F32 tensors. Their names after `blk.<i>.` are `rest`, and their
+/// blocks are `wanted`.
 fn changed(path: &Path, rest: &str, wanted: &dyn Fn(usize) -> bool, change: &dyn Fn(f32) -> f32, out: &Path) {
     let mut bytes = std::fs::read(path).unwrap();
     let file = File::parse(&bytes).unwrap();
@@ -72,9 +72,8 @@ fn changed(path: &Path, rest: &str, wanted: &dyn Fn(usize) -> bool, change: &dyn
 }
 
 /// The factor is not exact in floats, so outputs differ by what rounding does, which blocks magnify, and the rounding of
-/// queries to F16 before they meet the cache. How much that is shows where the last bit of the parent's weights is
-/// flipped: the shortened model may differ by this many times as much, and without the factor it differs by many
-/// times more.
+/// queries to F16 before they meet the cache. How much that is shows where the last bit of the parent's weights is flipped. The
+/// shortened model may differ by this many times as much, and without the factor it differs by many times more.
 const ROUNDINGS: f32 = 2.0;
 
 #[test]

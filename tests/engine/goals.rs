@@ -1,5 +1,5 @@
-//! Measured goals, and searches that were interrupted: what is reported is what `eval` says of the written file, and going
-//! on gives what an uninterrupted search gives.
+//! Measured goals, and searches that were interrupted. What is reported is what `eval` says of the written file, and going on
+//! gives what an uninterrupted search gives.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -56,8 +56,8 @@ fn what_a_goal_reports_is_what_eval_says_of_the_file() {
                     format!("m.gguf --{flag} {limit} --method {method} -o out.gguf --force --scratch s");
                 result(dir, &command).0
             };
-            // All but one block go where everything is allowed; the figure of the second step then allows two or more, or,
-            // where the first costs more than that, is out of reach.
+            // All but one block go where everything is allowed. The figure of the second step then allows two or more; where
+            // the first costs more than that, it is out of reach.
             let all = run(1e9);
             assert_eq!(n_removed(&all), 4);
             let steps = all["goal"]["steps"].as_array().unwrap();

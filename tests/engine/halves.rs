@@ -1,4 +1,4 @@
-//! The stream between the halves of a block: it really is what attention has added to, and the feed-forward network not.
+//! The stream between the halves of a block. Attention has added to it, and the feed-forward network has not.
 
 use std::path::Path;
 

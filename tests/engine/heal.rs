@@ -1,4 +1,5 @@
-//! `--heal`: the weights that are written are those of a solution found here with loops, and all else is the parent's.
+//! `--heal` against a solution that is found here with loops. The weights that are written are its weights, and all else is the
+//! parent's.
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -114,7 +114,7 @@ fn least_squares(tokens: &[Shown], ridge: f64) -> Vec<Vec<f64>> {
     eliminate(sums, products)
 }
 
-/// How much a token with this stream in the parent counts in a fit whose variant begins with the name of the weighting.
+/// How much a token counts in a fit, by its stream in the parent. The variant of the fit begins with the name of the weighting.
 fn weight(variant: &str, target: &[f64]) -> f64 {
     let square = target.iter().map(|t| t * t).sum::<f64>();
     match variant.split(',').next().unwrap() {

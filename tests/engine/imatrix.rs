@@ -1,5 +1,5 @@
-//! A renumbered importance matrix means to the shortened model what the parent's means to the parent: quantizing with it and
-//! shortening give the same bytes in either order.
+//! A renumbered importance matrix means the same as the parent's did. Quantizing with it and shortening give the same bytes in
+//! either order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! The importance matrix that is measured, against twins: products that are found by their results, evaluations to the end,
-//! and parts of a model.
+//! The importance matrix that is measured, against twins. Those are products that are found by their results, evaluations to
+//! the end, and parts of a model.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -263,7 +263,7 @@ fn run<'m>(pass: &mut Pass<'m, 'm>, n: usize) {
     pass.run(n, &mut (), &mut |(), _| Ok(()), &*bar, &Silent).unwrap();
 }
 
-/// The sums block by block; with a folder, of a pass that is interrupted after two blocks, and goes on
+/// The sums block by block. With a folder, of a pass that is interrupted after two blocks, and goes on
 /// after `between`. With them the block at which it went on. `None` of a model that is not evaluated so.
 fn by_blocks(
     path: &Path,

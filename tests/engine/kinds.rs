@@ -1,5 +1,5 @@
-//! Cuts that leave one kind of block alone, or none of it, of every known architecture: what the rules allow, llama.cpp
-//! loads and evaluates. It may end its process instead, so that it runs in another one.
+//! Cuts that leave one kind of block alone, or none of it. Of every known architecture llama.cpp loads and evaluates what the
+//! rules allow. It may end its process instead, so that it runs in another one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};

@@ -1,8 +1,8 @@
 //! Files in Ollama's own layouts compute what their stock twins do, whole and without some blocks, bit for bit.
 //!
 //! A twin is a random model of the stock architecture. From it the file of Ollama's is made as `convert_<layout>.go` and
-//! `llama-ollama-compat.cpp` have it: other names, entries missing, and the tensors of a vision tower and a projector among
-//! those of the model.
+//! `llama-ollama-compat.cpp` have it. It has other names, misses entries, and has the tensors of a vision tower and a projector
+//! among those of the model.
 
 use std::path::Path;
 

@@ -92,7 +92,7 @@ pub struct Spec<'s> {
     pub architecture: &'s str,
     /// Number of blocks.
     pub n_blocks: u32,
-    /// Entries that take the place of the usual ones, or come on top of them; a key without the architecture's prefix
+    /// Entries that take the place of the usual ones, or come on top of them. A key without the architecture's prefix
     /// where it begins with a dot.
     pub extra: Vec<(&'static str, ValueOut)>,
     /// Keys of the usual entries that are left out, below the prefix.
@@ -103,7 +103,7 @@ pub struct Spec<'s> {
     pub omitted: fn(&str) -> bool,
     /// Queries, keys and values in one tensor, where llama.cpp takes either.
     pub fused_qkv: bool,
-    /// Tensors of blocks that are left out, though llama.cpp would read them; after `blk.<i>.`.
+    /// Tensors of blocks that are left out, though llama.cpp would read them. After `blk.<i>.`.
     pub left_out: &'s [&'s str],
 }
 

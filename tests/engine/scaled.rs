@@ -1,4 +1,4 @@
-//! The writers that `--heal scale` scales are all that there are: with them and the embedding doubled, the stream doubles and
+//! The writers that `--heal scale` scales are all that there are. With them and the embedding doubled, the stream doubles and
 //! nothing else changes. And what it makes of a model, proven by `verify`.
 
 use std::collections::BTreeMap;
@@ -38,8 +38,8 @@ fn begins_stream(model: &Model<'_>, name: &str) -> bool {
     }
 }
 
-/// How far the stream of the model with all writers and its embedding doubled is from twice its own, as a share of that;
-/// `None` if its writers are not known.
+/// How far the doubled model's stream is from twice its own, as a share. All writers and the embedding are doubled. `None` if
+/// its writers are not known.
 fn error(architecture: &Architecture, dir: &Path) -> Option<f64> {
     let [path, doubled] = ["m.gguf", "doubled.gguf"].map(|name| dir.join(name));
     let mut spec = Spec::new(architecture.name, n_blocks(architecture));

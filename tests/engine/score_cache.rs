@@ -1,5 +1,5 @@
-//! The cache of scores: a second run evaluates nothing and finds the same numbers, and everything that scores depend on is
-//! part of the key.
+//! The cache of scores. A second run evaluates nothing and finds the same numbers, and everything that scores depend on is part
+//! of the key.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

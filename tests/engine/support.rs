@@ -17,8 +17,8 @@ use gguf_shorten::plan::{AttentionCut, Constraints, Cut, Plan};
 
 use crate::random_model::N_VOCAB;
 
-/// Tokens that a test evaluates: more than the tiny models' sliding window, and than keys that one block compresses into
-/// one.
+/// Tokens that a test evaluates. They are more than the tiny models' sliding window, and than keys that one block compresses
+/// into one.
 pub fn n_tokens(architecture: &str) -> usize {
     match architecture {
         "deepseek4" => 300,
@@ -59,7 +59,7 @@ pub fn load(path: &Path) -> Result<ggml::Model, String> {
     ggml::Model::load(Backend::init(), path, ModelOptions::default()).map_err(|error| error.to_string())
 }
 
-/// What the model at `path` computes for [`tokens`]: its logits, or of a model that has none the last hidden state.
+/// What the model at `path` computes for [`tokens`]. It is its logits, or of a model that has none the last hidden state.
 pub fn outputs(path: &Path) -> Result<Vec<f32>, String> {
     outputs_of(&load(path)?, path)
 }
@@ -192,9 +192,9 @@ pub const FFN_WRITERS: &[&str] = &[
     "proj.",
 ];
 
-/// Copies the model at `path`, with the output projections of `blocks` zeroed: in a pre-norm model such a block is
-/// exactly the identity. Of hyper-connections, too: their mixing becomes that of every stream with itself alone, exactly
-/// if the epsilon of its normalisation is zero.
+/// Copies the model at `path`, with the output projections of `blocks` zeroed. In a pre-norm model such a block is exactly the
+/// identity. Of hyper-connections, too: their mixing becomes that of every stream with itself alone, exactly if the epsilon of
+/// its normalisation is zero.
 pub fn zero(path: &Path, blocks: &[usize], out: &Path) {
     zero_halves(path, &[(blocks, MIXER_WRITERS), (blocks, FFN_WRITERS)], out);
 }
@@ -210,12 +210,12 @@ enum Fill {
     StreamsApart,
 }
 
-/// Copies the model at `path`, with some tensors of some blocks made such that they add nothing: those whose names begin so.
+/// Copies the model at `path`, with some tensors made to add nothing. They are those of some blocks whose names begin so.
 ///
-/// A block of gemma3n predicts four streams and adds to each the difference between what it computes and its prediction,
-/// times one more than a combination of four numbers between -1 and 1, the tanh of a product with the normed active stream
-/// (`gemma3n.cpp: altup_correct`). Where element 0 of that stream is positive ([`Spec`](crate::random_model::Spec) sees to
-/// that), a large first weight makes those numbers 1, and the combination -1: nothing is added, and the block is the
+/// A block of gemma3n predicts four streams and adds to each the difference between what it computes and its prediction, times
+/// a factor. That is one more than a combination of four numbers between -1 and 1, the tanh of a product with the normed active
+/// stream (`gemma3n.cpp: altup_correct`). Where element 0 of that stream is positive ([`Spec`](crate::random_model::Spec) sees
+/// to that), a large first weight makes those numbers 1, and the combination -1. Then nothing is added, and the block is the
 /// identity once it predicts no change and adds no embedding.
 pub fn zero_halves(path: &Path, halves: &[(&[usize], &[&str])], out: &Path) {
     let mut bytes = std::fs::read(path).unwrap();
@@ -272,8 +272,8 @@ pub fn zero_halves(path: &Path, halves: &[(&[usize], &[&str])], out: &Path) {
     std::fs::write(out, bytes).unwrap();
 }
 
-/// The base of hyper-connections of four streams that leaves them apart, F32 `[4 + 4 + 4 * 4]`: weights before and after
-/// the block, and those of the mixing before their softmax (`deepseek4.cpp: build_hc_pre`).
+/// The base of hyper-connections of four streams that leaves them apart. F32 `[4 + 4 + 4 * 4]`: weights before and after the
+/// block, and those of the mixing before their softmax (`deepseek4.cpp: build_hc_pre`).
 fn streams_apart() -> Vec<u8> {
     let mixing = (0..16).map(|i| if i % 5 == 0 { 1000.0f32 } else { 0.0 });
     let base = std::iter::repeat_n(0.0, 8).chain(mixing);

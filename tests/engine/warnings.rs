@@ -1,4 +1,4 @@
-//! What is said of a model whose numbers may not mean what they seem to, and of one that llama.cpp does not load.
+//! What is said of a model whose numbers may mean something else. And of one that llama.cpp does not load.
 
 use std::path::Path;
 

@@ -1,13 +1,13 @@
-//! What llama.cpp's own removal of layers, `llama-quantize --prune-layers`, makes of the models and sets of blocks that
+//! What llama.cpp's own removal of layers, `llama-quantize --prune-layers`, does. It gets the models and sets of blocks that
 //! the tests of architectures use.
 //!
 //! ```text
 //! cargo run --release --example peers [ARCHITECTURE...]
 //! ```
 //!
-//! Prints a line for each architecture, then the totals. A set is *exact* if no float differs from the parent with those
-//! blocks zeroed (for encoders whose stream passes norms: from this project's output), *changed* if the file loads and
-//! computes something else, *broken* if it does not load, or ends the process that removes, loads or evaluates.
+//! Prints a line for each architecture, then the totals. A set is *exact* if no float differs from the parent with those blocks
+//! zeroed (for encoders whose stream passes norms: from this project's output). It is *changed* if the file loads and computes
+//! something else, *broken* if it does not load, or ends the process that removes, loads or evaluates.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "shares the modules of the tests")]
 
 use std::collections::BTreeMap;

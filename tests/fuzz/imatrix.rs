@@ -10,9 +10,8 @@ use gguf_shorten::plan::imatrix::Imatrix;
 /// Bytes after the file: the blocks that go, one bit each, and how many blocks there are.
 const N_REQUEST_BYTES: usize = 9;
 
-/// Renumbers what the bytes are, all but the last, which choose the blocks. An error is one line; what is planned, once
-/// written, reads back as the entries that are left; and without removed blocks the older form is written back bit for
-/// bit.
+/// Renumbers what the bytes are, all but the last, which choose the blocks. An error is one line. What is planned, once
+/// written, reads back as the entries that are left. Without removed blocks the older form is written back bit for bit.
 pub fn check(bytes: &[u8]) {
     let Some((bytes, request)) = bytes.split_last_chunk::<N_REQUEST_BYTES>() else {
         return;

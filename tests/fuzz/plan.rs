@@ -1,4 +1,4 @@
-//! What holds of any bytes that are taken for a model, and of any blocks of it that are to go.
+//! What holds of any bytes that are taken for a model. And of any blocks of it that are to go.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use gguf_shorten::gguf::{self, File};
 use gguf_shorten::model::{BlockId, Model};
 use gguf_shorten::plan::{Constraints, Cut, Method, Plan};
 
-/// Bytes after the file that choose what is done with it; see [`Request`].
+/// Bytes after the file that choose what is done with it. See [`Request`].
 const N_REQUEST_BYTES: usize = 16;
 
 /// Models with more blocks are not searched for the best set, which would take too long for a fuzzer.

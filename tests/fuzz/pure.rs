@@ -1,4 +1,4 @@
-//! The modules of gguf-shorten that read and plan: without those that do I/O, llama.cpp need not be built again with the
+//! The modules of gguf-shorten that read and plan. Without those that do I/O, llama.cpp need not be built again with the
 //! instrumentation of a fuzzer. That they compile here shows that they are pure.
 #![forbid(unsafe_code)]
 #![allow(dead_code, reason = "what only the program uses is not fuzzed")]

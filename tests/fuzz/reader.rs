@@ -5,7 +5,7 @@ use std::ops::Range;
 use gguf_shorten::gguf::{EntryOut, Error, File, Layout, TensorOut, Value, write_head};
 use gguf_shorten::model::companion::Companion;
 
-/// Reads `bytes`: an error on one line, or a file of which everything can be asked, and whose head is written back bit
+/// Reads `bytes`. It is an error on one line, or a file of which everything can be asked, and whose head is written back bit
 /// for bit.
 pub fn check(bytes: &[u8]) {
     if let Some(companion) = Companion::of(&File::first_entries(bytes, 20)) {
@@ -66,8 +66,7 @@ fn walk_value(value: Value<'_>) {
     array.elements().take(64).for_each(walk_value);
 }
 
-/// The head as the writer has it, but for the offsets where the input has another order, and for padding that is
-/// not zero.
+/// The head as the writer has it. Offsets are in the input's order, and padding that is not zero is the input's.
 fn check_head(file: &File<'_>) {
     let entries = file.metadata().iter().map(EntryOut::keep).collect();
     let tensors: Vec<_> = file.tensors().iter().map(TensorOut::keep).collect();

@@ -1,4 +1,4 @@
-//! Blocks that lose only their attention: a dense llama model is written as deci, or the request is refused with the reason.
+//! Blocks that lose only their attention. A dense llama model is written as deci, or the request is refused with the reason.
 
 use gguf_shorten::gguf::{File, TensorInfo, ValueOut};
 use serde_json::Value;

@@ -1,4 +1,4 @@
-//! Many models in one run that is stopped, or one of whose models is: nothing is half done, and nothing is lost.
+//! Many models in one run that is stopped, or whose model is. Nothing is half done, and nothing is lost.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use crate::batch::{DROP, batch, error_of, lines, named};
 use crate::make::F32;
 use crate::util::{Dir, finish, is_ignored, signal};
 
-/// `a` and `c` are small; `b` takes long to write, though nothing of it is on disk.
+/// `a` and `c` are small. `b` takes long to write, though nothing of it is on disk.
 fn zoo() -> Dir {
     let dir = Dir::new();
     fs::create_dir(dir.path("zoo")).unwrap();

@@ -1,4 +1,4 @@
-//! Files that belong to a model and are none: refused as a model by name, and told of where they no longer fit.
+//! Files that belong to a model and are none. They are refused as a model by name, and a note says where they no longer fit.
 
 use gguf_shorten::gguf::ValueOut;
 

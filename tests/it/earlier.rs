@@ -9,7 +9,7 @@ use crate::make::Make;
 use crate::util::Dir;
 use crate::verify::Taken;
 
-/// What 0.1.0 made of `parent` without block 1: the same file, but for these entries, which it left as they were.
+/// What 0.1.0 made of `parent` without block 1. It is the same file, but for these entries, which it left as they were.
 fn old(dir: &Dir, parent: &Make, entries: &[(&'static str, ValueOut)]) {
     parent.write(dir, "m.gguf");
     dir.run("m.gguf --blocks 1 -o new.gguf --force").succeeds();

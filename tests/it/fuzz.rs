@@ -1,5 +1,5 @@
-//! The seeds of the fuzz targets in `tests/fuzz`, and what those targets check, on these seeds and on what they have
-//! found. With `GGUF_SHORTEN_CORPUS=FOLDER` the seeds are written there, one folder for each target.
+//! The checks of the fuzz targets in `tests/fuzz`, on their seeds. What they have found is among those. With
+//! `GGUF_SHORTEN_CORPUS=FOLDER` the seeds are written there, one folder for each target.
 
 use gguf_shorten::gguf::ValueOut;
 
@@ -92,7 +92,7 @@ fn gguf_imatrix(names: &[String], random: &mut Random) -> Vec<u8> {
     make.bytes()
 }
 
-/// As older releases wrote it; the number of chunks and the name of the text may be missing.
+/// As older releases wrote it. The number of chunks and the name of the text may be missing.
 fn legacy_imatrix(names: &[String], random: &mut Random) -> Vec<u8> {
     let i32 = |n: usize| (n as i32).to_le_bytes();
     let mut bytes = i32(names.len()).to_vec();

@@ -1,4 +1,5 @@
-//! `--heal`: what cannot be healed is said before any model is loaded, and a healed file is verified to the byte.
+//! `--heal` without an engine. What cannot be healed is said before any model is loaded, and a healed file is verified to the
+//! byte.
 
 use std::collections::BTreeSet;
 
@@ -88,7 +89,7 @@ fn what_cannot_be_healed_is_said_before_anything_is_measured() {
     );
 }
 
-/// A parent, and what is left of it without block 1, with block 0's `attn_q` in another type and other weights.
+/// A parent, and what is left of it without block 1. Block 0's `attn_q` is there in another type and with other weights.
 fn pair() -> (Vec<u8>, Vec<u8>) {
     let bytes = Make::new("llama", 4).bytes();
     let model = Model::new(vec![File::parse(&bytes).unwrap()]).unwrap();

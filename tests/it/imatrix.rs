@@ -17,7 +17,7 @@ fn model() -> Make {
     Make::new("llama", 4).tensor("output.weight", &[32, 4], F32)
 }
 
-/// The weights of `n_blocks` blocks that are measured, with the length of their rows; in the order of `llama-imatrix`.
+/// The weights of `n_blocks` blocks that are measured, with the length of their rows. In the order of `llama-imatrix`.
 fn weights(n_blocks: usize) -> Vec<(String, u64)> {
     let mut weights: Vec<_> = (0..n_blocks)
         .flat_map(|i| [(format!("blk.{i}.attn_q.weight"), 32), (format!("blk.{i}.ffn_down.weight"), 5)])
@@ -40,7 +40,7 @@ fn gguf(n_blocks: usize) -> Make {
     })
 }
 
-/// The older form; `number` gives every block the number that its name has.
+/// The older form. `number` gives every block the number that its name has.
 fn dat(blocks: &[usize], number: impl Fn(usize) -> usize) -> Vec<u8> {
     let int = |n: usize| (n as i32).to_le_bytes();
     let mut names: Vec<(String, String)> = blocks

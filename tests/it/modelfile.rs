@@ -10,7 +10,7 @@ use crate::stores::Store;
 
 const IMAGE: &str = "application/vnd.ollama.image.";
 
-/// A folder with an `ollama` that notes how it is run, and fails if it is asked for the name `bad`.
+/// A folder with an `ollama` that notes how it is run. It fails if it is asked for the name `bad`.
 fn with_ollama(store: &Store) -> String {
     fs::create_dir(store.dir.path("bin")).unwrap();
     let script = "#!/bin/sh\necho \"$@\" >ran\ncp \"$4\" copy\necho making >&1\n[ \"$2\" != bad ]\n";

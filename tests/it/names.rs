@@ -1,4 +1,4 @@
-//! Metadata that names tensors or blocks: the names follow their tensors, go with them, or keep the model from being cut.
+//! Metadata that names tensors or blocks. The names follow their tensors, go with them, or keep the model from being cut.
 
 use gguf_shorten::gguf::{File, ValueOut, ValueType};
 

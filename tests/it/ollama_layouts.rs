@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use crate::make::{F32, Make, Q4_1};
 use crate::util::Dir;
 
-/// A `gemma3` as Ollama has it: keys of its own, no epsilon, a vision tower and a projector, more tokens than the embedding has
-/// rows. And the same as llama.cpp reads it.
+/// A `gemma3` as Ollama has it. It has keys of its own, no epsilon, a vision tower and a projector, and more tokens than the
+/// embedding has rows. And the same as llama.cpp reads it.
 fn gemma3() -> (Make, Make) {
     let tokens: Vec<String> = (0..9).map(|i| format!("t{i}")).collect();
     let tensors = |mut make: Make| {

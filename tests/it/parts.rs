@@ -1,5 +1,5 @@
-//! Tensors that are not simply kept with their block: with a part for each block, read by some blocks alone, or by those
-//! that have none of their own.
+//! Tensors that are not simply kept with their block. They have a part for each block, or are read by some blocks alone, or by
+//! those that have none of their own.
 
 use gguf_shorten::gguf::ValueOut;
 
@@ -129,7 +129,7 @@ fn the_first_twenty_blocks_of_gemma3n_stay() {
     assert_eq!(flags(&out, pattern), "1111011110111101111011111");
 }
 
-/// Two blocks with the tensors of an encoder; those listed have a table of positions of their own.
+/// Two blocks with the tensors of an encoder. Those listed have a table of positions of their own.
 fn t5encoder(n_blocks: u32, own: &[u32]) -> Make {
     let make = Make::empty()
         .set("general.architecture", ValueOut::string("t5encoder"))

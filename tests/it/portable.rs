@@ -19,8 +19,7 @@ fn gemma3(n_blocks: u32) -> Make {
     Make::new("gemma3", n_blocks).set("gemma3.attention.sliding_window", ValueOut::u32(512))
 }
 
-/// Removes blocks portably, checks that nothing else changes but `changed`, that no note is printed, and that the result
-/// is verified. Returns it.
+/// Removes blocks portably, and checks that only `changed` changes. No note is printed, and the result is verified. Returns it.
 #[track_caller]
 fn portable(make: &Make, arguments: &str, removed: &[usize], changed: &[&str]) -> Vec<u8> {
     let dir = make.dir();

@@ -15,7 +15,7 @@ const N_CASES: u64 = 2500;
 
 const VERSION_KEY: &[u8] = b"gguf_shorten.version";
 
-/// Runs a property on random models; it says whether it applied, which it must to many.
+/// Runs a property on random models. It says whether it applied, which it must to many.
 fn for_each_model(property: impl Fn(u64, Make, &mut Random) -> bool) {
     let n_applied = (1..=N_CASES)
         .filter(|&case| {

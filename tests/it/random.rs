@@ -119,7 +119,7 @@ fn nested(key: &str, random: &mut Random) -> ValueOut {
     ValueOut::array(key, ValueType::Array, 1, &element).unwrap()
 }
 
-/// Tensors of blocks, in any order among those of none; some without elements.
+/// Tensors of blocks, in any order among those of none. Some without elements.
 fn with_tensors(mut make: Make, n_blocks: usize, random: &mut Random) -> Make {
     for i in 0..random.below(12) {
         let rows = random.below(4) as u64;

@@ -1,4 +1,4 @@
-//! The house: each room of `src` imports only from rooms before it, no circle of modules is in a room, and functions are small.
+//! The house: imports in one direction, no circles, small functions. Each room of `src` imports only from rooms before it.
 //!
 //! Every path is read with syn: `use` and `pub use`, inline `crate::x::y`, `super::super`, also in macros and tests.
 
@@ -28,7 +28,7 @@ const EXCEPTIONS: &[(&str, &str)] = &[];
 /// Circles of modules that are still there.
 const CIRCLES: &[&str] = &[];
 
-/// Lines of code of a function at most; blank lines and comments do not count.
+/// Lines of code of a function at most. Blank lines and comments do not count.
 const MAX_LINES: usize = 80;
 
 /// Parameters of a function at most, `self` among them.
@@ -54,7 +54,7 @@ struct Collector {
 }
 
 impl Collector {
-    /// Makes a path absolute; `None` if it does not begin with `crate`, `super` or `self`.
+    /// Makes a path absolute. `None` if it does not begin with `crate`, `super` or `self`.
     fn resolve(&self, segments: &[String]) -> Option<Vec<String>> {
         let n_heads =
             segments.iter().take_while(|s| ["crate", "super", "self"].contains(&s.as_str())).count();
@@ -299,7 +299,7 @@ fn no_modules_side_by_side_import_each_other() {
     assert_eq!(found, allowed);
 }
 
-/// Collects the functions of one file that break a rule of size, with the number that does; tests apart.
+/// Collects the functions of one file that break a rule of size, with the number that does. Tests apart.
 struct Sizes<'c> {
     lines: Vec<&'c str>,
     found: Vec<(String, &'static str, usize)>,
@@ -329,7 +329,7 @@ impl Sizes<'_> {
     }
 }
 
-/// Whether a parameter is a tuple of parts of several types: those are parameters, a pair of one type is one thing.
+/// Whether a parameter is a tuple of parts of several types. Those are parameters; a pair of one type is one thing.
 fn hides_parameters(input: &FnArg) -> bool {
     let FnArg::Typed(input) = input else {
         return false;

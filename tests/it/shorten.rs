@@ -55,8 +55,8 @@ const ALWAYS: [&str; 9] = [
     "gguf_shorten.heal",
 ];
 
-/// Checks that exactly `<arch>.block_count` and these keys differ, beside those that always do, and that the others are
-/// there byte for byte, in their order.
+/// Checks that exactly `<arch>.block_count` and these keys differ. Those that always do may, too. The others are there byte for
+/// byte, in their order.
 #[track_caller]
 pub fn check_metadata(parent: &[u8], out: &[u8], changed: &[&str]) {
     let (parent, out) = (File::parse(parent).unwrap(), File::parse(out).unwrap());

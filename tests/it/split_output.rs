@@ -39,7 +39,7 @@ fn tensors(bytes: &[u8]) -> Tensors {
     tensors.map(|t| (t.name().to_owned(), t.bytes().to_vec())).collect()
 }
 
-/// Checks what is so of any cut of the output `whole`: the parts have its tensors in order, the first has its metadata, and
+/// Checks what is so of any cut of the output `whole`. The parts have its tensors in order, the first has its metadata, and
 /// every part has the three keys in the types that llama.cpp reads.
 #[track_caller]
 fn check_parts(parts: &[Vec<u8>], whole: &[u8]) {
@@ -441,7 +441,8 @@ fn a_signal_at_any_moment_leaves_all_parts_or_none() {
     }
 }
 
-/// Runs a line until a part stands in `folder` beside its place, as only while others are renamed, and has a shell `kill` it then.
+/// Runs a line until a part stands in `folder` beside its place. That is so only while others are renamed; then a shell has to
+/// `kill` it.
 fn run_and_kill<'d>(dir: &'d Dir, line: &str, folder: &str, kill: &str) -> Output<'d> {
     let mut child = dir.run(line).spawn();
     // Faster than a program that begins only then.

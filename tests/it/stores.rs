@@ -1,5 +1,5 @@
-//! Models named in the stores of Ollama, Hugging Face and LM Studio: found, never written to, and refused by name where a store
-//! is not what it says.
+//! Models named in the stores of Ollama, Hugging Face and LM Studio. They are found, never written to, and refused by name
+//! where a store is not what it says.
 
 use std::fmt::Write as _;
 use std::fs;

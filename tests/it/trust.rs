@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::make::Make;
 
-/// A cut that the rules refuse, an architecture that they do not know, and a list that they do not know.
+/// A cut that the rules refuse, and what they do not know. That is an architecture, and a list.
 fn refused() -> [(Make, &'static str, &'static str); 3] {
     [
         (

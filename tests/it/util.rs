@@ -12,7 +12,7 @@ use std::time::Duration;
 /// The program under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_gguf-shorten");
 
-/// Longer than any run here takes: a program that waits for something, such as the other end of a pipe, does not end.
+/// Longer than any run here takes. A program that waits for something, such as the other end of a pipe, does not end.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The temporary folder of one test; removed with all it holds.

@@ -21,7 +21,7 @@ pub(super) fn remove(name: &Name) {
     }
 }
 
-/// Returns on the first thread that calls it; the others wait for the end.
+/// Returns on the first thread that calls it. The others wait for the end.
 pub(super) fn claim() {
     static IS_CLAIMED: AtomicBool = AtomicBool::new(false);
     if IS_CLAIMED.swap(true, Ordering::SeqCst) {

@@ -54,8 +54,8 @@ pub(super) fn install() {
     }
 }
 
-/// Makes an interrupt of each signal that asks the process to end, but of those that it was started to ignore, as by
-/// `nohup`.
+/// Makes an interrupt of each signal that asks for the end. Those that the process was started to ignore, as by `nohup`, stay
+/// so.
 pub(super) fn install_interrupts() {
     // SAFETY: all zeros are an action: the default one, without flags.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };

@@ -24,7 +24,7 @@ pub(super) fn remove(name: &Name) {
     }
 }
 
-/// Returns on the first thread that calls it; the others wait for the end. Called again on the first, by what goes wrong
+/// Returns on the first thread that calls it. The others wait for the end. Called again on the first, by what goes wrong
 /// while it ends the process, it ends it at once.
 pub(super) fn claim() {
     static ENDING: AtomicUsize = AtomicUsize::new(0);

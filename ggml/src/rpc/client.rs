@@ -34,7 +34,7 @@ unsafe extern "C" {
 
 /// The devices of a server, once it was seen to answer.
 pub(super) fn devices_of(_backend: &Backend, endpoint: &Endpoint) -> Result<Vec<Device>, String> {
-    /// Servers that have answered. ggml may still be connected with such a one, and each serves one client at a time.
+    /// Servers that have answered. With such a one ggml may still be connected, and each serves one client at a time.
     static ANSWERED: Mutex<BTreeSet<SocketAddrV4>> = Mutex::new(BTreeSet::new());
     let address = resolve(endpoint)?;
     let mut answered = ANSWERED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -112,7 +112,7 @@ fn hello(mut stream: TcpStream) -> io::Result<[u8; 3]> {
     Ok([answer[0], answer[1], answer[2]])
 }
 
-/// Serves the CPU of this machine at an address for tests, with `n_threads` threads, for as long as the process lives.
+/// Serves this machine's CPU at an address, for tests. It has `n_threads` threads, and serves for as long as the process lives.
 ///
 /// # Panics
 /// Where that cannot be done.

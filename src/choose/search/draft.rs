@@ -1,9 +1,9 @@
 //! Draft: the worth of a shortened model in speculative decoding for its parent, by closed formulas. Pure.
 //!
 //! The draft proposes `g` tokens, the parent checks them in one pass and takes those up to the first that it would not have
-//! taken. If each is taken with probability `a`, independently, and a pass of the draft takes `c` of the time of one of the
-//! parent, decoding becomes `(1 - a^(g+1)) / ((1 - a) (g c + 1))` times as fast (Leviathan et al. 2023, arXiv:2211.17192,
-//! theorem 3.8).
+//! taken. Let each be taken with probability `a`, independently, and a pass of the draft take `c` of the time of the parent's.
+//! Then decoding becomes `(1 - a^(g+1)) / ((1 - a) (g c + 1))` times as fast (Leviathan et al. 2023, arXiv:2211.17192, theorem
+//! 3.8).
 //!
 //! Here `a` is the share of tokens after which both hold the same token to be the likeliest: what is taken when the parent
 //! decodes greedily. `c` is the ratio of the bytes of weights that a token reads, since decoding one token after another
@@ -31,7 +31,7 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// The best use of a draft with this acceptance and cost; of equals that with the fewest tokens.
+    /// The best use of a draft with this acceptance and cost. Of equals that with the fewest tokens.
     #[must_use]
     pub fn new(acceptance: f64, cost_ratio: f64) -> Self {
         let of = |n_tokens| Self {

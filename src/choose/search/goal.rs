@@ -1,8 +1,8 @@
 //! Goals in place of a number of blocks: how many go is what the goal allows, or asks for.
 //!
-//! Sets grow one after another ([`Growth`]): those of a search, or those that a method names for each number of blocks.
-//! Losses need not grow with the number of blocks, so nothing is bisected: [`most`] goes up to the first set that breaks
-//! the goal, [`fewest`] up to the first that meets it, and [`fastest`] as far as anything can be won.
+//! Sets grow one after another ([`Growth`]): those of a search, or those that a method names for each number of blocks. Losses
+//! need not grow with the number of blocks, so nothing is bisected. [`most`] goes up to the first set that breaks the goal,
+//! [`fewest`] up to the first that meets it, and [`fastest`] as far as anything can be won.
 
 use std::fmt;
 use std::str::FromStr;
@@ -39,7 +39,7 @@ impl Goal {
         }
     }
 
-    /// The figure of `measured` that a goal of losses is about, and the most that it may be; `None` for others.
+    /// The figure of `measured` that a goal of losses is about, and the most that it may be. `None` for others.
     #[must_use]
     pub fn figure(&self, measured: &Measured) -> Option<(f64, f64)> {
         let loss = &measured.loss;
@@ -187,7 +187,7 @@ impl Bound for SizeBound<'_> {
 
 /// Sets of more and more blocks.
 pub trait Growth {
-    /// The next set, with more blocks than the one before; `None` if no more may go.
+    /// The next set, with more blocks than the one before. `None` if no more may go.
     ///
     /// # Errors
     /// Those of `measure`.
@@ -282,8 +282,8 @@ pub struct Trajectory {
 
 /// The last set before the first that breaks `bound`, improved.
 ///
-/// A set that breaks it gets a chance to improve; where that is enough, the next ones grow from what it was before, as they
-/// do where a number of blocks is asked for.
+/// A set that breaks it gets a chance to improve. Where that is enough, the next ones grow from what it was before, as where a
+/// number of blocks is asked for.
 ///
 /// # Errors
 /// Those of `growth` and `bound`.
@@ -336,8 +336,8 @@ pub fn fewest(
 
 /// The set whose model is worth most as a draft, improved.
 ///
-/// Ends where a set of up to `n_most` blocks could not be worth more than the best so far if it were accepted as often as
-/// the last one: with more blocks gone, acceptance is taken to rise no more.
+/// Ends where no set of up to `n_most` blocks can be worth more. The best so far is compared with such a set as if that were
+/// accepted as often as the last one. With more blocks gone, acceptance is taken to rise no more.
 ///
 /// # Errors
 /// Those of `growth`.

@@ -21,7 +21,7 @@ use crate::measure::loss::{Loss, TaskLoss};
 use crate::model::BlockId;
 use crate::model::block::BlockSet;
 
-/// Lines are on disk at the latest after so long; before, only a failure of the system loses them.
+/// Lines are on disk at the latest after so long. Before, only a failure of the system loses them.
 const SYNC_AFTER: Duration = Duration::from_secs(5);
 
 /// A longer file is none of ours: of the largest models, a search measures some hundred thousand losses.

@@ -47,7 +47,7 @@ pub enum Record {
     Tasks(BlockSet, TaskLoss),
 }
 
-/// Measures with an engine and remembers: what was measured in this run, or in one that was interrupted, is not measured
+/// Measures with an engine, and remembers. What was measured in this run, or in one that was interrupted, is not measured
 /// again.
 pub struct Memo<'s> {
     subsets: &'s mut dyn Subsets,
@@ -96,8 +96,8 @@ impl<'s> Memo<'s> {
 }
 
 impl Memo<'_> {
-    /// Of the sets of `n` blocks that were measured on every window those with the lowest losses, `most` at most, the lowest
-    /// first.
+    /// The sets of `n` blocks with the lowest losses, `most` at most. Only those count that were measured on every window. The
+    /// lowest comes first.
     #[must_use]
     pub fn best_known(&self, n: usize, objective: Objective, most: usize) -> Vec<BlockSet> {
         let mut sums: BTreeMap<&BlockSet, (usize, Loss)> = BTreeMap::new();

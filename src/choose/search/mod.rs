@@ -3,16 +3,16 @@
 //! SLEB (Song et al. 2024, arXiv:2402.09025) removes, one after another, the block without which the loss is smallest, and
 //! measures all that are left again after each. The same here, with four savings and one addition:
 //! - what candidates have in common is evaluated once ([`crate::engine::segment::Chain`]);
-//! - after the first removal only those blocks are tried that cost little when they were measured last: what a removal costs
-//!   changes with those before it, but its rank changes little;
+//! - After the first removal only blocks are tried that cost little when they were measured last. What a removal costs changes
+//!   with those before it, but its rank changes little.
 //! - all candidates are measured on a few windows, the better third on more, and only the best on all (successive halving:
 //!   Jamieson and Talwalkar 2016, arXiv:1502.07943);
 //! - a measurement is never made twice ([`measure::Memo`]);
 //! - at the end, removed blocks change places with kept ones as long as that lowers the loss.
 //!
-//! In reading order: [`crate::measure::loss`] says what is measured, [`measure`] measures, [`journal`] keeps measurements over an
-//! interrupt, `race` finds the best of several sets, `moves` says what can go next, [`goal`] stops a search where a goal says
-//! so, and [`draft`] is the worth of a draft model.
+//! In reading order: [`crate::measure::loss`] says what is measured, [`measure`] measures, [`journal`] keeps measurements over
+//! an interrupt. Then `race` finds the best of several sets, `moves` says what can go next, [`goal`] stops a search where a
+//! goal says so, and [`draft`] is the worth of a draft model.
 
 pub mod measure;
 
@@ -45,7 +45,7 @@ pub struct Settings {
     pub objective: Objective,
     /// Blocks that stay.
     pub keep: BlockSet,
-    /// How many sets are carried from one removal to the next; 1 is greedy.
+    /// How many sets are carried from one removal to the next. 1 is greedy.
     pub beam: usize,
     /// How often, at most, a removed block changes places with a kept one at the end.
     pub swaps: usize,
@@ -146,8 +146,8 @@ impl<'c> Search<'c> {
         Ok(true)
     }
 
-    /// Those of `sets` that are worth a measurement: what they have beside `from` was never tried, or is among what cost
-    /// least when it was.
+    /// Those of `sets` that are worth a measurement. What they have beside `from` was never tried, or was among what cost
+    /// least.
     fn contenders(&self, from: &BlockSet, sets: Vec<BlockSet>) -> Vec<BlockSet> {
         let place = |set: &BlockSet| {
             let new = set - from;
@@ -290,7 +290,7 @@ mod tests {
                 .collect())
         }
 
-        /// Of two sets with the same number of blocks the one with the lower sum of numbers is better at tasks.
+        /// The sum of block numbers stands for the cross entropy of tasks. Of sets of the same size the lower one is better.
         fn tasks(&mut self, sets: &[BlockSet]) -> Result<Vec<TaskLoss>> {
             Ok(sets
                 .iter()

@@ -7,7 +7,7 @@ use crate::plan::Constraints;
 /// The longest run that goes at once where no single block may: the periods of llama.cpp's patterns are not longer.
 const LONGEST_RUN: usize = 8;
 
-/// The allowed sets of up to `most` blocks with one kept block more removed; where no single block may go, with the shortest
+/// The allowed sets of up to `most` blocks with one kept block more removed. Where no single block may go, with the shortest
 /// runs of kept blocks that may.
 pub(super) fn next(
     constraints: &Constraints,

@@ -19,13 +19,13 @@ const RACE: usize = 3;
 pub struct Raced {
     /// The candidates with the smallest loss over all windows, best first.
     pub best: Vec<Measured>,
-    /// All candidates, best first; those that fell out by their cost on the windows they were measured on, after those that
+    /// All candidates, best first. Those that fell out by their cost on the windows they were measured on, after those that
     /// were measured on more.
     pub ranking: Vec<BlockSet>,
 }
 
-/// The `n` candidates at most with the smallest loss over all windows, of a race: each round measures those that are left on
-/// more windows and keeps a third.
+/// A race for the `n` candidates with the smallest loss over all windows. Each round measures those that are left on more
+/// windows and keeps a third.
 ///
 /// # Errors
 /// Those of `measure`.
@@ -68,13 +68,13 @@ pub fn race(
     }
 }
 
-/// How many of `n` blocks are tried: the half that cost least when they were measured last, but 8 at least.
+/// How many of `n` blocks are tried. It is the half that cost least when they were measured last, but 8 at least.
 pub(super) fn n_contenders(n: usize) -> usize {
     n.div_ceil(2).max(8).min(n)
 }
 
-/// Losses that removing blocks one by one takes, from as many as `n` begins with to as many as it ends with, of `n_free`
-/// that may go, with the exchanges at the end: what is to be expected if every one of them may go alone.
+/// Expected loss evaluations to go from `n.start` to `n.end` removed blocks. Of `n_free` that may go, every one may go alone.
+/// The exchanges at the end are counted.
 #[must_use]
 pub fn expected_losses(settings: &Settings, n_free: usize, n: Range<usize>, n_windows: usize) -> u64 {
     let n_best = match settings.objective {

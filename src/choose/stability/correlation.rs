@@ -18,8 +18,8 @@ pub fn spearman(a: &[f64], b: &[f64]) -> Option<f64> {
     (aa > 0.0 && bb > 0.0).then(|| ab / (aa * bb).sqrt())
 }
 
-/// Kendall's tau-b: pairs in the same order minus pairs in the opposite one, over the geometric mean of the pairs that are not
-/// equal in either (Kendall 1945, Biometrika 33). `None` as [`spearman`].
+/// Kendall's tau-b (Kendall 1945, Biometrika 33). It is pairs in the same order minus pairs in the opposite one, over the
+/// geometric mean of the pairs that are not equal in either. `None` as [`spearman`].
 #[must_use]
 pub fn kendall(a: &[f64], b: &[f64]) -> Option<f64> {
     let sign = |x: f64, y: f64| match x.total_cmp(&y) {

@@ -1,23 +1,21 @@
-//! How sure a choice by scores is: whether another text, or the rest of this one, would lead to another set.
+//! How sure a choice by scores is. Another text, or the rest of this one, might lead to another set.
 //!
-//! The scores are means over windows, and all blocks are scored on the same windows. What decides between two blocks is
-//! therefore the difference of their scores window by window, whose spread is far smaller than that of the scores
-//! themselves: the paired t-test (Student 1908, Biometrika 6). Scores that are not means (method `safe`) are treated by
-//! leaving out one window at a time (the jackknife: Efron and Tibshirani 1993, chapter 11), which for means is the same
-//! ([`Sample`]).
+//! The scores are means over windows, and all blocks are scored on the same windows. Therefore two blocks are compared by the
+//! differences of their scores window by window, whose spread is far smaller: the paired t-test (Student 1908, Biometrika 6).
+//! Scores that are not means (method `safe`) are treated by leaving out one window at a time (the jackknife: Efron and
+//! Tibshirani 1993, chapter 11), which for means is the same ([`Sample`]).
 //!
 //! The question is whether texts of the kind of this one would lead to the same set. Windows are taken for independent draws
 //! from such texts, as the standard errors of the scores take them, and differences of their means for nearly normal.
 //! Neighbouring windows of one text are more alike than independent draws, so where a text is all of one piece the answer
 //! is too sure of other texts.
 //!
-//! A calibration that may stop early ([`Stopping`]) asks the same of the windows so far. They are evaluated in an order that
-//! is as good as random ([`crate::engine::order`]), so they are a simple random sample of all that may be, and what is said of the rest of
-//! this text holds however much windows are alike. A sample without replacement has a variance that is smaller, by the
-//! finite population correction (Cochran 1977, equation 2.20). That is not made use of: with it, a small difference becomes
-//! certain shortly before the end, and a single unusual window among the last would turn it round. Without, a difference that
-//! is certain after `n` windows has a sum of more than `t * sqrt(n)` standard deviations of a window, which one window does
-//! not easily outweigh.
+//! A calibration that may stop early ([`Stopping`]) asks the same of the windows so far. They are evaluated in an order that is
+//! as good as random ([`crate::engine::order`]), so they are a simple random sample. What is said of the rest of this text then
+//! holds however much windows are alike. A sample without replacement has a variance that is smaller, by the finite population
+//! correction (Cochran 1977, equation 2.20). That is not made use of: with it, a small difference becomes certain shortly
+//! before the end, and a single unusual window among the last would turn it round. Without, a difference that is certain after
+//! `n` windows has a sum of more than `t * sqrt(n)` standard deviations of a window, which one window does not easily outweigh.
 //!
 //! All verdicts of a table hold together with the given confidence, by Bonferroni's inequality: [`ties`] says over how many
 //! comparisons, [`interim`] over how many analyses of unfinished results.

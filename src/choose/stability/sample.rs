@@ -9,13 +9,13 @@ use crate::plan::Method;
 pub struct Sample {
     /// Over all windows, `[n_blocks]`.
     scores: Vec<f64>,
-    /// By how much each window moves each score times the number of windows, `[n_windows][n_blocks]`: of a mean what the
+    /// By how much each window moves each score, times the number of windows. `[n_windows][n_blocks]`. Of a mean it is what the
     /// window's own value is away from it.
     influence: Vec<Vec<f64>>,
 }
 
 impl Sample {
-    /// The scores by which `method` chooses, of two windows or more; `None` with fewer, and for a method that goes by no
+    /// The scores by which `method` chooses, of two windows or more. `None` with fewer, and for a method that goes by no
     /// scores.
     #[must_use]
     pub fn of(method: Method, importance: &Importance) -> Option<Self> {
@@ -58,8 +58,8 @@ impl Sample {
         self.scores[block]
     }
 
-    /// The probability of a difference as large as this one, `score(high) - score(low)`, or larger, if there were none in
-    /// truth (one-sided, paired over windows). 1 where the difference is not positive, or not a number.
+    /// The probability that chance alone makes so large a difference `score(high) - score(low)`. One-sided, paired over
+    /// windows. 1 where the difference is not positive, or not a number.
     #[must_use]
     pub fn p_value(&self, low: usize, high: usize) -> f64 {
         let difference = self.scores[high] - self.scores[low];
@@ -70,8 +70,8 @@ impl Sample {
         student::tail(difference / error, count(self.n_windows() - 1))
     }
 
-    /// Half the width of the confidence interval of a block's score over the mean of those of `blocks`, that leaves out `p`
-    /// at either end. Infinite where it is not known.
+    /// Half the width of the confidence interval of a block's score. The score is taken over the mean of those of `blocks`, and
+    /// the interval leaves out `p` at either end. Infinite where it is not known.
     #[must_use]
     pub fn half_width(&self, block: usize, blocks: &[usize], p: f64) -> f64 {
         let error = self.standard_error(&|window: &[f64]| {

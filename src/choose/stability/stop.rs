@@ -57,7 +57,7 @@ impl<'g> Stopping<'g> {
                 .is_some_and(|sample| self.is_certain(&sample))
     }
 
-    /// Whether the windows beyond those of `sample` cannot change the set; to be asked at interim analyses alone.
+    /// Whether the windows beyond those of `sample` cannot change the set. To be asked at interim analyses alone.
     fn is_certain(&self, sample: &Sample) -> bool {
         let goal = &self.goal;
         let scores: Vec<f64> = (0..sample.n_blocks()).map(|i| sample.score(i)).collect();
@@ -80,8 +80,8 @@ mod tests {
 
     const N_WINDOWS: usize = 64;
 
-    /// Of simulated texts: how often a stopped calibration chose another set than the whole text, how often one that
-    /// stopped at the first analysis whatever it saw would have, and the windows that the rule took on average.
+    /// Of simulated texts, how often stopping early chose another set than the whole text. The second is how often one that
+    /// stopped at the first analysis whatever it saw would have, the third the windows that the rule took on average.
     struct Outcome {
         n_wrong: usize,
         n_wrong_at_first_look: usize,

@@ -1,7 +1,7 @@
 //! Student's t.
 
-/// The probability that t with `df` degrees of freedom is larger than `t`, which is 0 or more: half the regularised
-/// incomplete beta function `I_x(df / 2, 1 / 2)` at `x = df / (df + t^2)` (Abramowitz and Stegun, 26.7.1 and 26.5.27).
+/// The probability that t with `df` degrees of freedom is larger than `t >= 0`. It is half the regularised incomplete beta
+/// function `I_x(df / 2, 1 / 2)` at `x = df / (df + t^2)` (Abramowitz and Stegun, 26.7.1 and 26.5.27).
 pub(super) fn tail(t: f64, df: f64) -> f64 {
     if t.is_infinite() {
         return 0.0;

@@ -2,18 +2,18 @@
 //!
 //! A chosen set is certain if every other allowed set is worse for certain.
 //!
-//! Where any blocks may go together, the set is the `n` lowest scores of the blocks that may go, and it is certain if every
-//! removed block is lower for certain than every kept one. Such a verdict on a wrong set contains a wrong one about the
-//! block `a` that is the `n`-th in truth: if `a` was kept, a block that should stay was removed and found lower than `a`;
-//! if it was removed, another that should go was kept and found higher than `a`. Of the comparisons with `a` there is one
-//! for each other block, so the probability of error is divided by the number of blocks that may go less one, not by that
-//! of pairs (as for comparisons with the best: Hsu 1981, Annals of Statistics 9).
+//! Where any blocks may go together, the set is the `n` lowest scores of the blocks that may go. It is certain if every removed
+//! block is lower for certain than every kept one. Such a verdict on a wrong set contains a wrong one about the block `a` that
+//! is the `n`-th in truth. If `a` was kept, a block that should stay was removed and found lower than `a`. If it was removed,
+//! another that should go was kept and found higher than `a`. Of the comparisons with `a` there is one for each other block, so
+//! the probability of error is divided by their number, not by that of pairs (as for comparisons with the best: Hsu 1981,
+//! Annals of Statistics 9).
 //!
 //! Where rules allow only some sets, another set may differ in several blocks at once. Then every score has a confidence
-//! interval, all of them right together; the set is certain if it is the best allowed one even where its blocks have the
-//! upper and all others the lower ends (the worst case of robust optimisation: Bertsimas and Sim 2003), which the same
-//! search finds that chose it. Since sets are equally large, intervals are those of scores over their mean in each window.
-//! The set may still be the `n` lowest, so both are tried, each with half of the probability of error.
+//! interval, all of them right together. The set is certain if it is the best allowed one in the worst case, where its blocks
+//! have the upper and all others the lower ends (robust optimisation: Bertsimas and Sim 2003). The search that chose it finds
+//! that one, too. Since sets are equally large, intervals are those of scores over their mean in each window. The set may still
+//! be the `n` lowest, so both are tried, each with half of the probability of error.
 
 use std::collections::BTreeSet;
 

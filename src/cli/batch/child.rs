@@ -70,7 +70,7 @@ pub fn is_stopping() -> bool {
     children().stopping
 }
 
-/// On an interrupt: has all children of a batch stop, and no new one begin; those that take too long, or at the second
+/// On an interrupt: has all children of a batch stop, and no new one begin. Those that take too long, or at the second
 /// interrupt no longer than a moment, are killed. `false` if there is no batch.
 pub fn stop_all() -> bool {
     if is_stopping() {
@@ -101,7 +101,7 @@ pub fn stop_all() -> bool {
 
 /// Progress of a child that runs.
 pub trait Listener: Sync {
-    /// How far it is with something; of 0 where the end is not known.
+    /// How far it is with something. Of 0 where the end is not known.
     fn progress(&self, what: &str, position: u64, len: u64);
     /// A line that it said.
     fn line(&self, line: &str);

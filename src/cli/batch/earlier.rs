@@ -1,8 +1,8 @@
 //! What earlier runs have left, and whether it is still what a run would make now.
 //!
-//! A file is taken for unchanged, without being read, where size, both times and inode are those that were seen when it was
-//! read, and it had not been written shortly before ([`Stamp::is_settled`]). Else its bytes are hashed. No program can set the
-//! time of change, so a write in between shows; a clock that is put back can hide one.
+//! A file is taken for unchanged, without being read, where size, both times and inode are as they were when it was read. It
+//! must not have been written shortly before ([`Stamp::is_settled`]). Else its bytes are hashed. No program can set the time of
+//! change, so a write in between shows; a clock that is put back can hide one.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -90,7 +90,7 @@ pub fn files(record: &Record, out_dir: &Path) -> [Vec<PathBuf>; 2] {
     ]
 }
 
-/// Whether `known` is the result of the same input, by the same flags and versions: `None` if not; if it is, what is new to be
+/// Whether `known` is the result of the same input, by the same flags and versions: `None` if not. If it is, what is new to be
 /// kept of the input's files, so that they need not be read the next time.
 ///
 /// # Errors

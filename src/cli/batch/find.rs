@@ -58,14 +58,15 @@ pub struct Found {
     pub warnings: Vec<Warning>,
 }
 
-/// The first entries of a file, among which are those that tell what it is; and how much of a file is read for them.
+/// The first entries of a file, and the bytes that are read for them. Among these entries are those that tell what it is.
 const N_FIRST: u64 = 64;
 const FIRST_BYTES: u64 = 1 << 20;
 const MAX_BYTES: u64 = 64 << 20;
 
-/// Finds all models of `paths`: a file; a model of a store ([`stores::locate`]); a folder, of which all files with the name of
-/// a GGUF are taken; a pattern such as `models/**/*Q4*.gguf`, where there is no such file; `@FILE`, a list with one of those a
-/// line. Of folders and patterns, files that are no models are left out, and those in `out_dir` that this program wrote.
+/// Finds all models of `paths`. Each is a file, a model of a store ([`stores::locate`]), a folder, a pattern such as
+/// `models/**/*Q4*.gguf` where there is no such file, or `@FILE`, a list of those. Of a folder all files with the name of a
+/// GGUF are taken. Of folders and patterns, files that are no models are left out, and those in `out_dir` that this program
+/// wrote.
 ///
 /// # Errors
 /// A path that is not there; a folder, pattern or list without a model.
@@ -253,7 +254,7 @@ enum Kind {
     Other(String),
 }
 
-/// What the file at `path` is, as far as its first entries tell; with `all` its entries are looked through for those that
+/// What the file at `path` is, as far as its first entries tell. With `all` its entries are looked through for those that
 /// this program writes. What cannot be read is taken for a model, whose failure is then reported.
 fn look(path: &Path, all: bool) -> Kind {
     let mut n_bytes = FIRST_BYTES;

@@ -20,7 +20,7 @@ pub struct Memory {
 pub struct Held<'m>(&'m Memory, u64);
 
 impl Memory {
-    /// Four fifths of what is free now; without a limit where that is not known.
+    /// Four fifths of what is free now. Without a limit where that is not known.
     #[must_use]
     pub fn free_now() -> Self {
         Self::new(free_memory::available().map_or(u64::MAX, |bytes| bytes / 5 * 4))

@@ -1,4 +1,4 @@
-//! Record of one model: a line of JSON with the main job's result, and what tells whether it has to be done again.
+//! Record of one model: a line of JSON. It has the main job's result, and what tells whether it has to be done again.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use crate::files::stamp::Stamp;
 /// The result of one model. On its line `error` follows the main job's fields, then `batch`.
 #[derive(Clone, Debug)]
 pub struct Record {
-    /// The main job's result; of a failed model with null for what is not known.
+    /// The main job's result. Of a failed model with null for what is not known.
     result: Map<String, Value>,
     /// How it came about.
     pub run: Run,

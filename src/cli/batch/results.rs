@@ -1,9 +1,9 @@
 //! The file of results: JSON lines, one for each output.
 //!
-//! It is written anew for each result, beside its place, synced and renamed, rather than added to: whoever reads it meanwhile
-//! finds whole lines, a result that is made again takes the place of the old one, and a power cut leaves the file with the
-//! result or without it. That costs a write of all lines for each model: some kilobytes for each that is done, little beside
-//! the models themselves.
+//! It is written anew for each result, beside its place, synced and renamed, rather than added to. So whoever reads it
+//! meanwhile finds whole lines, and a result that is made again takes the place of the old one. A power cut leaves the file
+//! with the result or without it. That costs a write of all lines for each model: some kilobytes for each that is done, little
+//! beside the models themselves.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -20,7 +20,7 @@ use crate::files::staged::{TEMPORARY, folder_of, temporary_in};
 #[derive(Debug)]
 pub struct Results {
     path: PathBuf,
-    /// The file as it was written last; its lock is what keeps others out.
+    /// The file as it was written last. Its lock is what keeps others out.
     file: File,
     records: Vec<Record>,
     /// Lines of other tasks' files, which are read alone.
@@ -30,8 +30,8 @@ pub struct Results {
 }
 
 impl Results {
-    /// Opens the file at `path`, made if it is not there, and reads those of other tasks beside it: of the same name, or with a
-    /// task's numbers after it.
+    /// Opens the file at `path`, made if it is not there. Reads those of other tasks beside it, whose names are the same or
+    /// have a task's numbers after them.
     ///
     /// # Errors
     /// A file with other lines, or one that another run is writing to.

@@ -1,5 +1,5 @@
-//! The screen of a running batch: at a terminal a bar for all models and one for each that runs, else a line for each
-//! that ends. On stderr.
+//! The screen of a running batch, on stderr. A terminal has a bar for all models and one for each that runs; else there is a
+//! line for each that ends.
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;

@@ -86,7 +86,7 @@ impl Options {
         })
     }
 
-    /// Name of an output in a results file: its file name where both lie in one folder, which may then be moved.
+    /// Name of an output in a results file. It is the file name where both lie in one folder, which may then be moved.
     #[must_use]
     pub fn called(&self, job: &Job) -> String {
         let [folder, out_dir] = [folder_of(&self.results), &self.out_dir].map(|path| path.canonicalize());

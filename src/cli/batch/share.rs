@@ -1,22 +1,22 @@
 //! The share of one of several tasks that work on the same models, on one machine or many.
 //!
-//! A model goes to a task by its content alone, so that the shares are disjoint and complete however each task finds the
-//! models, in which order, and under which names; a model that is added later moves no other.
+//! A model goes to a task by its content alone. So the shares are disjoint and complete however each task finds the models, in
+//! which order, and under which names. A model that is added later moves no other.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::PathBuf;
 
-/// Bytes of a file that are looked at: at the start, which tells most models apart, and in places up to the end, which
-/// tells apart those that differ in their weights alone.
+/// Bytes of a file that are looked at. The start tells most models apart, places up to the end those that differ in their
+/// weights alone.
 const HEAD: u64 = 64 << 10;
 
 const SAMPLE: u64 = 4 << 10;
 
 const N_SAMPLES: u64 = 32;
 
-/// A number that depends on the content of `files`, in their order, and on nothing else: on the length and on samples of
-/// each. Two models that differ elsewhere go to the same task, which does no harm.
+/// A number by the content of `files`, in their order, and nothing else. It is of the length and of samples of each. Two models
+/// that differ elsewhere go to the same task, which does no harm.
 ///
 /// # Errors
 /// The system's.

@@ -1,4 +1,5 @@
-//! Options of single models, from a TOML file: a table for each pattern of names, with the flags of the main job as keys.
+//! Options of single models, from a TOML file. It has a table for each pattern of names, with the flags of the main job as
+//! keys.
 //!
 //! ```toml
 //! ["*Q8_0*.gguf"]

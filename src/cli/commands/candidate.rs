@@ -1,4 +1,4 @@
-//! Candidates: the rows of `compare`, each a file, or the parent without some blocks or in another type, which then has no
+//! Candidates: the rows of `compare`. Each is a file, or the parent without some blocks or in another type, which then has no
 //! place of its own.
 
 use std::fs::OpenOptions;
@@ -268,7 +268,7 @@ impl<'a> Maker<'_, 'a> {
     }
 }
 
-/// Lets a file that llama.cpp quantized say how its data is aligned: to the default, whatever the input's says
+/// Records in a file that llama.cpp quantized how its data is aligned. That is to the default, whatever the input says
 /// (`llama-quant.cpp: llama_model_quantize_impl`).
 fn say_alignment(path: &Path) -> Result<()> {
     let mapping = Mapping::open(path)?;

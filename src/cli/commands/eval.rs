@@ -92,7 +92,7 @@ pub fn run(options: &Eval) -> Result<()> {
     print(&report, printing)
 }
 
-/// Cuts the text into windows that the model can take, and its parent, if there is one, whose vocabulary must be the same.
+/// Cuts the text into windows that the model can take. Its parent, if there is one, must have the same vocabulary.
 fn scored_windows(
     texts: &Texts,
     loaded: &LoadedModel<'_>,
@@ -113,8 +113,8 @@ fn scored_windows(
     Ok(set)
 }
 
-/// Evaluates `output` and its `parent` on the text after its first `n_windows`, which chose the blocks, or on those too where
-/// the text has no more; then the second value is true. Of both the speed is measured.
+/// Evaluates `output` and its `parent` on the text after its first `n_windows`. Those chose the blocks; where the text has no
+/// more, they are scored too, and the second value is true. Of both the speed is measured.
 ///
 /// # Errors
 /// Whatever keeps either from being evaluated.

@@ -13,7 +13,7 @@ use crate::error::{Hint, Usage};
 /// How like the name of a topic must be to what was asked for, from 0 to 1.
 const ALIKE: f64 = 0.7;
 
-/// Prints the help of the command that `words` name, with its page after it, or the page of that topic; without words what
+/// Prints the help of the command that `words` name, with its page after it, or the page of that topic. Without words what
 /// there is.
 ///
 /// # Errors

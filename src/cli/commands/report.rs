@@ -105,7 +105,7 @@ fn read(files: &[PathBuf], quiet: bool) -> Result<Vec<Saved>> {
     Ok(results)
 }
 
-/// Checks that a page can be written at `path`, and that it takes the place of no result and no model.
+/// Checks that a page can be written at `path`. It must not take the place of a result or a model.
 fn check_place(path: &Path, results: &[PathBuf]) -> Result<()> {
     let fail = || path.display().to_string();
     ensure!(path.file_name().is_some(), "{}: is not the name of a file", fail());

@@ -79,7 +79,7 @@ fn heal(parent: Parent<'_>, chosen: &mut Selection, options: &Shorten) -> Result
     Ok(Some(healed.report))
 }
 
-/// Checks that the scores are of the model that is written: its hash was remembered where they come from the cache, and it may
+/// Checks that the scores are of the model that is written. Scores from the cache go by a remembered hash, and the model may
 /// have been changed since it was read.
 fn check_scored(chosen: &Selection, parent: blake3::Hash, input: &Input) -> Result<()> {
     let scored = chosen.calibration.as_ref().and_then(|text| text.scored);

@@ -6,7 +6,7 @@
 /// One page.
 #[derive(Clone, Copy, Debug)]
 pub struct Page {
-    /// The topic by which it is asked for; that of a command follows the command's own help.
+    /// The topic by which it is asked for. That of a command follows the command's own help.
     pub topic: &'static str,
     /// Its text, in Markdown. The first line is its title.
     pub text: &'static str,

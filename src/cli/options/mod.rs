@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 /// What takes several models.
 const COMPARE: &str = "compare puts several models in one table";
 
-/// The one model that is named: by a file, or by all parts of a split model, as a shell makes them of a pattern. After
+/// The one model that is named. It is a file, or all parts of a split model, as a shell makes them of a pattern. After
 /// `--parent` the pattern of the parent's parts leaves all but one of them among the models.
 ///
 /// # Errors
@@ -52,7 +52,7 @@ pub(crate) fn one_model(named: &[PathBuf], parent: Option<&Path>, hint: Option<&
     }
 }
 
-/// Each model that is named once, whichever and however many of its parts are; without the parent, where there are others.
+/// Each model that is named once, whichever and however many of its parts are. Without the parent, where there are others.
 fn models(named: &[PathBuf], parent: Option<&Path>) -> Vec<PathBuf> {
     let split = |path: &Path| Prefix::of_part(path).map(|(prefix, of)| (prefix, of.n_parts));
     let mut seen = Vec::new();

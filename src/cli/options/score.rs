@@ -31,7 +31,7 @@ pub struct Score {
     pub method: Method,
     /// Blocks that would stay in any case.
     pub keep: Option<BlockList>,
-    /// How sure the set must be for the calibration to stop early; `None`: it does not.
+    /// How sure the set must be for the calibration to stop early. `None`: it does not.
     pub confidence: Option<Confidence>,
     /// A second text.
     pub against: Option<Calibration>,

@@ -143,7 +143,7 @@ fn files(args: &ShortenArgs) -> Files {
     }
 }
 
-/// Checks that something is removed, by a method that can choose it, and that healing has something to make up for.
+/// Checks that something is removed, and by a method that can choose it. Healing must have something to make up for.
 fn check_removal(args: &ShortenArgs, choice: &Choice, attention: &Choice) -> Result<()> {
     let is_nothing = |choice: &Choice| matches!(choice, Choice::Nothing { .. });
     let removes_none = is_nothing(choice) && is_nothing(attention);
@@ -198,7 +198,7 @@ fn check_may_stop(args: &ShortenArgs, goal: Option<Goal>) -> Result<()> {
     Ok(())
 }
 
-/// Tasks that each candidate of a search does where the user does not say otherwise: a task takes as long as some windows.
+/// Tasks for each candidate of a search, by default. A task takes as long as some windows.
 const DEFAULT_SEARCH_TASKS: usize = 50;
 
 /// The goal that the arguments name, if they name one.

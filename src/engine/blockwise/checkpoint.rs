@@ -1,4 +1,4 @@
-//! Checkpoints: how far a pass is, in a folder, so that after an interrupt it goes on at the block that was not finished.
+//! Checkpoints: how far a pass is, in a folder. After an interrupt it goes on at the block that was not finished.
 //!
 //! ```text
 //! blockwise-<key>.json   the next block, the hash of its states, and what was measured so far
@@ -108,7 +108,7 @@ impl Checkpoint {
         Records::in_folder(self.folder.clone(), watch).write(&self.sums_of(block).0, sums);
     }
 
-    /// The sums of the first `n_blocks` blocks; `None` where some are missing or damaged.
+    /// The sums of the first `n_blocks` blocks. `None` where some are missing or damaged.
     pub(super) fn sums(&self, n_blocks: usize, watch: &dyn Watch) -> Option<Sums> {
         let records = Records::in_folder(self.folder.clone(), watch);
         let mut all = Sums::default();

@@ -44,7 +44,7 @@ pub(super) fn fastest(segments: &Segments<'_, '_>, spare: u64) -> Result<Convers
     Ok(best.0)
 }
 
-/// How long a window takes; trials end where the first says that it is far above `limit`.
+/// How long a window takes. Trials end where the first says that it is far above `limit`.
 fn seconds(
     segments: &Segments<'_, '_>,
     block: BlockId,

@@ -1,9 +1,9 @@
 //! Block by block: all windows of a text through one block, then through the next.
 //!
-//! One block's weights are in memory at a time, each read once from the mapped file and given back; what stays are the hidden
-//! states of the text, in memory or in files. So a model may be larger than memory, and an evaluation that was
-//! interrupted goes on with the block that it was at. Each block is a segment ([`crate::engine::segment`]), which
-//! computes what it does inside of the model, bit for bit, where [`check`] finds no reason against it.
+//! One block's weights are in memory at a time, each read once from the mapped file and given back. What stays are the hidden
+//! states of the text, in memory or in files. So a model may be larger than memory, and an evaluation that was interrupted goes
+//! on with the block that it was at. Each block is a segment ([`crate::engine::segment`]), which computes what it does inside
+//! of the model, bit for bit, where [`check`] finds no reason against it.
 
 mod checkpoint;
 mod fastest;
@@ -135,8 +135,8 @@ impl<'m> Pass<'m, 'm> {
         self.sums.take()
     }
 
-    /// Keeps states, and how far the pass is, in `folder`, and goes on where a pass with the same `key` was interrupted.
-    /// Returns what was measured up to there.
+    /// Keeps states, and how far the pass is, in `folder`. Goes on where a pass with the same `key` was interrupted. Returns
+    /// what was measured up to there.
     ///
     /// # Errors
     /// A folder that cannot be used; another run that uses it.
@@ -310,8 +310,8 @@ impl<'m> Pass<'m, 'm> {
         Ok(collector)
     }
 
-    /// Ends the block that was evaluated last: its states take the place of those before it, and with a folder what was `measured`
-    /// so far is kept.
+    /// Ends the block that was evaluated last. Its states take the place of those before it, and with a folder what was
+    /// `measured` so far is kept.
     pub fn turn<M: Serialize>(&mut self, measured: &M, watch: &dyn Watch) {
         if let (Some((checkpoint, key)), Some(written)) = (&self.kept, self.states.turn()) {
             let record = Record {
@@ -380,7 +380,7 @@ impl<'m> Pass<'m, 'm> {
         Ok(blake3::hash(&serde_json::to_vec(&key)?))
     }
 
-    /// The hash of the model's files where all of them were read on the way; the input keeps it.
+    /// The hash of the model's files where all of them were read on the way. The input keeps it.
     fn end_hashing(&mut self) -> Option<blake3::Hash> {
         let hash = self.hashing.take().map(Hashing::finish)?;
         self.input.keep_blake3(hash);

@@ -103,7 +103,7 @@ impl Need {
         Ok(Self { whole, least, states: state.saturating_mul(size.n_windows as u64) })
     }
 
-    /// Bytes that an evaluation block by block, with the states in memory or in files, leaves of `limit` or of what is free.
+    /// Bytes that an evaluation block by block leaves of `limit`, or of what is free. States are in memory or in files.
     #[must_use]
     pub fn spare(&self, limit: Option<u64>, way: Way) -> Option<u64> {
         let states = if way == Way::BlocksOnDisk { 0 } else { self.states };

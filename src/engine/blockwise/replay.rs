@@ -24,14 +24,14 @@ pub struct Replay {
 }
 
 enum Store {
-    /// In one piece, which the system has back at once when it goes; empty before the first state.
+    /// In one piece, which the system has back at once when it goes. Empty before the first state.
     Memory(Vec<f32>),
     /// Without a name, so that it goes with the process.
     File(File),
 }
 
 impl Replay {
-    /// Of `n_windows` windows through `n_blocks` blocks; in a file in `folder`, if there is one.
+    /// Of `n_windows` windows through `n_blocks` blocks. In a file in `folder`, if there is one.
     ///
     /// # Errors
     /// A folder in which no file can be made.

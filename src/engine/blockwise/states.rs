@@ -17,7 +17,7 @@ pub(super) struct Written {
 
 /// One hidden state of each window, all of one size.
 pub(super) enum States {
-    /// Each in memory; the one after a block takes the place of the one before it.
+    /// Each in memory. The one after a block takes the place of the one before it.
     Memory(Vec<Vec<f32>>),
     /// Two files in turn, so that the states before a block are there until those after it are.
     Files {

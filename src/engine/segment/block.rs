@@ -48,7 +48,7 @@ impl BlockSegment {
             .with_context(|| SegmentOf(self.block))
     }
 
-    /// As [`BlockSegment::run`], or with `halves` as [`BlockSegment::run_halves`]; what the block's weights multiply goes to
+    /// As [`BlockSegment::run`], or with `halves` as [`BlockSegment::run_halves`]. What the block's weights multiply goes to
     /// `collector`.
     ///
     /// # Errors

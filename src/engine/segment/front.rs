@@ -54,7 +54,7 @@ pub struct FrontSegment<'t> {
 }
 
 impl<'t> FrontSegment<'t> {
-    /// Loads it for windows of `tokens`; with `halves` it shows the stream between the block's halves, too.
+    /// Loads it for windows of `tokens`. With `halves` it shows the stream between the block's halves, too.
     ///
     /// # Errors
     /// A block that llama.cpp does not take alone.

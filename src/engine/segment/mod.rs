@@ -1,11 +1,11 @@
 //! Segments: models of a few blocks, in memory, fed with hidden states.
 //!
-//! [`Segments`] plans and loads them: a [`FrontSegment`] evaluates the first block on a window of tokens, a [`BlockSegment`]
-//! any block, a [`HeadSegment`] the last blocks up to the logits, perhaps with other weights. A [`Chain`] evaluates a model
-//! block by block, each block a segment of its own. So any set of its blocks can be evaluated without a file, and what two sets have in common is evaluated once.
-//! Before segments are used they are compared with the whole model, bit for bit, since llama.cpp does not treat every
-//! architecture's hidden states as it treats its tokens. Where they cannot be used, [`Whole`] evaluates shortened models one by
-//! one.
+//! [`Segments`] plans and loads them. A [`FrontSegment`] evaluates the first block on a window of tokens, a [`BlockSegment`]
+//! any block. A [`HeadSegment`] evaluates the last blocks up to the logits, perhaps with other weights. A [`Chain`] evaluates a
+//! model block by block, each block a segment of its own. So any set of its blocks can be evaluated without a file, and what
+//! two sets have in common is evaluated once. Before segments are used they are compared with the whole model, bit for bit,
+//! since llama.cpp does not treat every architecture's hidden states as it treats its tokens. Where they cannot be used,
+//! [`Whole`] evaluates shortened models one by one.
 //!
 //! In reading order: `plan` says what a segment's file holds, `contents` makes it while llama.cpp reads it, and `segments`
 //! loads it. `input_scale` is what llama.cpp does to the hidden states that it is fed with. `front`, `block` and `head` evaluate, and `check` compares with the whole model.

@@ -87,7 +87,7 @@ impl<'m, 'a> Segments<'m, 'a> {
         Ok(plan.with_context(|| SegmentOf(block))?.layout.file_len())
     }
 
-    /// The first of the blocks whose files alone are largest, and the bytes of its file; `None` without blocks.
+    /// The first of the blocks whose files alone are largest, and the bytes of its file. `None` without blocks.
     ///
     /// # Errors
     /// As [`Segments::n_bytes`].

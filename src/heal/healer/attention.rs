@@ -46,7 +46,7 @@ impl Healer<'_, '_> {
         Ok(walk.keep_better(variant, candidate, loss) >= WORTHWHILE)
     }
 
-    /// The sums of both folds; `None` where llama.cpp's graph does not show the halves of the block, or what the matrix
+    /// The sums of both folds. `None` where llama.cpp's graph does not show the halves of the block, or what the matrix
     /// multiplies.
     fn attention_sums(
         &self,

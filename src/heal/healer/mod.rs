@@ -1,4 +1,4 @@
-//! Healing by llama.cpp: evaluates the parent and the shortened model side by side, block by block, and fits as it goes.
+//! Healing by llama.cpp. It evaluates the parent and the shortened model side by side, block by block, and fits as it goes.
 //!
 //! ```text
 //! parent's stream     t ---- block 11 ---- block 12 ... block 18 ----+---- block 19 ---- ...
@@ -10,8 +10,8 @@
 //! A block is loaded once for all windows, as a model of its own. In memory are the streams of all windows, twice or three
 //! times, the normal equations of one matrix, and some of the parent's logits.
 //!
-//! In reading order: [`stepwise`] walks through the blocks, `attention` and [`norms`] are two of its steps, [`validation`] says what
-//! a candidate loses, and [`scaling`] is healing by the length of the stream alone.
+//! In reading order: [`stepwise`] walks through the blocks, `attention` and [`norms`] are two of its steps. [`validation`] says
+//! what a candidate loses, and [`scaling`] is healing by the length of the stream alone.
 
 pub mod stepwise;
 
@@ -118,7 +118,7 @@ impl Candidate {
     }
 }
 
-/// The streams of all windows, `[n_tokens, n_embd]` each; empty for those that take no part.
+/// The streams of all windows, `[n_tokens, n_embd]` each. Empty for those that take no part.
 type Streams = Vec<Vec<f32>>;
 
 /// Shows the step at hand, and how many windows are done of how many.
@@ -154,7 +154,7 @@ pub struct Healer<'m, 'a> {
     window: usize,
     /// The parent's streams before this block.
     start: Option<(usize, Streams)>,
-    /// The parent's streams before the last block, of validation windows; empty at first.
+    /// The parent's streams before the last block, of validation windows. Empty at first.
     before_last: Streams,
     /// The parent's streams before this block, of validation windows: one that no cut lies before.
     before_cut: Option<(usize, Streams)>,
@@ -168,8 +168,8 @@ pub struct Healer<'m, 'a> {
 }
 
 impl<'m, 'a> Healer<'m, 'a> {
-    /// Prepares healing, and checks on a window that the model can be evaluated block by block: exactly, or up to rounding
-    /// where llama.cpp scales what enters.
+    /// Prepares healing, and checks that the model can be evaluated block by block. A window must come out exactly, or up to
+    /// rounding where llama.cpp scales what enters.
     ///
     /// # Errors
     /// It cannot; llama.cpp's.
@@ -226,8 +226,8 @@ impl<'m, 'a> Healer<'m, 'a> {
         (self.on_progress)(step, n_done, n_windows);
     }
 
-    /// Checks on some tokens that the stream after `block` answers to other weights as their product says: that nothing stands
-    /// between the two.
+    /// Checks that the stream after `block` answers to other weights as their product says. Then nothing stands between the
+    /// two. Some tokens tell.
     fn check_answer(
         &self,
         block: BlockId,
@@ -377,7 +377,7 @@ impl<'m, 'a> Healer<'m, 'a> {
         StreamGraph::of(self.model, self.engine, self.constraints.rules.stream)
     }
 
-    /// The sums of a fit, of each fold apart: `empty` ones, to which `add` adds each window that is fitted to.
+    /// The sums of a fit, of each fold apart. They begin as `empty` ones, to which `add` adds each window that is fitted to.
     fn sums_of_folds<S>(
         &self,
         step: &str,

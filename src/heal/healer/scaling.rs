@@ -30,7 +30,7 @@ const TRIALS: usize = 6;
 pub struct Scaling {
     /// The candidate.
     pub candidate: Candidate,
-    /// The factor of the stream after each cut; 1 where nothing is better.
+    /// The factor of the stream after each cut. 1 where nothing is better.
     pub factors: Vec<(Cut, f64)>,
     /// The names of tensors that were quantized again, for want of scales.
     pub requantized: Vec<String>,

@@ -23,7 +23,7 @@ use crate::plan::{AttentionCut, ChangedTensors, ChosenBy};
 /// Blocks after a cut whose fit gains nothing, one after another, before the walk ends.
 pub const PATIENCE: usize = 1;
 
-/// The least share of the loss that a fit of a block after a cut must take to count as a gain.
+/// The least share of the loss that counts as a gain. A fit of a block after a cut must take so much.
 pub(super) const WORTHWHILE: f64 = 0.01;
 
 /// The fits to try.

@@ -1,6 +1,6 @@
 //! The loss of a candidate on the validation windows.
 //!
-//! The parent's predictions of a window are kept as far as there is room, and those of the healed model are computed from the
+//! The parent's predictions of a window are kept as far as there is room. Those of the healed model are computed from the
 //! stream before the first block that is not the parent's.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -292,7 +292,7 @@ impl Healer<'_, '_> {
         Ok(WholeLogits { context, windows: &self.windows })
     }
 
-    /// The first block that is removed or changed; the number of blocks without one.
+    /// The first block that is removed or changed. The number of blocks without one.
     pub(super) fn first_change(&self, candidate: &Candidate) -> usize {
         let of_tensor = |source: &usize| Some(self.model.tensors().get(*source)?.block?.0);
         let without = candidate.attention.iter().flat_map(|cut| &cut.blocks);

@@ -31,7 +31,7 @@ pub(crate) struct CachedScores<'w> {
 }
 
 impl<'w> CachedScores<'w> {
-    /// Looks it up by the hash of the model's files; without one nothing is found. `None` where the cache is not to be used, or the
+    /// Looks it up by the hash of the model's files. Without one nothing is found. `None` where the cache is not to be used, or the
     /// system has no place for one.
     ///
     /// # Errors

@@ -29,7 +29,7 @@ pub struct Key {
     pub gpu_layers: Option<i32>,
     /// Servers that evaluate, each of which may round in its own way.
     pub rpc: String,
-    /// What weights of blocks are to be converted to; null is what is fastest.
+    /// What weights of blocks are to be converted to. Null is what is fastest.
     pub conversion: Option<Conversion>,
     /// What was scored.
     pub scored: Scored,

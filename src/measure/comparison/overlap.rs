@@ -1,5 +1,4 @@
-//! How much of the scored text had a part in choosing: whoever is scored on the text that chose it looks better than it
-//! is.
+//! How much of the scored text had a part in choosing. A score on the text that chose looks better than it is.
 
 use std::collections::HashSet;
 

@@ -1,4 +1,4 @@
-//! The rows that no other one beats: none is as small and as close to the parent, and better in one of the two.
+//! The rows that no other one beats. None is as small and as close to the parent, and better in one of the two.
 
 /// For each row, `(bytes, KL divergence)`, whether it is on the Pareto front of both made small. Of equal rows all are.
 #[must_use]

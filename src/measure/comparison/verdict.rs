@@ -75,7 +75,7 @@ impl<'p> Pair<'p> {
     }
 }
 
-/// What follows from `rows`, the parent's among them; those that failed are left out. A row has fewer blocks than the parent
+/// What follows from `rows`, the parent's among them. Those that failed are left out. A row has fewer blocks than the parent
 /// whatever way it came in: as the parent without some, or as a file.
 #[must_use]
 pub fn verdict(rows: &[Point]) -> String {
@@ -124,7 +124,7 @@ fn of_both_kinds(shorter: &[&Point], whole: &[&Point]) -> String {
 /// Rows of which the names are listed at most.
 const LISTED: usize = 3;
 
-/// The closest of the `rivals` that are smaller than each of `rows` and closer to the parent; `None` where a row has none.
+/// The closest of the `rivals` that are smaller than each of `rows` and closer to the parent. `None` where a row has none.
 fn strongest(rows: &[&Point], rivals: &[&Point], called_one: &str) -> Option<String> {
     let beats = |rival: &Point, row: &Point| {
         let pair = Pair::new(rival, row);

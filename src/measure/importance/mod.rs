@@ -1,8 +1,8 @@
 //! How much each block changes the hidden state: formulas and accumulators only.
 //!
 //! Block Influence is `BI_i = 1 - E_{X,t}[cos(X_{i,t}, X_{i+1,t})]`, equation 2 of Men et al. 2024, arXiv:2403.03853, over
-//! every token of every window, with `X_i` the residual stream before block `i` and `X_{i+1}` after it, before any final
-//! norm. Relative Magnitude is `E[|f(x)| / |x + f(x)|]`, norms per token, `f(x) = X_{i+1} - X_i` (Samragh et al. 2023,
+//! every token of every window. `X_i` is the residual stream before block `i`, `X_{i+1}` that after it, before any final norm.
+//! Relative Magnitude is `E[|f(x)| / |x + f(x)|]`, norms per token, `f(x) = X_{i+1} - X_i` (Samragh et al. 2023,
 //! arXiv:2309.14381).
 //!
 //! The authors' code of ShortGPT adds up in the model's precision, has no padding mask and turns a similarity that is not
@@ -25,7 +25,7 @@ pub use rows::cosine_distance;
 pub use sums::WindowSums;
 use sums::{BlockSums, count};
 
-/// The scores of a block, or of half of one; their standard errors are over windows, and none for a single window.
+/// The scores of a block, or of half of one. Their standard errors are over windows, and none for a single window.
 pub type BlockScores = Each<Mean>;
 
 /// What was measured of one block.
@@ -61,7 +61,7 @@ pub struct Importance {
     pub n_tokens: usize,
     /// Of each block, in order, what each evaluated window gave, in the order of the text.
     pub windows: Vec<Vec<WindowSums>>,
-    /// The place of each block in the order of LoRP, from 0; `None` unless pairs of states were measured for it.
+    /// The place of each block in the order of LoRP, from 0. `None` unless pairs of states were measured for it.
     pub lorp: Option<Vec<f64>>,
 }
 
@@ -75,7 +75,7 @@ pub struct Scores {
 }
 
 impl Importance {
-    /// Evaluates every window and scores every block; `progress` is called with the tokens of each finished window.
+    /// Evaluates every window and scores every block. `progress` is called with the tokens of each finished window.
     ///
     /// # Errors
     /// Those of [`Measuring::window`]; no window.
@@ -101,7 +101,7 @@ impl Importance {
         }
     }
 
-    /// The scores of all blocks without each of the windows in turn, in the order of [`Importance::windows`]; not numbers
+    /// The scores of all blocks without each of the windows in turn, in the order of [`Importance::windows`]. Not numbers
     /// where no token of a block is left.
     pub fn scores_without_each(&self) -> impl Iterator<Item = Scores> {
         let n_tokens: Vec<u64> =

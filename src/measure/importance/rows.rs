@@ -10,7 +10,7 @@ pub(super) struct Products {
 impl Products {
     /// `1 - cos(x, y)`.
     ///
-    /// With `|y - x|^2 = |x|^2 + |y|^2 - 2 x.y`, this is `(|y - x|^2 - (|x| - |y|)^2) / (2 |x| |y|)`: a block that changes
+    /// With `|y - x|^2 = |x|^2 + |y|^2 - 2 x.y`, this is `(|y - x|^2 - (|x| - |y|)^2) / (2 |x| |y|)`. So a block that changes
     /// next to nothing keeps its digits, which `1 - x.y / (|x| |y|)` would lose to cancellation.
     pub(super) fn cosine_distance(&self) -> f64 {
         let (x, y) = (self.xx.sqrt(), self.yy.sqrt());

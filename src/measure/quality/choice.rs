@@ -17,7 +17,7 @@ pub struct Sequences {
 }
 
 impl Sequences {
-    /// Finds the tokens that all sequences begin with; of each at least the last one is its own.
+    /// Finds the tokens that all sequences begin with. Of each at least the last one is its own.
     ///
     /// # Errors
     /// Sequences that do not begin with the same token: nothing predicts the first one.
@@ -53,8 +53,8 @@ impl Sequences {
     }
 }
 
-/// The mean log-probability of an answer's `own` tokens: `first` is the prediction after what is shared, `rest` those
-/// after each of its own tokens but the last.
+/// The mean log-probability of an answer's `own` tokens. `first` is the prediction after what is shared, `rest` those after
+/// each of its own tokens but the last.
 ///
 /// # Panics
 /// If `own` is not one longer than `rest`.
@@ -87,7 +87,7 @@ pub struct Accuracy {
 }
 
 impl Accuracy {
-    /// Of tasks, each with whether it is right and its number of answers; `None` for no task.
+    /// Of tasks, each with whether it is right and its number of answers. `None` for no task.
     #[must_use]
     pub fn of(tasks: &[(bool, usize)]) -> Option<Self> {
         let n_tasks = tasks.len();

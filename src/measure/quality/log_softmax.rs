@@ -57,8 +57,8 @@ impl<'l> Row<'l> {
         self.logits.iter().position(|&logit| f64::from(logit) == self.max)
     }
 
-    /// `KL(parent || self) = sum_i p_i (log p_i - log q_i)` in nats, `p` the parent's probabilities and `q` these;
-    /// infinite where something is possible for the parent alone. Rounding never makes it negative.
+    /// `KL(parent || self) = sum_i p_i (log p_i - log q_i)` in nats, `p` the parent's probabilities and `q` these.
+    /// Infinite where something is possible for the parent alone. Rounding never makes it negative.
     #[must_use]
     pub fn kl_from(&self, parent: &Row<'_>) -> f64 {
         let parent_offset = parent.max + parent.log_sum;
@@ -85,7 +85,7 @@ impl<'l> Row<'l> {
     }
 }
 
-/// The largest logit; `None` if one is not a number or plus infinity, or if all are minus infinity.
+/// The largest logit. `None` if one is not a number or plus infinity, or if all are minus infinity.
 fn max(logits: &[f32]) -> Option<f32> {
     let larger = |a: f32, b: f32| if b > a { b } else { a };
     let (chunks, rest) = logits.as_chunks::<LANES>();
@@ -130,16 +130,17 @@ const TAYLOR: [f64; 14] = {
     terms
 };
 
-/// `e^x` for `x <= 0`, within some units in the last place; of anything below -708 that of -708, `3e-308`.
+/// `e^x` for `x <= 0`, within some units in the last place. Of anything below -708 that of -708, `3e-308`.
 ///
-/// The one of the standard library is a call for each number, and most of the time that a vocabulary of 262,144 entries
-/// takes would be spent in it. This one is plain arithmetic on which the compiler can use vectors: `x = k ln 2 + r` with
-/// `|r| <= ln 2 / 2`, `e^x = 2^k e^r`, `e^r` by its Taylor series up to `r^13`.
+/// The standard library's is a call for each number, which would take most of the time of a vocabulary of 262,144 entries. This
+/// one is plain arithmetic on which the compiler can use vectors: `x = k ln 2 + r` with `|r| <= ln 2 / 2`, `e^x = 2^k e^r`,
+/// `e^r` by its Taylor series up to `r^13`.
 #[inline(always)]
 fn exp(x: f64) -> f64 {
     /// 1.5 * 2^52: adding it rounds to an integer, which is then in the lowest bits.
     const ROUND: f64 = 6_755_399_441_055_744.0;
-    /// The upper bits of ln 2, whose product with a `k` of up to 11 bits is exact, and the rest (fdlibm: `e_exp.c`).
+    /// The upper bits of ln 2, and the rest (fdlibm: `e_exp.c`). The product of the upper bits with a `k` of up to 11 bits is
+    /// exact.
     const LN_2_HIGH: f64 = 6.931_471_803_691_238e-1;
     const LN_2_LOW: f64 = 1.908_214_929_270_587_7e-10;
     let x = x.max(-708.0);

@@ -19,7 +19,7 @@ pub struct Quality {
 }
 
 impl Quality {
-    /// Evaluates every window with the model, and with its parent if there is one; `progress` is called with the tokens
+    /// Evaluates every window with the model, and with its parent if there is one. `progress` is called with the tokens
     /// of each finished window. Rows are worked on by the threads of the current pool.
     ///
     /// In memory are a few numbers of every scored token, and the logits that `model` and `parent` hold for one window.

@@ -1,9 +1,9 @@
 //! How well a model predicts a text, and how far its predictions lie from its parent's: formulas and accumulators only.
 //!
-//! Figures are those of llama-perplexity (llama.cpp: `tools/perplexity/perplexity.cpp`), so that they can be compared with
-//! it: of each window the second half is scored, the first only gives context; standard errors are those of a mean over
-//! tokens, as if tokens were independent. Sums here are f64 where llama-perplexity has f32, and the parent's
-//! probabilities are exact where its file of logits keeps 16 bits of those above `e^-16`.
+//! Figures are those of llama-perplexity (llama.cpp: `tools/perplexity/perplexity.cpp`), so that they can be compared with it.
+//! Of each window the second half is scored, the first only gives context. Standard errors are those of a mean over tokens, as
+//! if tokens were independent. Sums here are f64 where llama-perplexity has f32, and the parent's probabilities are exact where
+//! its file of logits keeps 16 bits of those above `e^-16`.
 //!
 //! In reading order:
 //! - [`log_softmax`]: one row of logits as log-probabilities.

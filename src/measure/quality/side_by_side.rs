@@ -12,12 +12,12 @@ use crate::engine::scored::ScoredLogits;
 pub struct SideBySide {
     /// The parent's perplexity.
     pub parent: Perplexity,
-    /// Each model against the parent, as [`Quality::measure`] measures it; the error of one that failed.
+    /// Each model against the parent, as [`Quality::measure`] measures it. The error of one that failed.
     pub models: Vec<Result<Quality>>,
 }
 
 impl SideBySide {
-    /// Evaluates every window with the parent, then with each of `models` that has not failed before; `progress` is called
+    /// Evaluates every window with the parent, then with each of `models` that has not failed before. `progress` is called
     /// with the tokens of a window after each of them. Rows are worked on by the threads of the current pool.
     ///
     /// In memory are a few numbers of every scored token, and the logits that the parent and each model hold for one

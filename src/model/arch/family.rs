@@ -68,7 +68,7 @@ pub(super) const fn length_shows(why: &'static str) -> Residual {
 }
 
 /// The oldest release that `tests/stock/lists.sh` was run with, and saw to read lists. It sees nothing where the model has no
-/// logits (gemma-embedding), or where another kind is tied to the same period, so that no cut that is allowed shifts it
+/// logits (gemma-embedding). Nor does it where another kind is tied to the same period, so that no allowed cut shifts it
 /// (afmoe, llama4, smallthinker).
 pub(super) const SEEN: Rule = Rule::ListsSince("0.5.0");
 

@@ -5,12 +5,12 @@
 pub enum Stream {
     /// Nodes with names: `input` before block 0, `l_out-<i>` after block i.
     Named {
-        /// The node that enters block 0; where it has no name, its second operand.
+        /// The node that enters block 0. Where it has no name, its second operand.
         input: &'static str,
     },
     /// As `Named`, with another name for what leaves a block: `<output>-<i>`.
     Renamed {
-        /// The node that enters block 0; where it has no name, its second operand.
+        /// The node that enters block 0. Where it has no name, its second operand.
         input: &'static str,
         /// What a block calls what it gives.
         output: &'static str,
@@ -32,13 +32,13 @@ pub enum Stream {
         /// The node that leaves the last block.
         last: &'static str,
     },
-    /// As `Named`, but each node is several states in a row; blocks compute with the first (`gemma3n.cpp`).
+    /// As `Named`, but each node is several states in a row. Blocks compute with the first (`gemma3n.cpp`).
     Stacked {
         /// The node that enters block 0.
         input: &'static str,
     },
-    /// As `Named`, but the blocks run several times: `l_out-<j>` of the j-th run, and `loop_norm-<j>` where the stream is
-    /// normalised after the last block of a loop (`nanbeige.cpp`).
+    /// As `Named`, but the blocks run several times (`nanbeige.cpp`). `l_out-<j>` is of the j-th run, and `loop_norm-<j>` where
+    /// the stream is normalised after the last block of a loop.
     Looped {
         /// The node that enters block 0.
         input: &'static str,
@@ -58,7 +58,7 @@ pub enum Stream {
         /// The node that enters block 0.
         input: &'static str,
     },
-    /// No names: what leaves block i is what its last norm, `blk.<i>.layer_output_norm`, gives; what enters block 0 is
+    /// No names: what leaves block i is what its last norm, `blk.<i>.layer_output_norm`, gives. What enters block 0 is
     /// `inp_norm-0` (post-norm encoders, `bert.cpp`).
     LayerOutputNorm,
 }
@@ -71,8 +71,8 @@ impl Stream {
     }
 }
 
-/// The residual stream between the two halves of a block, in llama.cpp's graph: after what attention (or the recurrence in
-/// its place) adds, before the feed-forward network (or what is in its place) reads it.
+/// The residual stream between the two halves of a block, in llama.cpp's graph. Attention (or the recurrence in its place) has
+/// added to it, and the feed-forward network (or what is in its place) has not read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Middle {
     /// The node `<name>-<i>`.
@@ -97,8 +97,8 @@ pub enum Alone {
     /// Up to rounding; tested. Its graph multiplies what enters block 0 by the root of its width, hidden states as well, so
     /// that a block is given a hidden state over that root (`gemma2.cpp`).
     Scaled,
-    /// Not known. Some scale what enters block 0, add positions to it, or share something between blocks; a few make
-    /// llama.cpp end the process, so that trying is no way to find out.
+    /// Not known. Some scale what enters block 0, add positions to it, or share something between blocks. A few make llama.cpp
+    /// end the process, so that trying is no way to find out.
     Unknown,
 }
 

@@ -66,9 +66,9 @@ finders! {
     window: one Windows -> WindowPattern;
     /// How recurrent blocks alternate with attention, if they do.
     recurrent: one Recurrent -> Recurrent;
-    /// The oldest release of llama.cpp seen to read the list that replaces a period; `None`: only the bundled one.
+    /// The oldest release of llama.cpp seen to read the list that replaces a period. `None`: only the bundled one.
     lists_since: one ListsSince -> &'static str;
-    /// The key that counts blocks of a head after the model's own, which always stay; below the architecture's prefix.
+    /// The key that counts blocks of a head after the model's own, which always stay. Below the architecture's prefix.
     head_blocks: one HeadBlocks -> &'static str;
     /// Keys that count leading blocks of another kind.
     leading: each Leading -> &'static str;
@@ -134,7 +134,7 @@ impl Architecture {
         self.rules.iter().find_map(prefix).unwrap_or(BLOCK_PREFIX)
     }
 
-    /// Arrays with an entry for each block, beside those of [`PER_BLOCK_ARRAYS`]; below the architecture's prefix, or with a
+    /// Arrays with an entry for each block, beside those of [`PER_BLOCK_ARRAYS`]. Below the architecture's prefix, or with a
     /// leading dot where they have none.
     pub fn arrays(&self) -> impl Iterator<Item = &'static str> + use<> {
         self.rules.iter().filter_map(|rule| match *rule {
@@ -143,7 +143,7 @@ impl Architecture {
         })
     }
 
-    /// Whether the value under this key has an entry for each block, where it is an array; the key is below the
+    /// Whether the value under this key has an entry for each block, where it is an array. The key is below the
     /// architecture's prefix.
     #[must_use]
     pub fn is_per_block(&self, name: &str) -> bool {

@@ -18,10 +18,10 @@ pub(super) enum Rule {
     HeadBlocks(&'static str),
     /// A key that counts leading blocks of another kind.
     Leading(&'static str),
-    /// An array with an entry for each block, beside those of [`super::PER_BLOCK_ARRAYS`]; with a leading dot, a key without
+    /// An array with an entry for each block, beside those of [`super::PER_BLOCK_ARRAYS`]. With a leading dot, a key without
     /// the architecture's prefix.
     Array(&'static str),
-    /// Such an array that may go on after the blocks' entries: llama.cpp checks that there are enough, and reads no more.
+    /// Such an array that may go on after the blocks' entries. llama.cpp checks that there are enough, and reads no more.
     LongArray(&'static str),
     /// A tensor of the first block that all blocks read which have none of their own.
     Inherited(&'static str),
@@ -29,13 +29,13 @@ pub(super) enum Rule {
     Parts(PartsTensor),
     /// A tensor outside of blocks that only blocks without a sliding window read.
     FullOnly(&'static str),
-    /// The key that counts the blocks at the end which read the keys and values of two before them: with a window those
-    /// of the second to last, without one those of the last (`llama-model.cpp: create_memory`).
+    /// The key that counts the blocks at the end which share keys and values. They read those of two blocks before them: with a
+    /// window those of the second to last, without one those of the last (`llama-model.cpp: create_memory`).
     SharedKv(&'static str),
-    /// A block without heads (`attention.head_count` as an array) has no attention, nor anything in its place: what enters it
-    /// is what its feed-forward network reads (`deci.cpp`).
+    /// A block without heads (`attention.head_count` as an array) has no attention. Nothing is in its place: what enters it is
+    /// what its feed-forward network reads (`deci.cpp`).
     NoAttentionWithoutHeads,
-    /// llama.cpp never ends where the first block has no heads: nothing is rotated, and its loop over rotated pairs goes on
+    /// llama.cpp never ends where the first block has no heads. Nothing is rotated, and its loop over rotated pairs goes on
     /// (`ops.cpp: ggml_compute_forward_rope_flt`).
     EndlessWithoutHeads,
     /// A kind of blocks that the program text ties to a block's number.
@@ -55,14 +55,14 @@ pub(super) enum Rule {
 /// Sliding-window attention by block number (`llama-hparams.cpp: set_swa_pattern`, `llama-model.cpp: load_swa_pattern`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WindowPattern {
-    /// The period of the built-in pattern; `None` where the file must say it block by block.
+    /// The period of the built-in pattern. `None` where the file must say it block by block.
     pub period: Option<u64>,
     /// Which block of a period has no window.
     pub full: FullBlock,
     /// When blocks have a window at all.
     pub present: WindowPresence,
-    /// Whether at least one block without a window must stay, too: where its input is made whether or not a block uses
-    /// it, an unused one has no memory, and a check fails (`llama-graph.cpp: set_input`).
+    /// Whether at least one block without a window must stay, too. Its input may be made whether or not a block uses it; an
+    /// unused one has no memory, and a check fails (`llama-graph.cpp: set_input`).
     pub needs_full: bool,
 }
 
@@ -103,11 +103,11 @@ impl WindowPattern {
 pub enum Recurrent {
     /// A block without KV heads is recurrent (`attention.head_count_kv`).
     WithoutKvHeads,
-    /// A block is one of three: a feed-forward network where `feed_forward_length` says its width, else attention if it
-    /// has KV heads, else recurrent (`nemotron-h.cpp`).
+    /// A block is one of three (`nemotron-h.cpp`). It is a feed-forward network where `feed_forward_length` says its width,
+    /// else attention if it has KV heads, else recurrent.
     WithoutKvHeadsAndFeedForward,
-    /// All but the last of each period, unless `attention.recurrent_layers` says it block by block, which is where it is
-    /// then written (`qwen3next.cpp`).
+    /// All but the last of each period. `attention.recurrent_layers` may say it block by block, and is where it is then written
+    /// (`qwen3next.cpp`).
     Interval {
         /// The key of the period.
         key: &'static str,
@@ -121,12 +121,12 @@ pub enum Recurrent {
 pub struct PositionRule {
     /// The period.
     pub period: Period,
-    /// Which block of a period has the kind; counted from the end of the period if negative.
+    /// Which block of a period has the kind. Counted from the end of the period if negative.
     pub phase: i64,
     /// Whether the rule holds only where blocks have a sliding window.
     pub only_with_window: bool,
-    /// Whether a block must also stay in its period, counted from the front: what blocks of the kind do to the stream
-    /// adds up, and the weights after them are made for it.
+    /// Whether a block must also stay in its period, counted from the front. What blocks of the kind do to the stream adds up,
+    /// and the weights after them are made for it.
     pub in_period: bool,
     /// What the blocks have, such as `no rotary embedding`.
     pub what: &'static str,
@@ -137,11 +137,11 @@ pub struct PositionRule {
 pub enum Period {
     /// A constant of the program text.
     Fixed(usize),
-    /// The value of a key below the architecture's prefix; 0 or no key: no block has the kind.
+    /// The value of a key below the architecture's prefix. 0 or no key: no block has the kind.
     Key(&'static str),
 }
 
-/// A kind of block of which one must stay: llama.cpp makes its memory or its inputs whether or not a block uses them, and
+/// A kind of block of which one must stay. llama.cpp makes its memory or its inputs whether or not a block uses them, and
 /// divides by zero or fails a check where none does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Needed {
@@ -151,7 +151,7 @@ pub struct Needed {
     pub what: &'static str,
 }
 
-/// Which blocks are of a kind; all keys are below the architecture's prefix.
+/// Which blocks are of a kind. All keys are below the architecture's prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
     /// Those whose entry in this list is this number.
@@ -244,8 +244,8 @@ pub enum CountRule {
         /// Which tensors.
         scale: QueryScale,
     },
-    /// 26 or 27 blocks, or 48 and 128256 tokens, have queries that are not of low rank, whatever the key says; elsewhere
-    /// the key can say so (`deepseek2.cpp`).
+    /// Queries are not of low rank with 26 or 27 blocks, or 48 and 128256 tokens, whatever the key says. Elsewhere the key can
+    /// say so (`deepseek2.cpp`).
     QueryRank,
 }
 

@@ -1,8 +1,8 @@
 //! The table of architectures: a row each, with all that is particular to it.
 //!
-//! Columns: `general.architecture`; where its hidden states appear in the graph; where those between the halves of a block do;
-//! whether its blocks are evaluated alone; what they add to the stream; and what llama.cpp derives from the number of a block,
-//! or of blocks: nothing (`&[]`), or each rule.
+//! The columns: `general.architecture`; where its hidden states appear in the graph; where those between the halves of a block
+//! do; whether its blocks are evaluated alone. Then what they add to the stream, and what llama.cpp derives from the number of
+//! a block, or of blocks: nothing (`&[]`), or each rule.
 
 use super::Architecture;
 use super::graph::Alone::{Exact, Scaled, Unknown};

@@ -23,7 +23,7 @@ pub(super) struct Draft<'f, 'a> {
     entries: Vec<(String, Content<'a>)>,
 }
 
-/// The part of a tensor's name after `blk.<i>.`; `None` of a tensor of no block.
+/// The part of a tensor's name after `blk.<i>.`. `None` of a tensor of no block.
 pub(super) fn rest_of(name: &str) -> Option<&str> {
     block_of(name, BLOCK_PREFIX).map(|(_, rest)| rest)
 }
@@ -300,8 +300,8 @@ impl<'f, 'a> Draft<'f, 'a> {
         Ok(())
     }
 
-    /// Lengths of keys and values as llama.cpp reads them of latent attention: those of the latent state, and apart from them
-    /// those of a head (`deepseek2.cpp`).
+    /// Lengths of keys and values of latent attention, as llama.cpp reads them. Those of the latent state are apart from those
+    /// of a head (`deepseek2.cpp`).
     fn absorbed_lengths(&mut self) -> Result<()> {
         let need = |draft: &Self, name: &str| -> Result<u32> {
             let key = draft.key(name);

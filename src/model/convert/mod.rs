@@ -2,7 +2,7 @@
 //!
 //! Models that Ollama converted for its own engine have architectures and keys of its own, and hold text, vision tower and
 //! projector in one file. llama.cpp refuses them: it does not know the architecture, misses a key, or finds more tensors than
-//! it asked for. For those in `convert::rules` the text part is brought to stock names: entries are renamed or added, tensors
+//! it asked for. For those in `convert::rules` the text part is brought to stock names. Entries are renamed or added, tensors
 //! renamed or left out, and no byte of a tensor that stays is touched. What cannot be done that way is refused by name.
 //!
 //! `v.blk.0.` and the like number the blocks of a vision tower and never those of the model; they go as a whole.

@@ -1,9 +1,9 @@
 //! The table of Ollama's layouts.
 //!
-//! Ollama itself hands such files to llama.cpp's loader through a layer that renames entries and tensors in memory
-//! (`ollama: llama/compat/llama-ollama-compat.cpp`, a function `handle_<layout>` each), and made them by its own converters
-//! (`ollama: convert/convert_<layout>.go`). Every rule here is one of those functions, as far as it leaves the bytes of tensors
-//! alone; what `llama.cpp: src/models` reads was compared with it. Where the layer changes bytes, the layout is refused.
+//! Ollama itself hands such files to llama.cpp's loader through a layer that renames entries and tensors in memory (`ollama:
+//! llama/compat/llama-ollama-compat.cpp`, a function `handle_<layout>` each). Its own converters made them (`ollama:
+//! convert/convert_<layout>.go`). Every rule here is one of those functions, as far as it leaves the bytes of tensors alone;
+//! what `llama.cpp: src/models` reads was compared with it. Where the layer changes bytes, the layout is refused.
 
 /// One layout.
 pub(super) struct Rule {
@@ -11,7 +11,7 @@ pub(super) struct Rule {
     pub(super) found: &'static str,
     /// Under which llama.cpp reads it.
     pub(super) stock: &'static str,
-    /// What tells it from a stock file of that architecture, any of these; none if the architecture's name does.
+    /// What tells it from a stock file of that architecture, any of these. None if the architecture's name does.
     pub(super) signs: &'static [Sign],
     /// What the names of tensors begin with that are not of the text part.
     pub(super) tensors_left_out: &'static [&'static str],
@@ -19,7 +19,7 @@ pub(super) struct Rule {
     pub(super) keys_left_out: &'static [&'static str],
     /// Keys below the architecture's prefix, and what llama.cpp calls them.
     pub(super) moved: &'static [(&'static str, &'static str)],
-    /// Names of tensors, whole or after `blk.<i>.`, and what llama.cpp calls them; with a dot at the end, what they begin with.
+    /// Names of tensors, whole or after `blk.<i>.`, and what llama.cpp calls them. With a dot at the end, what they begin with.
     pub(super) renamed: &'static [(&'static str, &'static str)],
     /// What is to be done besides, in this order.
     pub(super) steps: &'static [Step],

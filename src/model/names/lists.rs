@@ -20,7 +20,8 @@ const COUNTS: &[&str] = &["count", "len", "length", "n"];
 /// By which lists know one another: the key up to its last dot, and the length.
 type Place = (String, usize);
 
-/// Which elements go from what runs beside a list of names: of the same length, under keys that differ in the last part.
+/// Which elements go from what runs beside a list of names. That has the same length, under a key that differs in the last
+/// part.
 pub(super) struct Lists(BTreeMap<Place, BTreeSet<usize>>);
 
 impl Lists {
@@ -63,7 +64,7 @@ impl Lists {
         Ok(Self(known.collect()))
     }
 
-    /// The elements that go from a list beside names; `None` if all stay.
+    /// The elements that go from a list beside names. `None` if all stay.
     pub(super) fn removed(&self, entry: &EntryOut<'_>) -> Option<&BTreeSet<usize>> {
         self.0.get(&place(entry)?)
     }
@@ -79,7 +80,7 @@ struct Doubt {
 }
 
 impl Doubt {
-    /// Of the entry at `place`, beside `lists` of names that lose elements; `None` if it is known, or beside none.
+    /// Of the entry at `place`, beside `lists` of names that lose elements. `None` if it is known, or beside none.
     fn of(
         place: &Place,
         entry: &EntryOut<'_>,
@@ -128,8 +129,8 @@ fn is_value(entry: &EntryOut<'_>) -> bool {
         || entry.value_type() != ValueType::Array
 }
 
-/// A list with the new names and without the elements that go, or their count: `None` if none is left, `Some(None)` if it
-/// stays as it is.
+/// A list with the new names, without the elements that go, or their count. `None` if none is left, `Some(None)` if it stays as
+/// it is.
 #[expect(clippy::option_option, reason = "the list goes, stays, or is another")]
 pub(super) fn elements(
     entry: &EntryOut<'_>,

@@ -1,7 +1,7 @@
 //! What becomes of metadata that names tensors or blocks. Pure.
 //!
-//! An entry names a tensor by its whole value, an element of its array, or a run of its key's parts (what dots divide it into),
-//! with or without `.weight` or `.bias`; the prefix and number of a block alone name the block:
+//! An entry names a tensor by its whole value, an element of its array, or a run of its key's parts (what dots divide it into).
+//! It does so with or without `.weight` or `.bias`. The prefix and number of a block alone name the block:
 //!
 //! ```text
 //! general.tensor_extra.name              [blk.0.ffn_down.weight, blk.4.ffn_down.weight]   elements
@@ -36,7 +36,7 @@ pub(crate) const OWN_PREFIX: &str = "gguf_shorten.";
 /// The longest name that is looked for.
 const MAX_BYTES: usize = MAX_NAME_BYTES + SUFFIXES[0].len();
 
-/// The longest key that is looked at; the format allows no longer one.
+/// The longest key that is looked at. The format allows no longer one.
 const MAX_KEY_BYTES: usize = 65_535;
 
 /// What is said of a name that may be that of a block.
@@ -47,7 +47,7 @@ pub(crate) struct Names<'n> {
     tensors: HashMap<&'n str, Fate>,
     /// By names without their suffix.
     stems: HashMap<&'n str, Fate>,
-    /// What the names of blocks begin with, and their new numbers; `None` if blocks keep them.
+    /// What the names of blocks begin with, and their new numbers. `None` if blocks keep them.
     blocks: Option<(&'static str, &'n Renumbering)>,
     /// What stands before the blocks' prefix in the names of other towers' tensors.
     towers: BTreeSet<&'n str>,
@@ -186,7 +186,7 @@ impl<'n> Names<'n> {
         })
     }
 
-    /// The longest name from `at` on, in bytes, and its fate; else the part there.
+    /// The longest name from `at` on, in bytes, and its fate. Else the part there.
     fn run(&self, key: &str, at: usize) -> (usize, Fate) {
         let rest = &key[at..];
         if rest.starts_with('.') {

@@ -1,4 +1,4 @@
-//! The cache of the Hugging Face hub: `models--ORG--REPO/refs/main` names the snapshot whose files, links mostly, are the
+//! The cache of the Hugging Face hub. `models--ORG--REPO/refs/main` names the snapshot whose files, links mostly, are the
 //! repository's (`huggingface_hub: constants.py, file_download.py`).
 
 use std::path::{Path, PathBuf};
@@ -49,7 +49,7 @@ fn cache() -> Result<PathBuf> {
     Ok(cache.join("huggingface/hub"))
 }
 
-/// The files of the repository as the cache knows its main branch; without a word of that the only state that it holds.
+/// The files of the repository as the cache knows its main branch. Without a word of that the only state that it holds.
 fn snapshot(folder: &Path) -> Result<PathBuf> {
     /// Longer than any name of a commit.
     const MAX_COMMIT: u64 = 1024;

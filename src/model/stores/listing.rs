@@ -13,7 +13,7 @@ use crate::files::part_name::Prefix;
 const MAX_ENTRIES: usize = 4096;
 const MAX_DEPTH: usize = 4;
 
-/// The file of `folder` that `wanted` means: its path there, or its name; without it the only model of the folder. `named` is
+/// The file of `folder` that `wanted` means: its path there, or its name. Without it the only model of the folder. `named` is
 /// what the user wrote for the folder.
 ///
 /// # Errors
@@ -98,7 +98,7 @@ fn is_folder(entry: &DirEntry) -> bool {
     entry.file_type().is_ok_and(|kind| kind.is_dir())
 }
 
-/// Of a folder's files those that are models: one part of each split model stands for it, projectors and importance matrices
+/// Of a folder's files those that are models. One part of each split model stands for it; projectors and importance matrices
 /// are none.
 fn models(files: &[String]) -> Vec<String> {
     let mut seen = Vec::new();

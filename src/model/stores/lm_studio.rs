@@ -1,5 +1,5 @@
-//! LM Studio's folder of models, `ORG/REPO/FILE.gguf` each: what its settings name as `downloadsFolder`, else `models` in the
-//! program's folder, or in the one of older releases.
+//! LM Studio's folder of models, `ORG/REPO/FILE.gguf` each. Its settings name it as `downloadsFolder`; else it is `models` in
+//! the program's folder, or in the one of older releases.
 
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,5 @@
-//! Where models live: the local stores of Ollama, of the Hugging Face hub and of LM Studio, in which a model is named in place
-//! of a path. They are read and never written to, and nothing is downloaded.
+//! Local stores, in which a model is named in place of a path. They are those of Ollama, of the Hugging Face hub and of LM
+//! Studio. They are read and never written to, and nothing is downloaded.
 //!
 //! | MODEL | store |
 //! | --- | --- |
@@ -102,7 +102,7 @@ fn home() -> Result<PathBuf> {
     }
 }
 
-/// The folder that the environment names, if it does; `~/` is the user's folder.
+/// The folder that the environment names, if it does. `~/` is the user's folder.
 fn folder_from(variable: &str) -> Result<Option<PathBuf>> {
     let Some(value) = std::env::var_os(variable).filter(|value| !value.is_empty()) else {
         return Ok(None);

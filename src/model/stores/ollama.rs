@@ -18,7 +18,7 @@ const OF_SERVICE: &str = "/usr/share/ollama/.ollama/models";
 /// Folders of manifests, in the order in which Ollama looks.
 const MANIFESTS: &[&str] = &["manifests-v2", "manifests"];
 
-/// The registry that is meant where none is named; later releases keep its models under the second name.
+/// The registry that is meant where none is named. Later releases keep its models under the second name.
 const HOST: &str = "registry.ollama.ai";
 const HOST_V2: &str = "ollama.com";
 const NAMESPACE: &str = "library";
@@ -216,7 +216,7 @@ pub struct StoredModel {
     layers: Vec<Layer>,
 }
 
-/// What a model's configuration says beside the weights; absent and empty are the same.
+/// What a model's configuration says beside the weights. Absent and empty are the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Config {
     /// The built-in that makes prompts in place of a template.
@@ -315,7 +315,7 @@ fn names(stores: &[PathBuf]) -> Vec<String> {
 }
 
 impl StoredModel {
-    /// A name for a file of it, without an end: that of the model, and the tag, unless it is the usual one.
+    /// A name for a file of it, without an end. It is that of the model, and the tag, unless it is the usual one.
     #[must_use]
     pub fn file_name(&self) -> String {
         let Name { model, tag, .. } = &self.name;

@@ -37,11 +37,11 @@ pub struct Claim {
     pub method: Option<String>,
     /// What made up for the removed blocks.
     pub heal: Option<String>,
-    /// The tensors that have other weights than the parent's, by its names; `None` if it says nothing of that.
+    /// The tensors that have other weights than the parent's, by its names. `None` if it says nothing of that.
     pub healed: Option<HealedClaim>,
     /// The parent's numbers of the blocks that it holds.
     pub kept: Vec<BlockId>,
-    /// Those of them that it holds without their attention; `None` if it says nothing of that.
+    /// Those of them that it holds without their attention. `None` if it says nothing of that.
     pub attention: Option<AttentionCut>,
 }
 

@@ -1,5 +1,4 @@
-//! The data of tensors, at the speed of memory or disk: one pass over the parent that hashes it and compares what was kept
-//! of it.
+//! The data of tensors, at the speed of memory or disk. One pass over the parent hashes it and compares what was kept of it.
 
 use std::ops::Range;
 
@@ -10,8 +9,8 @@ use super::{Difference, Differences, Expected, Pair};
 use crate::gguf::{self, Place, TensorInfo};
 use crate::plan::Runs;
 
-/// Bytes of the parent that are hashed and compared together, so that the second of the two finds them in the cache. A
-/// power of two, as BLAKE3's tree wants it.
+/// Bytes of the parent that are hashed and compared together. The second of the two finds them in the cache. A power of two, as
+/// BLAKE3's tree wants it.
 const CHUNK_BYTES: usize = 4 << 20;
 
 /// Bytes that one task compares.

@@ -5,7 +5,7 @@ use std::fmt;
 use crate::gguf::{Place, Quoted};
 use crate::model::BlockId;
 
-/// How many differences are told apart; of the others only the number is kept.
+/// How many differences are told apart. Of the others only the number is kept.
 const HANDFUL: usize = 8;
 
 /// One thing in a file that is not as planned. Positions count from 0.
@@ -206,7 +206,7 @@ impl Differences {
         }
     }
 
-    /// Adds those of part `number`, counted from 0, of `n_parts`; of a single file as they are.
+    /// Adds those of part `number`, counted from 0, of `n_parts`. Of a single file as they are.
     pub(super) fn append(&mut self, other: Self, number: usize, n_parts: usize) {
         self.n += other.n;
         let left = HANDFUL.saturating_sub(self.first.len());
@@ -244,7 +244,7 @@ impl Differences {
     }
 }
 
-/// The first position at which two sequences of bytes differ; the length of the shorter one if it begins the other.
+/// The first position at which two sequences of bytes differ. The length of the shorter one if it begins the other.
 pub(super) fn first_different(a: &[u8], b: &[u8]) -> Option<usize> {
     // Most are the same, and that is known at the speed of memory.
     if a == b {

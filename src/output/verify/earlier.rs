@@ -11,7 +11,7 @@ use crate::plan::names;
 struct Fault {
     /// The last release that had it.
     last: [u64; 3],
-    /// Its effect on a file of this parent; `None` if there cannot have been one.
+    /// Its effect on a file of this parent. `None` if there cannot have been one.
     did: fn(&Model<'_>, &[gguf::File<'_>]) -> Option<String>,
 }
 
@@ -86,8 +86,7 @@ fn ordinary_counted(parent: &Model<'_>) -> impl Iterator<Item = BlockId> {
     (n_blocks - parent.n_counted_prediction_blocks()..first_real).map(BlockId::new)
 }
 
-/// Those of `removed` that the release of that version removed because it took them for prediction blocks: it let no others of
-/// that place go.
+/// Those of `removed` that the release took for prediction blocks. It let no others of that place go.
 pub(super) fn removed_for_prediction(version: &str, parent: &Model<'_>, removed: &BlockSet) -> Vec<BlockId> {
     match numbers(version) {
         Some(version) if version <= NO_PREDICTION => {

@@ -1,8 +1,8 @@
 //! Verify: whether a shortened model is its parent without the removed blocks, byte for byte. Pure: no I/O.
 //!
-//! What the file says of itself (`claim`) is planned again from the parent. The file must be that plan and nothing else:
-//! the head (`head`), every tensor's data, as planned the same as the parent's tensor or as a part of it, or what the plan
-//! makes of it, zeros between (`data`), the length, and the parent's hash. What is not so is a [`Difference`].
+//! What the file says of itself (`claim`) is planned again from the parent. The file must be that plan and nothing else: the
+//! head (`head`), every tensor's data, zeros between (`data`), the length, and the parent's hash. Data is the parent's tensor,
+//! a part of it, or what the plan makes of it. What is not so is a [`Difference`].
 
 mod claim;
 
@@ -77,7 +77,7 @@ pub struct MetadataCounts {
     pub left_out: usize,
 }
 
-/// Compares `out`, the one file or all parts of a split model in order, with what it should be: `parent` without some blocks.
+/// Compares `out` with what it should be: `parent` without some blocks. It is one file, or all parts of a split model in order.
 /// Reads every byte of both once, in order, on the threads of rayon's current pool. `progress` is called with bytes of the
 /// parent.
 ///
@@ -214,8 +214,8 @@ pub fn compare(
     })
 }
 
-/// The constraints that the file was planned under, as far as they can be seen from it; and why the rules refuse the cut,
-/// where `given` leaves it to the user.
+/// The constraints that the file was planned under, as far as it shows them. The second is why the rules refuse the cut, where
+/// `given` leaves it to the user.
 fn planned_under(
     parent: &Model<'_>,
     given: &Constraints,
@@ -236,8 +236,8 @@ fn planned_under(
     })
 }
 
-/// The constraints with which the program was asked for such a file: whether prediction blocks go, and whether there may be
-/// lists.
+/// The constraints with which the program was asked for such a file. They say whether prediction blocks go, and whether there
+/// may be lists.
 fn as_written(
     parent: &Model<'_>,
     mut constraints: Constraints,
@@ -265,7 +265,7 @@ fn as_written(
     Ok(constraints)
 }
 
-/// The planned files, with as many tensors in each as `out` has: where a model is cut is not recorded, and is the same to
+/// The planned files, with as many tensors in each as `out` has. Where a model is cut is not recorded, and is the same to
 /// llama.cpp. A single file that says nothing of splitting is planned without a word of it.
 fn parts<'a>(layout: &Layout<'a>, out: &[gguf::File<'_>]) -> Result<Vec<Part<'a>>> {
     let n_tensors = layout.tensors().len();

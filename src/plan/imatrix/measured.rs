@@ -180,8 +180,8 @@ impl MeasuredImatrix {
         self.sums.iter().flat_map(|(_, _, counts)| counts).filter(|count| **count == 0).count()
     }
 
-    /// Plans the file: for each weight `W`, in the order of names, `W.in_sum2` `[n_columns, n_matrices]` and `W.counts`
-    /// `[1, n_matrices]` as ggml writes shapes, F32 (`tools/imatrix/imatrix.cpp: save_imatrix`).
+    /// Plans the file, as ggml writes it (`tools/imatrix/imatrix.cpp: save_imatrix`). Each weight `W`, in the order of names,
+    /// has `W.in_sum2` `[n_columns, n_matrices]` and `W.counts` `[1, n_matrices]`, F32, in ggml's order of dimensions.
     ///
     /// # Errors
     /// No weight; a name too long for a file; sums that are not finite.

@@ -89,9 +89,9 @@ impl<'a> Imatrix<'a> {
         }
     }
 
-    /// Checks that this can be the importance matrix of `model`: its last block is the model's last one that is evaluated, the
-    /// model has every tensor of an entry, and the entry as many values as a row of it has elements, for each of its experts,
-    /// as `llama-quantize` wants it (`llama-quant.cpp: llama_model_quantize_impl`).
+    /// Checks that this can be the importance matrix of `model`. Its last block is the model's last one that is evaluated, and
+    /// the model has every tensor of an entry. An entry has as many values as a row of the tensor has elements, for each of its
+    /// experts, as `llama-quantize` wants it (`llama-quant.cpp: llama_model_quantize_impl`).
     ///
     /// # Errors
     /// What does not fit.
@@ -211,7 +211,7 @@ impl Planned<'_> {
     }
 }
 
-/// Checks that an entry has a value for each column of its tensor, which has `n_matrices` matrices with rows of `row` elements.
+/// Checks that an entry has a value for each column of its tensor. That has `n_matrices` matrices with rows of `row` elements.
 fn check_values(entry: Entry<'_>, row: u64, n_matrices: u64) -> Result<()> {
     let (name, n_values) = (Quoted(entry.name), entry.n_values);
     if n_matrices == 1 {

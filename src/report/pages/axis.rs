@@ -41,7 +41,7 @@ pub struct Axis {
 }
 
 impl Axis {
-    /// For `values`, with ticks at round numbers; `from_zero` has zero on a linear axis in any case.
+    /// For `values`, with ticks at round numbers. `from_zero` has zero on a linear axis in any case.
     #[must_use]
     pub fn fit(
         label: &str,

@@ -33,7 +33,8 @@ pub const GRID: RGBColor = RGBColor(0xE3, 0xE7, 0xEB);
 /// Blocks that stay, and the first series.
 pub const KEPT: RGBColor = RGBColor(0x4F, 0x93, 0xC9);
 
-/// Blocks that go, and shortened models: apart from [`KEPT`] also in grey, and for eyes that do not tell red from green.
+/// The colour of blocks that go, and of shortened models. It is apart from [`KEPT`] also in grey, and for eyes that do not tell
+/// red from green.
 pub const REMOVED: RGBColor = RGBColor(0xA8, 0x3C, 0x00);
 
 /// Models in other types of tensors.
@@ -170,7 +171,7 @@ impl Chart {
         )
     }
 
-    /// The chart as an `svg` element; `id` is one that no other element of the page has.
+    /// The chart as an `svg` element. `id` is one that no other element of the page has.
     ///
     /// # Errors
     /// Those of plotters.
@@ -268,7 +269,7 @@ impl Chart {
         Ok(mesh.draw()?)
     }
 
-    /// Draws a mark; its title is put on top of all marks later.
+    /// Draws a mark. Its title is put on top of all marks later.
     fn draw_mark<'c>(
         &self,
         mark: &'c Mark,

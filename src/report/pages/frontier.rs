@@ -98,7 +98,7 @@ fn megabytes_of(section: &Section) -> Option<f64> {
     section.parent.bytes.map(|bytes| bytes as f64 / 1e6)
 }
 
-/// Names beside dots, where they are clear of one another and of the dots; the rest is under the pointer and in the table.
+/// Names beside dots, where they are clear of one another and of the dots. The rest is under the pointer and in the table.
 fn labels(chart: &Chart, found: &[(f64, f64, &Point)]) -> Vec<Mark> {
     const CHARACTER: f64 = 6.6;
     const LINE: f64 = 15.0;

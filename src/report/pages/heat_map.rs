@@ -7,7 +7,7 @@ use super::chart::{Chart, GRID, Mark, Shape};
 use super::name;
 use crate::report::saved::Scored;
 
-/// Cells up to this number say their value under the pointer; more would make the page slow.
+/// Cells up to this number say their value under the pointer. More would make the page slow.
 const CELLS_WITH_TITLES: usize = 66 * 66;
 
 /// The cosine of every two positions of the stream as colours.
@@ -73,8 +73,8 @@ fn position(i: usize) -> String {
     }
 }
 
-/// The colour map cividis (Nunez, Anderton and Renslow 2018, doi:10.1371/journal.pone.0199239), which grows evenly lighter for
-/// all eyes: straight lines between nine of its colours, in 64 steps.
+/// The colour map cividis, which grows evenly lighter for all eyes. Straight lines between nine of its colours, in 64 steps
+/// (Nunez, Anderton and Renslow 2018, doi:10.1371/journal.pone.0199239).
 fn cividis(share: f64) -> RGBColor {
     const COLOURS: [[u8; 3]; 9] = [
         [0, 34, 78],

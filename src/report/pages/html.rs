@@ -118,7 +118,7 @@ fn columns() -> impl Iterator<Item = (&'static str, &'static Column<Row>)> {
     FIRST.iter().map(of).chain(figures).chain(LAST.iter().map(of))
 }
 
-/// The name of a model; that of a parent leads to its section.
+/// The name of a model. That of a parent leads to its section.
 fn linked(row: &Row) -> String {
     let mut name = markup(&row.name);
     if row.kind == "parent" {

@@ -1,4 +1,4 @@
-//! Fields of a JSON object, checked: a field that is null or not there is `None`, one of another kind is an error that names it.
+//! Fields of a JSON object, checked. One that is null or not there is `None`, one of another kind is an error that names it.
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value};

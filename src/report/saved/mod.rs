@@ -36,7 +36,7 @@ pub struct Made {
     pub version: Option<String>,
     /// Version of its llama.cpp.
     pub llama_cpp: Option<String>,
-    /// The command line without the program's name; empty where it was not saved.
+    /// The command line without the program's name. Empty where it was not saved.
     pub arguments: Vec<String>,
 }
 
@@ -96,7 +96,7 @@ pub struct Scored {
     pub removed: Vec<usize>,
     /// The blocks that lose their attention.
     pub attention_removed: Vec<usize>,
-    /// The cosine of any two positions of the stream; empty if it was not measured.
+    /// The cosine of any two positions of the stream. Empty if it was not measured.
     pub cosine: Vec<Vec<Option<f64>>>,
     /// The shortened model; `None` of `score`.
     pub output: Option<SavedModel>,

@@ -16,13 +16,13 @@ pub const MAX_FILE_BYTES: u64 = 1 << 28;
 pub struct Read {
     /// Those that are whole, in order.
     pub results: Vec<Saved>,
-    /// The last line, if it is cut off: a run that writes line by line was ended in the middle of one.
+    /// The last line, if it is cut off. A run that writes line by line was ended in the middle of one.
     pub torn: Option<usize>,
     /// Results that were read before, byte for byte the same but for their layout, and are left out.
     pub n_repeated: usize,
 }
 
-/// Reads the text of a file; `seen` are the results read before, of other files too.
+/// Reads the text of a file. `seen` are the results read before, of other files too.
 ///
 /// # Errors
 /// What is not JSON, or no result, with its line; a file without a result.

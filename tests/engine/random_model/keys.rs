@@ -94,7 +94,7 @@ pub(super) fn latent_attention() -> Vec<(&'static str, ValueOut)> {
     ]
 }
 
-/// Entries of a model each of whose blocks is attention, recurrent or a feed-forward network; the widths of the last
+/// Entries of a model each of whose blocks is attention, recurrent or a feed-forward network. The widths of the last
 /// differ.
 pub(super) fn sub_blocks(architecture: &str, n: usize) -> Vec<(&'static str, ValueOut)> {
     let list = |of: &dyn Fn(usize) -> u32| ValueOut::u32s(&(0..n).map(of).collect::<Vec<_>>());

@@ -1,4 +1,5 @@
-//! Mutants of small models, read and planned by the library: an error, or a plan that can be written, and never a panic.
+//! Mutants of small models, read and planned by the library. Each gives an error, or a plan that can be written, and never a
+//! panic.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +11,7 @@ use gguf_shorten::plan::{Constraints, Cut, Plan};
 use crate::make::{Make, Random, Raw};
 use crate::util::is_message;
 
-/// What the library says of a file: an error, or that blocks can be removed, and then the output is well-formed.
+/// What the library says of a file. It is an error, or that blocks can be removed, and then the output is well-formed.
 fn examine(bytes: &[u8]) -> Result<(), String> {
     let file = File::parse(bytes).map_err(|error| error.to_string())?;
     let said = |error: anyhow::Error| message(&error);

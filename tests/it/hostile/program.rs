@@ -1,8 +1,8 @@
-//! Mutants of small models through the program as a user runs it: a valid result or one error line, in little memory and
-//! time.
+//! Mutants of small models through the program as a user runs it. Each gives a valid result or one error line, in little memory
+//! and time.
 //!
-//! The limits are set on the process: its address space may grow to the size of the files and 256 MiB, of which the
-//! program needs about 24 MiB to start, llama.cpp included; and it may use one second of processor time.
+//! The limits are set on the process. Its address space may grow to the size of the files and 256 MiB, of which the program
+//! needs about 24 MiB to start, llama.cpp included. It may use one second of processor time.
 
 use std::ops::Range;
 
@@ -37,7 +37,7 @@ fn run<'d>(dir: &'d Dir, arguments: &str, len: usize) -> Output<'d> {
     dir.sh(&format!("ulimit -v {memory}; ulimit -t 1; exec $PROGRAM {arguments}")).output()
 }
 
-/// Runs a command on `m.gguf`: `Ok` if it did what it was asked, and then what it wrote is well-formed; else one error
+/// Runs a command on `m.gguf`: `Ok` if it did what it was asked, and then what it wrote is well-formed. Else one error
 /// line, and nothing written.
 fn check(dir: &Dir, arguments: &str, len: usize) -> bool {
     let output = run(dir, arguments, len);
@@ -107,8 +107,8 @@ fn fields(bytes: &[u8]) -> Vec<Range<usize>> {
     fields
 }
 
-/// A mutant of a whole file: flipped bits anywhere, fields set to the extremes or to one another's values, a file cut
-/// off, regions that change places.
+/// A mutant of a whole file. Bits are flipped anywhere, fields set to the extremes or to one another's values, the file is cut
+/// off, regions change places.
 fn whole_mutant(bytes: &[u8], random: &mut Random) -> Vec<u8> {
     let fields = fields(bytes);
     let field = |random: &mut Random| fields[random.below(fields.len())].clone();
