@@ -1,11 +1,12 @@
 //! By how much the stream after each cut should be longer. Pure: no I/O.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::engine::hidden_state::{HiddenStates, Position, Token};
 use crate::model::BlockId;
+use crate::model::block::BlockSet;
 
 /// Consecutive removed blocks with a kept one after them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +21,7 @@ impl Cut {
     /// Of a model of `n_blocks` blocks without `removed`, first to last. After the last kept block there is no cut: only the
     /// norm of the output reads the stream there.
     #[must_use]
-    pub fn all(n_blocks: usize, removed: &BTreeSet<BlockId>) -> Vec<Self> {
+    pub fn all(n_blocks: usize, removed: &BlockSet) -> Vec<Self> {
         let mut cuts: Vec<Self> = Vec::new();
         for block in (0..n_blocks).map(BlockId::new).filter(|b| removed.contains(b)) {
             match cuts.last_mut() {

@@ -82,7 +82,7 @@ impl Projections {
         if let Some(block) =
             blocks.find(|block| !projections.contains_key(block) && rests.iter().any(|(of, _)| of == block))
         {
-            return refuse(&format!("block {block} has no residual-writing projection that is known"));
+            return refuse(&format!("none that is known is in block {block}"));
         }
         Ok(Self(projections))
     }
@@ -235,7 +235,7 @@ mod tests {
             ("olmo2", "attention and feed-forward network read the stream without a norm (olmo2.cpp)"),
             ("bert", "its stream is more than a sum of what blocks add"),
             ("nanbeige", "its stream is more than a sum of what blocks add"),
-            ("llama", "block 0 has no residual-writing projection that is known"),
+            ("llama", "none that is known is in block 0"),
             ("new", "where its blocks write to the stream is not known"),
         ] {
             let error = names(architecture, &["attn_norm.weight"]).unwrap_err();

@@ -21,9 +21,10 @@ use ggml::{Backend, Context, ContextOptions, ModelOptions, Token};
 use crate::engine::llama;
 use crate::gguf::{self, EntryOut, Layout, Quoted, TensorOut, TensorType};
 use crate::model::arch::OutputScale;
+use crate::model::block::BlockSet;
 use crate::model::input::Input;
 use crate::model::temporary::Temporary;
-use crate::model::{BlockId, Model, ModelTensor};
+use crate::model::{Model, ModelTensor};
 use crate::plan::ChangedTensors;
 use crate::plan::kinds::Kinds;
 
@@ -114,7 +115,7 @@ impl ZeroedBlocks {
     ///
     /// # Errors
     /// Those of [`check`]; a block without a projection that is known.
-    pub fn of(model: &Model<'_>, removed: &BTreeSet<BlockId>) -> Result<Self> {
+    pub fn of(model: &Model<'_>, removed: &BlockSet) -> Result<Self> {
         Self::with_attention(model, removed, &BTreeSet::new())
     }
 
@@ -122,11 +123,7 @@ impl ZeroedBlocks {
     ///
     /// # Errors
     /// As [`ZeroedBlocks::of`].
-    pub fn with_attention(
-        model: &Model<'_>,
-        removed: &BTreeSet<BlockId>,
-        attention: &BTreeSet<BlockId>,
-    ) -> Result<Self> {
+    pub fn with_attention(model: &Model<'_>, removed: &BlockSet, attention: &BlockSet) -> Result<Self> {
         check(model)?;
         check_kinds(model, removed)?;
         let output_scale = model.rules().map_or(OutputScale::Stream, |rules| rules.residual.output_scale);
@@ -172,7 +169,7 @@ impl ZeroedBlocks {
 }
 
 /// Checks that the removed blocks do nothing to the stream but add to it: zeros leave the rest.
-fn check_kinds(model: &Model<'_>, removed: &BTreeSet<BlockId>) -> Result<()> {
+fn check_kinds(model: &Model<'_>, removed: &BlockSet) -> Result<()> {
     let Some(rules) = model.rules() else {
         return Ok(());
     };

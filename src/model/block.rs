@@ -94,7 +94,7 @@ impl BlockList {
     ///
     /// # Errors
     /// A number that is not a block's; `verb` says what cannot be done with it.
-    pub fn blocks(&self, n_blocks: usize, verb: &str) -> Result<BTreeSet<BlockId>> {
+    pub fn blocks(&self, n_blocks: usize, verb: &str) -> Result<BlockSet> {
         let mut blocks = BTreeSet::new();
         for range in &self.0 {
             if let Some(outside) =

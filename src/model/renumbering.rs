@@ -1,7 +1,7 @@
 //! Renumbering: the number that each kept block has in the output.
 
 use crate::model::BlockId;
-use std::collections::BTreeSet;
+use crate::model::block::BlockSet;
 
 /// The number that each kept block has in the output. Computed from the whole set of blocks before any name is touched.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub struct Renumbering {
 impl Renumbering {
     /// Keeps every block of `n_blocks` that is not in `removed`, in order.
     #[must_use]
-    pub fn new(n_blocks: usize, removed: &BTreeSet<BlockId>) -> Self {
+    pub fn new(n_blocks: usize, removed: &BlockSet) -> Self {
         let kept: Vec<BlockId> =
             (0..n_blocks).map(BlockId::new).filter(|block| !removed.contains(block)).collect();
         let mut new_number = vec![None; n_blocks];

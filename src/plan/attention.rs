@@ -7,10 +7,10 @@
 
 use super::Tensors;
 use crate::gguf::{EntryOut, Quoted, ValueOut, ValueType};
+use crate::model::block::BlockSet;
 use crate::model::renumbering::Renumbering;
 use crate::model::{BlockId, Model};
 use anyhow::{Context, Result, bail, ensure};
-use std::collections::BTreeSet;
 
 /// The architecture whose models can lose attention.
 const FROM: &str = "llama";
@@ -58,7 +58,7 @@ const OTHER_TENSORS: &[&str] = &[
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttentionCut {
     /// The blocks.
-    pub blocks: BTreeSet<BlockId>,
+    pub blocks: BlockSet,
     /// How they were chosen.
     pub method: String,
 }
@@ -75,7 +75,7 @@ pub fn check_model(model: &Model<'_>) -> Result<()> {
 ///
 /// # Errors
 /// A block that does not exist, goes as a whole, or would be the first.
-pub fn check(model: &Model<'_>, removed: &BTreeSet<BlockId>, blocks: &BTreeSet<BlockId>) -> Result<()> {
+pub fn check(model: &Model<'_>, removed: &BlockSet, blocks: &BlockSet) -> Result<()> {
     ensure!(!blocks.is_empty(), "no block is to lose its attention");
     for block in blocks {
         ensure!(
@@ -100,7 +100,7 @@ pub fn check(model: &Model<'_>, removed: &BTreeSet<BlockId>, blocks: &BTreeSet<B
     Ok(())
 }
 
-pub(crate) fn first_kept(model: &Model<'_>, removed: &BTreeSet<BlockId>) -> Option<BlockId> {
+pub(crate) fn first_kept(model: &Model<'_>, removed: &BlockSet) -> Option<BlockId> {
     (0..model.n_trunk_blocks()).map(BlockId::new).find(|block| !removed.contains(block))
 }
 

@@ -1,6 +1,6 @@
 //! Constraints: the blocks of a model that may be removed, and the sets.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use anyhow::{Result, anyhow, bail, ensure};
 
@@ -10,6 +10,7 @@ use super::metadata::WINDOWS;
 use crate::error::Hint;
 use crate::gguf::Quoted;
 use crate::model::arch::{Architecture, FirstRule, LastRule, Needed, Which};
+use crate::model::block::BlockSet;
 use crate::model::renumbering::Renumbering;
 use crate::model::{BlockId, Model};
 
@@ -21,7 +22,7 @@ pub struct Constraints {
     /// Blocks that an evaluation runs.
     pub n_trunk_blocks: usize,
     /// Prediction blocks that go with any cut: those that the file counts but does not hold, or all of them.
-    pub dropped: BTreeSet<BlockId>,
+    pub dropped: BlockSet,
     /// The file counts blocks as prediction blocks that are none, which any cut mends.
     pub miscounted: bool,
     /// Blocks that must stay, each with the reason.
@@ -46,7 +47,7 @@ pub struct Constraints {
 #[derive(Clone, Debug)]
 pub struct Group {
     /// The blocks.
-    pub blocks: BTreeSet<BlockId>,
+    pub blocks: BlockSet,
     /// What they are, in the plural.
     pub what: &'static str,
 }
@@ -154,7 +155,7 @@ impl Constraints {
         let (n_blocks, n_trunk_blocks) = (model.n_blocks(), model.n_trunk_blocks());
         // A count without tensors is nothing to load, and many architectures do not even take it.
         let is_missing = |&block: &BlockId| !model.has_tensors(block);
-        let dropped: BTreeSet<BlockId> = model.prediction_blocks().filter(is_missing).collect();
+        let dropped: BlockSet = model.prediction_blocks().filter(is_missing).collect();
         let n_prediction_blocks = model.prediction_blocks().count();
         let kinds = Kinds::of(model, rules)?;
         let mut must_stay = must_stay(model, rules, &kinds)?;
@@ -233,7 +234,7 @@ impl Constraints {
     ///
     /// # Errors
     /// The first rule that the set breaks.
-    pub fn check(&self, removed: &BTreeSet<BlockId>) -> Result<()> {
+    pub fn check(&self, removed: &BlockSet) -> Result<()> {
         if let Some(block) = removed.iter().find(|b| b.index() >= self.n_blocks) {
             bail!(
                 "cannot remove block {block}: the model has {} blocks, 0 to {}",
@@ -351,7 +352,7 @@ fn must_stay(model: &Model<'_>, rules: &Architecture, kinds: &Kinds) -> Result<B
 fn groups(model: &Model<'_>, rules: &Architecture, kinds: &Kinds) -> Result<Vec<Group>> {
     let mut groups = Vec::new();
     let mut add = |blocks: &mut dyn Iterator<Item = bool>, what| {
-        let blocks: BTreeSet<BlockId> =
+        let blocks: BlockSet =
             blocks.enumerate().filter(|&(_, is_in)| is_in).map(|(i, _)| BlockId::new(i)).collect();
         if !blocks.is_empty() {
             groups.push(Group { blocks, what });
@@ -479,7 +480,7 @@ impl Constraints {
             groups: Vec::new(),
             places: Vec::new(),
             counts: Counts::default(),
-            dropped: BTreeSet::new(),
+            dropped: BlockSet::new(),
             miscounted: false,
             portable: false,
             kinds: Kinds::default(),

@@ -36,8 +36,9 @@ pub mod healing;
 pub mod parts;
 
 use crate::gguf::{ALIGNMENT_KEY, EntryOut, Layout, TensorOut};
+use crate::model::Model;
+use crate::model::block::BlockSet;
 use crate::model::renumbering::Renumbering;
-use crate::model::{BlockId, Model};
 pub use crate::plan::method::{Basis, Budget, ChosenBy, Method};
 pub use crate::plan::provenance::Provenance;
 use anyhow::Result;
@@ -54,9 +55,9 @@ use std::collections::BTreeSet;
 #[derive(Clone, Debug)]
 pub struct Plan<'a> {
     /// The blocks that go.
-    pub removed: BTreeSet<BlockId>,
+    pub removed: BlockSet,
     /// The blocks that stay without their attention.
-    pub attention_removed: BTreeSet<BlockId>,
+    pub attention_removed: BlockSet,
     /// The blocks that stay, and their new numbers.
     pub renumbering: Renumbering,
     /// Every position of the output.
@@ -128,7 +129,7 @@ impl<'a> Plan<'a> {
     /// Entries or tensors that cannot stand in one file; data that is not as long as its tensor, which is a bug.
     pub fn of(
         model: &Model<'a>,
-        removed: BTreeSet<BlockId>,
+        removed: BlockSet,
         entries: Vec<EntryOut<'a>>,
         tensors: Tensors<'a>,
         provenance: &Provenance,

@@ -9,6 +9,9 @@ use crate::gguf::Metadata;
 use crate::measure::outcome::EvalReport;
 use crate::model::block::block_list;
 use crate::model::outcome::ModelReport;
+use crate::named::Named as _;
+use crate::plan::healing::HealMethod;
+use crate::plan::{ChosenBy, Method};
 use crate::report::pages::escape::{command, markdown};
 
 /// What a card is made from.
@@ -121,10 +124,12 @@ impl Card<'_> {
 
     fn removal(&self, text: &mut String, parent_file: &str) {
         text.push_str("## What was removed\n\n");
-        let by = match self.method.as_str() {
-            "blocks" => "by hand".to_owned(),
-            "bi" => "by Block Influence (equation 2 of arXiv:2403.03853)".to_owned(),
-            method => format!("by {}", markdown(method)),
+        let by = match ChosenBy::of_word(&self.method) {
+            Some(ChosenBy::List) => "by hand".to_owned(),
+            Some(ChosenBy::Method(Method::Bi)) => {
+                "by Block Influence (equation 2 of arXiv:2403.03853)".to_owned()
+            }
+            _ => format!("by {}", markdown(&self.method)),
         };
         if !self.removed.is_empty() {
             let _ = writeln!(
@@ -151,9 +156,9 @@ impl Card<'_> {
                     "All but {n} of the tensors that are left are byte for byte the parent's; `gguf-shorten verify` lists those."
                 ),
             },
-            match self.heal.as_str() {
-                "none" => "nothing".to_owned(),
-                heal => markdown(heal),
+            match HealMethod::of_word(&self.heal) {
+                Some(HealMethod::None) => "nothing".to_owned(),
+                _ => markdown(&self.heal),
             }
         );
         let _ = writeln!(

@@ -11,6 +11,8 @@ use crate::measure::quality::measure::Quality;
 use crate::measure::quality::perplexity::Perplexity;
 use crate::model::block::block_list;
 use crate::model::outcome::ModelReport;
+use crate::named::Named as _;
+use crate::plan::healing::HealMethod;
 use comfy_table::{Cell, Table};
 use indicatif::{DecimalBytes, HumanCount};
 use serde::Serialize;
@@ -179,7 +181,7 @@ pub fn screen(report: &CompareReport) -> String {
         if let (Some(removed), Some(method), None) = (&row.removed, &row.method, &row.error) {
             let by = report.choice.iter().any(|choice| choice.method != *method);
             let by = if by { format!(", by {method}") } else { String::new() };
-            let heal = row.heal.as_deref().filter(|heal| *heal != "none");
+            let heal = row.heal.as_deref().filter(|heal| HealMethod::of_word(heal) != Some(HealMethod::None));
             let heal = heal.map_or(String::new(), |heal| format!(", healed by {heal}"));
             line("removed", format!("{}: {}{by}{heal}", row.name, block_list(removed)));
         }

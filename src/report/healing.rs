@@ -1,6 +1,8 @@
 //! What healing tried, and what it kept.
 
 use crate::heal::outcome::HealReport;
+use crate::named::Named as _;
+use crate::plan::healing::HealMethod;
 use indicatif::{DecimalBytes, HumanCount};
 use std::fmt::Write as _;
 
@@ -17,7 +19,7 @@ pub fn lines(heal: &HealReport) -> String {
         held_out.windows,
         if held_out.windows == 1 { "window" } else { "windows" }
     );
-    if heal.method == "none" {
+    if HealMethod::of_word(&heal.method) == Some(HealMethod::None) {
         let _ = writeln!(text, "healed   nothing: nothing that was tried is better {measured}");
         return text;
     }

@@ -8,7 +8,7 @@ use crate::model::block::block_list;
 use crate::model::outcome::ModelReport;
 use crate::named::Named as _;
 use crate::output::outcome::OutputReport;
-use crate::plan::{ChangeKind, TensorChange};
+use crate::plan::{ChangeKind, ChosenBy, TensorChange};
 use indicatif::{DecimalBytes, HumanCount};
 use std::fmt::Write as _;
 
@@ -38,10 +38,15 @@ pub fn removed(removed: &[usize], model: &ModelReport, how: &str) -> String {
 
 /// How blocks were chosen, in words.
 pub(super) fn chosen(method: &str) -> String {
-    match method {
-        "blocks" => "as listed".to_owned(),
-        method => format!("by {method}"),
+    match is_list(method) {
+        true => "as listed".to_owned(),
+        false => format!("by {method}"),
     }
+}
+
+/// Whether that is the word of blocks that were given.
+pub(super) fn is_list(method: &str) -> bool {
+    ChosenBy::of_word(method) == Some(ChosenBy::List)
 }
 
 /// Tensors that are not the input's with all their bytes: a line for each reason.

@@ -8,6 +8,7 @@ use ggml::Backend;
 use gguf_shorten::choose::removal::nearest;
 use gguf_shorten::engine::hidden_state::Position;
 use gguf_shorten::model::arch::{Architecture, Stream};
+use gguf_shorten::model::block::BlockSet;
 use gguf_shorten::model::input::Input;
 use gguf_shorten::model::{BlockId, Model};
 use gguf_shorten::plan::Constraints;
@@ -45,7 +46,7 @@ pub fn constraints(path: &Path) -> Result<Constraints, String> {
 pub fn allowed_sets(constraints: &Constraints) -> BTreeSet<Vec<usize>> {
     let mut allowed = BTreeSet::new();
     for set in sets(constraints.n_trunk_blocks) {
-        let blocks: BTreeSet<BlockId> = set.iter().copied().map(BlockId::new).collect();
+        let blocks: BlockSet = set.iter().copied().map(BlockId::new).collect();
         let blocks = match constraints.check(&blocks) {
             Ok(()) => Some(blocks),
             Err(_) => nearest(constraints, &blocks),

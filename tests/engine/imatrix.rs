@@ -1,12 +1,13 @@
 //! A renumbered importance matrix means the same as the parent's did. Quantizing with it and shortening give the same bytes in
 //! either order.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use ggml::Backend;
 use ggml::testing::quantize_with_imatrix;
 use gguf_shorten::gguf::{EntryOut, File, Layout, TensorOut, TensorType, ValueOut, write};
+use gguf_shorten::model::block::BlockSet;
 use gguf_shorten::model::renumbering::Renumbering;
 use gguf_shorten::model::{BlockId, Model};
 use gguf_shorten::plan::imatrix::Imatrix;
@@ -76,7 +77,7 @@ fn shortening_and_quantizing_with_an_importance_matrix_commute() {
     let backend = Backend::init();
     Spec::new("llama", 5).save(backend, &path("parent")).unwrap();
     let imatrix = imatrix_of(&path("parent"));
-    let removed: BTreeSet<BlockId> = [1, 3].map(BlockId::new).into();
+    let removed: BlockSet = [1, 3].map(BlockId::new).into();
     let renumbered = {
         let bytes = std::fs::read(path("parent")).unwrap();
         let parent = Model::new(vec![File::parse(&bytes).unwrap()]).unwrap();

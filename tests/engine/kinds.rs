@@ -10,6 +10,7 @@ use ggml::Backend;
 use gguf_shorten::choose::removal;
 use gguf_shorten::gguf::{Entry, ValueOut, ValueType};
 use gguf_shorten::model::arch::Architecture;
+use gguf_shorten::model::block::BlockSet;
 use gguf_shorten::model::input::Input;
 use gguf_shorten::model::{BlockId, Model};
 use gguf_shorten::plan::Constraints;
@@ -77,7 +78,7 @@ fn wanted(model: &Model<'_>, constraints: &Constraints) -> BTreeSet<BTreeSet<usi
 }
 
 /// The smallest allowed set of blocks with all of `wanted`.
-fn allowed(constraints: &Constraints, wanted: &BTreeSet<usize>) -> Option<BTreeSet<BlockId>> {
+fn allowed(constraints: &Constraints, wanted: &BTreeSet<usize>) -> Option<BlockSet> {
     let n = constraints.n_trunk_blocks;
     let scores: Vec<f64> = (0..n).map(|block| f64::from(u8::from(!wanted.contains(&block)))).collect();
     (wanted.len()..n).find_map(|n_removed| {

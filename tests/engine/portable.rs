@@ -7,6 +7,7 @@ use ggml::Backend;
 use gguf_shorten::choose::removal::nearest;
 use gguf_shorten::gguf::{File, ValueOut, ValueType};
 use gguf_shorten::model::arch::{Architecture, Recurrent};
+use gguf_shorten::model::block::BlockSet;
 use gguf_shorten::model::input::Input;
 use gguf_shorten::model::{BlockId, Model};
 use gguf_shorten::plan::Constraints;
@@ -52,7 +53,7 @@ fn portable_sets(parent: &Path, period: usize) -> BTreeSet<Vec<usize>> {
         (0..n_blocks).step_by(n_blocks / period).take(period).collect(),
         (1..=2 * period).collect(),
     ];
-    let blocks = |set: Vec<usize>| -> BTreeSet<BlockId> { set.into_iter().map(BlockId::new).collect() };
+    let blocks = |set: Vec<usize>| -> BlockSet { set.into_iter().map(BlockId::new).collect() };
     wanted
         .into_iter()
         .filter_map(|set| nearest(&constraints, &blocks(set)))

@@ -8,6 +8,7 @@ use ggml::{Backend, ThreadPool};
 use gguf_shorten::choose::removal::nearest;
 use gguf_shorten::engine::segment::{Chain, Subsets, Whole};
 use gguf_shorten::model::arch::{Alone, Architecture};
+use gguf_shorten::model::block::BlockSet;
 use gguf_shorten::model::input::Input;
 use gguf_shorten::model::{BlockId, Model};
 use gguf_shorten::plan::Constraints;
@@ -19,7 +20,7 @@ use crate::support::{load, n_tokens, tokens};
 fn kept(constraints: &Constraints) -> Vec<Vec<BlockId>> {
     let n = constraints.n_trunk_blocks;
     let wanted = [vec![0], vec![1, 2], vec![n - 1], vec![n / 2], vec![0, n / 2, n - 1]];
-    let allowed: BTreeSet<BTreeSet<BlockId>> = wanted
+    let allowed: BTreeSet<BlockSet> = wanted
         .into_iter()
         .filter_map(|set| {
             let set = set.into_iter().map(BlockId::new).collect();

@@ -1,6 +1,5 @@
 //! Evaluation and surgery for tests: logits, hidden states, shortening, and zeroed parents.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
 use ggml::{Backend, Context, ContextOptions, ModelOptions, Token};
@@ -9,6 +8,7 @@ use gguf_shorten::engine::llama::{Halves, LlamaHiddenStates, StreamGraph};
 use gguf_shorten::gguf::File;
 use gguf_shorten::heal::healer::Setup;
 use gguf_shorten::heal::split::Split;
+use gguf_shorten::model::block::BlockSet;
 use gguf_shorten::model::input::Input;
 use gguf_shorten::model::{BlockId, Model};
 use gguf_shorten::output::Parent;
@@ -150,7 +150,7 @@ fn cut(
     out: &Path,
     change: fn(Constraints) -> anyhow::Result<Constraints>,
 ) -> Result<(), String> {
-    let ids = |blocks: &[usize]| -> BTreeSet<BlockId> { blocks.iter().copied().map(BlockId::new).collect() };
+    let ids = |blocks: &[usize]| -> BlockSet { blocks.iter().copied().map(BlockId::new).collect() };
     let attention =
         (!attention.is_empty()).then(|| AttentionCut { blocks: ids(attention), method: "blocks".to_owned() });
     let cut = Cut { attention, ..Cut::new(ids(blocks), "blocks") };

@@ -1,9 +1,8 @@
 //! What holds of any bytes that are taken for an importance matrix, and of any blocks that go.
 
-use std::collections::BTreeSet;
-
 use gguf_shorten::error::message;
 use gguf_shorten::model::BlockId;
+use gguf_shorten::model::block::BlockSet;
 use gguf_shorten::model::renumbering::Renumbering;
 use gguf_shorten::plan::imatrix::Imatrix;
 
@@ -31,7 +30,7 @@ fn renumber(bytes: &[u8], request: [u8; N_REQUEST_BYTES]) -> anyhow::Result<()> 
     let imatrix = Imatrix::parse(bytes)?;
     let [blocks @ .., n_blocks] = request;
     let n_blocks = usize::from(n_blocks);
-    let removed: BTreeSet<BlockId> =
+    let removed: BlockSet =
         (0..n_blocks).filter(|i| u64::from_le_bytes(blocks) >> (i % 64) & 1 != 0).map(BlockId::new).collect();
     let renumbering = Renumbering::new(n_blocks, &removed);
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use gguf_shorten::choose::removal;
 use gguf_shorten::error::message;
 use gguf_shorten::gguf::{self, File};
+use gguf_shorten::model::block::BlockSet;
 use gguf_shorten::model::{BlockId, Model};
 use gguf_shorten::plan::{Constraints, Cut, Method, Plan};
 
@@ -71,7 +72,7 @@ fn shorten(bytes: &[u8], request: &Request) -> anyhow::Result<()> {
         constraints = constraints.dropping_prediction_blocks()?;
     }
     (0..model.n_blocks()).for_each(|i| drop(constraints.kinds.words(i)));
-    let wanted: BTreeSet<BlockId> =
+    let wanted: BlockSet =
         (0..model.n_blocks()).filter(|i| request.blocks >> (i % 64) & 1 != 0).map(BlockId::new).collect();
     let removed = match constraints.check(&wanted) {
         Ok(()) => wanted,
@@ -94,7 +95,7 @@ fn shorten(bytes: &[u8], request: &Request) -> anyhow::Result<()> {
 
 /// Another set of the same size: the nearest that is allowed, and the one that a method chooses. Whatever these find,
 /// the constraints allow.
-fn allowed(constraints: &Constraints, wanted: &BTreeSet<BlockId>, bytes: &[u8]) -> Option<BTreeSet<BlockId>> {
+fn allowed(constraints: &Constraints, wanted: &BlockSet, bytes: &[u8]) -> Option<BlockSet> {
     if constraints.n_trunk_blocks > MAX_SEARCHED {
         return None;
     }

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use gguf_shorten::choose::removal;
 use gguf_shorten::gguf::{File, ValueOut};
-use gguf_shorten::model::{BlockId, Model};
+use gguf_shorten::model::Model;
+use gguf_shorten::model::block::BlockSet;
 use gguf_shorten::plan::Constraints;
 use gguf_shorten::plan::Method;
 
@@ -141,8 +142,7 @@ fn the_choice_is_the_best_of_all_sets_that_keep_the_pattern() {
             .map(|set: BTreeSet<usize>| set.iter().sum::<usize>())
             .min();
         let chosen = removal::choose(&constraints, Method::Reverse, None, &BTreeSet::new(), n as usize);
-        let chosen =
-            chosen.ok().map(|set: BTreeSet<BlockId>| set.iter().map(|block| block.index()).sum::<usize>());
+        let chosen = chosen.ok().map(|set: BlockSet| set.iter().map(|block| block.index()).sum::<usize>());
         assert_eq!(chosen, lowest, "{n} blocks");
     }
 }

@@ -1,6 +1,5 @@
 //! Shortened models, each whole: slow, and right for every architecture.
 
-use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use anyhow::Result;
@@ -10,6 +9,7 @@ use super::{Outcome, Subsets, Visitor};
 use crate::engine::hidden_state::Token;
 use crate::engine::memory_file::MemoryFile;
 use crate::engine::scored::scored;
+use crate::model::block::BlockSet;
 use crate::model::{BlockId, Model};
 use crate::plan::{Constraints, Cut, Plan};
 
@@ -46,7 +46,7 @@ impl<'m, 'a> Whole<'m, 'a> {
     }
 
     fn load(&self, kept: &[BlockId]) -> Result<ggml::Model> {
-        let removed: BTreeSet<BlockId> = (0..self.model.n_trunk_blocks())
+        let removed: BlockSet = (0..self.model.n_trunk_blocks())
             .map(BlockId::new)
             .filter(|block| !kept.contains(block))
             .collect();
@@ -61,7 +61,7 @@ impl<'m, 'a> Whole<'m, 'a> {
 pub(crate) fn load_without(
     model: &Model<'_>,
     constraints: &Constraints,
-    removed: BTreeSet<BlockId>,
+    removed: BlockSet,
 ) -> Result<ggml::Model> {
     let plan = Plan::draft(model, constraints, &Cut::new(removed, "search"))?;
     MemoryFile::write_plan(model, &plan)?.load()

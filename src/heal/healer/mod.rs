@@ -23,7 +23,6 @@ pub mod validation;
 
 pub mod scaling;
 
-use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use anyhow::{Context as _, Result, ensure};
@@ -42,6 +41,7 @@ use crate::heal::rounding::{nearest_plane, shares};
 use crate::heal::split::Split;
 use crate::heal::target_matrix::{FFN_DOWN, TargetMatrix};
 use crate::measure::loss::Loss;
+use crate::model::block::BlockSet;
 use crate::model::{BlockId, Model};
 use crate::plan::{AttentionCut, ChangedTensor, ChangedTensors, Constraints};
 
@@ -90,7 +90,7 @@ pub struct Fitted {
 #[derive(Clone, Debug)]
 pub struct Candidate {
     /// Blocks that are removed.
-    pub removed: BTreeSet<BlockId>,
+    pub removed: BlockSet,
     /// Blocks that lose their attention.
     pub attention: Option<AttentionCut>,
     /// The other weights.
@@ -102,7 +102,7 @@ pub struct Candidate {
 impl Candidate {
     /// Without `removed` and the attention of `attention`, all weights as they were.
     #[must_use]
-    pub fn unhealed(removed: &BTreeSet<BlockId>, attention: Option<&AttentionCut>) -> Self {
+    pub fn unhealed(removed: &BlockSet, attention: Option<&AttentionCut>) -> Self {
         Self {
             removed: removed.clone(),
             attention: attention.cloned(),

@@ -18,6 +18,7 @@ use crate::heal::ridge::{Fit, cross_fit};
 use crate::heal::target_matrix::{FFN_DOWN, TargetMatrix};
 use crate::measure::loss::{Loss, Objective};
 use crate::model::BlockId;
+use crate::model::block::BlockSet;
 use crate::plan::{AttentionCut, ChangedTensors, ChosenBy};
 
 /// Blocks after a cut whose fit gains nothing, one after another, before the walk ends.
@@ -67,7 +68,7 @@ pub(super) struct FitMode {
 
 /// The blocks that a model loses, or whose attention it loses.
 struct Cuts<'c> {
-    removed: &'c BTreeSet<BlockId>,
+    removed: &'c BlockSet,
     attention: Option<&'c AttentionCut>,
     n_blocks: usize,
 }
@@ -142,7 +143,7 @@ impl Healer<'_, '_> {
     /// A block that cannot make up for others; llama.cpp's; numbers that are not finite.
     pub fn fit(
         &mut self,
-        removed: &BTreeSet<BlockId>,
+        removed: &BlockSet,
         attention: Option<&AttentionCut>,
         order: &Order,
     ) -> Result<Vec<Step>> {

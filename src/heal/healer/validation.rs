@@ -3,7 +3,7 @@
 //! The parent's predictions of a window are kept as far as there is room. Those of the healed model are computed from the
 //! stream before the first block that is not the parent's.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use anyhow::{Context as _, Result};
@@ -16,6 +16,7 @@ use crate::engine::scored::scored;
 use crate::engine::segment::{HeadSegment, Segments};
 use crate::measure::loss::Loss;
 use crate::model::BlockId;
+use crate::model::block::BlockSet;
 use crate::plan::{AttentionCut, ChangedTensors, Cut, Healing, Plan};
 
 /// Default memory for the parent's logits, in bytes. Those that it does not hold are computed each time.
@@ -159,7 +160,7 @@ impl Healer<'_, '_> {
     /// llama.cpp's; logits that are not numbers.
     pub fn unhealed(
         &mut self,
-        removed: &BTreeSet<BlockId>,
+        removed: &BlockSet,
         attention: Option<&AttentionCut>,
     ) -> Result<(Candidate, Loss)> {
         let known = self

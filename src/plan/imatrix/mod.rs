@@ -12,13 +12,14 @@ mod legacy;
 pub mod measured;
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::io::Write;
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::gguf::{self, EntryOut, Layout, MAGIC, Quoted, TensorOut, ValueOut};
 use crate::model::arch::BLOCK_PREFIX;
+use crate::model::block::BlockSet;
 use crate::model::companion::IMATRIX;
 use crate::model::names::Names;
 use crate::model::renumbering::Renumbering;
@@ -97,7 +98,7 @@ impl<'a> Imatrix<'a> {
     /// What does not fit.
     pub fn check(&self, model: &Model<'_>) -> Result<()> {
         let entries = self.entries();
-        let blocks: BTreeSet<BlockId> =
+        let blocks: BlockSet =
             entries.iter().filter_map(|entry| Some(block_of(entry.name, BLOCK_PREFIX)?.0)).collect();
         let Some(&last) = blocks.last() else {
             bail!("has {} entries, but none of a block", entries.len());

@@ -8,6 +8,7 @@ use super::table::{BLOCKS, FIGURES, Row, VERIFIED, rows};
 use super::words::{about, commands, details, done, hashes, measured, plural, versions};
 use super::{Collection, Section};
 use crate::report::column::Column;
+use crate::report::lines::is_list;
 use crate::report::saved::Scored;
 use anyhow::Result;
 use std::fmt::Write as _;
@@ -139,10 +140,10 @@ fn kind(row: &Row) -> String {
 
 /// The blocks that it lacks, and how they were chosen.
 fn removed(row: &Row) -> String {
-    markup(&match (row.removed.as_str(), row.method.as_str()) {
-        ("", _) => String::new(),
-        (removed, "" | "blocks") => removed.to_owned(),
-        (removed, method) => format!("{removed} by {method}"),
+    let (removed, method) = (&row.removed, row.method.as_str());
+    markup(&match removed.is_empty() || method.is_empty() || is_list(method) {
+        true => removed.clone(),
+        false => format!("{removed} by {method}"),
     })
 }
 

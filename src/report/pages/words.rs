@@ -1,6 +1,7 @@
 //! Words and numbers that pages share.
 
 use crate::model::block::block_list;
+use crate::report::lines::{chosen, is_list};
 use crate::report::pages::escape::command;
 use crate::report::pages::{Collection, Section, name};
 use crate::report::saved::{SavedModel, Scored};
@@ -49,11 +50,7 @@ pub(super) fn about(model: &SavedModel) -> String {
 
 /// What was done, on one line.
 pub(super) fn done(scored: &Scored) -> String {
-    let method = scored.method.as_deref().unwrap_or("?");
-    let by = match method {
-        "blocks" => "as listed".to_owned(),
-        method => format!("by {method}"),
-    };
+    let by = chosen(scored.method.as_deref().unwrap_or("?"));
     let Some(output) = &scored.output else {
         return "Scores".to_owned();
     };
@@ -108,7 +105,7 @@ pub(super) fn commands(section: &Section) -> Vec<String> {
         let (Some(output), false) = (&scored.output, scored.removed.is_empty()) else {
             continue;
         };
-        if !scored.attention_removed.is_empty() || scored.method.as_deref() == Some("blocks") {
+        if !scored.attention_removed.is_empty() || scored.method.as_deref().is_some_and(is_list) {
             continue;
         }
         let path = |model: &SavedModel, other: &str| model.path.clone().unwrap_or_else(|| other.to_owned());
