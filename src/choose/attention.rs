@@ -61,15 +61,10 @@ fn scores(method: Method, importance: Option<&Importance>, n_blocks: usize) -> R
             })
             .collect()
     };
-    if method == Method::Bi {
-        measured(Metric::BlockInfluence)
-    } else if method == Method::RelativeMagnitude {
-        measured(Metric::RelativeMagnitude)
-    } else if method == Method::Sequential {
-        Ok(numbers().map(|i| -i).collect())
-    } else if method == Method::Reverse {
-        Ok(numbers().collect())
-    } else {
-        bail!("method '{method}' does not score attention apart")
+    match (method, method.metric()) {
+        (_, Some(metric)) => measured(metric),
+        (Method::Sequential, _) => Ok(numbers().map(|i| -i).collect()),
+        (Method::Reverse, _) => Ok(numbers().collect()),
+        _ => bail!("method '{method}' does not score attention apart"),
     }
 }

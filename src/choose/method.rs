@@ -13,19 +13,13 @@ impl Method {
     /// A method that needs scores without any, or that has no score of each block.
     pub fn scores(self, importance: Option<&Importance>, n_blocks: usize) -> Result<Vec<f64>> {
         let numbers = || (0..n_blocks).map(|i| i as f64);
-        match self {
-            Self::Bi | Self::RelativeMagnitude | Self::Safe | Self::Lorp => {
-                let Some(importance) = importance else {
-                    bail!("method '{self}' needs calibration");
-                };
-                self.of_scores(importance.scores())
-                    .with_context(|| format!("bug: method '{self}' has no score"))
-            }
-            Self::Sequential => Ok(numbers().map(|i| -i).collect()),
-            Self::Reverse => Ok(numbers().collect()),
-            Self::Auto | Self::Run | Self::Ablate | Self::Search => {
-                bail!("bug: method '{self}' does not choose by a score of each block")
-            }
+        match (self, importance) {
+            (Self::Sequential, _) => Ok(numbers().map(|i| -i).collect()),
+            (Self::Reverse, _) => Ok(numbers().collect()),
+            (_, Some(importance)) => self
+                .of_scores(importance.scores())
+                .with_context(|| format!("bug: method '{self}' has no score of each block")),
+            (_, None) => bail!("method '{self}' needs calibration"),
         }
     }
 
@@ -34,13 +28,21 @@ impl Method {
     pub fn of_scores(self, scores: Scores) -> Option<Vec<f64>> {
         let means = |metric| scores.means[metric].clone();
         match self {
-            Self::Bi => Some(means(Metric::BlockInfluence)),
-            Self::RelativeMagnitude => Some(means(Metric::RelativeMagnitude)),
             Self::Lorp => scores.lorp,
             Self::Safe => {
-                let [bi, magnitude] = Metric::ALL.map(|metric| z_scores(&scores.means[metric]));
+                let both = [Metric::BlockInfluence, Metric::RelativeMagnitude];
+                let [bi, magnitude] = both.map(|metric| z_scores(&scores.means[metric]));
                 Some(bi.into_iter().zip(magnitude).map(|(a, b)| a.max(b)).collect())
             }
+            _ => self.metric().map(means),
+        }
+    }
+
+    /// The metric whose means it goes by, if it is a single one.
+    pub(super) fn metric(self) -> Option<Metric> {
+        match self {
+            Self::Bi => Some(Metric::BlockInfluence),
+            Self::RelativeMagnitude => Some(Metric::RelativeMagnitude),
             _ => None,
         }
     }

@@ -121,6 +121,18 @@ impl Method {
         }
     }
 
+    /// Those of which that is so, in words: `bi, relative-magnitude or safe`.
+    #[must_use]
+    pub fn list(is_so: fn(Self) -> bool) -> String {
+        let found = Self::NAMES.iter().filter(|(method, ..)| is_so(*method));
+        let words: Vec<&str> = found.map(|(_, word, _)| *word).collect();
+        match words.split_last() {
+            Some((last, [])) => (*last).to_owned(),
+            Some((last, others)) => format!("{} or {last}", others.join(", ")),
+            None => String::new(),
+        }
+    }
+
     /// The method that takes its place where sets cannot be measured: `bi` for `auto`, of others itself.
     #[must_use]
     pub fn unmeasured(self) -> Self {
@@ -175,6 +187,13 @@ mod tests {
             assert_eq!(ChosenBy::of_word(&chosen_by.to_string()), Some(chosen_by));
         }
         assert_eq!(ChosenBy::of_word("x"), None);
+    }
+
+    #[test]
+    fn methods_are_listed_in_words() {
+        assert_eq!(Method::list(|method| method.basis() == Basis::Scores), "bi, relative-magnitude or safe");
+        assert_eq!(Method::list(|method| method == Method::Run), "run");
+        assert_eq!(Method::list(|_| false), "");
     }
 
     #[test]

@@ -204,41 +204,26 @@ fn what_loses_attention_is_verified() {
 
 #[test]
 fn what_cannot_lose_attention_is_refused_with_the_reason() {
-    let only = "cannot remove the attention of blocks: the output would be of architecture 'deci', in which llama.cpp";
-    let refused = |make: &Make, arguments: &str, message: &str| {
+    let refused = |make: &Make, arguments: &str, phrase: &str| {
         let dir = dir(make);
-        let output = dir.run(&format!("m.gguf {arguments} -o out.gguf")).refused();
-        assert_eq!(output.error(), format!("m.gguf: {message}"));
+        dir.run(&format!("m.gguf {arguments} -o out.gguf")).fails(1, phrase);
         assert_eq!(dir.names(), ["m.gguf"]);
     };
     let some = "--attention-blocks 1";
     refused(
         &Make::new("gemma3", 4).set("gemma3.attention.sliding_window", ValueOut::u32(8)),
         some,
-        "cannot remove the attention of blocks from architecture 'gemma3': only of 'llama' is it known how to write that for \
-         llama.cpp",
+        "cannot remove the attention of blocks from architecture 'gemma3'",
     );
-    refused(
-        &dense(3).set("llama.expert_count", ValueOut::u32(8)),
-        some,
-        &format!("{only} has no experts, but 'llama.expert_count' is not 0"),
-    );
-    refused(
-        &dense(3).predicting("llama", 2..3),
-        some,
-        &format!("{only} has no prediction blocks, but 'llama.nextn_predict_layers' is not 0"),
-    );
+    refused(&dense(3).set("llama.expert_count", ValueOut::u32(8)), some, "llama.cpp has no experts");
+    refused(&dense(3).predicting("llama", 2..3), some, "llama.cpp has no prediction blocks");
     for name in ["blk.0.ffn_gate.scale", "blk.2.attn_q_norm.weight", "v.blk.0.ln1.weight"] {
-        refused(
-            &dense(3).tensor(name, &[1], F32),
-            some,
-            &format!("{only} does not read tensor '{name}' as in 'llama'"),
-        );
+        refused(&dense(3).tensor(name, &[1], F32), some, &format!("does not read tensor '{name}'"));
     }
     refused(
         &dense(3).set("llama.attention.head_count", ValueOut::u32s(&[4, 4, 2])),
         some,
-        "metadata 'llama.attention.head_count' has 4 and 2, but llama.cpp takes the first for all blocks",
+        "metadata 'llama.attention.head_count' has 4 and 2",
     );
     refused(
         &dense(3).set("llama.attention.head_count", ValueOut::u32(0)),
@@ -250,12 +235,8 @@ fn what_cannot_lose_attention_is_refused_with_the_reason() {
         some,
         "metadata 'llama.feed_forward_length' is 1099511627776, which is too large",
     );
-    let first = |block: usize| {
-        format!(
-            "cannot remove the attention of block {block}: it is the first of the output, from whose heads llama.cpp takes \
-             the head size"
-        )
-    };
+    let first =
+        |block: usize| format!("cannot remove the attention of block {block}: it is the first of the output");
     refused(&dense(3), "--attention-blocks 0", &first(0));
     refused(&dense(3), "--blocks 0 --attention-blocks 1-2", &first(1));
     refused(
@@ -295,18 +276,10 @@ fn blocks_without_halves_are_not_scored_apart() {
         output.error().to_owned()
     };
     for architecture in ["falcon", "command-r", "phi2"] {
-        assert_eq!(
-            scored(&Make::new(architecture, 3)),
-            format!(
-                "m.gguf: has no halves of blocks to score apart: attention and feed-forward network of '{architecture}' both \
-                 read what enters the block, so no hidden state lies between them"
-            )
-        );
+        let error = scored(&Make::new(architecture, 3));
+        assert!(error.contains(&format!("'{architecture}' both read what enters the block")), "{error}");
     }
     let parallel = Make::new("gptneox", 3).set("gptneox.use_parallel_residual", ValueOut::bool(true));
     assert!(scored(&parallel).contains("'gptneox' both read"));
-    assert_eq!(
-        scored(&Make::new("mamba", 3)),
-        "m.gguf: has no halves of blocks to score apart: a block of 'mamba' is a mixer alone, without a feed-forward network"
-    );
+    assert!(scored(&Make::new("mamba", 3)).contains("a block of 'mamba' is a mixer alone"));
 }

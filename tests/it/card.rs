@@ -93,9 +93,14 @@ fn a_card_is_written_with_the_output_or_not_at_all() {
     let dir = Make::new("llama", 3).dir();
     dir.write("card.md", b"mine");
     dir.run("m.gguf --blocks 1 -o out.gguf --card card.md").fails(1, "card.md: exists already");
-    dir.run("m.gguf --blocks 1 -o out.gguf --card m.gguf").refused();
-    dir.run("m.gguf --blocks 1 -o out.gguf --card m.gguf --force").refused();
-    dir.run("m.gguf --blocks 1 -o out.gguf --card ./out.gguf").refused();
+    for card in ["m.gguf", "./m.gguf", "m.gguf --force"] {
+        dir.run(&format!("m.gguf --blocks 1 -o out.gguf --card {card}"))
+            .fails(1, "m.gguf: is the input itself");
+    }
+    for card in ["out.gguf", "./out.gguf --force"] {
+        dir.run(&format!("m.gguf --blocks 1 -o out.gguf --card {card}"))
+            .fails(1, "out.gguf: is the output itself");
+    }
     dir.run("m.gguf --blocks 1 -o out.gguf --card a.md --json a.md").fails(1, "a.md: is named for two files");
     dir.run("m.gguf --blocks 1 -o out.gguf --card missing/a.md").refused();
     dir.run("m.gguf --blocks 1 --dry-run --card a.md").refused();

@@ -3,6 +3,7 @@
 use gguf_shorten::gguf::ValueOut;
 
 use crate::make::{F32, I8, Make};
+use crate::util::Said;
 
 fn typed(kind: &str, architecture: &str) -> Make {
     Make::empty()
@@ -58,64 +59,43 @@ fn draft_head(architecture: &str) -> Make {
 
 #[test]
 fn each_is_refused_as_a_model_by_name() {
-    let merge = "llama-export-lora merges an adapter into its model, which can then be shortened";
-    let renumber = "--imatrix IN OUT renumbers it together with its model";
-    for (make, error, hint) in [
-        (lora("llama"), "is a LoRA adapter, not a model", Some(merge)),
-        (control_vector("llama"), "is a control vector, not a model", None),
-        (projector(false), "is a projector for images or sound, not a model", None),
-        // Older converters.
-        (typed("clip-vision", "clip"), "is a projector for images or sound, not a model", None),
-        (of_architecture("clip"), "is a projector for images or sound, not a model", None),
-        (imatrix(), "is an importance matrix, not a model", Some(renumber)),
-        (draft_head("eagle3"), "is a draft head (eagle3), not a model", None),
-        (draft_head("dflash"), "is a draft head (dflash), not a model", None),
-        (draft_head("gemma4-assistant"), "is a draft head (gemma4-assistant), not a model", None),
-        (typed("other", "llama"), "metadata 'general.type' is 'other', expected 'model'", None),
+    let mut said = Said::default();
+    let with =
+        |architecture: &str, name: &str, dims: &[u64]| of_architecture(architecture).tensor(name, dims, F32);
+    for (title, make) in [
+        ("an adapter", lora("llama")),
+        ("a control vector", control_vector("llama")),
+        ("a projector", projector(false)),
+        ("a projector of older converters", typed("clip-vision", "clip")),
+        ("a projector of the oldest", of_architecture("clip")),
+        ("an importance matrix", imatrix()),
+        ("a draft head", draft_head("eagle3")),
+        ("another draft head", draft_head("dflash")),
+        ("a draft head by its architecture", draft_head("gemma4-assistant")),
+        ("a type that is not known", typed("other", "llama")),
         // As ComfyUI-GGUF writes them.
-        (
-            of_architecture("flux").tensor("double_blocks.0.img_attn.qkv.weight", &[32, 96], F32),
-            "is an image or video model (flux), not a language model",
-            None,
-        ),
-        (
-            of_architecture("wan").tensor("blocks.0.self_attn.q.weight", &[32, 32], F32),
-            "is an image or video model (wan), not a language model",
-            None,
-        ),
-        (
-            of_architecture("sd3").tensor("joint_blocks.0.x_block.mlp.fc1.weight", &[32, 32], F32),
-            "is an image or video model (sd3), not a language model",
-            None,
-        ),
+        ("an image model", with("flux", "double_blocks.0.img_attn.qkv.weight", &[32, 96])),
+        ("a video model", with("wan", "blocks.0.self_attn.q.weight", &[32, 32])),
+        ("another image model", with("sd3", "joint_blocks.0.x_block.mlp.fc1.weight", &[32, 32])),
         // As stable-diffusion.cpp does, and of a model that is not known by name.
         (
+            "an image model without a name",
             Make::empty().tensor("model.diffusion_model.input_blocks.0.0.weight", &[32, 3], F32),
-            "is an image or video model, not a language model",
-            None,
         ),
-        (
-            of_architecture("new").tensor("transformer_blocks.0.attn.to_q.weight", &[32, 32], F32),
-            "is an image or video model, not a language model",
-            None,
-        ),
-        (
-            of_architecture("whisper").tensor("encoder.blocks.0.attn.query.weight", &[32, 32], F32),
-            "metadata 'whisper.block_count' is missing, and 'whisper' is no architecture of a language model that llama.cpp \
-             knows",
-            None,
-        ),
+        ("an image model by its tensors", with("new", "transformer_blocks.0.attn.to_q.weight", &[32, 32])),
+        ("a model of speech", with("whisper", "encoder.blocks.0.attn.query.weight", &[32, 32])),
     ] {
         let dir = make.dir();
-        for arguments in
-            ["m.gguf --blocks 0 -o out.gguf", "m.gguf --blocks 0 -o out.gguf --trust-any-cut", "score m.gguf"]
-        {
-            let output = dir.run(arguments).fails(1, &format!("m.gguf: {error}"));
-            output.check(output.hint() == hint, "the hint");
+        let error = dir.run("score m.gguf").refused().error().to_owned();
+        for arguments in ["m.gguf --blocks 0 -o out.gguf", "m.gguf --blocks 0 -o out.gguf --trust-any-cut"] {
+            dir.run(arguments).fails(1, &error);
         }
+        said.refused(title, dir.run("score m.gguf"), 1);
+        let error = error.strip_prefix("m.gguf: ").unwrap();
         let shown = dir.run("show m.gguf").succeeds().stdout;
         assert!(shown.contains(&format!("no model: {error}")), "{shown}");
     }
+    said.compare("companions.txt");
 }
 
 #[test]

@@ -32,11 +32,7 @@ fn arguments_that_do_not_fit_together_are_refused() {
             "m.gguf --drop 1..10%",
             "invalid value '1..10%' for '--drop <LIST>': a range is of numbers, such as 1..9",
         ),
-        (
-            "m.gguf --requantize Q4_K_M,Q9",
-            "invalid value 'Q9' for '--requantize <TYPES>': expected a type of llama-quantize such as Q6_K, Q4_K_M, \
-             Q3_K_M or Q2_K",
-        ),
+        ("m.gguf --requantize Q4_K_M,Q9", "invalid value 'Q9' for '--requantize <TYPES>'"),
     ] {
         dir.run(&format!("compare {arguments}")).fails(2, message);
     }

@@ -42,11 +42,8 @@ fn malformed_tasks_are_named_by_line() {
     let dir = dir();
     let task = "A man. He\n0\na\nb\nc\nd\n";
     dir.write("h.txt", (task.to_owned() + "A man. He\nb\n").as_bytes());
-    dir.run("eval m.gguf --hellaswag h.txt").fails(
-        1,
-        "h.txt: ends at line 8, after 2 of the 6 lines of a task, expected a context, the number of the right ending, \
-         and 4 endings",
-    );
+    dir.run("eval m.gguf --hellaswag h.txt")
+        .fails(1, "h.txt: ends at line 8, after 2 of the 6 lines of a task");
     // Also after the tasks that would be done.
     dir.write("h.txt", (task.to_owned() + &task.replace('0', "4")).as_bytes());
     dir.run("eval m.gguf --hellaswag h.txt --tasks 1")
@@ -60,20 +57,13 @@ fn malformed_tasks_are_named_by_line() {
     dir.run("eval m.gguf --multiple-choice c.jsonl")
         .fails(1, "c.jsonl: line 2: 'answer' is '7', expected a number from 0 to 1");
     dir.write("c.jsonl", &[b'{'; 1000]);
-    dir.run("eval m.gguf --multiple-choice c.jsonl").fails(
-        1,
-        "c.jsonl: line 1: is not a JSON object, expected one with question, choices, and answerKey or answer",
-    );
+    dir.run("eval m.gguf --multiple-choice c.jsonl").fails(1, "c.jsonl: line 1: is not a JSON object");
 }
 
 #[test]
 fn a_model_whose_tokens_see_those_behind_them_is_refused() {
     let dir = Make::new("llama", 2).set("llama.attention.causal", ValueOut::bool(false)).dir();
-    dir.run("eval m.gguf").fails(
-        1,
-        "m.gguf: metadata 'llama.attention.causal' is false: every token sees those after it, so predictions cannot be \
-         scored",
-    );
+    dir.run("eval m.gguf").fails(1, "m.gguf: metadata 'llama.attention.causal' is false");
 }
 
 #[test]

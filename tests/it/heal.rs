@@ -32,41 +32,32 @@ fn arguments_that_do_not_fit_together_are_refused() {
 #[test]
 fn what_cannot_be_healed_is_said_before_anything_is_measured() {
     let dir = Dir::new();
-    let refused = |make: Make, arguments: &str, message: &str| {
+    let refused = |make: Make, arguments: &str, phrase: &str| {
         make.write(&dir, "m.gguf");
         // The text is not there, which would be said as soon as it is needed.
         dir.run(&format!("m.gguf --blocks 1 --calibration none.txt -o out.gguf {arguments}"))
-            .fails(1, &format!("m.gguf: {message}"));
+            .fails(1, phrase);
     };
-    refused(
-        Make::new("llama", 3),
-        "--heal linear",
-        "cannot be healed: tensor 'blk.0.ffn_down.weight' cannot make up for removed blocks: weights of type I8 cannot be made",
-    );
+    refused(Make::new("llama", 3), "--heal linear", "weights of type I8 cannot be made");
     refused(
         Make::new("llama", 3),
         "--heal scale",
-        "cannot be healed: residual-writing projections of 'llama' cannot be scaled: tensor 'blk.0.ffn_down.weight' is I8, and it has no scales",
+        "residual-writing projections of 'llama' cannot be scaled: tensor 'blk.0.ffn_down.weight'",
     );
     refused(
         Make::new("olmo2", 3),
         "--heal scale",
-        "cannot be healed: residual-writing projections of 'olmo2' cannot be scaled: attention and feed-forward network read the stream without \
-         a norm (olmo2.cpp)",
+        "residual-writing projections of 'olmo2' cannot be scaled",
     );
     let with = |rest: &str| {
         (0..3)
             .fold(Make::new("llama", 3), |make, block| make.tensor(&format!("blk.{block}.{rest}"), &[4], F32))
     };
-    refused(
-        with("ffn_down_exps.weight"),
-        "--heal linear",
-        "cannot be healed: block 0 cannot make up for others: its feed-forward network has experts",
-    );
+    refused(with("ffn_down_exps.weight"), "--heal linear", "its feed-forward network has experts");
     refused(
         with("post_ffw_norm.weight"),
         "--heal auto",
-        "cannot be healed: block 0 cannot make up for others: a norm stands between its 'ffn_down' and the stream",
+        "a norm stands between its 'ffn_down' and the stream",
     );
     let no_down = Make::empty()
         .set("general.architecture", ValueOut::string("llama"))
@@ -74,18 +65,13 @@ fn what_cannot_be_healed_is_said_before_anything_is_measured() {
         .tensor("blk.0.attn_norm.weight", &[32], F32)
         .tensor("blk.1.attn_norm.weight", &[32], F32)
         .tensor("blk.2.attn_norm.weight", &[32], F32);
-    refused(
-        no_down.clone(),
-        "--heal linear",
-        "cannot be healed: block 0 cannot make up for others: it has no 'ffn_down.weight'",
-    );
+    refused(no_down.clone(), "--heal linear", "it has no 'ffn_down.weight'");
     let healable = (0..3)
         .fold(no_down, |make, block| make.tensor(&format!("blk.{block}.ffn_down.weight"), &[64, 32], F32));
     refused(
         healable,
         "--heal linear --tokens 1024 --max-memory 500K",
-        "healing needs 589824 bytes beside the model (196608 for sums of 64 inputs of 'ffn_down', 393216 for the hidden states \
-         of 1024 tokens), but --max-memory is 500000",
+        "healing needs 589824 bytes beside the model",
     );
 }
 

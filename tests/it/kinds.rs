@@ -97,22 +97,19 @@ fn blocks_stay_in_their_period_where_the_stream_is_halved() {
     refuses(
         &rwkv(3),
         "3",
-        "cannot remove these blocks: block 5, which has the stream halved after it, would become block 4, which does not \
-         have it: llama.cpp decides that by the block's number",
+        "cannot remove these blocks: block 5, which has the stream halved after it, would become block 4",
     );
     refuses(
         &rwkv(3),
         "0-2",
-        "cannot remove these blocks: block 3 would become block 0, before which fewer blocks have the stream halved after \
-         it: its weights are made for all of them",
+        "cannot remove these blocks: block 3 would become block 0, before which fewer blocks have",
     );
     // Halved after every block: only ends.
     removes(&rwkv(1), &[6, 7], &[]);
     refuses(
         &rwkv(1),
         "6",
-        "cannot remove these blocks: block 7 would become block 6, before which fewer blocks have the stream halved after \
-         it: its weights are made for all of them",
+        "cannot remove these blocks: block 7 would become block 6, before which fewer blocks have",
     );
     removes(&rwkv(0), &[0, 3], &[]);
 }
@@ -127,8 +124,7 @@ fn blocks_that_bank_the_stream_keep_their_number() {
     refuses(
         &make,
         "1",
-        "cannot remove these blocks: block 3, which has the stream banked before it, would become block 2, which does not \
-         have it: llama.cpp decides that by the block's number",
+        "cannot remove these blocks: block 3, which has the stream banked before it, would become block 2",
     );
 }
 
@@ -175,12 +171,7 @@ fn plamo2_begins_with_a_block_that_has_heads_if_it_did() {
         .set(heads, ValueOut::u32s(&[0, 4, 0, 4]))
         .set(kv, ValueOut::u32s(&[0, 2, 0, 2]))
         .tensor("blk.0.ssm_a", &[1], F32);
-    refuses(
-        &make,
-        "0",
-        "cannot remove these blocks: block 1 cannot be the first: llama.cpp takes the head size from the first block, and \
-         only one of the two has heads",
-    );
+    refuses(&make, "0", "cannot remove these blocks: block 1 cannot be the first");
     let out = removes(&make, &[0, 1], &[heads, kv]);
     assert_eq!(value(&out, heads), "u32[] 0 4");
     // llama.cpp would not come back from it.
@@ -188,8 +179,7 @@ fn plamo2_begins_with_a_block_that_has_heads_if_it_did() {
     for command in ["score m.gguf", "eval m.gguf", "m.gguf --drop 1 -o out.gguf"] {
         dir.run(command).fails(
             1,
-            "m.gguf: cannot be evaluated: metadata 'plamo2.attention.head_count' says no heads for block 0, and there \
-             llama.cpp never ends",
+            "m.gguf: cannot be evaluated: metadata 'plamo2.attention.head_count' says no heads for block 0",
         );
     }
 }

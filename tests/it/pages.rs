@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::util::{Dir, Output, golden};
+use crate::util::{Dir, Output, Said, golden};
 
 /// A result of `score`, of a parent with `n_blocks`.
 fn score(path: &str, n_blocks: usize) -> Value {
@@ -378,46 +378,30 @@ fn results_may_lie_anywhere_and_come_in_any_mix() {
 fn what_is_no_result_is_refused_by_file_and_line() {
     let dir = Dir::new();
     let good = score("m.gguf", 4).to_string();
-    for (text, message) in [
-        (String::new(), "a.json: has no result"),
-        ("[1]".to_owned(), "a.json: line 1: the result is a list, expected an object"),
-        (
-            format!("{good}\n{{\"a\": 1}}\n"),
-            "a.json: line 2: is no result of gguf-shorten: it has neither 'blocks', 'perplexity', 'rows', 'verified' nor \
-             'error'",
-        ),
-        (
-            format!("{good}\n\nno\n"),
-            "a.json: line 3, column 2: is not JSON, expected results that --json wrote",
-        ),
-        (format!("{good}\n{{\n\"model\": "), "a.json: line 2: ends inside of the object that begins there"),
-        (
-            good.replace("\"block_count\":4", "\"block_count\":513"),
-            "a.json: line 1: 'model.block_count' is more than 512",
-        ),
-        (
-            good.replace("\"removed\":[]", "\"removed\":[4]"),
-            "a.json: line 1: 'removed' has block 4, but the model has 4 blocks",
-        ),
-        (
-            good.replace("\"method\":\"bi\"", "\"pairs\":{\"cosine\":[[1],[2]]}"),
-            "a.json: line 1: row 0 of 'pairs.cosine' is no list of 2, as many as it has rows",
-        ),
-        (
-            good.replace("\"bi\":0.9,", "\"bi\":\"high\","),
-            "a.json: line 1: 'blocks[0].bi' is 'high', expected a number",
-        ),
+    let mut said = Said::default();
+    for (title, text) in [
+        ("nothing", String::new()),
+        ("a list", "[1]".to_owned()),
+        ("another object", format!("{good}\n{{\"a\": 1}}\n")),
+        ("a word", format!("{good}\n\nno\n")),
+        ("half an object", format!("{good}\n{{\n\"model\": ")),
+        ("too many blocks", good.replace("\"block_count\":4", "\"block_count\":513")),
+        ("a block too many", good.replace("\"removed\":[]", "\"removed\":[4]")),
+        ("half a matrix", good.replace("\"method\":\"bi\"", "\"pairs\":{\"cosine\":[[1],[2]]}")),
+        ("a word for a number", good.replace("\"bi\":0.9,", "\"bi\":\"high\",")),
     ] {
         dir.write("a.json", text.as_bytes());
-        dir.run("report a.json -o page.html").fails(1, message);
+        said.refused(title, dir.run("report a.json -o page.html"), 1);
     }
-    dir.run("report none.json -o page.html").fails(1, "none.json: No such file or directory (os error 2)");
     std::fs::create_dir(dir.path("folder")).unwrap();
-    dir.run("report folder -o page.html").fails(1, "folder: is a folder, expected a file of results");
     dir.write("list.txt", b"\n \n");
-    dir.run("report @list.txt -o page.html").fails(1, "list.txt: lists no file");
     dir.write("a.json", json!({"model": "m.gguf", "error": "no"}).to_string().as_bytes());
-    dir.run("report a.json -o page.svg").fails(1, "the results have nothing that a chart could show");
+    for arguments in
+        ["none.json -o page.html", "folder -o page.html", "@list.txt -o page.html", "a.json -o page.svg"]
+    {
+        said.refused(arguments, dir.run(&format!("report {arguments}")), 1);
+    }
+    said.compare("results.txt");
     let output = dir.run("report -o page.html").output();
     output.check(output.status.code() == Some(2), "status 2");
     dir.run("report a.json").refused();

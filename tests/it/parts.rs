@@ -56,17 +56,11 @@ fn parts_of_removed_blocks_are_cut_out_of_gemma4() {
 #[test]
 fn parts_that_cannot_be_cut_are_refused_before_anything_else() {
     let dir = with_parts(gemma4(6, 0), 6, 16, crate::make::Q4_1).dir();
-    dir.run("m.gguf --drop 1 -o out.gguf").fails(
-        1,
-        "m.gguf: tensor 'per_layer_token_embd.weight' has 16 elements per row for each block, which are not whole \
-         quantisation blocks of Q4_1 (32)",
-    );
+    dir.run("m.gguf --drop 1 -o out.gguf")
+        .fails(1, "m.gguf: tensor 'per_layer_token_embd.weight' has 16 elements per row for each block");
     gemma4(6, 0).tensor("per_layer_model_proj.weight", &[8, 32], F32).write(&dir, "m.gguf");
-    dir.run("m.gguf --blocks 0 -o out.gguf").fails(
-        1,
-        "m.gguf: tensor 'per_layer_model_proj.weight' has 32 elements in dimension 1, which is not the same number for \
-         each of 6 blocks",
-    );
+    dir.run("m.gguf --blocks 0 -o out.gguf")
+        .fails(1, "m.gguf: tensor 'per_layer_model_proj.weight' has 32 elements in dimension 1");
 }
 
 #[test]
@@ -88,13 +82,8 @@ fn a_tensor_that_no_block_of_gemma4_is_left_to_read_goes() {
 fn blocks_whose_keys_and_values_others_read_stay() {
     let dir = gemma4(8, 3).dir();
     for block in [3, 4] {
-        dir.run(&format!("m.gguf --blocks {block} -o out.gguf")).fails(
-            1,
-            &format!(
-                "m.gguf: cannot remove block {block}: it holds the keys and values that blocks after it read \
-                     (llama-model.cpp)"
-            ),
-        );
+        dir.run(&format!("m.gguf --blocks {block} -o out.gguf"))
+            .fails(1, &format!("m.gguf: cannot remove block {block}: it holds the keys and values"));
     }
     let out = removes(
         &gemma4(8, 3),
@@ -107,8 +96,7 @@ fn blocks_whose_keys_and_values_others_read_stay() {
         dir.run("m.gguf --blocks 0 -o out.gguf").fails(
             1,
             &format!(
-                "m.gguf: metadata 'gemma4.attention.shared_kv_layers' is {n_sharing}, but of 8 blocks two need keys and \
-                 values of their own"
+                "m.gguf: metadata 'gemma4.attention.shared_kv_layers' is {n_sharing}, but of 8 blocks two"
             ),
         );
     }
@@ -117,11 +105,8 @@ fn blocks_whose_keys_and_values_others_read_stay() {
 #[test]
 fn the_first_twenty_blocks_of_gemma3n_stay() {
     let dir = Make::new("gemma3n", 22).dir();
-    dir.run("m.gguf --blocks 19 -o out.gguf").fails(
-        1,
-        "m.gguf: cannot remove block 19: it is one of the first 20: the first 10 have sparse activations and the first 20 \
-         keys and values of their own (gemma3n.cpp)",
-    );
+    dir.run("m.gguf --blocks 19 -o out.gguf")
+        .fails(1, "m.gguf: cannot remove block 19: it is one of the first 20");
     dir.run("m.gguf --drop 3 --method reverse -o out.gguf")
         .fails(1, "m.gguf: cannot remove 3 blocks: 20 of 22 must stay");
     let pattern = "gemma3n.attention.sliding_window_pattern";
@@ -173,9 +158,6 @@ fn the_positions_of_t5encoder_move_to_the_new_first_block() {
         assert_eq!(found, expected, "{own:?} without {removed}");
     }
     let dir = Make::new("t5", 4).dir();
-    dir.run("m.gguf --blocks 0 -o out.gguf").fails(
-        1,
-        "m.gguf: blocks of architecture 't5' cannot be removed: it has blocks of an encoder and of a decoder, and one \
-         number does not say which",
-    );
+    dir.run("m.gguf --blocks 0 -o out.gguf")
+        .fails(1, "m.gguf: blocks of architecture 't5' cannot be removed");
 }

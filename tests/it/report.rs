@@ -187,10 +187,8 @@ fn arguments_that_do_not_fit_are_status_2() {
 #[test]
 fn a_wrong_number_says_what_is_expected() {
     let dir = dir();
-    dir.run("m.gguf --drop nine -o out.gguf").fails(
-        2,
-        "invalid value 'nine' for '--drop <N|P%>': expected a number of blocks such as 9, or a share such as 25%",
-    );
+    dir.run("m.gguf --drop nine -o out.gguf")
+        .fails(2, "invalid value 'nine' for '--drop <N|P%>': expected a number of blocks");
     dir.run("m.gguf --drop 0 -o out.gguf")
         .fails(2, "invalid value '0' for '--drop <N|P%>': at least one block has to go");
 }

@@ -108,8 +108,7 @@ fn a_part_with_a_name_that_does_not_lead_to_the_others_is_refused() {
         dir.run(&format!("{name} --blocks 0 -o out.gguf")).fails(
             1,
             &format!(
-                "{name}: is one of 2 parts of a model, but its name does not end in '-<number>-of-00002.gguf', so the others \
-                 cannot be found"
+                "{name}: is one of 2 parts of a model, but its name does not end in '-<number>-of-00002.gguf'"
             ),
         );
     }
@@ -198,12 +197,9 @@ fn a_merged_model_that_says_it_is_split_is_known() {
         .set("split.count", ValueOut::u32(3))
         .set("split.tensors.count", ValueOut::i32(n_tensors as i32))
         .write(&dir, "m.gguf");
-    let output = dir.run("m.gguf --blocks 0 -o out.gguf").fails(
-        1,
-        &format!(
-            "m.gguf: metadata 'split.count' says that it is one of 3 parts of a model, but it holds all {n_tensors} tensors"
-        ),
-    );
+    let output = dir
+        .run("m.gguf --blocks 0 -o out.gguf")
+        .fails(1, "m.gguf: metadata 'split.count' says that it is one of 3 parts of a model");
     assert_eq!(
         output.hint(),
         Some(

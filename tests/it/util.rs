@@ -181,11 +181,11 @@ impl<'d> TestCommand<'d> {
         output
     }
 
-    /// Runs, and wants this status, one error line that is `message`, and a folder that is as it was.
-    pub fn fails(self, code: i32, message: &str) -> Output<'d> {
+    /// Runs, and wants this status, one error line that has `phrase`, and a folder that is as it was.
+    pub fn fails(self, code: i32, phrase: &str) -> Output<'d> {
         let output = self.refused();
         output.check(output.status.code() == Some(code), &format!("status {code}"));
-        output.check(output.error() == message, &format!("the error: {message}"));
+        output.check(output.error().contains(phrase), &format!("an error with: {phrase}"));
         output
     }
 
@@ -324,6 +324,32 @@ pub fn golden(name: &str, text: &str) {
         assert_eq!(found, expected, "{name}, line {}", i + 1);
     }
     assert_eq!(text, expected, "{name}");
+}
+
+/// What commands say, for a golden: each after its title.
+#[derive(Default)]
+pub struct Said(String);
+
+impl Said {
+    /// Adds what a run says that is refused with this status.
+    #[track_caller]
+    pub fn refused(&mut self, title: &str, command: TestCommand<'_>, code: i32) {
+        let output = command.refused();
+        output.check(output.status.code() == Some(code), &format!("status {code}"));
+        self.add(&format!("{title} (status {code})"), &output.stderr);
+    }
+
+    /// Adds lines.
+    pub fn add(&mut self, title: &str, text: &str) {
+        let _ = writeln!(self.0, "{title}");
+        text.lines().for_each(|line| self.0.extend(["    ", line, "\n"]));
+    }
+
+    /// Compares all of it with the golden of that name.
+    #[track_caller]
+    pub fn compare(&self, name: &str) {
+        golden(name, &self.0);
+    }
 }
 
 /// As much of a text as one looks at.

@@ -9,7 +9,7 @@ use gguf_shorten::plan::Constraints;
 use serde_json::Value;
 
 use crate::make::{F32, I8, Make, part_name, write_parts};
-use crate::util::Dir;
+use crate::util::{Dir, Said};
 
 /// A small parent and what the program makes of it without block 1.
 fn pair(parent: &Make) -> (Vec<u8>, Vec<u8>) {
@@ -182,34 +182,21 @@ fn a_changed_tensor_is_named_with_the_parents() {
 fn changed_metadata_is_named() {
     let (parent, out) = pair(&Make::new("llama", 4));
     let taken = || Taken::apart(&out);
-    let of = |bytes: Vec<u8>| differences(&parent, &bytes);
-    assert_eq!(
-        of(taken().set("llama.block_count", ValueOut::u32(4))),
-        ["metadata 'llama.block_count' differs from the plan's at byte 29 of 33"]
-    );
-    assert_eq!(
-        of(taken().set("general.license", ValueOut::string("cc1-1.0"))),
-        ["metadata 'general.license' differs from the parent's at byte 37 of 42"]
-    );
-    assert_eq!(
-        of(taken().set("more", ValueOut::bool(true))),
-        ["the header's metadata count is 23, expected 22", "metadata 'more' is one too many"]
-    );
-    assert_eq!(
-        of(taken().unset("llama.context_length"))[..2],
-        ["the header's metadata count is 21, expected 22", "metadata 'llama.context_length' is missing"]
-    );
-    assert_eq!(
-        of(taken().set("gguf_shorten.method", ValueOut::string("guess"))),
-        ["metadata 'gguf_shorten.method' is 'guess', which is not known"]
-    );
-    assert_eq!(
-        of(taken().set("gguf_shorten.heal", ValueOut::u32(1)))[..1],
-        ["metadata 'gguf_shorten.heal' differs from the plan's at byte 25 of 37"]
-    );
     let mut swapped = taken();
     swapped.entries.swap(2, 4);
-    assert_eq!(of(swapped.bytes()), ["metadata 'general.name' is number 5, expected number 3"]);
+    let mut said = Said::default();
+    for (title, bytes) in [
+        ("another count", taken().set("llama.block_count", ValueOut::u32(4))),
+        ("another text", taken().set("general.license", ValueOut::string("cc1-1.0"))),
+        ("one more", taken().set("more", ValueOut::bool(true))),
+        ("one less", taken().unset("llama.context_length")),
+        ("a method that is not known", taken().set("gguf_shorten.method", ValueOut::string("guess"))),
+        ("healed by a number", taken().set("gguf_shorten.heal", ValueOut::u32(1))),
+        ("two that changed places", swapped.bytes()),
+    ] {
+        said.add(title, &differences(&parent, &bytes).join("\n"));
+    }
+    said.compare("differences-of-metadata.txt");
 }
 
 #[test]
@@ -220,35 +207,25 @@ fn missing_added_renamed_and_swapped_tensors_are_named() {
         change(&mut taken);
         differences(&parent, &taken.bytes())
     };
+    let mut said = Said::default();
     let missing = of(&|taken| {
         taken.tensors.pop();
     });
-    assert_eq!(missing[..2], ["the header's tensor count is 9, expected 10", "tensor 'b' is missing"]);
-    assert!(missing[2].starts_with("the file has "), "{missing:?}");
-
     let added = of(&|taken| {
         let mut more = taken.tensors[9].clone();
         more.name = "c".to_owned();
         taken.tensors.push(more);
     });
-    assert_eq!(added[..2], ["the header's tensor count is 11, expected 10", "tensor 'c' is one too many"]);
-
     let renamed = of(&|taken| taken.tensor("b").name = "c".to_owned());
-    assert_eq!(renamed, ["tensor 'b' is missing", "tensor 'c' is one too many"]);
-
-    // Names swapped: each has the other's bytes.
+    // Each has the other's bytes.
     let names = of(&|taken| {
         taken.tensor("a").name = "?".to_owned();
         taken.tensor("b").name = "a".to_owned();
         taken.tensor("?").name = "b".to_owned();
     });
-    assert!(names.contains(&"tensor 'a' has data offset 1184, expected 1152".to_owned()), "{names:?}");
-    assert!(names.contains(&"tensor 'a' is number 10, expected number 9".to_owned()), "{names:?}");
-    assert!(names.contains(&"tensor 'a' differs from the parent's at byte 0 of 32".to_owned()), "{names:?}");
-    // Swapped whole: the right names and bytes in another order.
+    // The right names and bytes in another order.
     let order = of(&|taken| taken.tensors.swap(8, 9));
-    assert_eq!(order.len(), 3, "{order:?}");
-    // Two blocks exchanged: every name is there, with the bytes of another.
+    // Every name is there, with the bytes of another.
     let blocks = of(&|taken| {
         for name in ["attn_norm.weight", "attn_q.weight", "ffn_down.weight"] {
             let [a, b] = [0, 1].map(|block| format!("blk.{block}.{name}"));
@@ -256,16 +233,22 @@ fn missing_added_renamed_and_swapped_tensors_are_named() {
             taken.tensor(&a).bytes = std::mem::replace(&mut taken.tensor(&b).bytes, bytes);
         }
     });
-    assert_eq!(blocks.len(), 6);
-    assert_eq!(
-        blocks[4],
-        "tensor 'blk.1.attn_q.weight' differs from the parent's 'blk.2.attn_q.weight' at byte 0 of 60"
-    );
     let typed = of(&|taken| {
         let tensor = taken.tensor("b");
         (tensor.dims, tensor.tensor_type) = (vec![8], TensorType::F32);
     });
-    assert_eq!(typed, ["tensor 'b' has shape [8], expected [32]", "tensor 'b' has type F32, expected I8"]);
+    for (title, differences) in [
+        ("missing", missing),
+        ("added", added),
+        ("renamed", renamed),
+        ("names exchanged", names),
+        ("places exchanged", order),
+        ("blocks exchanged", blocks),
+        ("another type", typed),
+    ] {
+        said.add(title, &differences.join("\n"));
+    }
+    said.compare("differences-of-tensors.txt");
 }
 
 #[test]
@@ -339,14 +322,8 @@ fn a_list_of_blocks_that_cannot_be_is_refused() {
         let out = Taken::apart(&out).set("gguf_shorten.blocks", ValueOut::i32s(blocks));
         check(&parent, &out).unwrap_err()
     };
-    assert_eq!(
-        of(&[2, 0]),
-        "metadata 'gguf_shorten.blocks' has 0 at position 1, expected block numbers in rising order"
-    );
-    assert_eq!(
-        of(&[0, -1]),
-        "metadata 'gguf_shorten.blocks' has -1 at position 1, expected block numbers in rising order"
-    );
+    assert!(of(&[2, 0]).contains("metadata 'gguf_shorten.blocks' has 0 at position 1"));
+    assert!(of(&[0, -1]).contains("metadata 'gguf_shorten.blocks' has -1 at position 1"));
     assert!(of(&[]).starts_with("names a cut that is refused: "));
 }
 
@@ -425,32 +402,23 @@ fn the_command_fails_on_a_difference_and_still_shows_it() {
 #[test]
 fn what_cannot_be_verified_is_refused_by_the_command() {
     let dir = Make::new("llama", 4).dir();
-    let output = dir.run("verify m.gguf --parent m.gguf").fails(
-        1,
-        "m.gguf: metadata 'gguf_shorten.blocks' is missing, so it is not known which blocks of a parent these are",
-    );
+    let output = dir
+        .run("verify m.gguf --parent m.gguf")
+        .fails(1, "m.gguf: metadata 'gguf_shorten.blocks' is missing");
     assert_eq!(output.hint(), Some("only what gguf-shorten wrote can be verified"));
     dir.run("m.gguf --blocks 1 -o out.gguf").succeeds();
     dir.run("verify out.gguf --parent none.gguf").refused();
     dir.run("verify out.gguf --parent m.gguf --threads 0").fails(2, "--threads is at least 1");
     assert_eq!(dir.run("verify out.gguf").refused().status.code(), Some(2));
     write_parts(&dir, &Make::new("llama", 4).split(2));
-    dir.run(&format!("verify {} --parent m.gguf", part_name(0, 2)))
-        .fails(
-            1,
-            &format!(
-                "{}: metadata 'gguf_shorten.blocks' is missing, so it is not known which blocks of a parent these are",
-                part_name(0, 2)
-            ),
-        );
+    let part = part_name(0, 2);
+    dir.run(&format!("verify {part} --parent m.gguf"))
+        .fails(1, &format!("{part}: metadata 'gguf_shorten.blocks' is missing"));
     Make::new("bert", 4).write(&dir, "bert.gguf");
     dir.run("bert.gguf --blocks 1 -o short.gguf").succeeds();
     dir.run("verify short.gguf --parent bert.gguf").succeeds();
-    dir.run("verify short.gguf --parent bert.gguf --run").fails(
-        1,
-        "bert.gguf: cannot be compared by a run: in 'bert' the stream passes more than what blocks add to it, so a \
-         zeroed block is not the same as none",
-    );
+    dir.run("verify short.gguf --parent bert.gguf --run")
+        .fails(1, "bert.gguf: cannot be compared by a run: ");
 }
 
 #[test]

@@ -53,8 +53,9 @@ impl Score {
     pub fn new(args: &ScoreArgs) -> Result<Self> {
         if !args.method.needs_scores() {
             bail!(Usage(format!(
-                "method '{}' goes by no scores, expected bi, relative-magnitude, safe or lorp",
-                args.method
+                "method '{}' goes by no scores, expected {}",
+                args.method,
+                Method::list(Method::needs_scores)
             )));
         }
         if args.confidence.is_some() && args.drop.is_none() {

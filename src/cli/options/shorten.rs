@@ -187,7 +187,8 @@ fn check_may_stop(args: &ShortenArgs, goal: Option<Goal>) -> Result<()> {
     let method = method(args);
     if method.unmeasured().basis() != Basis::Scores {
         bail!(Usage(format!(
-            "--confidence cannot end method '{method}' early: it goes by no scores, expected bi, relative-magnitude or safe"
+            "--confidence cannot end method '{method}' early: it goes by no scores, expected {}",
+            Method::list(|method| method.basis() == Basis::Scores)
         )));
     }
     if args.drop_attention.is_some() {

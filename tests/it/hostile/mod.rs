@@ -12,9 +12,9 @@ mod mutant;
 
 mod program;
 
-/// Tries the bytes in every command that needs no engine: each must give this error, and write nothing.
+/// Tries the bytes in every command that needs no engine: each must give an error with this phrase, and write nothing.
 #[track_caller]
-fn refused(bytes: &[u8], error: &str, hint: Option<&str>) {
+fn refused(bytes: &[u8], phrase: &str, hint: Option<&str>) {
     let dir = Dir::new();
     dir.write("m.gguf", bytes);
     for arguments in [
@@ -23,7 +23,7 @@ fn refused(bytes: &[u8], error: &str, hint: Option<&str>) {
         "m.gguf --drop 1 --method reverse --dry-run --json -",
         "score m.gguf --json result.json",
     ] {
-        let output = dir.run(arguments).fails(1, &format!("m.gguf: {error}"));
+        let output = dir.run(arguments).fails(1, &format!("m.gguf: {phrase}"));
         output.check(output.hint() == hint, &format!("hint {hint:?}"));
     }
 }
