@@ -200,7 +200,7 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::quality::recorded::noise;
+    use crate::measure::noise::noise;
 
     /// Cosines of random unit vectors that drift, with jumps at `cuts`.
     fn drifting(n: usize, seed: u64, cuts: &[usize]) -> Vec<Vec<f64>> {

@@ -24,6 +24,9 @@ pub mod importance;
 
 pub mod mean;
 
+#[cfg(test)]
+pub(crate) mod noise;
+
 pub mod oracle;
 
 pub mod pairs;

@@ -184,7 +184,7 @@ mod tests {
     use crate::engine::hidden_state::Recorded;
     use crate::measure::angular;
     use crate::measure::importance::{Importance, Metric};
-    use crate::measure::quality::recorded::noise;
+    use crate::measure::noise::noise;
     use crate::model::BlockId;
 
     fn recorded(n_windows: usize, n_blocks: usize, n_tokens: usize, n_embd: usize) -> Recorded {

@@ -41,6 +41,8 @@ pub mod engine {
 pub mod measure {
     pub mod importance;
     pub mod mean;
+    #[cfg(test)]
+    pub mod noise;
 }
 
 /// Choosing by them.

@@ -132,7 +132,7 @@ fn count(n: usize) -> f64 {
 pub(super) mod tests {
     use super::*;
     use crate::choose::stability::sample::tests::of_windows;
-    use crate::measure::quality::recorded::noise;
+    use crate::measure::noise::noise;
     use crate::model::block::blocks;
     use crate::plan::constraints::{Group, Place};
 

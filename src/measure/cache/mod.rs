@@ -153,7 +153,7 @@ mod tests {
     use crate::engine::conversion::Conversion;
     use crate::measure::importance::{BlockImportance, Each, Halves, Importance, Metric, WindowSums};
     use crate::measure::mean::Mean;
-    use crate::measure::quality::recorded::noise;
+    use crate::measure::noise::noise;
     use crate::model::BlockId;
     use crate::watch::Silent;
 

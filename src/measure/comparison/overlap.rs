@@ -43,7 +43,7 @@ fn body(window: &[Token]) -> &[Token] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::quality::recorded::{below, noise};
+    use crate::measure::noise::{below, noise};
 
     fn of(scored: &[Vec<Token>], choosing: &[Vec<Token>]) -> f64 {
         let [scored, choosing] =

@@ -21,7 +21,7 @@ pub fn front(rows: &[(u64, f64)]) -> Vec<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::quality::recorded::{below, noise};
+    use crate::measure::noise::{below, noise};
 
     /// By the definition.
     fn naive(rows: &[(u64, f64)]) -> Vec<bool> {

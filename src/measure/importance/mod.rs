@@ -276,7 +276,7 @@ fn not_finite(place: &str, block: BlockId, window: usize) -> String {
 mod tests {
     use super::*;
     use crate::engine::hidden_state::Recorded;
-    use crate::measure::quality::recorded::noise;
+    use crate::measure::noise::noise;
 
     fn recorded(n_windows: usize, n_blocks: usize, n_tokens: usize, n_embd: usize) -> Recorded {
         let mut next = noise(7);

@@ -156,7 +156,7 @@ fn exp(x: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::quality::recorded::noise;
+    use crate::measure::noise::noise;
 
     #[test]
     fn exp_is_that_of_the_standard_library() {
