@@ -167,7 +167,7 @@ impl<'model> Context<'model> {
         Ok(context)
     }
 
-    /// Whether the model remembers tokens from one batch to the next: one whose attention looks ahead does not.
+    /// Whether the model remembers tokens from one batch to the next. One whose attention looks ahead does not.
     fn has_memory(&self) -> bool {
         // SAFETY: the context is alive. Without a memory the pointer is null.
         let memory = unsafe { sys::llama_get_memory(self.raw.as_ptr()) };

@@ -78,7 +78,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// The path as C takes it: its bytes as they are where the system has bytes, else as text.
+/// The path as C takes it. Its bytes as they are where the system has bytes, else as text.
 ///
 /// # Errors
 /// [`Error::Path`].

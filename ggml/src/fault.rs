@@ -161,7 +161,7 @@ impl RemovedOnDeath {
         }
     }
 
-    /// Called when there is a file of the name: whoever ends the process may have looked for it too early. It is removed
+    /// Called when there is a file of the name. Whoever ends the process may have looked for it too early. It is removed
     /// then, and this does not return.
     pub fn check(&self) {
         if !IS_ENDING.load(Ordering::SeqCst) {

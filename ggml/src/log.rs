@@ -50,7 +50,7 @@ pub fn last_error() -> Option<String> {
     reason(&lines().complete)
 }
 
-/// The line that says most. llama.cpp reports a failed load twice: first the cause, then only that it failed. Of a file that
+/// The line that says most. llama.cpp reports a failed load twice. First the cause, then only that it failed. Of a file that
 /// its reader refuses, the cause only names the file, and an earlier line says what is wrong.
 fn reason(lines: &VecDeque<Line>) -> Option<String> {
     let texts = || lines.iter().map(|line| &*line.text);

@@ -111,7 +111,7 @@ pub fn quantize(_backend: &Backend, input: &Path, output: &Path, ftype: u32) -> 
     run_quantize(input, output, &params)
 }
 
-/// As [`quantize`], every tensor to the same type, with an importance matrix: for each weight its mean squared inputs.
+/// As [`quantize`], every tensor to the same type, with an importance matrix. For each weight its mean squared inputs.
 ///
 /// # Errors
 /// [`Error::Path`] for a name with a NUL; [`Error::Quantize`] with llama.cpp's reason.

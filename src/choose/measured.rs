@@ -1,4 +1,4 @@
-//! The choice of blocks by each method: by scores, by the angle of runs, by the measured loss of removals.
+//! The choice of blocks by each method. By scores, by the angle of runs, by the measured loss of removals.
 
 use super::goals;
 use super::job::{Found, Job, Progress};

@@ -268,7 +268,7 @@ pub enum Figure {
 /// The worth of the output as a draft model for its parent, computed from what was measured.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct DraftReport {
-    /// The share of its tokens that the parent takes: that of tokens whose likeliest successor is the parent's.
+    /// The share of its tokens that the parent takes. That of tokens whose likeliest successor is the parent's.
     pub acceptance: f64,
     /// The bytes of weights that a token reads, over the parent's.
     pub cost_ratio: f64,

@@ -177,7 +177,7 @@ impl AgainstReport {
 /// What each block alone costs.
 #[derive(Clone, Debug, Serialize)]
 pub struct AblateReport {
-    /// How models without a block were evaluated: block by block (`segments`), or each as a whole model (`whole`). Null if
+    /// How models without a block were evaluated. Block by block (`segments`), or each as a whole model (`whole`). Null if
     /// no block may go alone.
     pub evaluated: Option<&'static str>,
     /// Evaluations of one block on one window.

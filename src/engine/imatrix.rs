@@ -1,4 +1,4 @@
-//! The collector of an importance matrix: what each weight of a block multiplies, from a tap of any evaluation.
+//! The collector of an importance matrix. What each weight of a block multiplies, from a tap of any evaluation.
 //!
 //! By the rules of `llama-imatrix` (`tools/imatrix/imatrix.cpp: collect_imatrix`): products with weights of blocks and at
 //! least [`MIN_ROWS`] rows of F32, and all products of experts.

@@ -98,7 +98,7 @@ impl Texts {
         &self.source
     }
 
-    /// A hash of all that they are: what each of them says, or by what a model writes one.
+    /// A hash of all that they are. What each of them says, or by what a model writes one.
     #[must_use]
     pub fn fingerprint(&self) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new();

@@ -1,4 +1,4 @@
-//! The GGUF file format: a checked view of a file, and the layout and writer of a new one.
+//! The GGUF file format. A checked view of a file, and the layout and writer of a new one.
 //!
 //! Knows nothing of transformers, of calibration or of ggml. All numbers are little-endian:
 //!

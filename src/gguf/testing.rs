@@ -105,7 +105,7 @@ impl Builder {
         bytes
     }
 
-    /// The whole file: the data of the tensors follows the head in order, wherever it is said to
+    /// The whole file. The data of the tensors follows the head in order, wherever it is said to
     /// be.
     pub(super) fn build(&self) -> Vec<u8> {
         let mut bytes = self.head();

@@ -56,7 +56,7 @@ pub(super) struct Wanted<'p> {
     pub(super) sums: bool,
 }
 
-/// How the hidden states of `parent` are measured: as a whole where that fits, else block by block.
+/// How the hidden states of `parent` are measured. As a whole where that fits, else block by block.
 ///
 /// # Errors
 /// Neither fits.
@@ -84,7 +84,7 @@ pub(crate) fn fits(parent: Parent<'_>, options: &Calibration, kept: Kept) -> boo
 /// Operations below which a text is not worth to find out what is fastest: a second of a slow core.
 const WORTH: u64 = 100_000_000_000;
 
-/// As [`way`], of scores: also block by block where converted blocks are likely to be faster than the whole.
+/// As [`way`], of scores. Also block by block where converted blocks are likely to be faster than the whole.
 ///
 /// # Errors
 /// As [`way`]; a conversion that was asked for and is not possible.
@@ -179,7 +179,7 @@ pub(crate) fn check_beside(parent: Parent<'_>, options: &Calibration) -> Result<
         .with_context(|| parent.name())
 }
 
-/// What weights are to be converted to: nothing on a device, or where that takes longer than it saves.
+/// What weights are to be converted to. Nothing on a device, or where that takes longer than it saves.
 fn conversion(parent: Parent<'_>, options: &Calibration) -> Option<Conversion> {
     let is_none = has_device(options) || n_operations(parent, options) < WORTH;
     options.conversion.or(is_none.then_some(Conversion::None))

@@ -87,7 +87,7 @@ impl Loss {
         Ok(losses.into_iter().sum())
     }
 
-    /// The mean that `objective` makes small: nats per token, of a draft model a share of the tokens. For tasks it is the
+    /// The mean that `objective` makes small. Nats per token, of a draft model a share of the tokens. For tasks it is the
     /// KL divergence, by which those are chosen that do them.
     #[must_use]
     pub fn mean(&self, objective: Objective) -> f64 {

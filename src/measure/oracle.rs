@@ -1,4 +1,4 @@
-//! The zero oracle: what a shortened model computes, compared with the parent in which the removed blocks are zeroed.
+//! The zero oracle. What a shortened model computes, compared with the parent in which the removed blocks are zeroed.
 //!
 //! In a pre-norm model a block adds to the stream what its output projections give. With zeros in their place it adds nothing,
 //! and zero bytes decode to zero in every block format. So the parent with those tensors zeroed is the parent without those

@@ -16,7 +16,7 @@ use crate::watch::Watch;
 /// The folder of remembered hashes among the records.
 pub const HASHES: &str = "hashes";
 
-/// The hash of all bytes of `input`: the one that is remembered of its files, else computed and remembered.
+/// The hash of all bytes of `input`. The one that is remembered of its files, else computed and remembered.
 #[must_use]
 pub fn remembered(input: &Input, watch: &dyn Watch) -> blake3::Hash {
     match Records::of_user(watch) {

@@ -137,7 +137,7 @@ impl<'a> Model<'a> {
         self.n_blocks
     }
 
-    /// Number of blocks that pass the stream on: without trailing next-token prediction blocks (MTP) and those of a head.
+    /// Number of blocks that pass the stream on. Without trailing next-token prediction blocks (MTP) and those of a head.
     #[must_use]
     pub fn n_trunk_blocks(&self) -> usize {
         self.n_blocks - self.n_prediction_blocks - self.n_head_blocks

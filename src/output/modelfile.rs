@@ -82,7 +82,7 @@ impl Modelfile {
     }
 }
 
-/// The parameters of a JSON object, as Ollama stores them: a list stands for several of one name.
+/// The parameters of a JSON object, as Ollama stores them. A list stands for several of one name.
 ///
 /// # Errors
 /// Another value than such an object.

@@ -191,7 +191,7 @@ impl Heads {
     }
 }
 
-/// The number under `llama.<name>`, or in every entry of the list there: `llama` takes the first for all blocks.
+/// The number under `llama.<name>`, or in every entry of the list there. `llama` takes the first for all blocks.
 fn uniform(model: &Model<'_>, name: &str) -> Result<Option<usize>> {
     let key = format!("{FROM}.{name}");
     let Some(entry) = model.metadata().get(&key) else {

@@ -21,7 +21,7 @@ pub struct Constraints {
     pub n_blocks: usize,
     /// Blocks that an evaluation runs.
     pub n_trunk_blocks: usize,
-    /// Prediction blocks that go with any cut: those that the file counts but does not hold, or all of them.
+    /// Prediction blocks that go with any cut. Those that the file counts but does not hold, or all of them.
     pub dropped: BlockSet,
     /// The file counts blocks as prediction blocks that are none, which any cut mends.
     pub miscounted: bool,

@@ -119,7 +119,7 @@ impl TensorData<'_> {
     }
 }
 
-/// The tensors of an output: which there are, what their data is, and which of the model's are not there.
+/// The tensors of an output. Which there are, what their data is, and which of the model's are not there.
 #[derive(Clone, Debug, Default)]
 pub struct Tensors<'a> {
     /// The tensors, in file order, each with its data.

@@ -20,7 +20,7 @@ pub enum Splitting {
     Whole,
     /// Into parts whose tensors have at most this many bytes together, or of a single tensor that has more.
     MaxBytes(u64),
-    /// As the input: every tensor stays in its part, and a part that loses all its tensors goes.
+    /// As the input. Every tensor stays in its part, and a part that loses all its tensors goes.
     AsInput,
 }
 

@@ -5,9 +5,9 @@
 pub struct Provenance {
     /// Hash of the input's bytes, all parts of a split model one after another.
     pub parent_blake3: blake3::Hash,
-    /// How the blocks were chosen: the word of a [`ChosenBy`](super::ChosenBy), or what a file says in its place.
+    /// How the blocks were chosen. The word of a [`ChosenBy`](super::ChosenBy), or what a file says in its place.
     pub method: String,
-    /// What made up for the removed blocks: the word of a [`HealMethod`](super::HealMethod), or what a file says in its place.
+    /// What made up for the removed blocks. The word of a [`HealMethod`](super::HealMethod), or what a file says in its place.
     pub heal: String,
 }
 

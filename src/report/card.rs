@@ -1,4 +1,4 @@
-//! A model card: what a shortened model is, in the Markdown with YAML in front that model hubs show. Pure: from facts to text.
+//! A model card. What a shortened model is, in the Markdown with YAML in front that model hubs show. Pure: from facts to text.
 
 use std::fmt::Write as _;
 

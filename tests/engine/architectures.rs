@@ -68,7 +68,7 @@ pub fn n_blocks(architecture: &Architecture) -> u32 {
     if differ { N_BLOCKS } else { 5 }
 }
 
-/// Whether zeroing its output projections makes a block the identity: not where the stream itself passes a norm.
+/// Whether zeroing its output projections makes a block the identity. Not where the stream itself passes a norm.
 pub fn zeroing_is_identity(architecture: &Architecture) -> bool {
     architecture.stream != Stream::LayerOutputNorm
 }

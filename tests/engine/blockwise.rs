@@ -1,4 +1,4 @@
-//! Evaluation block by block: it gives the bits of the whole model, within the memory that it says.
+//! Evaluation block by block. It gives the bits of the whole model, within the memory that it says.
 
 use std::path::Path;
 use std::process::{Child, Stdio};

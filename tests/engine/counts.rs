@@ -1,4 +1,4 @@
-//! Numbers of blocks at which llama.cpp computes something else: left by writing into the output what they select.
+//! Numbers of blocks at which llama.cpp computes something else. Left by writing into the output what they select.
 
 use std::path::Path;
 

@@ -135,7 +135,7 @@ fn a_size_is_reached_by_every_method_to_the_byte() {
     }
 }
 
-/// A journal of all that a search measures: the search is done, but its result cannot be written.
+/// A journal of all that a search measures. The search is done, but its result cannot be written.
 fn journal(dir: &Path, command: &str) -> PathBuf {
     let output = program(dir, &format!("{command} {TEXT} --scratch j --dry-run --json /dev/full"));
     assert_eq!(output.status.code(), Some(1), "{output:?}");

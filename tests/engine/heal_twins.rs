@@ -88,7 +88,7 @@ fn eliminate(mut a: Vec<Vec<f64>>, mut b: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
     b
 }
 
-/// A token of a fit: what a matrix multiplies, what is left to add, and how much it counts.
+/// A token of a fit. What a matrix multiplies, what is left to add, and how much it counts.
 type Shown = (Vec<f64>, Vec<f64>, f64);
 
 /// The change of least squares with a ridge, `[n_in][n_out]`, by loops over tokens.

@@ -18,7 +18,7 @@ use crate::support::shorten;
 /// `LLAMA_FTYPE_MOSTLY_Q4_K_S` of llama.h.
 const Q4_K_S: u32 = 14;
 
-/// An importance matrix of the model at `path`, in the form of `llama-imatrix`: every weight has its own values.
+/// An importance matrix of the model at `path`, in the form of `llama-imatrix`. Every weight has its own values.
 fn imatrix_of(path: &Path) -> Vec<u8> {
     let model = std::fs::read(path).unwrap();
     let model = File::parse(&model).unwrap();

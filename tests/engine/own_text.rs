@@ -1,4 +1,4 @@
-//! Text that a model writes itself: against a loop that evaluates every text from its beginning for each token.
+//! Text that a model writes itself. Against a loop that evaluates every text from its beginning for each token.
 
 use std::path::Path;
 

@@ -18,7 +18,7 @@ pub fn program(dir: &Path, arguments: &str) -> Output {
     command(dir, arguments).output().unwrap()
 }
 
-/// Runs the program on one thread: the threads of ggml spin at barriers, and tests run side by side.
+/// Runs the program on one thread. The threads of ggml spin at barriers, and tests run side by side.
 pub fn on_one_thread(dir: &Path, arguments: &str) -> Output {
     program(dir, &format!("{arguments} -t 1"))
 }

@@ -1,4 +1,4 @@
-//! Tiny models with random weights, of any architecture: llama.cpp says which tensors it would read, the project's
+//! Tiny models with random weights, of any architecture. Llama.cpp says which tensors it would read, the project's
 //! writer writes them.
 
 #[path = "random_model/keys.rs"]
@@ -290,7 +290,7 @@ impl<'s> Spec<'s> {
         Ok(shapes)
     }
 
-    /// The models by which an architecture is tested: the usual one, and those that take other paths in llama.cpp.
+    /// The models by which an architecture is tested. The usual one, and those that take other paths in llama.cpp.
     pub fn variants(architecture: &'s str, n_blocks: u32) -> Vec<Self> {
         let with = |extra: Vec<(&'static str, ValueOut)>| {
             let mut spec = Self::new(architecture, n_blocks);

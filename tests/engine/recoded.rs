@@ -1,4 +1,4 @@
-//! Recoded weights are the same numbers: what such a model computes differs by the order of sums alone.
+//! Recoded weights are the same numbers. What such a model computes differs by the order of sums alone.
 
 use std::path::Path;
 

@@ -22,7 +22,7 @@ use crate::program::{json, on_one_thread};
 use crate::random_model::Spec;
 use crate::support::{hidden_states, load, setup};
 
-/// Architectures of which an embedding twice as large does not double the stream: a norm without weights follows it
+/// Architectures of which an embedding twice as large does not double the stream. A norm without weights follows it
 /// (`muse-glimmer.cpp`).
 const NORMED: &[&str] = &["muse-glimmer"];
 

@@ -1,4 +1,4 @@
-//! An output in parts: llama.cpp loads it by its first part, and computes what it computes with the single file.
+//! An output in parts. Llama.cpp loads it by its first part, and computes what it computes with the single file.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! `score` and the main job: how sure they are, when they stop, what other texts and each block alone say.
+//! `score` and the main job. How sure they are, when they stop, what other texts and each block alone say.
 
 use std::path::Path;
 

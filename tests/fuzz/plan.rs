@@ -93,7 +93,7 @@ fn shorten(bytes: &[u8], request: &Request) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Another set of the same size: the nearest that is allowed, and the one that a method chooses. Whatever these find,
+/// Another set of the same size. The nearest that is allowed, and the one that a method chooses. Whatever these find,
 /// the constraints allow.
 fn allowed(constraints: &Constraints, wanted: &BlockSet, bytes: &[u8]) -> Option<BlockSet> {
     if constraints.n_trunk_blocks > MAX_SEARCHED {
@@ -116,7 +116,7 @@ fn allowed(constraints: &Constraints, wanted: &BlockSet, bytes: &[u8]) -> Option
     nearest
 }
 
-/// The planned file, written to memory: its tensors are those that stay, its metadata what was kept or planned.
+/// The planned file, written to memory. Its tensors are those that stay, its metadata what was kept or planned.
 fn check_output(model: &Model<'_>, plan: &Plan<'_>) {
     let mut bytes = Vec::new();
     let n_bytes = gguf::write(&plan.layout, &mut bytes, |i, out| plan.data[i].write(model, out))

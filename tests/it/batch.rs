@@ -1,4 +1,4 @@
-//! Many models in one run: what is done, what is not done again, and what a failure costs.
+//! Many models in one run. What is done, what is not done again, and what a failure costs.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,4 +1,4 @@
-//! Numbers of blocks that llama.cpp treats in a special way: refused, or kept by what is written into the output.
+//! Numbers of blocks that llama.cpp treats in a special way. Refused, or kept by what is written into the output.
 
 use gguf_shorten::gguf::ValueOut;
 
@@ -18,7 +18,7 @@ fn refuses(make: &Make, blocks: &str, message: &str) {
     dir.run(&format!("m.gguf --drop {n} -o out.gguf")).fails(1, &format!("m.gguf: {message}"));
 }
 
-/// Heads of 12 in a model of width 32 with 4 heads: another width per head than head size.
+/// Heads of 12 in a model of width 32 with 4 heads. Another width per head than head size.
 fn gemma(architecture: &str, n_blocks: u32) -> Make {
     let make = Make::new(architecture, n_blocks);
     make.set(&format!("{architecture}.attention.key_length"), ValueOut::u32(12))

@@ -1,4 +1,4 @@
-//! Data that is not a tensor's as it is: parts of a tensor, and bytes that the plan made. Written, then verified.
+//! Data that is not a tensor's as it is. Parts of a tensor, and bytes that the plan made. Written, then verified.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! Goals in place of a number of blocks: sizes to the byte, and what does not fit together.
+//! Goals in place of a number of blocks. Sizes to the byte, and what does not fit together.
 
 use gguf_shorten::gguf::ValueOut;
 use serde_json::{Value, json};

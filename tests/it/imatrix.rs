@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::make::{F32, Make, data};
 use crate::util::{Dir, Said};
 
-/// The model that the importance matrices below fit: rows of 32 elements in `attn_q` and `output`, of 5 in `ffn_down`.
+/// The model that the importance matrices below fit. Rows of 32 elements in `attn_q` and `output`, of 5 in `ffn_down`.
 fn dir() -> Dir {
     model().dir()
 }

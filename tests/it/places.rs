@@ -1,4 +1,4 @@
-//! Where the data of tensors lies: in any order, and with no more room than the types take.
+//! Where the data of tensors lies. In any order, and with no more room than the types take.
 
 use gguf_shorten::gguf::File;
 

@@ -1,4 +1,4 @@
-//! Outputs in parts: where they are cut, what each part says, and that all parts appear or none.
+//! Outputs in parts. Where they are cut, what each part says, and that all parts appear or none.
 
 use std::fs;
 use std::io::Write;

@@ -273,7 +273,7 @@ impl Output<'_> {
         panic!("{text}");
     }
 
-    /// An error as all errors are: status 1 or 2, one line, perhaps a hint, nothing on stdout, nothing written.
+    /// An error as all errors are. Status 1 or 2, one line, perhaps a hint, nothing on stdout, nothing written.
     #[track_caller]
     pub fn check_refused(&self) {
         self.check(matches!(self.status.code(), Some(1 | 2)), "status 1 or 2");

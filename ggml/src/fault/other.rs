@@ -1,4 +1,4 @@
-//! What the end of a process calls where there are no signals: it comes from a check that fails alone.
+//! What the end of a process calls where there are no signals. It comes from a check that fails alone.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

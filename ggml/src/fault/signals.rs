@@ -14,7 +14,7 @@ const DEADLY: [(c_int, &str, &str); 5] = [
     (libc::SIGABRT, "SIGABRT", "abort"),
 ];
 
-/// Signals that ask a process to end: by a user, a terminal, a queue of jobs, a limit of time.
+/// Signals that ask a process to end. By a user, a terminal, a queue of jobs, a limit of time.
 const ENDING: [c_int; 9] = [
     libc::SIGTERM,
     libc::SIGHUP,

@@ -1,4 +1,4 @@
-//! Goals in place of a number of blocks: how many go is what the goal allows, or asks for.
+//! Goals in place of a number of blocks. How many go is what the goal allows, or asks for.
 //!
 //! Sets grow one after another ([`Growth`]): those of a search, or those that a method names for each number of blocks. Losses
 //! need not grow with the number of blocks, so nothing is bisected. [`most`] goes up to the first set that breaks the goal,

@@ -24,7 +24,7 @@ use crate::model::block::BlockSet;
 /// Lines are on disk at the latest after so long. Before, only a failure of the system loses them.
 const SYNC_AFTER: Duration = Duration::from_secs(5);
 
-/// A longer file is none of ours: of the largest models, a search measures some hundred thousand losses.
+/// A longer file is none of ours. Of the largest models, a search measures some hundred thousand losses.
 const MAX_BYTES: u64 = 256 << 20;
 
 /// How often a journal is opened again that another process removes meanwhile.

@@ -233,7 +233,7 @@ mod tests {
         Settings { objective: Objective::Kl, keep: BlockSet::new(), beam: 1, swaps }
     }
 
-    /// A loss that is known: each block has a price in each window, and some pairs cost more together.
+    /// A loss that is known. Each block has a price in each window, and some pairs cost more together.
     pub struct Priced {
         n_windows: usize,
         /// By how much a price differs from window to window.

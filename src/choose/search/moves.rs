@@ -4,7 +4,7 @@ use crate::model::BlockId;
 use crate::model::block::BlockSet;
 use crate::plan::Constraints;
 
-/// The longest run that goes at once where no single block may: the periods of llama.cpp's patterns are not longer.
+/// The longest run that goes at once where no single block may. The periods of llama.cpp's patterns are not longer.
 const LONGEST_RUN: usize = 8;
 
 /// The allowed sets of up to `most` blocks with one kept block more removed. Where no single block may go, with the shortest

@@ -7,7 +7,7 @@
 
 use super::Confidence;
 
-/// With fewer windows nothing is certain: the variance of so few is not known, and their mean not yet normal.
+/// With fewer windows nothing is certain. The variance of so few is not known, and their mean not yet normal.
 pub const MIN_WINDOWS: usize = 8;
 
 /// Each analysis sees so many times the windows of the one before.

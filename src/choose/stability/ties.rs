@@ -26,7 +26,7 @@ use crate::plan::Constraints;
 /// How sure a chosen set is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ties {
-    /// The blocks that a set may hold instead, or that may stay instead: none if the set is certain.
+    /// The blocks that a set may hold instead, or that may stay instead. None if the set is certain.
     pub tied: BlockSet,
 }
 

@@ -1,4 +1,4 @@
-//! Memory for models that are evaluated at the same time: another one waits until there is room for it.
+//! Memory for models that are evaluated at the same time. Another one waits until there is room for it.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 

@@ -1,4 +1,4 @@
-//! Many models in one run: which, with which options, what of them is done already, and a process for each.
+//! Many models in one run. Which, with which options, what of them is done already, and a process for each.
 //!
 //! ```text
 //! PATH... -> find -> models -> share of this task -> flags (command line, then TOML tables) -> Job --+

@@ -33,7 +33,7 @@ pub enum State {
 /// A file as it was found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
-    /// Where it is: of an input as it was given, of an output in the folder of outputs. A name that is not UTF-8 is written with
+    /// Where it is. Of an input as it was given, of an output in the folder of outputs. A name that is not UTF-8 is written with
     /// replacement characters.
     #[serde(serialize_with = "lossy")]
     pub path: PathBuf,

@@ -254,7 +254,7 @@ impl<'e> Evaluation<'e> {
         Ok(())
     }
 
-    /// Memory that a model of `n_bytes` takes: its weights, and the logits of a window, which llama.cpp has twice.
+    /// Memory that a model of `n_bytes` takes. Its weights, and the logits of a window, which llama.cpp has twice.
     fn needed(&self, n_bytes: u64) -> u64 {
         let n_logits = scored(self.set.window).len().saturating_mul(self.parent.n_vocab());
         n_bytes.saturating_add((n_logits as u64).saturating_mul(2 * size_of::<f32>() as u64))

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use crate::engine::hidden_state::{HiddenStates, Passage, Position, Token, Visitor};
 use crate::model::BlockId;
 
-/// The states of all windows: at position 0 before block 0, at position `i + 1` after block `i`.
+/// The states of all windows. At position 0 before block 0, at position `i + 1` after block `i`.
 ///
 /// They are shown window after window, in the order of the text, again and again.
 pub struct Replay {

@@ -1,4 +1,4 @@
-//! Scores that were measured before: the cache in the platform's folder for such, or in the one that `GGUF_SHORTEN_CACHE` names.
+//! Scores that were measured before. The cache in the platform's folder for such, or in the one that `GGUF_SHORTEN_CACHE` names.
 //!
 //! ```text
 //! scores/<hash of the key>.json    scores of a model on a text

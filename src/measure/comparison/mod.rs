@@ -1,4 +1,4 @@
-//! Several models in one table: what each row says, which rows are worth a look, and what follows. Pure: no I/O.
+//! Several models in one table. What each row says, which rows are worth a look, and what follows. Pure: no I/O.
 //!
 //! In reading order: [`pareto`] marks the rows that no other one beats, [`verdict`] says what the rows show, [`overlap`]
 //! whether the scored text is also the one that chose.

@@ -1,4 +1,4 @@
-//! One sentence about what the rows show: above all whether a smaller quantization would have been better than fewer
+//! One sentence about what the rows show. Above all whether a smaller quantization would have been better than fewer
 //! blocks.
 //!
 //! Two rows are compared where the answer is plain: where their sizes are about the same, or where one is smaller and

@@ -44,9 +44,9 @@ pub struct BlockImportance {
 /// The scores of the two halves of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Halves {
-    /// Attention, or what a block has in its place: from what enters the block to the stream after it.
+    /// Attention, or what a block has in its place. From what enters the block to the stream after it.
     pub attention: BlockScores,
-    /// The feed-forward network, or what a block has in its place: from there to what leaves the block.
+    /// The feed-forward network, or what a block has in its place. From there to what leaves the block.
     pub ffn: BlockScores,
 }
 

@@ -1,4 +1,4 @@
-//! Tasks with several answers, one of them right: the answer whose tokens are the likeliest on average is the model's.
+//! Tasks with several answers, one of them right. The answer whose tokens are the likeliest on average is the model's.
 //!
 //! This is the normalised accuracy of llama-perplexity's `--hellaswag` and `--multiple-choice`
 //! (`perplexity.cpp: hellaswag_score, multiple_choice_score`). Other programs divide by bytes instead of tokens.

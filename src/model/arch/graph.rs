@@ -52,7 +52,7 @@ pub enum Stream {
         /// What the output head calls what it reads.
         last: &'static str,
     },
-    /// No name for outputs: what leaves block i is the sum whose second operand is `ffn_inp-<i>` (`eurobert.cpp`,
+    /// No name for outputs. What leaves block i is the sum whose second operand is `ffn_inp-<i>` (`eurobert.cpp`,
     /// `neo-bert.cpp`, `modern-bert.cpp`).
     ResidualSum {
         /// The node that enters block 0.
@@ -64,7 +64,7 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// Whether the stream is the sum of what blocks add: a block that adds zeros is then the identity.
+    /// Whether the stream is the sum of what blocks add. A block that adds zeros is then the identity.
     #[must_use]
     pub const fn is_sum(self) -> bool {
         !matches!(self, Self::LayerOutputNorm | Self::Stacked { .. } | Self::Parallel { .. })
@@ -77,7 +77,7 @@ impl Stream {
 pub enum Middle {
     /// The node `<name>-<i>`.
     Named(&'static str),
-    /// A node without a name, or with that of another: what the norm with the weights `blk.<i>.ffn_norm.weight` reads.
+    /// A node without a name, or with that of another. What the norm with the weights `blk.<i>.ffn_norm.weight` reads.
     ReadByNorm,
     /// Nowhere: both halves read what enters the block.
     Parallel,
@@ -118,7 +118,7 @@ pub struct Residual {
 pub enum Fit {
     /// The matrix `ffn_down`, where no tensor stands between its product and the stream.
     Matrix,
-    /// In blocks that have both, the norms after both branches: a block alone shows what each branch adds; tested. Else as
+    /// In blocks that have both, the norms after both branches. A block alone shows what each branch adds; tested. Else as
     /// [`Fit::Matrix`].
     Norms,
     /// Nothing: a factor of the metadata multiplies what a block writes.

@@ -1,4 +1,4 @@
-//! The rules of architectures: what llama.cpp derives from a block's number, or from how many blocks there are.
+//! The rules of architectures. What llama.cpp derives from a block's number, or from how many blocks there are.
 
 use std::fmt;
 
@@ -116,7 +116,7 @@ pub enum Recurrent {
     },
 }
 
-/// A kind that the program text ties to a block's number: block `i` has it if `i % period == phase`.
+/// A kind that the program text ties to a block's number. Block `i` has it if `i % period == phase`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PositionRule {
     /// The period.

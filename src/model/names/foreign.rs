@@ -45,7 +45,7 @@ pub(super) fn number_at(name: &str, at: usize) -> Option<usize> {
     number.parse().ok().filter(|_| is_number)
 }
 
-/// The first block of a name in the words of another format: where it stands, and its number.
+/// The first block of a name in the words of another format. Where it stands, and its number.
 pub(super) fn first_number(name: &str) -> Option<(usize, usize)> {
     let starts = name.match_indices('.').map(|(dot, _)| dot + 1);
     [0].into_iter().chain(starts).find_map(|at| Some((at, number_at(name, at)?)))

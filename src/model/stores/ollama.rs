@@ -263,7 +263,7 @@ fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-/// The folders in which models may be: what the environment names, else the user's and the system service's.
+/// The folders in which models may be. What the environment names, else the user's and the system service's.
 fn stores() -> Result<Vec<PathBuf>> {
     // As `envconfig.Var` reads it.
     if let Some(value) = std::env::var_os("OLLAMA_MODELS") {

@@ -20,7 +20,7 @@ pub struct WeightSums {
     /// Sums of squares of each column, `[n_matrices, n_columns]`.
     squares: Vec<f64>,
     n_columns: usize,
-    /// Rows that were added up: one number for all matrices of a dense weight, one for each expert.
+    /// Rows that were added up. One number for all matrices of a dense weight, one for each expert.
     counts: Vec<u64>,
 }
 

@@ -51,7 +51,7 @@ enum Form<'a> {
 pub struct Entry<'a> {
     /// Name of the weight, such as `blk.3.attn_q.weight`.
     pub name: &'a str,
-    /// Number of values: as many as a row of the weight has elements, for each of its experts.
+    /// Number of values. As many as a row of the weight has elements, for each of its experts.
     pub n_values: u64,
 }
 

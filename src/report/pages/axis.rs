@@ -17,7 +17,7 @@ impl Scale {
         }
     }
 
-    /// The better one for values that differ as much as these: logarithms where the largest is far above the smallest.
+    /// The better one for values that differ as much as these. Logarithms where the largest is far above the smallest.
     #[must_use]
     pub fn of(values: impl Iterator<Item = f64> + Clone) -> Self {
         const FAR: f64 = 12.0;

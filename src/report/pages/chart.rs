@@ -40,7 +40,7 @@ pub const REMOVED: RGBColor = RGBColor(0xA8, 0x3C, 0x00);
 /// Models in other types of tensors.
 pub const OTHER: RGBColor = RGBColor(0x00, 0x7A, 0x5A);
 
-/// A style sheet for charts: every colour above as a variable of a light and a dark page.
+/// A style sheet for charts. Every colour above as a variable of a light and a dark page.
 pub const STYLE: &str = r##"
 :root{--ink:#1F2328;--muted:#59636E;--grid:#E3E7EB;--kept:#4F93C9;--removed:#A83C00;--other:#007A5A}
 @media (prefers-color-scheme:dark){:root{--ink:#E6EDF3;--muted:#A3ADB8;--grid:#2B323B;--kept:#3F7FB5;--removed:#FF9D4D;--other:#4CC38A}}
@@ -138,7 +138,7 @@ pub struct Chart {
     pub marks: Vec<Mark>,
 }
 
-/// A title and the corners of where it shows, in pixels: the upper left and the lower right.
+/// A title and the corners of where it shows, in pixels. The upper left and the lower right.
 type Titled<'t> = ((i32, i32), (i32, i32), &'t str);
 
 /// What is drawn on, in pixels.
@@ -309,7 +309,7 @@ fn font(size: i32, colour: RGBColor) -> TextStyle<'static> {
     ("sans-serif", size).into_font().color(&colour)
 }
 
-/// An axis as plotters has it: between the scaled ends of its range, with ticks where they are wanted.
+/// An axis as plotters has it. Between the scaled ends of its range, with ticks where they are wanted.
 struct Ticked {
     coordinate: RangedCoordf64,
     ticks: Vec<f64>,

@@ -137,7 +137,7 @@ impl<'v> Fields<'v> {
         rows.iter().enumerate().map(row).collect()
     }
 
-    /// Whatever is in a field, as a few short words: what a newer release says there is not known here.
+    /// Whatever is in a field, as a few short words. What a newer release says there is not known here.
     pub(super) fn words(&self, key: &str) -> Option<String> {
         /// Of a field with more, the first ones.
         const ENTRIES: usize = 16;

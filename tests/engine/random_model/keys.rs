@@ -82,7 +82,7 @@ pub(super) fn experts() -> Vec<(&'static str, ValueOut)> {
     ]
 }
 
-/// Entries of latent attention: one KV head of the compressed size, and the sizes that it stands for.
+/// Entries of latent attention. One KV head of the compressed size, and the sizes that it stands for.
 pub(super) fn latent_attention() -> Vec<(&'static str, ValueOut)> {
     let u32 = ValueOut::u32;
     vec![

@@ -1,4 +1,4 @@
-//! Files and arguments that are wrong: each gives the error that it is due, and never a panic.
+//! Files and arguments that are wrong. Each gives the error that it is due, and never a panic.
 
 use crate::util::Dir;
 
@@ -12,7 +12,7 @@ mod mutant;
 
 mod program;
 
-/// Tries the bytes in every command that needs no engine: each must give an error with this phrase, and write nothing.
+/// Tries the bytes in every command that needs no engine. Each must give an error with this phrase, and write nothing.
 #[track_caller]
 fn refused(bytes: &[u8], phrase: &str, hint: Option<&str>) {
     let dir = Dir::new();

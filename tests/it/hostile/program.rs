@@ -37,7 +37,7 @@ fn run<'d>(dir: &'d Dir, arguments: &str, len: usize) -> Output<'d> {
     dir.sh(&format!("ulimit -v {memory}; ulimit -t 1; exec $PROGRAM {arguments}")).output()
 }
 
-/// Runs a command on `m.gguf`: `Ok` if it did what it was asked, and then what it wrote is well-formed. Else one error
+/// Runs a command on `m.gguf`. `Ok` if it did what it was asked, and then what it wrote is well-formed. Else one error
 /// line, and nothing written.
 fn check(dir: &Dir, arguments: &str, len: usize) -> bool {
     let output = run(dir, arguments, len);
