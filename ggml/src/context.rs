@@ -284,8 +284,8 @@ impl<'model> Context<'model> {
         Ok(unsafe { std::slice::from_raw_parts(logits, n_rows * self.n_vocab) })
     }
 
-    /// Calls `llama_decode` on the window, from an empty memory, with the tokens at `rows` (`None`: all) marked as
-    /// outputs. Returns its status.
+    /// Calls `llama_decode` on the window, from an empty memory. Outputs are the tokens at `rows` (`None`: all). Returns its
+    /// status.
     fn decode(&mut self, batch: WindowInput<'_>, rows: Option<Range<usize>>) -> i32 {
         let n = match batch {
             WindowInput::Tokens(tokens) => tokens.len(),

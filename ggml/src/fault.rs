@@ -211,8 +211,8 @@ pub fn install(prefix: &str) {
     signals::install();
 }
 
-/// Makes an interrupt (SIGINT) of every signal that asks for the end, such as SIGTERM, SIGQUIT or SIGUSR1. The caller handles
-/// it. Those that the process ignores, as under `nohup`, stay so.
+/// Makes an interrupt (SIGINT) of every signal that asks for the end. Such are SIGTERM, SIGQUIT or SIGUSR1. The caller handles
+/// the interrupt. Those that the process ignores, as under `nohup`, stay so.
 pub fn install_interrupts() {
     #[cfg(unix)]
     signals::install_interrupts();

@@ -42,7 +42,7 @@ pub fn clear() {
     fault::set_last_words("");
 }
 
-/// The last warning or error that llama.cpp printed, on one line, without the C function's name before it.
+/// The last warning or error that llama.cpp printed. It is on one line, without the C function's name before it.
 ///
 /// `None` if nothing was printed since [`clear`].
 #[must_use]

@@ -231,8 +231,8 @@ impl Model {
         (adds_bos && bos >= 0).then_some(bos)
     }
 
-    /// The tokens of `text`, with the special tokens that the model puts around a text (as llama-perplexity and
-    /// llama-imatrix do). Special tokens written out in the text are plain text.
+    /// The tokens of `text`, with those that the model puts around one (as llama-perplexity and llama-imatrix do). Special
+    /// tokens written out in the text are plain text.
     ///
     /// # Errors
     /// [`Error::Tokenize`] if the model has no tokenizer or the text is 2 GiB or longer.

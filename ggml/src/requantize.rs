@@ -11,7 +11,7 @@ use crate::error::c_path;
 use crate::fault::{AtWork, Work};
 use crate::{Backend, Error, log};
 
-/// Bytes of a piece of a tensor at most. llama.cpp's own default is 8 GiB, as much as some machines have. What comes out does
+/// Bytes of a piece of a tensor at most. The default of llama.cpp is 8 GiB, as much as some machines have. What comes out does
 /// not depend on it.
 const MAX_BUFFER: usize = 256 << 20;
 

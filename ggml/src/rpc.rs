@@ -1,4 +1,4 @@
-//! Machines that evaluate a part of a model, by ggml's RPC back end (`ggml-rpc.cpp`): each runs llama.cpp's `rpc-server`.
+//! Machines that evaluate a part of a model, by ggml's RPC back end. Each runs llama.cpp's `rpc-server`.
 //!
 //! That back end ends the process where a server cannot be reached or speaks another version of the protocol. So each server
 //! is asked first, by the same greeting, from here. What it does later, such as to vanish, ends the process with one line
@@ -114,8 +114,8 @@ impl Servers {
         Ok(Self(devices.leak()))
     }
 
-    /// Their devices, followed by those of this machine that are no CPU, as llama.cpp's own programs order them. Then a
-    /// null pointer.
+    /// Their devices, followed by those of this machine that are no CPU. So llama.cpp's own programs order them. Then a null
+    /// pointer.
     pub(crate) fn with_local(self) -> Vec<sys::ggml_backend_dev_t> {
         let mut devices: Vec<_> = self.0.iter().map(|device| device.0).collect();
         // SAFETY: no arguments.

@@ -58,7 +58,7 @@ impl Model {
         self.has_tokenizer() && unsafe { sys::llama_vocab_is_eog(self.vocab(), token) }
     }
 
-    /// Whether some block keeps a state instead of all earlier tokens, so that a token cannot belong to two sequences.
+    /// Whether some block keeps a state instead of all earlier tokens. Then a token cannot belong to two sequences.
     #[must_use]
     pub fn is_recurrent(&self) -> bool {
         // SAFETY: the model is alive.

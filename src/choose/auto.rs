@@ -1,4 +1,4 @@
-//! Method `auto`: the best of the sets that cheap methods name, by their loss on text that chose nothing.
+//! Method `auto`: the best of the sets that cheap methods name. It goes by their loss on text that chose nothing.
 //!
 //! One pass over the calibration text scores every block and every run. The sets that follow from it are evaluated on windows
 //! of the text after that; where the text ends, on scored windows, too. They are evaluated by segments, so that what sets have
@@ -149,7 +149,7 @@ struct Losses {
 }
 
 impl Losses {
-    /// Measures the sets of each target on windows that had no part in their scores, if there are enough.
+    /// Measures the sets of each target. If there are enough, windows had no part in their scores.
     fn measure(request: &Request<'_>, rivals: &[Vec<BlockSet>]) -> Result<Self> {
         let (parent, watch) = (request.parent, request.watch);
         let importance = request.importance.context("bug: no scores")?;
@@ -263,7 +263,7 @@ fn text_after(text: &Calibration, n_seen: usize, n_windows: usize) -> (Calibrati
     }
 }
 
-/// Evaluations of a block on a window that measuring may take, where so many tokens at most are scored.
+/// Evaluations of a block on a window that measuring may take. So many tokens at most are scored.
 fn budget(n_tokens: usize, window: usize, n_blocks: usize) -> usize {
     let n_windows = n_tokens.min(DEFAULT_TOKENS) / window.max(1);
     n_windows * n_blocks * PASSES.0 / PASSES.1
@@ -275,7 +275,7 @@ fn kept(n_blocks: usize, sets: &[BlockSet]) -> Vec<Vec<BlockId>> {
     sets.iter().map(|set| all().filter(|block| !set.contains(block)).collect()).collect()
 }
 
-/// Windows on which these sets of kept blocks can be evaluated by segments, one at least. 0 of no set.
+/// Windows on which these sets of kept blocks can be evaluated by segments. One at least. 0 of no set.
 fn n_by_segments(budget: usize, n_blocks: usize, kept: &[Vec<BlockId>]) -> usize {
     // The first window is evaluated by segments and whole to compare the two, and each has a head for the parent.
     let prefixes = |set: &Vec<BlockId>| (1..set.len()).map(|n| set[..n].to_vec()).collect::<Vec<_>>();

@@ -75,7 +75,8 @@ fn clusters(cosine: &[Vec<f64>], k: usize) -> Result<Vec<usize>> {
     Ok(k_means(&points, k))
 }
 
-/// The tightest clusters of those that begin with each point and, one after another, the farthest from the points before.
+/// The tightest clusters of those that begin with each point. One after another, the farthest from the points before begins the
+/// next.
 fn k_means(points: &[Vec<f64>], k: usize) -> Vec<usize> {
     let runs = (0..points.len()).map(|start| lloyd(points, farthest_first(points, k, start)));
     let best = runs.min_by(|(a, _), (b, _)| a.total_cmp(b));

@@ -184,7 +184,7 @@ impl<'s> Search<'s> {
         (1 << self.groups.len()) - 1
     }
 
-    /// `block` blocks are decided, `kept` of them kept, and one was kept of every group in the set `groups`.
+    /// `block` blocks are decided, `kept` of them kept. One was kept of every group in the set `groups`.
     fn state(&self, block: usize, kept: usize, groups: usize) -> usize {
         ((block * (self.n_kept + 1) + kept) << self.groups.len()) + groups
     }

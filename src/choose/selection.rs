@@ -65,7 +65,7 @@ pub struct Seen {
 }
 
 impl Selection {
-    /// The text of the choice, all from which a calibration that may end early takes windows in random order.
+    /// The text of the choice. A calibration that may end early takes windows from all of it in random order.
     #[must_use]
     pub fn seen(&self) -> Seen {
         let Some(text) = &self.calibration else {
@@ -323,7 +323,7 @@ impl Checked {
     }
 }
 
-/// The limit and the size of an output that has at most `limit` bytes without the prediction blocks alone.
+/// The limit and the size of an output without the prediction blocks alone. It has at most `limit` bytes.
 fn reached(parent: Parent<'_>, options: &Choosing, limit: u64) -> Result<Option<(u64, u64)>> {
     if options.rules.drop_mtp {
         let n_bytes = parent.output_bytes(&BlockSet::new(), "blocks", options.splitting)?;
@@ -336,7 +336,7 @@ fn reached(parent: Parent<'_>, options: &Choosing, limit: u64) -> Result<Option<
     Ok(None)
 }
 
-/// The selection of no block but those for prediction, with which the output has `n_bytes`, at most `limit`.
+/// The selection of no block but those for prediction. The output has `n_bytes`, at most `limit`.
 fn without_trunk_blocks(limit: u64, n_bytes: u64) -> Selection {
     let none = BlockSet::new();
     let step = StepReport::of_size(&none, Figure::Bytes(n_bytes), Some(true));

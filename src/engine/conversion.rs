@@ -2,11 +2,11 @@
 //!
 //! llama.cpp has its fastest kernels (repacked rows, tiles, matrix units) for some types only, which differ from machine to
 //! machine. A weight of `Q5_0` is `d * q` with an integer `q` of five bits, one of `IQ4_NL` is `d * q` with one of sixteen
-//! integers of eight bits. `Q8_0` holds any `d * q` with eight bits: the same scale, the same integer, the same number.
-//! llama.cpp multiplies all three with inputs in `Q8_0` (`ggml-cpu.c: type_traits_cpu`), so converted to it a model computes
-//! the same up to the order in which floats are added. `F32` holds the weights of every type, `BF16` their first eight bits.
-//! With both, inputs are not rounded as they are with the model's own types. So only scores are taken from converted blocks,
-//! and they say so. Whatever is compared bit for bit is evaluated as it is.
+//! integers of eight bits. `Q8_0` holds any `d * q` with eight bits: the same scale, the same integer, the same number. All
+//! three are multiplied with inputs in `Q8_0` (`ggml-cpu.c: type_traits_cpu`). So converted to it a model computes the same up
+//! to the order in which floats are added. `F32` holds the weights of every type, `BF16` their first eight bits. With both,
+//! inputs are not rounded as they are with the model's own types. So only scores are taken from converted blocks, and they say
+//! so. Whatever is compared bit for bit is evaluated as it is.
 
 use std::io;
 
@@ -133,7 +133,8 @@ fn to_q8_0(from: TensorType, bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The integers of a block of `Q5_0` after its scale (`ggml-common.h: block_q5_0`): the fifth bits, then pairs of four bits.
+/// The integers of a block of `Q5_0` after its scale. They are the fifth bits, then pairs of four bits (`ggml-common.h:
+/// block_q5_0`).
 fn of_q5_0(block: &[u8]) -> [u8; BLOCK] {
     let mut out = [0; BLOCK];
     let high = block[..4].iter().rev().fold(0u32, |bits, &byte| bits << 8 | u32::from(byte));

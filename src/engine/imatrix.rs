@@ -42,7 +42,8 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// Of a model in which block `i` is block `blocks[i]` of the one that the matrix is for. Others are not looked at.
+    /// Of a model of some blocks. Its block `i` is block `blocks[i]` of the one that the matrix is for. Others are not looked
+    /// at.
     #[must_use]
     pub fn of_blocks(blocks: Vec<BlockId>) -> Self {
         Self { blocks: Some(blocks), ..Self::default() }
@@ -101,7 +102,7 @@ impl Collector {
         self.sums.check(name)
     }
 
-    /// Adds inputs of the shape `[n_columns, n_rows, n2, n3]`, which go to the matrices of the weight in turn.
+    /// Adds inputs of the shape `[n_columns, n_rows, n2, n3]`. They go to the matrices of the weight in turn.
     fn collect_dense(&mut self, name: &str, weight: [usize; 4], inputs: [usize; 4]) -> Result<()> {
         let [n_columns, n_rows, n2, n3] = inputs;
         let n_matrices = (weight[2] * weight[3]).max(1);
@@ -115,7 +116,7 @@ impl Collector {
         Ok(())
     }
 
-    /// Adds inputs of the shape `[n_columns, n_used or 1, n_tokens]` to the experts of each token, `[n_used, n_tokens]`.
+    /// Adds inputs to the experts of each token, `[n_used, n_tokens]`. Their shape is `[n_columns, n_used or 1, n_tokens]`.
     fn collect_experts(
         &mut self,
         name: &str,

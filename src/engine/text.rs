@@ -137,8 +137,8 @@ pub struct Cut {
     pub window: usize,
     /// At most this many tokens in all.
     pub tokens: usize,
-    /// Takes the place of every window's first token. llama-perplexity and llama-imatrix do so for models that were trained
-    /// with a token at the beginning of every text.
+    /// Takes the place of every window's first token. Perplexity and importance matrices of llama.cpp have it so, for models
+    /// that were trained with a token at the beginning of every text.
     pub bos: Option<Token>,
 }
 
@@ -147,7 +147,7 @@ pub struct Cut {
 pub struct CalibrationSet {
     /// Where the text comes from.
     pub source: Source,
-    /// Hash of the texts, one after another, and of the tokens that the model wrote, each as four bytes.
+    /// Hash of the texts, and of the tokens that the model wrote. Texts are one after another, tokens four bytes each.
     pub blake3: blake3::Hash,
     /// Tokens of one window.
     pub window: usize,

@@ -84,8 +84,8 @@ impl Prefix {
     }
 }
 
-/// The command that joins the pieces of a file, if `path` is named like one: `m.gguf.part1of2`,
-/// `m.gguf.part-a`, `m.gguf-split-a`. They are no parts of a split model, which are files of their own.
+/// The command that joins the pieces of a file. `path` is named like one: `m.gguf.part1of2`, `m.gguf.part-a`, `m.gguf-split-a`.
+/// They are no parts of a split model, which are files of their own.
 #[must_use]
 pub fn joining(path: &Path) -> Option<String> {
     /// Pieces that are listed one by one.

@@ -33,7 +33,7 @@ pub fn check_free(folder: &Path, n_bytes: u64, min_free: u64) -> Result<()> {
     Ok(())
 }
 
-/// Where free space is not known, the disk shows that it is full while the file is written.
+/// Free space is not known. The disk shows that it is full while the file is written.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub fn check_free(_: &Path, _: u64, _: u64) -> Result<()> {
     Ok(())

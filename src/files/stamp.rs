@@ -57,7 +57,7 @@ impl Stamp {
         last.saturating_add(STEP_NS) < read_ns
     }
 
-    /// Checks that the file at `path` is still the one with this stamp, with no byte written since. Another name or other rights
+    /// Checks that the file at `path` is still the one with this stamp. No byte was written since. Another name or other rights
     /// do no harm.
     ///
     /// # Errors

@@ -85,8 +85,8 @@ impl<'a> Array<'a> {
         self.elements().map(|value| value.as_bytes())
     }
 
-    /// An array of the elements at the indices `keep`, in that order, with their bytes as they are. Each index that is not
-    /// above the one before it costs a walk from the start.
+    /// An array of the elements at the indices `keep`, in that order. Their bytes are as they are. Each index that is not above
+    /// the one before it costs a walk from the start.
     ///
     /// # Errors
     ///

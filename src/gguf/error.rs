@@ -145,7 +145,7 @@ pub enum ErrorKind {
         /// The id found.
         id: u32,
     },
-    /// The id of a tensor type belongs to a type that ggml has removed, or to one of another program.
+    /// The id of a tensor type that ggml does not read. It has removed it, or it is of another program.
     ForeignTensorType {
         /// The id found.
         id: u32,

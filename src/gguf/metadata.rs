@@ -57,7 +57,7 @@ impl<'a> Metadata<'a> {
         Ok(Metadata { entries, by_key })
     }
 
-    /// Reads the first entries, up to `n` of them or to the first that is not as it should be. Keys may appear twice.
+    /// Reads the first entries, up to `n` of them. The first that is not as it should be ends them. Keys may appear twice.
     pub(super) fn read_first(reader: &mut Reader<'a>, n: u64) -> Vec<Entry<'a>> {
         let entry = |index| Entry::read(reader, Place::Entry { index, n }).ok();
         (0..n).map_while(entry).collect()
@@ -148,7 +148,7 @@ impl<'a> Entry<'a> {
         self.value
     }
 
-    /// The bytes of the whole entry, from the length of the key to the end of the value.
+    /// The bytes of the whole entry. They begin with the length of the key and end with the value.
     pub fn raw(&self) -> &'a [u8] {
         self.raw
     }

@@ -105,8 +105,8 @@ impl<'a> File<'a> {
     ///
     /// # Errors
     ///
-    /// If the file is not GGUF, is damaged or cut off, or could be understood in two ways: two entries with one key, two
-    /// tensors with one name, tensors that overlap or have more room than their types take.
+    /// If the file is not GGUF, is damaged or cut off, or could be understood in two ways. Such are two entries with one key,
+    /// two tensors with one name, and tensors that overlap or have more room than their types take.
     pub fn parse(bytes: &'a [u8]) -> Result<File<'a>, Error> {
         let mut reader = Reader::new(bytes, Place::Header);
         let header = Header::read(&mut reader)?;

@@ -9,8 +9,8 @@ use super::tensor::TensorInfo;
 
 /// Checks that tensors follow one another, in whatever order, with their padding between them.
 ///
-/// Two that share a byte are damage. More room than padding means that the type of the tensor before is a larger one to
-/// whoever wrote the file. llama.cpp wants the order of the tensor infos besides (`gguf.cpp: gguf_init_from_reader`).
+/// Two that share a byte are damage. More room than padding means that the type of the tensor before is a larger one to whoever
+/// wrote the file. Besides, llama.cpp wants the order of the tensor infos (`gguf.cpp: gguf_init_from_reader`).
 pub(super) fn check_places(
     tensors: &[TensorInfo<'_>],
     alignment: u64,

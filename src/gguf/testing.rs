@@ -1,5 +1,4 @@
-//! Small GGUF files for unit tests, put together byte by byte and independent of `Layout` and the
-//! writer.
+//! Small GGUF files for unit tests, put together byte by byte. They are independent of `Layout` and the writer.
 
 /// Collects entries and tensors; `build` gives the bytes of the file.
 #[derive(Clone)]

@@ -1,8 +1,9 @@
-//! One factor for each channel of what the branches of a block add to the stream, by least squares. Pure: no I/O.
+//! One factor for each channel of a block's additions, by least squares. The branches of the block add to the stream. Pure: no
+//! I/O.
 //!
-//! Where the output of a branch passes a norm before it is added, the weights of that norm are such factors, and no matrix
-//! under it can make a larger addition. Of a block that adds `a` (attention) and `f` (feed-forward network) and leaves the
-//! residual `r` of what the stream should be, the fit is, for each channel `c`,
+//! Where the output of a branch passes a norm before it is added, the weights of that norm are such factors. No matrix under it
+//! can make a larger addition. Of a block that adds `a` (attention) and `f` (feed-forward network) and leaves the residual `r`
+//! of what the stream should be, the fit is, for each channel `c`,
 //!
 //! ```text
 //! min over (p, q) of  sum_t w_t (r_tc - p a_tc - q f_tc)^2 + ridge * (p^2 sum_t w_t a_tc^2 + q^2 sum_t w_t f_tc^2)
@@ -31,7 +32,7 @@ pub struct ChannelFit {
     pub ffn: Vec<f64>,
     /// The ridge, as in [`RIDGES`].
     pub ridge: f64,
-    /// What is left of the residual on tokens that the factors were not fitted to, as a share of it.
+    /// The share of the residual that is left. It is of tokens that the factors were not fitted to.
     pub left: f64,
 }
 

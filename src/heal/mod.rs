@@ -1,10 +1,10 @@
 //! Heal: other weights for kept tensors, which make up for removed blocks.
 //!
 //! They are found in closed form from forward passes alone. The matrix that writes to the stream before a cut, `ffn_down`,
-//! multiplies `h`. Beside its own product it can add the part of what is missing after the cut that is linear in `h`: the least
-//! squares of `r - D h` over tokens, plus a ridge toward `D = 0`. Here `r` is the parent's stream after the removed blocks minus
-//! the shortened model's stream. Where ReplaceMe (arXiv:2505.02819) folds a map of the stream into that matrix, here every
-//! input of it counts.
+//! multiplies `h`. Beside its own product it can add the part of what is missing after the cut that is linear in `h`. That is
+//! the least squares of `r - D h` over tokens, plus a ridge toward `D = 0`. Here `r` is the parent's stream after the removed
+//! blocks minus the shortened model's stream. Where ReplaceMe (arXiv:2505.02819) folds a map of the stream into that matrix,
+//! here every input of it counts.
 //!
 //! In reading order: [`target_matrix`] is such a matrix, [`split`] says what each window is for, [`normal`] keeps the sums over
 //! tokens, [`ridge`] solves, and [`rounding`] rounds. Where a norm stands between that matrix and the stream ([`post_norms`]),

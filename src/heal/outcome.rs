@@ -25,7 +25,8 @@ pub struct HealReport {
     pub tensors: Vec<HealedTensorReport>,
     /// Tokens that weights were fitted to.
     pub tokens: usize,
-    /// The ridge of the first tensor, relative to the mean of the diagonal of its inputs' second moments. Null for `none`.
+    /// The ridge of the first tensor, relative to its inputs. Those count by the mean of the diagonal of their second moments.
+    /// Null for `none`.
     pub ridge: Option<f64>,
     /// What was measured on windows that neither weights nor ridge saw. Null where nothing was measured.
     pub held_out: Option<HeldOutReport>,
@@ -63,7 +64,7 @@ pub struct HealedTensorReport {
     pub bytes_added: i64,
     /// The ridge of its fit; null where none was needed.
     pub ridge: Option<f64>,
-    /// The share of the stream's error that is left after it, on tokens that it was not fitted to.
+    /// The share of the stream's error that is left after it. It is of tokens that it was not fitted to.
     ///
     /// Null where it was not fitted to the stream.
     pub error_left: Option<f64>,

@@ -132,8 +132,8 @@ fn descend(n: usize, mut value: impl FnMut(usize) -> f64) -> usize {
     at
 }
 
-/// The columns of the products of `equations`, `[n_in, n_out]`, each added or subtracted, in [`PROBES`] ways: `[n_in, PROBES]`.
-/// All of them as they are if there are no more.
+/// Signed sums of the columns of `equations`' products, `[n_in, PROBES]`. The products are `[n_in, n_out]`, and each column is
+/// added or subtracted, in [`PROBES`] ways. All of them as they are if there are no more.
 fn projected(equations: &NormalEquations) -> Mat<f64> {
     let products = &equations.products;
     let n_out = products.ncols();

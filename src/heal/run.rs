@@ -47,7 +47,7 @@ fn streams_bytes(carrier: &TargetMatrix) -> u64 {
     (carrier.n_out as u64).saturating_mul(STREAMS * size_of::<f32>() as u64)
 }
 
-/// As [`default_tokens`], or as many as the memory that may be taken has room for, in whole windows.
+/// As [`default_tokens`], or as many as the memory has room for. They are whole windows.
 fn wanted_tokens(carrier: Option<&TargetMatrix>, heal: &Heal) -> usize {
     let window = heal.calibration.window;
     let wanted = default_tokens(carrier).max(window);
@@ -60,7 +60,7 @@ fn wanted_tokens(carrier: Option<&TargetMatrix>, heal: &Heal) -> usize {
     (room / window.max(1)).saturating_mul(window).clamp(least, wanted.max(least))
 }
 
-/// Checks before any calibration whether `model` can be healed as `heal` says, and in the memory that it may take.
+/// Checks before any calibration whether `model` can be healed as `heal` says. The memory that it may take must be enough.
 ///
 /// # Errors
 /// It cannot.

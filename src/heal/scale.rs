@@ -34,8 +34,8 @@ enum Scales {
     Plain(Number),
     /// Half-precision numbers at these bytes of every block.
     Halves(&'static [usize]),
-    /// One half-precision number in the upper digits of four words that begin at this byte of every block
-    /// (`ggml-common.h: iq1m_scale_t`).
+    /// One half-precision number in the upper digits of four words. They begin at this byte of every block (`ggml-common.h:
+    /// iq1m_scale_t`).
     Digits(usize),
     /// Nowhere, for this reason.
     Nowhere(&'static str),

@@ -55,7 +55,7 @@ impl Default for Heal {
 }
 
 impl Heal {
-    /// Whether a search is to name sets that may be better than its best once they are healed.
+    /// Whether a search is to name more sets than its best. They may be better once they are healed.
     #[must_use]
     pub fn may_choose(&self) -> bool {
         matches!(self.how, HealArg::Linear | HealArg::Auto)

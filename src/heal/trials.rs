@@ -95,7 +95,7 @@ impl Trials {
         Ok(())
     }
 
-    /// Measures the cut with its writers scaled, as it is and on top of the best so far. Returns warnings.
+    /// Measures the cut with its projections scaled. It does so as the cut is, and on top of the best so far. Returns warnings.
     pub(crate) fn try_scales(
         &mut self,
         healer: &mut Healer<'_, '_>,
@@ -143,7 +143,7 @@ impl Trials {
             .map(|(i, _)| i)
     }
 
-    /// The cut as the best trial has it, and a report of all, but for time and warnings.
+    /// The cut as the best trial has it, and a report of all. Time and warnings are missing.
     pub(crate) fn outcome(self, model: &Model<'_>, heal: &Heal, split: &Split) -> Healed {
         let best = self.best();
         let held_out = best.and_then(|best| self.held_out(best, split.validation.len()));
@@ -251,7 +251,7 @@ impl Tried {
     }
 }
 
-/// The name of a fit, with a block of its own for a run of removed ones or without.
+/// The name of a fit, with a block for a run of removed ones or without.
 fn method(order: &Order, has_block: bool) -> HealMethod {
     match (order.before, has_block) {
         (true, false) => HealMethod::Linear,

@@ -1,9 +1,9 @@
 //! How far runs of blocks turn the hidden state: formulas and accumulators only.
 //!
 //! The angular distance of the run of `n` blocks from block `l` is `E[arccos(cos(x_l, x_(l+n))) / pi]` (Gromov et al. 2024,
-//! arXiv:2403.17887, equation 6), 0 for the same direction to 1 for the opposite one. There the mean is over the last token of
-//! each sequence. Here, as in LLM-Streamline (Chen et al. 2024, arXiv:2403.19135), it is over every token, which says the same
-//! with fewer sequences.
+//! arXiv:2403.17887, equation 6). It is 0 for the same direction and 1 for the opposite one. There the mean is over the last
+//! token of each sequence. Here, as in LLM-Streamline (Chen et al. 2024, arXiv:2403.19135), it is over every token, which says
+//! the same with fewer sequences.
 
 use std::collections::VecDeque;
 

@@ -10,7 +10,7 @@ use ggml::{Batch, Decoder, DecoderOptions};
 use rayon::prelude::*;
 use std::path::Path;
 
-/// Answers of a task are evaluated together, with what they share evaluated once, up to this many tokens. Else one by one.
+/// Tokens up to which answers of a task are evaluated together. What they share is evaluated once. Else one by one.
 const MAX_TOGETHER: usize = 2048;
 
 /// The mean log-probability of each answer of each of `tasks`, of `model`, which lies at `path`. `progress` is called after

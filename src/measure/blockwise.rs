@@ -81,7 +81,7 @@ pub(crate) fn fits(parent: Parent<'_>, options: &Calibration, kept: Kept) -> boo
     !asked && matches!(way(parent, options, kept), Ok(Way::Whole))
 }
 
-/// Operations below which a text is not worth to find out what is fastest: a second of a slow core.
+/// Operations below which it is not worth to find out what is fastest. A slow core does them in a second.
 const WORTH: u64 = 100_000_000_000;
 
 /// As [`way`], of scores. Also block by block where converted blocks are likely to be faster than the whole.

@@ -204,7 +204,7 @@ fn as_whole(
     Ok(Measured { importance, set, seconds, conversion, hash: None, sums })
 }
 
-/// The importance of all blocks by the windows of `set`, or by as many of them as are enough.
+/// The importance of all blocks by the windows of `set`. Where fewer are enough, by those.
 fn measure(
     states: &mut dyn HiddenStates,
     set: &CalibrationSet,

@@ -168,7 +168,7 @@ impl ZeroedBlocks {
     }
 }
 
-/// Checks that the removed blocks do nothing to the stream but add to it: zeros leave the rest.
+/// Checks that the removed blocks do nothing to the stream but add to it. Zeros leave the rest.
 fn check_kinds(model: &Model<'_>, removed: &BlockSet) -> Result<()> {
     let Some(rules) = model.rules() else {
         return Ok(());
@@ -279,7 +279,7 @@ fn logits<R>(
     Ok(look(context.logits(tokens)?))
 }
 
-/// Logits may be minus infinity where a head is padded, but a model that gives nothing else proves nothing.
+/// Logits may be minus infinity where a head is padded. A model that gives nothing else proves nothing.
 fn check_meaning(logits: &[f32]) -> Result<()> {
     ensure!(!logits.iter().any(|logit| logit.is_nan()), "some logits are not numbers, so they prove nothing");
     ensure!(

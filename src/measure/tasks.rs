@@ -1,9 +1,9 @@
 //! Files of tasks with several answers -> tasks. Pure: from text to tasks; a line that is wrong is named.
 //!
-//! HellaSwag comes in llama.cpp's text form, six lines for each task (`perplexity.cpp: hellaswag_score`): the beginning of a
-//! text, the number of the right ending from 0 to 3, and four endings. Other tasks come as JSON lines, an object on each. It is
-//! in the shape of ARC (`"choices": {"text": [...], "label": [...]}, "answerKey": "B"`) or of MMLU (`"choices": [...],
-//! "answer": 1`); both may be mixed.
+//! HellaSwag comes in llama.cpp's text form, six lines for each task (`perplexity.cpp: hellaswag_score`). They are the
+//! beginning of a text, the number of the right ending from 0 to 3, and four endings. Other tasks come as JSON lines, an object
+//! on each. It is in the shape of ARC (`"choices": {"text": [...], "label": [...]}, "answerKey": "B"`) or of MMLU (`"choices":
+//! [...], "answer": 1`); both may be mixed.
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -32,7 +32,7 @@ impl Task {
     }
 }
 
-/// Reads tasks of either form: JSON lines where the first text begins as an object does, else HellaSwag.
+/// Reads tasks of either form. They are JSON lines where the first text begins as an object does, else HellaSwag.
 ///
 /// # Errors
 /// As [`json_lines`] and [`hellaswag`].

@@ -134,7 +134,7 @@ impl<'a> Companion<'a> {
         }
     }
 
-    /// Whether it depends on numbers of blocks, and so no longer fits a model of this architecture without some.
+    /// Whether it depends on numbers of blocks. Then it no longer fits a model of this architecture without some.
     #[must_use]
     pub fn is_stale(&self, model_architecture: &str) -> bool {
         match self {

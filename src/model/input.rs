@@ -18,7 +18,7 @@ use std::sync::OnceLock;
 pub struct Input {
     parts: Vec<Part>,
     reading: Reading,
-    /// The file that llama.cpp reads in place of a converted one, made when it is first asked for.
+    /// The file that llama.cpp reads in place of a converted one. It is made when it is first asked for.
     stock: OnceLock<Temporary>,
     ollama: Option<ollama::StoredModel>,
     /// The hash of all bytes, once they were read for it.

@@ -61,7 +61,7 @@ const BPE: &[&str] = &["gpt2", "hybriddna", "whitespace"];
 /// Bytes below which a matrix of zeros is no wonder.
 const MIN_MATRIX_BYTES: u64 = 4096;
 
-/// Bytes read in one place, and places of a tensor that are read before all of it is.
+/// Bytes read in one place, and how many places of a tensor are read. Then all of it is.
 const SAMPLE_BYTES: usize = 64;
 const N_SAMPLES: usize = 16;
 

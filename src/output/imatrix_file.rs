@@ -70,7 +70,7 @@ impl ImatrixFile {
     }
 }
 
-/// Writes an importance matrix beside its place, ready to be committed, with the permissions of the file `like`.
+/// Writes an importance matrix beside its place, ready to be committed. It has the permissions of the file `like`.
 ///
 /// # Errors
 /// The system's.

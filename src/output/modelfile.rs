@@ -1,6 +1,6 @@
 //! A Modelfile: what `ollama create` makes a model from. Pure.
 //!
-//! Ollama's parser (`ollama: parser/parser.go`) knows no escapes: a value stands in three quotation marks, in one, or in none,
+//! Ollama's parser (`ollama: parser/parser.go`) knows no escapes. A value stands in three quotation marks, in one, or in none,
 //! and ends at the first line that ends with the marks that it began with. Characters that cannot be printed are dropped. So a
 //! text is written in the way in which that parser reads it back, or not at all.
 
@@ -138,7 +138,7 @@ pub fn quote(text: &str) -> Result<String> {
     })
 }
 
-/// What Ollama's parser makes of a line that ends with this value, if it takes all of it (`parser.go: ParseFile`).
+/// What Ollama's parser makes of a line that ends with this value. `None` unless it takes all of it (`parser.go: ParseFile`).
 fn read_back(quoted: &str) -> Option<String> {
     let mut read = String::new();
     for c in quoted.chars() {
@@ -178,7 +178,7 @@ fn is_print(c: char) -> bool {
 mod tests {
     use super::*;
 
-    /// The parser as it is written, state by state, for a file of commands with names in capitals. Each with its value.
+    /// The parser as it is written, state by state. The file has commands with names in capitals. Each with its value.
     fn parse(file: &str) -> Option<Vec<(String, String)>> {
         #[derive(Clone, Copy, PartialEq)]
         enum State {

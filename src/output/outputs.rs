@@ -1,4 +1,4 @@
-//! Outputs: all files of a run, claimed before any work is done, and written together or not at all.
+//! Outputs: all files of a run. They are claimed before any work is done, and written together or not at all.
 //!
 //! Of the result as JSON only the place is claimed: it says what became of the others.
 

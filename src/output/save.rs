@@ -57,7 +57,7 @@ pub struct Unplaced<'f> {
     pub path: &'f Path,
 }
 
-/// Other files of a run, which get to their places together with the output, or not at all.
+/// Other files of a run. They get to their places together with the output, or not at all.
 #[derive(Default)]
 pub struct Others<'t, 'a> {
     /// Finished files.
@@ -90,7 +90,7 @@ impl Naming {
         Ok(Self { path: path.to_owned(), splitting, prefix })
     }
 
-    /// Whether a file at `path` would take the place of the output, or of a part of it.
+    /// Whether a file at `path` would take the place of the output. A part of it counts.
     #[must_use]
     pub fn takes(&self, path: &Path) -> bool {
         let is_named = |name: &OsStr| match &self.prefix {
@@ -380,7 +380,7 @@ fn write_head(mut file: &File, layout: &Layout<'_>, draft: &Layout<'_>) -> Resul
     Ok(())
 }
 
-/// Copies the data of every tensor of one part to its position, and writes the padding between them.
+/// Copies the data of every tensor of one part to its position. Writes the padding between them.
 fn copy_tensors(
     mut file: &File,
     input: &Input,

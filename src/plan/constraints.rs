@@ -55,7 +55,7 @@ pub struct Group {
 /// What a block must be at its new place.
 #[derive(Clone, Debug)]
 pub enum Place {
-    /// A block of the kind at its old number has it at the new one, and no other does. Where the kind is tied to a period, the
+    /// A block has the kind at its new number exactly where it had it at the old one. Where the kind is tied to a period, the
     /// block stays in it.
     SameKind(ByPosition),
     /// A block has the kind by the period, without a list. At its new number it has it where it has it in the input, and only
@@ -135,7 +135,7 @@ impl Constraints {
         Self::new(model, false)
     }
 
-    /// As [`Constraints::of`]; with `trusted` the user answers for the cut, and what is not known is taken for harmless.
+    /// As [`Constraints::of`]. With `trusted` the user answers for the cut, and what is not known is taken for harmless.
     ///
     /// # Errors
     /// As [`Constraints::of`].

@@ -185,7 +185,7 @@ fn has_no_query_rank(model: &Model<'_>, n_blocks: usize) -> Result<bool> {
     Ok(matches!(n_blocks, 26 | 27) || (n_blocks == 48 && n_tokens(model)? == Some(128_256)))
 }
 
-/// The gating function of experts that llama.cpp assumes where no key says it (`deepseek2.cpp`): 1 is softmax, 2 sigmoid.
+/// The gating function of experts that llama.cpp assumes where no key says it. 1 is softmax, 2 sigmoid (`deepseek2.cpp`).
 pub(super) fn assumed_gating(model: &Model<'_>) -> Result<u32> {
     let is_sigmoid = matches!(model.n_trunk_blocks(), 47 | 48) && n_tokens(model)? == Some(154_880);
     Ok(if is_sigmoid { 2 } else { 1 })

@@ -4,7 +4,7 @@ use crate::model::block::BlockSet;
 use crate::plan::attention::AttentionCut;
 use crate::plan::healing::{HealMethod, Healing};
 
-/// Blocks to remove, attention to leave out and weights to replace, each with the method that found it.
+/// Blocks to remove, attention to leave out and weights to replace. Each has the method that found it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cut {
     /// The blocks to remove, without those that are dropped with any cut.

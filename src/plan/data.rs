@@ -52,7 +52,7 @@ pub enum TensorData<'a> {
 }
 
 impl TensorData<'_> {
-    /// The index of the model's tensor that this is, is a part of, or takes the place of.
+    /// The index of the model's tensor that this is. It may be a part of it, or take its place.
     #[must_use]
     pub fn source(&self) -> Option<usize> {
         match self {
@@ -124,7 +124,7 @@ impl TensorData<'_> {
 pub struct Tensors<'a> {
     /// The tensors, in file order, each with its data.
     pub planned: Vec<(TensorOut<'a>, TensorData<'a>)>,
-    /// Tensors of the model, by index, that are left out though of no removed block, each with the reason.
+    /// Tensors of the model that are left out though of no removed block. By index, each with the reason.
     pub left_out: Vec<(usize, String)>,
 }
 

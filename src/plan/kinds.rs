@@ -328,7 +328,7 @@ fn windows(model: &Model<'_>, pattern: WindowPattern) -> Result<Option<Vec<bool>
     }
 }
 
-/// The flags of `n` trunk blocks, from an array with an entry for each, or for each of all `n_blocks`.
+/// The flags of `n` trunk blocks. The array has an entry for each, or for each of all `n_blocks`.
 ///
 /// llama.cpp does not check the length of most such arrays: a shorter one leaves blocks without the flag.
 fn flags(entry: &Entry<'_>, n: usize, n_blocks: usize) -> Result<Vec<bool>> {

@@ -180,8 +180,8 @@ fn written_out(
     Ok(written)
 }
 
-/// The sizes that llama.cpp derives from the heads of block 0 (`llama-model.cpp: load_hparams`), where heads differ from
-/// block to block.
+/// The sizes that llama.cpp derives from the heads of block 0 (`llama-model.cpp: load_hparams`). Heads differ from block to
+/// block.
 fn head_sizes(model: &Model<'_>, heads: Array<'_>) -> Result<Vec<(String, ValueOut)>> {
     let Some(n_heads) = heads.i64s().next().transpose()?.filter(|&n| n > 0) else {
         return Ok(Vec::new());

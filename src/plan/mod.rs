@@ -76,7 +76,7 @@ pub struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// Plans `model` with `cut`, which `constraints` must allow, and without the blocks that are dropped with any cut.
+    /// Plans `model` with `cut`, which `constraints` must allow. The blocks that are dropped with any cut go, too.
     /// `parent_blake3` is the hash of its files, which the output names.
     ///
     /// # Errors

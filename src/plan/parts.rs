@@ -18,7 +18,7 @@ pub enum Splitting {
     /// Not: one file.
     #[default]
     Whole,
-    /// Into parts whose tensors have at most this many bytes together, or of a single tensor that has more.
+    /// Into parts whose tensors have at most this many bytes together. A single tensor may have more.
     MaxBytes(u64),
     /// As the input. Every tensor stays in its part, and a part that loses all its tensors goes.
     AsInput,
@@ -57,7 +57,7 @@ pub fn n_bytes(model: &Model<'_>, plan: &Plan<'_>, splitting: Splitting) -> Resu
     Ok(parts(model, plan, splitting)?.iter().map(|part| part.layout.file_len()).sum())
 }
 
-/// The files of a split model with the entries and tensors of `layout`, which holds no word of splitting. `ranges` say which
+/// The files of a split model with the entries and tensors of `layout`. It holds no word of splitting. `ranges` say which
 /// tensors each file has, in order and without gaps.
 ///
 /// # Errors

@@ -89,7 +89,7 @@ pub fn counts(rows: &[Row]) -> String {
     shown.join(", ")
 }
 
-/// A row for each model, the reasons of those that failed, and how many there are of each kind.
+/// A row for each model, then the reasons of those that failed. At the end, how many there are of each kind.
 #[must_use]
 pub fn batch(rows: &[Row], results: Option<&str>, colour: Colour) -> String {
     let mut head = vec![Cell::new("model")];

@@ -212,7 +212,7 @@ fn trusted(report: &VerifyReport, why: &str) -> String {
     format!("{proof}; the rules refuse this cut: {why}")
 }
 
-/// How many tensors are planned in which way, where not all are the parent's with all their bytes.
+/// How many tensors are planned in which way. Not all are the parent's with all their bytes.
 fn planned_as(report: &VerifyReport) -> String {
     let count = |kind| {
         let changes = report.changes.iter();

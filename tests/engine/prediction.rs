@@ -135,8 +135,8 @@ fn several_prediction_blocks_may_stay_or_go() {
     }
 }
 
-/// A model whose file counts its last block as a prediction block, wrongly. What llama.cpp makes of it as it is; as the program
-/// loads it, and as any cut writes it, it is the model that it was before it was counted so.
+/// A model whose file counts its last block as a prediction block, wrongly. As it is, llama.cpp makes something else of it. As
+/// the program loads it, and as any cut writes it, it is the model that it was before it was counted so.
 fn check_ordinary(architecture: &str, dir: &Path) -> Result<Option<bool>, String> {
     let [model, counted, short, expected] =
         ["model", "counted", "short", "expected"].map(|name| dir.join(name));

@@ -39,7 +39,7 @@ impl Goal {
         }
     }
 
-    /// The figure of `measured` that a goal of losses is about, and the most that it may be. `None` for others.
+    /// The figure of `measured` that a goal is about, and its limit. `None` for others.
     #[must_use]
     pub fn figure(&self, measured: &Measured) -> Option<(f64, f64)> {
         let loss = &measured.loss;

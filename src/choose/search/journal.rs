@@ -1,4 +1,4 @@
-//! Journal: the measurements of a search on disk, so that an interrupted one goes on where it was.
+//! Journal: the measurements of a search on disk. An interrupted search goes on where it was.
 //!
 //! A journal is a file of JSON lines that only grows. Its name is the hash of all that a measurement depends on ([`Key`]),
 //! so a search with another goal or another number of blocks uses the same one. Each line is `{"check": ..., "entry":

@@ -11,7 +11,7 @@
 //! - at the end, removed blocks change places with kept ones as long as that lowers the loss.
 //!
 //! In reading order: [`crate::measure::loss`] says what is measured, [`measure`] measures, [`journal`] keeps measurements over
-//! an interrupt. Then `race` finds the best of several sets, `moves` says what can go next, [`goal`] stops a search where a
+//! an interrupt. Then `race` finds the best of several sets, and `moves` says what can go next. [`goal`] stops a search where a
 //! goal says so, and [`draft`] is the worth of a draft model.
 
 pub mod measure;
@@ -93,7 +93,7 @@ pub struct Search<'c> {
     constraints: &'c Constraints,
     settings: Settings,
     beam: Vec<Measured>,
-    /// What has been tried in addition to a set, by what it cost when it was measured last, cheapest first.
+    /// What has been tried in addition to a set, cheapest first. It goes by what it cost when it was measured last.
     ranking: Vec<BlockSet>,
 }
 
@@ -178,7 +178,7 @@ impl<'c> Search<'c> {
         self.swap(measure, &greedy, &mut goal::Unbound, progress)
     }
 
-    /// Lets blocks of `from` change places with kept ones as long as that lowers the loss and stays within `bound`.
+    /// Lets blocks of `from` change places with kept ones. That goes on as long as it lowers the loss and stays within `bound`.
     fn swap(
         &self,
         measure: &mut dyn Measure,

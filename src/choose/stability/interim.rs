@@ -1,8 +1,8 @@
 //! Interim analyses of a calibration that may stop early.
 //!
 //! Who looks at unfinished results again and again, and stops as soon as they are significant, finds significance too often
-//! (Armitage, McPherson and Rowe 1969). So there are few interim analyses, and each gets a part of the probability of error;
-//! the parts add up to all of it (an alpha-spending function: Lan and DeMets 1983, Biometrika 70). Here each part is the same,
+//! (Armitage, McPherson and Rowe 1969). So there are few interim analyses, and each gets a part of the probability of error.
+//! The parts add up to all of it (an alpha-spending function: Lan and DeMets 1983, Biometrika 70). Here each part is the same,
 //! by Bonferroni's inequality, which assumes nothing of how they depend on each other.
 
 use super::Confidence;

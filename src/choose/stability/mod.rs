@@ -3,7 +3,7 @@
 //! The scores are means over windows, and all blocks are scored on the same windows. Therefore two blocks are compared by the
 //! differences of their scores window by window, whose spread is far smaller: the paired t-test (Student 1908, Biometrika 6).
 //! Scores that are not means (method `safe`) are treated by leaving out one window at a time (the jackknife: Efron and
-//! Tibshirani 1993, chapter 11), which for means is the same ([`Sample`]).
+//! Tibshirani 1993, chapter 11). For means that is the same ([`Sample`]).
 //!
 //! The question is whether texts of the kind of this one would lead to the same set. Windows are taken for independent draws
 //! from such texts, as the standard errors of the scores take them, and differences of their means for nearly normal.
@@ -42,7 +42,7 @@ pub use sample::Sample;
 pub use stop::{Goal, Stopping};
 pub use ties::Ties;
 
-/// The least probability with which all verdicts of a table are right, 0.5 or more and less than 1.
+/// The least probability with which all verdicts of a table are right. It is 0.5 or more and less than 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Confidence(f64);
 

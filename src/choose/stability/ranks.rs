@@ -5,8 +5,8 @@ use std::ops::RangeInclusive;
 use super::{Confidence, Sample};
 
 /// The ranks that each block may have among texts of this kind, from 1 for the lowest score. All hold together with the given
-/// confidence (Mogstad, Romano, Shaikh and Wilhelm 2024, Review of Economic Studies 91: a rank lies after all scores that are
-/// lower for certain, and before all that are higher for certain). Of two blocks at most one verdict can be wrong, so the
+/// confidence (Mogstad, Romano, Shaikh and Wilhelm 2024, Review of Economic Studies 91). A rank lies after all scores that are
+/// lower for certain, and before all that are higher for certain. Of two blocks at most one verdict can be wrong, so the
 /// comparisons are as many as there are pairs.
 #[must_use]
 pub fn ranks(sample: &Sample, confidence: Confidence) -> Vec<RangeInclusive<usize>> {

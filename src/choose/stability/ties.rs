@@ -5,15 +5,15 @@
 //! Where any blocks may go together, the set is the `n` lowest scores of the blocks that may go. It is certain if every removed
 //! block is lower for certain than every kept one. Such a verdict on a wrong set contains a wrong one about the block `a` that
 //! is the `n`-th in truth. If `a` was kept, a block that should stay was removed and found lower than `a`. If it was removed,
-//! another that should go was kept and found higher than `a`. Of the comparisons with `a` there is one for each other block, so
-//! the probability of error is divided by their number, not by that of pairs (as for comparisons with the best: Hsu 1981,
-//! Annals of Statistics 9).
+//! another that should go was kept and found higher than `a`. There is one comparison with `a` for each other block. So the
+//! probability of error is divided by their number, not by that of pairs (as for comparisons with the best: Hsu 1981, Annals of
+//! Statistics 9).
 //!
 //! Where rules allow only some sets, another set may differ in several blocks at once. Then every score has a confidence
-//! interval, all of them right together. The set is certain if it is the best allowed one in the worst case, where its blocks
-//! have the upper and all others the lower ends (robust optimisation: Bertsimas and Sim 2003). The search that chose it finds
-//! that one, too. Since sets are equally large, intervals are those of scores over their mean in each window. The set may still
-//! be the `n` lowest, so both are tried, each with half of the probability of error.
+//! interval, all of them right together. The set is certain if it is the best allowed one in the worst case (robust
+//! optimisation: Bertsimas and Sim 2003). There its blocks have the upper and all others the lower ends. The search that chose
+//! it finds that one, too. Since sets are equally large, intervals are those of scores over their mean in each window. The set
+//! may still be the `n` lowest, so both are tried, each with half of the probability of error.
 
 use std::collections::BTreeSet;
 
@@ -92,7 +92,7 @@ fn by_pairs(sample: &Sample, removed: &[usize], kept: &[usize], alpha: f64) -> B
     tied
 }
 
-/// The blocks whose change may be better where all scores are at the wrong end of their intervals.
+/// The blocks whose change may be better in the worst case. There all scores are at the wrong end of their intervals.
 fn by_intervals(chosen: Chosen<'_>, sample: &Sample, free: &[usize], alpha: f64) -> BTreeSet<usize> {
     let n = chosen.removed.len();
     let is_removed = |block: usize| chosen.removed.contains(&BlockId::new(block));
@@ -141,7 +141,7 @@ pub(super) mod tests {
         Constraints::of_any_set(n_blocks)
     }
 
-    /// Windows of scores around these, `spread` around them in each block and as much in all blocks alike.
+    /// Windows of scores around these. They are spread by `spread` in each block and as much in all blocks alike.
     pub fn windows(seed: u64, n: usize, scores: &[f64], spread: f64) -> Vec<Vec<f64>> {
         let mut next = noise(seed);
         // Nearly normal, with a variance of one.

@@ -17,7 +17,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Bytes of one line that are kept, lines of what a process said last, and bytes of a result.
+/// Limits of what is kept. Bytes of one line, lines of what a process said last, and bytes of a result.
 const MAX_LINE: usize = 4 << 10;
 
 const MAX_LINES: usize = 20;

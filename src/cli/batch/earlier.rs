@@ -57,7 +57,7 @@ pub fn output(run: &Run, out_dir: &Path) -> io::Result<Kept> {
     Ok(if is_same { Kept::Whole } else { Kept::No })
 }
 
-/// Whether the files of an output are what they were when it was written, by their stamps alone.
+/// Whether the files of an output are what they were, by their stamps.
 #[must_use]
 pub fn has_stamps(run: &Run, out_dir: &Path) -> bool {
     let now = |seen: &Seen| Stamp::at(&out_dir.join(&seen.path)).ok();
@@ -90,8 +90,8 @@ pub fn files(record: &Record, out_dir: &Path) -> [Vec<PathBuf>; 2] {
     ]
 }
 
-/// Whether `known` is the result of the same input, by the same flags and versions: `None` if not. If it is, what is new to be
-/// kept of the input's files, so that they need not be read the next time.
+/// Whether `known` is the result of the same input, flags and versions. `None` if not. If it is, what is new to be kept of the
+/// input's files, so that they need not be read the next time.
 ///
 /// # Errors
 /// What cannot be read; that the batch is to end.

@@ -50,7 +50,8 @@ impl Source {
 pub struct Found {
     /// The models, in the order of the paths, each once.
     pub models: Vec<Source>,
-    /// Files of folders and patterns that are no models, and folders that cannot be read, each with the reason.
+    /// What folders and patterns have beside models, each with the reason. That is other files, and folders that cannot be
+    /// read.
     pub skipped: Vec<(PathBuf, String)>,
     /// Files in the folder of outputs that this program wrote.
     pub outputs: Vec<PathBuf>,

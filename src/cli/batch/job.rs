@@ -1,4 +1,4 @@
-//! One model of a batch with all that its process is told, checked before any work is done.
+//! One model of a batch with all that its process is told. It is checked before any work is done.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

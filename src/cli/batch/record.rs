@@ -63,7 +63,7 @@ pub struct Run {
     pub beside: Vec<Seen>,
     /// Hash of the output's bytes, part after part.
     pub outputs_blake3: Option<String>,
-    /// Whether nothing was in the output's place when the model began, or nothing but what may be replaced.
+    /// Whether the output's place was free when the model began. What may be replaced does not count.
     pub place_free: bool,
     /// When the output was complete, in nanoseconds since 1970.
     pub outputs_read_ns: i64,

@@ -12,7 +12,7 @@ use crate::error::Usage;
 use crate::files::byte_size::ByteSize;
 use crate::files::staged::folder_of;
 
-/// What stays free on the disk of the outputs where the user does not say: results are saved there too.
+/// What stays free on the disk of the outputs by default. Results are saved there too.
 const MIN_FREE: &str = "4MiB";
 
 /// What holds for all models of a batch.

@@ -1,4 +1,4 @@
-//! The share of one of several tasks that work on the same models, on one machine or many.
+//! The share of one of several tasks that work on the same models. They run on one machine or many.
 //!
 //! A model goes to a task by its content alone. So the shares are disjoint and complete however each task finds the models, in
 //! which order, and under which names. A model that is added later moves no other.

@@ -105,7 +105,7 @@ impl Tables {
         Ok(Self { path: path.to_owned(), tables })
     }
 
-    /// Changes `flags` as the tables say that are for the model at `path`, in the order of their lines. Returns the name of the
+    /// Changes `flags` as the tables for the model at `path` say. They go in the order of their lines. Returns the name of the
     /// output, if they give one, and the lines of those tables.
     ///
     /// # Errors
@@ -140,7 +140,7 @@ impl Tables {
 }
 
 impl Table {
-    /// A pattern without a folder is for the file's name alone, one with folders for the end of the path.
+    /// A pattern without a folder is for the file's name alone. One with folders is for the end of the path.
     fn is_for(&self, path: &Path) -> bool {
         let options = MatchOptions { require_literal_separator: true, ..MatchOptions::new() };
         if !self.name.contains('/') {

@@ -322,7 +322,7 @@ impl Work {
         Some(self.not_done(&job, &error, run))
     }
 
-    /// The line, on an interrupt, of what was done before, if its output is still there as it was.
+    /// The line, on an interrupt, of what was done before. Its output must still be there as it was.
     fn put_back(&self, run: &Run, known: Option<&Record>) {
         let Some(mut results) = self.results() else {
             return;

@@ -102,7 +102,7 @@ fn measure(output: &Input, parent: &Input, seen: Seen, options: &Shorten) -> Res
     eval::against_parent(output, parent, seen.windows, &options)
 }
 
-/// The finished files under the names that they will have, which those of a split model find one another by.
+/// The finished files under the names that they will have. By these the parts of a split model find one another.
 struct Linked {
     input: Input,
     _folder: Option<tempfile::TempDir>,

@@ -1,9 +1,9 @@
 //! `compare`: size, quality and speed of several models in one table.
 //!
 //! The predictions of every model are held against the parent's, window by window. Models are evaluated side by side, as many
-//! as there is memory for, so that the parent evaluates each window once for all of them: half of the time, where all fit. The
-//! other ways cost more. The parent's logits of all windows would be gigabytes (8,192 tokens of a vocabulary of 262,144: 4.3
-//! GB). A model that is loaded again for each window is as slow as the parent evaluated again.
+//! as there is memory for. So the parent evaluates each window once for all of them: half of the time, where all fit. The other
+//! ways cost more. The parent's logits of all windows would be gigabytes (8,192 tokens of a vocabulary of 262,144: 4.3 GB). A
+//! model that is loaded again for each window is as slow as the parent evaluated again.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ use crate::plan::{Constraints, Cut};
 use crate::report::comparison::{CompareReport, RowReport, judge, screen};
 use crate::watch::{Unit, Watch};
 
-/// Models that are evaluated together take at most one part in so many of the memory that is free.
+/// The part of free memory that models evaluated together take. It is one in so many at most.
 const SHARE_OF_FREE: u64 = 2;
 
 /// Runs the command.

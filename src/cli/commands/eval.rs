@@ -1,4 +1,4 @@
-//! `eval`: how well a model predicts a text, how far it is from its parent, tasks, and speed.
+//! `eval`: how well a model predicts a text. Also how far it is from its parent, tasks, and speed.
 
 use super::{arguments, check_json, devices, note_counts, print_json, to_stdout};
 use crate::cli::options::{Eval, Printing};

@@ -10,11 +10,11 @@ use crate::cli::args::Cli;
 use crate::cli::help::{PAGES, Page};
 use crate::error::{Hint, Usage};
 
-/// How like the name of a topic must be to what was asked for, from 0 to 1.
+/// The least likeness of a topic's name to what was asked for. From 0 to 1.
 const ALIKE: f64 = 0.7;
 
-/// Prints the help of the command that `words` name, with its page after it, or the page of that topic. Without words what
-/// there is.
+/// Prints the help of the command that `words` name, with its page. Or prints the page of that topic. Without words what there
+/// is.
 ///
 /// # Errors
 /// [`Usage`] for a topic that is not; those of stdout.

@@ -23,7 +23,7 @@ pub(crate) fn check(servers: &rpc::Endpoints) -> Result<()> {
     Ok(())
 }
 
-/// What evaluates blocks one by one, each as a model of its own in the memory of this machine.
+/// What evaluates blocks one by one. Each is a model of its own in the memory of this machine.
 pub(crate) fn refused(what: &str) -> anyhow::Error {
     anyhow!(Usage(format!(
         "{what} evaluates blocks one by one on this machine, so it does not go with --rpc"

@@ -23,7 +23,7 @@ pub struct BlockwiseLogits {
 }
 
 impl<'m> Pass<'m, 'm> {
-    /// Evaluates all blocks but the last, then gives the logits window by window, in the order of the text.
+    /// Evaluates all blocks but the last, then gives the logits by window. Windows are in the order of the text.
     ///
     /// # Errors
     /// As [`Pass::block`]; a model of one block.

@@ -1,4 +1,4 @@
-//! The memory that an evaluation takes, estimated before anything is loaded, and the way that it is done.
+//! The memory that an evaluation takes, and the way that it is done. It is estimated before anything is loaded.
 
 use std::rc::Rc;
 
@@ -20,7 +20,7 @@ const PROGRAM: u64 = 48 << 20;
 /// Bytes of an entry of the vocabulary in llama.cpp's tokenizer, about: its text twice, and its merge.
 const TOKEN: u64 = 200;
 
-/// Memory in bytes, what the kernel may take back at any time (pages of the mapped file) not counted.
+/// Memory in bytes. What the kernel may take back at any time (pages of the mapped file) is not counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Need {
     /// Of the whole model: its weights once, which llama.cpp may copy to pack them anew.
@@ -158,7 +158,7 @@ impl Need {
     }
 }
 
-/// Refuses a model that does not fit as a whole, for an evaluation that goes no other way.
+/// Refuses a model that does not fit as a whole. It is for an evaluation that goes no other way.
 ///
 /// # Errors
 /// What it would take.

@@ -1,4 +1,4 @@
-//! Hidden states of a whole text at every position of the stream, kept to be shown window by window.
+//! Hidden states of a whole text at every position of the stream. They are kept to be shown window by window.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};

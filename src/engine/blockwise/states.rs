@@ -19,7 +19,7 @@ pub(super) struct Written {
 pub(super) enum States {
     /// Each in memory. The one after a block takes the place of the one before it.
     Memory(Vec<Vec<f32>>),
-    /// Two files in turn, so that the states before a block are there until those after it are.
+    /// Two files in turn. So the states before a block are there until those after it are.
     Files {
         /// The states before a block, and those after it.
         files: Box<[File; 2]>,
@@ -38,7 +38,7 @@ impl States {
         Self::Memory(vec![Vec::new(); n_windows])
     }
 
-    /// Of `n_floats` each, in these files, of which the one with number `before` has those that come next.
+    /// Of `n_floats` each, in these files. The one with number `before` has those that come next.
     pub(super) fn in_files(files: [File; 2], n_floats: usize, before: usize) -> Self {
         Self::Files { files: Box::new(files), n_floats, before, hasher: Box::default() }
     }

@@ -47,7 +47,7 @@ impl Tokens {
     }
 }
 
-/// Block 0 as a model of its own, with the rows of the vocabulary that a text needs.
+/// Block 0 as a model of its own. It has the rows of the vocabulary that a text needs.
 pub struct FrontSegment<'t> {
     states: LlamaHiddenStates<'static>,
     tokens: &'t Tokens,

@@ -79,7 +79,8 @@ impl Healer<'_, '_> {
         Ok(Some(sums))
     }
 
-    /// Whether the stream between the halves of `block` answers to the weights of `candidate` as their product says.
+    /// Whether the stream between the halves of `block` answers to `candidate`. Its weights should change it as their product
+    /// says.
     fn answers(
         &self,
         block: BlockId,

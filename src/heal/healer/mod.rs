@@ -82,7 +82,7 @@ pub struct Fitted {
     pub source: usize,
     /// The ridge, relative to the mean of the diagonal.
     pub ridge: f64,
-    /// What is left of the stream's error on tokens that it was not fitted to, as a share.
+    /// The share of the stream's error that is left. It is of tokens that it was not fitted to.
     pub left: f64,
 }
 
@@ -182,7 +182,7 @@ impl<'m, 'a> Healer<'m, 'a> {
         Ok(healer)
     }
 
-    /// As [`Healer::new`], for a model whose blocks need not be evaluated one by one: only whole models are.
+    /// As [`Healer::new`], for blocks that need not be evaluated one by one. Only whole models are.
     ///
     /// # Errors
     /// llama.cpp's.

@@ -235,7 +235,7 @@ impl Healer<'_, '_> {
     }
 }
 
-/// The root mean square, for each token, of the product of its inputs and `weights`, rows of `n_in`.
+/// The root mean square of each token's product of inputs and `weights`. Rows have `n_in` elements.
 fn sizes(weights: &[f32], inputs: &[f32], n_in: usize, n_out: usize, n_threads: usize) -> Vec<f64> {
     let n_tokens = inputs.len() / n_in.max(1);
     let weights = MatRef::from_row_major_slice(weights, n_out, n_in);

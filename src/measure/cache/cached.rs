@@ -9,7 +9,7 @@ use crate::measure::cache::{Cache, Entry, Key, Measured, Scored};
 use crate::model::input::Input;
 use crate::watch::Watch;
 
-/// The version of this program, with the back ends that it was built with: each rounds in its own way.
+/// The version of this program, with its back ends. Each of those rounds in its own way.
 fn version() -> String {
     let back_ends = [
         ("cuda", cfg!(feature = "cuda")),

@@ -133,8 +133,8 @@ const TAYLOR: [f64; 14] = {
 /// `e^x` for `x <= 0`, within some units in the last place. Of anything below -708 that of -708, `3e-308`.
 ///
 /// The standard library's is a call for each number, which would take most of the time of a vocabulary of 262,144 entries. This
-/// one is plain arithmetic on which the compiler can use vectors: `x = k ln 2 + r` with `|r| <= ln 2 / 2`, `e^x = 2^k e^r`,
-/// `e^r` by its Taylor series up to `r^13`.
+/// one is plain arithmetic on which the compiler can use vectors. `x = k ln 2 + r` with `|r| <= ln 2 / 2`, `e^x = 2^k e^r`, and
+/// `e^r` is its Taylor series up to `r^13`.
 #[inline(always)]
 fn exp(x: f64) -> f64 {
     /// 1.5 * 2^52: adding it rounds to an integer, which is then in the lowest bits.

@@ -7,7 +7,8 @@ use super::rule::{
     Which, WindowPattern, WindowPresence,
 };
 
-/// A row: every field, and all that llama.cpp derives from the number of a block, or of blocks. No rules: nothing.
+/// A row: every field, and all rules. Those are what llama.cpp derives from the number of a block, or of blocks. No rules:
+/// nothing.
 pub(super) const fn row(
     name: &'static str,
     stream: Stream,
@@ -50,7 +51,7 @@ pub(super) const MIXER_OR_NETWORK: Middle =
 
 pub(super) const STREAMS_MIXED: Middle = Middle::Nowhere("mixes several streams of each token in each half");
 
-/// Products that are added to the stream as they are, and norms alone that read it; or [`Stream::is_sum`] says otherwise.
+/// Products that are added to the stream as they are; only norms read it. [`Stream::is_sum`] may say otherwise.
 pub(super) const SUM: Residual =
     Residual { fit: Fit::Matrix, readers: Readers::Norms, output_scale: OutputScale::Stream };
 

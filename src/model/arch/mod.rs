@@ -80,7 +80,7 @@ finders! {
     parts: each Parts -> PartsTensor;
     /// Tensors outside of blocks that only blocks without a sliding window read.
     full_only: each FullOnly -> &'static str;
-    /// The key that counts the blocks at the end which read the keys and values of two before them.
+    /// The key that counts the blocks at the end which share. They read the keys and values of two before them.
     shared_kv: one SharedKv -> &'static str;
     /// Kinds of blocks that the program text ties to a block's number.
     positions: each Position -> PositionRule;
@@ -115,7 +115,7 @@ impl Architecture {
         Refused::find(name) == Some(Refused::DraftHead)
     }
 
-    /// The row of an unknown architecture, for a user who vouches that nothing depends on a block's number.
+    /// The row of an unknown architecture. The user vouches that nothing depends on a block's number.
     #[must_use]
     pub fn trusted() -> &'static Self {
         &table::TRUSTED

@@ -11,8 +11,8 @@ pub(super) enum Rule {
     Windows(WindowPattern),
     /// How recurrent blocks alternate with attention.
     Recurrent(Recurrent),
-    /// The oldest release of llama.cpp seen to read the list that replaces a period, of windows or recurrent blocks
-    /// (`tests/stock/lists.sh`). Without this rule only the bundled one was.
+    /// The oldest release of llama.cpp seen to read the list that replaces a period. The period is of windows or recurrent
+    /// blocks (`tests/stock/lists.sh`). Without this rule only the bundled one was.
     ListsSince(&'static str),
     /// The key that counts blocks of a head after the model's own, which always stay.
     HeadBlocks(&'static str),
@@ -21,7 +21,7 @@ pub(super) enum Rule {
     /// An array with an entry for each block, beside those of [`super::PER_BLOCK_ARRAYS`]. With a leading dot, a key without
     /// the architecture's prefix.
     Array(&'static str),
-    /// Such an array that may go on after the blocks' entries. llama.cpp checks that there are enough, and reads no more.
+    /// Such an array that may go on after the blocks' entries. There must be enough, and llama.cpp reads no more.
     LongArray(&'static str),
     /// A tensor of the first block that all blocks read which have none of their own.
     Inherited(&'static str),
@@ -141,7 +141,7 @@ pub enum Period {
     Key(&'static str),
 }
 
-/// A kind of block of which one must stay. llama.cpp makes its memory or its inputs whether or not a block uses them, and
+/// A kind of block of which one must stay. Its memory or its inputs are made whether or not a block uses them, and llama.cpp
 /// divides by zero or fails a check where none does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Needed {
@@ -244,8 +244,8 @@ pub enum CountRule {
         /// Which tensors.
         scale: QueryScale,
     },
-    /// Queries are not of low rank with 26 or 27 blocks, or 48 and 128256 tokens, whatever the key says. Elsewhere the key can
-    /// say so (`deepseek2.cpp`).
+    /// Whatever the key says, queries are not of low rank at some sizes. Those are 26 or 27 blocks, or 48 and 128256 tokens.
+    /// Elsewhere the key can say so (`deepseek2.cpp`).
     QueryRank,
 }
 

@@ -284,7 +284,7 @@ impl<'f, 'a> Draft<'f, 'a> {
         Ok(())
     }
 
-    /// The second and third token at which a text ends, under the names that llama.cpp has for them.
+    /// The second and third token at which a text ends. Their names are llama.cpp's.
     fn end_tokens(&mut self) -> Result<()> {
         let Some(value) =
             self.kept("tokenizer.ggml.eos_token_ids").filter(|value| value.value_type() == ValueType::Array)

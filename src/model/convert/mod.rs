@@ -1,9 +1,10 @@
 //! Ollama's own files under the names that stock llama.cpp reads. Pure: no I/O.
 //!
-//! Models that Ollama converted for its own engine have architectures and keys of its own, and hold text, vision tower and
-//! projector in one file. llama.cpp refuses them: it does not know the architecture, misses a key, or finds more tensors than
-//! it asked for. For those in `convert::rules` the text part is brought to stock names. Entries are renamed or added, tensors
-//! renamed or left out, and no byte of a tensor that stays is touched. What cannot be done that way is refused by name.
+//! Models that Ollama converted for its own engine have architectures and keys of its own. They hold text, vision tower and
+//! projector in one file. They are refused by llama.cpp, which does not know the architecture, misses a key, or finds more
+//! tensors than it asked for. For those in `convert::rules` the text part is brought to stock names. Entries are renamed or
+//! added, tensors renamed or left out, and no byte of a tensor that stays is touched. What cannot be done that way is refused
+//! by name.
 //!
 //! `v.blk.0.` and the like number the blocks of a vision tower and never those of the model; they go as a whole.
 
@@ -160,7 +161,7 @@ fn convert(rule: &'static Rule, file: &File<'_>) -> Result<Converted> {
     Ok(Converted { found: rule.found, stock: rule.stock, left_out, head: bytes, sources })
 }
 
-/// The layout of a new file with the entries and tensors of `file`, as they are and without gaps.
+/// The layout of a new file with the entries and tensors of `file`. They are as they were, without gaps.
 ///
 /// # Errors
 /// Positions that do not fit.

@@ -34,7 +34,7 @@ pub(super) fn is_of_tower(name: &str) -> bool {
     name.split('.').any(|part| TOWER_WORDS.iter().any(|word| part.starts_with(word)))
 }
 
-/// The number of the block that stands at `at` of a name in the words of another format.
+/// The number of the block at `at` of a name. The name has the words of another format.
 pub(super) fn number_at(name: &str, at: usize) -> Option<usize> {
     let mut parts = name[at..].split('.');
     let word = parts.next()?;

@@ -97,7 +97,7 @@ impl<'n> Names<'n> {
         })
     }
 
-    /// What becomes of a name in which a block's stands after others, or that is of another format.
+    /// What becomes of a name that is not simply a tensor's. A block's stands after others, or it is of another format.
     fn in_other_words(&self, name: &str, prefix: &str, renumbering: &Renumbering) -> Option<Fate> {
         let Some(dot) = name.find(&format!(".{prefix}")) else {
             let (at, number) = foreign::first_number(name)?;
@@ -232,7 +232,7 @@ impl<'n> Names<'n> {
         })
     }
 
-    /// The entries with the names that are left, and notes of text that is left as it is.
+    /// The entries with the names that are left, and notes. Those are of text that is left as it is.
     ///
     /// # Errors
     /// An entry for which it is not known what would be right, unless it is `trusted`; two that would get one key.
@@ -370,7 +370,7 @@ impl<'n> Names<'n> {
         Ok((if fates.is_empty() { Mentioned::Nothing } else { Mentioned::Elements(fates) }, speaks))
     }
 
-    /// Whether an array of the input has numbers of blocks, or something of each, as far as its key says.
+    /// Whether an array of the input is of blocks, as far as its key says. It has their numbers, or something of each.
     fn may_number_blocks(&self, entry: &EntryOut<'_>, array: Array<'_>) -> bool {
         let Some((_, renumbering)) = self.blocks.filter(|_| entry.is_kept()) else {
             return false;

@@ -1,5 +1,5 @@
-//! Ollama's store: `manifests/HOST/NAMESPACE/NAME/TAG` say by digest which files of `blobs` make up a model
-//! (`ollama: manifest/paths.go, manifest/manifest.go, types/model/name.go`).
+//! Ollama's store. `manifests/HOST/NAMESPACE/NAME/TAG` say by digest which files of `blobs` make up a model (`ollama:
+//! manifest/paths.go, manifest/manifest.go, types/model/name.go`).
 
 use std::fmt;
 use std::io;

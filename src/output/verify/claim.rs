@@ -122,7 +122,7 @@ impl Claim {
         self.version.as_deref().filter(|&version| version != THIS_RELEASE && is_version(version))
     }
 
-    /// Checks the words that the plan takes over as they are, so that nothing else could find them wrong.
+    /// Checks the words that the plan takes over as they are. Nothing else could find them wrong.
     pub(super) fn check(&self, differences: &mut Differences) {
         let is_wrong = |word: &str, without_block: bool| match ChosenBy::of_word(word) {
             Some(ChosenBy::NoBlock) => !without_block,

@@ -56,7 +56,7 @@ pub struct Verification {
     pub n_tensors: usize,
     /// Bytes of their data.
     pub n_tensor_bytes: u64,
-    /// The planned tensors that are not the parent's with all their bytes, and those that are left out.
+    /// The planned tensors that are not the parent's with all their bytes. Those that are left out are among them.
     pub changes: Vec<TensorChange>,
     /// Metadata entries that the plan has.
     pub metadata: MetadataCounts,
@@ -141,8 +141,7 @@ pub fn healing(parent: &Model<'_>, claim: &Claim, out: &[gguf::File<'_>]) -> Opt
     Some(Healing { tensors: healed.tensors.iter().filter_map(changed).collect(), loss: healed.loss })
 }
 
-/// Compares `out` with `plan`, which was made for `parent` from what `out` says of itself, which is `claim`. As
-/// [`verify`] else.
+/// Compares `out` with `plan`. That was made for `parent` from `claim`, which is what `out` says of itself. As [`verify`] else.
 ///
 /// # Errors
 /// A bug in the plan.

@@ -88,7 +88,7 @@ impl Axis {
         }
     }
 
-    /// From `-0.5` to `n - 0.5`, for `n` things with a number each, with at most `n_ticks` of them written.
+    /// From `-0.5` to `n - 0.5`, for `n` things with a number each. At most `n_ticks` of the numbers are written.
     #[must_use]
     pub fn numbers(label: &str, n: usize, n_ticks: usize) -> Self {
         let step = [1, 2, 5, 10, 20, 50, 100, 200]

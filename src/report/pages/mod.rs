@@ -77,7 +77,7 @@ pub struct Point {
     pub removed: Vec<usize>,
     /// The text.
     pub text: Text,
-    /// Measured by a search on the text that it chose by, not on a text of its own.
+    /// Measured by a search on the text that it chose by. That is no text of its own.
     pub by_search: bool,
     /// What was found.
     pub quality: Quality,

@@ -18,7 +18,7 @@ pub struct Read {
     pub results: Vec<Saved>,
     /// The last line, if it is cut off. A run that writes line by line was ended in the middle of one.
     pub torn: Option<usize>,
-    /// Results that were read before, byte for byte the same but for their layout, and are left out.
+    /// Results that were read before, and are left out. They are byte for byte the same but for their layout.
     pub n_repeated: usize,
 }
 
