@@ -14,13 +14,13 @@ use crate::model::arch::Alone;
 /// The repairs that are wanted and possible.
 pub(crate) struct Repairs {
     /// The largest matrix that may be fitted. `None` if nothing is fitted, or norms alone.
-    pub(crate) carrier: Option<TargetMatrix>,
+    pub(crate) target: Option<TargetMatrix>,
     /// Weights are fitted to the stream, block by block.
     pub(crate) fits: bool,
     /// Weights of the norms after branches are fitted.
     pub(crate) post_norms: bool,
     /// Tensors to divide; `None` for none.
-    pub(crate) writers: Option<Projections>,
+    pub(crate) projections: Option<Projections>,
     /// Repairs that `auto` does not try, with the reason.
     pub(crate) left_out: Vec<String>,
 }
@@ -33,7 +33,7 @@ impl Repairs {
     pub(crate) fn of(model: &Model<'_>, how: HealArg) -> Result<Self> {
         let post_norms = post_norms::has_post_norms(model) && how != HealArg::Block;
         let mut repairs =
-            Self { carrier: None, fits: false, post_norms: false, writers: None, left_out: Vec::new() };
+            Self { target: None, fits: false, post_norms: false, projections: None, left_out: Vec::new() };
         let fit = match how {
             HealArg::None => return Ok(repairs),
             HealArg::Scale => None,
@@ -43,20 +43,20 @@ impl Repairs {
             }),
         };
         let fit = fit.map(|fit| fit.and_then(|fit| check_blocks(model, post_norms).map(|()| fit)));
-        let writers = match how {
+        let projections = match how {
             HealArg::Scale | HealArg::Auto => Some(Projections::of(model)),
             HealArg::None | HealArg::Linear | HealArg::Block => None,
         };
         let mut refusal = None;
         match fit {
-            Some(Ok(carrier)) => {
-                (repairs.carrier, repairs.fits, repairs.post_norms) = (carrier, true, post_norms);
+            Some(Ok(target)) => {
+                (repairs.target, repairs.fits, repairs.post_norms) = (target, true, post_norms);
             }
             Some(Err(error)) => refusal = Some(error),
             None => {}
         }
-        match writers {
-            Some(Ok(writers)) => repairs.writers = Some(writers),
+        match projections {
+            Some(Ok(projections)) => repairs.projections = Some(projections),
             Some(Err(error)) if repairs.fits => {
                 repairs.left_out.push(format!("scale is not tried: {error:#}"));
             }
@@ -64,7 +64,7 @@ impl Repairs {
             None => {}
         }
         match refusal {
-            Some(error) if repairs.writers.is_some() => {
+            Some(error) if repairs.projections.is_some() => {
                 repairs.left_out.push(format!("only scale is tried: {error:#}"));
             }
             Some(error) => return Err(error).context("cannot be healed"),

@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shift_is_the_best_of_all_that_leave_the_columns_behind_as_they_are() {
+    fn a_shift_is_the_best_of_all_that_leave_the_columns_after_it_as_they_are() {
         let (n_in, group) = (12, 4);
         let (moments, factor) = moments(n_in);
         let values = numbers(9, 3 * n_in);

@@ -32,8 +32,8 @@ use crate::watch::{Unit, Watch};
 const TOKENS_PER_UNKNOWN: usize = 8;
 
 /// Default number of tokens: enough for the largest matrix.
-fn default_tokens(carrier: Option<&TargetMatrix>) -> usize {
-    let n_in = carrier.map_or(0, |carrier| carrier.n_in);
+fn default_tokens(target: Option<&TargetMatrix>) -> usize {
+    let n_in = target.map_or(0, |target| target.n_in);
     // A part of the windows is not fitted to.
     let wanted = n_in.saturating_mul(TOKENS_PER_UNKNOWN * 2);
     wanted.next_multiple_of(DEFAULT_WINDOW).max(DEFAULT_TOKENS)
@@ -43,18 +43,18 @@ fn default_tokens(carrier: Option<&TargetMatrix>) -> usize {
 const STREAMS: u64 = 3;
 
 /// Bytes for each token.
-fn streams_bytes(carrier: &TargetMatrix) -> u64 {
-    (carrier.n_out as u64).saturating_mul(STREAMS * size_of::<f32>() as u64)
+fn streams_bytes(target: &TargetMatrix) -> u64 {
+    (target.n_out as u64).saturating_mul(STREAMS * size_of::<f32>() as u64)
 }
 
 /// As [`default_tokens`], or as many as the memory has room for. They are whole windows.
-fn wanted_tokens(carrier: Option<&TargetMatrix>, heal: &Heal) -> usize {
+fn wanted_tokens(target: Option<&TargetMatrix>, heal: &Heal) -> usize {
     let window = heal.calibration.window;
-    let wanted = default_tokens(carrier).max(window);
-    let (Some(max), Some(carrier)) = (heal.max_memory, carrier) else {
+    let wanted = default_tokens(target).max(window);
+    let (Some(max), Some(target)) = (heal.max_memory, target) else {
         return wanted;
     };
-    let room = max.saturating_sub(sums_bytes(carrier, 1)) / streams_bytes(carrier).max(1);
+    let room = max.saturating_sub(sums_bytes(target, 1)) / streams_bytes(target).max(1);
     let room = usize::try_from(room).unwrap_or(usize::MAX);
     let least = window.saturating_mul(MIN_WINDOWS);
     (room / window.max(1)).saturating_mul(window).clamp(least, wanted.max(least))
@@ -69,33 +69,33 @@ pub fn check(model: &Model<'_>, heal: &Heal) -> Result<()> {
         return Ok(());
     }
     llama::check_ends(model)?;
-    let carrier = Repairs::of(model, heal.how)?.carrier;
-    if let (HealType::To(tensor_type), Some(carrier)) = (heal.heal_type, carrier) {
+    let target = Repairs::of(model, heal.how)?.target;
+    if let (HealType::To(tensor_type), Some(target)) = (heal.heal_type, target) {
         ensure!(
-            tensor_type.row_bytes(carrier.n_in as u64).is_some(),
+            tensor_type.row_bytes(target.n_in as u64).is_some(),
             "--heal-type {tensor_type}: rows of 'ffn_down' have {} weights, which are not whole quantisation blocks of {}",
-            carrier.n_in,
+            target.n_in,
             tensor_type.block_size()
         );
     }
     if heal.how == HealArg::Block {
         attention::check_model(model).context("cannot be healed by a block without attention")?;
     }
-    let (Some(max), Some(carrier)) = (heal.max_memory, carrier) else {
+    let (Some(max), Some(target)) = (heal.max_memory, target) else {
         return Ok(());
     };
     let n_tokens = match heal.tokens_are_default {
-        true => wanted_tokens(Some(&carrier), heal),
+        true => wanted_tokens(Some(&target), heal),
         false => heal.calibration.tokens,
     };
-    let sums = sums_bytes(&carrier, 1);
-    let streams = (n_tokens as u64).saturating_mul(streams_bytes(&carrier));
+    let sums = sums_bytes(&target, 1);
+    let streams = (n_tokens as u64).saturating_mul(streams_bytes(&target));
     let needed = sums.saturating_add(streams);
     ensure!(
         needed <= max,
         "healing needs {needed} bytes beside the model ({sums} for sums of {} inputs of 'ffn_down', {streams} for the hidden \
          states of {n_tokens} tokens), but --max-memory is {max}",
-        carrier.n_in
+        target.n_in
     );
     Ok(())
 }
@@ -152,7 +152,7 @@ pub fn heal(
 ) -> Result<Healed> {
     let at_path = || parent.name();
     let repairs = Repairs::of(parent.model, heal.how).with_context(at_path)?;
-    let heal = &settled(heal, repairs.carrier.as_ref());
+    let heal = &settled(heal, repairs.target.as_ref());
     let why = "healing compares the shortened model with the whole one";
     blockwise::check_whole(parent, &heal.calibration, why)?;
     let Loaded { engine, set, .. } =
@@ -166,7 +166,7 @@ pub fn heal(
     let start = Instant::now();
     let windows: Vec<&[Token]> = set.windows().collect();
     let split = Split::of(&windows, set.texts(), set.own());
-    let (mut warnings, is_hopeless) = warnings(&split, repairs.carrier.as_ref());
+    let (mut warnings, is_hopeless) = warnings(&split, repairs.target.as_ref());
     warnings.extend(repairs.left_out.iter().cloned());
     warnings.iter().for_each(|warning| watch.warn(warning));
     let mut trials = Trials::new(cut, heal.objective);
@@ -188,15 +188,15 @@ pub fn heal(
 /// It cannot be healed so.
 pub fn n_tokens(model: &Model<'_>, heal: &Heal) -> Result<usize> {
     let repairs = Repairs::of(model, heal.how)?;
-    Ok(settled(heal, repairs.carrier.as_ref()).calibration.tokens)
+    Ok(settled(heal, repairs.target.as_ref()).calibration.tokens)
 }
 
 /// The same settings with the number of tokens and the objective of a fit. For a task or a draft model, too, that is the
 /// parent's predictions.
-fn settled(heal: &Heal, carrier: Option<&TargetMatrix>) -> Heal {
+fn settled(heal: &Heal, target: Option<&TargetMatrix>) -> Heal {
     let mut heal = heal.clone();
     if heal.tokens_are_default {
-        heal.calibration.tokens = wanted_tokens(carrier, &heal);
+        heal.calibration.tokens = wanted_tokens(target, &heal);
     }
     heal.objective = match heal.objective {
         Objective::Ppl => Objective::Ppl,
@@ -220,7 +220,7 @@ impl Job<'_> {
     fn try_all(&self, trials: &mut Trials, shortlist: &[BlockSet], watch: &dyn Watch) -> Result<Vec<String>> {
         let Self { heal, repairs, set, split, .. } = *self;
         let Parent { model, constraints, .. } = self.parent;
-        let carrier = repairs.carrier.as_ref();
+        let target = repairs.target.as_ref();
         let bar = watch.begin("healing".into(), Unit::Time, 0);
         let tell = |what: &str, n_done: usize, n_windows: usize| {
             bar.set_message(match n_windows {
@@ -228,7 +228,7 @@ impl Job<'_> {
                 _ => format!("healing: {what}, window {}/{n_windows}", n_done + 1),
             });
         };
-        // To scale writers, blocks need not be evaluated one by one.
+        // To scale projections, blocks need not be evaluated one by one.
         let make = match repairs.fits {
             true => Healer::new,
             false => Healer::of_whole_models,
@@ -238,12 +238,12 @@ impl Job<'_> {
         let setup = Setup { model, constraints, engine: self.engine, windows, split, n_threads };
         let mut healer = make(setup)?.with_progress(Box::new(tell)).with_logits_bytes(logits_bytes(
             heal,
-            carrier,
+            target,
             set,
             self.engine.n_embd(),
         ));
         if repairs.fits {
-            let orders = |may_block| orders(heal, carrier, set.n_tokens(), may_block);
+            let orders = |may_block| orders(heal, target, set.n_tokens(), may_block);
             if trials.cut.attention.is_none() && shortlist.len() > 1 {
                 trials.choose(&mut healer, shortlist, &orders(false))?;
             }
@@ -252,26 +252,26 @@ impl Job<'_> {
         } else {
             trials.try_none(&healer, split)?;
         }
-        match &repairs.writers {
-            Some(writers) => trials.try_scales(&mut healer, writers),
+        match &repairs.projections {
+            Some(projections) => trials.try_scales(&mut healer, projections),
             None => Ok(Vec::new()),
         }
     }
 }
 
 /// Memory for logits of the parent: what the streams of all windows and one fit's sums leave.
-fn logits_bytes(heal: &Heal, carrier: Option<&TargetMatrix>, set: &CalibrationSet, n_embd: usize) -> u64 {
+fn logits_bytes(heal: &Heal, target: Option<&TargetMatrix>, set: &CalibrationSet, n_embd: usize) -> u64 {
     let Some(max) = heal.max_memory else {
         return LOGITS_BYTES;
     };
     let per_token = (n_embd as u64).saturating_mul(STREAMS * size_of::<f32>() as u64);
     let streams = (set.n_tokens() as u64).saturating_mul(per_token);
-    let sums = carrier.map_or(0, |carrier| sums_bytes(carrier, 1));
+    let sums = target.map_or(0, |target| sums_bytes(target, 1));
     max.saturating_sub(streams.saturating_add(sums)).min(LOGITS_BYTES)
 }
 
 /// The fits to try.
-fn orders(heal: &Heal, carrier: Option<&TargetMatrix>, n_tokens: usize, may_block: bool) -> Vec<Order> {
+fn orders(heal: &Heal, target: Option<&TargetMatrix>, n_tokens: usize, may_block: bool) -> Vec<Order> {
     // Whether the block before a cut is fitted, and whether one of the run stays as its network.
     let variants: &[(bool, bool)] = match heal.how {
         HealArg::None | HealArg::Scale => &[],
@@ -280,9 +280,9 @@ fn orders(heal: &Heal, carrier: Option<&TargetMatrix>, n_tokens: usize, may_bloc
         HealArg::Auto => &[(true, may_block)],
     };
     let all = [Weighting::InverseNorm, Weighting::Plain, Weighting::InverseSquaredNorm];
-    let has_room = heal.max_memory.zip(carrier).is_none_or(|(max, carrier)| {
-        let streams = (n_tokens as u64).saturating_mul(streams_bytes(carrier));
-        sums_bytes(carrier, all.len()).saturating_add(streams) <= max
+    let has_room = heal.max_memory.zip(target).is_none_or(|(max, target)| {
+        let streams = (n_tokens as u64).saturating_mul(streams_bytes(target));
+        sums_bytes(target, all.len()).saturating_add(streams) <= max
     });
     let order = |&(before, with_block): &(bool, bool)| Order {
         patience: PATIENCE,
@@ -299,13 +299,13 @@ fn orders(heal: &Heal, carrier: Option<&TargetMatrix>, n_tokens: usize, may_bloc
 }
 
 /// Bytes of the sums for so many weightings. Each has both folds, and beside them their sum and a factor of it.
-fn sums_bytes(carrier: &TargetMatrix, n_weightings: usize) -> u64 {
-    NormalEquations::n_bytes(carrier.n_in, carrier.n_out).saturating_mul(2 * n_weightings as u64 + 2)
+fn sums_bytes(target: &TargetMatrix, n_weightings: usize) -> u64 {
+    NormalEquations::n_bytes(target.n_in, target.n_out).saturating_mul(2 * n_weightings as u64 + 2)
 }
 
 /// Warnings about a fit to these windows, and whether none is to be tried.
-fn warnings(split: &Split, carrier: Option<&TargetMatrix>) -> (Vec<String>, bool) {
-    let n_in = carrier.map_or(1, |carrier| carrier.n_in);
+fn warnings(split: &Split, target: Option<&TargetMatrix>) -> (Vec<String>, bool) {
+    let n_in = target.map_or(1, |target| target.n_in);
     let mut warnings = Vec::new();
     if split.n_repeated > 0 {
         warnings.push(format!("{} windows of the text repeat others and are left out", split.n_repeated));
@@ -346,7 +346,7 @@ mod tests {
     #[test]
     fn as_much_text_is_used_as_memory_has_room_for() {
         // Of 7 billion parameters.
-        let carrier = TargetMatrix { source: 0, tensor_type: TensorType::F16, n_in: 11_008, n_out: 4096 };
+        let target = TargetMatrix { source: 0, tensor_type: TensorType::F16, n_in: 11_008, n_out: 4096 };
         let heal = |max_memory| Heal {
             how: HealArg::Linear,
             heal_type: HealType::Auto,
@@ -355,7 +355,7 @@ mod tests {
             objective: Objective::Kl,
             calibration: Calibration { window: 512, ..Calibration::default() },
         };
-        let tokens = |max_memory| wanted_tokens(Some(&carrier), &heal(max_memory));
+        let tokens = |max_memory| wanted_tokens(Some(&target), &heal(max_memory));
         assert_eq!(tokens(None), 16 * 11_008);
         assert_eq!(tokens(Some(1 << 40)), 16 * 11_008);
         let sums = 4 * 8 * 11_008 * (11_008 + 4096);
@@ -365,7 +365,7 @@ mod tests {
         // Never less than healing needs, which is then refused.
         assert_eq!(tokens(Some(1000)), 3 * 512);
         let n_weightings = |max_memory| {
-            let orders = orders(&heal(max_memory), Some(&carrier), found, false);
+            let orders = orders(&heal(max_memory), Some(&target), found, false);
             orders[0].weightings.len()
         };
         assert_eq!(n_weightings(Some(8_000_000_000)), 1);

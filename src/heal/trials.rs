@@ -99,7 +99,7 @@ impl Trials {
     pub(crate) fn try_scales(
         &mut self,
         healer: &mut Healer<'_, '_>,
-        writers: &Projections,
+        projections: &Projections,
     ) -> Result<Vec<String>> {
         let candidate_of = |tried: &Tried| {
             let (candidate, _) = tried.measured.as_ref()?;
@@ -114,7 +114,7 @@ impl Trials {
         let mut said = Vec::new();
         for (method, base) in bases {
             let at_method = || format!("healing by {method}");
-            let scaling = healer.scale(writers, &base, self.objective).with_context(at_method)?;
+            let scaling = healer.scale(projections, &base, self.objective).with_context(at_method)?;
             let Some(scaling) = scaling else {
                 self.tried.push(Tried::new(method, None, None));
                 continue;

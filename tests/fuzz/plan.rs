@@ -14,7 +14,7 @@ const N_REQUEST_BYTES: usize = 16;
 
 /// Models with more blocks are not searched for the best set, which would take too long for a fuzzer.
 const MAX_SEARCHED: usize = 40;
-
+/// A request to a model.
 /// What is asked of a model.
 pub struct Request {
     /// Block `i` is to go if bit `i % 64` is set.

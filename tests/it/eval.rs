@@ -61,7 +61,7 @@ fn malformed_tasks_are_named_by_line() {
 }
 
 #[test]
-fn a_model_whose_tokens_see_those_behind_them_is_refused() {
+fn a_model_whose_tokens_see_those_after_them_is_refused() {
     let dir = Make::new("llama", 2).set("llama.attention.causal", ValueOut::bool(false)).dir();
     dir.run("eval m.gguf").fails(1, "m.gguf: metadata 'llama.attention.causal' is false");
 }

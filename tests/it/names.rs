@@ -218,7 +218,7 @@ fn lists_of_names_lose_their_own_elements_alone() {
 }
 
 #[test]
-fn names_behind_that_of_the_language_model_follow_and_those_of_towers_stay() {
+fn names_after_that_of_the_language_model_follow_and_those_of_towers_stay() {
     let list = |names: &[&str]| ValueOut::strings(names);
     let make = Make::new("llama", 6)
         .set(

@@ -326,7 +326,7 @@ fn a_second_run_to_the_same_place_does_not_overwrite_the_first() {
 }
 
 #[test]
-fn bytes_behind_the_last_tensor_are_not_carried_over() {
+fn bytes_after_the_last_tensor_are_not_carried_over() {
     let dir = dir();
     let mut bytes = dir.read("m.gguf");
     dir.run("m.gguf --blocks 1 -o a.gguf").succeeds();

@@ -17,7 +17,7 @@ use crate::util::{Dir, Output};
 /// Mutants of each seed.
 const N_MUTANTS: usize = 320;
 
-/// What is asked of a mutant, `m.gguf`. `p.gguf` is the file that it comes from, `s.gguf` that file without its block 0.
+/// The commands that a mutant gets, as `m.gguf`. `p.gguf` is the file that it comes from, `s.gguf` that file without its block 0.
 const COMMANDS: &[&str] = &[
     "show m.gguf --tensors",
     "show m.gguf --json -",
@@ -28,7 +28,7 @@ const COMMANDS: &[&str] = &[
     "verify s.gguf --parent m.gguf",
 ];
 
-/// What is asked of a mutant of `s.gguf`.
+/// The commands that a mutant gets of `s.gguf`.
 const VERIFY: &str = "verify m.gguf --parent p.gguf";
 
 /// The program with these arguments, under the limits for a file of `len` bytes.
