@@ -26,6 +26,6 @@ cargo build --release --bins --example generate
 model=${SMOLLM2#"$PWD"/}
 out=${model%.gguf}-26-blocks.gguf
 bin=${target#"$PWD"/}/release
-show "$bin/gguf-shorten" "$model" --drop 4 -o "$out" --force
+show "$bin/gguf-shorten" "$model" --drop 4 --tokens 2048 -o "$out" --force
 show "$bin/examples/generate" "$model" "Once upon a time" 40
 show "$bin/examples/generate" "$out" "Once upon a time" 40

@@ -49,7 +49,7 @@ examples=$target/release/examples
 text=testdata/calibration.txt
 
 shorten() {
-    "$program" "$SMOLLM2" --drop 7 --method bi -o "$work/short.gguf" --json "$work/short.json"
+    "$program" "$SMOLLM2" --drop 7 --method bi --tokens 2048 -o "$work/short.gguf" --json "$work/short.json"
 }
 
 # The blocks that stay, from the JSON.
@@ -67,17 +67,17 @@ same_bytes() {
     kept=$(kept) && "$PYTHON" tests/stock/gguf_read.py --compare "$SMOLLM2" "$work/short.gguf" "$kept"
 }
 
-# Block Influence of 8 windows of 512, of blocks and of their halves, against numpy on dequantized weights.
+# Block Influence of 4 windows of 512, of blocks and of their halves, against numpy on dequantized weights.
 same_scores() {
-    "$program" score "$SMOLLM2" --sub-blocks --calibration $text --tokens 4096 --window 512 --json "$work/scores.json" >/dev/null &&
-        "$examples/windows" "$SMOLLM2" $text 4096 512 >"$work/windows.txt" &&
+    "$program" score "$SMOLLM2" --sub-blocks --calibration $text --tokens 2048 --window 512 --json "$work/scores.json" >/dev/null &&
+        "$examples/windows" "$SMOLLM2" $text 2048 512 >"$work/windows.txt" &&
         "$PYTHON" tests/stock/block_influence.py "$SMOLLM2" "$work/windows.txt" --check "$work/scores.json" --tolerance 0.01
 }
 
 # Scores of converted blocks are within 1 % and one standard error of those of the weights as they are, and choose the same blocks.
 same_when_converted() {
     for conversion in none f32 bf16; do
-        "$program" "$1" --drop "$2" --method bi --dry-run -o "$work/x.gguf" --calibration $text --tokens 4096 --convert $conversion \
+        "$program" "$1" --drop "$2" --method bi --dry-run -o "$work/x.gguf" --calibration $text --tokens 2048 --convert $conversion \
             --json "$work/$conversion.json" >/dev/null || return
     done
     "$PYTHON" - "$work" f32 bf16 <<'END'
@@ -101,7 +101,7 @@ END
 same_windows() {
     "${CC:-cc}" -std=c99 -O2 -I"$LLAMA_INCLUDE" -I"$LLAMA_INCLUDE/../ggml/include" tests/stock/logits.c -o "$work/logits" \
         "$STOCK_LIB"/libllama.* "$STOCK_LIB"/libggml.* "$STOCK_LIB"/libggml-base.* -Wl,-rpath,"$STOCK_LIB" -lm &&
-        "$work/logits" --tokens --window 512 "$SMOLLM2" $text 4096 >"$work/stock.txt" &&
+        "$work/logits" --tokens --window 512 "$SMOLLM2" $text 2048 >"$work/stock.txt" &&
         cmp "$work/windows.txt" "$work/stock.txt" && echo "$(wc -w <"$work/stock.txt") tokens are the same"
 }
 

@@ -39,7 +39,7 @@ pub(super) fn devices_of(_backend: &Backend, endpoint: &Endpoint) -> Result<Vec<
     let address = resolve(endpoint)?;
     let mut answered = ANSWERED.lock().unwrap_or_else(PoisonError::into_inner);
     if !answered.contains(&address) {
-        greet(address)?;
+        greet(address, ANSWER)?;
         answered.insert(address);
     }
     // What was asked, and not what its name may stand for next time.
@@ -70,14 +70,14 @@ fn resolve(endpoint: &Endpoint) -> Result<SocketAddrV4, String> {
     addresses.next().ok_or_else(|| "has no IPv4 address, and ggml takes no other".to_owned())
 }
 
-/// Greets the server as ggml does, and leaves.
-fn greet(address: SocketAddrV4) -> Result<(), String> {
+/// Greets the server as ggml does, and leaves. It may take as long as `patience` to answer.
+fn greet(address: SocketAddrV4, patience: Duration) -> Result<(), String> {
     let stream = TcpStream::connect_timeout(&address.into(), REACH);
     let stream = stream.map_err(|error| format!("cannot be reached: {error}"))?;
-    let answer = hello(stream).map_err(|error| match error.kind() {
+    let answer = hello(stream, patience).map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => format!(
             "does not answer within {} seconds: a server has one client at a time, and this one may have another",
-            ANSWER.as_secs()
+            patience.as_secs()
         ),
         _ => format!("does not answer as an RPC server of llama.cpp: {error}"),
     })?;
@@ -93,11 +93,11 @@ fn greet(address: SocketAddrV4) -> Result<(), String> {
 
 /// The version that the server speaks. A request is a command, the length of what follows, and that; an answer is its length,
 /// and that (`ggml-rpc.cpp: send_rpc_cmd`), all little-endian.
-fn hello(mut stream: TcpStream) -> io::Result<[u8; 3]> {
+fn hello(mut stream: TcpStream, patience: Duration) -> io::Result<[u8; 3]> {
     /// Three numbers of a version, a byte of padding, and what the server can do.
     const ANSWER_BYTES: usize = 4 + CAPABILITIES;
-    stream.set_read_timeout(Some(ANSWER))?;
-    stream.set_write_timeout(Some(ANSWER))?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(patience))?;
     let mut request = vec![HELLO];
     request.extend((CAPABILITIES as u64).to_le_bytes());
     request.extend([0; CAPABILITIES]);
@@ -143,4 +143,23 @@ pub fn serve(_backend: &Backend, address: SocketAddrV4, n_threads: usize) -> ! {
         );
     }
     panic!("no server at {address}");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_server_that_stays_silent_is_not_waited_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let SocketAddr::V4(address) = listener.local_addr().unwrap() else {
+            panic!("an address of IPv4");
+        };
+        // The system takes the connection, and nobody answers.
+        let error = greet(address, Duration::from_millis(20)).unwrap_err();
+        assert!(error.starts_with("does not answer within 0 seconds: a server has one client"), "{error}");
+        assert_eq!(ANSWER, Duration::from_secs(10));
+    }
 }
