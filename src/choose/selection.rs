@@ -6,6 +6,7 @@ use super::auto;
 use super::goals;
 use super::measured::Chosen;
 use crate::choose::attention as attention_choice;
+use crate::choose::experts;
 use crate::choose::outcome::{AutoReport, Figure, GoalReport, SearchReport, StepReport};
 use crate::choose::rating::{ConfidenceReport, Rating};
 use crate::choose::removal;
@@ -26,7 +27,7 @@ use crate::model::Model;
 use crate::model::block::{BlockSet, block_list, numbers};
 use crate::output::Parent;
 use crate::plan::imatrix::measured::MeasuredImatrix;
-use crate::plan::{AttentionCut, ChosenBy, Constraints, Cut, Method, attention};
+use crate::plan::{AttentionCut, ChosenBy, Constraints, Cut, ExpertCut, Method, attention};
 use crate::watch::Watch;
 
 /// The cut that was chosen, and its measurements.
@@ -223,10 +224,11 @@ fn select_cut(parent: Parent<'_>, options: &Choosing, watch: &dyn Watch) -> Resu
     let attention = attention.with_context(at_path)?;
     let method = match chosen.auto.as_ref().map(|auto| auto.method).or(options.choice.method()) {
         Some(method) => method.to_string(),
-        None if is_nothing_but_attention(options) => ChosenBy::NoBlock.to_string(),
+        None if is_no_block(options) => ChosenBy::NoBlock.to_string(),
         None => ChosenBy::List.to_string(),
     };
-    let cut = Cut { attention, ..Cut::new(chosen.removed.clone(), &method) };
+    let experts = checked.experts.clone();
+    let cut = Cut { attention, experts, ..Cut::new(chosen.removed.clone(), &method) };
     let Some(calibrated) = calibrated else {
         return Ok(Selection::of(cut, chosen));
     };
@@ -245,7 +247,7 @@ fn select_cut(parent: Parent<'_>, options: &Choosing, watch: &dyn Watch) -> Resu
 }
 
 /// Whether no whole block is removed, not even for prediction.
-fn is_nothing_but_attention(options: &Choosing) -> bool {
+fn is_no_block(options: &Choosing) -> bool {
     matches!(options.choice, Choice::Nothing { .. }) && !options.rules.drop_mtp
 }
 
@@ -257,6 +259,8 @@ struct Checked {
     removed: BlockSet,
     /// Blocks that lose their attention, by a list.
     attention: BlockSet,
+    /// Experts that stay, by a list.
+    experts: Option<ExpertCut>,
     target: Target,
     /// The limit and the size of an output that is small enough without the prediction blocks alone.
     reached: Option<(u64, u64)>,
@@ -281,7 +285,8 @@ impl Checked {
             }
             _ => None,
         };
-        let mut checked = Self { keep, removed, attention, target, reached: None, why_not_auto };
+        let experts = None;
+        let mut checked = Self { keep, removed, attention, experts, target, reached: None, why_not_auto };
         let mut n_removed = 0;
         match &options.choice {
             Choice::Nothing { .. } => {}
@@ -312,6 +317,8 @@ impl Checked {
                 checked.target = Target::Goal { goal: *goal, first, most };
             }
         }
+        let gone = checked.removed.union(&constraints.dropped).copied().collect();
+        checked.experts = experts::listed(model, &options.experts, &gone)?;
         if !checked.attention.is_empty() {
             attention::check(model, &checked.removed, &checked.attention)?;
         }

@@ -44,6 +44,18 @@ pub enum Choice {
     },
 }
 
+/// The choice of experts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ExpertChoice {
+    /// All stay.
+    #[default]
+    All,
+    /// These stay, the same in each block.
+    Same(BlockList),
+    /// Those of a JSON file stay, a list for each block.
+    File(PathBuf),
+}
+
 impl Choice {
     /// The method, of a choice that is not by a list.
     #[must_use]
@@ -178,6 +190,8 @@ pub struct Choosing {
     pub choice: Choice,
     /// Which of those that stay lose their attention.
     pub attention: Choice,
+    /// Which experts stay.
+    pub experts: ExpertChoice,
     /// The rules for it.
     pub rules: CutRules,
     /// The files of the output, whose bytes a goal may count.
@@ -204,6 +218,7 @@ impl Default for Choosing {
         Self {
             choice: Choice::Nothing { keep: None },
             attention: Choice::Nothing { keep: None },
+            experts: ExpertChoice::All,
             rules: CutRules::default(),
             splitting: Splitting::default(),
             objective: Objective::Kl,

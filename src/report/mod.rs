@@ -35,7 +35,7 @@ use crate::engine::outcome::CalibrationReport;
 use crate::heal::outcome::HealReport;
 use crate::measure::outcome::EvalReport;
 use crate::model::outcome::ModelReport;
-use crate::output::outcome::{MeasuredReport, OutputReport};
+use crate::output::outcome::{ExpertsReport, MeasuredReport, OutputReport};
 use serde::Serialize;
 
 /// The result of one model. Its fields are the JSON contract: unknown values are null, never left out.
@@ -77,6 +77,8 @@ pub struct Report {
     pub attention_removed: Vec<usize>,
     /// How those were chosen; null if there are none.
     pub attention_method: Option<String>,
+    /// The experts that stay; null where none go.
+    pub experts: Option<ExpertsReport>,
     /// How alike hidden states are; null unless that was asked for.
     pub pairs: Option<PairsReport>,
     /// The importance matrix that was measured; null unless one was written.
@@ -111,6 +113,7 @@ impl Report {
             removed: Vec::new(),
             attention_removed: Vec::new(),
             attention_method: None,
+            experts: None,
             pairs: None,
             imatrix_out: None,
             output: None,

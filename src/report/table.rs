@@ -89,6 +89,9 @@ fn written_output(report: &Report, output: &OutputReport) -> String {
             output.architecture
         );
     }
+    if let Some(experts) = &report.experts {
+        let _ = writeln!(text, "experts  {experts} (by {})", experts.method);
+    }
     if let Some(heal) = &report.heal {
         text.push_str(&super::healing::lines(heal));
     }

@@ -120,7 +120,8 @@ pub struct ShortenArgs {
         long,
         value_name = "N|P%",
         required_unless_present_any = [
-            "blocks", "drop_mtp", "drop_attention", "attention_blocks", "target_size", "max_ppl", "max_kl", "objective"
+            "blocks", "drop_mtp", "drop_attention", "attention_blocks", "target_size", "max_ppl", "max_kl", "objective",
+            "experts", "keep_experts"
         ],
         conflicts_with = "blocks"
     )]
@@ -141,6 +142,15 @@ pub struct ShortenArgs {
     /// Remove only the attention of exactly these blocks (no calibration)
     #[arg(long, value_name = "LIST")]
     pub attention_blocks: Option<BlockList>,
+
+    /// Keep only these experts, the same in each block, such as 0-95 (no calibration)
+    #[arg(long, value_name = "LIST", conflicts_with = "experts")]
+    pub keep_experts: Option<BlockList>,
+
+    /// Keep only the experts of this JSON file, a list for each block that has some, all of one length, such as
+    /// {"0": [0, 3], "1": [2, 5]} (no calibration)
+    #[arg(long, value_name = "FILE")]
+    pub experts: Option<PathBuf>,
 
     /// Never remove these blocks, nor their attention
     #[arg(long, value_name = "LIST")]

@@ -133,6 +133,7 @@ impl Record {
             "removed": null,
             "attention_removed": null,
             "attention_method": null,
+            "experts": null,
             "pairs": null,
             "imatrix_out": null,
             "output": null,
