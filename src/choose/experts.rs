@@ -1,4 +1,4 @@
-//! The experts that stay, by a list.
+//! The experts that stay, by a list or by scores.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -8,15 +8,16 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::choose::settings::ExpertChoice;
+use crate::measure::experts::BlockOfExperts;
 use crate::model::block::BlockSet;
 use crate::model::{BlockId, Model};
 use crate::plan::ExpertCut;
-use crate::plan::experts::{ExpertMethod, KeptExperts, Mixture};
+use crate::plan::experts::{ExpertMethod, KeptExperts, LIST, Mixture};
 
 /// Bytes of a file of lists that are read: more than those of all experts that llama.cpp can count.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// The experts that `choice` says, checked for `model` without the blocks of `removed`.
+/// The experts that `choice` lists, checked for `model` without the blocks of `removed`.
 ///
 /// # Errors
 /// A file that cannot be read, or says something else; a model without experts; experts that must stay.
@@ -27,6 +28,12 @@ pub(crate) fn listed(
 ) -> Result<Option<ExpertCut>> {
     let kept = match choice {
         ExpertChoice::All => return Ok(None),
+        ExpertChoice::Lowest(budget, _) => {
+            let mixture = Mixture::of(model)?;
+            mixture.blocks_left(removed)?;
+            mixture.check_number(budget.n_kept(&mixture))?;
+            return Ok(None);
+        }
         ExpertChoice::Same(list) => {
             let mixture = Mixture::of(model)?;
             let experts = list.numbers(mixture.n_experts).map_err(|outside| {
@@ -39,7 +46,48 @@ pub(crate) fn listed(
         ExpertChoice::File(path) => read(path).with_context(|| path.display().to_string())?,
     };
     Mixture::of(model)?.check(removed, &kept)?;
-    Ok(Some(ExpertCut { kept, method: ExpertMethod::List.to_string() }))
+    Ok(Some(ExpertCut { kept, method: LIST.to_owned() }))
+}
+
+/// The experts that stay by `choice`, which goes by scores, in a model without the blocks of `removed`: of each group of a block
+/// as many, those with the highest scores, and of equal ones the first. `None` of another choice.
+///
+/// # Errors
+/// As [`listed`]; a block without scores.
+pub(crate) fn highest(
+    model: &Model<'_>,
+    choice: &ExpertChoice,
+    removed: &BlockSet,
+    scores: &[BlockOfExperts],
+) -> Result<Option<ExpertCut>> {
+    let ExpertChoice::Lowest(budget, method) = choice else {
+        return Ok(None);
+    };
+    let mixture = Mixture::of(model)?;
+    let n = budget.n_kept(&mixture) / mixture.n_groups;
+    let of_block = |block: BlockId| -> Result<(BlockId, Vec<usize>)> {
+        let found = scores.iter().find(|scores| scores.block == block);
+        let experts = found.filter(|found| found.experts.len() == mixture.n_experts);
+        let experts =
+            &experts.with_context(|| format!("the experts of block {block} were not seen"))?.experts;
+        let score = |expert: usize| match method {
+            ExpertMethod::Reap => experts[expert].reap,
+            ExpertMethod::Frequency => experts[expert].frequency,
+            ExpertMethod::Gate => experts[expert].gate,
+        };
+        let mut order: Vec<usize> = (0..mixture.n_experts).collect();
+        order.sort_by(|&a, &b| score(b).total_cmp(&score(a)));
+        let of_group = mixture.n_experts / mixture.n_groups;
+        let mut kept = Vec::new();
+        for group in 0..mixture.n_groups {
+            kept.extend(order.iter().filter(|&&expert| expert / of_group == group).take(n));
+        }
+        kept.sort_unstable();
+        Ok((block, kept))
+    };
+    let kept = mixture.blocks_left(removed)?.into_iter().map(of_block).collect::<Result<KeptExperts>>()?;
+    mixture.check(removed, &kept)?;
+    Ok(Some(ExpertCut { kept, method: method.to_string() }))
 }
 
 /// The lists of a JSON file: `{"0": [0, 3], "1": [2, 5]}`.

@@ -7,6 +7,7 @@ use crate::measure::loss::Objective;
 use crate::model::Model;
 use crate::model::block::BlockList;
 use crate::named::named;
+use crate::plan::experts::{ExpertBudget, ExpertMethod};
 use crate::plan::{Budget, Constraints, Method, Splitting};
 use anyhow::Result;
 use std::path::PathBuf;
@@ -45,7 +46,7 @@ pub enum Choice {
 }
 
 /// The choice of experts.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub enum ExpertChoice {
     /// All stay.
     #[default]
@@ -54,6 +55,8 @@ pub enum ExpertChoice {
     Same(BlockList),
     /// Those of a JSON file stay, a list for each block.
     File(PathBuf),
+    /// All but this many of each block, the lowest by a score.
+    Lowest(ExpertBudget, ExpertMethod),
 }
 
 impl Choice {

@@ -6,6 +6,7 @@
 //! over all experts that is not divided by the sum of the chosen ones, kept experts weigh more than in the parent.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
@@ -16,13 +17,73 @@ use crate::model::arch::{Architecture, ExpertCount, Experts, Gate, Normalised};
 use crate::model::block::BlockSet;
 use crate::model::renumbering::Renumbering;
 use crate::model::{BlockId, Model};
-use crate::named::named;
+use crate::named::{Named, named};
 
 named! {
-    /// How experts were chosen, as an output records it.
+    /// How experts are chosen.
     pub enum ExpertMethod {
-        /// By a list
-        List = "list",
+        /// Lowest mean of gate weight times length of the output, over the tokens that are routed to it (REAP)
+        Reap = "reap",
+        /// Least used
+        Frequency = "frequency",
+        /// Lowest mean gate weight of the tokens that are routed to it
+        Gate = "gate",
+    }
+}
+
+/// The word of a choice by a list.
+pub const LIST: &str = "list";
+
+/// Whether an output may say `word` of how its experts were chosen.
+#[must_use]
+pub fn is_method(word: &str) -> bool {
+    word == LIST || ExpertMethod::of_word(word).is_some()
+}
+
+/// How many experts of each block go.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ExpertBudget {
+    /// This many.
+    Experts(usize),
+    /// This share of them in percent, rounded down to whole experts of each group, at least one.
+    Percent(f64),
+}
+
+impl ExpertBudget {
+    /// How many of `mixture` stay.
+    #[must_use]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "rounded down, between 0 and the number of experts"
+    )]
+    pub fn n_kept(self, mixture: &Mixture) -> usize {
+        let n_experts = mixture.n_experts;
+        let n_removed = match self {
+            Self::Experts(n) => n,
+            Self::Percent(share) => {
+                // As of blocks, a product must not fall just below a whole number.
+                let of_group = (n_experts / mixture.n_groups) as f64 * share / 100.0 + 1e-9;
+                (of_group as usize).max(1) * mixture.n_groups
+            }
+        };
+        n_experts.saturating_sub(n_removed)
+    }
+}
+
+impl FromStr for ExpertBudget {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = "expected a number of experts such as 16, or a share such as 25%";
+        let share = text.strip_suffix('%').map(|share| share.trim().parse::<f64>());
+        match (share, text.parse::<usize>()) {
+            (Some(Ok(share)), _) if share > 0.0 && share < 100.0 => Ok(Self::Percent(share)),
+            (Some(Ok(_)), _) => Err("a share lies between 0% and 100%".to_owned()),
+            (None, Ok(0)) => Err("at least one expert has to go".to_owned()),
+            (None, Ok(n)) => Ok(Self::Experts(n)),
+            _ => Err(expected.to_owned()),
+        }
     }
 }
 
@@ -110,7 +171,7 @@ impl Mixture {
                 Quoted(name)
             ),
         };
-        let n_used = used(model)?;
+        let n_used = n_used(model)?;
         ensure!(
             (1..=n_experts).contains(&n_used),
             "metadata '{name}.expert_used_count' says {n_used} of {n_experts} experts"
@@ -249,7 +310,10 @@ impl Mixture {
 }
 
 /// The most experts that a block uses at once.
-fn used(model: &Model<'_>) -> Result<usize> {
+///
+/// # Errors
+/// Metadata that does not say it.
+pub fn n_used(model: &Model<'_>) -> Result<usize> {
     let key = format!("{}.expert_used_count", model.architecture());
     let entry = model.metadata().get(&key).with_context(|| format!("has no metadata '{key}'"))?;
     if entry.value().value_type() != ValueType::Array {
@@ -424,3 +488,57 @@ pub const KEPT_KEY: &str = "gguf_shorten.experts";
 
 /// How they were chosen.
 pub const METHOD_KEY: &str = "gguf_shorten.experts_method";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mixture(n_groups: usize) -> Mixture {
+        Mixture {
+            n_experts: 24,
+            n_used: 4,
+            n_groups,
+            n_groups_used: 2.min(n_groups),
+            blocks: BlockSet::new(),
+            weights_grow: false,
+            n_trunk_blocks: 0,
+            special: None,
+        }
+    }
+
+    #[test]
+    fn shares_are_rounded_down_to_whole_experts_of_each_group() {
+        let kept = |text: &str, n_groups| text.parse::<ExpertBudget>().unwrap().n_kept(&mixture(n_groups));
+        assert_eq!([kept("6", 1), kept("6", 4), kept("30", 1)], [18, 18, 0]);
+        assert_eq!([kept("25%", 1), kept("25%", 4), kept("1%", 1), kept("1%", 4)], [18, 20, 23, 20]);
+        for wrong in ["0", "-1", "x", "", "%", "0%", "100%", "nan%", "1e3"] {
+            assert!(wrong.parse::<ExpertBudget>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn as_many_stay_as_are_used_and_two_of_each_group() {
+        assert_eq!(mixture(1).fewest(), 4);
+        // Two groups of two.
+        assert_eq!(mixture(4).fewest(), 8);
+        let many = Mixture { n_used: 8, ..mixture(4) };
+        assert_eq!(many.fewest(), 16);
+        let allowed: Vec<usize> = (0..30).filter(|n| many.check_number(*n).is_ok()).collect();
+        assert_eq!(allowed, [16, 20]);
+    }
+
+    #[test]
+    fn tensors_of_experts_are_known_by_name() {
+        assert_eq!(dimension("ffn_gate_up_exps.weight"), Some(2));
+        assert_eq!(dimension("ffn_down_exps.bias"), Some(1));
+        assert_eq!(dimension("ffn_up_exps.input_scale"), Some(0));
+        for rest in
+            ["ffn_up_shexp.weight", "ffn_gate_inp.scale", "ffn_gate_inp_shexp.weight", "ffn_norm_exps.weight"]
+        {
+            assert!(dimension(rest).is_none() && !is_unclear(rest), "{rest}");
+        }
+        for rest in ["ffn_up_exps.lora_a", "ffn_up_chexps.weight", "exp_probs_x.bias"] {
+            assert!(dimension(rest).is_none() && is_unclear(rest), "{rest}");
+        }
+    }
+}

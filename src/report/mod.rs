@@ -16,6 +16,8 @@ pub mod verification;
 
 pub mod evaluation;
 
+pub mod experts;
+
 pub mod stability;
 
 pub mod batch;
@@ -33,6 +35,7 @@ use crate::choose::outcome::{AutoReport, BlockReport};
 use crate::choose::rating::{AblateReport, AgainstReport, ConfidenceReport};
 use crate::engine::outcome::CalibrationReport;
 use crate::heal::outcome::HealReport;
+use crate::measure::experts::BlockOfExperts;
 use crate::measure::outcome::EvalReport;
 use crate::model::outcome::ModelReport;
 use crate::output::outcome::{ExpertsReport, MeasuredReport, OutputReport};
@@ -79,6 +82,8 @@ pub struct Report {
     pub attention_method: Option<String>,
     /// The experts that stay; null where none go.
     pub experts: Option<ExpertsReport>,
+    /// The scores of experts; null unless they were measured.
+    pub expert_scores: Option<Vec<BlockOfExperts>>,
     /// How alike hidden states are; null unless that was asked for.
     pub pairs: Option<PairsReport>,
     /// The importance matrix that was measured; null unless one was written.
@@ -114,6 +119,7 @@ impl Report {
             attention_removed: Vec::new(),
             attention_method: None,
             experts: None,
+            expert_scores: None,
             pairs: None,
             imatrix_out: None,
             output: None,

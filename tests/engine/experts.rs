@@ -5,10 +5,14 @@
 //! which is positive for every token, and are so negative there that a softmax or a sigmoid of the product is zero.
 //! Where experts are chosen with a bias, that of the others is as negative.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use ggml::Backend;
+use ggml::{Backend, Context, ContextOptions, Flow, Node, Operation, Tap, WindowInput};
+use gguf_shorten::engine::blockwise::need::Size;
+use gguf_shorten::engine::imatrix::Gathers;
 use gguf_shorten::gguf::{File, ValueOut};
+use gguf_shorten::measure::experts::scores;
 use gguf_shorten::model::arch::{Architecture, Experts, Gate, Normalised};
 use gguf_shorten::model::input::Input;
 use gguf_shorten::model::{BlockId, Model};
@@ -17,10 +21,15 @@ use gguf_shorten::output::save::Target;
 use gguf_shorten::output::verify::verify;
 use gguf_shorten::plan::experts::{KeptExperts, Mixture};
 use gguf_shorten::plan::{Constraints, Cut, ExpertCut, Plan};
+use serde_json::Value;
 
 use crate::architectures::{allowed_sets, constraints, file_type, n_blocks, zeroing_is_identity};
+use crate::blockwise::{SHORT, memory};
+use crate::eval::byte_model;
+use crate::imatrix_out::gathered;
+use crate::program::{failure, json};
 use crate::random_model::Spec;
-use crate::support::{n_different, outputs, zero};
+use crate::support::{load, n_different, outputs, tokens, zero};
 
 /// The experts that `block` of a tiny model keeps: three of six, or two of each group of four. So the kernel that multiplies
 /// with the router stays: ggml has one for numbers of rows that 4 divides, and another (`sgemm.cpp: matmul`), which round
@@ -236,6 +245,225 @@ fn check_share(share: usize) {
         }
     }
     assert!(failed.is_empty(), "{failed:#?}");
+}
+
+/// The numbers of the F32 tensor of a model.
+fn floats(file: &File<'_>, name: &str) -> Vec<f64> {
+    let tensor = file.tensors().get(name).unwrap_or_else(|| panic!("{name}"));
+    let (numbers, _) = tensor.bytes().as_chunks::<4>();
+    numbers.iter().map(|bytes| f64::from(f32::from_le_bytes(*bytes))).collect()
+}
+
+/// `[n_out]` of a matrix `[n_out, n_in]` and `x`.
+fn product(matrix: &[f64], x: &[f64]) -> Vec<f64> {
+    matrix.chunks_exact(x.len()).map(|row| row.iter().zip(x).map(|(a, b)| a * b).sum()).collect()
+}
+
+/// Records what enters the routers, `[n_tokens, n_embd]`, block after block.
+#[derive(Default)]
+struct Entering(Vec<(usize, Vec<f32>)>);
+
+impl Tap for Entering {
+    fn wants(&mut self, node: Node<'_>) -> bool {
+        let weight = node.operand(0).map_or("", |operand| operand.name());
+        node.operation() == Operation::Product && weight.ends_with(".ffn_gate_inp.weight")
+    }
+
+    fn read(&mut self, node: Node<'_>) -> Flow {
+        let (block, _) = block_of(node.operand(0).unwrap().name()).unwrap();
+        let mut values = Vec::new();
+        node.operand(1).unwrap().read(&mut values).unwrap();
+        self.0.push((block, values));
+        Flow::Continue
+    }
+}
+
+/// The weights of the chosen experts of a token, by loops: of qwen3moe and olmoe a softmax over all, of the first over their
+/// sum, of dots1 a sigmoid, chosen with a bias, and of llama4 one, chosen without it.
+fn routed(architecture: &str, logits: &[f64], bias: &[f64], n_used: usize) -> Vec<(usize, f64)> {
+    let sigmoid = |x: &f64| 1.0 / (1.0 + (-x).exp());
+    let total: f64 = logits.iter().map(|x| x.exp()).sum();
+    let weights: Vec<f64> = match architecture {
+        "dots1" | "llama4" => logits.iter().map(sigmoid).collect(),
+        _ => logits.iter().map(|x| x.exp() / total).collect(),
+    };
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    let by = |expert: usize| if bias.is_empty() { logits[expert] } else { weights[expert] + bias[expert] };
+    order.sort_by(|&a, &b| by(b).total_cmp(&by(a)));
+    order.truncate(n_used);
+    let sum: f64 = order.iter().map(|&expert| weights[expert]).sum();
+    let scale = match architecture {
+        "qwen3moe" => 1.0 / sum,
+        // `expert_weights_scale`.
+        "dots1" => 1.5,
+        _ => 1.0,
+    };
+    order.into_iter().map(|expert| (expert, weights[expert] * scale)).collect()
+}
+
+#[test]
+fn scores_of_experts_are_those_of_loops() {
+    const N_EMBD: usize = 256;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m");
+    for architecture in ["qwen3moe", "olmoe", "dots1", "llama4"] {
+        // Factors of the file beside weights, and fused matrices, are left out: the loops know none.
+        let spec = Spec {
+            omitted: |name| name.ends_with("scale") || name.contains("gate_up_exps"),
+            ..Spec::with_experts(architecture, 5, 6)
+        };
+        spec.save(Backend::init(), &path).unwrap();
+        let windows = [tokens(72), tokens(72).into_iter().rev().collect::<Vec<_>>()];
+        let found = scores(&gathered(&path, &windows).experts);
+        let bytes = std::fs::read(&path).unwrap();
+        let file = File::parse(&bytes).unwrap();
+        let engine = load(&path).unwrap();
+        let mut context = Context::new(&engine, ContextOptions { window: 72, threads: 1 }).unwrap();
+        let mut entering = Entering::default();
+        for window in &windows {
+            context.evaluate(WindowInput::Tokens(window), &mut entering).unwrap();
+        }
+        // Of each block and expert the tokens, gate weights and outputs.
+        let mut sums: BTreeMap<usize, Vec<[f64; 3]>> = BTreeMap::new();
+        for (block, inputs) in entering.0 {
+            let tensor = |rest: &str| floats(&file, &format!("blk.{block}.{rest}.weight"));
+            let bias = match architecture {
+                "dots1" => floats(&file, &format!("blk.{block}.exp_probs_b.bias")),
+                _ => Vec::new(),
+            };
+            let (router, down) = (tensor("ffn_gate_inp"), tensor("ffn_down_exps"));
+            let (gate, up) = (tensor("ffn_gate_exps"), tensor("ffn_up_exps"));
+            let of_block = sums.entry(block).or_insert(vec![[0.0; 3]; 6]);
+            for x in inputs.chunks_exact(N_EMBD) {
+                let x: Vec<f64> = x.iter().copied().map(f64::from).collect();
+                for (expert, weight) in routed(architecture, &product(&router, &x), &bias, 2) {
+                    let matrix = |of: &[f64]| of[expert * of.len() / 6..(expert + 1) * of.len() / 6].to_vec();
+                    let (before, after) =
+                        if architecture == "llama4" { (weight, 1.0) } else { (1.0, weight) };
+                    let x: Vec<f64> = x.iter().map(|x| x * before).collect();
+                    let (g, u) = (product(&matrix(&gate), &x), product(&matrix(&up), &x));
+                    let inner: Vec<f64> = g.iter().zip(&u).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
+                    let output = product(&matrix(&down), &inner);
+                    let length = output.iter().map(|y| y * y).sum::<f64>().sqrt() * after;
+                    for (sum, term) in of_block[expert].iter_mut().zip([1.0, weight, length]) {
+                        *sum += term;
+                    }
+                }
+            }
+        }
+        assert_eq!(
+            found.iter().map(|block| block.block.index()).collect::<Vec<_>>(),
+            sums.keys().copied().collect::<Vec<_>>()
+        );
+        for block in &found {
+            for (found, [n, gate, output]) in block.experts.iter().zip(&sums[&block.block.index()]) {
+                let close = |a: f64, b: f64| (a - b).abs() <= 1e-4 * b.abs();
+                assert_eq!(found.tokens, *n as u64, "{architecture} block {}", block.block);
+                assert!(close(found.frequency, n / 144.0));
+                assert!(close(found.gate, gate / n.max(1.0)), "{architecture}: {} {gate} {n}", found.gate);
+                assert!(
+                    close(found.reap, output / n.max(1.0)),
+                    "{architecture}: {} {output} {n}",
+                    found.reap
+                );
+            }
+        }
+    }
+}
+
+/// A folder with a mixture of six experts, two used, that reads bytes.
+fn folder() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spec = byte_model("qwen3moe", 4);
+    spec.extra.push((".expert_count", ValueOut::u32(6)));
+    spec.save(Backend::init(), &dir.path().join("m.gguf")).unwrap();
+    dir
+}
+
+#[test]
+fn those_with_the_lowest_scores_go_beside_blocks() {
+    const TEXT: &str = "--tokens 192 --window 32 --no-cache";
+    let dir = folder();
+    let scored = json(dir.path(), &format!("score m.gguf --experts {TEXT}"));
+    let blocks = scored["expert_scores"].as_array().unwrap();
+    assert_eq!(blocks.len(), 4);
+    // The same windows go through blocks either way.
+    let plain = json(dir.path(), &format!("score m.gguf {TEXT}"));
+    assert_eq!((&plain["blocks"], &plain["expert_scores"]), (&scored["blocks"], &Value::Null));
+    for (line, by) in [
+        ("--drop-experts 2", "reap"),
+        ("--drop-experts 40% --experts-by frequency", "frequency"),
+        ("--drop-experts 2 --experts-by gate --blocks 1", "gate"),
+        ("--drop-experts 2 --drop 1 --method bi", "reap"),
+        ("--drop-experts 2 --drop 1 --method auto", "reap"),
+        ("--drop-experts 2 --drop 1 --method search", "reap"),
+    ] {
+        let out = json(dir.path(), &format!("m.gguf {line} -o out.gguf --force {TEXT}"));
+        assert_eq!(out["expert_scores"], scored["expert_scores"], "{line}");
+        let experts = &out["experts"];
+        assert_eq!((&experts["method"], &experts["kept_count"]), (&by.into(), &4.into()), "{line}");
+        let kept = experts["kept"].as_object().unwrap();
+        let removed: Vec<u64> =
+            out["removed"].as_array().unwrap().iter().map(|block| block.as_u64().unwrap()).collect();
+        assert_eq!(kept.len() + removed.len(), 4, "{line}");
+        for (block, kept) in kept {
+            let of_block = &blocks[block.parse::<usize>().unwrap()]["experts"];
+            let score = |expert: u64| of_block[expert as usize][by].as_f64().unwrap();
+            let kept: Vec<u64> = kept.as_array().unwrap().iter().map(|k| k.as_u64().unwrap()).collect();
+            let gone = (0..6).filter(|expert| !kept.contains(expert));
+            let highest_gone = gone.map(score).fold(0.0, f64::max);
+            assert!(kept.iter().all(|expert| score(*expert) >= highest_gone), "{line}");
+        }
+        let verified = json(dir.path(), "verify out.gguf --parent m.gguf");
+        assert_eq!((&verified["verified"], &verified["experts"]), (&true.into(), experts), "{line}");
+        // What is left can be evaluated.
+        let evaluated = json(dir.path(), "eval out.gguf --tokens 64 --window 32");
+        assert!(evaluated["perplexity"].as_f64().unwrap().is_finite(), "{line}");
+    }
+}
+
+#[test]
+fn scores_of_experts_go_on_after_an_interrupt_and_within_a_memory() {
+    let dir = folder();
+    let text = "--tokens 192 --window 32 --no-cache";
+    let whole = json(dir.path(), &format!("score m.gguf --experts {text} --convert none"));
+    let limit = memory(dir.path(), Size { gathers: EXPERTS, n_windows: 6, ..SHORT });
+    for more in ["", "--scratch s", "--imatrix-out i.gguf"] {
+        let found = json(
+            dir.path(),
+            &format!("score m.gguf --experts {text} --convert none --memory {limit} {more}"),
+        );
+        assert_eq!(found["expert_scores"], whole["expert_scores"], "{more}");
+    }
+}
+
+/// What is added up for scores of experts.
+const EXPERTS: Gathers = Gathers { imatrix: false, experts: true };
+
+#[test]
+fn models_without_experts_to_score_are_refused_before_anything_is_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = |name: &str, line: &str, reason: &str| {
+        Spec::new(name, 5).save(Backend::init(), &dir.path().join("m.gguf")).unwrap();
+        let error = failure(dir.path(), line);
+        assert!(error.contains(reason), "{error}");
+    };
+    let lines = ["score m.gguf --experts", "m.gguf --drop-experts 1 -o out.gguf"];
+    for line in lines {
+        refused("llama", line, "has no experts to remove");
+        refused("grovemoe", line, "experts of architecture 'grovemoe' cannot be removed");
+        refused("deepseek4", line, "block 0 has a table of the experts of each token");
+    }
+    refused(
+        "qwen3moe",
+        "m.gguf --drop-experts 3 -o out.gguf",
+        "cannot keep 1 of 4 experts: 2 are used at once",
+    );
+    refused(
+        "qwen3moe",
+        "m.gguf --drop-experts 9 -o out.gguf",
+        "cannot keep 0 of 4 experts: 2 are used at once",
+    );
 }
 
 const N_SHARES: usize = 2;

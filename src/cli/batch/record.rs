@@ -134,6 +134,7 @@ impl Record {
             "attention_removed": null,
             "attention_method": null,
             "experts": null,
+            "expert_scores": null,
             "pairs": null,
             "imatrix_out": null,
             "output": null,

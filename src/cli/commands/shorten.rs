@@ -146,6 +146,7 @@ fn report(parent: Parent<'_>, plan: &Plan<'_>, chosen: Selection, heal: Option<H
         attention_removed: numbers(&plan.attention_removed),
         attention_method: chosen.cut.attention.map(|cut| cut.method),
         experts: ExpertsReport::of(model, plan),
+        expert_scores: chosen.experts,
         ..Report::new(arguments(), parent, chosen.cut.method, blocks)
     }
 }

@@ -127,7 +127,9 @@ fn experts(args: &ShortenArgs) -> ExpertChoice {
     match (&args.keep_experts, &args.experts) {
         (Some(list), _) => ExpertChoice::Same(list.clone()),
         (None, Some(path)) => ExpertChoice::File(path.clone()),
-        (None, None) => ExpertChoice::All,
+        (None, None) => {
+            args.drop_experts.map_or(ExpertChoice::All, |n| ExpertChoice::Lowest(n, args.experts_by))
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::model::BlockId;
 use crate::model::block::BlockSet;
 use crate::named::Named;
 use crate::plan::attention::{METHOD_KEY as ATTENTION_METHOD_KEY, REMOVED_KEY};
-use crate::plan::experts::{self, ExpertMethod};
+use crate::plan::experts;
 use crate::plan::healing::{LOSS_KEY, TENSORS_KEY};
 use crate::plan::{AttentionCut, ChosenBy, HealMethod};
 
@@ -156,12 +156,12 @@ impl Claim {
             Some(method) => (method != HealMethod::None) != self.healed.is_some(),
             None => true,
         });
-        let experts = self.experts.as_ref().map(|experts| experts.method.as_str());
-        let experts = experts.filter(|word| ExpertMethod::of_word(word).is_none());
+        let of_experts = self.experts.as_ref().map(|experts| experts.method.as_str());
+        let of_experts = of_experts.filter(|word| !experts::is_method(word));
         for (key, word) in [
             (METHOD_KEY, method),
             (ATTENTION_METHOD_KEY, attention),
-            (experts::METHOD_KEY, experts),
+            (experts::METHOD_KEY, of_experts),
             (HEAL_KEY, heal),
         ] {
             if let Some(word) = word {
