@@ -10,6 +10,7 @@ use crate::engine::blockwise::need::Way;
 use crate::engine::blockwise::replay::Replay;
 use crate::engine::conversion::Conversion;
 use crate::engine::hidden_state::{HiddenStates, Token};
+use crate::engine::imatrix::Gathers;
 use crate::engine::llama::{LlamaHiddenStates, StreamGraph};
 use crate::engine::load::{self, Weights, load_and_cut};
 use crate::engine::scored::MIN_WINDOW;
@@ -38,7 +39,7 @@ impl Loaded {
     /// # Errors
     /// A text that cannot be read or is too short; llama.cpp's.
     pub(crate) fn for_states(parent: Parent<'_>, text: &Calibration, watch: &dyn Watch) -> Result<Self> {
-        let way = blockwise::way(parent, text, Kept { states: true, sums: false })?;
+        let way = blockwise::way(parent, text, Kept { states: true, gathers: Gathers::default() })?;
         if way == Way::Whole {
             return Self::new(parent, text, watch, Weights::of_scores(text));
         }

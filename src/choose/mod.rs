@@ -14,6 +14,8 @@ pub mod method;
 
 pub mod attention;
 
+pub(crate) mod experts;
+
 pub mod outcome;
 
 pub mod rating;

@@ -27,11 +27,11 @@ pub(crate) fn scored(
     watch: &dyn Watch,
     extras: Extras<'_, '_>,
 ) -> Result<Calibrated> {
-    let text = &*unconverted(text, extras.imatrix);
+    let text = &*unconverted(text, extras.gathers);
     let by_pairs = matches!(method.basis(), Basis::Pairs | Basis::Candidates);
     let known = match by_pairs && extras.until.is_none() {
         true => {
-            let kept = Kept { states: true, sums: extras.imatrix };
+            let kept = Kept { states: true, gathers: extras.gathers };
             // Block by block the files are hashed while they are read.
             let hash = match text.cache && blockwise::way(parent, text, kept)? == Way::Whole {
                 true => Some(hashes::remembered(parent.input, watch)),

@@ -6,6 +6,7 @@ use super::auto;
 use super::goals;
 use super::measured::Chosen;
 use crate::choose::attention as attention_choice;
+use crate::choose::experts;
 use crate::choose::outcome::{AutoReport, Figure, GoalReport, SearchReport, StepReport};
 use crate::choose::rating::{ConfidenceReport, Rating};
 use crate::choose::removal;
@@ -13,12 +14,15 @@ use crate::choose::request::{Request, Target};
 use crate::choose::scored::scored;
 use crate::choose::search::Goal;
 use crate::choose::search::journal::Journal;
-use crate::choose::settings::{Choice, Choosing};
+use crate::choose::settings::{Choice, Choosing, ExpertChoice};
 use crate::choose::stability::ties::Chosen as ByScores;
 use crate::choose::stability::{self, Stopping};
+use crate::engine::imatrix::Gathers;
 use crate::engine::outcome::CalibrationReport;
 use crate::error::Hint;
+use crate::measure;
 use crate::measure::calibrate::{self, Calibrated, Until};
+use crate::measure::experts::BlockOfExperts;
 use crate::measure::importance::Importance;
 use crate::measure::pairs::Pairs;
 use crate::measure::tasks;
@@ -26,7 +30,7 @@ use crate::model::Model;
 use crate::model::block::{BlockSet, block_list, numbers};
 use crate::output::Parent;
 use crate::plan::imatrix::measured::MeasuredImatrix;
-use crate::plan::{AttentionCut, ChosenBy, Constraints, Cut, Method, attention};
+use crate::plan::{AttentionCut, ChosenBy, Constraints, Cut, ExpertCut, Method, attention};
 use crate::watch::Watch;
 
 /// The cut that was chosen, and its measurements.
@@ -53,6 +57,8 @@ pub struct Selection {
     pub confidence: Option<ConfidenceReport>,
     /// The importance matrix of the whole model, where it was asked for.
     pub imatrix: Option<MeasuredImatrix>,
+    /// The scores of experts, where they were measured.
+    pub experts: Option<Vec<BlockOfExperts>>,
 }
 
 /// The text from its start that has all on which a choice rests.
@@ -92,6 +98,7 @@ impl Selection {
             rating: None,
             confidence: None,
             imatrix: None,
+            experts: None,
         }
     }
 }
@@ -181,7 +188,8 @@ pub fn select(parent: Parent<'_>, options: &Choosing, watch: &dyn Watch) -> Resu
     let mut selection = select_cut(parent, options, watch)?;
     if options.imatrix && selection.imatrix.is_none() {
         // The blocks were chosen without scores.
-        let extras = calibrate::Extras { imatrix: true, ..calibrate::Extras::default() };
+        let gathers = Gathers { imatrix: true, experts: false };
+        let extras = calibrate::Extras { gathers, ..calibrate::Extras::default() };
         selection.imatrix = calibrate::calibrate(parent, &options.calibration, watch, extras)?.imatrix;
     }
     Ok(selection)
@@ -223,10 +231,15 @@ fn select_cut(parent: Parent<'_>, options: &Choosing, watch: &dyn Watch) -> Resu
     let attention = attention.with_context(at_path)?;
     let method = match chosen.auto.as_ref().map(|auto| auto.method).or(options.choice.method()) {
         Some(method) => method.to_string(),
-        None if is_nothing_but_attention(options) => ChosenBy::NoBlock.to_string(),
+        None if is_no_block(options) => ChosenBy::NoBlock.to_string(),
         None => ChosenBy::List.to_string(),
     };
-    let cut = Cut { attention, ..Cut::new(chosen.removed.clone(), &method) };
+    let scored = calibrated.as_ref().map(|found| measure::experts::scores(&found.experts));
+    let gone = chosen.removed.union(&parent.constraints.dropped).copied().collect();
+    let by_scores =
+        scored.as_ref().map(|scores| experts::highest(parent.model, &options.experts, &gone, scores));
+    let experts = by_scores.transpose().with_context(at_path)?.flatten().or(checked.experts.clone());
+    let cut = Cut { attention, experts, ..Cut::new(chosen.removed.clone(), &method) };
     let Some(calibrated) = calibrated else {
         return Ok(Selection::of(cut, chosen));
     };
@@ -240,12 +253,13 @@ fn select_cut(parent: Parent<'_>, options: &Choosing, watch: &dyn Watch) -> Resu
         calibration: Some(calibrated.report),
         importance: Some(calibrated.importance),
         imatrix: calibrated.imatrix,
+        experts: scored.filter(|scores| !scores.is_empty()),
         ..Selection::of(cut, chosen)
     })
 }
 
 /// Whether no whole block is removed, not even for prediction.
-fn is_nothing_but_attention(options: &Choosing) -> bool {
+fn is_no_block(options: &Choosing) -> bool {
     matches!(options.choice, Choice::Nothing { .. }) && !options.rules.drop_mtp
 }
 
@@ -257,6 +271,8 @@ struct Checked {
     removed: BlockSet,
     /// Blocks that lose their attention, by a list.
     attention: BlockSet,
+    /// Experts that stay, by a list.
+    experts: Option<ExpertCut>,
     target: Target,
     /// The limit and the size of an output that is small enough without the prediction blocks alone.
     reached: Option<(u64, u64)>,
@@ -281,7 +297,8 @@ impl Checked {
             }
             _ => None,
         };
-        let mut checked = Self { keep, removed, attention, target, reached: None, why_not_auto };
+        let experts = None;
+        let mut checked = Self { keep, removed, attention, experts, target, reached: None, why_not_auto };
         let mut n_removed = 0;
         match &options.choice {
             Choice::Nothing { .. } => {}
@@ -312,6 +329,8 @@ impl Checked {
                 checked.target = Target::Goal { goal: *goal, first, most };
             }
         }
+        let gone = checked.removed.union(&constraints.dropped).copied().collect();
+        checked.experts = experts::listed(model, &options.experts, &gone)?;
         if !checked.attention.is_empty() {
             attention::check(model, &checked.removed, &checked.attention)?;
         }
@@ -344,6 +363,11 @@ fn without_trunk_blocks(limit: u64, n_bytes: u64) -> Selection {
     Selection::of(Cut::new(none, "blocks"), Chosen { goal, ..Chosen::default() })
 }
 
+/// Whether experts are chosen by what was measured of them.
+fn is_by_scores(choice: &ExpertChoice) -> bool {
+    matches!(choice, ExpertChoice::Lowest(..))
+}
+
 /// Measures the scores that the choice goes by, if it goes by any.
 fn calibrated(
     parent: Parent<'_>,
@@ -355,7 +379,8 @@ fn calibrated(
     let needs_scores =
         |choice: &Choice| choice.method().is_some_and(|method| method.unmeasured().needs_scores());
     let sub_blocks = needs_scores(&options.attention);
-    if !sub_blocks && !needs_scores(&options.choice) {
+    let gathers = Gathers { imatrix: options.imatrix, experts: is_by_scores(&options.experts) };
+    if !sub_blocks && !gathers.experts && !needs_scores(&options.choice) {
         return Ok(None);
     }
     let goal = match (&options.choice, checked.target, options.confidence) {
@@ -372,7 +397,7 @@ fn calibrated(
         method = method.unmeasured();
     }
     let pairs = (method == Method::Auto).then_some(pairs);
-    let extras = calibrate::Extras { sub_blocks, pairs, until, imatrix: options.imatrix };
+    let extras = calibrate::Extras { sub_blocks, pairs, until, gathers };
     scored(parent, method, &options.calibration, watch, extras).map(Some)
 }
 

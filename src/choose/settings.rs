@@ -7,6 +7,7 @@ use crate::measure::loss::Objective;
 use crate::model::Model;
 use crate::model::block::BlockList;
 use crate::named::named;
+use crate::plan::experts::{ExpertBudget, ExpertMethod};
 use crate::plan::{Budget, Constraints, Method, Splitting};
 use anyhow::Result;
 use std::path::PathBuf;
@@ -42,6 +43,20 @@ pub enum Choice {
         /// Blocks that stay.
         keep: Option<BlockList>,
     },
+}
+
+/// The choice of experts.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum ExpertChoice {
+    /// All stay.
+    #[default]
+    All,
+    /// These stay, the same in each block.
+    Same(BlockList),
+    /// Those of a JSON file stay, a list for each block.
+    File(PathBuf),
+    /// All but this many of each block, the lowest by a score.
+    Lowest(ExpertBudget, ExpertMethod),
 }
 
 impl Choice {
@@ -178,6 +193,8 @@ pub struct Choosing {
     pub choice: Choice,
     /// Which of those that stay lose their attention.
     pub attention: Choice,
+    /// Which experts stay.
+    pub experts: ExpertChoice,
     /// The rules for it.
     pub rules: CutRules,
     /// The files of the output, whose bytes a goal may count.
@@ -204,6 +221,7 @@ impl Default for Choosing {
         Self {
             choice: Choice::Nothing { keep: None },
             attention: Choice::Nothing { keep: None },
+            experts: ExpertChoice::All,
             rules: CutRules::default(),
             splitting: Splitting::default(),
             objective: Objective::Kl,

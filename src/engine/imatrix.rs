@@ -7,7 +7,9 @@ use std::borrow::Cow;
 
 use anyhow::{Context, Error, Result, ensure};
 use ggml::{Flow, Node, Operation, Tap};
+use serde::{Deserialize, Serialize};
 
+use super::experts::{self, RoutedSums};
 use crate::gguf::Quoted;
 use crate::model::BlockId;
 use crate::model::arch::BLOCK_PREFIX;
@@ -29,15 +31,55 @@ pub fn check_window(window: usize) -> Result<()> {
     Ok(())
 }
 
-/// Adds up the squares of what weights multiply. A [`Tap`] by itself, or beside another one.
+/// What is added up of each evaluation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Gathers {
+    /// The squares of what weights multiply.
+    pub imatrix: bool,
+    /// What experts do.
+    pub experts: bool,
+}
+
+impl Gathers {
+    /// Whether anything is.
+    #[must_use]
+    pub fn any(self) -> bool {
+        self.imatrix || self.experts
+    }
+}
+
+/// What was added up.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Gathered {
+    /// The squares of what weights multiply; empty where they were not asked for.
+    pub imatrix: Sums,
+    /// What experts do.
+    pub experts: RoutedSums,
+}
+
+impl Gathered {
+    /// Adds what other windows, or other blocks, gave.
+    ///
+    /// # Errors
+    /// As [`Sums::merge`].
+    pub fn merge(&mut self, other: Self) -> Result<()> {
+        self.experts.merge(other.experts);
+        self.imatrix.merge(other.imatrix)
+    }
+}
+
+/// Adds up the squares of what weights multiply, or what experts do. A [`Tap`] by itself, or beside another one.
 ///
 /// All rows have to be asked for as outputs: the last block computes no others.
 #[derive(Debug, Default)]
 pub struct Collector {
     sums: Sums,
+    experts: Option<experts::Collector>,
+    /// The squares are not asked for.
+    experts_alone: bool,
     blocks: Option<Vec<BlockId>>,
     inputs: Vec<f32>,
-    experts: Vec<i32>,
+    chosen: Vec<i32>,
     error: Option<Error>,
 }
 
@@ -47,6 +89,29 @@ impl Collector {
     #[must_use]
     pub fn of_blocks(blocks: Vec<BlockId>) -> Self {
         Self { blocks: Some(blocks), ..Self::default() }
+    }
+
+    /// Of what is asked for, in the blocks of the model.
+    #[must_use]
+    pub fn of(gathers: Gathers) -> Self {
+        Self {
+            experts: gathers.experts.then(experts::Collector::default),
+            experts_alone: !gathers.imatrix,
+            ..Self::default()
+        }
+    }
+
+    /// The same, in a model in which block 0 is `block`.
+    #[must_use]
+    pub fn in_segment(self, block: BlockId) -> Self {
+        Self { blocks: Some(vec![block]), ..self }
+    }
+
+    /// All that was added up so far.
+    #[must_use]
+    pub fn into_gathered(self) -> Gathered {
+        let experts = self.experts.map(experts::Collector::into_sums).unwrap_or_default();
+        Gathered { imatrix: self.sums, experts }
     }
 
     /// The sums of all evaluations so far.
@@ -94,7 +159,7 @@ impl Collector {
         match node.operation() {
             Operation::ProductOfExperts => {
                 let experts = operand(2)?;
-                experts.read_integers(&mut self.experts)?;
+                experts.read_integers(&mut self.chosen)?;
                 self.collect_experts(name, weight.ne(), inputs.ne(), experts.ne())?;
             }
             _ => self.collect_dense(name, weight.ne(), inputs.ne())?,
@@ -134,7 +199,7 @@ impl Collector {
         let shape = Shape { n_columns, n_matrices: n_experts, has_experts: true };
         let sums = self.sums.weight(name, shape)?;
         let tokens = self.inputs.chunks_exact((n_columns * n_inputs).max(1));
-        for (rows, used) in tokens.zip(self.experts.chunks_exact(n_used.max(1))) {
+        for (rows, used) in tokens.zip(self.chosen.chunks_exact(n_used.max(1))) {
             for (i, &expert) in used.iter().enumerate() {
                 let expert = usize::try_from(expert).ok().filter(|expert| *expert < n_experts);
                 let expert = expert.with_context(|| {
@@ -149,16 +214,38 @@ impl Collector {
     }
 }
 
+impl Collector {
+    /// What `node` says of experts, with the name of the weight that it multiplies.
+    fn sight(&self, node: Node<'_>, name: Option<&str>) -> Option<experts::Sight> {
+        self.experts.as_ref()?;
+        experts::Collector::sight(node, name.and_then(|name| Some(block_of(name, BLOCK_PREFIX)?.1)))
+    }
+
+    fn read_both(&mut self, node: Node<'_>) -> Result<()> {
+        let name = self.weight(node);
+        let sight = self.sight(node, name.as_deref());
+        if let Some(name) = name.as_deref().filter(|_| !self.experts_alone) {
+            self.collect(node, name)?;
+        }
+        let block = name.and_then(|name| Some(block_of(&name, BLOCK_PREFIX)?.0));
+        match (sight, &mut self.experts) {
+            (Some(sight), Some(experts)) => experts.collect(node, sight, block),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Tap for Collector {
     fn wants(&mut self, node: Node<'_>) -> bool {
-        self.error.is_none() && self.weight(node).is_some()
+        if self.error.is_some() {
+            return false;
+        }
+        let name = self.weight(node);
+        self.sight(node, name.as_deref()).is_some() || (!self.experts_alone && name.is_some())
     }
 
     fn read(&mut self, node: Node<'_>) -> Flow {
-        let Some(name) = self.weight(node) else {
-            return Flow::Continue;
-        };
-        match self.collect(node, &name) {
+        match self.read_both(node) {
             Ok(()) => Flow::Continue,
             Err(error) => {
                 self.error = Some(error);

@@ -1,7 +1,7 @@
 //! Engine: runs a model with llama.cpp, whole or block by block.
 //!
 //! Takes a model and text, gives tokens ([`text`]), hidden states ([`hidden_state`], [`llama`]), logits ([`scored`],
-//! [`logits`]) and sums of what weights multiply ([`imatrix`]). [`segment`] evaluates some blocks alone, [`blockwise`] a
+//! [`logits`]) and sums of what weights multiply ([`imatrix`]) and of what experts do ([`experts`]). [`segment`] evaluates some blocks alone, [`blockwise`] a
 //! whole text block by block, and [`load`] is the only place where a model is loaded. Uses `plan` and the rooms before it; it does not see `output`.
 
 pub mod settings;
@@ -21,6 +21,8 @@ pub mod logits;
 pub mod hidden_state;
 
 pub mod imatrix;
+
+pub mod experts;
 
 pub mod llama;
 

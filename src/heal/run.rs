@@ -151,6 +151,11 @@ pub fn heal(
     watch: &dyn Watch,
 ) -> Result<Healed> {
     let at_path = || parent.name();
+    ensure!(
+        cut.experts.is_none(),
+        "{}: cannot be healed without some of its experts: weights are fitted to blocks that have all",
+        at_path()
+    );
     let repairs = Repairs::of(parent.model, heal.how).with_context(at_path)?;
     let heal = &settled(heal, repairs.target.as_ref());
     let why = "healing compares the shortened model with the whole one";

@@ -11,7 +11,7 @@ use crate::engine::blockwise::replay::Replay;
 use crate::engine::blockwise::{self, Pass, need};
 use crate::engine::conversion::Conversion;
 use crate::engine::hidden_state::HiddenStates;
-use crate::engine::imatrix;
+use crate::engine::imatrix::{self, Gathered, Gathers};
 use crate::engine::llama::Halves;
 use crate::engine::load::{Weights, load_and_cut};
 use crate::engine::scored::scored;
@@ -21,7 +21,6 @@ use crate::files::free_memory;
 use crate::measure::importance::{Importance, Measuring};
 use crate::measure::pairs::{Paired, Pairs};
 use crate::output::Parent;
-use crate::plan::imatrix::measured::Sums;
 use crate::watch::{Progress, Unit, Watch};
 
 /// Scores of blocks on a text, before they are reported.
@@ -33,8 +32,8 @@ pub(crate) struct Measured {
     pub(crate) conversion: Conversion,
     /// Of the model's files, where they were hashed on the way.
     pub(crate) hash: Option<blake3::Hash>,
-    /// What weights multiply, where that was asked for.
-    pub(crate) sums: Option<Sums>,
+    /// What was added up beside.
+    pub(crate) gathered: Gathered,
 }
 
 /// What is kept in memory of a text, beside one hidden state of each window.
@@ -42,8 +41,8 @@ pub(crate) struct Measured {
 pub(crate) struct Kept {
     /// The hidden states at all positions of the stream.
     pub(crate) states: bool,
-    /// What weights multiply, added up.
-    pub(crate) sums: bool,
+    /// What is added up.
+    pub(crate) gathers: Gathers,
 }
 
 /// What is measured block by block, beside the scores of whole blocks.
@@ -52,8 +51,8 @@ pub(super) struct Wanted<'p> {
     pub(super) pairs: Option<&'p mut Pairs>,
     /// The scores of halves.
     pub(super) halves: Option<Halves>,
-    /// What weights multiply.
-    pub(super) sums: bool,
+    /// What is added up.
+    pub(super) gathers: Gathers,
 }
 
 /// How the hidden states of `parent` are measured. As a whole where that fits, else block by block.
@@ -72,7 +71,7 @@ fn size(parent: Parent<'_>, options: &Calibration, kept: Kept) -> Size {
     let window = options.window.max(1);
     let n_kept = if kept.states { parent.model.n_trunk_blocks() + 2 } else { 1 };
     let n_windows = (options.tokens / window).saturating_mul(n_kept);
-    Size { window, n_windows, n_logits: 0, sums: kept.sums }
+    Size { window, n_windows, n_logits: 0, gathers: kept.gathers }
 }
 
 /// Whether the whole model may be evaluated for scores in the way that was asked for.
@@ -149,7 +148,12 @@ fn by_blocks_at_all(parent: Parent<'_>, options: &Calibration) -> Result<()> {
 /// The size of a text whose second halves of windows are scored.
 fn logits_size(options: &Calibration) -> Size {
     let window = options.window.max(1);
-    Size { window, n_windows: options.tokens / window, n_logits: scored(window).len(), sums: false }
+    Size {
+        window,
+        n_windows: options.tokens / window,
+        n_logits: scored(window).len(),
+        gathers: Gathers::default(),
+    }
 }
 
 /// Refuses a model that does not fit, for what is evaluated as a whole alone.
@@ -206,16 +210,16 @@ pub(super) fn by_blocks(
     wanted: Wanted<'_>,
     way: Way,
 ) -> Result<Measured> {
-    let Wanted { pairs, halves, sums } = wanted;
+    let Wanted { pairs, halves, gathers } = wanted;
     let at_path = || parent.name();
     let set = load_and_cut(parent.input, parent.model, options, watch, Weights::None)?.set;
-    if sums {
+    if gathers.imatrix {
         imatrix::check_window(set.window).with_context(at_path)?;
     }
     let start = Instant::now();
     let bar = watch.begin("calibrating".into(), Unit::Tokens, set.n_tokens() as u64);
     let by_blocks = ByBlocks { parent, options, set: &set, way, bar: &*bar, watch };
-    let done = by_blocks.run(halves, Kept { states: pairs.is_some(), sums })?;
+    let done = by_blocks.run(halves, Kept { states: pairs.is_some(), gathers })?;
     if let (Some(pairs), Some(mut replay)) = (pairs, done.replay) {
         let mut paired = Paired::new(&mut replay, pairs);
         for window in set.windows() {
@@ -226,8 +230,8 @@ pub(super) fn by_blocks(
     parent.input.check_unchanged()?;
     let importance = done.measuring.importance().with_context(at_path)?;
     let seconds = start.elapsed().as_secs_f64();
-    let Evaluated { conversion, hash, sums, .. } = done;
-    Ok(Measured { importance, set, seconds, conversion, hash, sums })
+    let Evaluated { conversion, hash, gathered, .. } = done;
+    Ok(Measured { importance, set, seconds, conversion, hash, gathered })
 }
 
 /// Keeps the states of `set` at every position, evaluated block by block. Says what weights were converted to.
@@ -243,7 +247,7 @@ pub(crate) fn replay(
 ) -> Result<(Replay, Conversion)> {
     let bar = watch.begin("evaluating blocks".into(), Unit::Tokens, set.n_tokens() as u64);
     let by_blocks = ByBlocks { parent, options, set, way, bar: &*bar, watch };
-    let done = by_blocks.run(None, Kept { states: true, sums: false })?;
+    let done = by_blocks.run(None, Kept { states: true, gathers: Gathers::default() })?;
     Ok((done.replay.context("bug: no states were kept")?, done.conversion))
 }
 
@@ -253,7 +257,7 @@ struct Evaluated {
     conversion: Conversion,
     replay: Option<Replay>,
     hash: Option<blake3::Hash>,
-    sums: Option<Sums>,
+    gathered: Gathered,
 }
 
 /// A text on its way through the blocks.
@@ -276,7 +280,7 @@ impl ByBlocks<'_> {
         let on = ModelOptions { gpu_layers: options.gpu_layers, ..ModelOptions::default() };
         let mut pass = Pass::new(parent.input, parent.model, parent.constraints, set, &threads, on)?
             .with_halves(halves)
-            .with_sums(kept.sums.then(Sums::default));
+            .gathering(kept.gathers);
         let mut measuring = Measuring::new(n_blocks);
         if let Some(folder) = options.scratch.as_deref().filter(|_| !kept.states) {
             let key = pass.key(options)?;
@@ -301,7 +305,7 @@ impl ByBlocks<'_> {
             watch,
         );
         evaluated.with_context(at_path)?;
-        let (conversion, sums) = (pass.conversion(), pass.take_sums());
-        Ok(Evaluated { measuring, conversion, replay, hash: pass.finish(), sums })
+        let (conversion, gathered) = (pass.conversion(), pass.take_gathered());
+        Ok(Evaluated { measuring, conversion, replay, hash: pass.finish(), gathered })
     }
 }

@@ -8,8 +8,9 @@ use ggml::ContextOptions;
 
 use crate::engine::blockwise::need::Way;
 use crate::engine::conversion::Conversion;
+use crate::engine::experts::RoutedSums;
 use crate::engine::hidden_state::{HiddenStates, Token};
-use crate::engine::imatrix::{self, Collector};
+use crate::engine::imatrix::{self, Collector, Gathers};
 use crate::engine::llama::{self, Halves, LlamaHiddenStates, StreamGraph};
 use crate::engine::load::{Loaded, Weights, load_and_cut};
 use crate::engine::order;
@@ -38,6 +39,8 @@ pub(crate) struct Calibrated {
     pub(crate) n_tokens_allowed: usize,
     /// The importance matrix of the windows that were evaluated, where it was asked for.
     pub(crate) imatrix: Option<MeasuredImatrix>,
+    /// What experts do in those windows; empty where it was not asked for.
+    pub(crate) experts: RoutedSums,
 }
 
 /// The rule by which a calibration of at most so many windows ends early.
@@ -52,8 +55,8 @@ pub(crate) struct Extras<'c, 'u> {
     pub(crate) pairs: Option<&'c mut Pairs>,
     /// The rule by which the calibration ends early.
     pub(crate) until: Option<&'c Until<'u>>,
-    /// The importance matrix of the model as it is.
-    pub(crate) imatrix: bool,
+    /// The importance matrix of the model as it is, and what experts do.
+    pub(crate) gathers: Gathers,
 }
 
 /// Measures the importance of every block of `parent`, and all else of `extras`. Scores that were measured before come from
@@ -71,8 +74,9 @@ pub(crate) fn calibrate(
         true => Scored::Halves,
         false => Scored::Blocks,
     };
-    let options = &*unconverted(options, extras.imatrix);
-    let kept = Kept { states: extras.pairs.is_some(), sums: extras.imatrix };
+    let options = &*unconverted(options, extras.gathers);
+    let gathers = extras.gathers;
+    let kept = Kept { states: extras.pairs.is_some(), gathers };
     let mut hash = hashes::known(input, watch);
     // What does not fit is hashed while it is read.
     if hash.is_none() && options.cache && blockwise::way(parent, options, kept)? == Way::Whole {
@@ -83,19 +87,25 @@ pub(crate) fn calibrate(
         // Of as many windows as the rule needs.
         Some(_) => None,
     };
-    // Pairs of positions and importance matrices are not kept.
+    // Pairs of positions, importance matrices and what experts do are not kept.
     if extras.pairs.is_none()
-        && !extras.imatrix
+        && !gathers.any()
         && let Some((entry, report)) = known.as_ref().and_then(CachedScores::found)
         && let Some(importance) = entry.blocks(model.n_trunk_blocks())
     {
         warning::of_tokenizer(input, model, watch);
         warn_of_zero_rows(&importance, watch);
-        return Ok(Calibrated { n_tokens_allowed: importance.n_tokens, importance, report, imatrix: None });
+        return Ok(Calibrated {
+            n_tokens_allowed: importance.n_tokens,
+            importance,
+            report,
+            imatrix: None,
+            experts: RoutedSums::default(),
+        });
     }
     let start_ns = now_ns();
     let measured = evaluate(parent, options, watch, extras, kept)?;
-    let Measured { importance, set, seconds, conversion, hash: read, sums } = measured;
+    let Measured { importance, set, seconds, conversion, hash: read, gathered } = measured;
     warn_of_zero_rows(&importance, watch);
     let mut report = CalibrationReport {
         windows: importance.n_windows,
@@ -114,18 +124,24 @@ pub(crate) fn calibrate(
             Entry::of_blocks(key, path, measured, &importance)
         });
     }
-    let imatrix = sums.map(|sums| MeasuredImatrix {
+    let imatrix = gathers.imatrix.then_some(gathered.imatrix).map(|sums| MeasuredImatrix {
         sums,
         datasets: set.source.names(),
         n_windows: importance.n_windows,
         window: set.window,
     });
-    Ok(Calibrated { importance, report, n_tokens_allowed: set.n_tokens(), imatrix })
+    Ok(Calibrated {
+        importance,
+        report,
+        n_tokens_allowed: set.n_tokens(),
+        imatrix,
+        experts: gathered.experts,
+    })
 }
 
 /// `options`, for an importance matrix without conversion: it adds up what the weights of the file multiply.
-pub(crate) fn unconverted(options: &Calibration, imatrix: bool) -> Cow<'_, Calibration> {
-    match imatrix {
+pub(crate) fn unconverted(options: &Calibration, gathers: Gathers) -> Cow<'_, Calibration> {
+    match gathers.imatrix {
         true => Cow::Owned(Calibration { conversion: Some(Conversion::None), ..options.clone() }),
         false => Cow::Borrowed(options),
     }
@@ -154,7 +170,7 @@ fn evaluate(
         Way::Whole => as_whole(parent, options, watch, extras, halves),
         way => {
             let pairs = extras.pairs.as_deref_mut();
-            let wanted = Wanted { pairs, halves: halves.clone(), sums: extras.imatrix };
+            let wanted = Wanted { pairs, halves: halves.clone(), gathers: extras.gathers };
             match blockwise::by_blocks(parent, options, watch, wanted, way) {
                 Err(error) if error.is::<SegmentOf>() && blockwise::fits(parent, options, kept) => {
                     watch.note(&format!("the whole model is evaluated, since {}", error::message(&error)));
@@ -178,7 +194,7 @@ fn as_whole(
     let at_path = || parent.name();
     let Loaded { engine, set, conversion } =
         load_and_cut(input, model, options, watch, Weights::of_scores(options))?;
-    if extras.imatrix {
+    if extras.gathers.imatrix {
         imatrix::check_window(set.window).with_context(at_path)?;
     }
     let is_enough = extras.until.map(|until| until(set.windows().len()));
@@ -189,7 +205,7 @@ fn as_whole(
     )
     .with_context(at_path)?
     .with_halves(halves)
-    .with_collector(extras.imatrix.then(Collector::default));
+    .with_collector(extras.gathers.any().then(|| Collector::of(extras.gathers)));
     let start = Instant::now();
     let importance = match extras.pairs {
         None => measure(&mut states, &set, is_enough.as_deref(), watch),
@@ -200,8 +216,8 @@ fn as_whole(
     };
     let importance = importance.with_context(at_path)?;
     let seconds = start.elapsed().as_secs_f64();
-    let sums = states.into_collector().map(Collector::into_sums);
-    Ok(Measured { importance, set, seconds, conversion, hash: None, sums })
+    let gathered = states.into_collector().map(Collector::into_gathered).unwrap_or_default();
+    Ok(Measured { importance, set, seconds, conversion, hash: None, gathered })
 }
 
 /// The importance of all blocks by the windows of `set`. Where fewer are enough, by those.

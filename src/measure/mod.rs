@@ -20,6 +20,8 @@ pub mod cache;
 
 pub mod comparison;
 
+pub mod experts;
+
 pub mod importance;
 
 pub mod mean;

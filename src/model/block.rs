@@ -85,29 +85,38 @@ pub(crate) fn leading_block<'n>(name: &'n str, prefix: &str) -> Option<(BlockId,
     Some((BlockId(number.parse().unwrap_or(usize::MAX)), rest))
 }
 
-/// A list of block numbers such as `21-29,31`.
+/// A list of block numbers such as `21-29,31`, or of other numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlockList(Vec<RangeInclusive<usize>>);
 
 impl BlockList {
+    /// The numbers of the list, all below `end`.
+    ///
+    /// # Errors
+    /// The first that is not.
+    pub fn numbers(&self, end: usize) -> Result<BTreeSet<usize>, usize> {
+        let mut numbers = BTreeSet::new();
+        for range in &self.0 {
+            if let Some(outside) = [*range.start(), *range.end()].into_iter().find(|&number| number >= end) {
+                return Err(outside);
+            }
+            numbers.extend(range.clone());
+        }
+        Ok(numbers)
+    }
+
     /// The blocks of the list, of a model with `n_blocks`.
     ///
     /// # Errors
     /// A number that is not a block's; `verb` says what cannot be done with it.
     pub fn blocks(&self, n_blocks: usize, verb: &str) -> Result<BlockSet> {
-        let mut blocks = BTreeSet::new();
-        for range in &self.0 {
-            if let Some(outside) =
-                [*range.start(), *range.end()].into_iter().find(|&number| number >= n_blocks)
-            {
-                bail!(
-                    "cannot {verb} block {outside}: the model has {n_blocks} blocks, 0 to {}",
-                    n_blocks.saturating_sub(1)
-                );
-            }
-            blocks.extend(range.clone().map(BlockId::new));
+        match self.numbers(n_blocks) {
+            Ok(numbers) => Ok(numbers.into_iter().map(BlockId::new).collect()),
+            Err(outside) => bail!(
+                "cannot {verb} block {outside}: the model has {n_blocks} blocks, 0 to {}",
+                n_blocks.saturating_sub(1)
+            ),
         }
-        Ok(blocks)
     }
 }
 

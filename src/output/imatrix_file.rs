@@ -12,9 +12,8 @@ use crate::gguf::File;
 use crate::model::Model;
 use crate::model::companion::Companion;
 use crate::model::input::Input;
-use crate::model::renumbering::Renumbering;
 use crate::output::save;
-use crate::plan::imatrix::{Imatrix, Planned};
+use crate::plan::imatrix::{Imatrix, Left, Planned};
 
 /// An importance matrix to be renumbered, and where it goes.
 pub struct ImatrixFile {
@@ -50,8 +49,8 @@ impl ImatrixFile {
     ///
     /// # Errors
     /// Those of [`Imatrix::plan`].
-    pub fn plan<'i>(&self, imatrix: &Imatrix<'i>, blocks: &Renumbering) -> Result<Planned<'i>> {
-        let planned = imatrix.plan(blocks);
+    pub fn plan<'i>(&self, imatrix: &Imatrix<'i>, left: Left<'_>) -> Result<Planned<'i>> {
+        let planned = imatrix.plan(left);
         planned.with_context(|| self.from.display().to_string())
     }
 

@@ -1,8 +1,8 @@
 //! The output in a result.
 
-use crate::model::Model;
 use crate::model::convert::Converted;
 use crate::model::input::Input;
+use crate::model::{BlockId, Model};
 use crate::output::Parent;
 use crate::output::save::Naming;
 use crate::plan::Splitting;
@@ -13,6 +13,8 @@ use crate::plan::{ChangeKind, TensorChange};
 use crate::plan::{Plan, attention, parts};
 use anyhow::Result;
 use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// The output.
@@ -69,6 +71,44 @@ impl OutputReport {
             changes: [plan.changes.clone(), converted_changes(parent.input)].concat(),
             notes: plan.notes.clone(),
         }
+    }
+}
+
+/// The experts that stay.
+#[derive(Clone, Debug, Serialize)]
+pub struct ExpertsReport {
+    /// How they were chosen.
+    pub method: String,
+    /// How many each block keeps.
+    pub kept_count: usize,
+    /// How many each block of the input has.
+    pub count: usize,
+    /// The input's numbers of those that stay, by block.
+    pub kept: BTreeMap<usize, Vec<usize>>,
+}
+
+impl ExpertsReport {
+    /// Of the planned output; `None` where no expert goes.
+    #[must_use]
+    pub fn of(model: &Model<'_>, plan: &Plan<'_>) -> Option<Self> {
+        let cut = plan.experts.as_ref()?;
+        let stays = |block: &BlockId| !plan.removed.contains(block);
+        let kept = cut.kept.iter().filter(|(block, _)| stays(block));
+        let kept: BTreeMap<_, _> = kept.map(|(block, kept)| (block.index(), kept.clone())).collect();
+        Some(Self {
+            method: cut.method.clone(),
+            kept_count: kept.values().next().map_or(0, Vec::len),
+            count: model.count("expert_count").ok().flatten().unwrap_or(0),
+            kept,
+        })
+    }
+}
+
+/// The line `96 of 128 in each of 48 blocks`.
+impl fmt::Display for ExpertsReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kept_count, count, kept, .. } = self;
+        write!(f, "{kept_count} of {count} stay in each of {} blocks", kept.len())
     }
 }
 

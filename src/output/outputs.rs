@@ -19,6 +19,7 @@ use crate::output::outcome::{
     ImatrixReport, MeasuredReport, OllamaReport, OutputReport, PartReport, planned_files,
 };
 use crate::output::save::{Naming, Others, Target, Unplaced, check_place, stage_text};
+use crate::plan::imatrix::Left;
 use crate::plan::imatrix::measured::MeasuredImatrix;
 use crate::plan::{Plan, Provenance, Splitting};
 use crate::watch::{Unit, Watch};
@@ -218,7 +219,10 @@ impl<'a> Outputs<'a> {
             return Ok(None);
         };
         let imatrix = file.parse(self.parent.model)?;
-        let planned = file.plan(&imatrix, &plan(Provenance::DRAFT)?.renumbering)?;
+        let plan = plan(Provenance::DRAFT)?;
+        let n_experts = self.parent.model.count("expert_count")?.unwrap_or(0);
+        let experts = plan.experts.as_ref().map(|cut| (&cut.kept, n_experts));
+        let planned = file.plan(&imatrix, Left { blocks: &plan.renumbering, experts })?;
         if self.target.is_some() {
             staged.push(file.stage(&planned, self.files.force)?);
         }

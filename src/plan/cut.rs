@@ -2,9 +2,10 @@
 
 use crate::model::block::BlockSet;
 use crate::plan::attention::AttentionCut;
+use crate::plan::experts::ExpertCut;
 use crate::plan::healing::{HealMethod, Healing};
 
-/// Blocks to remove, attention to leave out and weights to replace. Each has the method that found it.
+/// Blocks to remove, attention and experts to leave out and weights to replace. Each has the method that found it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cut {
     /// The blocks to remove, without those that are dropped with any cut.
@@ -13,6 +14,8 @@ pub struct Cut {
     pub method: String,
     /// Blocks that stay without their attention.
     pub attention: Option<AttentionCut>,
+    /// Experts that stay, where others go.
+    pub experts: Option<ExpertCut>,
     /// Replaced weights, which make up for removed blocks.
     pub healing: Option<Healing>,
     /// The method that found those; `none` without any.
@@ -27,6 +30,7 @@ impl Cut {
             blocks,
             method: method.to_owned(),
             attention: None,
+            experts: None,
             healing: None,
             heal: HealMethod::None.to_string(),
         }

@@ -2,8 +2,8 @@
 //!
 //! In reading order: [`kinds`] says what each block is, [`counts`] how many may stay, [`constraints`] what may be removed.
 //! `tensors` decides every tensor, whose data is a [`data::TensorData`]. `metadata` decides every entry, with what it `names`
-//! and what it says of the model's `size`. [`attention`] leaves out the attention of blocks that stay, [`healing`] gives
-//! tensors other weights. [`parts`] cuts the output into files.
+//! and what it says of the model's `size`. [`attention`] leaves out the attention of blocks that stay, [`experts`] some of
+//! their experts. [`healing`] gives tensors other weights. [`parts`] cuts the output into files.
 
 pub mod method;
 
@@ -31,6 +31,8 @@ mod tensors;
 
 pub mod attention;
 
+pub mod experts;
+
 pub mod healing;
 
 pub mod parts;
@@ -46,6 +48,7 @@ pub use attention::AttentionCut;
 pub use constraints::Constraints;
 pub use cut::Cut;
 pub use data::{ChangeKind, ChangedTensor, ChangedTensors, Runs, TensorChange, TensorData, Tensors};
+pub use experts::ExpertCut;
 pub use healing::{HealMethod, Healing};
 pub use metadata::segment_entries;
 pub use parts::Splitting;
@@ -58,6 +61,8 @@ pub struct Plan<'a> {
     pub removed: BlockSet,
     /// The blocks that stay without their attention.
     pub attention_removed: BlockSet,
+    /// The experts that stay, where some go.
+    pub experts: Option<ExpertCut>,
     /// The blocks that stay, and their new numbers.
     pub renumbering: Renumbering,
     /// Every position of the output.
@@ -80,7 +85,8 @@ impl<'a> Plan<'a> {
     /// `parent_blake3` is the hash of its files, which the output names.
     ///
     /// # Errors
-    /// A set that is not allowed; blocks that may not lose their attention. A metadata entry or a tensor that cannot be
+    /// A set that is not allowed; blocks that may not lose their attention; experts that cannot be removed. A metadata entry or a
+    /// tensor that cannot be
     /// shortened; replaced weights of a tensor that is not in the output.
     pub fn new(
         model: &Model<'a>,
@@ -98,9 +104,15 @@ impl<'a> Plan<'a> {
             attention::check(model, &removed, &cut.blocks)?;
             attention::leave_out(model, &mut tensors, cut);
         }
+        if let Some(cut) = &cut.experts {
+            cut.apply(model, &removed, &mut tensors)?;
+        }
         let (mut entries, notes) = metadata::decide(model, constraints, &renumbering, &tensors, provenance)?;
         if let Some(cut) = &cut.attention {
             entries = attention::convert(model, entries, &renumbering, cut)?;
+        }
+        if let Some(cut) = &cut.experts {
+            entries = cut.convert(model, entries, &renumbering)?;
         }
         if let Some(healing) = &cut.healing {
             let why = format!("makes up for removed blocks ({})", cut.heal);
@@ -110,6 +122,10 @@ impl<'a> Plan<'a> {
         let entries = size::set(entries, &tensors);
         let mut plan = Self::of(model, removed, entries, tensors, provenance)?;
         plan.attention_removed = cut.attention.as_ref().map(|cut| cut.blocks.clone()).unwrap_or_default();
+        if let Some(cut) = &cut.experts {
+            plan.notes.extend(cut.note(model)?);
+            plan.experts = Some(cut.clone());
+        }
         plan.notes.extend(notes);
         Ok(plan)
     }
@@ -150,6 +166,7 @@ impl<'a> Plan<'a> {
             renumbering: Renumbering::new(model.n_blocks(), &removed),
             removed,
             attention_removed: BTreeSet::new(),
+            experts: None,
             data,
             changes,
             n_parameters,

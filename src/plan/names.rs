@@ -9,7 +9,7 @@ use crate::model::names::{Fate, Names, fate_in_block};
 use crate::model::renumbering::Renumbering;
 
 /// Why what is said of a tensor may not hold of a part of it.
-const CUT: &str = "stands for a tensor of which only the parts of kept blocks stay";
+const CUT: &str = "stands for a tensor of which only parts stay";
 
 /// Of a file of some blocks, in which all other tensors stay. Of those that a cut would take parts of, it is not clear.
 pub(super) fn of_blocks<'n>(model: &'n Model<'_>, renumbering: &'n Renumbering) -> Names<'n> {

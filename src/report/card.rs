@@ -10,6 +10,7 @@ use crate::measure::outcome::EvalReport;
 use crate::model::block::block_list;
 use crate::model::outcome::ModelReport;
 use crate::named::Named as _;
+use crate::output::outcome::ExpertsReport;
 use crate::plan::healing::HealMethod;
 use crate::plan::{ChosenBy, Method};
 use crate::report::pages::escape::{command, markdown};
@@ -38,6 +39,8 @@ pub struct Card<'f> {
     pub removed: Vec<usize>,
     /// The blocks without attention, in the parent's numbering.
     pub attention_removed: Vec<usize>,
+    /// The experts that stay, where some go.
+    pub experts: Option<ExpertsReport>,
     /// How they were chosen.
     pub method: String,
     /// How the model was healed.
@@ -146,6 +149,9 @@ impl Card<'_> {
                 block_list(&self.attention_removed),
                 code(&self.architecture)
             );
+        }
+        if let Some(experts) = &self.experts {
+            let _ = writeln!(text, "Experts: {experts}, chosen by {}.", markdown(&experts.method));
         }
         let _ = writeln!(
             text,

@@ -16,6 +16,8 @@ pub mod verification;
 
 pub mod evaluation;
 
+pub mod experts;
+
 pub mod stability;
 
 pub mod batch;
@@ -33,9 +35,10 @@ use crate::choose::outcome::{AutoReport, BlockReport};
 use crate::choose::rating::{AblateReport, AgainstReport, ConfidenceReport};
 use crate::engine::outcome::CalibrationReport;
 use crate::heal::outcome::HealReport;
+use crate::measure::experts::BlockOfExperts;
 use crate::measure::outcome::EvalReport;
 use crate::model::outcome::ModelReport;
-use crate::output::outcome::{MeasuredReport, OutputReport};
+use crate::output::outcome::{ExpertsReport, MeasuredReport, OutputReport};
 use serde::Serialize;
 
 /// The result of one model. Its fields are the JSON contract: unknown values are null, never left out.
@@ -77,6 +80,10 @@ pub struct Report {
     pub attention_removed: Vec<usize>,
     /// How those were chosen; null if there are none.
     pub attention_method: Option<String>,
+    /// The experts that stay; null where none go.
+    pub experts: Option<ExpertsReport>,
+    /// The scores of experts; null unless they were measured.
+    pub expert_scores: Option<Vec<BlockOfExperts>>,
     /// How alike hidden states are; null unless that was asked for.
     pub pairs: Option<PairsReport>,
     /// The importance matrix that was measured; null unless one was written.
@@ -111,6 +118,8 @@ impl Report {
             removed: Vec::new(),
             attention_removed: Vec::new(),
             attention_method: None,
+            experts: None,
+            expert_scores: None,
             pairs: None,
             imatrix_out: None,
             output: None,

@@ -50,6 +50,9 @@ pub fn report(report: &Report, colour: Colour) -> String {
     if let Some(pairs) = &report.pairs {
         text.push_str(&alike(&pairs.cosine));
     }
+    if let Some(experts) = report.expert_scores.as_ref().filter(|_| report.output.is_none()) {
+        text.push_str(&super::experts::table(experts));
+    }
     if report.output.is_none() && !report.removed.is_empty() {
         let how = chosen(&report.method);
         let _ = writeln!(text, "would go {}", removed(&report.removed, &report.model, &how));
@@ -88,6 +91,9 @@ fn written_output(report: &Report, output: &OutputReport) -> String {
             chosen(method),
             output.architecture
         );
+    }
+    if let Some(experts) = &report.experts {
+        let _ = writeln!(text, "experts  {experts} (by {})", experts.method);
     }
     if let Some(heal) = &report.heal {
         text.push_str(&super::healing::lines(heal));

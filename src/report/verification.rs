@@ -10,6 +10,7 @@ use crate::gguf;
 use crate::measure::oracle::Run;
 use crate::model::block::block_list;
 use crate::model::outcome::ModelReport;
+use crate::output::outcome::ExpertsReport;
 use crate::output::verify::{MetadataCounts, Verification};
 use crate::plan::{ChangeKind, TensorChange};
 use std::path::Path;
@@ -37,6 +38,8 @@ pub struct VerifyReport {
     pub on_trust: Option<String>,
     /// The blocks whose attention was left out, in the parent's numbering.
     pub attention_removed: Vec<usize>,
+    /// The experts that were kept; null where none were left out.
+    pub experts: Option<ExpertsReport>,
     /// Metadata entries.
     pub metadata: MetadataCounts,
     /// Tensors whose data was compared.
@@ -116,6 +119,7 @@ impl VerifyReport {
             removed: verification.removed.iter().map(|block| block.index()).collect(),
             on_trust: verification.on_trust.clone(),
             attention_removed: verification.attention_removed.iter().map(|block| block.index()).collect(),
+            experts: verification.experts.clone(),
             metadata: verification.metadata,
             tensors: verification.n_tensors,
             tensor_bytes: verification.n_tensor_bytes,
@@ -167,6 +171,9 @@ pub fn screen(report: &VerifyReport) -> String {
             block_list(&report.attention_removed),
             report.attention_removed.len()
         );
+    }
+    if let Some(experts) = &report.experts {
+        let _ = writeln!(text, "experts  {experts} (by {})", gguf::Quoted(&experts.method));
     }
     let metadata = report.metadata;
     let _ = writeln!(

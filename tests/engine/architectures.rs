@@ -82,7 +82,7 @@ const FILE_TYPES: [(&str, Option<u32>); 5] =
 const NOT_QUANTIZED: &[&str] = &["bailingmoe3", "deepseek4", "dots3note", "kimi-k3", "mistral4"];
 
 /// The type of an architecture's `variant`-th model: chance, but always the same.
-fn file_type(name: &str, variant: usize) -> (&'static str, Option<u32>) {
+pub fn file_type(name: &str, variant: usize) -> (&'static str, Option<u32>) {
     let hash = name
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));

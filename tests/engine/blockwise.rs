@@ -10,6 +10,7 @@ use gguf_shorten::engine::blockwise::need::{Need, Size};
 use gguf_shorten::engine::blockwise::replay::Replay;
 use gguf_shorten::engine::blockwise::{self, Pass};
 use gguf_shorten::engine::hidden_state::Recorded;
+use gguf_shorten::engine::imatrix::Gathers;
 use gguf_shorten::engine::text::{CalibrationSet, Cut, Source, Texts};
 use gguf_shorten::model::Model;
 use gguf_shorten::model::arch::{Alone, Architecture};
@@ -79,7 +80,8 @@ fn every_exact_architecture_gives_the_bits_of_the_whole_model() {
 }
 
 /// A text of four windows.
-pub const SHORT: Size = Size { window: 32, n_windows: 4, n_logits: 0, sums: false };
+pub const SHORT: Size =
+    Size { window: 32, n_windows: 4, n_logits: 0, gathers: Gathers { imatrix: false, experts: false } };
 
 /// What evaluating the model in `dir` takes.
 pub fn need(dir: &Path, size: Size) -> Need {

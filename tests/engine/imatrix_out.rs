@@ -14,7 +14,7 @@ use ggml::{
 use gguf_shorten::engine::blockwise::need::Size;
 use gguf_shorten::engine::blockwise::{self, Pass};
 use gguf_shorten::engine::hidden_state::{HiddenStates, Position};
-use gguf_shorten::engine::imatrix::Collector;
+use gguf_shorten::engine::imatrix::{Collector, Gathered, Gathers};
 use gguf_shorten::engine::llama::{LlamaHiddenStates, StreamGraph};
 use gguf_shorten::engine::settings::Calibration;
 use gguf_shorten::engine::text::{CalibrationSet, Cut, Source, Texts};
@@ -46,19 +46,30 @@ fn windows(architecture: &str) -> [Vec<Token>; 2] {
     [first, second]
 }
 
-/// The sums by the calibration's evaluation, which stops after the last block.
+/// What is added up for an importance matrix alone.
+const IMATRIX: Gathers = Gathers { imatrix: true, experts: false };
+
+/// All that can be added up.
+const ALL: Gathers = Gathers { imatrix: true, experts: true };
+
+/// The sums of the calibration's evaluation.
 fn collected(path: &Path, windows: &[Vec<Token>]) -> Sums {
+    gathered(path, windows).imatrix
+}
+
+/// All that the calibration's evaluation adds up, which stops after the last block.
+pub fn gathered(path: &Path, windows: &[Vec<Token>]) -> Gathered {
     let engine = load(path).unwrap();
     let input = Input::open(path).unwrap();
     let model = Model::new(input.parse().unwrap()).unwrap();
     let graph = StreamGraph::of(&model, &engine, model.rules().unwrap().stream).unwrap();
     let mut states = LlamaHiddenStates::new(&engine, options(windows[0].len()), graph)
         .unwrap()
-        .with_collector(Some(Collector::default()));
+        .with_collector(Some(Collector::of(ALL)));
     for window in windows {
         states.visit(window, &mut |_, _| Ok(())).unwrap();
     }
-    states.into_collector().unwrap().into_sums()
+    states.into_collector().unwrap().into_gathered()
 }
 
 /// The sums by evaluations of the whole graph.
@@ -270,7 +281,7 @@ fn by_blocks(
     windows: &[Vec<Token>],
     folder: Option<&Path>,
     between: fn(&Path),
-) -> Option<(Sums, usize)> {
+) -> Option<(Gathered, usize)> {
     let input = Input::open(path).unwrap();
     let model = Model::new(input.parse().unwrap()).unwrap();
     let constraints = Constraints::of(&model).unwrap();
@@ -283,7 +294,7 @@ fn by_blocks(
     let pass = || {
         let options = ModelOptions::default();
         let pass = Pass::new(&input, &model, &constraints, &set, &threads, options).unwrap();
-        let pass = pass.with_sums(Some(Sums::default()));
+        let pass = pass.gathering(ALL);
         let Some(folder) = folder else { return pass };
         let key = pass.key(&Calibration::default()).unwrap();
         pass.kept_in::<()>(folder, key, &Silent).unwrap().0
@@ -298,7 +309,7 @@ fn by_blocks(
     let start = pass.next();
     let n_blocks = pass.n_blocks();
     run(&mut pass, n_blocks);
-    let sums = pass.take_sums().unwrap();
+    let sums = pass.take_gathered();
     pass.finish();
     Some((sums, start))
 }
@@ -307,19 +318,23 @@ fn by_blocks(
 fn block_by_block_the_sums_are_those_of_the_whole_model_in_every_bit() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m.gguf");
-    let (mut n_compared, mut n_experts) = (0, 0);
+    let (mut n_compared, mut n_experts, mut n_routed) = (0, 0, 0);
     let exact = Architecture::all().iter().filter(|architecture| architecture.alone == Alone::Exact);
-    for Architecture { name, .. } in exact {
+    for architecture in exact {
+        let name = architecture.name;
         if Spec::new(name, 5).save(Backend::init(), &path).is_err() {
             continue;
         }
         let windows = windows(name);
         let Some((found, _)) = by_blocks(&path, &windows, None, |_| {}) else { continue };
-        assert!(found == collected(&path, &windows), "{name}");
+        assert!(found == gathered(&path, &windows), "{name}");
         n_compared += 1;
-        n_experts += usize::from(found.iter().any(|(.., counts)| counts.len() > 1));
+        n_experts += usize::from(found.imatrix.iter().any(|(.., counts)| counts.len() > 1));
+        n_routed += usize::from(!found.experts.0.is_empty());
     }
     assert!(n_compared > 50 && n_experts > 15, "{n_compared} {n_experts}");
+    // Of grovemoe experts are not scored.
+    assert_eq!(n_routed + 1, n_experts);
 }
 
 /// Changes a byte in the sums of the first block.
@@ -339,7 +354,7 @@ fn the_sums_of_an_interrupted_pass_go_on_and_damaged_ones_are_made_again() {
     for architecture in ["llama", "qwen3moe"] {
         Spec::new(architecture, 4).save(Backend::init(), &path).unwrap();
         let windows = windows(architecture);
-        let whole = collected(&path, &windows);
+        let whole = gathered(&path, &windows);
         let scratch = dir.path().join(architecture);
         for (between, expected) in [((|_| {}) as fn(&Path), 2), (damage_sums, 0)] {
             let (found, start) = by_blocks(&path, &windows, Some(&scratch), between).unwrap();
@@ -357,7 +372,7 @@ fn within_a_memory_the_program_writes_the_same_file() {
     for architecture in ["llama", "qwen3moe"] {
         byte_model(architecture, 12).save(Backend::init(), &dir.path().join("m.gguf")).unwrap();
         let text = "--tokens 128 --window 32 --no-cache --force";
-        let limit = memory(dir.path(), Size { sums: true, ..SHORT });
+        let limit = memory(dir.path(), Size { gathers: IMATRIX, ..SHORT });
         for line in ["score m.gguf", "score m.gguf --sub-blocks", "m.gguf --blocks 3 -o o.gguf"] {
             let whole = json(dir.path(), &format!("{line} {text} --imatrix-out whole"));
             for more in ["", "--scratch s"] {

@@ -13,6 +13,7 @@ mod card;
 mod compare;
 mod counts;
 mod entries;
+mod experts;
 
 #[cfg(unix)]
 mod deaths;

@@ -238,6 +238,16 @@ impl<'s> Spec<'s> {
         }
     }
 
+    /// The usual model with experts, `n_experts` in each block that has some.
+    pub fn with_experts(architecture: &'s str, n_blocks: u32, n_experts: u32) -> Self {
+        let mut spec = Self::new(architecture, n_blocks);
+        if !MIXTURES.contains(&architecture) && architecture != "nemotron_h_moe" {
+            spec.extra.extend(experts());
+        }
+        spec.extra.push((".expert_count", ValueOut::u32(n_experts)));
+        spec
+    }
+
     /// The usual model, with `n_prediction` of its blocks for multi-token prediction.
     pub fn with_prediction(architecture: &'s str, n_blocks: u32, n_prediction: u32) -> Self {
         let mut spec = Self::new(architecture, n_blocks);
@@ -378,7 +388,9 @@ impl<'s> Spec<'s> {
             let is_read = block_number(&shape.name)
                 .is_none_or(|number| number < self.n_blocks - self.n_prediction)
                 || !shape.name.ends_with("scale");
-            let is_wanted = !(self.omitted)(&shape.name) && !excluded(self.architecture, &shape.name);
+            let has_experts = self.extra.iter().any(|(key, _)| *key == ".expert_count");
+            let is_wanted =
+                !(self.omitted)(&shape.name) && !excluded(self.architecture, has_experts, &shape.name);
             if is_new && is_read && is_wanted {
                 tensors.push(shape);
             }
@@ -438,7 +450,7 @@ fn block_number(name: &str) -> Option<u32> {
 
 /// Optional tensors that llama.cpp knows for the architecture, but a real model does not have, some because they exclude
 /// others.
-fn excluded(architecture: &str, tensor: &str) -> bool {
+fn excluded(architecture: &str, has_experts: bool, tensor: &str) -> bool {
     let mixture = ["ffn_gate_inp", "_exps", "norm_1", "norm_2", "pre_ffw_norm_2"];
     match architecture {
         "rwkv6qwen2" => tensor.contains("time_mix_first"),
@@ -447,7 +459,7 @@ fn excluded(architecture: &str, tensor: &str) -> bool {
         // A head for classes, which older releases do not know.
         "qwen35" => tensor.starts_with("cls."),
         "t5encoder" => tensor.contains("attn_rel_b") && !tensor.starts_with("enc.blk.0."),
-        "gemma4" => mixture.iter().any(|part| tensor.contains(part)),
+        "gemma4" => !has_experts && mixture.iter().any(|part| tensor.contains(part)),
         _ => false,
     }
 }

@@ -25,6 +25,7 @@ mod attention;
 mod names;
 
 mod entries;
+mod experts;
 
 mod places;
 

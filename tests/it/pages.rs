@@ -328,6 +328,8 @@ fn extreme_numbers_and_sizes_are_drawn() {
             result["blocks"][3]["bi_stderr"] = json!(other);
             result["blocks"][5]["bi"] = json!(other);
             result["pairs"] = json!({"cosine": [[value, other], [null, 1.0]]});
+            let experts = json!([{"reap": value, "tokens": 3}, {"reap": other, "tokens": 0}]);
+            result["expert_scores"] = json!([{"block": 1, "experts": experts}, {"block": 2, "experts": []}]);
             let mut measured = evaluation(&result, value, other);
             measured["tokens_per_second"] = json!({"prompt": value, "decode": other});
             let mut compared = comparison("m.gguf");
@@ -338,6 +340,30 @@ fn extreme_numbers_and_sizes_are_drawn() {
             page(&dir, "a.json");
         }
     }
+}
+
+#[test]
+fn scores_of_experts_are_a_map_of_blocks_and_experts() {
+    let dir = Dir::new();
+    let mut result = shortened("m.gguf", 4, &[1]);
+    let expert = |reap: f64, tokens: u64| json!({"reap": reap, "tokens": tokens});
+    let block = |block: usize, experts: Vec<Value>| json!({"block": block, "experts": experts});
+    result["expert_scores"] = json!([
+        block(1, vec![expert(0.5, 3), expert(0.0, 0)]),
+        block(3, vec![expert(0.25, 1), expert(2.0, 7)])
+    ]);
+    write(&dir, "a.json", &[result]);
+    let html = page(&dir, "a.json");
+    for title in ["block 1, expert 0: 0.5000", "block 1, expert 1: never chosen", "block 3, expert 1: 2.0000"]
+    {
+        assert!(html.contains(title), "{title}");
+    }
+    let many: Vec<Value> = (0..1025).map(|_| expert(1.0, 1)).collect();
+    let mut wrong = shortened("m.gguf", 4, &[1]);
+    wrong["expert_scores"] = json!([block(0, many)]);
+    write(&dir, "b.json", &[wrong]);
+    let refused = dir.run("report b.json -o b").refused();
+    assert!(refused.error().ends_with("a block of 'expert_scores' has 1025 experts"), "{}", refused.error());
 }
 
 #[test]

@@ -24,6 +24,7 @@ use crate::heal::healer::HealType;
 use crate::heal::settings::HealArg;
 use crate::measure::loss::Objective;
 use crate::model::block::BlockList;
+use crate::plan::experts::{ExpertBudget, ExpertMethod};
 use crate::plan::{Budget, Method};
 use crate::report::pages::format::PageFormat;
 
@@ -120,7 +121,8 @@ pub struct ShortenArgs {
         long,
         value_name = "N|P%",
         required_unless_present_any = [
-            "blocks", "drop_mtp", "drop_attention", "attention_blocks", "target_size", "max_ppl", "max_kl", "objective"
+            "blocks", "drop_mtp", "drop_attention", "attention_blocks", "target_size", "max_ppl", "max_kl", "objective",
+            "experts", "keep_experts", "drop_experts"
         ],
         conflicts_with = "blocks"
     )]
@@ -141,6 +143,23 @@ pub struct ShortenArgs {
     /// Remove only the attention of exactly these blocks (no calibration)
     #[arg(long, value_name = "LIST")]
     pub attention_blocks: Option<BlockList>,
+
+    /// How many experts of each block to remove: a number, or a share such as 25%
+    #[arg(long, value_name = "N|P%", conflicts_with_all = ["experts", "keep_experts"])]
+    pub drop_experts: Option<ExpertBudget>,
+
+    /// By which score of experts
+    #[arg(long, value_parser = one_of::<ExpertMethod>(), default_value_t = ExpertMethod::Reap, requires = "drop_experts")]
+    pub experts_by: ExpertMethod,
+
+    /// Keep only these experts, the same in each block, such as 0-95 (no calibration)
+    #[arg(long, value_name = "LIST", conflicts_with = "experts")]
+    pub keep_experts: Option<BlockList>,
+
+    /// Keep only the experts of this JSON file, a list for each block that has some, all of one length, such as
+    /// {"0": [0, 3], "1": [2, 5]} (no calibration)
+    #[arg(long, value_name = "FILE")]
+    pub experts: Option<PathBuf>,
 
     /// Never remove these blocks, nor their attention
     #[arg(long, value_name = "LIST")]
@@ -326,6 +345,10 @@ pub struct ScoreArgs {
     /// Overwrite that file if it exists
     #[arg(long, requires = "imatrix_out")]
     pub force: bool,
+
+    /// Also score the experts of each block of a mixture: REAP, frequency and mean gate weight
+    #[arg(long)]
+    pub experts: bool,
 
     /// Also measure how alike the hidden states between any two blocks are, for `report`'s heat map
     #[arg(long)]

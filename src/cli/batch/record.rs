@@ -133,6 +133,8 @@ impl Record {
             "removed": null,
             "attention_removed": null,
             "attention_method": null,
+            "experts": null,
+            "expert_scores": null,
             "pairs": null,
             "imatrix_out": null,
             "output": null,

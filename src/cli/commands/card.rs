@@ -14,6 +14,7 @@ use crate::model::block::numbers;
 use crate::model::input::Input;
 use crate::model::outcome::ModelReport;
 use crate::output::Parent;
+use crate::output::outcome::ExpertsReport;
 use crate::output::save::Unplaced;
 use crate::plan::{Plan, attention};
 use crate::report::card::Card;
@@ -75,6 +76,7 @@ pub(crate) fn write(
         blake3,
         removed: numbers(&plan.removed),
         attention_removed: numbers(&plan.attention_removed),
+        experts: ExpertsReport::of(parent.model, plan),
         method: plan.provenance.method.clone(),
         heal: plan.provenance.heal.clone(),
         n_changed: plan.changes.len(),

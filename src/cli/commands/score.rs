@@ -12,10 +12,12 @@ use crate::choose::stability::Goal;
 use crate::choose::stability::Stopping;
 use crate::choose::stability::ties::Chosen;
 use crate::cli::options::Score;
+use crate::engine::imatrix::Gathers;
 use crate::engine::logits as evaluator;
 use crate::engine::settings::Calibration;
 use crate::engine::text::Texts;
 use crate::measure::calibrate::{Calibrated, Extras, Until};
+use crate::measure::experts;
 use crate::measure::pairs::Pairs;
 use crate::model::block::{BlockSet, numbers};
 use crate::model::input::Input;
@@ -23,6 +25,7 @@ use crate::model::outcome::ModelReport;
 use crate::model::{Model, warning};
 use crate::output::Parent;
 use crate::output::outputs::Outputs;
+use crate::plan::experts::Mixture;
 use crate::plan::{Budget, Constraints};
 use crate::report::Report;
 
@@ -44,6 +47,9 @@ pub fn run(options: &Score) -> Result<()> {
     if let Some(n) = n {
         removal::check(&constraints, &keep, n).with_context(at_path)?;
     }
+    if options.experts {
+        Mixture::of(&model).with_context(at_path)?;
+    }
     if options.ablate {
         evaluator::check_causal(&model).with_context(at_path)?;
     }
@@ -57,7 +63,7 @@ pub fn run(options: &Score) -> Result<()> {
     let mut pairs = Pairs::default();
     let extras = Extras {
         pairs: options.pairs.then_some(&mut pairs),
-        imatrix: options.files.imatrix_out.is_some(),
+        gathers: Gathers { imatrix: options.files.imatrix_out.is_some(), experts: options.experts },
         ..Extras::default()
     };
     let mut here = scoring.measure(&options.calibration, extras)?;
@@ -78,6 +84,7 @@ pub fn run(options: &Score) -> Result<()> {
     let blake3 = printing.json.is_some().then(|| input.blake3_once());
     let model = ModelReport::of(&model, &input, blake3);
     let imatrix_out = outputs.write_measured(matrix.as_ref())?;
+    let expert_scores = options.experts.then(|| experts::scores(&here.calibrated.experts));
     let report = Report {
         confidence: Some(here.confidence()),
         calibration: Some(here.calibrated.report),
@@ -86,6 +93,7 @@ pub fn run(options: &Score) -> Result<()> {
         removed: numbers(&here.removed),
         pairs: options.pairs.then(|| PairsReport { cosine: pairs.cosine() }),
         imatrix_out,
+        expert_scores,
         ..Report::new(arguments(), model, options.method.to_string(), blocks)
     };
     print(&report, printing)

@@ -16,6 +16,7 @@ use crate::model::input::Input;
 use crate::model::outcome::ModelReport;
 use crate::model::{Model, warning};
 use crate::output::Parent;
+use crate::output::outcome::ExpertsReport;
 use crate::output::outputs::{Done, Outputs};
 use crate::output::save::Unplaced;
 use crate::plan::{Plan, Provenance, Splitting, attention, parts};
@@ -144,6 +145,8 @@ fn report(parent: Parent<'_>, plan: &Plan<'_>, chosen: Selection, heal: Option<H
         removed: numbers(&plan.removed),
         attention_removed: numbers(&plan.attention_removed),
         attention_method: chosen.cut.attention.map(|cut| cut.method),
+        experts: ExpertsReport::of(model, plan),
+        expert_scores: chosen.experts,
         ..Report::new(arguments(), parent, chosen.cut.method, blocks)
     }
 }

@@ -12,11 +12,12 @@ use crate::model::outcome::ModelReport;
 use crate::model::warning;
 use crate::model::{BlockId, Model};
 use crate::plan::Constraints;
+use crate::plan::experts::Mixture;
 use anyhow::{Context, Result};
 use indicatif::{DecimalBytes, HumanCount};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 /// Characters of a metadata string that are shown.
 const SHOWN_CHARACTERS: usize = 60;
@@ -229,6 +230,15 @@ fn blocks(model: &Model<'_>) -> String {
             if let Some(counts) = llama::note_counts(model) {
                 let _ = writeln!(text, "  {counts}");
             }
+            match Mixture::of(model) {
+                Ok(mixture) => {
+                    let _ = writeln!(text, "  {}", ExpertsShown::of(&mixture));
+                }
+                Err(error) if has_experts(model) => {
+                    let _ = writeln!(text, "  no expert: {}", crate::error::message(&error));
+                }
+                Err(_) => {}
+            }
             if constraints.n_trunk_blocks < constraints.n_blocks {
                 text.push_str("  prediction blocks may go all together, with --drop-mtp\n");
             }
@@ -238,6 +248,50 @@ fn blocks(model: &Model<'_>) -> String {
         }
     }
     text
+}
+
+fn has_experts(model: &Model<'_>) -> bool {
+    model.count("expert_count").is_ok_and(|count| count.is_some_and(|count| count > 0))
+}
+
+/// The experts of each block.
+#[derive(Serialize)]
+struct ExpertsShown {
+    count: usize,
+    used: usize,
+    groups: usize,
+    groups_used: usize,
+    /// Blocks that have them.
+    blocks: usize,
+    /// The most of each block that may go.
+    may_go: usize,
+}
+
+impl ExpertsShown {
+    fn of(mixture: &Mixture) -> Self {
+        Self {
+            count: mixture.n_experts,
+            used: mixture.n_used,
+            groups: mixture.n_groups,
+            groups_used: mixture.n_groups_used,
+            blocks: mixture.blocks.len(),
+            may_go: mixture.n_experts.saturating_sub(mixture.fewest()),
+        }
+    }
+}
+
+impl fmt::Display for ExpertsShown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { count, used, groups, groups_used, blocks, may_go } = self;
+        write!(
+            f,
+            "{may_go} of {count} experts may be removed from each of {blocks} blocks: {used} are used at once"
+        )?;
+        match groups {
+            1 => Ok(()),
+            _ => write!(f, ", of {groups_used} of {groups} groups, which must stay of one size"),
+        }
+    }
 }
 
 /// One block.
@@ -302,6 +356,10 @@ struct ShowReport {
     model: ModelReport,
     metadata: BTreeMap<String, String>,
     blocks: Vec<BlockRow>,
+    /// The experts of each block; null where there are none, or none may go.
+    experts: Option<ExpertsShown>,
+    /// Why no expert may go; null where some may, or there are none.
+    experts_refused: Option<String>,
     /// Why nothing may be removed; null if something may.
     refused: Option<String>,
     /// What can evaluate it here.
@@ -311,7 +369,13 @@ struct ShowReport {
 impl ShowReport {
     fn new(model: &Model<'_>, input: &Input) -> Self {
         let constraints = Constraints::of(model);
+        let (experts, experts_refused) = match Mixture::of(model) {
+            Ok(mixture) => (Some(ExpertsShown::of(&mixture)), None),
+            Err(error) => (None, has_experts(model).then(|| crate::error::message(&error))),
+        };
         Self {
+            experts,
+            experts_refused,
             gguf_shorten: env!("CARGO_PKG_VERSION"),
             model: ModelReport::of(model, input, Some(input.blake3())),
             metadata: model.metadata().iter().map(|entry| (entry.key().to_owned(), value(entry))).collect(),

@@ -119,6 +119,12 @@ fn evaluate(
             change.why
         );
     }
+    if verification.experts.is_some() {
+        bail!(
+            "{}: cannot be compared by a run: with zeros in place of an expert's weights the router still chooses it",
+            options.output.display()
+        );
+    }
     log::echo(options.printing.verbose);
     let zeroed = ZeroedBlocks::with_attention(parent, &verification.removed, &verification.attention_removed)
         .with_context(|| input.path().display().to_string())?;

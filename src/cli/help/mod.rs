@@ -40,14 +40,14 @@ macro_rules! pages {
 }
 
 pages! {
-    choosing sureness healing search goals stores json architectures machines limits measured changes library
+    choosing sureness healing search goals experts stores json architectures machines limits measured changes library
     shorten score eval compare batch report cache
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::arch::{Alone, Architecture};
+    use crate::model::arch::{Alone, Architecture, Experts};
 
     /// The names of the list that follows `start`, up to a full stop.
     fn list<'p>(page: &'p str, start: &str) -> Vec<&'p str> {
@@ -67,6 +67,15 @@ mod tests {
         known.sort_unstable();
         assert_eq!(listed, known);
         assert!(page.contains(&format!("\n{}, by the name", known.len())));
+    }
+
+    #[test]
+    fn the_page_on_experts_lists_every_architecture_whose_experts_may_go() {
+        let page = Page::find("experts").unwrap().text.replace("\\_", "_");
+        let routed = Architecture::all().iter().filter(|row| matches!(row.experts, Experts::Routed(..)));
+        let mut known: Vec<_> = routed.map(|row| row.name).collect();
+        known.sort_unstable();
+        assert_eq!(list(&page, "It works for"), known);
     }
 
     #[test]

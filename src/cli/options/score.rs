@@ -25,6 +25,8 @@ pub struct Score {
     pub sub_blocks: bool,
     /// How alike the hidden states between any two blocks are, too.
     pub pairs: bool,
+    /// What experts do, too.
+    pub experts: bool,
     /// How many blocks would go; `None` if that is not asked.
     pub budget: Option<Budget>,
     /// By which scores.
@@ -87,6 +89,7 @@ impl Score {
             model: one_model(&args.model, None, None)?,
             sub_blocks: args.sub_blocks,
             pairs: args.pairs,
+            experts: args.experts,
             budget: args.drop,
             method: args.method,
             keep: args.keep.clone(),

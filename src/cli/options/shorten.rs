@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use super::calibration::check_matrix;
 use super::{Printing, heal, one_model, rpc};
 use crate::choose::search::Goal;
-use crate::choose::settings::{Choice, Choosing, CutRules};
+use crate::choose::settings::{Choice, Choosing, CutRules, ExpertChoice};
 use crate::cli::args::ShortenArgs;
 use crate::engine::scored::MIN_WINDOW;
 use crate::engine::settings::Calibration;
@@ -50,6 +50,7 @@ impl Shorten {
         let choice = choice(args, goal);
         let attention = attention(args);
         check_removal(args, &choice, &attention)?;
+        check_experts(args, goal)?;
         if args.confidence.is_some() {
             check_may_stop(args, goal)?;
         }
@@ -72,6 +73,7 @@ impl Shorten {
         let choosing = Choosing {
             choice,
             attention,
+            experts: experts(args),
             rules: CutRules {
                 drop_mtp: args.drop_mtp,
                 portable: args.portable,
@@ -120,6 +122,37 @@ fn attention(args: &ShortenArgs) -> Choice {
     }
 }
 
+/// The choice of experts.
+fn experts(args: &ShortenArgs) -> ExpertChoice {
+    match (&args.keep_experts, &args.experts) {
+        (Some(list), _) => ExpertChoice::Same(list.clone()),
+        (None, Some(path)) => ExpertChoice::File(path.clone()),
+        (None, None) => {
+            args.drop_experts.map_or(ExpertChoice::All, |n| ExpertChoice::Lowest(n, args.experts_by))
+        }
+    }
+}
+
+/// Checks that nothing is measured of a model without some of its experts.
+fn check_experts(args: &ShortenArgs, goal: Option<Goal>) -> Result<()> {
+    if experts(args) == ExpertChoice::All {
+        return Ok(());
+    }
+    if let Some(goal) = goal {
+        bail!(Usage(format!(
+            "--{} is measured with all experts, so none can be removed beside it; --drop or --blocks can be given",
+            goal.flag()
+        )));
+    }
+    if heal::how(args) != HealArg::None {
+        bail!(Usage(
+            "--heal fits weights to blocks that have all experts, so none can be removed beside it"
+                .to_owned()
+        ));
+    }
+    Ok(())
+}
+
 /// The files to read and write.
 fn files(args: &ShortenArgs) -> Files {
     Files {
@@ -147,7 +180,7 @@ fn files(args: &ShortenArgs) -> Files {
 fn check_removal(args: &ShortenArgs, choice: &Choice, attention: &Choice) -> Result<()> {
     let is_nothing = |choice: &Choice| matches!(choice, Choice::Nothing { .. });
     let removes_none = is_nothing(choice) && is_nothing(attention);
-    if removes_none && !args.drop_mtp {
+    if removes_none && !args.drop_mtp && experts(args) == ExpertChoice::All {
         bail!(Usage("--drop or --blocks is needed".to_owned()));
     }
     let method = method(args);

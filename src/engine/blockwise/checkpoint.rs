@@ -15,9 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use super::states::{States, hash};
 use crate::engine::conversion::Conversion;
+use crate::engine::imatrix::Gathered;
 use crate::files::place;
 use crate::files::records::Records;
-use crate::plan::imatrix::measured::Sums;
 use crate::watch::Watch;
 
 /// The checkpoint of one pass. Its files are locked.
@@ -104,14 +104,14 @@ impl Checkpoint {
     }
 
     /// Keeps the sums of a block.
-    pub(super) fn keep_sums(&self, block: usize, sums: &Sums, watch: &dyn Watch) {
+    pub(super) fn keep_sums(&self, block: usize, sums: &Gathered, watch: &dyn Watch) {
         Records::in_folder(self.folder.clone(), watch).write(&self.sums_of(block).0, sums);
     }
 
     /// The sums of the first `n_blocks` blocks. `None` where some are missing or damaged.
-    pub(super) fn sums(&self, n_blocks: usize, watch: &dyn Watch) -> Option<Sums> {
+    pub(super) fn sums(&self, n_blocks: usize, watch: &dyn Watch) -> Option<Gathered> {
         let records = Records::in_folder(self.folder.clone(), watch);
-        let mut all = Sums::default();
+        let mut all = Gathered::default();
         for block in 0..n_blocks {
             all.merge(records.read(&self.sums_of(block).0)?).ok()?;
         }

@@ -23,7 +23,7 @@ use serde::de::DeserializeOwned;
 
 use crate::engine::conversion::Conversion;
 use crate::engine::hidden_state::{Passage, Position, Token};
-use crate::engine::imatrix::Collector;
+use crate::engine::imatrix::{Collector, Gathered, Gathers};
 use crate::engine::llama::Halves;
 use crate::engine::segment::{FrontSegment, Segments, Tokens, is_exact};
 use crate::engine::settings::Calibration;
@@ -32,7 +32,6 @@ use crate::files::byte_size::ByteSize;
 use crate::files::place;
 use crate::model::input::Input;
 use crate::model::{BlockId, Model};
-use crate::plan::imatrix::measured::Sums;
 use crate::plan::{ChangedTensors, Constraints};
 use crate::watch::{Progress, Watch};
 use checkpoint::{Checkpoint, Record};
@@ -73,8 +72,9 @@ pub struct Pass<'m, 'a> {
     windows: Vec<&'m [Token]>,
     tokens: Tokens,
     halves: Option<Halves>,
-    /// What the weights of the blocks so far multiplied, where that is added up.
-    sums: Option<Sums>,
+    gathers: Gathers,
+    /// What was added up of the blocks so far.
+    gathered: Gathered,
     states: States,
     n_embd: usize,
     next: usize,
@@ -109,7 +109,8 @@ impl<'m> Pass<'m, 'm> {
             n_embd: n_embd(model)?,
             windows,
             halves: None,
-            sums: None,
+            gathers: Gathers::default(),
+            gathered: Gathered::default(),
             next: 0,
             kept: None,
             hashing: Some(Hashing::new(input)),
@@ -123,16 +124,16 @@ impl<'m> Pass<'m, 'm> {
         Self { halves, ..self }
     }
 
-    /// Adds up what the weights of blocks multiply, too.
+    /// Adds up what weights multiply or experts do, too.
     #[must_use]
-    pub fn with_sums(self, sums: Option<Sums>) -> Self {
-        Self { sums, ..self }
+    pub fn gathering(self, gathers: Gathers) -> Self {
+        Self { gathers, ..self }
     }
 
     /// Gives what was added up.
     #[must_use]
-    pub fn take_sums(&mut self) -> Option<Sums> {
-        self.sums.take()
+    pub fn take_gathered(&mut self) -> Gathered {
+        std::mem::take(&mut self.gathered)
     }
 
     /// Keeps states, and how far the pass is, in `folder`. Goes on where a pass with the same `key` was interrupted. Returns
@@ -149,10 +150,10 @@ impl<'m> Pass<'m, 'm> {
         let n_floats = self.segments.window() * self.n_embd;
         let (checkpoint, states, mut resumed) =
             Checkpoint::open(folder, &key, self.windows.len(), n_floats, watch)?;
-        if let (Some(_), Some(at)) = (&self.sums, &resumed) {
+        if let Some(at) = resumed.as_ref().filter(|_| self.gathers.any()) {
             match checkpoint.sums(at.next, watch) {
                 None => resumed = None,
-                found => self.sums = found,
+                Some(found) => self.gathered = found,
             }
         }
         let kept = Some((checkpoint, key));
@@ -242,17 +243,17 @@ impl<'m> Pass<'m, 'm> {
     ) -> Result<()> {
         let block = BlockId::new(self.next);
         // In its segment it is block 0.
-        let collector = self.sums.as_ref().map(|_| Collector::of_blocks(vec![block]));
+        let collector = self.gathers.any().then(|| Collector::of(self.gathers).in_segment(block));
         let collector = match self.next {
             0 => self.first_block(collector, visit)?,
             _ => self.later_block(collector, visit)?,
         };
-        if let (Some(sums), Some(collector)) = (&mut self.sums, collector) {
-            let of_block = collector.into_sums();
+        if let Some(collector) = collector {
+            let of_block = collector.into_gathered();
             if let Some((checkpoint, _)) = &self.kept {
                 checkpoint.keep_sums(self.next, &of_block, watch);
             }
-            sums.merge(of_block)?;
+            self.gathered.merge(of_block)?;
         }
         let tensors = self.model.tensors().iter();
         for tensor in tensors.filter(|tensor| tensor.block.is_some_and(|(of, _)| of == block)) {
@@ -373,7 +374,7 @@ impl<'m> Pass<'m, 'm> {
             tokens: tokens.finalize().to_hex().to_string(),
             window: self.segments.window(),
             halves: self.halves.is_some(),
-            sums: self.sums.is_some(),
+            gathers: self.gathers,
             gpu_layers: options.gpu_layers,
             conversion: options.conversion,
         };
@@ -409,8 +410,8 @@ struct Key<'k> {
     window: usize,
     /// Whether halves of blocks are scored.
     halves: bool,
-    /// Whether the inputs of weights are added up.
-    sums: bool,
+    /// What is added up.
+    gathers: Gathers,
     /// As in llama.cpp; null is its default.
     gpu_layers: Option<i32>,
     /// What weights are to be converted to; null is what is fastest.

@@ -6,13 +6,14 @@ use anyhow::{Result, bail};
 use ggml::ThreadPool;
 
 use super::check;
+use crate::engine::imatrix::Gathers;
 use crate::engine::segment::{Segments, VOCABULARY, n_vocab};
 use crate::error::Hint;
 use crate::files::byte_size::ByteSize;
 use crate::files::free_memory;
 use crate::model::Model;
-use crate::plan::Constraints;
 use crate::plan::imatrix::measured::Sums;
+use crate::plan::{Constraints, experts};
 
 /// What the program takes beside all that is counted, in bytes.
 const PROGRAM: u64 = 48 << 20;
@@ -40,8 +41,8 @@ pub struct Size {
     pub n_windows: usize,
     /// Tokens of a window whose logits are asked for.
     pub n_logits: usize,
-    /// Whether the inputs of weights are added up ([`Sums`]).
-    pub sums: bool,
+    /// What is added up: the inputs of weights ([`Sums`]), or what experts do.
+    pub gathers: Gathers,
 }
 
 /// How a model is evaluated.
@@ -70,10 +71,16 @@ impl Need {
         // Keys and values in 16 bits are at most as wide as the stream, or as a block's widest matrix.
         let cache = bytes(size.window, n_embd);
         let compute = bytes(size.window, widest).saturating_mul(4);
-        let sums = match size.sums {
+        let sums = match size.gathers.imatrix {
             true => Sums::n_bytes(model).saturating_add(bytes(size.window, widest)),
             false => 0,
         };
+        // What all chosen experts give.
+        let outputs = match size.gathers.experts {
+            true => bytes(size.window, n_embd.saturating_mul(experts::n_used(model).unwrap_or(0) as u64)),
+            false => 0,
+        };
+        let sums = sums.saturating_add(outputs);
         let besides = PROGRAM
             .saturating_add(sums)
             .saturating_add(n_vocab.saturating_mul(TOKEN))

@@ -1,14 +1,14 @@
 //! The words of the table: what several rows have in common.
 
 use super::Architecture;
-use super::graph::{Alone, Fit, Middle, OutputScale, Readers, Residual, Stream};
+use super::graph::{Alone, Experts, Fit, Gate, Middle, Normalised, OutputScale, Readers, Residual, Stream};
 use super::rule::{
     CountRule, Derived, FirstRule, FullBlock, Needed, PartsTensor, Period, PositionRule, Recurrent, Rule,
     Which, WindowPattern, WindowPresence,
 };
 
-/// A row: every field, and all rules. Those are what llama.cpp derives from the number of a block, or of blocks. No rules:
-/// nothing.
+/// A row: every field but the experts, and all rules. Those are what llama.cpp derives from the number of a block, or of
+/// blocks. No rules: nothing.
 pub(super) const fn row(
     name: &'static str,
     stream: Stream,
@@ -17,8 +17,36 @@ pub(super) const fn row(
     residual: Residual,
     rules: &'static [Rule],
 ) -> Architecture {
-    Architecture { name, stream, middle, alone, residual, rules }
+    Architecture { name, stream, middle, alone, residual, experts: Experts::Unknown, rules }
 }
+
+impl Architecture {
+    /// The row with the experts of its blocks.
+    pub(super) const fn routed(self, experts: Experts) -> Self {
+        Self { experts, ..self }
+    }
+}
+
+/// Weights as the softmax over all experts has them.
+pub(super) const SOFTMAX: Experts = Experts::Routed(Gate::Softmax, Normalised::Never);
+
+/// Those over their sum.
+pub(super) const SOFTMAX_OVER_SUM: Experts = Experts::Routed(Gate::Softmax, Normalised::Always);
+
+/// Weights that the other experts have no part in.
+pub(super) const OWN: Experts = Experts::Routed(Gate::Own, Normalised::Never);
+
+/// Those over their sum.
+pub(super) const OWN_OVER_SUM: Experts = Experts::Routed(Gate::Own, Normalised::Always);
+
+/// Weights by the keys of the file.
+pub(super) const BY_KEYS: Experts = Experts::Routed(Gate::ByKey, Normalised::ByKey);
+
+/// As [`BY_KEYS`], but the softmax without a key (`deepseek2.cpp`).
+pub(super) const BY_KEYS_ELSE_SOFTMAX: Experts = Experts::Routed(Gate::ByKeyElseSoftmax, Normalised::ByKey);
+
+/// Weights by the keys of the file, over their sum.
+pub(super) const BY_KEY_OVER_SUM: Experts = Experts::Routed(Gate::ByKey, Normalised::Always);
 
 /// The stream of most architectures.
 pub(super) const EMBD: Stream = named("embd");

@@ -142,3 +142,38 @@ pub enum OutputScale {
     /// The embedding that the block adds again, so that zero is no change.
     Embedding,
 }
+
+/// How a block chooses among its experts and weighs them (`llama-graph.cpp: build_moe_ffn`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Experts {
+    /// It has none, or how it chooses is not known.
+    Unknown,
+    /// None of them can be removed, as this says.
+    Fixed(&'static str),
+    /// By the product of its router: those with the largest, or with the largest sum with a bias.
+    Routed(Gate, Normalised),
+}
+
+/// What the product of a router becomes, before the weights of the chosen experts are taken from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// A softmax over all experts of the block.
+    Softmax,
+    /// A weight of each expert for itself, or a softmax over the chosen ones.
+    Own,
+    /// As `expert_gating_func` says; without it as [`Gate::Own`].
+    ByKey,
+    /// As `expert_gating_func` says; without it as [`Gate::Softmax`].
+    ByKeyElseSoftmax,
+}
+
+/// Whether the weights of the chosen experts are divided by their sum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Normalised {
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+    /// As `expert_weights_norm` says.
+    ByKey,
+}

@@ -13,12 +13,12 @@ mod rule;
 
 mod table;
 
-pub use graph::{Alone, Fit, Middle, OutputScale, Readers, Residual, Stream};
+pub use graph::{Alone, Experts, Fit, Gate, Middle, Normalised, OutputScale, Readers, Residual, Stream};
 use refused::Refused;
 use rule::Rule;
 pub use rule::{
-    CountRule, Derived, FirstRule, FullBlock, LastRule, Needed, PartsTensor, Period, PositionRule,
-    QueryScale, Recurrent, Which, WindowPattern, WindowPresence,
+    CountRule, Derived, ExpertCount, FirstRule, FullBlock, LastRule, Needed, PartsTensor, Period,
+    PositionRule, QueryScale, Recurrent, Which, WindowPattern, WindowPresence,
 };
 
 /// A row of the table: all that is particular to one architecture.
@@ -34,6 +34,8 @@ pub struct Architecture {
     pub alone: Alone,
     /// What its blocks add to the stream, and what reads it.
     pub residual: Residual,
+    /// How its blocks choose among experts.
+    pub experts: Experts,
     /// All that llama.cpp derives from the number of a block, or of blocks.
     rules: &'static [Rule],
 }
@@ -94,6 +96,8 @@ finders! {
     counts: each Count -> CountRule;
     /// Values that llama.cpp derives from the number of blocks unless a key says them.
     derived: each Derived -> Derived;
+    /// The number of experts at which llama.cpp computes something else.
+    expert_count: one ExpertCount -> ExpertCount;
 }
 
 impl Architecture {

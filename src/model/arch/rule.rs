@@ -50,6 +50,8 @@ pub(super) enum Rule {
     Count(CountRule),
     /// A value that llama.cpp derives from the number of blocks unless a key says it.
     Derived(Derived),
+    /// A number of experts at which llama.cpp computes something else.
+    ExpertCount(ExpertCount),
 }
 
 /// Sliding-window attention by block number (`llama-hparams.cpp: set_swa_pattern`, `llama-model.cpp: load_swa_pattern`).
@@ -217,6 +219,15 @@ pub enum Derived {
     QueryRank,
     /// `expert_gating_func` is sigmoid at some numbers of blocks, else softmax (`deepseek2.cpp`).
     Gating,
+}
+
+/// A number of experts at which llama.cpp computes something else, and no metadata says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpertCount {
+    /// The number.
+    pub n_experts: usize,
+    /// What llama.cpp does there.
+    pub what: &'static str,
 }
 
 /// A number of blocks at which llama.cpp computes something else, and no metadata says so.

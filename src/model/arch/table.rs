@@ -2,23 +2,23 @@
 //!
 //! The columns: `general.architecture`; where its hidden states appear in the graph; where those between the halves of a block
 //! do; whether its blocks are evaluated alone. Then what they add to the stream, and what llama.cpp derives from the number of
-//! a block, or of blocks: nothing (`&[]`), or each rule.
+//! a block, or of blocks: nothing (`&[]`), or each rule. Of a mixture also how blocks choose among experts (`routed`).
 
 use super::Architecture;
 use super::graph::Alone::{Exact, Scaled, Unknown};
-use super::graph::{Fit, Middle, OutputScale, Readers, Residual, Stream};
+use super::graph::{Experts, Fit, Gate, Middle, Normalised, OutputScale, Readers, Residual, Stream};
 use super::rule::FullBlock::{First, Last};
 use super::rule::WindowPresence::{Always, IfPositive, UnlessZero};
-use super::rule::{CountRule, Derived, FirstRule, LastRule, QueryScale, Rule, Which};
+use super::rule::{CountRule, Derived, ExpertCount, FirstRule, LastRule, QueryScale, Rule, Which};
 
 use super::family::*;
 
 pub(super) const ARCHITECTURES: &[Architecture] = &[
-    row("llama", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("llama", EMBD, FFN_INP, Exact, SUM, &[]).routed(SOFTMAX_OVER_SUM),
     row("llama-embed", EMBD, FFN_INP, Unknown, SUM, &[]),
     row("maincoder", EMBD, FFN_INP, Exact, SUM, &[]),
     row("arcee", EMBD, FFN_INP, Exact, SUM, &[]),
-    row("arctic", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("arctic", EMBD, FFN_INP, Exact, SUM, &[]).routed(SOFTMAX_OVER_SUM),
     row("falcon", EMBD, Middle::Parallel, Exact, SUM, &[]),
     row(
         "grok",
@@ -27,7 +27,7 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         Unknown,
         length_shows("which of its norms lie after a branch is not worked out (grok.cpp)"),
         &[],
-    ),
+    ).routed(SOFTMAX_OVER_SUM),
     row("gpt2", named("inpL"), FFN_INP, Unknown, SUM, &[]),
     row("gptneox", EMBD, Middle::ParallelIf("use_parallel_residual"), Exact, SUM, &[]),
     row("mpt", named("inpL"), FFN_INP, Unknown, SUM, &[]),
@@ -45,17 +45,17 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
     row("stablelm", EMBD, Middle::ParallelWithout("ffn_norm.weight"), Exact, SUM, &[]),
     row("qwen", EMBD, FFN_INP, Exact, SUM, &[]),
     row("qwen2", EMBD, FFN_INP, Exact, SUM, &[]),
-    row("qwen2moe", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("qwen2moe", EMBD, FFN_INP, Exact, SUM, &[]).routed(SOFTMAX),
     row("qwen2vl", EMBD, FFN_INP, Unknown, SUM, &[]),
     row("qwen3", EMBD, FFN_INP, Exact, SUM, &[]),
-    row("qwen3moe", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("qwen3moe", EMBD, FFN_INP, Exact, SUM, &[]).routed(SOFTMAX_OVER_SUM),
     row("qwen3vl", EMBD, FFN_INP, Unknown, SUM, &[]),
-    row("qwen3vlmoe", EMBD, FFN_INP, Unknown, SUM, &[]),
+    row("qwen3vlmoe", EMBD, FFN_INP, Unknown, SUM, &[]).routed(SOFTMAX_OVER_SUM),
     row("qwen3tts", EMBD, FFN_INP, Unknown, SUM, &[]),
     row("phi2", EMBD, Middle::Parallel, Exact, SUM, &[]),
     // Both ignore their sliding-window key: every block attends to everything (phi3.cpp).
     row("phi3", EMBD, Middle::ReadByNorm, Exact, SUM, &[]),
-    row("phimoe", EMBD, Middle::ReadByNorm, Exact, SUM, &[]),
+    row("phimoe", EMBD, Middle::ReadByNorm, Exact, SUM, &[]).routed(SOFTMAX_OVER_SUM),
     row("plamo", EMBD, Middle::Parallel, Exact, SUM, &[]),
     row("codeshell", EMBD, FFN_INP, Exact, SUM, &[]),
     row("orion", EMBD, FFN_INP, Exact, SUM, &[]),
@@ -65,9 +65,9 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
     row("mamba2", EMBD, MIXER_ALONE, Exact, SUM, &[]),
     row("falcon-h1", EMBD, FFN_INP, Exact, SUM, &[]),
     row("xverse", EMBD, FFN_INP, Exact, SUM, &[]),
-    row("dbrx", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("dbrx", EMBD, FFN_INP, Exact, SUM, &[]).routed(SOFTMAX_OVER_SUM),
     row("olmo", EMBD, FFN_INP, Exact, SUM, &[]),
-    row("olmoe", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("olmoe", EMBD, FFN_INP, Exact, SUM, &[]).routed(SOFTMAX),
     row("chatglm", EMBD, FFN_INP, Exact, SUM, &[]),
     row("glm4", EMBD, FFN_INP, Unknown, SUM, &[]),
     row("bitnet", EMBD, FFN_INP, Exact, SUM, &[]),
@@ -88,7 +88,7 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
     ),
     row("rwkv6qwen2", EMBD, FFN_INP, Exact, SUM, &[]),
     row("granite", EMBD, FFN_INP, Unknown, FACTOR, &[]),
-    row("granitemoe", EMBD, FFN_INP, Unknown, FACTOR, &[]),
+    row("granitemoe", EMBD, FFN_INP, Unknown, FACTOR, &[]).routed(SOFTMAX_OVER_SUM),
     row("graniteswitch", named("inp_embd"), FFN_INP, Unknown, FACTOR, &[]),
     row(
         "chameleon",
@@ -101,17 +101,17 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         &[],
     ),
     row("plm", EMBD, FFN_INP, Unknown, SUM, &[]),
-    row("bailingmoe", EMBD, FFN_INP, Exact, SUM, &[]),
-    row("hunyuan-moe", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("bailingmoe", EMBD, FFN_INP, Exact, SUM, &[]).routed(Experts::Routed(Gate::Softmax, Normalised::ByKey)),
+    row("hunyuan-moe", EMBD, FFN_INP, Exact, SUM, &[]).routed(SOFTMAX_OVER_SUM),
     row("hunyuan-dense", EMBD, FFN_INP, Exact, SUM, &[]),
     row("hunyuan_vl", EMBD, FFN_INP, Unknown, SUM, &[]),
-    row("hy_v3", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("hy_v3", EMBD, FFN_INP, Exact, SUM, &[]).routed(BY_KEYS),
     row("ernie4_5", EMBD, FFN_INP, Exact, SUM, &[]),
     row("paddleocr", EMBD, FFN_INP, Unknown, SUM, &[]),
     row("dream", EMBD, FFN_INP, Unknown, SUM, &[]),
     row("llada", EMBD, FFN_INP, Unknown, SUM, &[]),
-    row("llada-moe", EMBD, FFN_INP, Unknown, SUM, &[]),
-    row("rnd1", EMBD, FFN_INP, Unknown, SUM, &[]),
+    row("llada-moe", EMBD, FFN_INP, Unknown, SUM, &[]).routed(SOFTMAX),
+    row("rnd1", EMBD, FFN_INP, Unknown, SUM, &[]).routed(SOFTMAX_OVER_SUM),
     row("seed_oss", EMBD, FFN_INP, Exact, SUM, &[]),
     row(
         "grovemoe",
@@ -120,11 +120,11 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         Exact,
         length_shows("experts read what other experts write without a norm (grovemoe.cpp)"),
         &[],
-    ),
-    row("minimax-m2", EMBD, FFN_INP, Exact, SUM, &[]),
+    ).routed(Experts::Fixed("llama.cpp weighs the experts of a group by those with the numbers of groups (llama-graph.cpp)")),
+    row("minimax-m2", EMBD, FFN_INP, Exact, SUM, &[]).routed(BY_KEY_OVER_SUM),
     row("cogvlm", EMBD, FFN_INP, Unknown, SUM, &[]),
     row("pangu-embedded", EMBD, FFN_INP, Exact, SUM, &[]),
-    row("mistral3", EMBD, FFN_INP, Exact, SUM, &[]),
+    row("mistral3", EMBD, FFN_INP, Exact, SUM, &[]).routed(SOFTMAX_OVER_SUM),
     row(
         "talkie",
         named("inp_norm"),
@@ -211,7 +211,7 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
             Rule::SharedKv("attention.shared_kv_layers"),
             at_least(2, "can make a cache of keys and values (llama-model.cpp)"),
         ],
-    ),
+    ).routed(SOFTMAX_OVER_SUM),
     row(
         "t5encoder",
         Stream::NamedTo { input: "embd", last: "result_embd" },
@@ -221,7 +221,7 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         &[Rule::BlockPrefix("enc.blk."), Rule::Inherited("attn_rel_b.weight")],
     ),
     row("cohere2", EMBD, Middle::Parallel, Exact, SUM, &[windows(4, Last, Always), SEEN]),
-    row("cohere2moe", EMBD, Middle::Parallel, Exact, SUM, &[windows(4, First, Always), SEEN, DENSE]),
+    row("cohere2moe", EMBD, Middle::Parallel, Exact, SUM, &[windows(4, First, Always), SEEN, DENSE]).routed(BY_KEYS),
     row(
         "olmo2",
         EMBD,
@@ -237,10 +237,10 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         &[windows(4, Last, IfPositive), SEEN],
     ),
     row("plamo3", EMBD, ATTN_RESIDUAL, Exact, SUM, &[windows(8, Last, IfPositive), SEEN]),
-    row("mellum", EMBD, FFN_INP, Exact, SUM, &[windows(4, Last, IfPositive), SEEN]),
+    row("mellum", EMBD, FFN_INP, Exact, SUM, &[windows(4, Last, IfPositive), SEEN]).routed(SOFTMAX_OVER_SUM),
     row("muse-glimmer", named("embd_norm"), FFN_INP, Unknown, SUM, &[windows(4, Last, Always), SEEN]),
-    row("gpt-oss", EMBD, FFN_INP, Exact, SUM, &[windows(2, Last, Always), SEEN]),
-    row("exaone-moe", EMBD, FFN_INP, Exact, SUM, &[windows(4, Last, Always), SEEN, DENSE]),
+    row("gpt-oss", EMBD, FFN_INP, Exact, SUM, &[windows(2, Last, Always), SEEN]).routed(OWN),
+    row("exaone-moe", EMBD, FFN_INP, Exact, SUM, &[windows(4, Last, Always), SEEN, DENSE]).routed(BY_KEYS),
     row(
         "laguna",
         EMBD,
@@ -255,8 +255,8 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
                 why: "full blocks rotate as many dimensions as the first block does (laguna.cpp)",
             }),
         ],
-    ),
-    row("mimo2", EMBD, FFN_INP, Exact, SUM, &[FLAGS]),
+    ).routed(BY_KEYS),
+    row("mimo2", EMBD, FFN_INP, Exact, SUM, &[FLAGS]).routed(OWN_OVER_SUM),
     row(
         "step35",
         Stream::NamedByReader { reader: "attn_norm_in", last: "h_nextn" },
@@ -264,9 +264,9 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         Unknown,
         SUM,
         &[FLAGS],
-    ),
+    ).routed(BY_KEYS),
     row("spark2_5", EMBD, FFN_INP, Exact, SUM, &[FLAGS]),
-    row("maple", EMBD, FFN_INP, Exact, SUM, &[FLAGS]),
+    row("maple", EMBD, FFN_INP, Exact, SUM, &[FLAGS]).routed(SOFTMAX_OVER_SUM),
     row(
         "granite_swa",
         EMBD,
@@ -279,7 +279,7 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
             // The input of positions is not guarded (granite-swa.cpp, llama-graph.cpp: llm_graph_input_pos).
             needed(Which::WithAny("attention.rope_pattern"), "blocks with rotary embedding"),
         ],
-    ),
+    ).routed(SOFTMAX_OVER_SUM),
     row(
         "dots3note",
         EMBD,
@@ -287,13 +287,13 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         Exact,
         SUM,
         &[FLAGS_AND_FULL, DENSE, Rule::Array("attention.indexer.types")],
-    ),
-    row("deepseek", EMBD, FFN_INP, Exact, SUM, &[DENSE]),
-    row("deepseek2-ocr", EMBD, FFN_INP, Exact, SUM, &[DENSE]),
-    row("dots1", EMBD, FFN_INP, Exact, SUM, &[DENSE]),
-    row("deepseek32", EMBD, FFN_INP, Exact, SUM, &[DENSE]),
-    row("glm4moe", EMBD, FFN_INP, Unknown, SUM, &[DENSE]),
-    row("bailingmoe2", EMBD, SA_OUT, Exact, SUM, &[DENSE]),
+    ).routed(BY_KEYS),
+    row("deepseek", EMBD, FFN_INP, Exact, SUM, &[DENSE]).routed(SOFTMAX),
+    row("deepseek2-ocr", EMBD, FFN_INP, Exact, SUM, &[DENSE]).routed(BY_KEYS_ELSE_SOFTMAX),
+    row("dots1", EMBD, FFN_INP, Exact, SUM, &[DENSE]).routed(BY_KEYS),
+    row("deepseek32", EMBD, FFN_INP, Exact, SUM, &[DENSE]).routed(BY_KEYS),
+    row("glm4moe", EMBD, FFN_INP, Unknown, SUM, &[DENSE]).routed(BY_KEYS),
+    row("bailingmoe2", EMBD, SA_OUT, Exact, SUM, &[DENSE]).routed(BY_KEYS),
     row(
         "minimax-m3",
         EMBD,
@@ -305,10 +305,10 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
             // The inputs of its indexer are not guarded (minimax-m3.cpp: llm_graph_input_msa::set_input).
             needed(Which::After("leading_dense_block_count"), "blocks with experts and an indexer"),
         ],
-    ),
-    row("deepseek2", EMBD, FFN_INP, Exact, SUM, LOW_RANK_QUERIES),
-    row("mistral4", EMBD, FFN_INP, Exact, SUM, LOW_RANK_QUERIES),
-    row("ernie4_5-moe", EMBD, FFN_INP, Exact, SUM, &[DENSE, EXPERTS_BY_STEP]),
+    ).routed(BY_KEYS),
+    row("deepseek2", EMBD, FFN_INP, Exact, SUM, LOW_RANK_QUERIES).routed(BY_KEYS_ELSE_SOFTMAX),
+    row("mistral4", EMBD, FFN_INP, Exact, SUM, LOW_RANK_QUERIES).routed(BY_KEYS_ELSE_SOFTMAX),
+    row("ernie4_5-moe", EMBD, FFN_INP, Exact, SUM, &[DENSE, EXPERTS_BY_STEP]).routed(SOFTMAX_OVER_SUM),
     // Every block has a sliding window (deepseek4.cpp).
     row(
         "deepseek4",
@@ -323,13 +323,13 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
             // such a block is 0 (llama-kv-cache-dsv4.cpp, llama-kv-cache.cpp: llama_kv_cache).
             needed(Which::With("attention.compress_ratios", 4), "blocks with keys compressed 4:1"),
         ],
-    ),
+    ).routed(BY_KEYS),
     // `ffn_inp` is what its mixer adds (jamba.cpp).
-    row("jamba", EMBD, Middle::ReadByNorm, Exact, SUM, &[HYBRID]),
-    row("granitehybrid", EMBD, FFN_INP, Unknown, FACTOR, &[HYBRID]),
+    row("jamba", EMBD, Middle::ReadByNorm, Exact, SUM, &[HYBRID]).routed(SOFTMAX),
+    row("granitehybrid", EMBD, FFN_INP, Unknown, FACTOR, &[HYBRID]).routed(SOFTMAX_OVER_SUM),
     row("lfm2", TOKENS, Middle::ReadByNorm, Exact, SUM, &[HYBRID]),
-    row("lfm2moe", TOKENS, Middle::ReadByNorm, Exact, SUM, &[HYBRID, DENSE]),
-    row("kimi-linear", TOKENS, FFN_INP, Exact, SUM, &[HYBRID, DENSE]),
+    row("lfm2moe", TOKENS, Middle::ReadByNorm, Exact, SUM, &[HYBRID, DENSE]).routed(BY_KEY_OVER_SUM),
+    row("kimi-linear", TOKENS, FFN_INP, Exact, SUM, &[HYBRID, DENSE]).routed(BY_KEY_OVER_SUM),
     row(
         "kimi-k3",
         named("inp_embd"),
@@ -337,11 +337,11 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         Exact,
         length_shows("the stream before a block is kept for later ones (kimi-k3.cpp)"),
         &[HYBRID, DENSE, stream_by("attn_res.block_size", 0, "the stream banked before it")],
-    ),
-    row("bailingmoe3", INPUT_EMBED, Middle::ReadByNorm, Unknown, SUM, &[HYBRID, DENSE]),
-    row("qwen3next", TOKENS, ATTN_RESIDUAL, Exact, SUM, &[INTERVALS, SEEN]),
+    ).routed(BY_KEYS),
+    row("bailingmoe3", INPUT_EMBED, Middle::ReadByNorm, Unknown, SUM, &[HYBRID, DENSE]).routed(BY_KEYS),
+    row("qwen3next", TOKENS, ATTN_RESIDUAL, Exact, SUM, &[INTERVALS, SEEN]).routed(SOFTMAX_OVER_SUM),
     row("qwen35", INPUT_EMBED, ATTN_RESIDUAL, Unknown, SUM, &[INTERVALS, SEEN]),
-    row("qwen35moe", INPUT_EMBED, ATTN_RESIDUAL, Unknown, SUM, &[INTERVALS, SEEN]),
+    row("qwen35moe", INPUT_EMBED, ATTN_RESIDUAL, Unknown, SUM, &[INTERVALS, SEEN]).routed(SOFTMAX_OVER_SUM),
     row(
         "plamo2",
         Stream::Renamed { input: "embedding_output", output: "ffn_residual" },
@@ -351,7 +351,7 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         &[HYBRID, Rule::EndlessWithoutHeads],
     ),
     row("nemotron_h", SUB_BLOCKS, MIXER_OR_NETWORK, Unknown, SUM, &[ONE_OF_THREE]),
-    row("nemotron_h_moe", SUB_BLOCKS, MIXER_OR_NETWORK, Unknown, SUM, &[ONE_OF_THREE]),
+    row("nemotron_h_moe", SUB_BLOCKS, MIXER_OR_NETWORK, Unknown, SUM, &[ONE_OF_THREE]).routed(Experts::Routed(Gate::Own, Normalised::ByKey)),
     row("openelm", EMBD, FFN_INP, Exact, SUM, &[]),
     row(
         "apertus",
@@ -390,7 +390,7 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         Unknown,
         SUM,
         &[windows(4, Last, IfPositive), DENSE, no_rope_every_fourth(-1, false)],
-    ),
+    ).routed(BY_KEYS),
     row(
         "llama4",
         EMBD,
@@ -405,8 +405,12 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
             Rule::Last(LastRule::ItselfWithoutWindow {
                 why: "without a sliding window the last block, and no other, has no rotary embedding (llama4.cpp)",
             }),
+            Rule::ExpertCount(ExpertCount {
+                n_experts: 128,
+                what: "does without norms of queries and keys (llama4.cpp)",
+            }),
         ],
-    ),
+    ).routed(OWN),
     row(
         "smallthinker",
         EMBD,
@@ -418,7 +422,7 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
             exactly(4, "gives every block of smallthinker a rotary embedding (smallthinker.cpp)"),
             no_rope_every_fourth(0, true),
         ],
-    ),
+    ).routed(BY_KEY_OVER_SUM),
     row(
         "nomic-bert-moe",
         Stream::LayerOutputNorm,
@@ -426,7 +430,7 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         Unknown,
         SUM,
         &[experts_by("moe_every_n_layers", 1)],
-    ),
+    ).routed(SOFTMAX),
     row(
         "rwkv6",
         named("token_embd_norm.bias"),

@@ -11,6 +11,7 @@ use crate::model::BlockId;
 use crate::model::block::BlockSet;
 use crate::named::Named;
 use crate::plan::attention::{METHOD_KEY as ATTENTION_METHOD_KEY, REMOVED_KEY};
+use crate::plan::experts;
 use crate::plan::healing::{LOSS_KEY, TENSORS_KEY};
 use crate::plan::{AttentionCut, ChosenBy, HealMethod};
 
@@ -43,6 +44,17 @@ pub struct Claim {
     pub kept: Vec<BlockId>,
     /// Those of them that it holds without their attention. `None` if it says nothing of that.
     pub attention: Option<AttentionCut>,
+    /// The experts that it holds; `None` if it says nothing of that.
+    pub experts: Option<ExpertClaim>,
+}
+
+/// The entries of a file about its experts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExpertClaim {
+    /// The parent's numbers of them, block after block.
+    pub kept: Vec<usize>,
+    /// How they were chosen.
+    pub method: String,
 }
 
 /// The entries of a file about replaced weights.
@@ -97,6 +109,13 @@ impl Claim {
                 }),
                 None => None,
             },
+            experts: match metadata.get(experts::KEPT_KEY) {
+                Some(entry) => Some(ExpertClaim {
+                    kept: numbers(entry)?,
+                    method: text(experts::METHOD_KEY).unwrap_or_default(),
+                }),
+                None => None,
+            },
         })
     }
 
@@ -124,19 +143,27 @@ impl Claim {
 
     /// Checks the words that the plan takes over as they are. Nothing else could find them wrong.
     pub(super) fn check(&self, differences: &mut Differences) {
+        let without_block = self.attention.is_some() || self.experts.is_some();
         let is_wrong = |word: &str, without_block: bool| match ChosenBy::of_word(word) {
             Some(ChosenBy::NoBlock) => !without_block,
             Some(ChosenBy::Method(_) | ChosenBy::List) => false,
             None => true,
         };
-        let method = self.method.as_deref().filter(|word| is_wrong(word, self.attention.is_some()));
+        let method = self.method.as_deref().filter(|word| is_wrong(word, without_block));
         let attention = self.attention.as_ref().map(|cut| cut.method.as_str());
         let attention = attention.filter(|word| is_wrong(word, false));
         let heal = self.heal.as_deref().filter(|word| match HealMethod::of_word(word) {
             Some(method) => (method != HealMethod::None) != self.healed.is_some(),
             None => true,
         });
-        for (key, word) in [(METHOD_KEY, method), (ATTENTION_METHOD_KEY, attention), (HEAL_KEY, heal)] {
+        let of_experts = self.experts.as_ref().map(|experts| experts.method.as_str());
+        let of_experts = of_experts.filter(|word| !experts::is_method(word));
+        for (key, word) in [
+            (METHOD_KEY, method),
+            (ATTENTION_METHOD_KEY, attention),
+            (experts::METHOD_KEY, of_experts),
+            (HEAL_KEY, heal),
+        ] {
             if let Some(word) = word {
                 differences
                     .push(Difference::Word { entry: Place::Key(key.to_owned()), word: word.to_owned() });
@@ -172,6 +199,13 @@ fn rising(entry: &Entry<'_>) -> Result<Vec<BlockId>> {
         blocks.push(block);
     }
     Ok(blocks)
+}
+
+/// The numbers of a list.
+fn numbers(entry: &Entry<'_>) -> Result<Vec<usize>> {
+    let number =
+        |number: i64| usize::try_from(number).map_err(|_| anyhow!("metadata '{}' has {number}", entry.key()));
+    entry.value().as_array()?.i64s().map(|found| number(found?)).collect()
 }
 
 /// Whether a text has the form of a version: `1.2.3`, perhaps with a suffix such as `-rc.1`.

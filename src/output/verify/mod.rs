@@ -23,10 +23,11 @@ use crate::error::Hint;
 use crate::gguf::{self, ALIGNMENT_KEY, EntryOut, Layout, Place, TensorInfo, ValueType};
 use crate::model::block::BlockSet;
 use crate::model::{BlockId, Model, ModelTensor};
+use crate::output::outcome::ExpertsReport;
 use crate::plan::kinds::Pattern;
 use crate::plan::parts::{Part, cut};
 use crate::plan::{
-    ChangedTensor, Constraints, Cut, Healing, Plan, Provenance, Runs, TensorChange, TensorData,
+    ChangedTensor, Constraints, Cut, ExpertCut, Healing, Plan, Provenance, Runs, TensorChange, TensorData,
 };
 
 pub use claim::{Claim, HealedClaim};
@@ -50,6 +51,8 @@ pub struct Verification {
     pub removed: BlockSet,
     /// The blocks whose attention it leaves out.
     pub attention_removed: BlockSet,
+    /// The experts that it keeps, where it leaves some out.
+    pub experts: Option<ExpertsReport>,
     /// Hash of the parent's bytes.
     pub parent_blake3: blake3::Hash,
     /// Tensors whose data was compared.
@@ -96,10 +99,18 @@ pub fn verify(
     let claim = Claim::of(first.metadata())?;
     let removed = claim.removed(parent.n_blocks())?;
     let (constraints, on_trust) = planned_under(parent, constraints, &removed, first)?;
+    let experts = match &claim.experts {
+        Some(experts) => {
+            let cut = ExpertCut::of_list(parent, &removed, &experts.kept, experts.method.clone());
+            Some(cut.context("names a cut that is refused")?)
+        }
+        None => None,
+    };
     let cut = Cut {
         blocks: removed,
         method: claim.method.clone().unwrap_or_default(),
         attention: claim.attention.clone(),
+        experts,
         healing: healing(parent, &claim, out),
         heal: claim.heal.clone().unwrap_or_default(),
     };
@@ -208,6 +219,7 @@ pub fn compare(
         on_trust: None,
         removed: plan.removed.clone(),
         attention_removed: plan.attention_removed.clone(),
+        experts: ExpertsReport::of(parent, plan),
         changes: plan.changes.clone(),
         differences,
     })

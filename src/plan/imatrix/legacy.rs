@@ -17,9 +17,8 @@ use std::borrow::Cow;
 use anyhow::{Context, Result, anyhow, ensure};
 use byteorder::{ByteOrder, LittleEndian};
 
-use super::{Content, Entry, Name, Planned};
+use super::{Content, Entry, Left, Name, Planned};
 use crate::gguf::Quoted;
-use crate::model::renumbering::Renumbering;
 
 /// A checked view of such a file.
 #[derive(Debug)]
@@ -67,11 +66,11 @@ impl<'a> Legacy<'a> {
         self.entries.iter().map(|(entry, _)| *entry)
     }
 
-    pub(super) fn plan(&self, renumbering: &Renumbering) -> Result<Planned<'a>> {
+    pub(super) fn plan(&self, left: Left<'_>) -> Result<Planned<'a>> {
         let mut pieces: Vec<Cow<'a, [u8]>> = vec![Cow::Borrowed(&[])];
         let mut n_entries = 0;
         for (entry, body) in &self.entries {
-            let name: Cow<'a, str> = match Name::of(entry.name, renumbering)? {
+            let name: Cow<'a, str> = match Name::of(entry.name, left.blocks)? {
                 Name::Removed => continue,
                 Name::New(name) => name.into(),
                 Name::Same => entry.name.into(),
@@ -81,7 +80,10 @@ impl<'a> Legacy<'a> {
                 Cow::Borrowed(name) => name.as_bytes().into(),
                 Cow::Owned(name) => name.into_bytes().into(),
             });
-            pieces.push((*body).into());
+            pieces.push(match left.experts_of(entry.name) {
+                Some((kept, n_experts)) => of_experts(body, kept, n_experts)?.into(),
+                None => (*body).into(),
+            });
             n_entries += 1;
         }
         if let Some(first) = pieces.first_mut() {
@@ -90,6 +92,26 @@ impl<'a> Legacy<'a> {
         pieces.push(self.trailer.into());
         Ok(Planned { n_entries, n_removed: self.entries.len() - n_entries, content: Content::Legacy(pieces) })
     }
+}
+
+/// The bytes of an entry after its name, with the values of the `kept` of `n_experts` matrices.
+fn of_experts(body: &[u8], kept: &[usize], n_experts: usize) -> Result<Vec<u8>> {
+    /// Bytes of the two numbers before the values.
+    const HEAD: usize = 8;
+    /// Bytes of a value.
+    const VALUE: usize = 4;
+    let (head, values) = body.split_at_checked(HEAD).context("bug: an entry without its counts")?;
+    let n_columns = values.len() / VALUE / n_experts;
+    ensure!(
+        n_columns > 0 && n_columns * n_experts * VALUE == values.len(),
+        "{} values are not as many for each of {n_experts} experts",
+        values.len() / VALUE
+    );
+    let matrices: Vec<&[u8]> = values.chunks_exact(n_columns * VALUE).collect();
+    let mut bytes = head[..4].to_vec();
+    bytes.extend(i32_bytes(n_columns * kept.len())?);
+    kept.iter().filter_map(|&expert| matrices.get(expert)).for_each(|matrix| bytes.extend(*matrix));
+    Ok(bytes)
 }
 
 fn i32_bytes(number: usize) -> Result<[u8; 4]> {

@@ -24,6 +24,8 @@ use crate::model::companion::IMATRIX;
 use crate::model::names::Names;
 use crate::model::renumbering::Renumbering;
 use crate::model::{BlockId, Model, block_of};
+use crate::plan::Runs;
+use crate::plan::experts::{KeptExperts, dimension};
 use legacy::Legacy;
 use measured::WeightSums;
 
@@ -135,14 +137,15 @@ impl<'a> Imatrix<'a> {
         Ok(())
     }
 
-    /// Plans the importance matrix of the model that is left.
+    /// Plans the importance matrix of what is left of the model.
     ///
     /// # Errors
     /// A block that the model does not have; no entry that is left.
-    pub fn plan(&self, renumbering: &Renumbering) -> Result<Planned<'a>> {
+    pub fn plan<'l>(&self, left: impl Into<Left<'l>>) -> Result<Planned<'a>> {
+        let left = left.into();
         let planned = match &self.0 {
-            Form::Gguf(file) => plan_gguf(file, renumbering)?,
-            Form::Legacy(legacy) => legacy.plan(renumbering)?,
+            Form::Gguf(file) => plan_gguf(file, left)?,
+            Form::Legacy(legacy) => legacy.plan(left)?,
         };
         ensure!(
             planned.n_entries > 0,
@@ -168,7 +171,7 @@ enum Content<'a> {
     Gguf {
         layout: Box<Layout<'a>>,
         /// The data of each tensor of the layout.
-        data: Vec<&'a [u8]>,
+        data: Vec<Cow<'a, [u8]>>,
     },
     Legacy(Vec<Cow<'a, [u8]>>),
     Measured {
@@ -196,7 +199,7 @@ impl Planned<'_> {
         match &self.content {
             Content::Gguf { layout, data } => {
                 gguf::write(layout, writer, |index, out| {
-                    out.write_all(data.get(index).copied().unwrap_or_default())
+                    out.write_all(data.get(index).map_or(&[][..], AsRef::as_ref))
                 })?;
             }
             Content::Measured { layout, weights } => {
@@ -226,6 +229,33 @@ fn check_values(entry: Entry<'_>, row: u64, n_matrices: u64) -> Result<()> {
         "entry {name} has {n_values} values, but that tensor of the model has {n_matrices} matrices with rows of {row}"
     );
     Ok(())
+}
+
+/// What is left of a model.
+#[derive(Clone, Copy, Debug)]
+pub struct Left<'l> {
+    /// The blocks.
+    pub blocks: &'l Renumbering,
+    /// Their experts, where some go, and how many each block had.
+    pub experts: Option<(&'l KeptExperts, usize)>,
+}
+
+/// All experts of the blocks.
+impl<'l> From<&'l Renumbering> for Left<'l> {
+    fn from(blocks: &'l Renumbering) -> Self {
+        Self { blocks, experts: None }
+    }
+}
+
+impl<'l> Left<'l> {
+    /// The experts that stay of those for which the weight `name` has a matrix each, and how many there were.
+    fn experts_of(self, name: &str) -> Option<(&'l [usize], usize)> {
+        let (kept, n_experts) = self.experts?;
+        let (block, rest) = block_of(name, BLOCK_PREFIX)?;
+        // Three dimensions: a matrix for each.
+        let kept = kept.get(&block).filter(|_| dimension(rest) == Some(2))?;
+        Some((kept, n_experts))
+    }
 }
 
 /// What becomes of a name.
@@ -261,21 +291,24 @@ fn check_block(block: BlockId, n_blocks: usize) -> Result<()> {
     Ok(())
 }
 
-fn plan_gguf<'a>(file: &gguf::File<'a>, renumbering: &Renumbering) -> Result<Planned<'a>> {
+fn plan_gguf<'a>(file: &gguf::File<'a>, left: Left<'_>) -> Result<Planned<'a>> {
+    let renumbering = left.blocks;
     let (mut n_entries, mut n_removed) = (0, 0);
     let mut tensors = Vec::new();
     let mut data = Vec::new();
     for tensor in file.tensors() {
         let is_entry = usize::from(tensor.name().ends_with(SUMS));
-        tensors.push(match Name::of(tensor.name(), renumbering)? {
+        let out = match Name::of(tensor.name(), renumbering)? {
             Name::Removed => {
                 n_removed += is_entry;
                 continue;
             }
             Name::New(name) => TensorOut::rename(tensor, name),
             Name::Same => TensorOut::keep(tensor),
-        });
-        data.push(tensor.bytes());
+        };
+        let (out, bytes) = with_experts(tensor, out, left)?;
+        tensors.push(out);
+        data.push(bytes);
         n_entries += is_entry;
     }
     let entries = names_left(file, renumbering)?.into_iter().map(|entry| {
@@ -297,6 +330,26 @@ fn plan_gguf<'a>(file: &gguf::File<'a>, renumbering: &Renumbering) -> Result<Pla
         file.ends_padded(),
     )?;
     Ok(Planned { n_entries, n_removed, content: Content::Gguf { layout: Box::new(layout), data } })
+}
+
+/// A tensor of a weight, with the entries of the experts that stay where it has one for each: sums and counts alike.
+fn with_experts<'a>(
+    tensor: &gguf::TensorInfo<'a>,
+    out: TensorOut<'a>,
+    left: Left<'_>,
+) -> Result<(TensorOut<'a>, Cow<'a, [u8]>)> {
+    let weight = tensor.name().rsplit_once('.').map_or("", |(weight, _)| weight);
+    let whole: &'a [u8] = tensor.bytes();
+    match left.experts_of(weight) {
+        Some((kept, n_experts)) if tensor.dims()[1] == n_experts as u64 => {
+            let (runs, dims) = Runs::of_parts(tensor, 1, n_experts, kept.iter().copied())?;
+            let n_dims = if kept.len() == 1 { 1 } else { tensor.n_dims() };
+            let out = TensorOut::new(out.name().to_owned(), &dims[..n_dims], tensor.tensor_type())?;
+            let parts: Vec<&[u8]> = runs.within(0..whole.len()).map(|(range, _)| &whole[range]).collect();
+            Ok((out, parts.concat().into()))
+        }
+        _ => Ok((out, whole.into())),
+    }
 }
 
 /// The metadata with the names of the weights that are left.

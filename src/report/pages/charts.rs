@@ -3,7 +3,7 @@
 use super::axis::{Axis, Scale, float};
 use super::chart::{Chart, INK, KEPT, MUTED, Mark, OTHER, REMOVED, Shape};
 use super::frontier::frontier;
-use super::heat_map::heat_map;
+use super::heat_map::{experts, heat_map};
 use super::table::text;
 use super::{Point, Section, name};
 use crate::model::block::block_list;
@@ -19,6 +19,7 @@ pub fn of_section(section: &Section) -> Vec<Chart> {
     for scored in &section.scored {
         charts.extend(influence(scored));
         charts.extend(heat_map(scored));
+        charts.extend(experts(scored));
     }
     for (_, _, points) in section.by_text() {
         charts.extend(over_removed(section, &points, &PERPLEXITY));

@@ -1,4 +1,4 @@
-//! How alike the stream is at any two positions, as colours.
+//! How alike the stream is at any two positions, and scores of experts, as colours.
 
 use plotters::prelude::RGBColor;
 
@@ -60,6 +60,56 @@ pub fn heat_map(scored: &Scored) -> Option<Chart> {
         left: 64,
         x: Axis::numbers("position", n, 24),
         y: Axis::numbers("position", n, 24),
+        grid: (false, false),
+        legend: legend.to_vec(),
+        marks,
+    })
+}
+
+/// The score of every expert over the largest of its block as colours, a row for each block.
+#[must_use]
+pub fn experts(scored: &Scored) -> Option<Chart> {
+    let rows = &scored.experts;
+    let n = rows.iter().map(|(_, experts)| experts.len()).max().filter(|n| *n > 0)?;
+    let has_titles = n * rows.len() <= CELLS_WITH_TITLES;
+    let mut marks = Vec::new();
+    for (row, (block, experts)) in rows.iter().enumerate() {
+        let largest = experts.iter().flatten().copied().fold(0.0, f64::max);
+        for (expert, score) in experts.iter().enumerate() {
+            let share = score.filter(|_| largest > 0.0).map(|score| score / largest);
+            let words = score.map_or("never chosen".to_owned(), |score| format!("{score:.4}"));
+            marks.push(Mark::Bar {
+                x: (float(expert) - 0.5, float(expert) + 0.5),
+                y: (float(row) - 0.5, float(row) + 0.5),
+                colour: share.map_or(GRID, cividis),
+                title: match has_titles {
+                    true => format!("block {block}, expert {expert}: {words}"),
+                    false => String::new(),
+                },
+            });
+        }
+    }
+    let side = |n: usize, least: u32| u32::try_from((8 * n).clamp(0, 1100)).unwrap_or(least).max(least);
+    let legend = [0.0, 0.25, 0.5, 0.75, 1.0]
+        .map(|share| (Shape::Square, cividis(share), format!("{:.0} %", 100.0 * share)));
+    let mut y = Axis::numbers("block", rows.len(), 24);
+    // Blocks without experts have no row.
+    for (at, label) in &mut y.ticks {
+        let row = rows.iter().enumerate().find(|(row, _)| float(*row) >= *at);
+        *label = row.map_or_else(String::new, |(_, (block, _))| block.to_string());
+    }
+    Some(Chart {
+        name: "experts",
+        title: format!("Scores of the experts of {}", name(&scored.model)),
+        description: format!(
+            "The mean of gate weight times length of the output (REAP) of {n} experts of {} blocks, over the largest of each \
+             block; grey where an expert was never chosen.",
+            rows.len()
+        ),
+        size: (side(n, 440) + 84, side(rows.len(), 120) + 80),
+        left: 64,
+        x: Axis::numbers("expert", n, 24),
+        y,
         grid: (false, false),
         legend: legend.to_vec(),
         marks,

@@ -3,7 +3,7 @@
 use super::chart::STYLE;
 use super::charts::{fate, influence, of_section};
 use super::escape::markup;
-use super::heat_map::heat_map;
+use super::heat_map::{experts, heat_map};
 use super::table::{BLOCKS, FIGURES, Row, VERIFIED, rows};
 use super::words::{about, commands, details, done, hashes, measured, plural, versions};
 use super::{Collection, Section};
@@ -188,13 +188,13 @@ fn of_model(html: &mut String, number: usize, section: &Section) -> Result<()> {
         for line in details(scored) {
             let _ = writeln!(html, "<p>{}</p>", markup(&line));
         }
-        for chart in influence(scored).into_iter().chain(heat_map(scored)) {
+        for chart in influence(scored).into_iter().chain(heat_map(scored)).chain(experts(scored)) {
             figure(html, &chart.title, &chart.svg(&id())?);
         }
         blocks(html, scored);
         cosines(html, scored);
     }
-    let of_scores = ["influence", "cosine"];
+    let of_scores = ["influence", "cosine", "experts"];
     let measured = of_section(section).into_iter();
     html.push_str("<div class=\"charts\">\n");
     for chart in measured.filter(|chart| !of_scores.contains(&chart.name)) {

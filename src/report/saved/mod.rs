@@ -79,6 +79,9 @@ pub struct Score {
     pub stderr: Option<f64>,
 }
 
+/// Scores of the experts of some blocks, by the blocks' numbers.
+pub type ExpertRows = Vec<(usize, Vec<Option<f64>>)>;
+
 /// A result of `score` or the main job.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scored {
@@ -98,6 +101,8 @@ pub struct Scored {
     pub attention_removed: Vec<usize>,
     /// The cosine of any two positions of the stream. Empty if it was not measured.
     pub cosine: Vec<Vec<Option<f64>>>,
+    /// Of each block with experts, by its number, their scores (REAP); `None` where one was never chosen.
+    pub experts: ExpertRows,
     /// The shortened model; `None` of `score`.
     pub output: Option<SavedModel>,
     /// Perplexity and divergence that a search measured, on the calibration text.
@@ -336,6 +341,7 @@ fn scored(result: &Fields<'_>) -> Result<Scored> {
         removed: of_model("removed")?,
         attention_removed: of_model("attention_removed")?,
         cosine: cosine.unwrap_or_default(),
+        experts: experts_of(result)?,
         output: model_of(result, "output")?,
         search: search.as_ref().map(quality).transpose()?,
         evaluation: evaluation.transpose()?.map(Box::new),
@@ -343,6 +349,27 @@ fn scored(result: &Fields<'_>) -> Result<Scored> {
         model,
     })
 }
+
+/// The scores of experts.
+fn experts_of(result: &Fields<'_>) -> Result<ExpertRows> {
+    let of_expert = |expert: &Fields<'_>| -> Result<Option<f64>> {
+        let score = expert.number("reap")?;
+        Ok(score.filter(|score| score.is_finite() && expert.count("tokens").ok().flatten() != Some(0)))
+    };
+    let of_block = |block: &Fields<'_>| -> Result<(usize, Vec<Option<f64>>)> {
+        let experts = block.objects("experts")?;
+        ensure!(experts.len() <= MAX_EXPERTS, "a block of 'expert_scores' has {} experts", experts.len());
+        let number = block.n_blocks("block")?.unwrap_or(0);
+        Ok((number, experts.iter().map(of_expert).collect::<Result<_>>()?))
+    };
+    let blocks = result.objects("expert_scores")?;
+    let most = crate::model::MAX_BLOCKS;
+    ensure!(blocks.len() <= most, "'expert_scores' has {} blocks, expected {most} at most", blocks.len());
+    blocks.iter().map(of_block).collect()
+}
+
+/// As many as llama.cpp can count (`llama-hparams.h`).
+const MAX_EXPERTS: usize = 1024;
 
 /// Perplexity and the like, as `eval` and `compare` write them, or a search.
 fn quality(fields: &Fields<'_>) -> Result<Quality> {
