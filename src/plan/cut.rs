@@ -3,6 +3,7 @@
 use crate::model::block::BlockSet;
 use crate::plan::attention::AttentionCut;
 use crate::plan::healing::{HealMethod, Healing};
+use crate::plan::requantized::Requantized;
 
 /// Blocks to remove, attention to leave out and weights to replace, each with the method that found it.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +18,8 @@ pub struct Cut {
     pub healing: Option<Healing>,
     /// The method that found those; `none` without any.
     pub heal: String,
+    /// Tensors in other types.
+    pub types: Option<Requantized>,
 }
 
 impl Cut {
@@ -29,6 +32,7 @@ impl Cut {
             attention: None,
             healing: None,
             heal: HealMethod::None.to_string(),
+            types: None,
         }
     }
 }

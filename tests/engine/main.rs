@@ -17,6 +17,7 @@ mod entries;
 #[cfg(unix)]
 mod deaths;
 mod eval;
+mod fit;
 mod goals;
 mod halves;
 mod heal;
