@@ -2,7 +2,7 @@
 //!
 //! # The house
 //!
-//! Rooms in order; each uses only those above it, `output` and `engine` do not see each other, nor do `choose` and `heal`
+//! Rooms in order; each uses only those above it, `output` and `engine` do not see each other, nor do `heal` and `choose` or `fit`
 //! (`tests/it/rooms.rs`).
 //!
 //! | room | takes | gives |
@@ -17,6 +17,7 @@
 //! | [`measure`] | states and logits | importance, quality, loss, comparisons |
 //! | [`choose`] | scores or losses | the blocks to remove |
 //! | [`heal`] | a cut | other weights for kept tensors |
+//! | [`fit`] | a model and a size | the types and blocks that cost least |
 //! | [`report`] | results | text, JSON, pages |
 //! | [`cli`] | arguments | calls of all that, printed |
 //!
@@ -97,6 +98,7 @@ pub mod cli;
 pub mod engine;
 pub mod error;
 pub mod files;
+pub mod fit;
 pub mod gguf;
 pub mod heal;
 pub mod measure;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 use gguf_shorten::cli::args::{Cli, Command};
-use gguf_shorten::cli::options::{Compare, Eval, Score, Shorten, Verify};
+use gguf_shorten::cli::options::{Compare, Eval, Fit, Score, Shorten, Verify};
 use gguf_shorten::cli::usage::Fault;
 use gguf_shorten::cli::{batch, commands};
 use gguf_shorten::error;
@@ -62,6 +62,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Some(Command::Verify(args)) => commands::verify::run(&Verify::new(args)?),
         Some(Command::Eval(args)) => commands::eval::run(&Eval::new(args)?),
         Some(Command::Compare(args)) => commands::compare::run(&Compare::new(args)?),
+        Some(Command::Fit(args)) => commands::fit::run(&Fit::new(args)?),
         Some(Command::Batch(args)) => commands::batch::run(args),
         Some(Command::Report(args)) => commands::report::run(args),
         Some(Command::Cache { command }) => commands::cache::run(command),

@@ -4,6 +4,7 @@ use crate::model::block::BlockSet;
 use crate::plan::attention::AttentionCut;
 use crate::plan::experts::ExpertCut;
 use crate::plan::healing::{HealMethod, Healing};
+use crate::plan::requantized::Requantized;
 
 /// Blocks to remove, attention and experts to leave out and weights to replace. Each has the method that found it.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,6 +21,8 @@ pub struct Cut {
     pub healing: Option<Healing>,
     /// The method that found those; `none` without any.
     pub heal: String,
+    /// Tensors in other types.
+    pub types: Option<Requantized>,
 }
 
 impl Cut {
@@ -33,6 +36,7 @@ impl Cut {
             experts: None,
             healing: None,
             heal: HealMethod::None.to_string(),
+            types: None,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::ops::Range;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
 use crate::gguf::{MAX_DIMS, Quoted, TensorInfo, TensorOut, TensorType};
@@ -155,6 +155,40 @@ impl Tensors<'_> {
             });
         }
         Ok(changes)
+    }
+
+    /// Puts other weights in the places of the tensors of `changed`, for the reason `why`.
+    ///
+    /// # Errors
+    /// A tensor that is not in the output with all its bytes.
+    pub(super) fn change(&mut self, model: &Model<'_>, changed: &ChangedTensors, why: &str) -> Result<()> {
+        let mut left: BTreeMap<usize, &ChangedTensor> =
+            changed.iter().map(|(source, changed)| (*source, changed)).collect();
+        for (out, data) in &mut self.planned {
+            let TensorData::Whole { source } = *data else {
+                continue;
+            };
+            let Some(changed) = left.remove(&source) else {
+                continue;
+            };
+            let dims = out.dims();
+            let dims = &dims[..out.n_dims()];
+            *out = TensorOut::new(out.name().to_owned(), dims, changed.tensor_type)?;
+            *data = TensorData::Made {
+                source: Some(source),
+                bytes: changed.bytes.clone().into(),
+                why: why.to_owned(),
+            };
+        }
+        if let Some(&source) = left.keys().next() {
+            let tensor = model.tensors().get(source);
+            let name = tensor.map_or("", |tensor| tensor.info.name());
+            bail!(
+                "tensor {} is not in the output as it is in the model, so its weights cannot be others",
+                Quoted(name)
+            );
+        }
+        Ok(())
     }
 }
 

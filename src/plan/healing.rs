@@ -1,11 +1,9 @@
 //! Kept tensors with other weights, which make up for removed blocks.
 
-use std::collections::BTreeMap;
+use anyhow::{Context, Result};
 
-use anyhow::{Context, Result, bail};
-
-use super::{ChangedTensor, ChangedTensors, TensorData, Tensors};
-use crate::gguf::{EntryOut, Quoted, TensorOut, ValueOut};
+use super::ChangedTensors;
+use crate::gguf::{EntryOut, ValueOut};
 use crate::model::Model;
 use crate::named::named;
 
@@ -87,39 +85,5 @@ impl Healing {
             EntryOut::new(LOSS_KEY, ValueOut::f32s(&self.loss)),
             EntryOut::string(HASH_KEY, hasher.finalize().to_hex().as_str()),
         ])
-    }
-
-    /// Puts the weights in their places, for the reason `why`.
-    ///
-    /// # Errors
-    /// A tensor that is not in the output with all its bytes.
-    pub(super) fn apply(&self, model: &Model<'_>, tensors: &mut Tensors<'_>, why: &str) -> Result<()> {
-        let mut left: BTreeMap<usize, &ChangedTensor> =
-            self.tensors.iter().map(|(source, changed)| (*source, changed)).collect();
-        for (out, data) in &mut tensors.planned {
-            let TensorData::Whole { source } = *data else {
-                continue;
-            };
-            let Some(changed) = left.remove(&source) else {
-                continue;
-            };
-            let dims = out.dims();
-            let dims = &dims[..out.n_dims()];
-            *out = TensorOut::new(out.name().to_owned(), dims, changed.tensor_type)?;
-            *data = TensorData::Made {
-                source: Some(source),
-                bytes: changed.bytes.clone().into(),
-                why: why.to_owned(),
-            };
-        }
-        if let Some(&source) = left.keys().next() {
-            let tensor = model.tensors().get(source);
-            let name = tensor.map_or("", |tensor| tensor.info.name());
-            bail!(
-                "tensor {} is not in the output as it is in the model, so its weights cannot be others",
-                Quoted(name)
-            );
-        }
-        Ok(())
     }
 }

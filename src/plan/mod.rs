@@ -3,7 +3,7 @@
 //! In reading order: [`kinds`] says what each block is, [`counts`] how many may stay, [`constraints`] what may be removed.
 //! `tensors` decides every tensor, whose data is a [`data::TensorData`]. `metadata` decides every entry, with what it `names`
 //! and what it says of the model's `size`. [`attention`] leaves out the attention of blocks that stay, [`experts`] some of
-//! their experts. [`healing`] gives tensors other weights. [`parts`] cuts the output into files.
+//! their experts. [`healing`] gives tensors other weights, [`requantized`] other types. [`parts`] cuts the output into files.
 
 pub mod method;
 
@@ -35,6 +35,8 @@ pub mod experts;
 
 pub mod healing;
 
+pub mod requantized;
+
 pub mod parts;
 
 use crate::gguf::{ALIGNMENT_KEY, EntryOut, Layout, TensorOut};
@@ -52,6 +54,7 @@ pub use experts::ExpertCut;
 pub use healing::{HealMethod, Healing};
 pub use metadata::segment_entries;
 pub use parts::Splitting;
+pub use requantized::Requantized;
 use std::collections::BTreeSet;
 
 /// The output, planned to the byte.
@@ -116,8 +119,12 @@ impl<'a> Plan<'a> {
         }
         if let Some(healing) = &cut.healing {
             let why = format!("makes up for removed blocks ({})", cut.heal);
-            healing.apply(model, &mut tensors, &why)?;
+            tensors.change(model, &healing.tensors, &why)?;
             entries.extend(healing.entries(model, &cut.heal)?);
+        }
+        if let Some(types) = &cut.types {
+            tensors.change(model, &types.tensors, "in another type")?;
+            entries = types.entries(model, &renumbering, entries, &tensors)?;
         }
         let entries = size::set(entries, &tensors);
         let mut plan = Self::of(model, removed, entries, tensors, provenance)?;

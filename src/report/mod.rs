@@ -24,6 +24,8 @@ pub mod batch;
 
 pub mod comparison;
 
+pub mod fit;
+
 pub mod goal;
 
 pub mod healing;
@@ -34,6 +36,7 @@ use crate::choose::outcome::SearchReport;
 use crate::choose::outcome::{AutoReport, BlockReport};
 use crate::choose::rating::{AblateReport, AgainstReport, ConfidenceReport};
 use crate::engine::outcome::CalibrationReport;
+use crate::fit::outcome::FitReport;
 use crate::heal::outcome::HealReport;
 use crate::measure::experts::BlockOfExperts;
 use crate::measure::outcome::EvalReport;
@@ -91,6 +94,9 @@ pub struct Report {
     /// What was written. Of a command that writes nothing, not there at all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output: Option<OutputReport>,
+    /// The types that were chosen. Of other commands than `fit` not there at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fit: Option<FitReport>,
     /// What was measured of the output for its card. Null without one, or where it could not be measured.
     pub evaluation: Option<EvalReport>,
 }
@@ -123,6 +129,7 @@ impl Report {
             pairs: None,
             imatrix_out: None,
             output: None,
+            fit: None,
             evaluation: None,
         }
     }

@@ -19,6 +19,9 @@ pub fn report(report: &Report, colour: Colour) -> String {
     if report.blocks.iter().any(|block| block.scores.is_some()) {
         let _ = writeln!(text, "{}\n", blocks(report, colour));
     }
+    if let Some(fit) = &report.fit {
+        text = super::fit::screen(fit, colour);
+    }
     let _ = writeln!(text, "model    {}", model(&report.model));
     if let Some(calibration) = &report.calibration {
         let _ = writeln!(text, "measured {}", calibrated(calibration));
@@ -53,6 +56,9 @@ pub fn report(report: &Report, colour: Colour) -> String {
     if let Some(experts) = report.expert_scores.as_ref().filter(|_| report.output.is_none()) {
         text.push_str(&super::experts::table(experts));
     }
+    if let Some(fit) = &report.fit {
+        text.push_str(&super::fit::lines(fit));
+    }
     if report.output.is_none() && !report.removed.is_empty() {
         let how = chosen(&report.method);
         let _ = writeln!(text, "would go {}", removed(&report.removed, &report.model, &how));
@@ -80,7 +86,10 @@ fn measured(matrix: &MeasuredReport) -> String {
 /// What was removed, healed and written.
 fn written_output(report: &Report, output: &OutputReport) -> String {
     let how = chosen(&report.method);
-    let mut text = format!("removed  {}\n", removed(&report.removed, &report.model, &how));
+    let mut text = match report.fit.is_some() && report.removed.is_empty() {
+        true => String::new(),
+        false => format!("removed  {}\n", removed(&report.removed, &report.model, &how)),
+    };
     if let Some(method) = &report.attention_method {
         let _ = writeln!(
             text,

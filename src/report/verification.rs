@@ -11,7 +11,7 @@ use crate::measure::oracle::Run;
 use crate::model::block::block_list;
 use crate::model::outcome::ModelReport;
 use crate::output::outcome::ExpertsReport;
-use crate::output::verify::{MetadataCounts, Verification};
+use crate::output::verify::{MetadataCounts, Rounded, Verification};
 use crate::plan::{ChangeKind, TensorChange};
 use std::path::Path;
 
@@ -48,6 +48,8 @@ pub struct VerifyReport {
     pub tensor_bytes: u64,
     /// Planned tensors that are not the parent's with all their bytes, and those that are left out.
     pub changes: Vec<TensorChange>,
+    /// How the tensors in other types were proven; null where there are none.
+    pub rounded: Option<Rounded>,
     /// How many things differ.
     pub difference_count: usize,
     /// The first few of them.
@@ -124,6 +126,7 @@ impl VerifyReport {
             tensors: verification.n_tensors,
             tensor_bytes: verification.n_tensor_bytes,
             changes: verification.changes.clone(),
+            rounded: verification.rounded.clone(),
             difference_count: verification.differences.len(),
             differences: verification.differences.first().iter().map(ToString::to_string).collect(),
             known_faults: Vec::new(),
@@ -189,6 +192,9 @@ pub fn screen(report: &VerifyReport) -> String {
         planned_as(report)
     );
     text.push_str(&lines::changes(&report.changes));
+    if let Some(rounded) = &report.rounded {
+        let _ = writeln!(text, "types    {}", proven(rounded));
+    }
     if let Some(run) = &report.run {
         let _ = writeln!(text, "run      {}", evaluated(run));
     }
@@ -205,6 +211,15 @@ pub fn screen(report: &VerifyReport) -> String {
         let _ = writeln!(text, "  and {} more", HumanCount(n_more as u64));
     }
     text
+}
+
+/// How tensors in other types were proven.
+fn proven(rounded: &Rounded) -> String {
+    let again = format!("{} tensors rounded again, bit for bit the same", rounded.recomputed);
+    match &rounded.why {
+        None => again,
+        Some(why) => format!("{again}; {} by their recorded hash, since {why}", rounded.by_hash),
+    }
 }
 
 /// What a run has shown of a cut that the rules refuse.

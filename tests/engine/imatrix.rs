@@ -19,7 +19,7 @@ use crate::support::shorten;
 const Q4_K_S: u32 = 14;
 
 /// An importance matrix of the model at `path`, in the form of `llama-imatrix`. Every weight has its own values.
-fn imatrix_of(path: &Path) -> Vec<u8> {
+pub fn imatrix_of(path: &Path) -> Vec<u8> {
     let model = std::fs::read(path).unwrap();
     let model = File::parse(&model).unwrap();
     let f32 = |name: String, n: u64| TensorOut::new(name, &[n, 1], TensorType::F32).unwrap();

@@ -18,6 +18,7 @@ mod experts;
 #[cfg(unix)]
 mod deaths;
 mod eval;
+mod fit;
 mod goals;
 mod halves;
 mod heal;

@@ -16,6 +16,8 @@ mod devices;
 
 pub mod eval;
 
+pub mod fit;
+
 pub mod generate;
 
 pub mod help;

@@ -1,9 +1,10 @@
 //! `verify`: whether a shortened model is its parent without the removed blocks.
 
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use ggml::log;
+use ggml::{Mapping, log};
 
 use super::{arguments, check_json, print_json, to_stdout};
 use crate::cli::options::{Printing, Verify};
@@ -13,7 +14,8 @@ use crate::model::Model;
 use crate::model::input::Input;
 use crate::model::outcome::ModelReport;
 use crate::model::warning;
-use crate::output::verify::{self, Claim, Verification, verify};
+use crate::output::verify::{self, Claim, Verification, verify_with};
+use crate::plan::imatrix::Imatrix;
 use crate::plan::{ChangeKind, ChangedTensors, Constraints, TensorChange};
 use crate::report::verification::{VerifyReport, screen};
 use crate::watch::{Unit, Watch};
@@ -79,8 +81,18 @@ fn compare(
     options: &Verify,
 ) -> Result<Verification> {
     let threads = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build()?;
+    let at_matrix = || options.imatrix.as_deref().unwrap_or(Path::new("")).display().to_string();
     let bar = options.printing.begin("comparing".into(), Unit::Bytes, parent.n_bytes());
-    let result = threads.install(|| verify(parent, constraints, out, &|n_bytes| bar.advance(n_bytes)));
+    let mapping = options.imatrix.as_deref().map(Mapping::open).transpose().with_context(at_matrix)?;
+    let imatrix = mapping.as_ref().map(|mapping| -> Result<_> {
+        let imatrix = Imatrix::parse(mapping)?;
+        imatrix.check(parent)?;
+        Ok((imatrix, blake3::hash(mapping)))
+    });
+    let imatrix = imatrix.transpose().with_context(at_matrix)?;
+    let imatrix = imatrix.as_ref().map(|(imatrix, hash)| (imatrix, *hash));
+    let progress = |n_bytes| bar.advance(n_bytes);
+    let result = threads.install(|| verify_with(parent, constraints, out, imatrix, &progress));
     drop(bar);
     result
 }
@@ -91,7 +103,9 @@ fn changed_tensors(
     files: &[gguf::File<'_>],
     verification: &Verification,
 ) -> ChangedTensors {
-    verify::healing(parent, &verification.claim, files).map(|healing| healing.tensors).unwrap_or_default()
+    let healed = verify::healing(parent, &verification.claim, files).map(|healing| healing.tensors);
+    let types = verify::types(parent, &verification.claim, files).map(|types| types.tensors);
+    healed.into_iter().chain(types).flatten().collect()
 }
 
 /// Compares the logits.
@@ -104,9 +118,9 @@ fn evaluate(
     options: &Verify,
 ) -> Result<Run> {
     let is_healed = |change: &TensorChange| {
-        let healed = verification.claim.healed.as_ref();
-        let name = change.parent.as_ref();
-        name.is_some_and(|name| healed.is_some_and(|healed| healed.tensors.contains(name)))
+        let source = |source: &usize| parent.tensors().get(*source).map(|tensor| tensor.info.name());
+        let name = change.parent.as_deref();
+        name.is_some() && changed.keys().any(|key| source(key) == name)
     };
     let is_rounded = |change: &&TensorChange| {
         matches!(change.change, ChangeKind::Changed | ChangeKind::New) && !is_healed(change)

@@ -4,6 +4,8 @@ mod calibration;
 
 mod compare;
 
+pub mod fit;
+
 mod heal;
 
 mod rpc;
@@ -19,6 +21,7 @@ use crate::files::part_name::Prefix;
 use anyhow::{Result, bail};
 use calibration::scored_text;
 pub use compare::Compare;
+pub use fit::Fit;
 pub use score::Score;
 pub use shorten::Shorten;
 use std::path::{Path, PathBuf};
@@ -108,6 +111,8 @@ pub struct Verify {
     pub trust_any_cut: bool,
     /// Compare logits too.
     pub run: bool,
+    /// The importance matrix by which weights were rounded.
+    pub imatrix: Option<PathBuf>,
     /// CPU threads.
     pub threads: usize,
     /// The output of the command.
@@ -128,6 +133,7 @@ impl Verify {
             parent: args.parent.clone(),
             trust_any_cut: args.trust_any_cut,
             run: args.run,
+            imatrix: args.imatrix.clone(),
             threads: args.threads.unwrap_or_else(default_threads),
             printing: Printing::new(&args.common),
         })

@@ -150,6 +150,47 @@ impl<'m, 'a> Chain<'m, 'a> {
         head.logits(state, rows)
     }
 
+    /// Evaluates all blocks with other weights in one of them, on the window of this number.
+    ///
+    /// `variants` gives the weights for each block. Outcomes are shown to `visit` with the block, and the number of its variant
+    /// as their set.
+    ///
+    /// # Errors
+    /// Those of both, and whatever keeps the engine from evaluating a variant.
+    pub fn visit_changed(
+        &mut self,
+        window: usize,
+        variants: &mut dyn FnMut(BlockId) -> Result<Vec<ChangedTensors>>,
+        visit: &mut dyn FnMut(BlockId, Outcome<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let last = BlockId::new(self.n_blocks - 1);
+        let Evaluated { tokens, input, before_last } = self.windows[window].clone();
+        let parent = self.logits(last, &before_last)?.to_vec();
+        let mut state = input;
+        for block in (0..self.n_blocks).map(BlockId::new) {
+            for (set, changed) in variants(block)?.iter().enumerate() {
+                let mut show = |logits: &[f32]| {
+                    visit(block, Outcome { set, window, tokens: &tokens, parent: &parent, logits })
+                };
+                self.n_block_evaluations += 1;
+                if block == last {
+                    let rows = scored(tokens.len());
+                    show(self.segments.head(&[block], changed)?.logits(&state, rows)?)?;
+                    continue;
+                }
+                let mut after = self.segments.block(block, changed)?.run(&state)?;
+                for next in (block.index() + 1..last.index()).map(BlockId::new) {
+                    after = self.run(next, &after)?;
+                }
+                show(self.logits(last, &after)?)?;
+            }
+            if block != last {
+                state = self.run(block, &state)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Evaluates the sets of `group`, whose first `depth` blocks are the same.
     ///
     /// `state` is the hidden state after those.

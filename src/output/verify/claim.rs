@@ -13,7 +13,7 @@ use crate::named::Named;
 use crate::plan::attention::{METHOD_KEY as ATTENTION_METHOD_KEY, REMOVED_KEY};
 use crate::plan::experts;
 use crate::plan::healing::{LOSS_KEY, TENSORS_KEY};
-use crate::plan::{AttentionCut, ChosenBy, HealMethod};
+use crate::plan::{AttentionCut, ChosenBy, HealMethod, requantized};
 
 const BLOCKS_KEY: &str = "gguf_shorten.blocks";
 const PARENT_KEY: &str = "gguf_shorten.parent.blake3";
@@ -40,6 +40,8 @@ pub struct Claim {
     pub heal: Option<String>,
     /// The tensors that have other weights than the parent's, by its names. `None` if it says nothing of that.
     pub healed: Option<HealedClaim>,
+    /// The tensors in other types; `None` if it says nothing of that.
+    pub types: Option<TypesClaim>,
     /// The parent's numbers of the blocks that it holds.
     pub kept: Vec<BlockId>,
     /// Those of them that it holds without their attention. `None` if it says nothing of that.
@@ -68,21 +70,61 @@ pub struct HealedClaim {
 
 impl HealedClaim {
     fn of(metadata: &Metadata<'_>) -> Result<Option<Self>> {
-        let Some(entry) = metadata.get(TENSORS_KEY) else {
+        let Some(tensors) = names(metadata, TENSORS_KEY)? else {
             return Ok(None);
         };
-        let names = entry.value().as_array()?.strs();
-        let tensors = names.map(|name| Ok(name?.to_owned())).collect::<Result<_>>()?;
-        let mut loss = [f32::NAN; 2];
-        if let Some(entry) = metadata.get(LOSS_KEY) {
-            for (to, found) in loss.iter_mut().zip(entry.value().as_array()?.f64s()) {
-                #[expect(clippy::cast_possible_truncation, reason = "written as a float")]
-                let found = found? as f32;
-                *to = found;
-            }
-        }
-        Ok(Some(Self { tensors, loss }))
+        Ok(Some(Self { tensors, loss: two_losses(metadata, LOSS_KEY)? }))
     }
+}
+
+/// The entries of a file about types.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TypesClaim {
+    /// The parent's names of the tensors in other types.
+    pub tensors: Vec<String>,
+    /// The mean KL divergence from the parent, in nats: as the sum of single losses, and as measured.
+    pub loss: [f32; 2],
+    /// What rounded the weights.
+    pub ggml: String,
+    /// Hash of the importance matrix that was used.
+    pub imatrix: Option<blake3::Hash>,
+}
+
+impl TypesClaim {
+    fn of(metadata: &Metadata<'_>) -> Result<Option<Self>> {
+        let Some(tensors) = names(metadata, requantized::TENSORS_KEY)? else {
+            return Ok(None);
+        };
+        let text = |key| metadata.get(key).and_then(|entry| entry.value().as_str().ok());
+        Ok(Some(Self {
+            tensors,
+            loss: two_losses(metadata, requantized::LOSS_KEY)?,
+            ggml: text(requantized::GGML_KEY).unwrap_or_default().to_owned(),
+            imatrix: text(requantized::IMATRIX_KEY).and_then(|hex| blake3::Hash::from_hex(hex).ok()),
+        }))
+    }
+}
+
+/// The names of a list; `None` if there is none.
+fn names(metadata: &Metadata<'_>, key: &str) -> Result<Option<Vec<String>>> {
+    let Some(entry) = metadata.get(key) else {
+        return Ok(None);
+    };
+    let names = entry.value().as_array()?.strs();
+    names.map(|name| Ok(name?.to_owned())).collect::<Result<_>>().map(Some)
+}
+
+/// Two losses; NaN for one that is missing.
+fn two_losses(metadata: &Metadata<'_>, key: &str) -> Result<[f32; 2]> {
+    let mut losses = [f32::NAN; 2];
+    if let Some(entry) = metadata.get(key) {
+        for (to, found) in losses.iter_mut().zip(entry.value().as_array()?.f64s()) {
+            #[expect(clippy::cast_possible_truncation, reason = "written as a float")]
+            let found = found? as f32;
+            *to = found;
+        }
+    }
+    Ok(losses)
 }
 
 impl Claim {
@@ -101,6 +143,7 @@ impl Claim {
             method: text(METHOD_KEY),
             heal: text(HEAL_KEY),
             healed: HealedClaim::of(metadata)?,
+            types: TypesClaim::of(metadata)?,
             kept: kept(metadata)?,
             attention: match metadata.get(REMOVED_KEY) {
                 Some(entry) => Some(AttentionCut {
@@ -143,7 +186,7 @@ impl Claim {
 
     /// Checks the words that the plan takes over as they are. Nothing else could find them wrong.
     pub(super) fn check(&self, differences: &mut Differences) {
-        let without_block = self.attention.is_some() || self.experts.is_some();
+        let without_block = self.attention.is_some() || self.experts.is_some() || self.types.is_some();
         let is_wrong = |word: &str, without_block: bool| match ChosenBy::of_word(word) {
             Some(ChosenBy::NoBlock) => !without_block,
             Some(ChosenBy::Method(_) | ChosenBy::List) => false,

@@ -127,6 +127,8 @@ pub enum Whose {
     PartOfParent(String),
     /// What the plan makes.
     Plan,
+    /// The parent's, rounded to its type again.
+    Rounded,
 }
 
 impl fmt::Display for Difference {
@@ -161,6 +163,7 @@ impl fmt::Display for Difference {
                     Whose::Parent(parent) => ("the parent's", Some(parent)),
                     Whose::PartOfParent(parent) => ("the kept parts of the parent's", Some(parent)),
                     Whose::Plan => ("the plan's", None),
+                    Whose::Rounded => ("the parent's weights, rounded again,", None),
                 };
                 write!(f, "{tensor} differs from {whose} ")?;
                 if let Some(parent) = parent

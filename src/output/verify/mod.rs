@@ -14,6 +14,8 @@ mod difference;
 
 mod earlier;
 
+mod rounded;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
@@ -24,15 +26,18 @@ use crate::gguf::{self, ALIGNMENT_KEY, EntryOut, Layout, Place, TensorInfo, Valu
 use crate::model::block::BlockSet;
 use crate::model::{BlockId, Model, ModelTensor};
 use crate::output::outcome::ExpertsReport;
+use crate::plan::imatrix::Imatrix;
 use crate::plan::kinds::Pattern;
 use crate::plan::parts::{Part, cut};
 use crate::plan::{
-    ChangedTensor, Constraints, Cut, ExpertCut, Healing, Plan, Provenance, Runs, TensorChange, TensorData,
+    ChangedTensor, ChangedTensors, Constraints, Cut, ExpertCut, Healing, Plan, Provenance, Requantized, Runs,
+    TensorChange, TensorData,
 };
 
-pub use claim::{Claim, HealedClaim};
+pub use claim::{Claim, HealedClaim, TypesClaim};
 pub use difference::{Difference, Differences, Whose};
 pub use earlier::faults;
+pub use rounded::Rounded;
 
 /// The key whose value may be that of another release.
 const VERSION_KEY: &str = "gguf_shorten.version";
@@ -61,6 +66,8 @@ pub struct Verification {
     pub n_tensor_bytes: u64,
     /// The planned tensors that are not the parent's with all their bytes. Those that are left out are among them.
     pub changes: Vec<TensorChange>,
+    /// How the tensors in other types were proven; `None` where there are none.
+    pub rounded: Option<Rounded>,
     /// Metadata entries that the plan has.
     pub metadata: MetadataCounts,
     /// Differences from the plan.
@@ -95,6 +102,20 @@ pub fn verify(
     out: &[gguf::File<'_>],
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Verification> {
+    verify_with(parent, constraints, out, None, progress)
+}
+
+/// As [`verify`]; weights in other types are rounded again with an importance matrix of this hash.
+///
+/// # Errors
+/// As [`verify`]; another importance matrix than the one that was used.
+pub fn verify_with(
+    parent: &Model<'_>,
+    constraints: &Constraints,
+    out: &[gguf::File<'_>],
+    imatrix: Option<(&Imatrix<'_>, blake3::Hash)>,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Verification> {
     let first = out.first().context("bug: a model without a file")?;
     let claim = Claim::of(first.metadata())?;
     let removed = claim.removed(parent.n_blocks())?;
@@ -113,6 +134,7 @@ pub fn verify(
         experts,
         healing: healing(parent, &claim, out),
         heal: claim.heal.clone().unwrap_or_default(),
+        types: types(parent, &claim, out),
     };
     // Without a hash that can be read, the entry differs from any.
     let parent_blake3 = claim.parent_blake3.unwrap_or(Provenance::DRAFT);
@@ -123,6 +145,10 @@ pub fn verify(
         })
         .context("names a cut that is refused")?;
     let mut verification = Verification { on_trust, ..compare(parent, &plan, claim, out, progress)? };
+    if let Some((types, claim)) = cut.types.as_ref().zip(verification.claim.types.as_ref()) {
+        let found = rounded::check(parent, types, claim, imatrix, &mut verification.differences);
+        verification.rounded = Some(found?);
+    }
     let version = verification.claim.version.as_deref().unwrap_or_default();
     for block in earlier::removed_for_prediction(version, parent, &verification.removed) {
         verification.differences.push_first(Difference::NoPrediction(block));
@@ -135,10 +161,25 @@ pub fn verify(
 #[must_use]
 pub fn healing(parent: &Model<'_>, claim: &Claim, out: &[gguf::File<'_>]) -> Option<Healing> {
     let healed = claim.healed.as_ref()?;
+    Some(Healing { tensors: changed(parent, claim, &healed.tensors, out), loss: healed.loss })
+}
+
+/// The tensors that the file has in other types than the parent.
+#[must_use]
+pub fn types(parent: &Model<'_>, claim: &Claim, out: &[gguf::File<'_>]) -> Option<Requantized> {
+    let TypesClaim { tensors, loss, ggml, imatrix } = claim.types.as_ref()?;
+    let tensors = changed(parent, claim, tensors, out);
+    Some(Requantized { tensors, loss: *loss, ggml: ggml.clone(), imatrix: *imatrix })
+}
+
+/// The data that the file has of the tensors with these names in the parent.
+fn changed(parent: &Model<'_>, claim: &Claim, names: &[String], out: &[gguf::File<'_>]) -> ChangedTensors {
     let numbers: BTreeMap<BlockId, usize> = claim.kept.iter().copied().zip(0..).collect();
+    let places: BTreeMap<&str, usize> =
+        parent.tensors().iter().enumerate().map(|(i, tensor)| (tensor.info.name(), i)).collect();
     let changed = |name: &String| {
-        let (source, tensor) =
-            parent.tensors().iter().enumerate().find(|(_, tensor)| tensor.info.name() == name)?;
+        let source = *places.get(name.as_str())?;
+        let tensor = &parent.tensors()[source];
         let name = match tensor.block {
             Some((block, rest)) => {
                 format!("{}{}.{rest}", parent.block_prefix(), numbers.get(&block)?)
@@ -149,7 +190,7 @@ pub fn healing(parent: &Model<'_>, claim: &Claim, out: &[gguf::File<'_>]) -> Opt
         let changed = ChangedTensor { tensor_type: found.tensor_type(), bytes: found.bytes().to_vec() };
         (found.dims() == tensor.info.dims()).then_some((source, changed))
     };
-    Some(Healing { tensors: healed.tensors.iter().filter_map(changed).collect(), loss: healed.loss })
+    names.iter().filter_map(changed).collect()
 }
 
 /// Compares `out` with `plan`. That was made for `parent` from `claim`, which is what `out` says of itself. As [`verify`] else.
@@ -217,6 +258,7 @@ pub fn compare(
         parent_blake3: outcome.parent_blake3,
         claim,
         on_trust: None,
+        rounded: None,
         removed: plan.removed.clone(),
         attention_removed: plan.attention_removed.clone(),
         experts: ExpertsReport::of(parent, plan),

@@ -66,6 +66,19 @@ impl<'a> Legacy<'a> {
         self.entries.iter().map(|(entry, _)| *entry)
     }
 
+    /// The mean of the values of the entry of that name over its calls.
+    pub(super) fn importance(&self, name: &str) -> Option<Vec<f32>> {
+        let (_, body) = self.entries.iter().rev().find(|(entry, _)| entry.name == name)?;
+        let (head, values) = body.split_at_checked(8)?;
+        let n_calls = LittleEndian::read_i32(head);
+        let mean = |bytes: &[u8; 4]| {
+            let sum = f32::from_le_bytes(*bytes);
+            if n_calls > 0 { sum / n_calls as f32 } else { sum }
+        };
+        let values: Vec<f32> = values.as_chunks().0.iter().map(mean).collect();
+        values.iter().all(|value| value.is_finite() && *value >= 0.0).then_some(values)
+    }
+
     pub(super) fn plan(&self, left: Left<'_>) -> Result<Planned<'a>> {
         let mut pieces: Vec<Cow<'a, [u8]>> = vec![Cow::Borrowed(&[])];
         let mut n_entries = 0;

@@ -17,7 +17,7 @@ use std::io::Write;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::gguf::{self, EntryOut, Layout, MAGIC, Quoted, TensorOut, ValueOut};
+use crate::gguf::{self, EntryOut, Layout, MAGIC, Quoted, TensorOut, TensorType, ValueOut};
 use crate::model::arch::BLOCK_PREFIX;
 use crate::model::block::BlockSet;
 use crate::model::companion::IMATRIX;
@@ -135,6 +135,44 @@ impl<'a> Imatrix<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The weight of the squares of errors in each column of each matrix of a tensor; `None` without an entry of it.
+    ///
+    /// It is the mean of the squared inputs; 1 where a matrix of the newer form had none (`tools/quantize/quantize.cpp:
+    /// load_imatrix` of llama.cpp).
+    ///
+    /// # Errors
+    /// An entry whose parts do not fit together.
+    pub fn importance(&self, name: &str) -> Result<Option<Vec<f32>>> {
+        let file = match &self.0 {
+            Form::Legacy(legacy) => return Ok(legacy.importance(name)),
+            Form::Gguf(file) => file,
+        };
+        let tensor = |ending: &str| file.tensors().get(&format!("{name}{ending}"));
+        let Some(sums) = tensor(SUMS) else {
+            return Ok(None);
+        };
+        let wrong = || format!("entry {} has no {COUNTS} that fit its {SUMS}", Quoted(name));
+        let counts = tensor(COUNTS).with_context(wrong)?;
+        let floats = |tensor: &gguf::TensorInfo<'_>| -> Result<Vec<f32>> {
+            ensure!(tensor.tensor_type() == TensorType::F32, wrong());
+            Ok(tensor.bytes().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+        };
+        let (mut values, counts) = (floats(sums)?, floats(counts)?);
+        ensure!(!counts.is_empty() && values.len().is_multiple_of(counts.len()), wrong());
+        let n_columns = values.len() / counts.len();
+        for (columns, count) in values.chunks_exact_mut(n_columns.max(1)).zip(counts) {
+            for value in columns {
+                *value = if count > 0.0 { *value / count } else { 1.0 };
+            }
+        }
+        ensure!(
+            values.iter().all(|value| value.is_finite() && *value >= 0.0),
+            "entry {} has values that are no finite numbers from 0 on",
+            Quoted(name)
+        );
+        Ok(Some(values))
     }
 
     /// Plans the importance matrix of what is left of the model.

@@ -1,0 +1,191 @@
+//! The loss of one tensor in another type, all others as they are.
+//!
+//! What stands before the tensor's block is evaluated once for all, what comes after it once for each. Tensors of the vocabulary,
+//! and all of a model that does not go block by block, are measured in whole models.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+
+use super::maker::Maker;
+use super::notebook::Notebook;
+use super::rungs::Ladder;
+use super::whole::Whole;
+use crate::choose::loaded::Loaded;
+use crate::engine::hidden_state::Token;
+use crate::engine::segment::{Chain, Subsets};
+use crate::gguf::TensorType;
+use crate::measure::loss::Loss;
+use crate::model::BlockId;
+use crate::model::block::BlockSet;
+use crate::output::Parent;
+use crate::plan::requantized::{Requantized, family};
+use crate::plan::{ChangedTensors, ChosenBy, Cut};
+use crate::watch::{Unit, Watch};
+
+/// A rung to be measured alone.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Probe {
+    /// The index of the tensor among the model's.
+    pub(super) source: usize,
+    pub(super) block: Option<BlockId>,
+    pub(super) to: TensorType,
+}
+
+impl Probe {
+    /// The rung of `ladder` whose bytes are nearest below `share` of those that the tensor has; the smallest if there is none.
+    pub(super) fn of(ladder: &Ladder, share: f64) -> Result<(usize, Self)> {
+        let own = ladder.rungs[0].bytes as f64;
+        let below = |rung: &&(usize, TensorType)| ladder.rungs[rung.0].bytes as f64 <= own * share;
+        let rungs: Vec<(usize, TensorType)> =
+            ladder.rungs.iter().enumerate().filter_map(|(i, rung)| Some((i, rung.to?))).collect();
+        let found = rungs.iter().find(below).or(rungs.last());
+        let &(number, to) = found.context("bug: a ladder of one rung")?;
+        Ok((number, Self { source: ladder.source, block: ladder.block, to }))
+    }
+
+    fn key(&self, window: usize) -> String {
+        format!("alone {} {} {window}", self.source, self.to)
+    }
+}
+
+/// What measures rungs alone.
+pub(super) struct Alone<'r, 'm, 'w> {
+    pub(super) parent: Parent<'m>,
+    pub(super) loaded: &'r Loaded,
+    pub(super) windows: &'r [&'r [Token]],
+    pub(super) whole: &'r Whole<'m>,
+    pub(super) maker: &'r Maker<'m, 'm>,
+    pub(super) notebook: &'r mut Notebook<'w>,
+    pub(super) watch: &'r dyn Watch,
+}
+
+/// The mean KL divergences of rungs alone, and what they took.
+pub(super) struct Measured {
+    /// In nats, in the order of the probes.
+    pub(super) kl: Vec<f64>,
+    /// Evaluations of one block on one window.
+    pub(super) n_block_evaluations: u64,
+    /// `segments`, or `whole`.
+    pub(super) evaluated: &'static str,
+}
+
+impl Alone<'_, '_, '_> {
+    /// Measures every probe.
+    pub(super) fn measure(mut self, probes: &[Probe]) -> Result<Measured> {
+        let Parent { model, constraints, .. } = self.parent;
+        let all: Vec<usize> = (0..probes.len()).collect();
+        let (in_blocks, outside): (Vec<usize>, Vec<usize>) =
+            all.iter().partition(|&&i| probes[i].block.is_some());
+        let mut kl = vec![0.0; probes.len()];
+        let bar = self.watch.begin("evaluating the whole model".into(), Unit::Time, 0);
+        let chain = Chain::new(model, constraints, &self.loaded.engine, self.windows, &self.loaded.threads);
+        drop(bar);
+        let (n_block_evaluations, evaluated) = match chain {
+            Ok(mut chain) => {
+                self.by_segments(&mut chain, probes, &in_blocks)?;
+                for &i in &in_blocks {
+                    kl[i] = self.kl(&probes[i], self.windows.len())?;
+                }
+                self.as_whole(probes, &outside, &mut kl)?;
+                (chain.n_block_evaluations(), "segments")
+            }
+            Err(why) => {
+                self.watch.note(&format!(
+                    "blocks of this model are not evaluated one by one ({why:#}); every tensor is measured in a whole model, \
+                     which takes longer"
+                ));
+                self.as_whole(probes, &all, &mut kl)?;
+                (0, "whole")
+            }
+        };
+        self.notebook.write();
+        Ok(Measured { kl, n_block_evaluations, evaluated })
+    }
+
+    fn by_segments(&mut self, chain: &mut Chain<'_, '_>, probes: &[Probe], which: &[usize]) -> Result<()> {
+        let n_windows = self.windows.len();
+        let bar =
+            self.watch.begin("measuring tensors".into(), Unit::Losses, (which.len() * n_windows) as u64);
+        for window in 0..n_windows {
+            let is_new = |i: &&usize| self.notebook.get(&probes[**i].key(window)).is_none();
+            let new: Vec<usize> = which.iter().filter(is_new).copied().collect();
+            bar.advance((which.len() - new.len()) as u64);
+            if new.is_empty() {
+                continue;
+            }
+            let of = |block| new.iter().filter(move |i| probes[**i].block == Some(block)).copied();
+            let (maker, notebook) = (self.maker, &mut *self.notebook);
+            let mut variants = |block| {
+                let one = |i: usize| {
+                    let Probe { source, to, .. } = probes[i];
+                    Ok(ChangedTensors::from([(source, maker.one(source, to)?)]))
+                };
+                of(block).map(one).collect()
+            };
+            chain.visit_changed(window, &mut variants, &mut |block, outcome| {
+                let loss = Loss::of(outcome.tokens, outcome.parent, outcome.logits)?;
+                let probe = of(block).nth(outcome.set).context("bug: a variant of no probe")?;
+                notebook.add(probes[probe].key(window), loss);
+                bar.advance(1);
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Measures in whole models.
+    fn as_whole(&mut self, probes: &[Probe], which: &[usize], kl: &mut [f64]) -> Result<()> {
+        let n_windows = self.whole.n_windows();
+        let bar =
+            self.watch.begin("measuring tensors".into(), Unit::Losses, (which.len() * n_windows) as u64);
+        for &i in which {
+            let types = BTreeMap::from([(probes[i].source, probes[i].to)]);
+            let losses = losses(self.whole, self.maker, self.notebook, &BlockSet::new(), &types)?;
+            kl[i] = losses.iter().copied().sum::<Loss>().kl_divergence();
+            bar.advance(n_windows as u64);
+        }
+        Ok(())
+    }
+
+    fn kl(&self, probe: &Probe, n_windows: usize) -> Result<f64> {
+        let loss =
+            |window| self.notebook.get(&probe.key(window)).context("bug: a rung that was not measured");
+        let losses: Vec<Loss> = (0..n_windows).map(loss).collect::<Result<_>>()?;
+        Ok(losses.into_iter().sum::<Loss>().kl_divergence())
+    }
+}
+
+/// The losses of the parent without `removed` and with `types`, window by window, as they are shipped.
+pub(super) fn losses(
+    whole: &Whole<'_>,
+    maker: &Maker<'_, '_>,
+    notebook: &mut Notebook<'_>,
+    removed: &BlockSet,
+    types: &BTreeMap<usize, TensorType>,
+) -> Result<Vec<Loss>> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(format!("{removed:?}{types:?}").as_bytes());
+    let hash = hasher.finalize().to_hex();
+    let key = |window: usize| format!("whole {hash} {window}");
+    let known: Option<Vec<Loss>> = (0..whole.n_windows()).map(|window| notebook.get(&key(window))).collect();
+    if let Some(known) = known {
+        return Ok(known);
+    }
+    let found = whole.losses(&cut(removed, &ChosenBy::List.to_string(), maker.all(types)?, None))?;
+    for (window, loss) in found.iter().enumerate() {
+        notebook.add(key(window), *loss);
+    }
+    Ok(found)
+}
+
+/// The removal of `removed`, with tensors in other types.
+pub(super) fn cut(
+    removed: &BlockSet,
+    method: &str,
+    tensors: ChangedTensors,
+    imatrix: Option<blake3::Hash>,
+) -> Cut {
+    let types = Requantized { tensors, loss: [f32::NAN; 2], ggml: family(), imatrix };
+    Cut { types: Some(types), ..Cut::new(removed.clone(), method) }
+}

@@ -1,0 +1,183 @@
+//! Recipe: the choice of a fit as a file, to be seen, edited and applied.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::gguf::{Quoted, TensorType};
+use crate::model::block::{BlockSet, numbers};
+use crate::model::{BlockId, Model};
+use crate::plan::ChosenBy;
+use crate::plan::requantized::{may_be_rounded, needs_importance};
+
+/// Bytes of a file at most.
+const MAX_BYTES: u64 = 64 << 20;
+
+/// The version of the form.
+const VERSION: u32 = 1;
+
+/// A choice of types and blocks for one model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// The version of this form.
+    pub gguf_shorten_fit: u32,
+    /// Hash of the model that it is for.
+    pub parent_blake3: String,
+    /// Hash of the importance matrix by which weights are rounded; null for none.
+    pub imatrix_blake3: Option<String>,
+    /// The blocks to remove.
+    pub removed: Vec<usize>,
+    /// The method that named them; `blocks` for a list.
+    pub method: String,
+    /// The tensors in other types, by their names in the model.
+    pub types: BTreeMap<String, String>,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// The mean KL divergence from the model, as the sum of single losses, in nats.
+    pub expected_kl: Option<f64>,
+    /// As measured, in nats.
+    pub kl_divergence: Option<f64>,
+}
+
+/// Types of tensors, by their index among the model's.
+pub type Types = BTreeMap<usize, TensorType>;
+
+/// A recipe that was checked against its model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checked {
+    /// The blocks to remove.
+    pub removed: BlockSet,
+    /// The tensors in other types.
+    pub types: Types,
+}
+
+impl Recipe {
+    /// Of a choice for `model`, whose files have the hash `parent`.
+    #[must_use]
+    pub fn new(model: &Model<'_>, parent: blake3::Hash, removed: &BlockSet, types: &Types) -> Self {
+        let named = |(source, to): (&usize, &TensorType)| {
+            let tensor = model.tensors().get(*source)?;
+            Some((tensor.info.name().to_owned(), to.name().to_owned()))
+        };
+        Self {
+            gguf_shorten_fit: VERSION,
+            parent_blake3: parent.to_hex().to_string(),
+            imatrix_blake3: None,
+            removed: numbers(removed),
+            method: ChosenBy::List.to_string(),
+            types: types.iter().filter_map(named).collect(),
+            bytes: 0,
+            expected_kl: None,
+            kl_divergence: None,
+        }
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// The system's; what is no recipe.
+    pub fn read(path: &Path) -> Result<Self> {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+        ensure!(bytes.len() as u64 <= MAX_BYTES, "is larger than any plan of a fit");
+        Self::parse(&bytes)
+    }
+
+    /// Reads the bytes of a file.
+    fn parse(bytes: &[u8]) -> Result<Self> {
+        let recipe: Self =
+            serde_json::from_slice(bytes).map_err(|error| anyhow::anyhow!("is no plan of a fit: {error}"))?;
+        ensure!(
+            recipe.gguf_shorten_fit == VERSION,
+            "is a plan of version {}, expected {VERSION}",
+            recipe.gguf_shorten_fit
+        );
+        Ok(recipe)
+    }
+
+    /// Checks that it can be applied to `model`, whose files have the hash `parent`, with an importance matrix of that hash.
+    ///
+    /// # Errors
+    /// A plan for another model; a tensor that is not there, or cannot take its type.
+    pub fn check(
+        &self,
+        model: &Model<'_>,
+        parent: blake3::Hash,
+        imatrix: Option<blake3::Hash>,
+    ) -> Result<Checked> {
+        let found = parent.to_hex();
+        ensure!(
+            self.parent_blake3 == found.as_str(),
+            "is a plan for the model of blake3 {}, but this one has {found}",
+            self.parent_blake3
+        );
+        match (&self.imatrix_blake3, imatrix) {
+            (None, None) => {}
+            (Some(wanted), Some(found)) if *wanted == found.to_hex().as_str() => {}
+            (Some(wanted), _) => {
+                bail!("is a plan with the importance matrix of blake3 {wanted}, which --imatrix has to name")
+            }
+            (None, Some(_)) => bail!("is a plan without an importance matrix, but --imatrix names one"),
+        }
+        let blocks = self.removed.iter().map(|&block| {
+            ensure!(
+                block < model.n_blocks(),
+                "removes block {block}, but the model has {} blocks, 0 to {}",
+                model.n_blocks(),
+                model.n_blocks().saturating_sub(1)
+            );
+            Ok(BlockId::new(block))
+        });
+        let removed: BlockSet = blocks.collect::<Result<_>>()?;
+        let sources: BTreeMap<&str, usize> =
+            model.tensors().iter().enumerate().map(|(i, tensor)| (tensor.info.name(), i)).collect();
+        let mut types = BTreeMap::new();
+        for (name, to) in &self.types {
+            let source = *sources
+                .get(name.as_str())
+                .with_context(|| format!("names tensor {}, which the model does not have", Quoted(name)))?;
+            let tensor = &model.tensors()[source];
+            if tensor.block.is_some_and(|(block, _)| removed.contains(&block)) {
+                bail!("gives tensor {} a type and removes its block", Quoted(name));
+            }
+            types.insert(source, checked_type(&tensor.info, to, imatrix.is_some())?);
+        }
+        Ok(Checked { removed, types })
+    }
+}
+
+/// The type of that name, which the tensor can take.
+fn checked_type(info: &crate::gguf::TensorInfo<'_>, to: &str, has_matrix: bool) -> Result<TensorType> {
+    let name = Quoted(info.name());
+    let found = TensorType::all().find(|of| of.name() == to && ggml::quantize::can_quantize(of.id()));
+    let to = found.with_context(|| {
+        format!("gives tensor {name} type {}, to which nothing can be rounded", Quoted(to))
+    })?;
+    ensure!(may_be_rounded(info), "gives tensor {name} a type, which llama-quantize leaves as it is");
+    let n_columns = info.dims()[0];
+    if to.row_bytes(n_columns).is_none() {
+        let smaller =
+            TensorType::all().filter(|of| ggml::quantize::can_quantize(of.id()) && of.block_size() > 1);
+        let fits = smaller.filter(|of| of.row_bytes(n_columns).is_some());
+        let nearest = fits.min_by_key(|of| {
+            let bits = |of: TensorType| of.block_bytes() * 8192 / of.block_size();
+            bits(*of).abs_diff(bits(to))
+        });
+        let instead = nearest.map_or_else(String::new, |of| format!("; {of} can"));
+        bail!(
+            "gives tensor {name} type {to}, but its rows of {n_columns} weights are no multiple of {}{instead}",
+            to.block_size()
+        );
+    }
+    ensure!(to != info.tensor_type(), "gives tensor {name} type {to}, which it has");
+    ensure!(
+        has_matrix || !needs_importance(to),
+        "gives tensor {name} type {to}, which needs an importance matrix (--imatrix)"
+    );
+    Ok(to)
+}

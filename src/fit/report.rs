@@ -1,0 +1,111 @@
+//! A choice as a result. Pure.
+
+use super::candidate::{Candidate, Problem};
+use super::outcome::{FitCandidateReport, FitReport, FittedBlockReport, FittedTensorReport};
+use super::settings::Aim;
+use crate::measure::loss::Loss;
+use crate::measure::mean::Mean;
+use crate::model::BlockId;
+use crate::model::block::numbers;
+
+/// The result of `best`, one of the choices that were `tried`.
+pub(super) fn of(
+    problem: &Problem<'_, '_>,
+    aim: Option<Aim>,
+    best: &Candidate,
+    tried: &[Candidate],
+) -> FitReport {
+    let sum: Loss = best.losses.iter().copied().sum();
+    let kl: Vec<f64> = best.losses.iter().map(Loss::kl_divergence).collect();
+    let is_best = |candidate: &Candidate| candidate.types == best.types && candidate.removed == best.removed;
+    FitReport {
+        target_bytes: match aim {
+            Some(Aim::Size(target)) => Some(target),
+            _ => None,
+        },
+        target_kl: match aim {
+            Some(Aim::Kl(limit)) => Some(limit),
+            _ => None,
+        },
+        bytes: best.bytes,
+        expected_kl: Some(best.expected),
+        kl_divergence: Some(sum.kl_divergence()),
+        kl_divergence_stderr: if kl.is_empty() { None } else { Mean::of(&kl).stderr },
+        perplexity: Some(sum.perplexity()),
+        parent_perplexity: Some(sum.parent_perplexity()),
+        same_top: Some(sum.same_top()),
+        windows: best.losses.len(),
+        tensors: tensors(problem, best),
+        blocks: blocks(problem, best),
+        curve: Vec::new(),
+        candidates: tried
+            .iter()
+            .map(|candidate| FitCandidateReport {
+                removed: numbers(&candidate.removed),
+                bytes: candidate.bytes,
+                expected_kl: candidate.expected,
+                kl_divergence: candidate.kl(),
+                chosen: is_best(candidate),
+            })
+            .collect(),
+        exact: best.exact,
+        evaluated: None,
+        known_losses: 0,
+        passes: 0.0,
+        seconds: 0.0,
+    }
+}
+
+fn tensors(problem: &Problem<'_, '_>, best: &Candidate) -> Vec<FittedTensorReport> {
+    let ladders = problem.ladders.iter().zip(problem.losses);
+    let tensor = |(ladder, losses): (&super::rungs::Ladder, &Vec<f64>)| {
+        let info = &problem.parent.model.tensors()[ladder.source].info;
+        let to = best.types.get(&ladder.source).copied();
+        let rung = ladder.rungs.iter().position(|rung| rung.to == to).unwrap_or(0);
+        let is_removed = ladder.block.is_some_and(|block| best.removed.contains(&block));
+        FittedTensorReport {
+            name: info.name().to_owned(),
+            from_type: info.tensor_type().name(),
+            r#type: (!is_removed).then(|| to.unwrap_or(info.tensor_type()).name()),
+            parent_bytes: ladder.rungs[0].bytes,
+            bytes: if is_removed { 0 } else { ladder.rungs[rung].bytes },
+            loss: (!is_removed).then(|| losses.get(rung).copied()).flatten(),
+        }
+    };
+    ladders.map(tensor).collect()
+}
+
+fn blocks(problem: &Problem<'_, '_>, best: &Candidate) -> Vec<FittedBlockReport> {
+    let model = problem.parent.model;
+    let block = |block: usize| {
+        let id = BlockId::new(block);
+        let tensors = model
+            .tensors()
+            .iter()
+            .enumerate()
+            .filter(|(_, tensor)| tensor.block.is_some_and(|(of, _)| of == id));
+        let (mut bytes, mut weights) = (0.0, 0.0);
+        let mut types: Vec<&str> = Vec::new();
+        for (source, tensor) in tensors {
+            let info = &tensor.info;
+            let to = best.types.get(&source).copied();
+            let of = to.unwrap_or(info.tensor_type());
+            bytes += info.n_elements() as f64 * of.block_bytes() as f64 / of.block_size() as f64;
+            weights += info.n_elements() as f64;
+            if let Some(to) = to.filter(|to| !types.contains(&to.name())) {
+                types.push(to.name());
+            }
+        }
+        let is_removed = best.removed.contains(&id);
+        FittedBlockReport {
+            block,
+            rung: match (is_removed, types.is_empty()) {
+                (true, _) => "removed".to_owned(),
+                (false, true) => "kept".to_owned(),
+                (false, false) => types.join(" "),
+            },
+            bits: if is_removed || weights == 0.0 { 0.0 } else { 8.0 * bytes / weights },
+        }
+    };
+    (0..model.n_blocks()).map(block).collect()
+}

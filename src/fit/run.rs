@@ -1,0 +1,552 @@
+//! The entry of this room: the choice of types and blocks, measured and made.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::alone::{Alone, Measured, Probe};
+use super::candidate::{Candidate, Factors, Problem, Removal};
+use super::corrected::Measuring;
+use super::maker::Maker;
+use super::matrix::Matrix;
+use super::notebook::{Ground, Notebook};
+use super::outcome::{CurvePoint, FitReport};
+use super::recipe::Recipe;
+use super::removed::Sets;
+use super::report;
+use super::rungs::{Ladder, Rules, ladders};
+use super::settings::{Aim, Fit, default_types};
+use super::whole::Whole;
+use crate::choose::loaded::Loaded;
+use crate::choose::scored::scored;
+use crate::engine::hidden_state::Token;
+use crate::engine::imatrix::Gathers;
+use crate::engine::outcome::CalibrationReport;
+use crate::engine::settings::Calibration;
+use crate::engine::text::{DEFAULT_TOKENS, Source};
+use crate::error::Hint;
+use crate::measure::calibrate::{Calibrated, Extras};
+use crate::measure::importance::Importance;
+use crate::measure::pairs::Pairs;
+use crate::model::BlockId;
+use crate::model::block::BlockSet;
+use crate::model::hashes;
+use crate::output::Parent;
+use crate::plan::imatrix::measured::MeasuredImatrix;
+use crate::plan::requantized::needs_importance;
+use crate::plan::{ChosenBy, Cut, Method};
+use crate::watch::Watch;
+
+/// Passes over the default calibration text that single losses may take, and corrections.
+const PASSES: (f64, f64) = (12.0, 6.0);
+
+/// Windows on which choices are measured as a whole.
+const N_WHOLE: usize = 6;
+
+/// Below so large a divergence, in nats, no removal of a block is tried: none costs less.
+const WORTH_REMOVING: f64 = 0.02;
+
+/// Removals that are measured with types.
+const N_REMOVALS: usize = 3;
+
+/// Changes of a choice that are measured at most.
+const MAX_TRIALS: usize = 40;
+
+/// Sizes that are tried for a divergence.
+const N_SIZES: usize = 7;
+
+/// Points of the curve.
+const N_POINTS: u64 = 24;
+
+/// A fit that was found.
+pub struct Fitted {
+    /// The blocks to remove, and the tensors in other types.
+    pub cut: Cut,
+    /// How it was found.
+    pub report: FitReport,
+    /// The choice as a file.
+    pub recipe: Recipe,
+    /// The scores of the blocks.
+    pub importance: Option<Importance>,
+    /// The text.
+    pub calibration: Option<CalibrationReport>,
+    /// The importance matrix of the model as it is, where it was to be measured.
+    pub imatrix: Option<MeasuredImatrix>,
+}
+
+/// Finds the types and blocks of `parent` that `settings` ask for.
+///
+/// # Errors
+/// A size that cannot be reached; a model that cannot be measured; an importance matrix of another model.
+pub fn fit(parent: Parent<'_>, settings: &Fit, watch: &dyn Watch) -> Result<Fitted> {
+    let start = Instant::now();
+    check(parent, settings)?;
+    let keep = kept(parent, settings)?;
+    let mut pairs = Pairs::lenient();
+    let gathers = Gathers { imatrix: true, experts: false };
+    let extras = Extras { pairs: Some(&mut pairs), gathers, ..Extras::default() };
+    let calibrated = scored(parent, Method::Auto, &settings.calibration, watch, extras)?;
+    let sums = calibrated.imatrix.as_ref().context("bug: no sums of inputs")?;
+    let weights = Matrix::measured(sums).with_context(|| parent.name())?;
+    let file = settings.imatrix.as_deref().map(|path| Matrix::open(path, parent.model)).transpose()?;
+    let rounding = file.as_ref().or(settings.measures_imatrix.then_some(&weights));
+
+    let text = text_after(&settings.calibration);
+    let loaded = Loaded::for_losses(parent, &text, watch)?;
+    let windows = Windows::of(&loaded, calibrated.importance.n_windows);
+    let whole = Whole::new(parent, &loaded, &windows.whole, &settings.calibration)?;
+    let maker = Maker::new(parent.model, rounding, settings.calibration.threads)?;
+    let hash = hashes::remembered(parent.input, watch);
+    let imatrix = rounding.map(Matrix::blake3);
+    let ground = windows.ground(hash, imatrix, settings);
+    let mut notebook = Notebook::open(ground, settings.scratch.as_deref(), watch);
+
+    let job = Job { parent, settings, watch, keep: &keep, rounding, weights: &weights, maker: &maker };
+    let ladders = job.ladders(false)?;
+    let (ladders, share) = job.with_vocabulary(ladders)?;
+    let single = job.single(&ladders, share, &windows, &loaded)?;
+    let alone = Alone {
+        parent,
+        loaded: &loaded,
+        windows: &single.windows,
+        whole: &whole,
+        maker: &maker,
+        notebook: &mut notebook,
+        watch,
+    };
+    let measured = alone.measure(&single.probes)?;
+    let losses = single.losses(&ladders, &measured);
+    let problem = Problem { parent, ladders: &ladders, losses: &losses, maker: &maker, imatrix };
+    let n_known = notebook.n_known;
+    let measuring =
+        Measuring { problem: &problem, whole: &whole, notebook: &mut notebook, watch, tried: Vec::new() };
+    let sets = Sets {
+        parent,
+        importance: &calibrated.importance,
+        pairs: &pairs,
+        keep: &keep,
+        text: &settings.calibration,
+        watch,
+    };
+    let mut choosing = Choosing { settings, parent, sets, measuring, removals: None };
+    let best = choosing.choose()?;
+    let tried = std::mem::take(&mut choosing.measuring.tried);
+    let n_evaluations = measured.n_block_evaluations * single.windows.first().map_or(0, |w| w.len()) as u64
+        + whole.n_block_evaluations() * loaded.set.window as u64
+        + (calibrated.importance.n_tokens * parent.model.n_trunk_blocks()) as u64;
+    let pass = (DEFAULT_TOKENS * parent.model.n_trunk_blocks()).max(1) as f64;
+    let report = FitReport {
+        evaluated: Some(measured.evaluated),
+        known_losses: n_known,
+        curve: curve(&problem)?,
+        passes: n_evaluations as f64 / pass,
+        seconds: start.elapsed().as_secs_f64(),
+        ..report::of(&problem, Some(settings.aim), &best, &tried)
+    };
+    finish(&problem, best, report, hash, settings, calibrated)
+}
+
+/// The cut, with what the output says of it.
+fn finish(
+    problem: &Problem<'_, '_>,
+    best: Candidate,
+    report: FitReport,
+    hash: blake3::Hash,
+    settings: &Fit,
+    calibrated: Calibrated,
+) -> Result<Fitted> {
+    let mut cut = problem.cut(&best)?;
+    if let Some(types) = &mut cut.types {
+        #[expect(clippy::cast_possible_truncation, reason = "written as floats")]
+        let loss = [best.expected as f32, best.kl() as f32];
+        types.loss = loss;
+    }
+    let recipe = Recipe {
+        imatrix_blake3: problem.imatrix.map(|hash| hash.to_hex().to_string()),
+        method: best.method.clone(),
+        bytes: best.bytes,
+        expected_kl: Some(best.expected),
+        kl_divergence: Some(best.kl()),
+        ..Recipe::new(problem.parent.model, hash, &best.removed, &best.types)
+    };
+    Ok(Fitted {
+        cut,
+        report,
+        recipe,
+        importance: Some(calibrated.importance),
+        calibration: Some(calibrated.report),
+        imatrix: calibrated.imatrix.filter(|_| settings.measures_imatrix),
+    })
+}
+
+/// Makes what `recipe` says of `parent`, rounding by the importance matrix at a path.
+///
+/// # Errors
+/// A recipe for another model, or one that cannot be applied; a set of blocks that may not go.
+pub fn apply(parent: Parent<'_>, recipe: Recipe, imatrix: Option<&Path>, threads: usize) -> Result<Fitted> {
+    let start = Instant::now();
+    let matrix = imatrix.map(|path| Matrix::open(path, parent.model)).transpose()?;
+    let imatrix = matrix.as_ref().map(Matrix::blake3);
+    let checked = recipe.check(parent.model, parent.input.blake3_once(), imatrix)?;
+    parent.constraints.check(&checked.removed)?;
+    let maker = Maker::new(parent.model, matrix.as_ref(), threads)?;
+    let problem = Problem { parent, ladders: &[], losses: &[], maker: &maker, imatrix };
+    let removal = Removal { blocks: checked.removed, method: recipe.method.clone(), kl: 0.0 };
+    let candidate = problem.of_types(&removal, checked.types)?;
+    let report = FitReport {
+        expected_kl: recipe.expected_kl,
+        kl_divergence: None,
+        perplexity: None,
+        parent_perplexity: None,
+        same_top: None,
+        seconds: start.elapsed().as_secs_f64(),
+        ..report::of(&problem, None, &candidate, &[])
+    };
+    let mut cut = problem.cut(&candidate)?;
+    if let Some(types) = &mut cut.types {
+        #[expect(clippy::cast_possible_truncation, reason = "written as floats")]
+        let float = |loss: Option<f64>| loss.map_or(f32::NAN, |loss| loss as f32);
+        types.loss = [float(recipe.expected_kl), float(recipe.kl_divergence)];
+    }
+    Ok(Fitted { cut, report, recipe, importance: None, calibration: None, imatrix: None })
+}
+
+/// Checks what can be checked before anything is measured.
+fn check(parent: Parent<'_>, settings: &Fit) -> Result<()> {
+    let at_path = || parent.name();
+    let n_bytes = parent.model.n_bytes();
+    if let Aim::Size(limit) = settings.aim
+        && n_bytes <= limit
+    {
+        return Err(anyhow::anyhow!(
+            "has {n_bytes} bytes, which is within --target-size, so nothing is to be made smaller"
+        ))
+        .with_context(at_path);
+    }
+    let has_matrix = settings.imatrix.is_some() || settings.measures_imatrix;
+    if let Some(of) = settings.types.iter().find(|of| needs_importance(**of) && !has_matrix) {
+        return Err(anyhow::anyhow!("type {of} needs an importance matrix")
+            .context(Hint("--imatrix names one, --imatrix-out measures it".to_owned())));
+    }
+    ensure!(parent.model.n_trunk_blocks() > 0, "{}: has no block", at_path());
+    parent.constraints.check(&BlockSet::new()).with_context(at_path)
+}
+
+/// The blocks that stay as they are.
+fn kept(parent: Parent<'_>, settings: &Fit) -> Result<BlockSet> {
+    match &settings.keep {
+        Some(list) => list.blocks(parent.model.n_blocks(), "keep").with_context(|| parent.name()),
+        None => Ok(BlockSet::new()),
+    }
+}
+
+/// The text with windows after those that are scored.
+fn text_after(text: &Calibration) -> Calibration {
+    let more = N_WHOLE * text.window;
+    match text.source {
+        // Another part would be written anew.
+        Source::Own { .. } => text.clone(),
+        _ => Calibration { tokens: text.tokens.saturating_add(more), ..text.clone() },
+    }
+}
+
+/// The windows of single losses and those of whole choices.
+struct Windows<'t> {
+    /// In an order in which the first few stand for all.
+    single: Vec<&'t [Token]>,
+    whole: Vec<&'t [Token]>,
+}
+
+impl<'t> Windows<'t> {
+    /// Of the text of `loaded`, whose first `n_seen` windows were scored.
+    fn of(loaded: &'t Loaded, n_seen: usize) -> Self {
+        let windows: Vec<&[Token]> = loaded.set.windows().collect();
+        let (seen, new) = windows.split_at(n_seen.min(windows.len()));
+        let order = crate::engine::order::order(seen.len(), loaded.set.blake3);
+        let single: Vec<&[Token]> = order.into_iter().map(|number| seen[number]).collect();
+        // Where the text ends, the last of those that were scored.
+        let whole: Vec<&[Token]> =
+            new.iter().copied().chain(single.iter().rev().copied()).take(N_WHOLE).collect();
+        Self { single: if single.is_empty() { whole.clone() } else { single }, whole }
+    }
+
+    fn ground(&self, parent: blake3::Hash, imatrix: Option<blake3::Hash>, settings: &Fit) -> Ground {
+        let mut hasher = blake3::Hasher::new();
+        for window in self.single.iter().chain(&self.whole) {
+            hasher.update(&(window.len() as u64).to_le_bytes());
+            window.iter().for_each(|token| {
+                hasher.update(&token.to_le_bytes());
+            });
+        }
+        Ground {
+            program: env!("CARGO_PKG_VERSION").to_owned(),
+            llama_cpp: ggml::backend::llama_cpp_version().to_owned(),
+            parent: parent.to_hex().to_string(),
+            imatrix: imatrix.map(|hash| hash.to_hex().to_string()),
+            windows: hasher.finalize().to_hex().to_string(),
+            gpu_layers: settings.calibration.gpu_layers,
+        }
+    }
+}
+
+/// What ladders are made of.
+struct Job<'j, 'm> {
+    parent: Parent<'m>,
+    settings: &'j Fit,
+    watch: &'j dyn Watch,
+    keep: &'j BlockSet,
+    rounding: Option<&'j Matrix>,
+    weights: &'j Matrix,
+    maker: &'j Maker<'m, 'm>,
+}
+
+/// The rungs that are measured alone, and on what.
+struct Single<'t> {
+    /// One of each ladder.
+    probes: Vec<Probe>,
+    /// The rung of each.
+    rungs: Vec<usize>,
+    windows: Vec<&'t [Token]>,
+}
+
+impl Job<'_, '_> {
+    fn ladders(&self, vocabulary: bool) -> Result<Vec<Ladder>> {
+        let types = match self.settings.types.is_empty() {
+            true => default_types(self.rounding.is_some()),
+            false => self.settings.types.clone(),
+        };
+        let rules = Rules {
+            types: &types,
+            keep: self.keep,
+            rounding: self.rounding,
+            weights: self.weights,
+            vocabulary,
+        };
+        ladders(self.parent.model, &rules).with_context(|| self.parent.name())
+    }
+
+    /// The ladders with which the size can be reached, those of the vocabulary below eight bits only where it takes them; and
+    /// the share of their bytes that may be left.
+    fn with_vocabulary(&self, found: Vec<Ladder>) -> Result<(Vec<Ladder>, f64)> {
+        let Aim::Size(target) = self.settings.aim else {
+            ensure!(!found.is_empty(), "{}: {NO_LADDER}", self.parent.name());
+            return Ok((found, 0.6));
+        };
+        let smallest = |ladders: &[Ladder]| {
+            let problem = self.problem(ladders);
+            problem.smallest(&Removal::default())
+        };
+        let mut ladders = found;
+        if smallest(&ladders)? > target {
+            ladders = self.ladders(true)?;
+            if smallest(&ladders)? <= target {
+                self.watch.note(&format!(
+                    "{}: the vocabulary's tensors are made smaller too, since the rest is not small enough at its smallest",
+                    self.parent.name()
+                ));
+            }
+        }
+        ensure!(!ladders.is_empty(), "{}: {NO_LADDER}", self.parent.name());
+        let own: u64 = ladders.iter().map(|ladder| ladder.rungs[0].bytes).sum();
+        let rest = self.parent.model.n_bytes().saturating_sub(own);
+        Ok((ladders, target.saturating_sub(rest) as f64 / own.max(1) as f64))
+    }
+
+    fn problem<'p>(&'p self, ladders: &'p [Ladder]) -> Problem<'p, 'p> {
+        Problem { parent: self.parent, ladders, losses: &[], maker: self.maker, imatrix: None }
+    }
+
+    /// One rung of each ladder, on as much text as may be.
+    fn single<'t>(
+        &self,
+        ladders: &[Ladder],
+        share: f64,
+        windows: &Windows<'t>,
+        loaded: &Loaded,
+    ) -> Result<Single<'t>> {
+        let found = ladders.iter().map(|ladder| Probe::of(ladder, share)).collect::<Result<Vec<_>>>()?;
+        let (rungs, probes): (Vec<usize>, Vec<Probe>) = found.into_iter().unzip();
+        let n_blocks = self.parent.model.n_trunk_blocks();
+        let after = |probe: &Probe| probe.block.map_or(0, |block| n_blocks - block.index());
+        let of_a_token: usize = probes.iter().map(after).sum::<usize>() + 2 * n_blocks;
+        let n_tokens = PASSES.0 * (DEFAULT_TOKENS * n_blocks) as f64 / of_a_token.max(1) as f64;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "some thousands")]
+        let n_tokens = n_tokens as usize;
+        let window = loaded.set.window;
+        let n_windows = (n_tokens / window).clamp(1, windows.single.len());
+        // Of a model with many tensors less than a window.
+        let length = n_tokens.clamp(window.min(64), window);
+        let windows = windows.single[..n_windows].iter().map(|tokens| &tokens[..length.min(tokens.len())]);
+        Ok(Single { probes, rungs, windows: windows.collect() })
+    }
+}
+
+/// What is said of a model all of whose tensors stay as they are.
+const NO_LADDER: &str = "has no tensor that any of these types makes smaller";
+
+impl Single<'_> {
+    /// The loss of each rung of each ladder, in proportion to the error of its weights.
+    fn losses(&self, ladders: &[Ladder], measured: &Measured) -> Vec<Vec<f64>> {
+        let of = |((ladder, rung), kl): ((&Ladder, &usize), &f64)| -> Vec<f64> {
+            let error = ladder.rungs[*rung].error;
+            let loss = |error_of: f64| if error > 0.0 { kl.max(0.0) * error_of / error } else { 0.0 };
+            ladder.rungs.iter().map(|rung| loss(rung.error)).collect()
+        };
+        ladders.iter().zip(&self.rungs).zip(&measured.kl).map(of).collect()
+    }
+}
+
+/// Finds the best choice.
+struct Choosing<'c, 'r, 'p, 'a, 'w> {
+    settings: &'c Fit,
+    parent: Parent<'a>,
+    sets: Sets<'c>,
+    measuring: Measuring<'r, 'p, 'a, 'w>,
+    /// The sets of blocks that may go, once they are measured.
+    removals: Option<Vec<Removal>>,
+}
+
+impl Choosing<'_, '_, '_, '_, '_> {
+    fn choose(&mut self) -> Result<Candidate> {
+        match self.settings.aim {
+            Aim::Size(target) => {
+                let best = self.at_size(target)?;
+                self.corrected(best, target)
+            }
+            Aim::Kl(limit) => self.within(limit),
+        }
+    }
+
+    fn corrected(&mut self, best: Candidate, target: u64) -> Result<Candidate> {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "some tens")]
+        let n_trials = (PASSES.1 * DEFAULT_TOKENS as f64
+            / (self.measuring.whole.n_windows() * self.settings.calibration.window).max(1) as f64)
+            as usize;
+        self.measuring.correct(best, target, n_trials.min(MAX_TRIALS))
+    }
+
+    /// The best choice of a size, by types alone or with removed blocks.
+    fn at_size(&mut self, target: u64) -> Result<Candidate> {
+        let none = Removal { method: ChosenBy::NoBlock.to_string(), ..Removal::default() };
+        let plain = self.measuring.problem.within(target, &none, &Factors::default())?;
+        let plain = plain.map(|plain| self.measuring.measure(plain)).transpose()?;
+        let most = self.settings.most_removed.unwrap_or(usize::MAX);
+        if let Some(plain) = plain.as_ref().filter(|plain| most == 0 || plain.kl() < WORTH_REMOVING) {
+            return Ok(plain.clone());
+        }
+        let mut found: Vec<Candidate> = plain.into_iter().collect();
+        for removal in self.removals(target, most)? {
+            let least = found.iter().map(Candidate::kl).fold(f64::INFINITY, f64::min);
+            if removal.kl >= least {
+                continue;
+            }
+            let with_types = self.measuring.problem.within(target, &removal, &Factors::default())?;
+            if let Some(candidate) = with_types.filter(|candidate| candidate.expected < 1.5 * least) {
+                found.push(self.measuring.measure(candidate)?);
+            }
+        }
+        let best = found.into_iter().min_by(|a, b| a.kl().total_cmp(&b.kl()));
+        match best {
+            Some(best) => Ok(best),
+            None => self.unreachable(target, most),
+        }
+    }
+
+    /// The sets of blocks that may go for `target`, those first whose choice costs least as a sum.
+    fn removals(&mut self, target: u64, most: usize) -> Result<Vec<Removal>> {
+        let n_blocks = self.parent.model.n_trunk_blocks();
+        let most = most.min(n_blocks.saturating_sub(1));
+        if self.removals.is_none() {
+            let first = self.fewest(target, most)?;
+            let limit = most.min(first.max(n_blocks / 2));
+            self.removals = Some(self.sets.measured(first, limit)?);
+        }
+        let mut costs = Vec::new();
+        for removal in self.removals.iter().flatten() {
+            if let Some(choice) = self.measuring.problem.within(target, removal, &Factors::default())? {
+                costs.push((choice.expected, removal.clone()));
+            }
+        }
+        costs.sort_by(|a, b| a.0.total_cmp(&b.0));
+        Ok(costs.into_iter().take(N_REMOVALS).map(|(_, removal)| removal).collect())
+    }
+
+    /// The fewest blocks whose removal makes `target` possible, by the largest ones; 1 where types alone do.
+    fn fewest(&self, target: u64, most: usize) -> Result<usize> {
+        let problem = self.measuring.problem;
+        let smallest = problem.smallest(&Removal::default())?;
+        let Some(mut left) = smallest.checked_sub(target).filter(|left| *left > 0) else {
+            return Ok(1);
+        };
+        let mut blocks: Vec<u64> = (0..self.parent.model.n_trunk_blocks())
+            .map(|block| {
+                let of_block =
+                    problem.ladders.iter().filter(|ladder| ladder.block == Some(BlockId::new(block)));
+                of_block.map(|ladder| ladder.rungs.last().map_or(0, |rung| rung.bytes)).sum()
+            })
+            .collect();
+        blocks.sort_unstable();
+        let mut n = 0;
+        while left > 0 && n < most {
+            left = left.saturating_sub(blocks.pop().unwrap_or(0).max(1));
+            n += 1;
+        }
+        Ok(n)
+    }
+
+    fn unreachable(&self, target: u64, most: usize) -> Result<Candidate> {
+        let smallest = self.measuring.problem.smallest(&Removal::default())?;
+        let name = self.parent.name();
+        if most == 0 {
+            let error = anyhow::anyhow!(
+                "{name}: {target} bytes cannot be reached by types alone; the smallest file has about {smallest} bytes"
+            );
+            return Err(error.context(Hint("without --max-drop 0 blocks may be removed too".to_owned())));
+        }
+        bail!(
+            "{name}: no set of blocks that may be removed was found with which {target} bytes are reached; the smallest file with \
+             all blocks has about {smallest} bytes"
+        )
+    }
+
+    /// The smallest choice within a divergence.
+    fn within(&mut self, limit: f64) -> Result<Candidate> {
+        let problem = self.measuring.problem;
+        let (mut low, mut high) =
+            (problem.smallest(&Removal::default())? as f64, self.parent.model.n_bytes() as f64);
+        let mut best: Option<Candidate> = None;
+        for _ in 0..N_SIZES {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between two sizes")]
+            let middle = ((low + high) / 2.0) as u64;
+            let found = self.at_size(middle)?;
+            if found.kl() <= limit {
+                high = found.bytes as f64;
+                best = Some(found);
+            } else {
+                low = middle as f64;
+            }
+        }
+        let Some(best) = best else {
+            bail!(
+                "{}: no smaller file was found with a KL divergence within {limit} nats",
+                self.parent.name()
+            );
+        };
+        Ok(best)
+    }
+}
+
+/// The least sum of losses over the size, without removed blocks.
+fn curve(problem: &Problem<'_, '_>) -> Result<Vec<CurvePoint>> {
+    let none = Removal::default();
+    let (low, high) = (problem.smallest(&none)?, problem.parent.model.n_bytes());
+    let mut points = Vec::new();
+    for i in 0..N_POINTS {
+        let target = low + (high.saturating_sub(low)) * i / N_POINTS;
+        if let Some((bytes, expected_kl)) = problem.sum_within(target)? {
+            points.push(CurvePoint { bytes, expected_kl });
+        }
+    }
+    Ok(points)
+}
