@@ -26,6 +26,7 @@ use crate::engine::outcome::CalibrationReport;
 use crate::engine::settings::Calibration;
 use crate::engine::text::{DEFAULT_TOKENS, Source};
 use crate::error::Hint;
+use crate::measure::blockwise;
 use crate::measure::calibrate::{Calibrated, Extras};
 use crate::measure::importance::Importance;
 use crate::measure::pairs::Pairs;
@@ -82,6 +83,7 @@ pub struct Fitted {
 pub fn fit(parent: Parent<'_>, settings: &Fit, watch: &dyn Watch) -> Result<Fitted> {
     let start = Instant::now();
     check(parent, settings)?;
+    blockwise::check_beside(parent, &settings.calibration)?;
     let keep = kept(parent, settings)?;
     let mut pairs = Pairs::lenient();
     let gathers = Gathers { imatrix: true, experts: false };

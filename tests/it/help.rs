@@ -17,6 +17,7 @@ const TABLES: &[(&str, &[&str])] = &[
     ("score", &["sureness", "choosing"]),
     ("eval", &["eval"]),
     ("compare", &["compare"]),
+    ("fit", &["fit"]),
     ("batch", &["batch", "choosing", "healing"]),
 ];
 

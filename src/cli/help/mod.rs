@@ -41,7 +41,7 @@ macro_rules! pages {
 
 pages! {
     choosing sureness healing search goals experts stores json architectures machines limits measured changes library
-    shorten score eval compare batch report cache
+    shorten score eval compare fit batch report cache
 }
 
 #[cfg(test)]

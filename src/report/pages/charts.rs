@@ -2,6 +2,7 @@
 
 use super::axis::{Axis, Scale, float};
 use super::chart::{Chart, INK, KEPT, MUTED, Mark, OTHER, REMOVED, Shape};
+use super::fitted;
 use super::frontier::frontier;
 use super::heat_map::{experts, heat_map};
 use super::table::text;
@@ -20,6 +21,8 @@ pub fn of_section(section: &Section) -> Vec<Chart> {
         charts.extend(influence(scored));
         charts.extend(heat_map(scored));
         charts.extend(experts(scored));
+        charts.extend(fitted::bits(scored));
+        charts.extend(fitted::curve(section, scored));
     }
     for (_, _, points) in section.by_text() {
         charts.extend(over_removed(section, &points, &PERPLEXITY));

@@ -13,6 +13,8 @@ pub mod chart;
 
 pub mod charts;
 
+mod fitted;
+
 mod frontier;
 
 mod heat_map;

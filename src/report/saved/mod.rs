@@ -109,8 +109,21 @@ pub struct Scored {
     pub search: Option<Quality>,
     /// What was measured of the output against the input.
     pub evaluation: Option<Box<Evaluated>>,
+    /// The types of a fit.
+    pub fit: Option<SavedFit>,
     /// What else the result says of how it came about: a name and some words.
     pub remarks: Vec<(&'static str, String)>,
+}
+
+/// The types of a fit.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SavedFit {
+    /// Of each block what became of it, and its bits per weight.
+    pub blocks: Vec<(String, f64)>,
+    /// Megabytes, and the least sum of losses.
+    pub curve: Vec<(f64, f64)>,
+    /// Megabytes and divergence of the choice, as measured.
+    pub chosen: Option<(f64, f64)>,
 }
 
 /// How well a model predicts a text.
@@ -343,10 +356,33 @@ fn scored(result: &Fields<'_>) -> Result<Scored> {
         cosine: cosine.unwrap_or_default(),
         experts: experts_of(result)?,
         output: model_of(result, "output")?,
+        fit: result.object("fit")?.as_ref().map(fit_of).transpose()?,
         search: search.as_ref().map(quality).transpose()?,
         evaluation: evaluation.transpose()?.map(Box::new),
         remarks,
         model,
+    })
+}
+
+/// The types of a fit.
+fn fit_of(fit: &Fields<'_>) -> Result<SavedFit> {
+    let most = crate::model::MAX_BLOCKS;
+    let block = |block: &Fields<'_>| {
+        Ok((block.text("rung")?.unwrap_or_default(), block.number("bits")?.unwrap_or(0.0).clamp(0.0, 64.0)))
+    };
+    let point = |bytes: Option<u64>, kl: Option<f64>| {
+        let (bytes, kl) = bytes.zip(kl.filter(|kl| kl.is_finite()))?;
+        Some((bytes as f64 / 1e6, kl))
+    };
+    let blocks = fit.objects("blocks")?;
+    let curve = fit.objects("curve")?;
+    ensure!(blocks.len() <= most && curve.len() <= most, "'fit' has more than {most} blocks or points");
+    let on_curve = |of: &Fields<'_>| Ok(point(of.count("bytes")?, of.number("expected_kl")?));
+    let points = curve.iter().map(on_curve).collect::<Result<Vec<_>>>()?;
+    Ok(SavedFit {
+        blocks: blocks.iter().map(block).collect::<Result<_>>()?,
+        curve: points.into_iter().flatten().collect(),
+        chosen: point(fit.count("bytes")?, fit.number("kl_divergence")?),
     })
 }
 
