@@ -178,7 +178,7 @@ fn converted_blocks_are_those_of_a_converted_file() {
 }
 
 /// A pass over a text of some seconds, with states in folder `s`.
-const LONG: &str = "score m.gguf --tokens 8192 --window 64 --no-cache --scratch s --json - -t 1";
+const LONG: &str = "score m.gguf --tokens 4096 --window 64 --no-cache --scratch s --json - -t 1";
 
 /// How far a pass in folder `s` is.
 fn next(dir: &Path) -> u64 {

@@ -122,7 +122,7 @@ fn rows_may_be_healed_and_quantized_and_are_what_eval_says_of_such_files() {
         let found = json(
             dir,
             &format!(
-                "compare parent.gguf {drop} --heal {how} --choose-tokens 8192 \
+                "compare parent.gguf {drop} --heal {how} --choose-tokens 4096 \
                  --requantize Q8_0,Q4_K_M --mixed {TEXT}"
             ),
             0,
@@ -130,7 +130,7 @@ fn rows_may_be_healed_and_quantized_and_are_what_eval_says_of_such_files() {
         let made = json(
             dir,
             &format!(
-                "parent.gguf {drop} --heal {how} --tokens 8192 -t 1 \
+                "parent.gguf {drop} --heal {how} --tokens 4096 -t 1 \
                  -o healed.gguf --force --json -"
             ),
             0,

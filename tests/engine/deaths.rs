@@ -223,7 +223,7 @@ fn a_fault_inside_the_allocator_is_one_line_and_leaves_nothing() {
     for name in ["card.md", "out.gguf"] {
         std::fs::remove_file(folder.join(name)).unwrap();
     }
-    const N_FAULTS: u64 = 12;
+    const N_FAULTS: u64 = 8;
     for i in 1..N_FAULTS {
         let output = run(&mut command(n_calls * i / N_FAULTS));
         let stderr = String::from_utf8(output.stderr).unwrap();
