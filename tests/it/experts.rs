@@ -22,13 +22,18 @@ const TENSORS: [(&str, &[u64], u32, usize); 8] = [
 
 /// A mixture whose first block is dense.
 fn mixture(n_blocks: u32) -> Make {
+    mixture_from(1, n_blocks)
+}
+
+/// One whose blocks before `first` are dense.
+fn mixture_from(first: u32, n_blocks: u32) -> Make {
     let u32 = ValueOut::u32;
     let mut make = Make::new("dots1", n_blocks)
         .set("dots1.expert_count", u32(N_EXPERTS as u32))
         .set("dots1.expert_used_count", u32(2))
         .set("dots1.leading_dense_block_count", u32(1))
         .set("general.size_label", ValueOut::string("6x1K"));
-    for block in 1..n_blocks {
+    for block in first..n_blocks {
         for (rest, dims, kind, _) in TENSORS {
             let dims = [dims, &[N_EXPERTS as u64]].concat();
             make = make.tensor(&format!("blk.{block}.{rest}"), &dims, kind);
@@ -150,9 +155,14 @@ fn verify_finds_what_is_not_so() {
     change(list, 9, "are not in rising order");
     change(list + 8, 9, "cannot keep expert 9 of block 1: it has 6, 0 to 5");
     change(list + 3, 0x80, "gguf_shorten.experts");
-    change(list - 8, 5, "5 kept experts are not as many for each of 2 blocks");
     change(position(b"gguf_shorten.experts_method") + 12, b'x', "gguf_shorten.experts_method");
     change(position(b"dots1.expert_count") + 4, 4, "dots1.expert_count");
+    // A parent with experts in another number of blocks.
+    mixture_from(0, 3).write(&dir, "other.gguf");
+    dir.run("m.gguf --keep-experts 0-3 -o four.gguf").succeeds();
+    let output = dir.run("verify four.gguf --parent other.gguf").refused();
+    let why = "8 kept experts are not as many for each of 3 blocks";
+    assert_eq!(output.error(), format!("four.gguf: names a cut that is refused: {why}"));
     let file = File::parse(&out).unwrap();
     for (rest, ..) in TENSORS {
         let name = format!("blk.2.{rest}");
