@@ -28,6 +28,8 @@ mod entries;
 
 mod places;
 
+mod taken;
+
 mod rooms;
 
 mod rules;

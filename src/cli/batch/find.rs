@@ -13,6 +13,7 @@ use walkdir::WalkDir;
 
 use crate::error::Usage;
 use crate::files::part_name::{Prefix, os_str};
+use crate::files::place::read_at_most;
 use crate::gguf;
 use crate::model::companion::Companion;
 use crate::model::stores::{self, ollama};
@@ -63,6 +64,9 @@ const N_FIRST: u64 = 64;
 const FIRST_BYTES: u64 = 1 << 20;
 const MAX_BYTES: u64 = 64 << 20;
 
+/// The longest list of models.
+const MAX_LIST_BYTES: u64 = 64 << 20;
+
 /// Finds all models of `paths`: a file; a model of a store ([`stores::locate`]); a folder, of which all files with the name of
 /// a GGUF are taken; a pattern such as `models/**/*Q4*.gguf`, where there is no such file; `@FILE`, a list with one of those a
 /// line. Of folders and patterns, files that are no models are left out, and those in `out_dir` that this program wrote.
@@ -85,7 +89,8 @@ pub fn find(paths: &[PathBuf], out_dir: &Path) -> Result<Found> {
     Ok(finder.found)
 }
 
-fn list_name(path: &Path) -> Option<&Path> {
+/// The file of a list, of an argument that is one.
+pub(crate) fn list_name(path: &Path) -> Option<&Path> {
     let name = path.as_os_str().as_encoded_bytes().strip_prefix(b"@")?;
     os_str(name).map(Path::new)
 }
@@ -101,7 +106,7 @@ struct Finder {
 impl Finder {
     fn list(&mut self, list: &Path) -> Result<()> {
         let at_path = || list.display().to_string();
-        let text = std::fs::read(list).with_context(at_path)?;
+        let text = read_at_most(list, MAX_LIST_BYTES, "a list of models").with_context(at_path)?;
         let lines = text.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii);
         let mut lines = lines.enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with(b"#"));
         let mut n = 0;

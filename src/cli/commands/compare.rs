@@ -26,6 +26,7 @@ use crate::engine::scored::{ScoredLogits, scored};
 use crate::engine::text::{CalibrationSet, Texts};
 use crate::error;
 use crate::files::free_memory as room;
+use crate::files::place;
 use crate::heal::run as healing;
 use crate::heal::settings::HealArg;
 use crate::measure::blockwise;
@@ -49,7 +50,8 @@ pub fn run(options: &Compare) -> Result<()> {
     let printing = &options.printing;
     devices::warn(&options.text, printing);
     let input = Input::open(&options.parent)?;
-    check_json(printing, &input)?;
+    let chosen_on = options.drops.as_ref().map_or(&[][..], |drops| drops.calibration.source.files());
+    check_json(printing, &input, &[options.text.source.files(), chosen_on])?;
     check_apart(options)?;
     let model = load::parse_causal(&input)?;
     note_counts(&model, &input, printing);
@@ -178,12 +180,8 @@ fn check_apart(options: &Compare) -> Result<()> {
     for file in &options.files {
         // A model that cannot be opened is a row that fails.
         match Input::open(file) {
-            Ok(input) => check_json(&options.printing, &input)?,
-            Err(_) => ensure!(
-                !same_file::is_same_file(file, json).unwrap_or(false),
-                "{}: is the input itself",
-                json.display()
-            ),
+            Ok(input) => check_json(&options.printing, &input, &[])?,
+            Err(_) => ensure!(!place::is_same(file, json), "{}: is the input itself", json.display()),
         }
     }
     Ok(())

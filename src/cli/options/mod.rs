@@ -72,6 +72,14 @@ fn models(named: &[PathBuf], parent: Option<&Path>) -> Vec<PathBuf> {
     models
 }
 
+/// Checks that a file which is written beside its place has one.
+pub(crate) fn check_not_stdout(flag: &str, place: Option<&Path>) -> Result<()> {
+    if place == Some(Path::new("-")) {
+        bail!(Usage(format!("--{flag} cannot go to stdout, only --json can; a file of that name is ./-")));
+    }
+    Ok(())
+}
+
 /// Settings of what a command prints.
 #[derive(Clone, Debug)]
 pub struct Printing {
