@@ -3,7 +3,7 @@
 //! In reading order: [`kinds`] says what each block is, [`counts`] how many may stay, [`constraints`] what may be removed,
 //! `tensors` decides every tensor, whose data is a [`data::TensorData`], `metadata` every entry, with what
 //! it `names` and what it says of the model's `size`.
-//! [`attention`] leaves out the attention of blocks that stay, [`healing`] gives tensors other weights. [`parts`] cuts the output into files.
+//! [`attention`] leaves out the attention of blocks that stay, [`healing`] gives tensors other weights, of those by which blocks write to the stream ([`writers`]). [`parts`] cuts the output into files.
 
 pub mod method;
 
@@ -32,6 +32,8 @@ mod tensors;
 pub mod attention;
 
 pub mod healing;
+
+pub mod writers;
 
 pub mod parts;
 

@@ -60,7 +60,9 @@ impl HealedClaim {
             return Ok(None);
         };
         let names = entry.value().as_array()?.strs();
-        let tensors = names.map(|name| Ok(name?.to_owned())).collect::<Result<_>>()?;
+        // A name that is there many times stands for one tensor.
+        let tensors = names.map(|name| Ok(name?.to_owned())).collect::<Result<BTreeSet<_>>>()?;
+        let tensors = tensors.into_iter().collect();
         let mut loss = [f32::NAN; 2];
         if let Some(entry) = metadata.get(LOSS_KEY) {
             for (to, found) in loss.iter_mut().zip(entry.value().as_array()?.f64s()) {

@@ -15,7 +15,7 @@ mod difference;
 mod earlier;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -25,6 +25,7 @@ use crate::model::block::BlockSet;
 use crate::model::{BlockId, Model, ModelTensor};
 use crate::plan::kinds::Pattern;
 use crate::plan::parts::{Part, cut};
+use crate::plan::writers::may_be_healed;
 use crate::plan::{
     ChangedTensor, Constraints, Cut, Healing, Plan, Provenance, Runs, TensorChange, TensorData,
 };
@@ -141,6 +142,20 @@ pub fn healing(parent: &Model<'_>, claim: &Claim, out: &[gguf::File<'_>]) -> Opt
     Some(Healing { tensors: healed.tensors.iter().filter_map(changed).collect(), loss: healed.loss })
 }
 
+/// Checks that only tensors are said to be healed to which that may happen.
+fn check_healed(parent: &Model<'_>, claim: &Claim, differences: &mut Differences) {
+    let Some(healed) = &claim.healed else {
+        return;
+    };
+    let names: BTreeSet<&str> = healed.tensors.iter().map(String::as_str).collect();
+    for tensor in parent.tensors() {
+        let may_be = tensor.block.is_some_and(|(_, rest)| may_be_healed(rest));
+        if !may_be && names.contains(tensor.info.name()) {
+            differences.push(Difference::Healed(Place::Tensor(tensor.info.name().to_owned())));
+        }
+    }
+}
+
 /// Compares `out` with `plan`, which was made for `parent` from what `out` says of itself, which is `claim`. As
 /// [`verify`] else.
 ///
@@ -158,6 +173,7 @@ pub fn compare(
 
     let mut differences = Differences::default();
     claim.check(&mut differences);
+    check_healed(parent, &claim, &mut differences);
     let mut same_head = true;
     let mut pairs = Vec::new();
     for (number, (part, file)) in parts.iter().zip(out).enumerate() {
