@@ -124,3 +124,44 @@ fn a_pipe_beside_the_model_is_not_opened() {
         .fails(1, "pipe.gguf: is not a regular file");
     dir.run("m.gguf --blocks 1 -o out.gguf").succeeds();
 }
+
+#[test]
+fn what_is_not_one_model_is_refused_or_said() {
+    let dir = dir();
+    let (whole, other) = (dir.read("m.gguf"), dir.read("other.gguf"));
+    dir.write("joined.gguf", &[whole, other.clone()].concat());
+    let note = format!(
+        "joined.gguf: {} bytes after the last tensor belong to nothing and are not carried over",
+        other.len()
+    );
+    let output = dir.run("joined.gguf --blocks 1 -o out.gguf").succeeds();
+    output.check(output.stderr.contains(&note), &note);
+    for n in [0, 1] {
+        use gguf_shorten::gguf::ValueOut;
+        let make = Make::new("llama", 2).set("split.count", ValueOut::u32(n));
+        make.set("split.tensors.count", ValueOut::u32(99)).write(&dir, "part.gguf");
+        let error = dir.run("part.gguf --blocks 1 -o out2.gguf").refused();
+        let line = "part.gguf: metadata 'split.tensors.count' is 99, but the file has";
+        error.check(error.error().starts_with(line), line);
+    }
+}
+
+#[test]
+fn words_say_what_is_meant() {
+    let dir = dir();
+    let output = dir.run("m.gguf show").refused();
+    output.check(
+        output.hint() == Some("the command comes first: gguf-shorten show m.gguf"),
+        "a hint on the order of words",
+    );
+    dir.run("m.gguf --blocks 1 -o out.gguf --imatrix other.gguf x").fails(
+        1,
+        "other.gguf: is no importance matrix: metadata 'general.type' is missing, expected 'imatrix'",
+    );
+    let output = dir.run("m.gguf --blocks 0-2 -o out.gguf").succeeds();
+    output.check(output.stdout.contains(": 1 block, "), "1 block");
+    let output = dir.run("batch m.gguf --blocks 1 --out-dir . --suffix -s --dry-run").output();
+    output.check(output.stdout.contains("written  nothing: this was a dry run"), "that nothing was written");
+    let output = dir.run("verify out.gguf --parent m.gguf --threads 4096").succeeds();
+    output.check(output.stderr.contains("--threads 4096 is more than the"), "a note on threads");
+}

@@ -76,6 +76,7 @@ pub(crate) fn write(
         removed: numbers(&plan.removed),
         attention_removed: numbers(&plan.attention_removed),
         method: plan.provenance.method.clone(),
+        by_auto: seen.auto,
         heal: plan.provenance.heal.clone(),
         n_changed: plan.changes.len(),
         evaluation,

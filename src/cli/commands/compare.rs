@@ -13,7 +13,7 @@ use anyhow::{Context, Error, Result, anyhow, ensure};
 
 use super::candidate::{Candidate, Loaded, Maker, Short, new_scratch, note};
 use super::eval::warn;
-use super::{check_json, devices, note_counts, print_json, to_stdout};
+use super::{arguments, check_json, devices, note_counts, print_json, to_stdout};
 use crate::choose::outcome::ChoiceReport;
 use crate::choose::rows::{self as choice, Row, Rows};
 use crate::choose::settings::Drops;
@@ -114,6 +114,7 @@ pub fn run(options: &Compare) -> Result<()> {
         gguf_shorten: env!("CARGO_PKG_VERSION"),
         llama_cpp: ggml::backend::llama_cpp_version(),
         command: "compare",
+        arguments: arguments(),
         text: CalibrationReport::new(&set, seconds),
         parent: ModelReport::of(&model, &input, printing.json.is_some().then(|| input.blake3_once())),
         choice,

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use ggml::log;
 
-use super::{arguments, check_json, print_json, to_stdout};
+use super::{arguments, check_json, devices, print_json, to_stdout};
 use crate::cli::options::{Printing, Verify};
 use crate::gguf::{self, Quoted};
 use crate::measure::oracle::{self, Run, ZeroedBlocks};
@@ -25,6 +25,7 @@ use crate::watch::{Unit, Watch};
 pub fn run(options: &Verify) -> Result<()> {
     let at_output = || options.output.display().to_string();
     let at_parent = || options.parent.display().to_string();
+    devices::note_threads(options.threads, &options.printing);
     let output = Input::open(&options.output)?;
     let files = output.parse()?;
     let input = Input::open(&options.parent)?;

@@ -96,13 +96,14 @@ impl<'w> Cache<'w> {
         Ok((paths.len(), paths.iter().map(len).sum()))
     }
 
-    /// Removes all entries. Returns how many there were, and their bytes. What is no entry stays.
+    /// Removes all entries, texts and hashes. Returns how many entries there were and their bytes, and as much of texts. What is
+    /// none of those stays.
     ///
     /// # Errors
     /// An entry that cannot be removed.
-    pub fn clear(&self) -> Result<(usize, u64)> {
-        let (mut n, mut n_bytes) = (0, 0);
-        for folder in [SCORES, HASHES, OWN_TEXT] {
+    pub fn clear(&self) -> Result<[(usize, u64); 2]> {
+        let mut removed = [(0, 0); 3];
+        for (folder, (n, n_bytes)) in [SCORES, OWN_TEXT, HASHES].into_iter().zip(&mut removed) {
             for path in self.files(folder)? {
                 let len = fs::symlink_metadata(&path).map_or(0, |metadata| metadata.len());
                 match fs::remove_file(&path) {
@@ -110,15 +111,16 @@ impl<'w> Cache<'w> {
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
                     result => result.with_context(|| path.display().to_string())?,
                 }
-                n += 1;
-                n_bytes += len;
+                *n += 1;
+                *n_bytes += len;
             }
             // A folder stays if something else is in it.
             let _ = fs::remove_dir(self.folder().join(folder));
         }
         // So does that of all.
         let _ = fs::remove_dir(self.folder());
-        Ok((n, n_bytes))
+        let [scores, texts, _] = removed;
+        Ok([scores, texts])
     }
 
     /// The entries of one kind, and what was left of one that was never finished.
