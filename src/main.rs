@@ -30,7 +30,7 @@ fn main() -> ExitCode {
         // Off the line of a progress bar.
         let line = if std::io::stderr().is_terminal() { "\n" } else { "" };
         say(&format!("{line}gguf-shorten: interrupted; {output}"));
-        std::process::exit(130);
+        ggml::fault::exit(130);
     });
     ggml::fault::install_interrupts();
     batch::child::watch_parent();

@@ -11,6 +11,8 @@ case ${CARGO_TARGET_DIR:-target} in
     *) target=$PWD/${CARGO_TARGET_DIR:-target} ;;
 esac
 tools=$target/tools
+# Of the environment it means something else.
+site=
 
 # The version of node-llama-cpp whose shared llama.cpp the checks use.
 STOCK_VERSION=3.22.1

@@ -52,7 +52,7 @@ impl<const N: usize> Text<N> {
 /// What the line begins with: program and file.
 static PREFIX: Text<4608> = Text::new();
 
-/// What llama.cpp said last, since [`crate::log::clear`].
+/// The last warning or error of llama.cpp, since [`crate::log::clear`].
 static LAST_WORDS: Text<512> = Text::new();
 
 /// The line itself; a hint follows.
@@ -65,6 +65,12 @@ pub(crate) fn set_prefix(prefix: &str) {
     let _writer = WRITER.lock().unwrap_or_else(PoisonError::into_inner);
     PREFIX.clear();
     PREFIX.push(prefix.bytes());
+}
+
+/// What llama.cpp said last.
+#[cfg(test)]
+pub(crate) fn last_words() -> String {
+    String::from_utf8_lossy(&LAST_WORDS.iter().collect::<Vec<u8>>()).into_owned()
 }
 
 /// Sets what llama.cpp said last. The caller is the only one.
@@ -218,6 +224,11 @@ pub fn install_interrupts() {
     signals::install_interrupts();
 }
 
+/// Ends the process at once. Destructors of C++ would pull from under other threads what they work with.
+pub fn exit(status: i32) -> ! {
+    system::exit(status)
+}
+
 /// Ends the process with status 1 after one line, to which `tell` appends. Removes what is left before. Of several threads the
 /// first does, and the others wait for the end.
 fn end(tell: &dyn Fn(), hint: Option<&str>) -> ! {
@@ -239,7 +250,7 @@ fn end(tell: &dyn Fn(), hint: Option<&str>) -> ! {
     }
     // What was being made a moment ago is there by now, and folders are empty.
     remove_all();
-    system::exit()
+    system::exit(1)
 }
 
 /// Given to `ggml_set_abort_callback`: the caller would call `abort` next.

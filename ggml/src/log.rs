@@ -103,14 +103,15 @@ pub(crate) unsafe extern "C" fn capture(
     }
     crate::requantize::watch(&text);
     let mut lines = lines();
-    let says = |line: &&str| line.contains(|c: char| c.is_alphanumeric());
-    if let Some(said) = text.lines().rfind(says) {
-        fault::set_last_words(without_function_name(said.trim()));
-    }
     let is_problem = level == sys::GGML_LOG_LEVEL_WARN || level == sys::GGML_LOG_LEVEL_ERROR;
     let continues = level == sys::GGML_LOG_LEVEL_CONT && !lines.open.is_empty();
     if !is_problem && !continues {
         return;
+    }
+    // Of what is no problem a line would only mislead.
+    let says = |line: &&str| line.contains(|c: char| c.is_alphanumeric());
+    if let Some(said) = text.lines().rfind(says) {
+        fault::set_last_words(without_function_name(said.trim()));
     }
     if lines.open.is_empty() {
         lines.open_is_error = level == sys::GGML_LOG_LEVEL_ERROR;
@@ -152,6 +153,18 @@ mod tests {
             Some("missing tensor 'b'")
         );
         assert_eq!(reason(&lines(&[])), None);
+    }
+
+    #[test]
+    fn the_last_words_are_a_warning_or_an_error() {
+        let say = |level, text: &CStr| {
+            // SAFETY: the text ends in NUL and outlives the call.
+            unsafe { capture(level, text.as_ptr(), std::ptr::null_mut()) };
+        };
+        say(sys::GGML_LOG_LEVEL_WARN, c"load: a tensor is missing\n");
+        say(sys::GGML_LOG_LEVEL_INFO, c"load: all is well\n");
+        say(sys::GGML_LOG_LEVEL_DEBUG, c"load: no device found\n");
+        assert_eq!(fault::last_words(), "a tensor is missing");
     }
 
     #[test]

@@ -11,10 +11,12 @@ use crate::{Backend, Error, Model, log};
 
 /// Signals by which a process dies, with their names.
 #[cfg(unix)]
-pub const DEADLY: [(&str, i32); 5] = [
+pub const DEADLY: [(&str, i32); 7] = [
     ("SIGFPE", libc::SIGFPE),
     ("SIGSEGV", libc::SIGSEGV),
     ("SIGBUS", libc::SIGBUS),
+    ("SIGTRAP", libc::SIGTRAP),
+    ("SIGSYS", libc::SIGSYS),
     ("SIGILL", libc::SIGILL),
     ("SIGABRT", libc::SIGABRT),
 ];

@@ -1,7 +1,7 @@
 //! The choice of blocks that stay without their attention, by scores.
 
 use crate::measure::importance::{Importance, Metric};
-use crate::model::block::BlockSet;
+use crate::model::block::{BlockSet, counted};
 use crate::model::{BlockId, Model};
 use crate::plan::Method;
 use crate::plan::attention::first_kept;
@@ -40,7 +40,8 @@ pub fn choose(
 pub fn check_number(n: usize, n_may: usize) -> Result<()> {
     ensure!(
         n <= n_may,
-        "cannot remove the attention of {n} blocks: {n_may} may lose it, the first of the output not"
+        "cannot remove the attention of {}: {n_may} may lose it, the first of the output not",
+        counted(n)
     );
     Ok(())
 }

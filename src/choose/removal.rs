@@ -3,7 +3,7 @@
 use crate::error::Hint;
 use crate::measure::importance::Importance;
 use crate::model::BlockId;
-use crate::model::block::BlockSet;
+use crate::model::block::{BlockSet, counted};
 use crate::plan::Constraints;
 use crate::plan::method::Method;
 use anyhow::{Context, Result, ensure};
@@ -47,37 +47,40 @@ pub fn lowest(constraints: &Constraints, scores: &[f64], keep: &BlockSet, n: usi
     let n_blocks = constraints.n_trunk_blocks;
     ensure!(scores.len() == n_blocks, "bug: {} scores for {n_blocks} blocks", scores.len());
     ensure!(n > 0, "nothing to remove: 0 blocks were asked for");
-    ensure!(n < n_blocks, "cannot remove {n} blocks: the model has {n_blocks}, and at least one must stay");
+    ensure!(
+        n < n_blocks,
+        "cannot remove {}: the model has {n_blocks}, and at least one must stay",
+        counted(n)
+    );
     constraints.check_count(n)?;
     let stays = |block: BlockId| stays(constraints, keep, block);
     let n_staying = (0..n_blocks).filter(|&i| stays(BlockId::new(i))).count();
-    ensure!(n_blocks - n_staying >= n, "cannot remove {n} blocks: {n_staying} of {n_blocks} must stay");
+    ensure!(n_blocks - n_staying >= n, "cannot remove {}: {n_staying} of {n_blocks} must stay", counted(n));
     let found = Search::new(constraints, scores, &stays, n_blocks - n).best();
     found
         .with_context(|| {
-        let mut others: Vec<usize> = (1..n_blocks).filter(|&other| other != n).collect();
-        others.sort_by_key(|other| other.abs_diff(n));
-        let all_tried = others.len() <= N_TRIED;
-        let nearest = others.into_iter().take(N_TRIED).find(|&other| {
-            constraints.check_count(other).is_ok()
-                && Search::new(constraints, scores, &stays, n_blocks - other)
-                    .best()
-                    .is_some()
-        });
-        match nearest {
-            Some(other) => format!(
-                "no set of {n} blocks may be removed from this model; the nearest number that may is {other}"
-            ),
-            None if all_tried => "no set of blocks may be removed from this model".to_owned(),
-            None => format!(
-                "no set of {n} blocks may be removed from this model, nor of any number near {n}"
-            ),
-        }
+            let mut others: Vec<usize> = (1..n_blocks).filter(|&other| other != n).collect();
+            others.sort_by_key(|other| other.abs_diff(n));
+            let all_tried = others.len() <= N_TRIED;
+            let nearest = others.into_iter().take(N_TRIED).find(|&other| {
+                constraints.check_count(other).is_ok()
+                    && Search::new(constraints, scores, &stays, n_blocks - other).best().is_some()
+            });
+            match nearest {
+                Some(other) => format!(
+                    "no set of {} may be removed from this model; the nearest number that may is {other}",
+                    counted(n)
+                ),
+                None if all_tried => "no set of blocks may be removed from this model".to_owned(),
+                None => format!(
+                    "no set of {} may be removed from this model, nor of any number near {n}",
+                    counted(n)
+                ),
+            }
         })
         .map_err(|error| match constraints.portable {
-            true => error.context(Hint(
-                "without --portable a list keeps what the pattern would change".to_owned(),
-            )),
+            true => error
+                .context(Hint("without --portable a list keeps what the pattern would change".to_owned())),
             false => error,
         })
 }

@@ -68,6 +68,8 @@ pub struct Seen {
     pub windows: usize,
     /// Their tokens.
     pub tokens: usize,
+    /// Whether sets of several methods were compared.
+    pub auto: bool,
 }
 
 impl Selection {
@@ -80,7 +82,8 @@ impl Selection {
         let allowed = (self.confidence.as_ref()).map_or(0, |sure| sure.tokens_allowed);
         let compared = self.auto.as_ref().map_or(0, |auto| auto.windows - auto.seen_windows);
         let windows = text.windows.max(allowed / text.window.max(1)) + compared;
-        Seen { windows, tokens: windows.saturating_mul(text.window) }
+        let auto = self.auto.as_ref().is_some_and(|auto| auto.fallback.is_none());
+        Seen { windows, tokens: windows.saturating_mul(text.window), auto }
     }
 
     /// Of what was chosen without scores.

@@ -1,7 +1,7 @@
 //! The progress bar: on stderr, only for a person at a terminal. The process of one model of a batch says on stderr how far it
 //! is, and its parent shows that.
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle, TermLike};
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
@@ -78,23 +78,38 @@ fn bar(what: Cow<'static, str>, unit: Unit, total: u64, quiet: bool) -> Progress
     } else {
         ProgressDrawTarget::stderr()
     };
-    let template = match unit {
-        Unit::Tokens => "{msg} [{bar:30}] {human_pos}/{human_len} tokens, {per_sec:.0}, {eta} left",
-        Unit::Tasks => "{msg} [{bar:30}] {human_pos}/{human_len} tasks, {per_sec:.1}, {eta} left",
-        Unit::Tensors => "{msg} [{bar:30}] {human_pos}/{human_len} tensors, {eta} left",
-        Unit::Losses if total == 0 => "{msg}, {human_pos} losses, {per_sec:.1}, {elapsed}",
-        Unit::Losses => "{msg} [{bar:30}] {human_pos}/{human_len} losses, {per_sec:.1}, {eta} left",
-        Unit::Time => "{msg}, {elapsed}",
-        Unit::Bytes => {
-            "{msg} [{bar:30}] {decimal_bytes}/{decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left"
-        }
-    };
-    let style = ProgressStyle::with_template(template)
+    let style = ProgressStyle::with_template(template(unit, total))
         .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .with_key("rate", rate)
         .progress_chars("=> ");
     let bar = ProgressBar::with_draw_target(Some(total), target).with_style(style).with_message(what);
     bar.enable_steady_tick(Duration::from_millis(250));
     bar
+}
+
+/// The line of a bar.
+fn template(unit: Unit, total: u64) -> &'static str {
+    match unit {
+        Unit::Tokens => "{msg} [{bar:30}] {human_pos}/{human_len} tokens, {rate}, {eta} left",
+        Unit::Tasks => "{msg} [{bar:30}] {human_pos}/{human_len} tasks, {rate}, {eta} left",
+        Unit::Tensors => "{msg} [{bar:30}] {human_pos}/{human_len} tensors, {eta} left",
+        Unit::Losses if total == 0 => "{msg}, {human_pos} losses, {rate}, {elapsed}",
+        Unit::Losses => "{msg} [{bar:30}] {human_pos}/{human_len} losses, {rate}, {eta} left",
+        Unit::Time => "{msg}, {elapsed}",
+        Unit::Bytes => {
+            "{msg} [{bar:30}] {decimal_bytes}/{decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left"
+        }
+    }
+}
+
+/// Units a second. A dot in a template would be a colour, not a precision.
+fn rate(state: &ProgressState, to: &mut dyn std::fmt::Write) {
+    let rate = state.per_sec();
+    // Nobody is told of it where it cannot be shown.
+    let _ = match rate < 100.0 {
+        true => write!(to, "{rate:.1}/s"),
+        false => write!(to, "{rate:.0}/s"),
+    };
 }
 
 /// Beginning of a line of progress: no text of this program or of llama.cpp does.
@@ -181,6 +196,15 @@ pub fn is_child() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_figure_has_a_colour() {
+        for unit in [Unit::Tokens, Unit::Tasks, Unit::Tensors, Unit::Losses, Unit::Time, Unit::Bytes] {
+            for total in [0, 1] {
+                assert!(!template(unit, total).contains(":."));
+            }
+        }
+    }
 
     #[test]
     fn lines_of_progress_are_told_from_others() {

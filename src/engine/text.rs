@@ -7,12 +7,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::engine::hidden_state::Token;
+use crate::files::place::read_at_most;
 
 /// Windows this long are evaluated where the user does not say otherwise, in tokens.
 pub const DEFAULT_WINDOW: usize = 512;
 
 /// This many tokens are evaluated where the user does not say otherwise.
 pub const DEFAULT_TOKENS: usize = 8192;
+
+/// The longest text; what says more, such as a device, does not end.
+const MAX_TEXT_BYTES: u64 = 1 << 30;
 
 /// Where calibration text comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +52,15 @@ impl Source {
             Self::Files(files) => of_files(files),
             Self::Own { .. } => own(),
             Self::FilesAndOwn { files, .. } => [of_files(files), own()].concat(),
+        }
+    }
+
+    /// The files that are read.
+    #[must_use]
+    pub fn files(&self) -> &[PathBuf] {
+        match self {
+            Self::Files(files) | Self::FilesAndOwn { files, .. } => files,
+            Self::BuiltIn | Self::Own { .. } => &[],
         }
     }
 
@@ -296,8 +309,7 @@ fn tokens_of_start(
 }
 
 fn read_file(path: &Path) -> Result<String> {
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)?.read_to_end(&mut bytes)?;
+    let bytes = read_at_most(path, MAX_TEXT_BYTES, "text")?;
     ensure!(!bytes.is_empty(), "is empty, expected text");
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();

@@ -4,7 +4,7 @@ use crate::files::staged::{TEMPORARY, folder_of, temporary_in};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs::File;
 use std::io;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 
 /// Checks that `n_bytes` can be written to the disk of `folder`, with `min_free` left. What has been reserved is not free.
@@ -60,6 +60,61 @@ pub(crate) fn reserve(file: &File, len: u64) -> Result<()> {
 pub fn ends_in_separator(path: &Path) -> bool {
     let last = path.as_os_str().as_encoded_bytes().last();
     last.is_some_and(|&byte| std::path::is_separator(byte.into()))
+}
+
+/// Whether both paths lead to one file or folder. Links of either kind are followed, and nothing is opened: a pipe would wait
+/// for its other end.
+#[cfg(unix)]
+pub fn is_same(a: &Path, b: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let identity = |path: &Path| std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
+    identity(a).is_some_and(|identity_of_a| identity(b) == Some(identity_of_a))
+}
+
+#[cfg(not(unix))]
+pub fn is_same(a: &Path, b: &Path) -> bool {
+    same_file::is_same_file(a, b).unwrap_or(false)
+}
+
+/// Checks that a file written at `path` takes the place of none that is `read`. A pipe or device is no place.
+///
+/// # Errors
+/// That it does.
+pub fn check_unread<'r>(path: &Path, read: impl IntoIterator<Item = &'r Path>) -> Result<()> {
+    let is_read = path.is_file() && read.into_iter().any(|read| is_same(path, read));
+    ensure!(!is_read, "{}: is read by this run", path.display());
+    Ok(())
+}
+
+/// Checks that there is no model at `path`, which a text would take the place of.
+///
+/// # Errors
+/// That there is one.
+pub fn check_no_model(path: &Path) -> Result<()> {
+    let mut start = [0; 4];
+    let is_model = path.is_file()
+        && File::open(path)
+            .and_then(|mut file| file.read_exact(&mut start))
+            .is_ok_and(|()| start == *b"GGUF");
+    ensure!(!is_model, "{}: is a model", path.display());
+    Ok(())
+}
+
+/// All of a file, of which `what` has at most `limit` bytes. A pipe or device does not say how much it holds.
+///
+/// # Errors
+/// The system's; a folder; a file that has more.
+pub fn read_at_most(path: &Path, limit: u64, what: &str) -> Result<Vec<u8>> {
+    let file = File::open(path)?;
+    let metadata = file.metadata()?;
+    ensure!(!metadata.is_dir(), "is a folder, expected {what}");
+    let mut bytes = Vec::new();
+    if metadata.len() <= limit {
+        file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    }
+    let is_more = metadata.len() > limit || bytes.len() as u64 > limit;
+    ensure!(!is_more, "has more than {limit} bytes, expected {what}");
+    Ok(bytes)
 }
 
 /// Checks that a file can be made in the folder of `path`.

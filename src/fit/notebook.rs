@@ -8,11 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::files::cache;
 use crate::files::records::Records;
+use crate::measure::cache::FITS;
 use crate::measure::loss::Loss;
 use crate::watch::Watch;
-
-/// The folder of these among the records.
-const KIND: &str = "fits";
 
 /// Losses are on disk at the latest after so long.
 const AFTER: Duration = Duration::from_secs(5);
@@ -52,7 +50,7 @@ impl<'w> Notebook<'w> {
         let folder = folder.map(Path::to_owned).or_else(|| cache::folder().ok());
         let records = folder.map(|folder| {
             let records = Records::in_folder(folder, watch);
-            let path = records.path(KIND, &ground);
+            let path = records.path(FITS, &ground);
             (records, path)
         });
         let found = records.as_ref().and_then(|(records, path)| records.read::<Content>(path));

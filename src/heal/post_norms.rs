@@ -2,19 +2,7 @@
 
 use crate::model::arch::Fit;
 use crate::model::{BlockId, Model};
-
-/// The norms after a block's branches, where it has both (`gemma3.cpp`).
-///
-/// Where it has but the first, that is the norm before its feed-forward network (`qwen3next.cpp`).
-pub const POST_NORMS: [&str; 2] = ["post_attention_norm", "post_ffw_norm"];
-
-/// Whether `rest` is the norm of [`POST_NORMS`] called `norm`.
-///
-/// In most files it ends in `.weight`, in some not (`plamo3.cpp`).
-#[must_use]
-pub fn is_norm(rest: &str, norm: &str) -> bool {
-    rest.strip_suffix(".weight").unwrap_or(rest) == norm
-}
+use crate::plan::writers::{POST_NORMS, is_norm};
 
 /// Whether the norms after both branches of all blocks are there and can be fitted.
 #[must_use]

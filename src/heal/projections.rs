@@ -9,12 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::post_norms::{POST_NORMS, is_norm};
 use super::scale;
 use crate::gguf::{Quoted, TensorType};
-use crate::measure::oracle;
 use crate::model::arch::{Readers, Stream};
 use crate::model::{BlockId, Model};
+use crate::plan::writers::{POST_NORMS, is_norm, is_projection};
 use crate::plan::{ChangedTensor, ChangedTensors};
 
 /// The tensors by which each block writes to the stream, by their index.
@@ -127,17 +126,6 @@ impl Projections {
         }
         Ok(result)
     }
-}
-
-/// Whether a factor on a block's output projection goes into `rest`.
-///
-/// That is its weights, its bias, and the second matrices of adapters beside it (`granite-switch.cpp`). A scale tensor stays as
-/// it is: not all graphs read the one that llama.cpp loads for any architecture (`qwen2.cpp` has none for `ffn_down`).
-fn is_projection(rest: &str) -> bool {
-    oracle::WRITERS.iter().any(|writer| {
-        let part = rest.strip_prefix(writer);
-        matches!(part, Some("weight" | "bias" | "lora_b"))
-    })
 }
 
 /// The weights times `factor`, rounded to the same type again.

@@ -27,28 +27,13 @@ use crate::model::temporary::Temporary;
 use crate::model::{Model, ModelTensor};
 use crate::plan::ChangedTensors;
 use crate::plan::kinds::Kinds;
+use crate::plan::writers::WRITERS;
 
 /// Tokens of the sequence, where neither window nor context wants another number.
 pub const DEFAULT_TOKENS: usize = 700;
 
 /// By how much the sequence is longer than a sliding window.
 const PAST_WINDOW: usize = 128;
-
-/// What the names of a block's output projections begin with, after `blk.<i>.`: weights, scales and biases.
-pub(crate) const WRITERS: &[&str] = &[
-    "attn_output.",
-    "attn_o.",
-    "ffn_down.",
-    "ffn_down_exps.",
-    "ffn_down_shexp.",
-    "ffn_down_chexps.",
-    "ssm_out.",
-    "shortconv.out_proj.",
-    "time_mix_output.",
-    "channel_mix_value.",
-    // What a block adds of its own per-layer embedding (`gemma4.cpp`).
-    "proj.",
-];
 
 /// What the names of the output projection of a block's attention begin with.
 const ATTENTION_WRITER: &str = "attn_output.";

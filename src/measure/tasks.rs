@@ -9,8 +9,13 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::path::Path;
 
+use crate::files::place::read_at_most;
+
 /// The most answers that a task may have.
 pub const MAX_CHOICES: usize = 64;
+
+/// The longest file of tasks.
+const MAX_FILE_BYTES: u64 = 1 << 30;
 
 /// A task: which of the choices continues the context.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,7 +188,7 @@ pub(crate) fn read_tasks(
     parse: fn(&str) -> Result<Vec<Task>>,
 ) -> Result<(&Path, Vec<Task>)> {
     let at_path = || path.display().to_string();
-    let bytes = std::fs::read(path).with_context(at_path)?;
+    let bytes = read_at_most(path, MAX_FILE_BYTES, "tasks").with_context(at_path)?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let start = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = start.iter().filter(|&&byte| byte == b'\n').count() + 1;

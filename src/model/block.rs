@@ -10,6 +10,15 @@ use std::str::FromStr;
 /// Blocks of a model, in order.
 pub type BlockSet = BTreeSet<BlockId>;
 
+/// `1 block`, or `n blocks`.
+#[must_use]
+pub fn counted(n: usize) -> String {
+    match n {
+        1 => "1 block".to_owned(),
+        n => format!("{n} blocks"),
+    }
+}
+
 /// The numbers of `blocks`, as results have them.
 #[must_use]
 pub fn numbers(blocks: &BlockSet) -> Vec<usize> {

@@ -269,10 +269,17 @@ fn parse(part: &Part) -> Result<gguf::File<'_>> {
 /// How many parts the model of a file has.
 ///
 /// # Errors
-/// A file that says of itself that it is one part, and is none.
+/// A file that says of itself that it is one part, and is none; one that has not the tensors that it says.
 fn n_parts(file: &gguf::File<'_>) -> Result<usize> {
     let n_parts = split_number(file, "split.count")?.unwrap_or(1);
+    let n_tensors = file.tensors().len();
     if n_parts <= 1 {
+        let says = split_number(file, "split.tensors.count")?;
+        ensure!(
+            says.is_none_or(|says| says == n_tensors),
+            "metadata 'split.tensors.count' is {}, but the file has {n_tensors} tensors",
+            says.unwrap_or_default()
+        );
         return Ok(1);
     }
     ensure!(
@@ -282,7 +289,6 @@ fn n_parts(file: &gguf::File<'_>) -> Result<usize> {
                 .to_owned()
         ))
     );
-    let n_tensors = file.tensors().len();
     ensure!(
         split_number(file, "split.tensors.count")? != Some(n_tensors),
         anyhow!(

@@ -1,6 +1,6 @@
 //! Places of results that must not be those of the input.
 
-use crate::files::place::check_folder;
+use crate::files::place::{check_folder, check_no_model, is_same};
 use crate::files::staged::folder_of;
 use crate::model::input::Input;
 use anyhow::{Result, bail, ensure};
@@ -20,16 +20,15 @@ pub fn check_text(path: &Path, input: &Input, output: Option<&Path>) -> Result<(
     }
     ensure!(!is_input(path, input), "{}: is the input itself", fail());
     let folder = folder_of(path);
-    let is_output = output.is_some_and(|output| {
-        path.file_name() == output.file_name()
-            && same_file::is_same_file(folder, folder_of(output)).unwrap_or(false)
-    });
+    let is_output = output
+        .is_some_and(|output| path.file_name() == output.file_name() && is_same(folder, folder_of(output)));
     ensure!(!is_output, "{}: is the output itself", fail());
+    check_no_model(path)?;
     check_folder(path)
 }
 
 /// Whether the file at `path` is one of the input's. Differing names can be one file, through links of either kind; a
 /// dangling link is not the input.
 pub fn is_input(path: &Path, input: &Input) -> bool {
-    input.parts().iter().any(|part| same_file::is_same_file(path, &part.path).unwrap_or(false))
+    input.parts().iter().any(|part| is_same(path, &part.path))
 }

@@ -103,7 +103,7 @@ pub fn stale(input: &Input, architecture: &str, known: &[&Path]) -> Vec<(String,
     };
     let is_known = |path: &Path| {
         input.parts().iter().any(|part| part.path.file_name() == path.file_name())
-            || known.iter().any(|known| same_file::is_same_file(known, path).unwrap_or(false))
+            || known.iter().any(|known| place::is_same(known, path))
     };
     let mut paths: Vec<PathBuf> = entries
         .take(MAX_NAMES)

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::files::place::{check_no_model, check_unread, is_same};
 use crate::files::staged::{Staged, commit, folder_of};
 use crate::gguf::Quoted;
 use crate::model::companion::Companion;
@@ -33,6 +34,8 @@ pub struct Files {
     pub splitting: Splitting,
     /// An importance matrix that is renumbered too, and where it goes.
     pub imatrix: Option<(PathBuf, PathBuf)>,
+    /// Other files that the run reads beside the model: nothing is written over one of them.
+    pub read: Vec<PathBuf>,
     /// The place of an importance matrix that is measured.
     pub imatrix_out: Option<PathBuf>,
     /// The name of the shortened model in Ollama, with a Modelfile beside it.
@@ -92,7 +95,9 @@ impl<'a> Outputs<'a> {
             _ => None,
         };
         let matrix = files.imatrix.as_ref().map(|(from, _)| from.as_path());
-        let mut claims = Claims { output: target.as_ref().map(Target::naming), matrix, taken: Vec::new() };
+        let output = target.as_ref().map(Target::naming);
+        let claims = Claims { output, matrix, read: &files.read, taken: Vec::new() };
+        let mut claims = claims.with_output()?;
         if let Some(json) = &files.json {
             if json != Path::new("-") {
                 check_text(json, input, target.as_ref().map(Target::path))?;
@@ -127,6 +132,7 @@ impl<'a> Outputs<'a> {
         if let Some(card) = card {
             claims.add(card, "files")?;
             check_place(card, input, files.force)?;
+            check_no_model(card)?;
         }
         let imatrix_out = imatrix_out.filter(|_| !files.dry_run);
         Ok(Self { parent, files, target, imatrix, imatrix_out, ollama, card })
@@ -290,11 +296,26 @@ struct Claims<'c> {
     output: Option<&'c Naming>,
     /// The importance matrix that is read.
     matrix: Option<&'c Path>,
+    /// Other files that are read.
+    read: &'c [PathBuf],
     /// Other files that are written.
     taken: Vec<PathBuf>,
 }
 
 impl Claims<'_> {
+    /// Claims the place of the shortened model.
+    fn with_output(self) -> Result<Self> {
+        for read in self.read.iter().map(PathBuf::as_path).chain(self.matrix) {
+            let is_output = self.output.is_some_and(|output| output.takes(read));
+            ensure!(
+                !is_output,
+                "{}: is read by this run, and the output would take its place",
+                read.display()
+            );
+        }
+        Ok(self)
+    }
+
     /// Claims `path` for one of the run's `kind`.
     fn add(&mut self, path: &Path, kind: &str) -> Result<()> {
         let name = path.display();
@@ -304,6 +325,7 @@ impl Claims<'_> {
         ensure!(!is_taken, "{name}: is named for two {kind}");
         let is_matrix = self.matrix.is_some_and(|matrix| is_one_place(path, matrix));
         ensure!(!is_matrix, "{name}: is the importance matrix that is read");
+        check_unread(path, self.read.iter().map(PathBuf::as_path))?;
         self.taken.push(path.to_owned());
         Ok(())
     }
@@ -311,6 +333,5 @@ impl Claims<'_> {
 
 /// Whether files at both paths would be one file, now or once they are there.
 fn is_one_place(a: &Path, b: &Path) -> bool {
-    let is_same = |a: &Path, b: &Path| same_file::is_same_file(a, b).unwrap_or(false);
     a == b || is_same(a, b) || (a.file_name() == b.file_name() && is_same(folder_of(a), folder_of(b)))
 }

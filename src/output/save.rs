@@ -5,6 +5,7 @@ use crate::files::part_name::Prefix;
 use crate::files::place::check_folder;
 use crate::files::place::check_free;
 use crate::files::place::ends_in_separator;
+use crate::files::place::is_same;
 use crate::files::place::reserve;
 use crate::files::staged::{Staged, commit, folder_of};
 use crate::gguf::{self, Layout};
@@ -97,8 +98,7 @@ impl Naming {
             Some(prefix) => prefix.is_part(name),
             None => self.path.file_name() == Some(name),
         };
-        path.file_name().is_some_and(is_named)
-            && same_file::is_same_file(folder_of(path), folder_of(&self.path)).unwrap_or(false)
+        path.file_name().is_some_and(is_named) && is_same(folder_of(path), folder_of(&self.path))
     }
 
     /// The planned files, in order, and where each goes.
@@ -312,7 +312,6 @@ pub(crate) fn check_place(path: &Path, input: &Input, force: bool) -> Result<()>
         let kind = std::fs::metadata(path).unwrap_or(link);
         ensure!(!kind.is_dir(), "{}: is a folder, expected the name of a file", fail());
         ensure!(kind.is_file() || kind.is_symlink(), "{}: is not a regular file", fail());
-        // Only now: the comparison opens what is there, and opening a pipe would wait for its other end.
         ensure!(!is_input(path, input), "{}: is the input itself", fail());
         if !force {
             bail!(

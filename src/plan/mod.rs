@@ -3,7 +3,8 @@
 //! In reading order: [`kinds`] says what each block is, [`counts`] how many may stay, [`constraints`] what may be removed.
 //! `tensors` decides every tensor, whose data is a [`data::TensorData`]. `metadata` decides every entry, with what it `names`
 //! and what it says of the model's `size`. [`attention`] leaves out the attention of blocks that stay, [`experts`] some of
-//! their experts. [`healing`] gives tensors other weights, [`requantized`] other types. [`parts`] cuts the output into files.
+//! their experts. [`healing`] gives tensors other weights, of those by which blocks write to the stream ([`writers`]), and
+//! [`requantized`] other types. [`parts`] cuts the output into files.
 
 pub mod method;
 
@@ -36,6 +37,8 @@ pub mod experts;
 pub mod healing;
 
 pub mod requantized;
+
+pub mod writers;
 
 pub mod parts;
 

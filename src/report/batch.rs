@@ -100,9 +100,10 @@ pub fn batch(rows: &[Row], results: Option<&str>, colour: Colour) -> String {
     let n = rows.len();
     let models = if n == 1 { "model" } else { "models" };
     let mut text = format!("{table}\n\n{}batch    {n} {models}: {}\n", failures(rows), counts(rows));
-    if let Some(results) = results {
-        let _ = writeln!(text, "results  {results}");
-    }
+    let _ = match results {
+        Some(results) => writeln!(text, "results  {results}"),
+        None => writeln!(text, "written  nothing: this was a dry run"),
+    };
     text
 }
 

@@ -7,7 +7,7 @@ use indicatif::{DecimalBytes, HumanCount};
 use crate::files::shell::is_unprintable;
 use crate::gguf::Metadata;
 use crate::measure::outcome::EvalReport;
-use crate::model::block::block_list;
+use crate::model::block::{block_list, counted};
 use crate::model::outcome::ModelReport;
 use crate::named::Named as _;
 use crate::output::outcome::ExpertsReport;
@@ -43,6 +43,8 @@ pub struct Card<'f> {
     pub experts: Option<ExpertsReport>,
     /// How they were chosen.
     pub method: String,
+    /// Whether sets of several methods were compared, of which this is the best.
+    pub by_auto: bool,
     /// How the model was healed.
     pub heal: String,
     /// Tensors that are not the parent's with all their bytes.
@@ -134,12 +136,19 @@ impl Card<'_> {
             }
             _ => format!("by {}", markdown(&self.method)),
         };
+        let by = match self.by_auto {
+            true => format!(
+                "{by}: of the sets of several methods, this one lost least where they were measured (`auto`)"
+            ),
+            false => by,
+        };
         if !self.removed.is_empty() {
             let _ = writeln!(
                 text,
-                "Blocks {} of {}, numbered from 0, chosen {by}.",
+                "{} {} of the parent's {}, numbered from 0, chosen {by}.",
+                if self.removed.len() == 1 { "Block" } else { "Blocks" },
                 block_list(&self.removed),
-                self.parent.block_count
+                counted(self.parent.block_count)
             );
         }
         if !self.attention_removed.is_empty() {

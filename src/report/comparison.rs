@@ -27,6 +27,8 @@ pub struct CompareReport {
     pub llama_cpp: &'static str,
     /// Always `compare`.
     pub command: &'static str,
+    /// The command line without the program's name.
+    pub arguments: Vec<String>,
     /// The text that is scored. Its time is that of the evaluation of all windows with all models.
     pub text: CalibrationReport,
     /// What all are compared with.

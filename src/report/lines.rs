@@ -4,7 +4,7 @@ use crate::choose::outcome::{AutoReport, CandidateReport, SearchReport};
 use crate::engine::conversion::Conversion;
 use crate::engine::outcome::CalibrationReport;
 use crate::gguf;
-use crate::model::block::block_list;
+use crate::model::block::{block_list, counted};
 use crate::model::outcome::ModelReport;
 use crate::named::Named as _;
 use crate::output::outcome::OutputReport;
@@ -49,34 +49,39 @@ pub(super) fn is_list(method: &str) -> bool {
     ChosenBy::of_word(method) == Some(ChosenBy::List)
 }
 
+/// So many tensors that are alike are each named.
+const MAX_NAMED: usize = 4;
+
 /// Tensors that are not the input's with all their bytes: a line for each reason.
 #[must_use]
 pub fn changes(changes: &[TensorChange]) -> String {
     let mut text = String::new();
-    let mut groups: Vec<(&TensorChange, usize)> = Vec::new();
+    let mut groups: Vec<(&TensorChange, Vec<&TensorChange>)> = Vec::new();
     for change in changes {
-        let is_alike = |(first, _): &&mut (&TensorChange, usize)| {
+        let is_alike = |(first, _): &&mut (&TensorChange, Vec<&TensorChange>)| {
             first.change == change.change && first.why == change.why
         };
         match groups.iter_mut().find(is_alike) {
-            Some((_, n)) => *n += 1,
-            None => groups.push((change, 1)),
+            Some((_, all)) => all.push(change),
+            None => groups.push((change, vec![change])),
         }
     }
-    for (first, n) in groups {
+    for (first, all) in groups {
         let word = match first.change {
             ChangeKind::Sliced => "sliced  ",
             ChangeKind::Changed => "changed ",
             ChangeKind::New => "new     ",
             ChangeKind::LeftOut => "left out",
         };
-        let name = first.tensor.as_ref().or(first.parent.as_ref());
-        let name = gguf::Quoted(name.map_or("", String::as_str));
-        let others = match n {
-            1 => String::new(),
-            n => format!(" and {} more", n - 1),
+        let name = |change: &TensorChange| {
+            let name = change.tensor.as_ref().or(change.parent.as_ref());
+            gguf::Quoted(name.map_or("", String::as_str)).to_string()
         };
-        let _ = writeln!(text, "{word} {name}{others}: {}", first.why);
+        let names = match all.len() {
+            n if n <= MAX_NAMED => all.into_iter().map(name).collect::<Vec<_>>().join(", "),
+            n => format!("{} and {} more", name(first), n - 1),
+        };
+        let _ = writeln!(text, "{word} {names}: {}", first.why);
     }
     text
 }
@@ -85,10 +90,10 @@ pub fn changes(changes: &[TensorChange]) -> String {
 #[must_use]
 pub fn model(model: &ModelReport) -> String {
     format!(
-        "{}: {}, {} blocks, {} parameters, {}",
+        "{}: {}, {}, {} parameters, {}",
         model.path,
         model.architecture,
-        model.block_count,
+        counted(model.block_count),
         HumanCount(model.parameters),
         DecimalBytes(model.bytes)
     )
@@ -209,8 +214,8 @@ pub(super) fn written(output: &OutputReport, parent_bytes: u64) -> String {
         n => format!("{n} parts, "),
     };
     format!(
-        "{path}: {parts}{} blocks, {} parameters, {} ({share:.1} %), {seconds}",
-        output.block_count,
+        "{path}: {parts}{}, {} parameters, {} ({share:.1} %), {seconds}",
+        counted(output.block_count),
         HumanCount(output.parameters),
         DecimalBytes(output.bytes)
     )

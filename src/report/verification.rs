@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::lines;
 use crate::gguf;
 use crate::measure::oracle::Run;
-use crate::model::block::block_list;
+use crate::model::block::{block_list, counted};
 use crate::model::outcome::ModelReport;
 use crate::output::outcome::ExpertsReport;
 use crate::output::verify::{MetadataCounts, Rounded, Verification};
@@ -143,9 +143,9 @@ pub fn screen(report: &VerifyReport) -> String {
     let output = &report.output;
     let _ = writeln!(
         text,
-        "output   {}: {} blocks, {} parameters, {}, written by version {}",
+        "output   {}: {}, {} parameters, {}, written by version {}",
         output.path,
-        output.block_count,
+        counted(output.block_count),
         HumanCount(output.parameters),
         DecimalBytes(output.bytes),
         gguf::Quoted(output.version.as_deref().unwrap_or("unknown"))
@@ -170,9 +170,9 @@ pub fn screen(report: &VerifyReport) -> String {
     if !report.attention_removed.is_empty() {
         let _ = writeln!(
             text,
-            "         attention of {} ({} blocks)",
+            "         attention of {} ({})",
             block_list(&report.attention_removed),
-            report.attention_removed.len()
+            counted(report.attention_removed.len())
         );
     }
     if let Some(experts) = &report.experts {

@@ -109,6 +109,8 @@ fn a_deadly_signal_is_one_line_and_leaves_nothing() {
         ("SIGFPE", "arithmetic error"),
         ("SIGSEGV", "invalid memory reference"),
         ("SIGBUS", "memory that cannot be read"),
+        ("SIGTRAP", "trap"),
+        ("SIGSYS", "system call that is not allowed"),
         ("SIGILL", "illegal instruction"),
         ("SIGABRT", "abort"),
     ] {

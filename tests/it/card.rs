@@ -47,7 +47,7 @@ fn a_card_says_what_goes_where_it_comes_from_and_what_was_not_measured() {
     for part in [
         "# Tiny (2 of 4 blocks)\n",
         "**reasoning, arithmetic and code suffer first**",
-        "Blocks 1,3 of 4, numbered from 0, chosen by hand.",
+        "Blocks 1,3 of the parent's 4 blocks, numbered from 0, chosen by hand.",
         "Not measured: ",
         "    gguf-shorten eval out.gguf --parent m.gguf\n",
         "    gguf-shorten verify out.gguf --parent m.gguf\n",

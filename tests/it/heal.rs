@@ -75,15 +75,20 @@ fn what_cannot_be_healed_is_said_before_anything_is_measured() {
     );
 }
 
-/// A parent, and what is left of it without block 1. Block 0's `attn_q` is there in another type and with other weights.
+/// As [`pair_of`], with other weights of a matrix that healing may change.
 fn pair() -> (Vec<u8>, Vec<u8>) {
+    pair_of("blk.2.ffn_down.weight")
+}
+
+/// A parent, and what is left of it without block 1, with the tensor of this name in another type and with other weights.
+fn pair_of(name: &str) -> (Vec<u8>, Vec<u8>) {
     let bytes = Make::new("llama", 4).bytes();
     let model = Model::new(vec![File::parse(&bytes).unwrap()]).unwrap();
-    let tensors = model.tensors().iter();
-    let source = tensors.map(|tensor| tensor.info.name()).position(|name| name == "blk.2.attn_q.weight");
-    let changed =
-        ChangedTensor { tensor_type: TensorType::F32, bytes: (0..32 * 3 * 4).map(|i| i as u8).collect() };
-    let healing = Healing { tensors: ChangedTensors::from([(source.unwrap(), changed)]), loss: [1.5, 0.5] };
+    let mut tensors = model.tensors().iter().enumerate();
+    let (source, tensor) = tensors.find(|(_, tensor)| tensor.info.name() == name).unwrap();
+    let bytes_of = (0..tensor.info.n_elements() * 4).map(|i| i as u8).collect();
+    let changed = ChangedTensor { tensor_type: TensorType::F32, bytes: bytes_of };
+    let healing = Healing { tensors: ChangedTensors::from([(source, changed)]), loss: [1.5, 0.5] };
     let constraints = Constraints::of(&model).unwrap();
     let removed = BTreeSet::from([BlockId::new(1)]);
     let cut = Cut { healing: Some(healing), heal: "linear".to_owned(), ..Cut::new(removed, "blocks") };
@@ -111,8 +116,8 @@ fn a_healed_file_is_verified_and_its_changed_tensors_are_named() {
     let [change] = &verification.changes[..] else {
         panic!("{:?}", verification.changes);
     };
-    assert_eq!(change.parent.as_deref(), Some("blk.2.attn_q.weight"));
-    assert_eq!(change.tensor.as_deref(), Some("blk.1.attn_q.weight"));
+    assert_eq!(change.parent.as_deref(), Some("blk.2.ffn_down.weight"));
+    assert_eq!(change.tensor.as_deref(), Some("blk.1.ffn_down.weight"));
     assert_eq!(change.why, "makes up for removed blocks (linear)");
     let claim = verification.claim.healed.unwrap();
     assert_eq!(claim.loss, [1.5, 0.5]);
@@ -134,5 +139,15 @@ fn every_flipped_bit_of_a_healed_file_is_found() {
             "byte {byte} of {}",
             out.len()
         );
+    }
+}
+
+#[test]
+fn a_tensor_that_no_healing_changes_is_not_taken_for_healed() {
+    for name in ["token_embd.weight", "blk.2.attn_q.weight", "output_norm.weight"] {
+        let (parent, out) = pair_of(name);
+        let found = check(&parent, &out).unwrap();
+        let line = format!("tensor '{name}' is said to have healed weights, which no healing gives it");
+        assert_eq!(found.differences.first().iter().map(ToString::to_string).collect::<Vec<_>>(), [line]);
     }
 }

@@ -29,6 +29,8 @@ mod experts;
 
 mod places;
 
+mod taken;
+
 mod rooms;
 
 mod rules;

@@ -483,3 +483,51 @@ fn names_in_an_importance_matrix_are_renumbered_too() {
     assert_eq!(value(&out, "a.names"), "str[] blk.1.attn_q.weight");
     assert_eq!(value(&out, "a.flags"), "bool[] true");
 }
+
+/// Notes of a run that takes block 2 out of a model of six with this entry.
+fn notes_of(key: &str, value: ValueOut) -> String {
+    let dir = Make::new("llama", 6).set(key, value).dir();
+    dir.run("m.gguf --blocks 2 -o out.gguf").succeeds().stderr
+}
+
+#[test]
+fn blocks_in_the_words_of_any_format_are_noticed_in_texts_and_keys() {
+    let is_told = |key: &str, text: &str| notes_of(key, ValueOut::string(text)).contains("speaks of blocks");
+    for text in [
+        "from blk.4",
+        "BLK.4.attn_q",
+        r"^blk\.4\..*=q8_0",
+        "model.layers[4].mlp",
+        "a model/layers/4",
+        "of layer_4,",
+        "layer4",
+        "language_model.blk.3.attn_q and others",
+    ] {
+        assert!(is_told("q.text", text), "{text}");
+    }
+    for text in
+        ["blk.1 stays", "layers[99]", "vision.layers.4", "v.blk.4 of it", "player4", "a 4, h_4", "24 layers"]
+    {
+        assert!(!is_told("q.text", text), "{text}");
+    }
+    for key in ["q.layer4.x", "q.layer_4.x", "q.blk.04"] {
+        assert!(is_told(key, "x"), "{key}");
+    }
+    assert!(!is_told("q.layer_1.x", "x"));
+}
+
+#[test]
+fn hostile_metadata_takes_no_longer_than_it_is_long() {
+    let start = std::time::Instant::now();
+    notes_of("general.description", ValueOut::string(&"1".repeat(200_000)));
+    notes_of("general.description", ValueOut::string(&"blk.1 layer".repeat(50_000)));
+    notes_of(&format!("k0{}", ".a".repeat(32_700)), ValueOut::u32(1));
+    let lists = (0..20_000).fold(Make::new("llama", 6), |make, i| {
+        make.set(&format!("p{i}.names"), ValueOut::strings(&["blk.2.attn_q.weight"]))
+            .set(&format!("p{i}.flags"), ValueOut::bools(&[true, false]))
+    });
+    let dir = lists.dir();
+    dir.run("m.gguf --blocks 2 -o out.gguf").refused();
+    // Each took from ten seconds to minutes.
+    assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
+}

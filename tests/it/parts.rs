@@ -25,7 +25,7 @@ fn gemma4(n_blocks: u32, n_sharing: u32) -> Make {
 fn parts_of_removed_blocks_are_cut_out_of_gemma4() {
     let dir = with_parts(gemma4(7, 1), 7, 32, crate::make::Q4_1).dir();
     let output = dir.run("m.gguf --blocks 0,2,6 -o out.gguf").succeeds();
-    let line = "sliced   'per_layer_token_embd.weight' and 1 more: without the parts of removed blocks\n";
+    let line = "sliced   'per_layer_token_embd.weight', 'per_layer_model_proj.weight': without the parts of removed blocks\n";
     output.check(output.stdout.contains(line), line);
     let (parent, out) = (dir.read("m.gguf"), dir.read("out.gguf"));
     assert_eq!(value(&out, "gemma4.attention.shared_kv_layers"), "u32 0");

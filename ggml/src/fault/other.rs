@@ -41,8 +41,8 @@ pub(super) fn write_text<const N: usize>(text: &Text<N>) {
     write(&text.iter().collect::<Vec<u8>>());
 }
 
-/// Ends the process with status 1, without exit handlers: other threads may be running them.
-pub(super) fn exit() -> ! {
+/// Ends the process, without exit handlers: other threads may still use what those destroy.
+pub(super) fn exit(status: i32) -> ! {
     // SAFETY: ends the process.
-    unsafe { libc::_exit(1) }
+    unsafe { libc::_exit(status) }
 }

@@ -6,12 +6,14 @@ use std::ffi::{c_int, c_void};
 use super::{LAST_WORDS, LINE, at_work, end};
 
 /// A signal, its name, and what it is.
-const DEADLY: [(c_int, &str, &str); 5] = [
+const DEADLY: [(c_int, &str, &str); 7] = [
     (libc::SIGFPE, "SIGFPE", "arithmetic error"),
     (libc::SIGSEGV, "SIGSEGV", "invalid memory reference"),
     (libc::SIGBUS, "SIGBUS", "memory that cannot be read"),
     (libc::SIGILL, "SIGILL", "illegal instruction"),
     (libc::SIGABRT, "SIGABRT", "abort"),
+    (libc::SIGTRAP, "SIGTRAP", "trap"),
+    (libc::SIGSYS, "SIGSYS", "system call that is not allowed"),
 ];
 
 /// Signals that ask a process to end. By a user, a terminal, a queue of jobs, a limit of time.

@@ -32,7 +32,7 @@ pub(super) fn claim() {
     let this = usize::try_from(unsafe { libc::pthread_self() }).unwrap_or(usize::MAX);
     match ENDING.compare_exchange(0, this, Ordering::SeqCst, Ordering::SeqCst) {
         Ok(_) => {}
-        Err(owner) if owner == this => exit(),
+        Err(owner) if owner == this => exit(1),
         Err(_) => loop {
             // SAFETY: no arguments.
             unsafe { libc::pause() };
@@ -53,8 +53,8 @@ pub(super) fn write_text<const N: usize>(text: &Text<N>) {
     unsafe { libc::write(libc::STDERR_FILENO, text.bytes.as_ptr().cast(), len) };
 }
 
-/// Ends the process with status 1, without exit handlers: other threads may be running them.
-pub(super) fn exit() -> ! {
+/// Ends the process, without exit handlers: other threads may still use what those destroy.
+pub(super) fn exit(status: i32) -> ! {
     // SAFETY: ends the process.
-    unsafe { libc::_exit(1) }
+    unsafe { libc::_exit(status) }
 }

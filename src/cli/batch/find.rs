@@ -13,6 +13,7 @@ use walkdir::WalkDir;
 
 use crate::error::Usage;
 use crate::files::part_name::{Prefix, os_str};
+use crate::files::place::read_at_most;
 use crate::gguf;
 use crate::model::companion::Companion;
 use crate::model::stores::{self, ollama};
@@ -64,6 +65,9 @@ const N_FIRST: u64 = 64;
 const FIRST_BYTES: u64 = 1 << 20;
 const MAX_BYTES: u64 = 64 << 20;
 
+/// The longest list of models.
+const MAX_LIST_BYTES: u64 = 64 << 20;
+
 /// Finds all models of `paths`. Each is a file, a model of a store ([`stores::locate`]), a folder, a pattern such as
 /// `models/**/*Q4*.gguf` where there is no such file, or `@FILE`, a list of those. Of a folder all files with the name of a
 /// GGUF are taken. Of folders and patterns, files that are no models are left out, and those in `out_dir` that this program
@@ -87,7 +91,8 @@ pub fn find(paths: &[PathBuf], out_dir: &Path) -> Result<Found> {
     Ok(finder.found)
 }
 
-fn list_name(path: &Path) -> Option<&Path> {
+/// The file of a list, of an argument that is one.
+pub(crate) fn list_name(path: &Path) -> Option<&Path> {
     let name = path.as_os_str().as_encoded_bytes().strip_prefix(b"@")?;
     os_str(name).map(Path::new)
 }
@@ -103,7 +108,7 @@ struct Finder {
 impl Finder {
     fn list(&mut self, list: &Path) -> Result<()> {
         let at_path = || list.display().to_string();
-        let text = std::fs::read(list).with_context(at_path)?;
+        let text = read_at_most(list, MAX_LIST_BYTES, "a list of models").with_context(at_path)?;
         let lines = text.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii);
         let mut lines = lines.enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with(b"#"));
         let mut n = 0;

@@ -18,6 +18,7 @@ use crate::error::{self, Hint, Usage};
 use crate::files::part_name::{Prefix, as_text};
 use crate::heal::settings::HealArg;
 use crate::model::stores;
+use crate::output::outputs::Files;
 use crate::plan::Method;
 
 /// One model, and what becomes of it.
@@ -33,6 +34,8 @@ pub struct Job {
     pub flags: Flags,
     /// Whether llama.cpp evaluates it, which needs memory for its weights.
     pub evaluates: bool,
+    /// Other files that its process reads.
+    pub read: Vec<PathBuf>,
 }
 
 impl Job {
@@ -107,7 +110,10 @@ fn job(source: &Source, common: &Common<'_>) -> Result<(Job, Vec<usize>)> {
     };
     let output = common.out_dir.join(&name);
     let options = check(&flags, &output, model)?;
-    Ok((Job { source: source.clone(), name, output, evaluates: evaluates(&options), flags }, lines))
+    let evaluates = evaluates(&options);
+    let Files { mut read, imatrix, .. } = options.files;
+    read.extend(imatrix.map(|(from, _)| from));
+    Ok((Job { source: source.clone(), name, output, evaluates, flags, read }, lines))
 }
 
 /// Checks the arguments of one process as that process will.

@@ -14,7 +14,11 @@ use anyhow::{Context, Result, bail};
 
 use super::record::Record;
 use crate::error::Hint;
+use crate::files::place::{is_same, read_at_most};
 use crate::files::staged::{TEMPORARY, folder_of, temporary_in};
+
+/// No batch has so many results.
+const MAX_BYTES: u64 = 1 << 30;
 
 /// The results of one file, which no other run writes to meanwhile.
 #[derive(Debug)]
@@ -46,7 +50,7 @@ impl Results {
             unsaved: None,
         };
         for other in of_tasks(all) {
-            if same_file::is_same_file(&other, path).unwrap_or(true) {
+            if is_same(&other, path) {
                 continue;
             }
             for record in read(&other)? {
@@ -186,7 +190,9 @@ fn of_tasks(all: &Path) -> Vec<PathBuf> {
 }
 
 fn read(path: &Path) -> Result<Vec<Record>> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let bytes = read_at_most(path, MAX_BYTES, "a file of results");
+    let text = bytes.and_then(|bytes| Ok(String::from_utf8(bytes)?));
+    let text = text.with_context(|| path.display().to_string())?;
     let lines = text.lines().enumerate();
     let records = lines.filter(|(_, line)| !line.trim().is_empty()).map(|(i, line)| {
         Record::parse(line).with_context(|| format!("{}:{}", path.display(), i + 1)).map_err(|error| {

@@ -60,6 +60,9 @@ impl Options {
         if all_results.file_name().is_none() || all_results.is_dir() {
             bail!("{}: is not the name of a file", all_results.display());
         }
+        if all_results.exists() && !all_results.is_file() {
+            bail!("{}: is not a regular file", all_results.display());
+        }
         let n_cores = num_cpus::get_physical().min(num_cpus::get()).max(1);
         let n_jobs = args.jobs.unwrap_or((n_cores / 4).clamp(1, 4));
         let mut flags = args.flags.clone();

@@ -20,10 +20,14 @@ use toml::de::{DeTable, DeValue};
 use crate::cli::args::flags::Flags;
 use crate::cli::args::flags::Setting;
 use crate::error::Usage;
+use crate::files::place::read_at_most;
 use crate::files::staged::folder_of;
 
 /// The key that gives the name of the output, which is no flag of all models.
 const OUTPUT: &str = "output";
+
+/// The longest file of tables.
+const MAX_BYTES: u64 = 16 << 20;
 
 /// The tables of one file, in the order of their lines.
 #[derive(Debug)]
@@ -48,7 +52,9 @@ impl Tables {
     /// A file that cannot be read; [`Usage`] with the line for what is no TOML, no table, no pattern, or no flag of the main
     /// job.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        let bytes = read_at_most(path, MAX_BYTES, "options of models");
+        let text = bytes.and_then(|bytes| Ok(String::from_utf8(bytes)?));
+        let text = text.with_context(|| path.display().to_string())?;
         Self::parse(path, &text)
     }
 

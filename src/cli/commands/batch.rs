@@ -14,7 +14,7 @@ use crate::cli::args::BatchArgs;
 use crate::cli::args::task::Task;
 use crate::cli::batch::child::{self, Failure};
 use crate::cli::batch::earlier::{self, Kept, NewStamps};
-use crate::cli::batch::find::{Found, Source, find};
+use crate::cli::batch::find::{Found, Source, find, list_name};
 use crate::cli::batch::job::{Common, Job, jobs};
 use crate::cli::batch::memory::Memory;
 use crate::cli::batch::record::{Record, Run, Seen, State, seen};
@@ -46,7 +46,7 @@ pub fn run(args: &BatchArgs) -> Result<()> {
         suffix: args.suffix.as_deref(),
     };
     let (mut jobs, lines) = jobs(&found.models, &common)?;
-    check_places(&found.models, &options, &printing)?;
+    check_places(&jobs, args, &options, &printing)?;
     let n_found = jobs.len();
     if let Some(task) = options.task {
         jobs.retain(|job| is_of(task, &job.source));
@@ -111,15 +111,16 @@ fn is_of(task: Task, source: &Source) -> bool {
 }
 
 /// Checks before any work that no result takes the place of a model or of another result.
-fn check_places(models: &[Source], options: &Options, printing: &Printing) -> Result<()> {
+fn check_places(jobs: &[Job], args: &BatchArgs, options: &Options, printing: &Printing) -> Result<()> {
+    let lists = args.paths.iter().filter_map(|path| list_name(path));
+    let read = jobs.iter().flat_map(|job| &job.read).chain(&args.config).map(PathBuf::as_path);
+    let read: Vec<&Path> = read.chain(lists).collect();
     let json = printing.json.as_deref().filter(|_| printing.tables());
     for path in json.into_iter().chain([&*options.results]) {
-        let mut files = models.iter().flat_map(|model| &model.files);
-        ensure!(
-            !files.any(|file| same_file::is_same_file(file, path).unwrap_or(false)),
-            "{}: is one of the models",
-            path.display()
-        );
+        let mut files = jobs.iter().flat_map(|job| &job.source.files);
+        ensure!(!files.any(|file| place::is_same(file, path)), "{}: is one of the models", path.display());
+        place::check_unread(path, read.iter().copied())?;
+        place::check_no_model(path)?;
     }
     if let Some(json) = json {
         let folder = folder_of(json);

@@ -52,9 +52,12 @@ struct EntryReport {
 struct ClearReport {
     gguf_shorten: &'static str,
     folder: String,
-    /// Files that were removed.
+    /// Entries that were removed, as `list` counts them.
     removed: usize,
     bytes: u64,
+    /// Texts that models wrote.
+    own_texts: usize,
+    own_text_bytes: u64,
 }
 
 /// Runs the command.
@@ -90,20 +93,23 @@ fn list(cache: &Cache<'_>, printing: &Printing) -> Result<()> {
 }
 
 fn clear(cache: &Cache<'_>, printing: &Printing) -> Result<()> {
-    let (removed, bytes) = cache.clear()?;
+    let [(removed, bytes), (own_texts, own_text_bytes)] = cache.clear()?;
     let report = ClearReport {
         gguf_shorten: env!("CARGO_PKG_VERSION"),
         folder: cache.folder().display().to_string(),
         removed,
         bytes,
+        own_texts,
+        own_text_bytes,
     };
     if printing.tables() {
-        to_stdout(&format!(
-            "removed  {removed} {} of {}, {}\n",
-            entries(removed),
+        let (n, size) = (entries(removed), DecimalBytes(bytes));
+        let text = format!(
+            "removed  {removed} {n} of {}, {size}\n{}",
             report.folder,
-            DecimalBytes(bytes)
-        ))?;
+            texts(own_texts, own_text_bytes)
+        );
+        to_stdout(&text)?;
     }
     print_json(&report, printing)
 }
@@ -167,14 +173,15 @@ fn shown(report: &ListReport) -> String {
     let n = report.entries.len();
     let size = DecimalBytes(report.bytes);
     text += &format!("cache    {}: {n} {}, {size}\n", report.folder, entries(n));
-    if report.own_texts > 0 {
-        text += &format!(
-            "texts    {} that models wrote, {}\n",
-            report.own_texts,
-            DecimalBytes(report.own_text_bytes)
-        );
+    text + &texts(report.own_texts, report.own_text_bytes)
+}
+
+/// The line of texts that models wrote; empty without one.
+fn texts(n: usize, n_bytes: u64) -> String {
+    match n {
+        0 => String::new(),
+        n => format!("texts    {n} that models wrote, {}\n", DecimalBytes(n_bytes)),
     }
-    text
 }
 
 /// How long ago a second since 1970 was.

@@ -78,6 +78,7 @@ pub(crate) fn write(
         attention_removed: numbers(&plan.attention_removed),
         experts: ExpertsReport::of(parent.model, plan),
         method: plan.provenance.method.clone(),
+        by_auto: seen.auto,
         heal: plan.provenance.heal.clone(),
         n_changed: plan.changes.len(),
         evaluation,

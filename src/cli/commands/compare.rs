@@ -13,7 +13,7 @@ use anyhow::{Context, Error, Result, anyhow, ensure};
 
 use super::candidate::{Candidate, Loaded, Maker, Short, new_scratch, note};
 use super::eval::warn;
-use super::{check_json, devices, note_counts, print_json, to_stdout};
+use super::{arguments, check_json, devices, note_counts, print_json, to_stdout};
 use crate::choose::outcome::ChoiceReport;
 use crate::choose::rows::{self as choice, Row, Rows};
 use crate::choose::settings::Drops;
@@ -26,6 +26,7 @@ use crate::engine::scored::{ScoredLogits, scored};
 use crate::engine::text::{CalibrationSet, Texts};
 use crate::error;
 use crate::files::free_memory as room;
+use crate::files::place;
 use crate::heal::run as healing;
 use crate::heal::settings::HealArg;
 use crate::measure::blockwise;
@@ -49,7 +50,8 @@ pub fn run(options: &Compare) -> Result<()> {
     let printing = &options.printing;
     devices::warn(&options.text, printing);
     let input = Input::open(&options.parent)?;
-    check_json(printing, &input)?;
+    let chosen_on = options.drops.as_ref().map_or(&[][..], |drops| drops.calibration.source.files());
+    check_json(printing, &input, &[options.text.source.files(), chosen_on])?;
     check_apart(options)?;
     let model = load::parse_causal(&input)?;
     note_counts(&model, &input, printing);
@@ -112,6 +114,7 @@ pub fn run(options: &Compare) -> Result<()> {
         gguf_shorten: env!("CARGO_PKG_VERSION"),
         llama_cpp: ggml::backend::llama_cpp_version(),
         command: "compare",
+        arguments: arguments(),
         text: CalibrationReport::new(&set, seconds),
         parent: ModelReport::of(&model, &input, printing.json.is_some().then(|| input.blake3_once())),
         choice,
@@ -178,12 +181,8 @@ fn check_apart(options: &Compare) -> Result<()> {
     for file in &options.files {
         // A model that cannot be opened is a row that fails.
         match Input::open(file) {
-            Ok(input) => check_json(&options.printing, &input)?,
-            Err(_) => ensure!(
-                !same_file::is_same_file(file, json).unwrap_or(false),
-                "{}: is the input itself",
-                json.display()
-            ),
+            Ok(input) => check_json(&options.printing, &input, &[])?,
+            Err(_) => ensure!(!place::is_same(file, json), "{}: is the input itself", json.display()),
         }
     }
     Ok(())

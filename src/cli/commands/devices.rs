@@ -11,12 +11,24 @@ use crate::cli::commands::escaped::Escaped;
 use crate::cli::options::Printing;
 use crate::cli::progress::is_child;
 use crate::engine::settings::Calibration;
+use crate::watch::Watch;
 
 /// Says that `--gpu-layers` does nothing, where it does not.
 pub(crate) fn warn(options: &Calibration, printing: &Printing) {
+    note_threads(options.threads, printing);
     // Servers take blocks as GPUs do. For its children a batch says it.
     if options.rpc.is_empty() && !is_child() {
         warn_of(options.gpu_layers, printing);
+    }
+}
+
+/// Says that there are more threads than processors, which wait for one another.
+pub(crate) fn note_threads(n: usize, printing: &Printing) {
+    let n_processors = num_cpus::get();
+    if n > n_processors && !is_child() {
+        printing.note(&format!(
+            "--threads {n} is more than the {n_processors} processors that this process may use, which is very slow"
+        ));
     }
 }
 

@@ -19,7 +19,7 @@ use crate::model::warning;
 use crate::report::evaluation::screen;
 use crate::watch::{Unit, Watch};
 use anyhow::{Context, Result, bail};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Runs the command.
@@ -31,8 +31,9 @@ pub fn run(options: &Eval) -> Result<()> {
     devices::warn(&options.text, printing);
     let input = Input::open(&options.model)?;
     let parent_input = options.parent.as_deref().map(Input::open).transpose()?;
+    let tasks: Vec<PathBuf> = options.hellaswag.iter().chain(&options.multiple_choice).cloned().collect();
     for input in std::iter::once(&input).chain(&parent_input) {
-        check_json(printing, input)?;
+        check_json(printing, input, &[options.text.source.files(), &tasks])?;
     }
     let model = load::parse_causal(&input)?;
     let parent = parent_input.as_ref().map(load::parse_causal).transpose()?;

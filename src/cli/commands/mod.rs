@@ -41,6 +41,7 @@ use crate::report::{Report, table};
 use crate::watch::Watch;
 use anyhow::{Context, Result};
 use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
 
 /// Says that a file counts prediction blocks that are none.
 fn note_counts(model: &Model<'_>, input: &Input, printing: &Printing) {
@@ -65,12 +66,13 @@ fn print(report: &Report, printing: &Printing) -> Result<()> {
     print_json(report, printing)
 }
 
-/// Checks before any work where `--json` says that the result goes.
-fn check_json(printing: &Printing, input: &Input) -> Result<()> {
-    match &printing.json {
-        Some(path) if printing.tables() => crate::model::place::check_text(path, input, None),
-        _ => Ok(()),
-    }
+/// Checks before any work where `--json` says that the result goes: over no model, and no other file that is `read`.
+fn check_json(printing: &Printing, input: &Input, read: &[&[PathBuf]]) -> Result<()> {
+    let Some(path) = printing.json.as_deref().filter(|_| printing.tables()) else {
+        return Ok(());
+    };
+    place::check_unread(path, read.iter().copied().flatten().map(PathBuf::as_path))?;
+    crate::model::place::check_text(path, input, None)
 }
 
 /// Writes a result to where `--json` says, if it says so.

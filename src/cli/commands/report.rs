@@ -1,8 +1,6 @@
 //! `report`: saved results as a page.
 
 use std::collections::HashSet;
-use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -26,6 +24,7 @@ pub fn run(args: &ReportArgs) -> Result<()> {
     let folder = format == PageFormat::Svg && args.output.is_dir();
     if !is_stdout && !folder {
         check_place(&args.output, &files)?;
+        place::check_unread(&args.output, lists(&args.results))?;
     }
     let collection = Collection::new(read(&files, args.quiet)?);
     if folder {
@@ -41,6 +40,11 @@ pub fn run(args: &ReportArgs) -> Result<()> {
         return to_stdout(&text);
     }
     place::text(&args.output, &text).with_context(|| args.output.display().to_string())
+}
+
+/// The lists among the arguments.
+fn lists(arguments: &[PathBuf]) -> impl Iterator<Item = &Path> {
+    arguments.iter().filter_map(|argument| argument.to_str()?.strip_prefix('@')).map(Path::new)
 }
 
 /// The files that are named, also in lists.
@@ -63,23 +67,8 @@ fn listed(arguments: &[PathBuf]) -> Result<Vec<PathBuf>> {
 
 /// All of a file that is not too large.
 fn bytes(path: &Path) -> Result<Vec<u8>> {
-    let at_path = || path.display().to_string();
-    let file = File::open(path).with_context(at_path)?;
-    ensure!(
-        !file.metadata().with_context(at_path)?.is_dir(),
-        "{}: is a folder, expected a file of results",
-        at_path()
-    );
-    let mut bytes = Vec::new();
-    // A pipe does not say how much it holds.
-    let read = file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes);
-    read.with_context(at_path)?;
-    ensure!(
-        bytes.len() as u64 <= MAX_FILE_BYTES,
-        "{}: has more than {MAX_FILE_BYTES} bytes, so it is no file of results",
-        at_path()
-    );
-    Ok(bytes)
+    let bytes = place::read_at_most(path, MAX_FILE_BYTES, "a file of results");
+    bytes.with_context(|| path.display().to_string())
 }
 
 fn read(files: &[PathBuf], quiet: bool) -> Result<Vec<Saved>> {
@@ -109,15 +98,9 @@ fn read(files: &[PathBuf], quiet: bool) -> Result<Vec<Saved>> {
 fn check_place(path: &Path, results: &[PathBuf]) -> Result<()> {
     let fail = || path.display().to_string();
     ensure!(path.file_name().is_some(), "{}: is not the name of a file", fail());
-    let is_result = |result: &PathBuf| same_file::is_same_file(path, result).unwrap_or(false);
-    if std::fs::metadata(path).is_ok_and(|kind| kind.is_file()) {
-        ensure!(!results.iter().any(is_result), "{}: is one of the results", fail());
-        let mut start = Vec::new();
-        let is_model = File::open(path)
-            .and_then(|file| file.take(4).read_to_end(&mut start))
-            .is_ok_and(|_| start == b"GGUF");
-        ensure!(!is_model, "{}: is a model", fail());
-    }
+    let is_result = path.is_file() && results.iter().any(|result| place::is_same(path, result));
+    ensure!(!is_result, "{}: is one of the results", fail());
+    place::check_no_model(path)?;
     place::check_page(path)
 }
 

@@ -33,7 +33,9 @@ pub fn run(options: &Shorten) -> Result<()> {
     devices::warn(&options.choosing.calibration, printing);
     let input = Input::open(&options.model)?;
     let at_path = || options.model.display().to_string();
-    let model = Model::new(input.parse()?).with_context(at_path)?;
+    let files = input.parse()?;
+    let n_unused: usize = files.iter().map(|file| file.trailing_bytes().len()).sum();
+    let model = Model::new(files).with_context(at_path)?;
     let constraints = options.choosing.rules.constraints(&model).with_context(at_path)?;
     let parent = Parent { input: &input, model: &model, constraints: &constraints };
     let outputs = Outputs::claim(parent, &options.files)?;
@@ -56,7 +58,13 @@ pub fn run(options: &Shorten) -> Result<()> {
     let Done { plan, mut output, imatrix_out } =
         outputs.write(&plan, &mut card, chosen.imatrix.as_ref(), printing)?;
     note_counts(&model, &input, printing);
-    let notes = notes(parent, &plan, options.files.splitting);
+    let mut notes = notes(parent, &plan, options.files.splitting);
+    if n_unused > 0 {
+        notes.push(format!(
+            "{}: {n_unused} bytes after the last tensor belong to nothing and are not carried over",
+            at_path()
+        ));
+    }
     stale.iter().chain(&notes).for_each(|note| printing.note(note));
     let made;
     (output.ollama, made) = outputs.make_ollama(printing);

@@ -7,6 +7,7 @@ use crate::cli::commands::escaped::Escaped;
 use crate::cli::options::{Printing, one_model};
 use crate::engine::llama;
 use crate::gguf::{self, Entry, TensorInfo, ValueType};
+use crate::model::block::counted;
 use crate::model::input::Input;
 use crate::model::outcome::ModelReport;
 use crate::model::warning;
@@ -36,7 +37,7 @@ pub fn run(args: &ShowArgs) -> Result<()> {
     let printing = Printing::new(&args.common);
     let path = one_model(&args.model, None, None)?;
     let input = Input::open(&path)?;
-    check_json(&printing, &input)?;
+    check_json(&printing, &input, &[])?;
     // What cannot be shortened can be shown.
     let (files, mut model) = match input.parse() {
         Ok(files) => (files.clone(), Model::new(files)),
@@ -184,9 +185,9 @@ fn tensor_line(tensor: &TensorInfo<'_>) -> String {
 
 fn blocks(model: &Model<'_>) -> String {
     let mut text = format!(
-        "\nmodel    {}, {} blocks, {} parameters, {}\n\nblocks\n",
+        "\nmodel    {}, {}, {} parameters, {}\n\nblocks\n",
         Escaped(model.architecture()),
-        model.n_blocks(),
+        counted(model.n_blocks()),
         HumanCount(model.n_parameters()),
         DecimalBytes(model.n_bytes())
     );

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use ggml::{Mapping, log};
 
-use super::{arguments, check_json, print_json, to_stdout};
+use super::{arguments, check_json, devices, print_json, to_stdout};
 use crate::cli::options::{Printing, Verify};
 use crate::gguf::{self, Quoted};
 use crate::measure::oracle::{self, Run, ZeroedBlocks};
@@ -27,11 +27,12 @@ use crate::watch::{Unit, Watch};
 pub fn run(options: &Verify) -> Result<()> {
     let at_output = || options.output.display().to_string();
     let at_parent = || options.parent.display().to_string();
+    devices::note_threads(options.threads, &options.printing);
     let output = Input::open(&options.output)?;
     let files = output.parse()?;
     let input = Input::open(&options.parent)?;
-    check_json(&options.printing, &input)?;
-    check_json(&options.printing, &output)?;
+    check_json(&options.printing, &input, &[])?;
+    check_json(&options.printing, &output, &[])?;
     let parent = Model::new(input.parse()?).with_context(at_parent)?;
     let constraints = Constraints::new(&parent, options.trust_any_cut).with_context(at_parent)?;
     if options.run {

@@ -14,12 +14,13 @@ mod score;
 
 mod shorten;
 
-use crate::cli::args::{CommonArgs, EvalArgs, VerifyArgs};
+use crate::cli::args::{Command, CommonArgs, EvalArgs, VerifyArgs};
 use crate::engine::settings::{Calibration, default_threads};
 use crate::error::{Hint, Usage};
 use crate::files::part_name::Prefix;
 use anyhow::{Result, bail};
 use calibration::scored_text;
+use clap::Subcommand;
 pub use compare::Compare;
 pub use fit::Fit;
 pub use score::Score;
@@ -47,12 +48,23 @@ pub(crate) fn one_model(named: &[PathBuf], parent: Option<&Path>, hint: Option<&
                 second.display(),
                 if models.len() > 2 { " among them" } else { "" }
             )));
-            Err(match hint {
-                Some(hint) => error.context(Hint(hint.to_owned())),
+            let order = command_among(&models).map(|command| {
+                format!("the command comes first: gguf-shorten {command} {}", first.display())
+            });
+            Err(match order.or(hint.map(str::to_owned)) {
+                Some(hint) => error.context(Hint(hint)),
                 None => error,
             })
         }
     }
+}
+
+/// A command that stands where a model should, as in `MODEL show`.
+fn command_among(models: &[PathBuf]) -> Option<String> {
+    let commands = Command::augment_subcommands(clap::Command::new("gguf-shorten"));
+    let names: Vec<&str> = commands.get_subcommands().map(clap::Command::get_name).collect();
+    let found = models.iter().skip(1).filter(|model| !model.exists()).find_map(|model| model.to_str());
+    found.filter(|word| names.contains(word)).map(str::to_owned)
 }
 
 /// Each model that is named once, whichever and however many of its parts are. Without the parent, where there are others.
@@ -73,6 +85,14 @@ fn models(named: &[PathBuf], parent: Option<&Path>) -> Vec<PathBuf> {
         models.retain(is_other);
     }
     models
+}
+
+/// Checks that a file which is written beside its place has one.
+pub(crate) fn check_not_stdout(flag: &str, place: Option<&Path>) -> Result<()> {
+    if place == Some(Path::new("-")) {
+        bail!(Usage(format!("--{flag} cannot go to stdout, only --json can; a file of that name is ./-")));
+    }
+    Ok(())
 }
 
 /// Settings of what a command prints.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 
 use super::calibration::check_matrix;
-use super::{Printing, one_model, rpc};
+use super::{Printing, check_not_stdout, one_model, rpc};
 use crate::choose::stability::Confidence;
 use crate::cli::args::ScoreArgs;
 use crate::engine::scored::MIN_WINDOW;
@@ -85,6 +85,8 @@ impl Score {
             .against_calibration
             .clone()
             .map(|file| Calibration { source: Source::Files(vec![file]), ..calibration.clone() });
+        check_not_stdout("imatrix-out", args.imatrix_out.as_deref())?;
+        let read = calibration.source.files().iter().chain(&args.against_calibration).cloned().collect();
         let options = Self {
             model: one_model(&args.model, None, None)?,
             sub_blocks: args.sub_blocks,
@@ -98,6 +100,7 @@ impl Score {
             ablate: args.ablate,
             calibration,
             files: Files {
+                read,
                 imatrix_out: args.imatrix_out.clone(),
                 json: args.common.json.clone(),
                 force: args.force,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 
 use super::calibration::check_matrix;
-use super::{Printing, heal, one_model, rpc};
+use super::{Printing, check_not_stdout, heal, one_model, rpc};
 use crate::choose::search::Goal;
 use crate::choose::settings::{Choice, Choosing, CutRules, ExpertChoice};
 use crate::cli::args::ShortenArgs;
@@ -60,6 +60,11 @@ impl Shorten {
         if args.output.is_none() && !args.dry_run {
             bail!(Usage("--output is needed".to_owned()));
         }
+        let matrix = args.imatrix.as_ref().and_then(|files| files.last());
+        check_not_stdout("output", args.output.as_deref())?;
+        check_not_stdout("imatrix", matrix.map(PathBuf::as_path))?;
+        check_not_stdout("imatrix-out", args.imatrix_out.as_deref())?;
+        check_not_stdout("card", args.card.as_deref())?;
         check_tasks(args)?;
         let objective = args.objective.unwrap_or(match args.goal.max_ppl {
             Some(_) => Objective::Ppl,
@@ -69,7 +74,8 @@ impl Shorten {
             Calibration { scratch: args.goal.scratch.clone(), ..Calibration::new(&args.calibration)? };
         check_matrix(args.imatrix_out.as_deref(), &calibration)?;
         let heal = Heal::new(args, objective, calibration.clone());
-        let files = files(args);
+        let read = calibration.source.files().iter().chain(&args.goal.task_file).cloned();
+        let files = Files { read: read.collect(), ..files(args) };
         let choosing = Choosing {
             choice,
             attention,
@@ -167,6 +173,7 @@ fn files(args: &ShortenArgs) -> Files {
             _ => None,
         },
         imatrix_out: args.imatrix_out.clone(),
+        read: Vec::new(),
         ollama: args.ollama.clone(),
         card: args.card.clone(),
         json: args.common.json.clone(),

@@ -59,11 +59,17 @@ impl Checkpoint {
         watch: &dyn Watch,
     ) -> Result<(Self, States, Option<Record<M>>)> {
         let at_folder = || folder.display().to_string();
-        fs::create_dir_all(folder).with_context(at_folder)?;
         let key = key.to_hex();
         let checkpoint = Self { folder: folder.to_owned(), stem: format!("blockwise-{}", &key[..16]) };
         let n_bytes = (n_windows as u64).saturating_mul(n_floats as u64).saturating_mul(4);
-        let mut files = [0, 1].map(|number| checkpoint.path(&number.to_string()).open());
+        let places = [0, 1].map(|number| checkpoint.path(&number.to_string()));
+        let n_there = places.each_ref().map(|place| fs::metadata(&place.0).map_or(0, |file| file.len()));
+        let n_more: u64 = n_there.iter().map(|n| n_bytes.saturating_sub(*n)).sum();
+        // Before anything is made that would stay.
+        let on_disk = folder.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("."));
+        place::check_free(on_disk, n_more, 0).context("hidden states of the text")?;
+        fs::create_dir_all(folder).with_context(at_folder)?;
+        let mut files = places.map(|place| place.open());
         let mut opened = Vec::new();
         for file in &mut files {
             let file = file.as_mut().map_err(|error| anyhow::anyhow!("{error:#}"))?;
@@ -72,9 +78,6 @@ impl Checkpoint {
         let Ok([first, second]) = <[File; 2]>::try_from(opened) else {
             bail!("bug: not two files");
         };
-        let n_there = [&first, &second].map(|file| file.metadata().map_or(0, |metadata| metadata.len()));
-        let n_more: u64 = n_there.iter().map(|n| n_bytes.saturating_sub(*n)).sum();
-        place::check_free(folder, n_more, 0).context("hidden states of the text")?;
         let mut files = [first, second];
         let records = Records::in_folder(folder.to_owned(), watch);
         let record: Option<Record<M>> = records.read(&checkpoint.path("json").0);
@@ -154,5 +157,22 @@ impl Place {
             // Some file systems have no locks.
             Err(fs::TryLockError::Error(_)) => Ok(file),
         }
+    }
+}
+
+#[cfg(all(test, any(target_os = "linux", target_os = "android")))]
+mod tests {
+    use super::*;
+    use crate::watch::Silent;
+
+    #[test]
+    fn nothing_is_left_where_there_is_no_room() {
+        let root = tempfile::tempdir().unwrap();
+        let open =
+            |folder: &Path| Checkpoint::open::<()>(folder, &blake3::hash(b""), 1 << 40, 1 << 20, &Silent);
+        let error = open(&root.path().join("a/b")).map(drop).unwrap_err();
+        assert!(format!("{error:#}").contains("No space left on device"), "{error:#}");
+        open(root.path()).map(drop).unwrap_err();
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
     }
 }

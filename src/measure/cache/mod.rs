@@ -29,6 +29,9 @@ use crate::watch::Watch;
 
 pub use entry::{Entry, Key, Measured, Scored};
 
+/// The folder of the losses of fits.
+pub const FITS: &str = "fits";
+
 /// The folder of scores.
 const SCORES: &str = "scores";
 
@@ -96,13 +99,14 @@ impl<'w> Cache<'w> {
         Ok((paths.len(), paths.iter().map(len).sum()))
     }
 
-    /// Removes all entries. Returns how many there were, and their bytes. What is no entry stays.
+    /// Removes all entries, texts, hashes and losses of fits. Returns how many entries there were and their bytes, and as much of texts. What is
+    /// none of those stays.
     ///
     /// # Errors
     /// An entry that cannot be removed.
-    pub fn clear(&self) -> Result<(usize, u64)> {
-        let (mut n, mut n_bytes) = (0, 0);
-        for folder in [SCORES, HASHES, OWN_TEXT] {
+    pub fn clear(&self) -> Result<[(usize, u64); 2]> {
+        let mut removed = [(0, 0); 4];
+        for (folder, (n, n_bytes)) in [SCORES, OWN_TEXT, HASHES, FITS].into_iter().zip(&mut removed) {
             for path in self.files(folder)? {
                 let len = fs::symlink_metadata(&path).map_or(0, |metadata| metadata.len());
                 match fs::remove_file(&path) {
@@ -110,15 +114,16 @@ impl<'w> Cache<'w> {
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
                     result => result.with_context(|| path.display().to_string())?,
                 }
-                n += 1;
-                n_bytes += len;
+                *n += 1;
+                *n_bytes += len;
             }
             // A folder stays if something else is in it.
             let _ = fs::remove_dir(self.folder().join(folder));
         }
         // So does that of all.
         let _ = fs::remove_dir(self.folder());
-        Ok((n, n_bytes))
+        let [scores, texts, ..] = removed;
+        Ok([scores, texts])
     }
 
     /// The entries of one kind, and what was left of one that was never finished.
@@ -242,7 +247,7 @@ mod tests {
         assert_eq!(cache.find(&key(Scored::Runs(3))).unwrap().runs(6).unwrap(), distances);
         assert!(cache.find(&key(Scored::Runs(2))).is_none());
         assert_eq!(cache.list().unwrap().len(), 3);
-        assert_eq!(cache.clear().unwrap().0, 3);
+        assert_eq!(cache.clear().unwrap()[0].0, 3);
         assert!(cache.list().unwrap().is_empty() && !cache.folder().exists());
     }
 
@@ -271,7 +276,7 @@ mod tests {
         cache.keep(&entry(Scored::Blocks));
         let other = cache.folder().join(SCORES).join("notes.json");
         fs::write(&other, "mine").unwrap();
-        assert_eq!(cache.clear().unwrap().0, 1);
+        assert_eq!(cache.clear().unwrap()[0].0, 1);
         assert_eq!(fs::read_to_string(other).unwrap(), "mine");
     }
 }

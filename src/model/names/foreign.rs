@@ -5,6 +5,7 @@
 //! v.blk.4.attn_q.weight                 a block of another tower
 //! model.layers.4.mlp                    in another format
 //! q.skip_layers                         [0, 4], as numbers
+//! model.layers[4], BLK\.4, layer_4      in a text
 //! ```
 
 /// Names of language models.
@@ -31,7 +32,14 @@ pub(super) fn is_tower_name(before: &str) -> bool {
 
 /// Whether a part of a name or key is a word for another tower.
 pub(super) fn is_of_tower(name: &str) -> bool {
-    name.split('.').any(|part| TOWER_WORDS.iter().any(|word| part.starts_with(word)))
+    tower_word(name) < name.len()
+}
+
+/// Where the first part that is a word for another tower begins; the end of a name without one.
+pub(super) fn tower_word(name: &str) -> usize {
+    let is_word = |part: &str| TOWER_WORDS.iter().any(|word| part.starts_with(word));
+    let parts = name.split('.').take_while(|part| !is_word(part));
+    parts.map(|part| part.len() + 1).sum::<usize>().min(name.len())
 }
 
 /// The number of the block at `at` of a name. The name has the words of another format.
@@ -49,6 +57,53 @@ pub(super) fn number_at(name: &str, at: usize) -> Option<usize> {
 pub(super) fn first_number(name: &str) -> Option<(usize, usize)> {
     let starts = name.match_indices('.').map(|(dot, _)| dot + 1);
     [0].into_iter().chain(starts).find_map(|at| Some((at, number_at(name, at)?)))
+}
+
+/// A block in a text.
+pub(super) struct Spoken {
+    /// The parts of its name before the word for a block, each with a dot after it.
+    pub(super) before: String,
+    /// Whether the word is llama.cpp's.
+    pub(super) is_own: bool,
+    pub(super) number: usize,
+}
+
+/// How much of a text before a number is looked at.
+const NAME_BYTES: usize = 64;
+
+/// The blocks that a text speaks of, in the words of any format. Takes time in proportion to the text.
+pub(super) fn spoken<'t>(text: &'t [u8], prefix: &'t str) -> impl Iterator<Item = Spoken> + 't {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        loop {
+            let start = at + text[at..].iter().position(u8::is_ascii_digit)?;
+            let n_digits = text[start..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+            at = start + n_digits;
+            let number = str::from_utf8(&text[start..at]).ok().and_then(|digits| digits.parse().ok());
+            let found = spoken_of(&text[start.saturating_sub(NAME_BYTES)..start], prefix);
+            if let (Some(number), Some((before, is_own))) = (number, found) {
+                return Some(Spoken { before, is_own, number });
+            }
+        }
+    })
+}
+
+/// What stands in a text before a block's number: as of [`Spoken`], if it ends in a word for a block.
+fn spoken_of(text: &[u8], prefix: &str) -> Option<(String, bool)> {
+    let is_between = |byte: &&u8| b"._/[\\".contains(byte);
+    let text = &text[..text.len() - text.iter().rev().take(2).take_while(is_between).count()];
+    let is_name = |byte: &&u8| byte.is_ascii_alphanumeric() || b"._/-".contains(byte);
+    let n_bytes = text.iter().rev().take_while(is_name).count();
+    let name = text[text.len() - n_bytes..].to_ascii_lowercase();
+    let name = str::from_utf8(&name).ok()?.replace(['_', '/', '-'], ".");
+    let word = name.rsplit('.').next()?;
+    let (before, is_own) = match name.strip_suffix(prefix.trim_end_matches('.')) {
+        Some(before) => (before, true),
+        // A letter alone is a word of nothing.
+        None if word.len() > 1 && BLOCK_WORDS.contains(&word) => (&name[..name.len() - word.len()], false),
+        None => return None,
+    };
+    (before.is_empty() || before.ends_with('.')).then(|| (before.to_owned(), is_own))
 }
 
 /// Whether a key is that of something of all or some blocks of the language model.

@@ -93,8 +93,10 @@ impl Doubt {
             Some(Some(_)) => doubt(place.1, "and whether its elements are of tensors is not known", taken),
             Some(None) => doubt(place.1, "and another list of them, which loses other elements", taken),
             None if entry.value_type() == ValueType::Array => {
-                let mut lengths = lists.keys().filter(|(prefix, _)| *prefix == place.0).map(|(_, n)| *n);
-                let n_names = lengths.find(|&n| place.1 > n && place.1.is_multiple_of(n))?;
+                // No more lists than the entry has elements.
+                let shorter = lists.range((place.0.clone(), 0)..place.clone());
+                let mut lengths = shorter.map(|((_, n), _)| *n);
+                let n_names = lengths.find(|&n| place.1.is_multiple_of(n))?;
                 doubt(
                     n_names,
                     "with several elements for each, and whether they are of tensors is not known",

@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use anyhow::{Result, anyhow, ensure};
 
 use self::fate::{Mention, Mentioned, SUFFIXES, stem};
+use self::foreign::Spoken;
 use self::lists::{Lists, TOKENIZER, elements};
 use crate::error::Hint;
 use crate::gguf::{Array, EntryOut, MAX_NAME_BYTES, Quoted, Value, ValueOut, ValueType};
@@ -41,6 +42,20 @@ const MAX_KEY_BYTES: usize = 65_535;
 
 /// What is said of a name that may be that of a block.
 const MAY_BE_BLOCK: &str = "may be that of a block";
+
+/// A key or name, looked at part by part.
+#[derive(Clone, Copy)]
+struct Key<'k> {
+    text: &'k str,
+    /// Where its first word for another tower begins.
+    tower_word: usize,
+}
+
+impl<'k> Key<'k> {
+    fn new(text: &'k str) -> Self {
+        Self { text, tower_word: foreign::tower_word(text) }
+    }
+}
 
 /// What becomes of every name of a model.
 pub(crate) struct Names<'n> {
@@ -101,10 +116,10 @@ impl<'n> Names<'n> {
     fn in_other_words(&self, name: &str, prefix: &str, renumbering: &Renumbering) -> Option<Fate> {
         let Some(dot) = name.find(&format!(".{prefix}")) else {
             let (at, number) = foreign::first_number(name)?;
-            let moves = renumbering.moves(number) && !self.is_in_tower(name, at);
+            let moves = renumbering.moves(number) && !self.is_in_tower(Key::new(name), at);
             return moves.then_some(Fate::Unclear(MAY_BE_BLOCK));
         };
-        if self.is_in_tower(name, dot + 1) {
+        if self.is_in_tower(Key::new(name), dot + 1) {
             return None;
         }
         let before = &name[..dot];
@@ -117,16 +132,20 @@ impl<'n> Names<'n> {
     }
 
     /// Whether what stands at `at` of a key or name is of another tower.
-    fn is_in_tower(&self, key: &str, at: usize) -> bool {
-        let Some(before) = key[..at].strip_suffix('.') else {
+    fn is_in_tower(&self, key: Key<'_>, at: usize) -> bool {
+        let Some(before) = key.text[..at].strip_suffix('.') else {
             return false;
         };
-        let is_before = |tower: &&str| {
-            let rest = key[..at].strip_suffix(*tower);
-            rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-        };
-        let is_named = key[at..].starts_with("blk.") && foreign::is_tower_name(before);
-        is_named || foreign::is_of_tower(before) || self.towers.iter().any(is_before)
+        let is_named = key.text[at..].starts_with("blk.") && foreign::is_tower_name(before);
+        is_named || key.tower_word < at || self.ends_in_tower(&key.text[..at])
+    }
+
+    /// Whether the last parts of what stands before a block's name are another tower's. Each has a dot after it.
+    fn ends_in_tower(&self, before: &str) -> bool {
+        let near = &before[before.ceil_char_boundary(before.len().saturating_sub(MAX_BYTES))..];
+        let starts = near.match_indices('.').map(|(dot, _)| dot + 1);
+        let whole = (near.len() == before.len()).then_some(0);
+        starts.chain(whole).any(|start| self.towers.contains(&near[start..]))
     }
 
     fn of_tensor(&self, name: &str) -> Option<Fate> {
@@ -152,8 +171,9 @@ impl<'n> Names<'n> {
         }
         let mut new = String::new();
         let mut at = 0;
+        let parts = Key::new(key);
         while at < key.len() {
-            let (n_bytes, fate) = self.run(key, at);
+            let (n_bytes, fate) = self.run(parts, at);
             match fate {
                 Fate::Same => new.push_str(&key[at..at + n_bytes]),
                 Fate::Renamed(name) => new.push_str(&name),
@@ -187,8 +207,8 @@ impl<'n> Names<'n> {
     }
 
     /// The longest name from `at` on, in bytes, and its fate. Else the part there.
-    fn run(&self, key: &str, at: usize) -> (usize, Fate) {
-        let rest = &key[at..];
+    fn run(&self, key: Key<'_>, at: usize) -> (usize, Fate) {
+        let rest = &key.text[at..];
         if rest.starts_with('.') {
             return (0, Fate::Same);
         }
@@ -208,7 +228,7 @@ impl<'n> Names<'n> {
             let fate = fate_in_block(&rest[..n_bytes], prefix, renumbering);
             return (n_bytes, fate.unwrap_or(Fate::Same));
         }
-        let is_other = foreign::number_at(key, at).is_some_and(|number| renumbering.moves(number));
+        let is_other = foreign::number_at(key.text, at).is_some_and(|number| renumbering.moves(number));
         (end, if is_other { Fate::Unclear(MAY_BE_BLOCK) } else { Fate::Same })
     }
 
@@ -217,18 +237,12 @@ impl<'n> Names<'n> {
         let Some((prefix, renumbering)) = self.blocks else {
             return false;
         };
-        let prefix = prefix.as_bytes();
-        let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b"_.".contains(&byte);
-        let mut found = text.windows(prefix.len()).enumerate();
-        found.any(|(at, window)| {
-            let after = &text[at + prefix.len()..];
-            let n_digits = after.iter().take_while(|byte| byte.is_ascii_digit());
-            let digits = &after[..n_digits.count()];
-            window == prefix
-                && !digits.is_empty()
-                && (at == 0 || !is_word(text[at - 1]))
-                && str::from_utf8(digits)
-                    .is_ok_and(|number| renumbering.moves(number.parse().unwrap_or(usize::MAX)))
+        foreign::spoken(text, prefix).any(|Spoken { before, is_own, number }| {
+            let is_named = is_own && before.strip_suffix('.').is_some_and(foreign::is_tower_name);
+            renumbering.moves(number)
+                && !is_named
+                && !foreign::is_of_tower(&before)
+                && !self.ends_in_tower(&before)
         })
     }
 
@@ -314,7 +328,7 @@ impl<'n> Names<'n> {
         if let Fate::Unclear(why) = mention.key {
             refuse(&format!("has a name in its key that {why}"))?;
         }
-        let mut speaks = false;
+        let mut speaks = !is_tokenizer && mention.key == Fate::Same && self.speaks_of_blocks(key.as_bytes());
         match value.value_type() {
             ValueType::String => {
                 let text = value.as_bytes()?;
@@ -322,14 +336,16 @@ impl<'n> Names<'n> {
                 match name.and_then(|name| self.fate(name)) {
                     Some(Fate::Unclear(why)) => refuse(&format!("has a value that {why}"))?,
                     Some(fate) => mention.value = Mentioned::Whole(fate),
-                    None => speaks = self.speaks_of_blocks(text),
+                    None => speaks |= self.speaks_of_blocks(text),
                 }
             }
             ValueType::Array if !is_tokenizer => {
                 let array = value.as_array()?;
                 match array.element_type() {
                     ValueType::String => {
-                        (mention.value, speaks) = self.elements(array, &refuse)?;
+                        let in_text;
+                        (mention.value, in_text) = self.elements(array, &refuse)?;
+                        speaks |= in_text;
                     }
                     ValueType::Array if self.is_named_in(value) => {
                         refuse("is an array of arrays with names of tensors or blocks")?;
@@ -386,8 +402,9 @@ impl<'n> Names<'n> {
     /// Whether a key has the name of a tensor or block in it.
     fn has_name(&self, key: &str) -> bool {
         let mut at = 0;
+        let parts = Key::new(key);
         while at < key.len() {
-            let end = at + self.run(key, at).0;
+            let end = at + self.run(parts, at).0;
             if key[at..end].contains('.') {
                 return true;
             }

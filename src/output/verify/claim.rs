@@ -111,7 +111,9 @@ fn names(metadata: &Metadata<'_>, key: &str) -> Result<Option<Vec<String>>> {
         return Ok(None);
     };
     let names = entry.value().as_array()?.strs();
-    names.map(|name| Ok(name?.to_owned())).collect::<Result<_>>().map(Some)
+    // A name that is there many times stands for one tensor.
+    let names = names.map(|name| Ok(name?.to_owned())).collect::<Result<BTreeSet<_>>>()?;
+    Ok(Some(names.into_iter().collect()))
 }
 
 /// Two losses; NaN for one that is missing.

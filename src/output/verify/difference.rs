@@ -25,6 +25,8 @@ pub enum Difference {
         /// Its value.
         word: String,
     },
+    /// A tensor that is said to be healed, of a kind that never is.
+    Healed(Place),
     /// A block that an earlier release took for a prediction block, and removed for that.
     NoPrediction(BlockId),
     /// A number of the header.
@@ -139,6 +141,9 @@ impl fmt::Display for Difference {
             }
             Self::Word { entry, word } => {
                 write!(f, "{entry} is {}, which is not known", Quoted(word))
+            }
+            Self::Healed(place) => {
+                write!(f, "{place} is said to have healed weights, which no healing gives it")
             }
             Self::NoPrediction(block) => {
                 write!(f, "block {block} was removed as a prediction block, but it is a block as any other")

@@ -17,7 +17,7 @@ mod earlier;
 mod rounded;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -29,6 +29,7 @@ use crate::output::outcome::ExpertsReport;
 use crate::plan::imatrix::Imatrix;
 use crate::plan::kinds::Pattern;
 use crate::plan::parts::{Part, cut};
+use crate::plan::writers::may_be_healed;
 use crate::plan::{
     ChangedTensor, ChangedTensors, Constraints, Cut, ExpertCut, Healing, Plan, Provenance, Requantized, Runs,
     TensorChange, TensorData,
@@ -193,6 +194,20 @@ fn changed(parent: &Model<'_>, claim: &Claim, names: &[String], out: &[gguf::Fil
     names.iter().filter_map(changed).collect()
 }
 
+/// Checks that only tensors are said to be healed to which that may happen.
+fn check_healed(parent: &Model<'_>, claim: &Claim, differences: &mut Differences) {
+    let Some(healed) = &claim.healed else {
+        return;
+    };
+    let names: BTreeSet<&str> = healed.tensors.iter().map(String::as_str).collect();
+    for tensor in parent.tensors() {
+        let may_be = tensor.block.is_some_and(|(_, rest)| may_be_healed(rest));
+        if !may_be && names.contains(tensor.info.name()) {
+            differences.push(Difference::Healed(Place::Tensor(tensor.info.name().to_owned())));
+        }
+    }
+}
+
 /// Compares `out` with `plan`. That was made for `parent` from `claim`, which is what `out` says of itself. As [`verify`] else.
 ///
 /// # Errors
@@ -209,6 +224,7 @@ pub fn compare(
 
     let mut differences = Differences::default();
     claim.check(&mut differences);
+    check_healed(parent, &claim, &mut differences);
     let mut same_head = true;
     let mut pairs = Vec::new();
     for (number, (part, file)) in parts.iter().zip(out).enumerate() {

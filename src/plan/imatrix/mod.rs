@@ -67,8 +67,13 @@ impl<'a> Imatrix<'a> {
             return Legacy::parse(bytes).map(|legacy| Self(Form::Legacy(legacy)));
         }
         let file = gguf::File::parse(bytes)?;
-        let kind = file.metadata().require("general.type")?.as_str()?;
-        ensure!(kind == IMATRIX, "metadata 'general.type' is {}, expected '{IMATRIX}'", Quoted(kind));
+        let kind = file.metadata().get("general.type").map(|entry| entry.value().as_str()).transpose()?;
+        let is_matrix = kind == Some(IMATRIX);
+        let found = kind.map_or("missing".to_owned(), |kind| Quoted(kind).to_string());
+        ensure!(
+            is_matrix,
+            "is no importance matrix: metadata 'general.type' is {found}, expected '{IMATRIX}'"
+        );
         Ok(Self(Form::Gguf(file)))
     }
 
