@@ -149,7 +149,10 @@ fn a_matrix_of_another_model_is_refused() {
         "has an entry of tensor 'blk.1.attn_qkv.weight', which the model does not have",
     );
     fails(&dat(&[], |i| i), "has 1 entries, but none of a block");
-    fails(&dir.read("m.gguf"), "metadata 'general.type' is 'model', expected 'imatrix'");
+    fails(
+        &dir.read("m.gguf"),
+        "is no importance matrix: metadata 'general.type' is 'model', expected 'imatrix'",
+    );
     fails(&Make::empty().bytes(), "metadata 'general.type' is missing");
     fails(b"Dear reader,", "entry 1 of 1918985540: file ends at byte 12, inside the name");
     fails(b"", "file ends at byte 0, inside the number of entries");
