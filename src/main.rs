@@ -1,7 +1,7 @@
 //! Parses arguments, runs one command, prints one error, chooses the exit status.
 
-use std::ffi::OsStr;
 use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -84,8 +84,8 @@ fn usage(error: &clap::Error) -> ExitCode {
         let _ = error.print();
         return ExitCode::from(2);
     }
-    let first = std::env::args_os().nth(1);
-    let fault = Fault::new(error, first.as_deref().and_then(OsStr::to_str));
+    let words: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
+    let fault = Fault::new(error, &words);
     say(&format!("gguf-shorten: {}", fault.message));
     say(&format!("hint: {}", fault.hint));
     ExitCode::from(2)

@@ -1,12 +1,13 @@
 //! Wrong arguments: what is wrong with them, and what was probably meant.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use clap::error::{ContextKind, ContextValue};
 
 use crate::cli::args::Command;
 use crate::cli::args::words::of_arguments;
+use crate::cli::options::{command_after, command_first};
 
 /// What is said of wrong arguments, each on a line.
 #[derive(Debug)]
@@ -18,9 +19,10 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// Of `error`, where `first` is the first argument.
+    /// Of `error`, which these words of the command line made.
     #[must_use]
-    pub fn new(error: &clap::Error, first: Option<&str>) -> Self {
+    pub fn new(error: &clap::Error, words: &[PathBuf]) -> Self {
+        let first = words.first().and_then(|word| word.to_str());
         if let Some(word) = first
             && let Some(command) = meant_command(word)
         {
@@ -32,7 +34,10 @@ impl Fault {
         let kinds = [ContextKind::SuggestedArg, ContextKind::SuggestedValue];
         let hint = match kinds.iter().find_map(|kind| suggestion(error, *kind)) {
             Some(suggestion) => format!("did you mean '{suggestion}'?"),
-            None => "gguf-shorten --help lists the arguments".to_owned(),
+            None => match (command_after(words), first) {
+                (Some(command), Some(first)) => command_first(&command, Path::new(first)),
+                _ => "gguf-shorten --help lists the arguments".to_owned(),
+            },
         };
         Self { message: of_arguments(error), hint }
     }

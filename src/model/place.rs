@@ -1,6 +1,6 @@
 //! Places of results that must not be those of the input.
 
-use crate::files::place::{check_folder, check_no_model, is_same};
+use crate::files::place::{check_folder, is_same};
 use crate::files::staged::folder_of;
 use crate::model::input::Input;
 use anyhow::{Result, bail, ensure};
@@ -23,7 +23,6 @@ pub fn check_text(path: &Path, input: &Input, output: Option<&Path>) -> Result<(
     let is_output = output
         .is_some_and(|output| path.file_name() == output.file_name() && is_same(folder, folder_of(output)));
     ensure!(!is_output, "{}: is the output itself", fail());
-    check_no_model(path)?;
     check_folder(path)
 }
 

@@ -99,10 +99,14 @@ impl<'a> Outputs<'a> {
         let claims = Claims { output, matrix, read: &files.read, taken: Vec::new() };
         let mut claims = claims.with_output()?;
         if let Some(json) = &files.json {
-            if json != Path::new("-") {
+            let is_file = json != Path::new("-");
+            if is_file {
                 check_text(json, input, target.as_ref().map(Target::path))?;
             }
             claims.add(json, "results")?;
+            if is_file {
+                check_no_model(json)?;
+            }
         }
         let imatrix = match &files.imatrix {
             Some((from, to)) => {

@@ -132,7 +132,7 @@ fn text_that_speaks_of_blocks_stays_and_is_told() {
         .set("general.tags", ValueOut::strings(&["x", "blk.(4|5)=q8_0"]))
         .set("a.list", ValueOut::strings(&["blk.5.*=q8_0"]))
         .set("tokenizer.chat_template", ValueOut::string("{{ 'blk.3.' }}"))
-        .set("a.other", ValueOut::string("x.blk.4 and blk.9 and blk.0"));
+        .set("a.other", ValueOut::string("v.blk.4 and blk.9 and blk.0"));
     let dir = make.dir();
     let output = dir.run("m.gguf --blocks 2 -o out.gguf --json out.json").succeeds();
     check_metadata(&dir.read("m.gguf"), &dir.read("out.gguf"), &[]);

@@ -116,7 +116,7 @@ fn by_number_the_best_set_that_keeps_the_pattern_goes() {
     gemma3(12).set(PATTERN, ValueOut::bools(&flags)).write(&dir, "other.gguf");
     let output = dir
         .run("other.gguf --portable --drop 1 --method reverse -o out.gguf")
-        .fails(1, "no set of 1 blocks may be removed from this model; the nearest number that may is 3");
+        .fails(1, "no set of 1 block may be removed from this model; the nearest number that may is 3");
     assert_eq!(output.hint(), Some("without --portable a list keeps what the pattern would change"));
 }
 

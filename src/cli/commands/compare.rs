@@ -34,6 +34,7 @@ use crate::measure::comparison::Kind;
 use crate::measure::quality::side_by_side::SideBySide;
 use crate::model::input::Input;
 use crate::model::outcome::ModelReport;
+use crate::model::place::check_text;
 use crate::output::Parent;
 use crate::plan::{Constraints, Cut};
 use crate::report::comparison::{CompareReport, RowReport, judge, screen};
@@ -50,9 +51,9 @@ pub fn run(options: &Compare) -> Result<()> {
     let printing = &options.printing;
     devices::warn(&options.text, printing);
     let input = Input::open(&options.parent)?;
-    let chosen_on = options.drops.as_ref().map_or(&[][..], |drops| drops.calibration.source.files());
-    check_json(printing, &input, &[options.text.source.files(), chosen_on])?;
     check_apart(options)?;
+    let chosen_on = options.drops.as_ref().map_or(&[][..], |drops| drops.calibration.source.files());
+    check_json(printing, &[&input], &[options.text.source.files(), chosen_on])?;
     let model = load::parse_causal(&input)?;
     note_counts(&model, &input, printing);
     let at_path = || input.path().display().to_string();
@@ -181,7 +182,7 @@ fn check_apart(options: &Compare) -> Result<()> {
     for file in &options.files {
         // A model that cannot be opened is a row that fails.
         match Input::open(file) {
-            Ok(input) => check_json(&options.printing, &input, &[])?,
+            Ok(input) => check_text(json, &input, None)?,
             Err(_) => ensure!(!place::is_same(file, json), "{}: is the input itself", json.display()),
         }
     }

@@ -32,9 +32,8 @@ pub fn run(options: &Eval) -> Result<()> {
     let input = Input::open(&options.model)?;
     let parent_input = options.parent.as_deref().map(Input::open).transpose()?;
     let tasks: Vec<PathBuf> = options.hellaswag.iter().chain(&options.multiple_choice).cloned().collect();
-    for input in std::iter::once(&input).chain(&parent_input) {
-        check_json(printing, input, &[options.text.source.files(), &tasks])?;
-    }
+    let inputs: Vec<&Input> = std::iter::once(&input).chain(&parent_input).collect();
+    check_json(printing, &inputs, &[options.text.source.files(), &tasks])?;
     let model = load::parse_causal(&input)?;
     let parent = parent_input.as_ref().map(load::parse_causal).transpose()?;
     note_counts(&model, &input, printing);

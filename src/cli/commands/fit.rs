@@ -1,11 +1,13 @@
 //! `fit`: a model within a size, at the least measured damage.
 
-use anyhow::{Context, Result};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
 
 use super::{arguments, devices, note_counts, print, to_stdout};
 use crate::choose::outcome::block_rows;
 use crate::cli::options::{Fit, fit::How};
-use crate::files::place;
+use crate::files::place::{self, check_unread};
 use crate::fit::recipe::Recipe;
 use crate::fit::run::{self, Fitted};
 use crate::model::Model;
@@ -34,6 +36,9 @@ pub fn run(options: &Fit) -> Result<()> {
     let outputs = Outputs::claim(parent, &options.files)?;
     if let Some(place) = options.plan_only.as_deref().filter(|place| *place != "-") {
         check_place(place, &input, options.files.force)?;
+        check_unread(place, options.files.read.iter().map(PathBuf::as_path))?;
+        let matrix = options.files.imatrix_out.as_deref();
+        ensure!(matrix != Some(place), "{}: is named for two results", place.display());
     }
     warning::of_weights(&input, &model, printing);
     let fitted = found(parent, options)?;

@@ -37,6 +37,7 @@ use crate::engine::llama;
 use crate::files::place;
 use crate::model::Model;
 use crate::model::input::Input;
+use crate::model::place::check_text;
 use crate::report::{Report, table};
 use crate::watch::Watch;
 use anyhow::{Context, Result};
@@ -67,12 +68,13 @@ fn print(report: &Report, printing: &Printing) -> Result<()> {
 }
 
 /// Checks before any work where `--json` says that the result goes: over no model, and no other file that is `read`.
-fn check_json(printing: &Printing, input: &Input, read: &[&[PathBuf]]) -> Result<()> {
+fn check_json(printing: &Printing, inputs: &[&Input], read: &[&[PathBuf]]) -> Result<()> {
     let Some(path) = printing.json.as_deref().filter(|_| printing.tables()) else {
         return Ok(());
     };
     place::check_unread(path, read.iter().copied().flatten().map(PathBuf::as_path))?;
-    crate::model::place::check_text(path, input, None)
+    inputs.iter().try_for_each(|input| check_text(path, input, None))?;
+    place::check_no_model(path)
 }
 
 /// Writes a result to where `--json` says, if it says so.

@@ -37,7 +37,7 @@ pub fn run(args: &ShowArgs) -> Result<()> {
     let printing = Printing::new(&args.common);
     let path = one_model(&args.model, None, None)?;
     let input = Input::open(&path)?;
-    check_json(&printing, &input, &[])?;
+    check_json(&printing, &[&input], &[])?;
     // What cannot be shortened can be shown.
     let (files, mut model) = match input.parse() {
         Ok(files) => (files.clone(), Model::new(files)),

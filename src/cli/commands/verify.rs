@@ -31,8 +31,7 @@ pub fn run(options: &Verify) -> Result<()> {
     let output = Input::open(&options.output)?;
     let files = output.parse()?;
     let input = Input::open(&options.parent)?;
-    check_json(&options.printing, &input, &[])?;
-    check_json(&options.printing, &output, &[])?;
+    check_json(&options.printing, &[&input, &output], &[])?;
     let parent = Model::new(input.parse()?).with_context(at_parent)?;
     let constraints = Constraints::new(&parent, options.trust_any_cut).with_context(at_parent)?;
     if options.run {

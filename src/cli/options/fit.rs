@@ -69,6 +69,8 @@ impl Fit {
             bail!(Usage("stdout is named for both --output and --json".to_owned()));
         }
         let threads = calibration.threads;
+        let read =
+            calibration.source.files().iter().chain(&args.plan).chain(&args.imatrix).cloned().collect();
         let aim = match (args.target_size, args.closest_within) {
             (Some(ByteSize(n_bytes)), _) => Some(Aim::Size(n_bytes)),
             (None, limit) => limit.map(|limit| Aim::Kl(limit.0)),
@@ -96,6 +98,7 @@ impl Fit {
             files: Files {
                 output: args.output.clone().filter(|_| !args.plan_only),
                 imatrix_out: args.imatrix_out.clone(),
+                read,
                 json: args.common.json.clone(),
                 force: args.force,
                 min_free: args.min_free.map_or(0, |ByteSize(n_bytes)| n_bytes),

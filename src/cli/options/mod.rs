@@ -48,9 +48,7 @@ pub(crate) fn one_model(named: &[PathBuf], parent: Option<&Path>, hint: Option<&
                 second.display(),
                 if models.len() > 2 { " among them" } else { "" }
             )));
-            let order = command_among(&models).map(|command| {
-                format!("the command comes first: gguf-shorten {command} {}", first.display())
-            });
+            let order = command_after(&models).map(|command| command_first(&command, first));
             Err(match order.or(hint.map(str::to_owned)) {
                 Some(hint) => error.context(Hint(hint)),
                 None => error,
@@ -60,11 +58,16 @@ pub(crate) fn one_model(named: &[PathBuf], parent: Option<&Path>, hint: Option<&
 }
 
 /// A command that stands where a model should, as in `MODEL show`.
-fn command_among(models: &[PathBuf]) -> Option<String> {
+pub(crate) fn command_after(models: &[PathBuf]) -> Option<String> {
     let commands = Command::augment_subcommands(clap::Command::new("gguf-shorten"));
     let names: Vec<&str> = commands.get_subcommands().map(clap::Command::get_name).collect();
     let found = models.iter().skip(1).filter(|model| !model.exists()).find_map(|model| model.to_str());
     found.filter(|word| names.contains(word)).map(str::to_owned)
+}
+
+/// A hint for a command that stands after the model `first`.
+pub(crate) fn command_first(command: &str, first: &Path) -> String {
+    format!("the command comes first: gguf-shorten {command} {}", first.display())
 }
 
 /// Each model that is named once, whichever and however many of its parts are. Without the parent, where there are others.
