@@ -38,7 +38,7 @@ pub fn fail_check() {
 pub fn with_log_locked(run: impl FnOnce()) {
     // SAFETY: the text is NUL-terminated and outlives the call; no user data is read.
     unsafe {
-        log::capture(sys::GGML_LOG_LEVEL_INFO, c"a_function: words\n".as_ptr(), std::ptr::null_mut());
+        log::capture(sys::GGML_LOG_LEVEL_WARN, c"a_function: words\n".as_ptr(), std::ptr::null_mut());
     };
     let _lines = log::lines();
     run();

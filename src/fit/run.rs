@@ -52,7 +52,7 @@ const WORTH_REMOVING: f64 = 0.02;
 const N_REMOVALS: usize = 3;
 
 /// Changes of a choice that are measured at most.
-const MAX_TRIALS: usize = 40;
+const MAX_TRIALS: usize = 16;
 
 /// Sizes that are tried for a divergence.
 const N_SIZES: usize = 7;

@@ -289,7 +289,7 @@ fn the_json_is_the_contract() {
     let listed = |names: &str| -> BTreeSet<String> { names.split_whitespace().map(str::to_owned).collect() };
     assert_eq!(
         keys(&found),
-        listed("gguf_shorten llama_cpp command text parent choice threads rows verdict")
+        listed("gguf_shorten llama_cpp arguments command text parent choice threads rows verdict")
     );
     let expected = listed(
         "name kind path type removed method heal bytes block_count parameters perplexity perplexity_stderr kl_divergence same_top \

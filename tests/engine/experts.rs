@@ -212,7 +212,7 @@ fn check(architecture: &'static Architecture, dir: &Path) -> Result<String, Stri
                 .map_err(|error| at(error.to_string()))?,
         }
         let mut sets = vec![Vec::new()];
-        if zeroing_is_identity(architecture) && architecture.name != "kimi-k3" {
+        if variant == 0 && zeroing_is_identity(architecture) && architecture.name != "kimi-k3" {
             let constraints = constraints(&parent).map_err(at)?;
             sets.extend(allowed_sets(&constraints).into_iter().find(|set| set.len() == 2));
         }

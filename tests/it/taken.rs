@@ -156,7 +156,7 @@ fn words_say_what_is_meant() {
     );
     dir.run("m.gguf --blocks 1 -o out.gguf --imatrix other.gguf x").fails(
         1,
-        "other.gguf: is no importance matrix: metadata 'general.type' is missing, expected 'imatrix'",
+        "other.gguf: is no importance matrix: metadata 'general.type' is 'model', expected 'imatrix'",
     );
     let output = dir.run("m.gguf --blocks 0-2 -o out.gguf").succeeds();
     output.check(output.stdout.contains(": 1 block, "), "1 block");
