@@ -19,7 +19,8 @@ use crate::measure::loss::Loss;
 use crate::model::BlockId;
 use crate::model::block::BlockSet;
 use crate::output::Parent;
-use crate::plan::requantized::{Requantized, family};
+use crate::output::rounding::family;
+use crate::plan::requantized::Requantized;
 use crate::plan::{ChangedTensors, ChosenBy, Cut};
 use crate::watch::{Unit, Watch};
 

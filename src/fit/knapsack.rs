@@ -301,9 +301,9 @@ mod tests {
     fn by_bytes(groups: &[Vec<Option>], budget: usize) -> f64 {
         let mut least = vec![0.0; budget + 1];
         for options in groups {
+            let bytes = |option: &Option| usize::try_from(option.bytes).unwrap();
             let of = |left: usize| {
-                let loss =
-                    |option: &Option| Some(option.loss + least[left.checked_sub(option.bytes as usize)?]);
+                let loss = |option: &Option| Some(option.loss + least[left.checked_sub(bytes(option))?]);
                 options.iter().filter_map(loss).fold(f64::INFINITY, f64::min)
             };
             least = (0..=budget).map(of).collect();

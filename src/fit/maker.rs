@@ -9,7 +9,7 @@ use rayon::ThreadPool;
 use super::matrix::Matrix;
 use crate::gguf::TensorType;
 use crate::model::Model;
-use crate::plan::requantized::rounded;
+use crate::output::rounding::rounded;
 use crate::plan::{ChangedTensor, ChangedTensors};
 
 /// Rounds the tensors of one model, and keeps them as long as there is room for as many bytes as the model has.

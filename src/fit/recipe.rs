@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::gguf::{Quoted, TensorType};
 use crate::model::block::{BlockSet, numbers};
 use crate::model::{BlockId, Model};
+use crate::output::rounding::{may_be_rounded, needs_importance};
 use crate::plan::ChosenBy;
-use crate::plan::requantized::{may_be_rounded, needs_importance};
 
 /// Bytes of a file at most.
 const MAX_BYTES: u64 = 64 << 20;

@@ -34,8 +34,8 @@ use crate::model::BlockId;
 use crate::model::block::BlockSet;
 use crate::model::hashes;
 use crate::output::Parent;
+use crate::output::rounding::needs_importance;
 use crate::plan::imatrix::measured::MeasuredImatrix;
-use crate::plan::requantized::needs_importance;
 use crate::plan::{ChosenBy, Cut, Method};
 use crate::watch::Watch;
 

@@ -11,7 +11,7 @@ use super::matrix::Matrix;
 use crate::gguf::{TensorInfo, TensorType};
 use crate::model::block::BlockSet;
 use crate::model::{BlockId, Model};
-use crate::plan::requantized::{may_be_rounded, needs_importance};
+use crate::output::rounding::{may_be_rounded, needs_importance};
 
 /// Weights of a tensor by which the error of a rung is estimated.
 const SAMPLE: usize = 1 << 14;

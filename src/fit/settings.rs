@@ -54,7 +54,7 @@ pub fn default_types(with_matrix: bool) -> Vec<TensorType> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::requantized::needs_importance;
+    use crate::output::rounding::needs_importance;
 
     #[test]
     fn types_are_known_and_need_no_matrix_that_is_not_there() {

@@ -12,6 +12,8 @@ pub mod imatrix_file;
 
 pub(crate) mod ollama;
 
+pub mod rounding;
+
 pub mod save;
 
 pub mod outputs;

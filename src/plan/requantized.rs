@@ -2,12 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, ensure};
-use ggml::FileType;
-use rayon::prelude::*;
+use anyhow::{Context, Result};
 
 use super::{ChangedTensors, Tensors};
-use crate::gguf::{EntryOut, Quoted, TensorInfo, TensorType, ValueOut};
+use crate::gguf::{EntryOut, ValueOut};
 use crate::model::renumbering::Renumbering;
 use crate::model::{BlockId, Model};
 
@@ -35,9 +33,6 @@ const FILE_TYPE: &str = "general.file_type";
 /// The version of the quantized formats (`ggml.h: GGML_QNT_VERSION`).
 const QUANTIZATION_VERSION: (&str, u32) = ("general.quantization_version", 2);
 
-/// Weights that are rounded by one thread at once.
-const CHUNK: usize = 1 << 18;
-
 /// Tensors in other types.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Requantized {
@@ -45,20 +40,11 @@ pub struct Requantized {
     pub tensors: ChangedTensors,
     /// The mean KL divergence from the parent, in nats: as the sum of single losses, and as measured; NaN where it was not.
     pub loss: [f32; 2],
-    /// What rounded the weights, as [`family`].
+    /// The ggml and the family of machines that rounded the weights.
     pub ggml: String,
     /// Hash of the importance matrix that was used.
     pub imatrix: Option<blake3::Hash>,
 }
-
-/// The ggml and the family of machines that this program runs on.
-#[must_use]
-pub fn family() -> String {
-    format!("{} {}", ggml::backend::llama_cpp_version(), std::env::consts::ARCH)
-}
-
-/// What counts for the squares of errors, column by column, of each matrix of a tensor.
-pub type Importance = Vec<f32>;
 
 impl Requantized {
     /// The entries of the output with all that it says of its types. `removed` are the parent's blocks that it does not have.
@@ -128,6 +114,34 @@ fn set(entries: &mut Vec<EntryOut<'_>>, key: &'static str, number: u32) {
     }
 }
 
+/// The number of the file type of each base type, of those with several the middle one (`llama.h: llama_ftype`).
+pub const FILE_TYPES: &[(&str, u32)] = &[
+    ("F32", 0),
+    ("F16", 1),
+    ("Q4_0", 2),
+    ("Q4_1", 3),
+    ("Q8_0", 7),
+    ("Q5_0", 8),
+    ("Q5_1", 9),
+    ("Q2_K", 10),
+    ("Q3_K", 12),
+    ("Q4_K", 15),
+    ("Q5_K", 17),
+    ("Q6_K", 18),
+    ("IQ2_XXS", 19),
+    ("IQ2_XS", 20),
+    ("IQ3_XXS", 23),
+    ("IQ1_S", 24),
+    ("IQ4_NL", 25),
+    ("IQ3_S", 26),
+    ("IQ2_S", 28),
+    ("IQ4_XS", 30),
+    ("IQ1_M", 31),
+    ("BF16", 32),
+    ("TQ1_0", 36),
+    ("TQ2_0", 37),
+];
+
 /// The number of the file type whose base type holds most weights (`llama-model-loader.cpp: llama_model_loader`).
 fn file_type(tensors: &Tensors<'_>) -> Option<u32> {
     let mut weights: BTreeMap<&str, u64> = BTreeMap::new();
@@ -135,103 +149,5 @@ fn file_type(tensors: &Tensors<'_>) -> Option<u32> {
         *weights.entry(out.tensor_type().name()).or_default() += out.n_elements();
     }
     let (most, _) = weights.into_iter().max_by_key(|(_, n)| *n)?;
-    most.parse::<FileType>().ok().map(FileType::number)
-}
-
-/// Parts of names of tensors that `llama-quantize` leaves as they are (`llama-quant.cpp: tensor_allows_quantization`).
-const LEFT: &[&str] = &[
-    "_norm.weight",
-    "ffn_gate_inp.weight",
-    "ffn_gate_tid2eid.weight",
-    "altup",
-    "laurel",
-    "per_layer_model_proj",
-    "position_embd.weight",
-    "token_types.weight",
-    "ssm_conv1d",
-    "shortconv.conv.weight",
-    "indexer.k_proj.weight",
-    "indexer.q_proj.weight",
-    "time_mix_first.weight",
-    "time_mix_w0.weight",
-    "time_mix_w1.weight",
-    "time_mix_w2.weight",
-    "time_mix_v0.weight",
-    "time_mix_v1.weight",
-    "time_mix_v2.weight",
-    "time_mix_a0.weight",
-    "time_mix_a1.weight",
-    "time_mix_a2.weight",
-    "time_mix_g1.weight",
-    "time_mix_g2.weight",
-    "time_mix_decay_w1.weight",
-    "time_mix_decay_w2.weight",
-    "time_mix_lerp_fused.weight",
-    "attn_rel_b.weight",
-];
-
-/// Whether `llama-quantize` would write a tensor in another type.
-#[must_use]
-pub fn may_be_rounded(info: &TensorInfo<'_>) -> bool {
-    let (name, dims) = (info.name(), info.dims());
-    let n_matrices = dims.iter().filter(|dim| **dim > 1).count();
-    let from = info.tensor_type();
-    name.ends_with("weight")
-        && n_matrices >= 2
-        && dims[3] == 1
-        && !LEFT.iter().any(|part| name.contains(part))
-        && ggml::quantize::can_dequantize(from.id())
-}
-
-/// Whether a type needs an importance matrix, as `llama-quantize` sees it (`llama-quant.cpp: tensor_requires_imatrix`).
-#[must_use]
-pub fn needs_importance(to: TensorType) -> bool {
-    ["IQ3_XXS", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ1_M", "IQ1_S"].contains(&to.name())
-        || ggml::quantize::needs_importance(to.id())
-}
-
-/// The weights of a tensor in type `to`, by ggml's own rounding: the bytes that `llama_model_quantize` makes of them.
-///
-/// `importance` has a number for each column of each matrix.
-///
-/// # Errors
-/// A type that the tensor's rows cannot take or that cannot be read; weights that are not finite.
-pub fn rounded(info: &TensorInfo<'_>, to: TensorType, importance: Option<&[f32]>) -> Result<Vec<u8>> {
-    let from = info.tensor_type();
-    let cannot = || format!("tensor {} cannot be written in {to} from {from}", Quoted(info.name()));
-    let [n_columns, n_rows, ..] = info.dims();
-    let (n_columns, n_rows) = (usize::try_from(n_columns)?, usize::try_from(n_rows)?);
-    let row_bytes = from.row_bytes(n_columns as u64).map(usize::try_from).with_context(cannot)??;
-    let fits = to.row_bytes(n_columns as u64).is_some() && row_bytes > 0 && n_rows > 0;
-    ensure!(
-        fits,
-        "{}: its rows of {n_columns} weights are not whole quantisation blocks of {}",
-        cannot(),
-        to.block_size()
-    );
-    let matrix_bytes = row_bytes.checked_mul(n_rows).with_context(cannot)?;
-    let n_matrices = info.bytes().len() / matrix_bytes;
-    if let Some(importance) = importance {
-        ensure!(
-            importance.len() == n_columns * n_matrices,
-            "{}: its importance has {} numbers, expected {}",
-            cannot(),
-            importance.len(),
-            n_columns * n_matrices
-        );
-    }
-    let n_chunk = (CHUNK / n_columns.max(1)).max(1);
-    let mut chunks: Vec<(usize, &[u8])> = Vec::new();
-    for (matrix, bytes) in info.bytes().chunks_exact(matrix_bytes).enumerate() {
-        chunks.extend(bytes.chunks(row_bytes * n_chunk).map(|rows| (matrix, rows)));
-    }
-    let pieces: Option<Vec<Vec<u8>>> = chunks
-        .par_iter()
-        .map(|(matrix, rows)| {
-            let weights = ggml::quantize::dequantize(from.id(), rows)?;
-            let of_matrix = importance.map(|all| &all[matrix * n_columns..(matrix + 1) * n_columns]);
-            ggml::quantize::quantize(to.id(), &weights, n_columns, of_matrix)
-        })
-        .collect();
-    Ok(pieces.with_context(cannot)?.concat())
+    FILE_TYPES.iter().find(|(name, _)| *name == most).map(|(_, number)| *number)
 }

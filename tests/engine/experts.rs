@@ -187,8 +187,8 @@ fn specs(architecture: &'static Architecture) -> Vec<Spec<'static>> {
         }
         // deepseek4 takes one function alone.
         if matches!(gate, Gate::ByKey | Gate::ByKeyElseSoftmax) && architecture.name != "deepseek4" {
-            specs.push(with(vec![(".expert_gating_func", ValueOut::u32(1))]));
             specs.push(with(vec![
+                (".expert_gating_func", ValueOut::u32(1)),
                 (".expert_group_count", ValueOut::u32(2)),
                 (".expert_group_used_count", ValueOut::u32(1)),
             ]));

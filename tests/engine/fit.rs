@@ -8,7 +8,7 @@ use ggml::Backend;
 use ggml::testing::quantize_with_imatrix;
 use gguf_shorten::gguf::{File, TensorType, ValueOut};
 use gguf_shorten::model::Model;
-use gguf_shorten::plan::requantized::{may_be_rounded, rounded};
+use gguf_shorten::output::rounding::{may_be_rounded, rounded};
 use serde_json::Value;
 
 use crate::eval::byte_model;

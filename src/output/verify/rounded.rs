@@ -8,9 +8,9 @@ use anyhow::{Result, ensure};
 use super::{Difference, Differences, TypesClaim, Whose};
 use crate::gguf::Place;
 use crate::model::Model;
+use crate::output::rounding::{family, rounded};
 use crate::plan::Requantized;
 use crate::plan::imatrix::Imatrix;
-use crate::plan::requantized::{family, rounded};
 
 /// How many tensors in other types were proven in which way.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
