@@ -91,7 +91,7 @@ impl Collector {
         Self { blocks: Some(blocks), ..Self::default() }
     }
 
-    /// Of what is asked for, in the blocks of the model.
+    /// A collector for a whole model of what `gathers` says.
     #[must_use]
     pub fn of(gathers: Gathers) -> Self {
         Self {

@@ -71,7 +71,7 @@ pub fn choose(groups: &[Vec<Option>], budget: u64) -> std::option::Option<Choice
 }
 
 /// The options that no other one beats, from small to large.
-fn front(options: &[Option]) -> Vec<usize> {
+pub(super) fn front(options: &[Option]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..options.len()).collect();
     order.sort_by(|&a, &b| {
         let (a, b) = (options[a], options[b]);

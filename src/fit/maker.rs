@@ -10,12 +10,13 @@ use super::matrix::Matrix;
 use crate::gguf::TensorType;
 use crate::model::Model;
 use crate::output::rounding::rounded;
+use crate::plan::imatrix::Imatrix;
 use crate::plan::{ChangedTensor, ChangedTensors};
 
 /// Rounds the tensors of one model, and keeps them as long as there is room for as many bytes as the model has.
 pub(super) struct Maker<'m, 'a> {
     model: &'m Model<'a>,
-    matrix: Option<&'m Matrix>,
+    matrix: Option<Imatrix<'m>>,
     threads: ThreadPool,
     made: RefCell<BTreeMap<(usize, u32), Vec<u8>>>,
     n_bytes: Cell<u64>,
@@ -24,6 +25,7 @@ pub(super) struct Maker<'m, 'a> {
 impl<'m, 'a> Maker<'m, 'a> {
     pub(super) fn new(model: &'m Model<'a>, matrix: Option<&'m Matrix>, threads: usize) -> Result<Self> {
         let threads = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+        let matrix = matrix.map(Matrix::parse).transpose()?;
         Ok(Self { model, matrix, threads, made: RefCell::default(), n_bytes: Cell::new(0) })
     }
 
@@ -39,8 +41,8 @@ impl<'m, 'a> Maker<'m, 'a> {
             return Ok(ChangedTensor { tensor_type: to, bytes: bytes.clone() });
         }
         let info = &self.model.tensors().get(source).context("bug: no such tensor")?.info;
-        let matrix = self.matrix.map(Matrix::parse).transpose()?;
-        let importance = matrix.map(|matrix| matrix.importance(info.name())).transpose()?.flatten();
+        let importance = self.matrix.as_ref().map(|matrix| matrix.importance(info.name()));
+        let importance = importance.transpose()?.flatten();
         let bytes = self.threads.install(|| rounded(info, to, importance.as_deref()))?;
         let n_bytes = self.n_bytes.get() + bytes.len() as u64;
         if n_bytes > self.model.n_bytes() {

@@ -7,6 +7,8 @@ use crate::measure::loss::Loss;
 use crate::measure::mean::Mean;
 use crate::model::BlockId;
 use crate::model::block::numbers;
+use crate::model::renumbering::Renumbering;
+use crate::plan::requantized::rungs;
 
 /// The result of `best`, one of the choices that were `tried`.
 pub(super) fn of(
@@ -77,35 +79,23 @@ fn tensors(problem: &Problem<'_, '_>, best: &Candidate) -> Vec<FittedTensorRepor
 
 fn blocks(problem: &Problem<'_, '_>, best: &Candidate) -> Vec<FittedBlockReport> {
     let model = problem.parent.model;
-    let block = |block: usize| {
-        let id = BlockId::new(block);
-        let tensors = model
-            .tensors()
-            .iter()
-            .enumerate()
-            .filter(|(_, tensor)| tensor.block.is_some_and(|(of, _)| of == id));
-        let (mut bytes, mut weights) = (0.0, 0.0);
-        let mut types: Vec<&str> = Vec::new();
-        for (source, tensor) in tensors {
-            let info = &tensor.info;
-            let to = best.types.get(&source).copied();
-            let of = to.unwrap_or(info.tensor_type());
-            bytes += info.n_elements() as f64 * of.block_bytes() as f64 / of.block_size() as f64;
-            weights += info.n_elements() as f64;
-            if let Some(to) = to.filter(|to| !types.contains(&to.name())) {
-                types.push(to.name());
-            }
+    let renumbering = Renumbering::new(model.n_blocks(), &best.removed);
+    let types = best.types.iter().map(|(source, to)| (*source, *to));
+    let mut sizes = vec![(0.0, 0.0); model.n_blocks()];
+    for (source, tensor) in model.tensors().iter().enumerate() {
+        let size = tensor.block.and_then(|(block, _)| sizes.get_mut(block.index()));
+        if let Some((bytes, weights)) = size {
+            let n = tensor.info.n_elements() as f64;
+            let of = best.types.get(&source).copied().unwrap_or(tensor.info.tensor_type());
+            *bytes += n * of.block_bytes() as f64 / of.block_size() as f64;
+            *weights += n;
         }
-        let is_removed = best.removed.contains(&id);
-        FittedBlockReport {
-            block,
-            rung: match (is_removed, types.is_empty()) {
-                (true, _) => "removed".to_owned(),
-                (false, true) => "kept".to_owned(),
-                (false, false) => types.join(" "),
-            },
-            bits: if is_removed || weights == 0.0 { 0.0 } else { 8.0 * bytes / weights },
-        }
+    }
+    let rungs = rungs(model, &renumbering, types).into_iter().enumerate();
+    let block = |((block, rung), (bytes, weights))| {
+        let is_removed = best.removed.contains(&BlockId::new(block));
+        let bits = if is_removed || weights == 0.0 { 0.0 } else { 8.0 * bytes / weights };
+        FittedBlockReport { block, rung, bits }
     };
-    (0..model.n_blocks()).map(block).collect()
+    rungs.zip(sizes).map(block).collect()
 }

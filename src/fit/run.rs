@@ -158,12 +158,7 @@ fn finish(
     settings: &Fit,
     calibrated: Calibrated,
 ) -> Result<Fitted> {
-    let mut cut = problem.cut(&best)?;
-    if let Some(types) = &mut cut.types {
-        #[expect(clippy::cast_possible_truncation, reason = "written as floats")]
-        let loss = [best.expected as f32, best.kl() as f32];
-        types.loss = loss;
-    }
+    let cut = said(problem.cut(&best)?, [Some(best.expected), Some(best.kl())]);
     let recipe = Recipe {
         imatrix_blake3: problem.imatrix.map(|hash| hash.to_hex().to_string()),
         method: best.method.clone(),
@@ -180,6 +175,16 @@ fn finish(
         calibration: Some(calibrated.report),
         imatrix: calibrated.imatrix.filter(|_| settings.measures_imatrix),
     })
+}
+
+/// The cut, whose output says these divergences: as a sum, and as measured.
+fn said(mut cut: Cut, divergences: [Option<f64>; 2]) -> Cut {
+    if let Some(types) = &mut cut.types {
+        #[expect(clippy::cast_possible_truncation, reason = "written as floats")]
+        let float = |divergence: Option<f64>| divergence.map_or(f32::NAN, |divergence| divergence as f32);
+        types.loss = divergences.map(float);
+    }
+    cut
 }
 
 /// Makes what `recipe` says of `parent`, rounding by the importance matrix at a path.
@@ -205,12 +210,7 @@ pub fn apply(parent: Parent<'_>, recipe: Recipe, imatrix: Option<&Path>, threads
         seconds: start.elapsed().as_secs_f64(),
         ..report::of(&problem, None, &candidate, &[])
     };
-    let mut cut = problem.cut(&candidate)?;
-    if let Some(types) = &mut cut.types {
-        #[expect(clippy::cast_possible_truncation, reason = "written as floats")]
-        let float = |loss: Option<f64>| loss.map_or(f32::NAN, |loss| loss as f32);
-        types.loss = [float(recipe.expected_kl), float(recipe.kl_divergence)];
-    }
+    let cut = said(problem.cut(&candidate)?, [recipe.expected_kl, recipe.kl_divergence]);
     Ok(Fitted { cut, report, recipe, importance: None, calibration: None, imatrix: None })
 }
 
@@ -438,13 +438,9 @@ impl Choosing<'_, '_, '_, '_, '_> {
             return Ok(plain.clone());
         }
         let mut found: Vec<Candidate> = plain.into_iter().collect();
-        for removal in self.removals(target, most)? {
+        for candidate in self.removals(target, most)? {
             let least = found.iter().map(Candidate::kl).fold(f64::INFINITY, f64::min);
-            if removal.kl >= least {
-                continue;
-            }
-            let with_types = self.measuring.problem.within(target, &removal, &Factors::default())?;
-            if let Some(candidate) = with_types.filter(|candidate| candidate.expected < 1.5 * least) {
+            if candidate.removal < least && candidate.expected < 1.5 * least {
                 found.push(self.measuring.measure(candidate)?);
             }
         }
@@ -455,8 +451,8 @@ impl Choosing<'_, '_, '_, '_, '_> {
         }
     }
 
-    /// The sets of blocks that may go for `target`, those first whose choice costs least as a sum.
-    fn removals(&mut self, target: u64, most: usize) -> Result<Vec<Removal>> {
+    /// The choices for `target` with sets of blocks that may go, those first that cost least as a sum.
+    fn removals(&mut self, target: u64, most: usize) -> Result<Vec<Candidate>> {
         let n_blocks = self.parent.model.n_trunk_blocks();
         let most = most.min(n_blocks.saturating_sub(1));
         if self.removals.is_none() {
@@ -464,14 +460,13 @@ impl Choosing<'_, '_, '_, '_, '_> {
             let limit = most.min(first.max(n_blocks / 2));
             self.removals = Some(self.sets.measured(first, limit)?);
         }
-        let mut costs = Vec::new();
+        let mut found = Vec::new();
         for removal in self.removals.iter().flatten() {
-            if let Some(choice) = self.measuring.problem.within(target, removal, &Factors::default())? {
-                costs.push((choice.expected, removal.clone()));
-            }
+            found.extend(self.measuring.problem.within(target, removal, &Factors::default())?);
         }
-        costs.sort_by(|a, b| a.0.total_cmp(&b.0));
-        Ok(costs.into_iter().take(N_REMOVALS).map(|(_, removal)| removal).collect())
+        found.sort_by(|a, b| a.expected.total_cmp(&b.expected));
+        found.truncate(N_REMOVALS);
+        Ok(found)
     }
 
     /// The fewest blocks whose removal makes `target` possible, by the largest ones; 1 where types alone do.

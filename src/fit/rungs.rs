@@ -7,6 +7,7 @@
 use anyhow::{Context, Result};
 use rayon::prelude::*;
 
+use super::knapsack;
 use super::matrix::Matrix;
 use crate::gguf::{TensorInfo, TensorType};
 use crate::model::block::BlockSet;
@@ -99,15 +100,9 @@ fn bytes_in(info: &TensorInfo<'_>, to: TensorType) -> Option<u64> {
 /// The rungs after the tensor as it is, from large to small, without those that another one beats.
 fn with_first(info: &TensorInfo<'_>, mut rungs: Vec<Rung>) -> Vec<Rung> {
     rungs.push(Rung { to: None, bytes: info.n_bytes(), error: 0.0 });
-    rungs.sort_by(|a, b| a.bytes.cmp(&b.bytes).then(a.error.total_cmp(&b.error)));
-    let mut least = f64::INFINITY;
-    rungs.retain(|rung| {
-        let is_better = rung.error < least;
-        least = least.min(rung.error);
-        is_better
-    });
-    rungs.reverse();
-    rungs
+    let options = rungs.iter().map(|rung| knapsack::Option { bytes: rung.bytes, loss: rung.error });
+    let front = knapsack::front(&options.collect::<Vec<_>>());
+    front.into_iter().rev().map(|number| rungs[number]).collect()
 }
 
 /// Some rows of a tensor.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 
 use super::{ChangedTensors, Tensors};
-use crate::gguf::{EntryOut, ValueOut};
+use crate::gguf::{EntryOut, TensorType, ValueOut};
 use crate::model::renumbering::Renumbering;
 use crate::model::{BlockId, Model};
 
@@ -47,7 +47,7 @@ pub struct Requantized {
 }
 
 impl Requantized {
-    /// The entries of the output with all that it says of its types. `removed` are the parent's blocks that it does not have.
+    /// The entries of the output with all that it says of its types.
     ///
     /// # Errors
     /// A tensor that the model does not have, which is a bug.
@@ -67,13 +67,14 @@ impl Requantized {
             );
             hashes.push(blake3::hash(&changed.bytes).to_hex().to_string());
         }
+        let types = self.tensors.iter().map(|(source, changed)| (*source, changed.tensor_type));
         if let Some(number) = file_type(tensors) {
             set(&mut entries, FILE_TYPE, number);
         }
         set(&mut entries, QUANTIZATION_VERSION.0, QUANTIZATION_VERSION.1);
         entries.push(EntryOut::new(TENSORS_KEY, ValueOut::strings(&names)));
         entries.push(EntryOut::new(HASHES_KEY, ValueOut::strings(&hashes)));
-        entries.push(EntryOut::new(BLOCKS_KEY, ValueOut::strings(&self.blocks(model, renumbering))));
+        entries.push(EntryOut::new(BLOCKS_KEY, ValueOut::strings(&rungs(model, renumbering, types))));
         entries.push(EntryOut::new(LOSS_KEY, ValueOut::f32s(&self.loss)));
         entries.push(EntryOut::string(GGML_KEY, &self.ggml));
         if let Some(hash) = self.imatrix {
@@ -81,29 +82,32 @@ impl Requantized {
         }
         Ok(entries)
     }
+}
 
-    /// What became of each block of `model`: `removed`, `kept`, or its new types from the one of most weights on.
-    #[must_use]
-    pub fn blocks(&self, model: &Model<'_>, renumbering: &Renumbering) -> Vec<String> {
-        let mut weights: BTreeMap<BlockId, BTreeMap<&str, u64>> = BTreeMap::new();
-        for (&source, changed) in &self.tensors {
-            let tensor = model.tensors().get(source);
-            if let Some((tensor, block)) = tensor.and_then(|tensor| Some((tensor, tensor.block?.0))) {
-                let of_type = weights.entry(block).or_default().entry(changed.tensor_type.name());
-                *of_type.or_default() += tensor.info.n_elements();
-            }
+/// What became of each block of `model`: `removed`, `kept`, or its new types from the one of most weights on.
+#[must_use]
+pub fn rungs(
+    model: &Model<'_>,
+    renumbering: &Renumbering,
+    types: impl IntoIterator<Item = (usize, TensorType)>,
+) -> Vec<String> {
+    let mut weights: BTreeMap<BlockId, BTreeMap<&str, u64>> = BTreeMap::new();
+    for (source, to) in types {
+        let tensor = model.tensors().get(source);
+        if let Some((tensor, block)) = tensor.and_then(|tensor| Some((tensor, tensor.block?.0))) {
+            *weights.entry(block).or_default().entry(to.name()).or_default() += tensor.info.n_elements();
         }
-        let word = |block: BlockId| match (renumbering.number(block), weights.get(&block)) {
-            (None, _) => "removed".to_owned(),
-            (Some(_), None) => "kept".to_owned(),
-            (Some(_), Some(types)) => {
-                let mut types: Vec<(&str, u64)> = types.iter().map(|(name, n)| (*name, *n)).collect();
-                types.sort_by_key(|(name, n)| (std::cmp::Reverse(*n), *name));
-                types.into_iter().map(|(name, _)| name).collect::<Vec<_>>().join(" ")
-            }
-        };
-        (0..model.n_blocks()).map(BlockId::new).map(word).collect()
     }
+    let word = |block: BlockId| match (renumbering.number(block), weights.get(&block)) {
+        (None, _) => "removed".to_owned(),
+        (Some(_), None) => "kept".to_owned(),
+        (Some(_), Some(types)) => {
+            let mut types: Vec<(&str, u64)> = types.iter().map(|(name, n)| (*name, *n)).collect();
+            types.sort_by_key(|(name, n)| (std::cmp::Reverse(*n), *name));
+            types.into_iter().map(|(name, _)| name).collect::<Vec<_>>().join(" ")
+        }
+    };
+    (0..model.n_blocks()).map(BlockId::new).map(word).collect()
 }
 
 /// Sets an entry to a number, or adds it.

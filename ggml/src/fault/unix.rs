@@ -24,8 +24,8 @@ pub(super) fn remove(name: &Name) {
     }
 }
 
-/// Returns on the first thread that calls it. The others wait for the end. Called again on the first, by what goes wrong
-/// while it ends the process, it ends it at once.
+/// Makes the calling thread the one that ends the process. All later threads wait for the end. A second call by the same
+/// thread, from a fault on the way, ends the process at once.
 pub(super) fn claim() {
     static ENDING: AtomicUsize = AtomicUsize::new(0);
     // SAFETY: no arguments.
