@@ -91,7 +91,7 @@ const IK: &[(u32, &str)] = &[
 ];
 
 impl ForeignType {
-    /// The type with this id, if the bundled ggml does not read it.
+    /// The unread type with this id, if it is known.
     pub fn from_id(id: u32) -> Option<ForeignType> {
         let (name, origin) = match id {
             4 => ("MXFP4", Origin::Ollama),
