@@ -61,7 +61,7 @@ const BPE: &[&str] = &["gpt2", "hybriddna", "whitespace"];
 /// Bytes below which a matrix of zeros is no wonder.
 const MIN_MATRIX_BYTES: u64 = 4096;
 
-/// Bytes per sample, and samples per tensor. Then all of it is read.
+/// Bytes per sample, and samples per tensor before the whole is read.
 const SAMPLE_BYTES: usize = 64;
 const N_SAMPLES: usize = 16;
 

@@ -11,8 +11,7 @@ pub(super) struct Rule {
     pub(super) found: &'static str,
     /// Under which llama.cpp reads it.
     pub(super) stock: &'static str,
-    /// Any of the signs that tell it from a stock file. None if the architecture's name
-    /// does.
+    /// Any of the signs that tell it from a stock file. None if the architecture's name does.
     pub(super) signs: &'static [Sign],
     /// Prefixes of the names of tensors outside of the text part.
     pub(super) tensors_left_out: &'static [&'static str],

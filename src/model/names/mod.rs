@@ -386,8 +386,7 @@ impl<'n> Names<'n> {
         Ok((if fates.is_empty() { Mentioned::Nothing } else { Mentioned::Elements(fates) }, speaks))
     }
 
-    /// Whether an array's key says that it is about blocks. It has their numbers,
-    /// or something of each.
+    /// Whether an array's key says that it is about blocks. It has their numbers, or something of each.
     fn may_number_blocks(&self, entry: &EntryOut<'_>, array: Array<'_>) -> bool {
         let Some((_, renumbering)) = self.blocks.filter(|_| entry.is_kept()) else {
             return false;
