@@ -311,7 +311,7 @@ impl Runs {
     }
 }
 
-/// The change of a tensor of the output, or of one left out.
+/// The change of an output tensor, or of one left out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TensorChange {
     /// Its name in the output; null if it is left out.

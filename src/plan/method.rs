@@ -22,7 +22,7 @@ impl Budget {
     pub fn n_removed(self, n_blocks: usize) -> usize {
         match self {
             Self::Blocks(n) => n,
-            // Rounding errors must not cost a whole block, as in 29 % of 100.
+            // Rounding errors must not cost a block (29 % of 100).
             Self::Percent(share) => ((n_blocks as f64 * share / 100.0 + 1e-9) as usize).max(1),
         }
     }
