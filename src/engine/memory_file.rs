@@ -60,7 +60,7 @@ impl MemoryFile {
         Ok(Self::of(file, keep))
     }
 
-    /// As [`MemoryFile::write`], for a plan that also fits the disk.
+    /// As [`MemoryFile::write`], for a plan that could also go to disk.
     ///
     /// # Errors
     /// The system's, such as no room.

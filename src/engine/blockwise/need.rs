@@ -68,7 +68,7 @@ impl Need {
         // Without a list of tokens nothing of it is counted.
         let n_vocab = n_vocab(model).unwrap_or(0);
         let state = bytes(size.window, n_embd);
-        // KV in 16 bits are no wider than stream or widest matrix.
+        // Keys and values in 16 bits: no wider than stream or widest matrix.
         let cache = bytes(size.window, n_embd);
         let compute = bytes(size.window, widest).saturating_mul(4);
         let sums = match size.gathers.imatrix {
