@@ -72,7 +72,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     }
 }
 
-/// Prints help to stdout, or what is wrong with the arguments on one line.
+/// Prints help to stdout, or one line on wrong arguments.
 fn usage(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
         // Help goes to a pipe that may be closed already.

@@ -30,7 +30,7 @@ pub trait Watch {
     /// Says a line about what may be wrong.
     fn warn(&self, text: &str);
 
-    /// Begins a step of `total` units, which ends when the progress is dropped.
+    /// Begins a step of `total` units. Dropping the progress ends it.
     fn begin(&self, what: Cow<'static, str>, unit: Unit, total: u64) -> Box<dyn Progress>;
 
     /// Whether nobody listens.

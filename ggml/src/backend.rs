@@ -45,7 +45,7 @@ pub enum DeviceKind {
     Accelerator,
 }
 
-/// Back ends for graphics processors that this build has, as ggml calls them.
+/// GPU back ends of this build, by ggml's names.
 const GPU_BACK_ENDS: &[(bool, &str)] = &[
     (cfg!(feature = "cuda"), "CUDA"),
     (cfg!(feature = "rocm"), "ROCm"),

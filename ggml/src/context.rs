@@ -46,8 +46,8 @@ pub struct ContextOptions {
 pub enum WindowInput<'a> {
     /// Tokens.
     Tokens(&'a [Token]),
-    /// The stream as it enters block 0, `[n_tokens, n_embd]`, in place of embedded tokens. Rows are as wide
-    /// as the model's input ([`Model::n_embd_inp`]).
+    /// Input of block 0, `[n_tokens, n_embd]`, in place of embedded tokens. Rows are as wide as the model's input
+    /// ([`Model::n_embd_inp`]).
     HiddenStates(&'a [f32]),
 }
 
@@ -57,7 +57,7 @@ struct EvalState {
     tap: Option<NonNull<dyn Tap>>,
     /// The tap has seen all it needs.
     stopped: bool,
-    /// A panic that a callback caught, to be raised again outside of C.
+    /// A panic caught in a callback, resumed outside of C.
     panic: Option<Box<dyn Any + Send>>,
 }
 
@@ -118,8 +118,8 @@ impl<'model> Context<'model> {
         // SAFETY: no arguments.
         let mut params = unsafe { sys::llama_context_default_params() };
         params.n_ctx = n_tokens;
-        // One window is one batch, so that every block is evaluated once for it and an evaluation that stops early
-        // leaves nothing half done.
+        // One window is one batch: every block is evaluated once for it. An evaluation that stops early leaves nothing half
+        // done.
         params.n_batch = n_tokens;
         params.n_ubatch = n_tokens;
         params.n_seq_max = 1;
@@ -208,8 +208,8 @@ impl<'model> Context<'model> {
         self.run(WindowInput::Tokens(&tokens), &mut Nothing, true)
     }
 
-    /// Evaluates one window as a sequence of its own and shows its graph to `tap`. All rows are requested as outputs,
-    /// so that the last block computes them all; a tap that stops after it saves the output head.
+    /// Evaluates one window as a sequence. Its graph is shown to `tap`. All rows are requested as outputs, so that the last
+    /// block computes them all; a tap that stops after it saves the output head.
     ///
     /// # Errors
     /// [`Error::Evaluate`] if llama.cpp fails.
@@ -267,7 +267,7 @@ impl<'model> Context<'model> {
     pub fn logits_of(&mut self, batch: WindowInput<'_>, rows: Range<usize>) -> Result<&[f32], Error> {
         assert!(!rows.is_empty(), "the logits of no token");
         let n_rows = rows.len();
-        // Without a memory every token is an output, asked for or not (`llama-context.cpp: llama_context::encode`).
+        // Without a memory every token is an output (`llama-context.cpp: llama_context::encode`).
         let before = if self.has_memory() { 0 } else { rows.start };
         let status = self.decode(batch, Some(rows));
         if status != 0 {
@@ -361,7 +361,7 @@ fn pointer<T>(values: &mut [T]) -> *mut T {
     values.as_mut_ptr()
 }
 
-/// The error of an evaluation that returned `status`, with what llama.cpp last said.
+/// The error of an evaluation: its `status` and llama.cpp's last message.
 pub(crate) fn evaluate_error(status: i32) -> Error {
     let reason = match status {
         1 => "no room in the cache".to_owned(),

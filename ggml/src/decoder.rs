@@ -74,12 +74,12 @@ impl<'model> Decoder<'model> {
     /// # Errors
     /// [`Error::Context`] with llama.cpp's reason, such as not enough memory.
     pub fn new(model: &'model Model, options: DecoderOptions) -> Result<Self, Error> {
-        // A token can belong to several sequences only where all are kept in one place.
+        // Only a unified cache lets a token belong to several sequences.
         Self::with_context(model, options, options.tokens, options.sequences > 1)
     }
 
-    /// Makes a decoder of `sequences` sequences of at most `length` tokens each that have none in common. A batch holds one
-    /// token of each. They are kept apart, so that none is looked at for another's sake.
+    /// Makes a decoder of `sequences` separate sequences, each up to `length` tokens. A batch holds one token of each. Separate
+    /// caches keep attention from looking at the other sequences.
     ///
     /// # Errors
     /// As [`Decoder::new`].
@@ -228,7 +228,7 @@ impl<'model> Decoder<'model> {
 
     /// Calls `llama_decode`, whose status it returns.
     fn run(&mut self, batch: &Batch) -> i32 {
-        // All of these are less than a number of tokens or sequences that was checked to fit in 32 bits.
+        // Each number is below a count already checked to fit 32 bits.
         let int = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
         let mut tokens = batch.tokens.clone();
         let mut positions: Vec<sys::llama_pos> = batch.positions.iter().map(|&at| int(at)).collect();

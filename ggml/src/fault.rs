@@ -118,8 +118,7 @@ fn at_work() -> Option<&'static str> {
     works.find(|(_, n)| n.load(Ordering::Relaxed) > 0).map(|(work, _)| work)
 }
 
-/// Names of files and folders that are removed when the process ends before its time. Null where there is room for one.
-/// They are never freed.
+/// Paths to remove when the process ends early. Null where there is room for one. They are never freed.
 struct Names {
     names: [AtomicPtr<system::Name>; 64],
     more: OnceLock<Box<Names>>,
@@ -136,8 +135,7 @@ static NAMES: Names = Names::new();
 /// Whether the process ends now.
 static IS_ENDING: AtomicBool = AtomicBool::new(false);
 
-/// A file, or an empty folder, that is removed where llama.cpp ends the process, or by
-/// [`remove_all`]. Dropped, it is forgotten.
+/// A file or empty folder, removed on an abort or by [`remove_all`]. Dropped, it is forgotten.
 #[derive(Debug)]
 pub struct RemovedOnDeath(Option<&'static AtomicPtr<system::Name>>);
 
@@ -196,7 +194,7 @@ fn name_in(slot: &AtomicPtr<system::Name>) -> Option<&'static system::Name> {
     unsafe { name.as_ref() }
 }
 
-/// Removes all that is to be removed when the process ends before its time. Takes no lock.
+/// Removes every registered path. Takes no lock.
 pub fn remove_all() {
     let mut names = Some(&NAMES);
     while let Some(some) = names {
@@ -205,7 +203,7 @@ pub fn remove_all() {
     }
 }
 
-/// Whether stderr is a terminal, whose line may be that of a progress bar.
+/// Whether stderr is a terminal, perhaps with an unfinished progress bar.
 static IS_TERMINAL: AtomicBool = AtomicBool::new(false);
 
 /// Makes one line of a signal by which llama.cpp dies. It begins with `prefix`, or with what [`crate::Backend::on_abort`] sets.
@@ -229,8 +227,8 @@ pub fn exit(status: i32) -> ! {
     system::exit(status)
 }
 
-/// Ends the process with status 1 after one line, to which `tell` appends. Removes what is left before. Of several threads the
-/// first does, and the others wait for the end.
+/// Prints one line, completed by `tell`, and ends with status 1. Removes what is left before. Of several threads the first
+/// does, and the others wait for the end.
 fn end(tell: &dyn Fn(), hint: Option<&str>) -> ! {
     system::claim();
     IS_ENDING.store(true, Ordering::SeqCst);
@@ -248,7 +246,7 @@ fn end(tell: &dyn Fn(), hint: Option<&str>) -> ! {
         system::write(hint.as_bytes());
         system::write(b"\n");
     }
-    // What was being made a moment ago is there by now, and folders are empty.
+    // Again: files being created during the first call exist now, and folders are empty.
     remove_all();
     system::exit(1)
 }
@@ -312,7 +310,7 @@ mod tests {
 
     #[test]
     fn names_are_removed_while_they_are_known() {
-        // Others of this process are removed too, which no other test of it has.
+        // Removes this process's other registered paths too: no other test has any.
         let folder = std::env::temp_dir().join(format!("fault-test-{}", std::process::id()));
         std::fs::create_dir(&folder).unwrap();
         let names: Vec<_> = (0..200).map(|i| folder.join(i.to_string())).collect();

@@ -1,7 +1,7 @@
 //! Limits that the system sets on this process.
 
-/// Makes a write past the limit of file size (`ulimit -f`) an error. By default it raises a signal that ends the process,
-/// which then could not remove the file that it was writing.
+/// Makes a write past the file size limit (`ulimit -f`) an error. By default it raises a signal that ends the process, which
+/// then could not remove the file that it was writing.
 pub fn report_file_size_limit() {
     #[cfg(unix)]
     {

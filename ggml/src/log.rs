@@ -1,4 +1,4 @@
-//! What llama.cpp and ggml print, captured line by line instead of written to stderr.
+//! Captures the output of llama.cpp and ggml by lines, instead of stderr.
 
 use std::collections::VecDeque;
 use std::ffi::{CStr, c_char, c_void};
@@ -12,7 +12,7 @@ use crate::fault;
 /// How many lines of warnings and errors are kept.
 const KEPT_LINES: usize = 32;
 
-/// The kept lines, and the text of a line whose end has not come yet.
+/// The kept lines, and the start of the unfinished line.
 pub(crate) struct Lines {
     complete: VecDeque<Line>,
     open: String,
@@ -34,7 +34,7 @@ pub fn echo(on: bool) {
     ECHO.store(on, Ordering::Relaxed);
 }
 
-/// Forgets the lines kept so far, so that the next [`last_error`] is about what follows.
+/// Forgets the kept lines. The next [`last_error`] is about what follows.
 pub fn clear() {
     let mut lines = lines();
     lines.complete.clear();
@@ -83,7 +83,7 @@ fn without_function_name(line: &str) -> &str {
 }
 
 pub(crate) fn lines() -> MutexGuard<'static, Lines> {
-    // A panic while the lock was held cannot leave the lines half changed in a way that matters here.
+    // A panic under the lock leaves no harmful half change.
     LINES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

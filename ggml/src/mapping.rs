@@ -48,8 +48,8 @@ impl Mapping {
         Ok(Self { file, map })
     }
 
-    /// Gives the memory back that holds these bytes, which are read again when they are next touched. Where the system has no
-    /// such call, nothing happens.
+    /// Releases the memory of these bytes; the next access reads them again. Where the system has no such call, nothing
+    /// happens.
     pub fn release(&self, bytes: std::ops::Range<usize>) {
         #[cfg(unix)]
         if let Some(map) = &self.map

@@ -21,9 +21,9 @@ pub struct ModelOptions {
     pub gpu_layers: Option<i32>,
     /// Load the vocabulary only.
     pub vocab_only: bool,
-    /// Read the weights into memory, so that the file is not needed any more.
+    /// Read the weights into memory. The file is not needed afterwards.
     pub no_mmap: bool,
-    /// Servers to which weights go as to GPUs, before those of this machine.
+    /// RPC servers, used like GPUs, before the devices of this machine.
     pub rpc: Option<Servers>,
     /// Counts of blocks in place of the file's.
     pub counts: Option<BlockCounts>,
@@ -119,7 +119,7 @@ impl Model {
         })
     }
 
-    /// Loads the model of one file, which `source` makes while it is read. Its weights are in memory once.
+    /// Loads a model of one file, which `source` makes during the read. Its weights are in memory once.
     ///
     /// # Errors
     /// [`Error::Load`] with the reason of the source, or llama.cpp's.
@@ -231,7 +231,7 @@ impl Model {
         (adds_bos && bos >= 0).then_some(bos)
     }
 
-    /// The tokens of `text`, with those that the model puts around one (as llama-perplexity and llama-imatrix do). Special
+    /// The tokens of `text`, the model's start and end tokens included. So do llama-perplexity and llama-imatrix. Special
     /// tokens written out in the text are plain text.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use crate::Error;
 pub enum Operation {
     /// A matrix times every row of a tensor (`GGML_OP_MUL_MAT`).
     Product,
-    /// For each row those matrices of a stack that a third operand names (`GGML_OP_MUL_MAT_ID`).
+    /// A product with the experts selected for each row (`GGML_OP_MUL_MAT_ID`).
     ProductOfExperts,
     /// Anything else.
     Other,
@@ -27,6 +27,8 @@ pub struct Node<'a> {
 }
 
 impl<'a> Node<'a> {
+    /// The node at `raw`, or `None` for a null pointer.
+    ///
     /// # Safety
     /// `raw` must point to a tensor of a living graph that nothing changes during `'a`.
     pub(crate) unsafe fn from_raw(raw: *const sys::ggml_tensor) -> Option<Self> {
@@ -73,7 +75,7 @@ impl<'a> Node<'a> {
         self.raw.ne.map(|n| usize::try_from(n).unwrap_or(0))
     }
 
-    /// The values, row after row in logical order, in place of what `values` held.
+    /// Reads the values into `values`, row after row in logical order. Its old content is lost.
     ///
     /// # Errors
     /// [`Error::Node`] for a type that is not a plain floating-point number.
@@ -149,7 +151,7 @@ impl<'a> Node<'a> {
         unsafe { sys::ggml_is_contiguous(self.raw) }
     }
 
-    /// Copies `out.len()` bytes of the tensor's data from byte `offset`, from whatever device holds them.
+    /// Copies `out.len()` bytes from byte `offset`, on any device.
     fn copy_bytes(&self, offset: usize, out: &mut [u8]) {
         // SAFETY: reads the shape of a living tensor.
         let n_bytes = unsafe { sys::ggml_nbytes(self.raw) };

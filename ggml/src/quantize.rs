@@ -7,7 +7,7 @@ use llama_cpp_sys_2 as sys;
 
 use crate::tensor_type::{COUNT, block_bytes, block_size};
 
-/// Types that weights are rounded to only with an importance for every column (`ggml.c: ggml_quantize_requires_imatrix`).
+/// Whether the type needs an importance for each column (`ggml.c: ggml_quantize_requires_imatrix`).
 #[must_use]
 pub fn needs_importance(id: u32) -> bool {
     // SAFETY: compares the id with a few; any is fine.
@@ -48,9 +48,9 @@ pub fn can_quantize(id: u32) -> bool {
     )
 }
 
-/// Rounds rows of `n_per_row` weights, each row on its own, to type `id`. `importance`, of one row, says how much the square of
-/// an error counts in each column; types without a use for it ignore it. `None` for a type that [`can_quantize`] does not know,
-/// or whose importance is missing. Also for rows that are not whole quantisation blocks, and for numbers that are not finite.
+/// Quantizes each row of `n_per_row` weights to type `id`. `importance`, of one row, says how much the square of an error
+/// counts in each column; types without a use for it ignore it. `None` for a type that [`can_quantize`] does not know, or whose
+/// importance is missing. Also for rows that are not whole quantisation blocks, and for numbers that are not finite.
 #[must_use]
 pub fn quantize(id: u32, weights: &[f32], n_per_row: usize, importance: Option<&[f32]>) -> Option<Vec<u8>> {
     let block = usize::try_from(block_size(id)).ok()?;

@@ -101,12 +101,12 @@ impl FromStr for FileType {
 pub type Progress = Rc<dyn Fn(usize, usize)>;
 
 thread_local! {
-    /// Who is told of the progress of the quantization that this thread runs.
+    /// The progress callback of this thread's quantization.
     static PROGRESS: RefCell<Option<Progress>> = const { RefCell::new(None) };
 }
 
-/// Quantizes the model at `input` to `output`, as one file, without an importance matrix. Of a split model `input` is the first
-/// part. The input may be quantized already.
+/// Quantizes the model at `input` to one file, `output`, without importance matrix. Of a split model `input` is the first part.
+/// The input may be quantized already.
 ///
 /// llama.cpp does not notice a disk that is full while it writes: whether the output is whole is for the caller to check.
 ///
@@ -158,7 +158,7 @@ pub(crate) fn watch(line: &str) {
     let Some((done, total)) = counts(line) else {
         return;
     };
-    // Not held while it runs, and given back only by the one who set it.
+    // A clone, so that the slot is not borrowed during the call. Only the setter clears the slot.
     let progress = PROGRESS.with(|slot| slot.borrow().clone());
     if let Some(progress) = progress {
         progress(done, total);

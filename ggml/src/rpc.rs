@@ -1,4 +1,4 @@
-//! Machines that evaluate a part of a model, by ggml's RPC back end. Each runs llama.cpp's `rpc-server`.
+//! Remote devices for parts of a model, by ggml's RPC back end. Each runs llama.cpp's `rpc-server`.
 //!
 //! That back end ends the process where a server cannot be reached or speaks another version of the protocol. So each server
 //! is asked first, by the same greeting, from here. What it does later, such as to vanish, ends the process with one line

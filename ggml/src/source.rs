@@ -19,7 +19,7 @@ pub trait Source {
     fn read_at(&self, position: u64, out: &mut [u8]) -> io::Result<()>;
 }
 
-/// A source as C sees it, and how far it has been read.
+/// A source as C sees it, with the read position.
 struct Cookie<'s> {
     source: &'s dyn Source,
     position: u64,

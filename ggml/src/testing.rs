@@ -53,8 +53,8 @@ pub struct TensorShape {
     pub ne: [u64; 4],
 }
 
-/// The tensors that llama.cpp asks for, given the metadata in the file at `path`. The file has none itself. They are all that
-/// llama.cpp knows for the architecture, optional ones too, in the order in which it makes them.
+/// The tensors that llama.cpp asks for, given the metadata at `path`. The file has none itself. They are all that llama.cpp
+/// knows for the architecture, optional ones too, in the order in which it makes them.
 ///
 /// # Errors
 /// [`Error::Load`] with llama.cpp's reason.

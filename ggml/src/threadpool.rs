@@ -6,8 +6,8 @@ use llama_cpp_sys_2 as sys;
 
 use crate::Error;
 
-/// How long threads look for work before they sleep, from 0 to 100 (`ggml-cpu.c: ggml_graph_compute_poll_for_work`). A tap
-/// cuts a graph into one part for each block, and the pause between two parts is shorter than waking a thread.
+/// Polling level of idle threads, 0 to 100 (`ggml-cpu.c: ggml_graph_compute_poll_for_work`). A tap cuts a graph into one part
+/// for each block, and the pause between two parts is shorter than waking a thread.
 const POLL: u32 = 100;
 
 /// CPU threads that live as long as a context. Without them ggml starts and ends a thread for each part of a graph.

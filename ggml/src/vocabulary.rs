@@ -1,4 +1,4 @@
-//! The entries of a model's vocabulary, and what kind of model it is.
+//! A model's vocabulary, and the kind of model.
 
 use std::ffi::CStr;
 
@@ -39,7 +39,7 @@ impl Model {
         Some(VocabularyEntry { text: text.to_bytes(), score, attributes })
     }
 
-    /// The token that can begin a text, whether or not texts are given one (compare [`Model::bos`]).
+    /// A token that can begin a text. A model may have one and yet not add it (compare [`Model::bos`]).
     #[must_use]
     pub fn first_token(&self) -> Option<Token> {
         if !self.has_tokenizer() {
@@ -68,7 +68,7 @@ impl Model {
         recurrent || hybrid
     }
 
-    /// Whether the model fills in masked tokens instead of predicting the next one.
+    /// Whether the model is a diffusion model: it predicts masked tokens.
     #[must_use]
     pub fn is_diffusion(&self) -> bool {
         // SAFETY: the model is alive.

@@ -1,4 +1,4 @@
-//! Conversion of the weights of blocks to a type that is evaluated faster, for scores. Pure.
+//! Conversion of block weights to types that evaluate faster, for scores. Pure.
 //!
 //! llama.cpp has its fastest kernels (repacked rows, tiles, matrix units) for some types only, which differ from machine to
 //! machine. A weight of `Q5_0` is `d * q` with an integer `q` of five bits, one of `IQ4_NL` is `d * q` with one of sixteen
@@ -17,7 +17,7 @@ use crate::gguf::{TensorInfo, TensorType};
 use crate::named::named;
 
 named! {
-    /// The type that the weights of blocks are converted to before they are evaluated.
+    /// The type to which block weights are converted before evaluation.
     #[derive(Serialize, Deserialize)]
     #[serde(rename_all = "snake_case")]
     pub enum Conversion {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::BlockId;
 
-/// Sums over the tokens that were routed to an expert, and over windows.
+/// Sums over the tokens routed to an expert, and over windows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ExpertSums {
     /// Of tokens: 1 each.
@@ -23,7 +23,7 @@ pub struct ExpertSums {
     pub output: OverWindows,
 }
 
-/// The sum of a number over tokens, with what the spread between windows takes.
+/// A sum over tokens, with the sums for its spread between windows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct OverWindows {
     /// Over all tokens.
@@ -81,7 +81,7 @@ impl RoutedSums {
     }
 }
 
-/// The node of what experts give times their weights, before the number of the block.
+/// The node of weighted expert outputs, before the number of the block.
 const WEIGHTED: &str = "ffn_moe_weighted-";
 
 /// The matrix of what experts give, after `blk.<i>.`.
@@ -161,7 +161,7 @@ impl Collector {
                     }
                 }
             }
-            // Those of grovemoe's groups are chosen by no product that is looked at.
+            // No watched product chooses the experts of grovemoe's groups.
             Sight::Weighted if self.chosen.is_none() => Ok(()),
             Sight::Weighted => {
                 let weights = node.operand(1).context("weights of experts without a second operand")?;

@@ -13,8 +13,8 @@ pub type Token = ggml::Token;
 /// Which point of the residual stream a hidden state is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Position {
-    /// The stream as the next block receives it, where no block's output is the same tensor. So before the first block, and
-    /// after anything that llama.cpp does to the stream between two blocks.
+    /// The stream as the next block receives it, if not an output. So before the first block, and after anything that
+    /// llama.cpp does to the stream between two blocks.
     Input,
     /// The stream between attention and feed-forward network of this block. Shown only where the source was made to.
     Middle(BlockId),
@@ -47,7 +47,7 @@ pub trait HiddenStates {
     /// Width of the stream, in elements.
     fn n_embd(&self) -> usize;
 
-    /// Evaluates `window` as a sequence of its own and shows every hidden state to `visit`.
+    /// Evaluates `window` as a sequence and shows every hidden state to `visit`.
     ///
     /// First comes a [`Position::Input`], then the [`Position::Output`] of every block in order of evaluation. Where the source
     /// was made to show it, the [`Position::Middle`] of each block comes before its output.

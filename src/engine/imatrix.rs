@@ -128,7 +128,7 @@ impl Collector {
         self.error.take().map_or(Ok(()), Err)
     }
 
-    /// The name of the weight that `node` multiplies, if that is looked at.
+    /// The name of the weight that `node` multiplies, if it is watched.
     fn weight<'n>(&self, node: Node<'n>) -> Option<Cow<'n, str>> {
         let operation = node.operation();
         if operation == Operation::Other {
@@ -215,7 +215,7 @@ impl Collector {
 }
 
 impl Collector {
-    /// What `node` says of experts, with the name of the weight that it multiplies.
+    /// What `node` shows of experts. `name` is the weight that it multiplies.
     fn sight(&self, node: Node<'_>, name: Option<&str>) -> Option<experts::Sight> {
         self.experts.as_ref()?;
         experts::Collector::sight(node, name.and_then(|name| Some(block_of(name, BLOCK_PREFIX)?.1)))
@@ -255,7 +255,7 @@ impl Tap for Collector {
     }
 }
 
-/// The name of a tensor without what its copy on a device has around it: `CUDA0#blk.0.attn_k.weight#0`.
+/// A tensor name without its device copy's additions: `CUDA0#blk.0.attn_k.weight#0`.
 fn without_device(name: &str) -> &str {
     let mut parts = name.splitn(3, '#');
     match (parts.next(), parts.next()) {

@@ -155,7 +155,7 @@ pub fn load_named(name: &Path, load: &dyn Fn() -> Result<ggml::Model>) -> Result
     Ok(engine)
 }
 
-/// Checks that a model can take these windows, and that tokens are scored.
+/// Checks that a model takes these windows, and that tokens are scored.
 pub fn check_window(set: &CalibrationSet, engine: &ggml::Model) -> Result<()> {
     // Of a vocabulary alone it is 0; then the windows were cut by the file's.
     let (window, n_ctx) = (set.window, engine.n_ctx_train());
@@ -287,7 +287,7 @@ pub fn load_for_scores(
     let backend = Backend::init();
     let has_gpu = options.rpc.is_some() || backend.supports_gpu_offload();
     if options.gpu_layers == Some(0) || !has_gpu {
-        // Whatever keeps it from being recoded, such as no room, does not keep it from being loaded.
+        // A failure to recode, such as no room, does not prevent loading.
         if let Ok(Some(engine)) = load_recoded(model) {
             return Ok((engine, Conversion::Q8_0));
         }

@@ -119,7 +119,7 @@ impl<'model> LlamaLogits<'model> {
         self.decoder.decode_and_rest(&batch)
     }
 
-    /// Measures how fast the model is, with the threads that it was given.
+    /// Measures the speed of the model with its threads.
     ///
     /// Prompt processing is timed on the first windows, evaluated again with the logits of the last token alone, as a
     /// program that answers a prompt does it. Decoding is timed on tokens that follow the first token of the text, the
@@ -164,7 +164,7 @@ impl ScoredLogits for LlamaLogits<'_> {
     fn logits(&mut self, window: &[Token]) -> Result<&[f32]> {
         let scored = scored(window.len());
         let logits = self.evaluate(window, |position| scored.contains(&position))?;
-        // llama.cpp leaves its buffer as it is for a model without an output head.
+        // llama.cpp leaves its buffer unchanged for a model without output head.
         ensure!(
             logits.iter().any(|&logit| logit != 0.0),
             "the model gives no logits, so it predicts nothing"

@@ -1,4 +1,4 @@
-//! A file without a name, in memory where the system has such files.
+//! Files without a name, in memory where the system has such.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
@@ -25,7 +25,7 @@ type Keep = File;
 #[cfg(not(target_os = "linux"))]
 type Keep = (tempfile::TempPath, ggml::fault::RemovedOnDeath);
 
-/// The layout of a file with the format version and alignment of `model`.
+/// The layout of a file with the version and alignment of `model`.
 ///
 /// # Errors
 /// Tensors that one file cannot hold.
@@ -60,7 +60,7 @@ impl MemoryFile {
         Ok(Self::of(file, keep))
     }
 
-    /// As [`MemoryFile::write`], of a plan that could be written to disk as well.
+    /// As [`MemoryFile::write`], for a plan that could also go to disk.
     ///
     /// # Errors
     /// The system's, such as no room.

@@ -1,6 +1,6 @@
 //! The order in which a calibration that may stop early evaluates windows.
 
-/// The numbers from 0 to `n_windows` in an order as good as random.
+/// The numbers from 0 to `n_windows` in a pseudorandom order.
 ///
 /// It is the same for the same text, by its hash. At whatever window it ends, those before are a simple random sample of all.
 /// An order by a rule, such as every second window, then those between, is no better than the text is free of rules. With two

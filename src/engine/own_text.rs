@@ -129,7 +129,7 @@ impl Sampler<'_> {
     }
 }
 
-/// A number from 0 to less than 1, evenly spread, for a place in a window.
+/// A uniform number in [0, 1) for a place in a window.
 fn chance(seed: u64, window: usize, at: usize) -> f64 {
     let mut hasher = blake3::Hasher::new();
     for number in [seed, window as u64, at as u64] {

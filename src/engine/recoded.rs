@@ -1,4 +1,4 @@
-//! A whole model with the same numbers in a type that is evaluated faster. Pure but for what is written to `out`.
+//! Whole models recoded to types that evaluate faster. Pure but for what is written to `out`.
 //!
 //! For scores of models that are not evaluated block by block.
 

@@ -1,4 +1,4 @@
-//! The scored tokens of a window, and the trait that yields their logits.
+//! The scored tokens of a window, and the trait for their logits.
 
 use crate::engine::hidden_state::Token;
 use anyhow::Result;
@@ -21,7 +21,7 @@ pub trait ScoredLogits {
     fn logits(&mut self, window: &[Token]) -> Result<&[f32]>;
 }
 
-/// The tokens of a window whose prediction of the next token is scored.
+/// The tokens of a window whose next-token prediction is scored.
 ///
 /// They are those of the second half but the last, after which the window ends.
 #[must_use]

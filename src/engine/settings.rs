@@ -28,7 +28,7 @@ pub struct Calibration {
     pub conversion: Option<Conversion>,
     /// Memory that an evaluation may take, in bytes. `None` for what is free.
     pub memory: Option<u64>,
-    /// The folder for hidden states of an evaluation block by block, and for how far it is. `None` to keep them in memory.
+    /// The folder for states and progress of an evaluation block by block. `None` to keep them in memory.
     pub scratch: Option<PathBuf>,
 }
 

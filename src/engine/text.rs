@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::engine::hidden_state::Token;
 use crate::files::place::read_at_most;
 
-/// Windows this long are evaluated where the user does not say otherwise, in tokens.
+/// Default length of a window in tokens.
 pub const DEFAULT_WINDOW: usize = 512;
 
 /// This many tokens are evaluated where the user does not say otherwise.
@@ -129,7 +129,7 @@ impl Texts {
         hasher.finalize()
     }
 
-    /// How many of `n_windows` the model is to write beside the files, as one text of several.
+    /// How many of `n_windows` the model writes beside the files. They count as one text of several.
     #[must_use]
     pub fn n_own_windows(&self, n_windows: usize, window: usize) -> usize {
         match self.source {
@@ -241,8 +241,8 @@ impl CalibrationSet {
         })
     }
 
-    /// The windows after the first `n_windows`, or `None` if they are fewer than `least`. The fingerprint is that of the tokens
-    /// that are left: their text is no whole one.
+    /// The windows after the first `n_windows`, or `None` below `least`. The fingerprint is that of the remaining tokens: their
+    /// text is no whole one.
     #[must_use]
     pub fn after(&self, n_windows: usize, least: usize) -> Option<Self> {
         let left = self.tokens.get(n_windows.checked_mul(self.window)?..)?;
@@ -293,7 +293,7 @@ fn tokens_of_start(
     wanted: usize,
     tokenize: &dyn Fn(&str) -> Result<Vec<Token>>,
 ) -> Result<Vec<Token>> {
-    /// Where the text is cut the last tokens may differ from those of the whole text.
+    /// At a cut the last tokens may differ from the whole text's.
     const MARGIN: usize = 256;
     let wanted_with_margin = wanted.saturating_add(MARGIN);
     let mut n_bytes = wanted_with_margin.saturating_mul(8);

@@ -14,7 +14,7 @@ pub const OWN_TEXT: &str = "own-text";
 /// Names another folder for the cache.
 pub const VARIABLE: &str = "GGUF_SHORTEN_CACHE";
 
-/// The folder that `GGUF_SHORTEN_CACHE` names, else that of this program among the caches of this user.
+/// The folder in `GGUF_SHORTEN_CACHE`, else this program's in the user's cache folder.
 ///
 /// # Errors
 /// A user without a home.

@@ -24,13 +24,13 @@ fn meminfo(text: &str) -> Option<u64> {
     number.checked_mul(1024)
 }
 
-/// Names of the files of a group that say its limit and what it holds.
+/// Names of a control group's files for its limit and its use.
 struct Names {
     limit: &'static str,
     held: &'static str,
 }
 
-/// Of the one hierarchy of version 2, and of the memory hierarchy of version 1 (cgroups(7), cgroup-v1/memory.txt).
+/// Version 2's one hierarchy, and version 1's memory hierarchy (cgroups(7), cgroup-v1/memory.txt).
 const VERSION_2: Names = Names { limit: "memory.max", held: "memory.current" };
 const VERSION_1: Names = Names { limit: "memory.limit_in_bytes", held: "memory.usage_in_bytes" };
 
@@ -50,8 +50,8 @@ fn room_of_groups(root: &Path, groups: &str) -> Option<u64> {
     groups.lines().filter_map(of_line).min()
 }
 
-/// What the group at `path` below `root` and all those that it is in leave. `None` where none sets a limit. Inside of a
-/// container its own group may be at the root.
+/// Memory left in the group at `path` below `root` and its ancestors. `None` where none sets a limit. Inside of a container its
+/// own group may be at the root.
 fn group_room(root: &Path, path: &str, names: &Names) -> Option<u64> {
     let group = root.join(path);
     let groups = group.ancestors().take_while(|folder| folder.starts_with(root));

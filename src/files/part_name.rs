@@ -12,7 +12,7 @@ pub struct Prefix {
     name: OsString,
 }
 
-/// A number and a count, as the name of a part has them.
+/// Number and count in the name of a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Numbers {
     /// Which part, counted from 1.
@@ -77,7 +77,7 @@ impl Prefix {
         &self.folder
     }
 
-    /// Whether this is the name of a part with this prefix, of any number and count.
+    /// Whether `name` is a part with this prefix, whatever number and count.
     #[must_use]
     pub fn is_part(&self, name: &OsStr) -> bool {
         Self::of_part(Path::new(name)).is_some_and(|(prefix, _)| prefix.name == self.name)
@@ -133,7 +133,7 @@ pub(crate) fn os_str(bytes: &[u8]) -> Option<&OsStr> {
     return str::from_utf8(bytes).ok().map(OsStr::new);
 }
 
-/// The name as text, with `%` and two digits in place of each byte that is none.
+/// The name as text. Each byte that is not UTF-8 becomes `%` and two digits.
 #[must_use]
 pub(crate) fn as_text(name: &OsStr) -> String {
     let mut text = String::new();

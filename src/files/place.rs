@@ -7,14 +7,14 @@ use std::io;
 use std::io::{Read, Write};
 use std::path::Path;
 
-/// Checks that `n_bytes` can be written to the disk of `folder`, with `min_free` left. What has been reserved is not free.
+/// Checks that `folder` has room for `n_bytes`, with `min_free` left. What has been reserved is not free.
 ///
 /// # Errors
 /// That it cannot be.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub fn check_free(folder: &Path, n_bytes: u64, min_free: u64) -> Result<()> {
     let Ok(disk) = rustix::fs::statvfs(folder) else {
-        // The disk then shows that it is full while the file is written.
+        // A full disk then shows while the file is written.
         return Ok(());
     };
     let free = disk.f_bavail.saturating_mul(disk.f_frsize);
@@ -39,7 +39,7 @@ pub fn check_free(_: &Path, _: u64, _: u64) -> Result<()> {
     Ok(())
 }
 
-/// Reserves the whole length at once, so that a full disk shows before anything is written.
+/// Reserves the whole length. So a full disk shows before the first write.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn reserve(file: &File, len: u64) -> Result<()> {
     use rustix::fs::{FallocateFlags, fallocate};
@@ -76,7 +76,7 @@ pub fn is_same(a: &Path, b: &Path) -> bool {
     same_file::is_same_file(a, b).unwrap_or(false)
 }
 
-/// Checks that a file written at `path` takes the place of none that is `read`. A pipe or device is no place.
+/// Checks that a file at `path` replaces none of those `read`. A pipe or device is no place.
 ///
 /// # Errors
 /// That it does.
@@ -86,7 +86,7 @@ pub fn check_unread<'r>(path: &Path, read: impl IntoIterator<Item = &'r Path>) -
     Ok(())
 }
 
-/// Checks that there is no model at `path`, which a text would take the place of.
+/// Checks that a text would not replace a model at `path`.
 ///
 /// # Errors
 /// That there is one.
@@ -129,7 +129,7 @@ pub fn check_folder(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Checks that [`text`] can write at `path`, where the caller knows what may be replaced.
+/// Checks that [`text`] can write at `path`. What may be replaced is for the caller to know.
 ///
 /// # Errors
 /// What is wrong with the place.
@@ -144,7 +144,7 @@ pub fn check_page(path: &Path) -> Result<()> {
     }
 }
 
-/// Writes a small result beside its place, then renames it over what is there. A pipe or device is written to as it is.
+/// Writes a small file to a temporary name, then renames it. A pipe or device is written to as it is.
 ///
 /// # Errors
 /// The system's.
@@ -155,7 +155,7 @@ pub fn text(path: &Path, text: &str) -> Result<()> {
     Ok(replace(path, text.as_bytes(), 0o666)?)
 }
 
-/// Writes a file beside its place, then renames it over what is there. Its permissions are `mode` where the system has such.
+/// Writes a file to a temporary name, then renames it. Its permissions are `mode` where the system has such.
 pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let (mut temporary, _removed) = temporary_in(folder_of(path), TEMPORARY.0, mode)?;
     temporary.write_all(bytes)?;

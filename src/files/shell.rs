@@ -11,7 +11,7 @@ pub fn shell(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 
-/// Whether a character is invalid in XML, or shows something else than what is written.
+/// Whether a character is invalid in XML or misleads when shown.
 #[must_use]
 pub fn is_unprintable(c: char) -> bool {
     c.is_control()

@@ -66,8 +66,8 @@ pub fn remove_left_by(process: u32, folder: &Path) {
     }
 }
 
-/// A new file in `folder`, with a name of its own that begins with `prefix`. Its permissions are `mode` where the system has
-/// such. It is removed too where an interrupt or llama.cpp ends the process: its name is registered before the file exists.
+/// A new file in `folder`; its unique name begins with `prefix`. Its permissions are `mode` where the system has such.
+/// It is removed too where an interrupt or llama.cpp ends the process: its name is registered before the file exists.
 ///
 /// # Errors
 /// The system's.
@@ -106,8 +106,7 @@ pub struct Staged {
 }
 
 impl Staged {
-    /// Makes a temporary file in the folder of `path`, where it will go. `overwrite` lets it take the place of a file that
-    /// is there by then.
+    /// Makes a temporary file in the folder of `path`. `overwrite` lets it take the place of a file that is there by then.
     ///
     /// # Errors
     /// The system's.
@@ -161,7 +160,7 @@ pub fn commit(files: Vec<Staged>) -> Result<()> {
         if failure.is_some() {
             continue;
         }
-        // Nothing can fail after the one that is renamed last, and a rename is done or not done.
+        // Nothing can fail after the last rename. It is done or not done.
         let keeps_old = i > 0;
         match Placed::put(file.temporary, &file.path, file.overwrite, keeps_old) {
             Ok(done) => placed.push(done),
@@ -195,7 +194,7 @@ impl Placed {
     fn put(temporary: NamedTempFile, path: &Path, overwrite: bool, keeps_old: bool) -> io::Result<Self> {
         let mut old = None;
         if overwrite {
-            // A folder is none that a file can take the place of, which the rename finds out.
+            // The rename fails where a folder is in its place.
             if keeps_old && fs::symlink_metadata(path).is_ok_and(|kind| !kind.is_dir()) {
                 old = Some(set_aside(path)?);
             }
@@ -236,8 +235,7 @@ impl Placed {
     }
 }
 
-/// Gives the file at `path` a second name beside it, so that it can be put back. Where the file system knows no second
-/// names, another one.
+/// Gives the file at `path` a second name, to put it back. Where the file system knows no second names, another one.
 fn set_aside(path: &Path) -> io::Result<PathBuf> {
     let aside =
         tempfile::Builder::new().prefix(TEMPORARY.0).suffix(".old").make_in(folder_of(path), |aside| {

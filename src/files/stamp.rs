@@ -14,8 +14,8 @@ pub struct Stamp {
     pub bytes: u64,
     /// When its bytes were last written, in nanoseconds since 1970.
     pub modified_ns: i64,
-    /// When its bytes, name or rights were last changed, in nanoseconds since 1970. Unlike the other time, no program can set
-    /// it. Where the system has no such time, the other.
+    /// Last change of bytes, name or rights, in nanoseconds since 1970. Unlike the other time, no program can set it. Where the
+    /// system has no such time, the other.
     pub changed_ns: i64,
     /// Its number in its file system; 0 where it has none.
     pub inode: u64,
@@ -57,8 +57,7 @@ impl Stamp {
         last.saturating_add(STEP_NS) < read_ns
     }
 
-    /// Checks that the file at `path` is still the one with this stamp. No byte was written since. Another name or other rights
-    /// do no harm.
+    /// Checks that the file at `path` still has this stamp. No byte was written since. Another name or other rights do no harm.
     ///
     /// # Errors
     /// That it is gone, or not the same.

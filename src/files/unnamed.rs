@@ -1,4 +1,4 @@
-//! Files that a run needs for a while, and that nobody finds afterwards.
+//! Temporary files without a name, which vanish with the run.
 
 use std::io;
 use std::path::{Path, PathBuf};

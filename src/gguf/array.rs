@@ -21,10 +21,10 @@ pub struct Array<'a> {
 }
 
 impl<'a> Array<'a> {
-    /// Reads element type, number of elements and elements, which are all that is left.
+    /// Reads element type and count. The elements are all that is left.
     pub(super) fn read(key: &'a str, mut reader: Reader<'a>) -> Result<Array<'a>, Error> {
         let element_type = ValueType::read(&mut reader)?;
-        // Every element has at least one byte, so the number of elements that are in memory fits.
+        // Every element has at least one byte, so their number fits memory.
         let len = usize::try_from(reader.u64()?).unwrap_or(usize::MAX);
         Ok(Array { key, element_type, len, raw: reader.take(reader.n_left())? })
     }
@@ -53,7 +53,7 @@ impl<'a> Array<'a> {
     pub fn elements(&self) -> impl Iterator<Item = Value<'a>> + use<'a> {
         let Array { key, element_type, len, raw } = *self;
         let mut reader = Reader::new(raw, Place::File);
-        // The bytes were checked when the file was read, so `ok` does not end the iteration early.
+        // The bytes were checked at parsing, so `ok` never ends the iteration.
         (0..len).map_while(move |_| Value::read_element(&mut reader, key, element_type).ok())
     }
 

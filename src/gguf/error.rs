@@ -14,7 +14,7 @@ use super::value_type::ValueType;
 use crate::gguf::place::MAX_NAME_BYTES;
 use crate::gguf::position::FileOffset;
 
-/// The reason why a file was refused or could not be written, and its place.
+/// The reason why reading or writing a file failed, and its place.
 ///
 /// `Display` is one line in lower case without a final stop. Match on [`Error::kind`], never on the
 /// text.
@@ -58,7 +58,7 @@ pub enum ErrorKind {
         /// Bytes in the file.
         file_len: u64,
     },
-    /// A count of the header cannot be true, as even the smallest entries would not fit.
+    /// An impossible count in the header: even the smallest entries do not fit.
     Count {
         /// What is counted, in the plural.
         what: &'static str,
@@ -93,7 +93,7 @@ pub enum ErrorKind {
     },
     /// A metadata key that is needed does not exist.
     MissingKey,
-    /// A metadata value, or an element of an array, is of another type.
+    /// A metadata value, or an array element, of another type.
     WrongType {
         /// The type found.
         found: ValueType,
@@ -116,7 +116,7 @@ pub enum ErrorKind {
         /// Elements in the array.
         len: usize,
     },
-    /// The raw bytes given for an array are not that many elements of that type.
+    /// Raw bytes that do not hold the given number of array elements.
     BadArrayBytes {
         /// The element type given.
         element_type: ValueType,
@@ -159,12 +159,12 @@ pub enum ErrorKind {
         /// The tensor's type.
         tensor_type: TensorType,
     },
-    /// The number of elements or bytes of a tensor does not fit in 63 bits.
+    /// A tensor whose elements or bytes do not fit 63 bits.
     TooManyElements {
         /// The dimensions, `ne[0]` first; unused ones are 1.
         dims: [u64; 4],
     },
-    /// The data of a tensor starts at an offset that is not aligned.
+    /// Tensor data that starts at an unaligned offset.
     Misaligned {
         /// The offset found, from the start of tensor data.
         offset: u64,
@@ -188,7 +188,7 @@ pub enum ErrorKind {
         /// Where the other tensor ends.
         other_end: FileOffset,
     },
-    /// The data of a tensor is followed by more room than its type takes.
+    /// More room after a tensor than its type takes.
     Gap {
         /// The tensor's type.
         tensor_type: TensorType,
@@ -197,7 +197,7 @@ pub enum ErrorKind {
         /// Bytes from its start to the start of the next tensor.
         room: u64,
     },
-    /// The data of the first tensor does not start where tensor data does.
+    /// The first tensor does not start at the start of tensor data.
     LateStart {
         /// The offset found, from the start of tensor data.
         offset: u64,
@@ -213,9 +213,9 @@ pub enum ErrorKind {
 /// What the writer did otherwise than it should have.
 #[derive(Debug)]
 pub enum Bug {
-    /// A tensor that another head describes is of another type or shape there.
+    /// A tensor of another type or shape than in the other head.
     OtherData,
-    /// The alignment of a layout is not the one its metadata tells readers to use.
+    /// A layout's alignment differs from the one in its metadata.
     OtherAlignment {
         /// The alignment of the layout.
         alignment: u64,
@@ -258,12 +258,12 @@ impl Error {
         &self.0.place
     }
 
-    /// The byte at which the error was noticed, where the message says one beside its own numbers.
+    /// The byte of the error, where the message adds one.
     pub fn position(&self) -> Option<FileOffset> {
         self.0.position
     }
 
-    /// True if the program is at fault and not the file or the disk.
+    /// Whether the program is at fault, not the file or the disk.
     pub fn is_bug(&self) -> bool {
         matches!(self.kind(), ErrorKind::Bug(_))
     }

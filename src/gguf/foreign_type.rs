@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-/// A tensor type by its number in the file, which the bundled ggml does not read.
+/// A tensor type that the bundled ggml does not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ForeignType {
     name: &'static str,
@@ -91,7 +91,7 @@ const IK: &[(u32, &str)] = &[
 ];
 
 impl ForeignType {
-    /// The type with this id, if it is known and the bundled ggml does not read it.
+    /// The unread type with this id, if it is known.
     pub fn from_id(id: u32) -> Option<ForeignType> {
         let (name, origin) = match id {
             4 => ("MXFP4", Origin::Ollama),

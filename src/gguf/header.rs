@@ -42,7 +42,7 @@ impl Header {
     }
 }
 
-/// Checks the start of a file, which may be shorter than the magic.
+/// Checks the magic. The file may be shorter than it.
 fn check_magic(bytes: &[u8]) -> Result<(), Error> {
     let start = bytes.get(..MAGIC.len()).unwrap_or(bytes);
     if start.is_empty() {
@@ -58,7 +58,7 @@ fn check_magic(bytes: &[u8]) -> Result<(), Error> {
 pub(super) fn check_version(version: u32) -> Result<(), Error> {
     let kind = match version {
         2 | 3 => return Ok(()),
-        // A small number in the other byte order, the same test as in ggml/src/gguf.cpp.
+        // Small in the other byte order (same test as in ggml/src/gguf.cpp).
         swapped if swapped != 0 && swapped.trailing_zeros() >= 16 => {
             ErrorKind::BigEndian { version: swapped.swap_bytes() }
         }

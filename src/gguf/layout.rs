@@ -306,7 +306,7 @@ mod tests {
 
     #[test]
     fn positions_follow_from_lengths() {
-        // Header 24, entry 8 + 1 + 4 + 4 = 17, infos 2 x (8 + 1 + 4 + 8 + 4 + 8) = 66: 107 bytes.
+        // Header 24, entry 8 + 1 + 4 + 4 = 17. Infos 2 x (8 + 1 + 4 + 8 + 4 + 8) = 66, in all 107 bytes.
         let entries = vec![EntryOut::u32("k", 1)];
         let layout = Layout::new(3, 32, entries, vec![tensor("a", 33), tensor("b", 5)], true).unwrap();
         assert_eq!(layout.metadata()[0].position(), FileOffset(24));

@@ -39,7 +39,7 @@ mod position;
 
 mod reader;
 
-// The head of a file, in file order, and where it says that data lies.
+// The head, in file order, and the places of data.
 mod foreign_type;
 mod header;
 mod metadata;
@@ -99,7 +99,7 @@ pub struct File<'a> {
 }
 
 impl<'a> File<'a> {
-    /// Reads and checks the head of a file, and that every tensor lies inside the file.
+    /// Parses the head of a file. Checks that every tensor lies inside the file.
     ///
     /// Takes time in proportion to the head; the bytes of tensors are not touched.
     ///
@@ -150,7 +150,7 @@ impl<'a> File<'a> {
         }
     }
 
-    /// Magic, version and counts of a file of which perhaps not all is there. `None` of what is no GGUF file.
+    /// Magic, version and counts of a perhaps incomplete file. `None` if it is no GGUF file.
     pub fn first_header(bytes: &[u8]) -> Option<Header> {
         Header::read(&mut Reader::new(bytes, Place::Header)).ok()
     }
@@ -196,16 +196,15 @@ impl<'a> File<'a> {
         tensor.bytes()
     }
 
-    /// True if the tensor that ends last is followed by its padding, or needs none. In a file
-    /// without tensors, true if the tensor infos are.
+    /// Whether the last tensor is followed by its padding, or needs none. In a file without tensors, true if the tensor infos
+    /// are.
     ///
     /// A [`Layout`] with the same `pad_end` ends as this file does.
     pub fn ends_padded(&self) -> bool {
         self.ends_padded
     }
 
-    /// The bytes after the last tensor and its padding, which no part of the format accounts for.
-    /// Mostly empty.
+    /// Bytes after the last tensor and its padding, outside the format. Mostly empty.
     pub fn trailing_bytes(&self) -> &'a [u8] {
         self.trailing
     }

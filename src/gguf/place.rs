@@ -1,4 +1,4 @@
-//! The parts of a file that errors are about, and names as messages show them.
+//! Places of errors in a file, and names as messages show them.
 //!
 //! Keeps messages to one short line: names are shortened, control characters escaped.
 
@@ -85,9 +85,9 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
-/// As much of `name` as a message needs, so that an error does not hold megabytes.
+/// The start of `name` for a message. So errors stay small.
 pub(super) fn shortened(name: &str) -> String {
-    // One character more than is shown tells `Quoted` that the name goes on.
+    // One character over the limit tells `Quoted` that the name goes on.
     name.chars().take(MAX_SHOWN_CHARS + 1).collect()
 }
 

@@ -7,7 +7,7 @@ use super::place::shortened;
 use super::position::{FileOffset, align_up};
 use super::tensor::TensorInfo;
 
-/// Checks that tensors follow one another, in whatever order, with their padding between them.
+/// Checks that tensors, in any order, are contiguous except for padding.
 ///
 /// Two that share a byte are damage. More room than padding means that the type of the tensor before is a larger one to whoever
 /// wrote the file. Besides, llama.cpp wants the order of the tensor infos (`gguf.cpp: gguf_init_from_reader`).

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// A position counted from the start of tensor data, as tensor infos store it.
+/// A position from the start of tensor data, as in tensor infos.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DataOffset(pub u64);
 

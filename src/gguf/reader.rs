@@ -11,7 +11,7 @@ use super::place::Place;
 use super::value_type::ValueType;
 use crate::gguf::position::FileOffset;
 
-/// Reads little-endian numbers and strings from the front of the bytes that are left.
+/// Reads little-endian numbers and strings from the front of bytes.
 #[derive(Clone, Debug)]
 pub(super) struct Reader<'a> {
     bytes: &'a [u8],

@@ -18,7 +18,7 @@ pub const MAX_DIMS: usize = 4;
 /// The smallest tensor info: an empty name, no dimensions.
 const MIN_INFO_BYTES: u64 = 8 + 4 + 4 + 8;
 
-/// The tensors of a file, in the order of their infos, with unique names.
+/// The tensors of a file, in file order, with unique names.
 #[derive(Clone, Debug)]
 pub struct TensorTable<'a> {
     tensors: Vec<TensorInfo<'a>>,
@@ -61,7 +61,7 @@ impl<'a> TensorTable<'a> {
         Ok(table)
     }
 
-    /// Tensors of different names, each by its number and what is said of it.
+    /// A table of unique names, made by `tensor` from numbers and infos.
     fn of(
         infos: Vec<RawInfo<'a>>,
         tensor: impl Fn(usize, RawInfo<'a>) -> Result<TensorInfo<'a>, Error>,
@@ -227,7 +227,7 @@ impl<'a> RawInfo<'a> {
         Ok(RawInfo { name, dims, n_dims, tensor_type, offset, n_bytes })
     }
 
-    /// Checks that the data is aligned and inside the file, and finds it.
+    /// Finds the data. Checks that it is aligned and inside the file.
     fn locate(
         self,
         bytes: &'a [u8],
@@ -267,8 +267,7 @@ pub(super) fn n_bytes(tensor_type: TensorType, dims: [u64; MAX_DIMS]) -> Result<
     if !n_elements.is_multiple_of(tensor_type.block_size()) {
         return Err(ErrorKind::PartialBlock { n_elements, tensor_type });
     }
-    // ggml counts elements and bytes in signed numbers, and every dimension is one, even
-    // beside a dimension of 0.
+    // ggml counts elements and bytes in signed numbers. Every dimension is one, even beside a dimension of 0.
     let fits = |n: &u64| i64::try_from(*n).is_ok();
     let product = |first: u64| rest.into_iter().try_fold(first, u64::checked_mul).filter(fits);
     let n_bytes = tensor_type.row_bytes(n_elements).and_then(product);

@@ -67,7 +67,7 @@ impl TensorType {
     /// 16-bit floats, the upper half of an F32.
     pub const BF16: TensorType = row(30, "BF16", 1, 2);
 
-    /// The type with this id, or `None` if ggml has none or has removed it.
+    /// The type with this id. `None` if ggml has none or removed it.
     pub fn from_id(id: u32) -> Option<TensorType> {
         ALL.into_iter().find(|tensor_type| tensor_type.id == id)
     }

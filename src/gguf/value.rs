@@ -31,7 +31,7 @@ impl<'a> Value<'a> {
         Ok(Value { key, value_type, raw: reader.since(start) })
     }
 
-    /// The value of an entry of a new file, whose bytes are right.
+    /// A value of a new file, from bytes known to be valid.
     pub(super) fn encoded(key: &'a str, value_type: ValueType, raw: &'a [u8]) -> Value<'a> {
         Value { key, value_type, raw }
     }
@@ -62,7 +62,7 @@ impl<'a> Value<'a> {
         self.raw
     }
 
-    /// The value as a signed integer, from any of the eight integer types.
+    /// A signed integer, from any of the eight integer types.
     ///
     /// Wider than llama.cpp, which wants exactly the type its loader names, mostly `u32`.
     ///
@@ -73,7 +73,7 @@ impl<'a> Value<'a> {
         self.integer("an integer", i64::MIN.into(), i64::MAX.into())
     }
 
-    /// The value as an unsigned integer, from any integer type that holds one.
+    /// An unsigned integer, from any integer type that holds one.
     ///
     /// # Errors
     ///
@@ -82,7 +82,7 @@ impl<'a> Value<'a> {
         self.integer("an unsigned integer", 0, u64::MAX.into())
     }
 
-    /// The value as an unsigned integer of 32 bits, from any integer type that holds one.
+    /// An unsigned integer of 32 bits, from any integer type.
     ///
     /// # Errors
     ///
@@ -149,7 +149,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The value as an integer from `min` to `max`, the range of `T`.
+    /// An integer from `min` to `max`, the range of `T`.
     fn integer<T: TryFrom<i128>>(&self, expected: &'static str, min: i128, max: i128) -> Result<T, Error> {
         let mut reader = self.reader();
         let found = match self.value_type {
@@ -167,7 +167,7 @@ impl<'a> Value<'a> {
     }
 
     pub(super) fn reader(&self) -> Reader<'a> {
-        // The bytes were checked when the file was read, so no error will name this place.
+        // The bytes were checked at parsing, so no error names this place.
         Reader::new(self.raw, Place::File)
     }
 
@@ -216,8 +216,7 @@ fn skip_elements(
     len: u64,
     depth: u32,
 ) -> Result<(), Error> {
-    // An element of no bytes does not exist, so this bounds the loop below by the length of the
-    // file.
+    // Every element has at least one byte. So the loop below is bounded by the length of the file.
     let min_bytes = len.saturating_mul(element_type.min_bytes());
     if element_type.n_bytes().is_some() || min_bytes > reader.n_left() {
         return reader.take(min_bytes).map(drop);
@@ -237,7 +236,7 @@ mod tests {
     use super::super::{Entry, File};
     use super::*;
 
-    /// Reads the value of a file with one entry, `k`, as `get` wants it.
+    /// Reads the value of the one entry `k` through `get`.
     fn get<T>(
         type_id: u32,
         raw: &[u8],

@@ -45,8 +45,8 @@ impl ValueOut {
         ValueOut { value_type: ValueType::String, raw }
     }
 
-    /// An integer of the given type, for a count that keeps the type it had. `None` if the type is
-    /// not one of the eight integer types or does not hold `value`.
+    /// An integer of the given type, so that counts keep theirs. `None` if the type is not one of the eight integer types
+    /// or does not hold `value`.
     pub fn integer(value_type: ValueType, value: u64) -> Option<ValueOut> {
         let signed = i64::try_from(value);
         let raw = match value_type {

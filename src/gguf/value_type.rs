@@ -80,7 +80,7 @@ impl ValueType {
         }
     }
 
-    /// Bytes of a value of this type, or `None` if they depend on the value.
+    /// Size of a value of this type in bytes. `None` if it depends on the value.
     pub fn n_bytes(self) -> Option<u64> {
         match self {
             ValueType::U8 | ValueType::I8 | ValueType::Bool => Some(1),

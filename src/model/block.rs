@@ -80,7 +80,7 @@ pub(crate) fn block_of<'n>(name: &'n str, prefix: &str) -> Option<(BlockId, &'n 
     Some((block, rest.strip_prefix('.')?))
 }
 
-/// The block in a name `<prefix><i>` or `<prefix><i>.<rest>`, and what stands after its number, with the dot.
+/// The block in `<prefix><i>` or `<prefix><i>.<rest>`, and the rest with its dot.
 pub(crate) fn leading_block<'n>(name: &'n str, prefix: &str) -> Option<(BlockId, &'n str)> {
     let name = name.strip_prefix(prefix)?;
     let (number, rest) = name.split_at(name.find('.').unwrap_or(name.len()));
@@ -90,7 +90,7 @@ pub(crate) fn leading_block<'n>(name: &'n str, prefix: &str) -> Option<(BlockId,
     if !canonical {
         return None;
     }
-    // A number that does not fit is larger than any number of blocks.
+    // A number that overflows is larger than any number of blocks.
     Some((BlockId(number.parse().unwrap_or(usize::MAX)), rest))
 }
 

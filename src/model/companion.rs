@@ -29,7 +29,7 @@ pub enum Companion<'a> {
     },
     /// An importance matrix.
     Imatrix,
-    /// A small model that drafts from the hidden states of a large one.
+    /// A small model that drafts from a large one's hidden states.
     DraftHead {
         /// Its own architecture.
         architecture: &'a str,
@@ -60,7 +60,7 @@ const DIFFUSION: &[&str] = &[
     "pig",
 ];
 
-/// What names of tensors of image and video models begin with, which keep those of their checkpoints.
+/// Prefixes of tensor names in checkpoints of image and video models.
 const DIFFUSION_TENSORS: &[&str] = &[
     "model.diffusion_model.",
     "first_stage_model.",
@@ -80,7 +80,7 @@ const DIFFUSION_TENSORS: &[&str] = &[
 ];
 
 impl<'a> Companion<'a> {
-    /// What the file with these metadata entries is, if it is no model.
+    /// The kind of file with these entries, if it is no model.
     #[must_use]
     pub fn of(entries: &[Entry<'a>]) -> Option<Self> {
         let find = |key: &str| entries.iter().find(|entry| entry.key() == key);
@@ -109,7 +109,7 @@ impl<'a> Companion<'a> {
         })
     }
 
-    /// What a file without a number of blocks is by the names of its tensors.
+    /// The kind of file without a block count, by tensor names.
     #[must_use]
     pub fn of_tensors<'n>(mut names: impl Iterator<Item = &'n str>) -> Option<Self> {
         let is_diffusion = |name: &str| DIFFUSION_TENSORS.iter().any(|start| name.starts_with(start));

@@ -89,7 +89,7 @@ struct Remembered {
     blake3: String,
 }
 
-/// The device of a file, and what else the system says of it.
+/// The device of a file, and its stamp.
 type Identity = (u64, Stamp);
 
 /// What the system says of the files of `input`. `None` where it does not say enough.
@@ -135,7 +135,7 @@ mod tests {
         assert_eq!(hash(&records, &input, later).to_hex().as_str(), "0".repeat(64));
         forget_in(&records, &input);
         assert_eq!(hash(&records, &input, later), blake3::hash(&bytes));
-        // A change shows, also where length and time of the data are put back.
+        // A change shows even if the data's length and time are restored.
         let changed = fs::metadata(&path).unwrap().modified().unwrap();
         bytes[8..].fill(0);
         fs::write(&path, &bytes).unwrap();

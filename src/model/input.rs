@@ -101,7 +101,7 @@ impl Input {
         self.ollama.as_ref()
     }
 
-    /// How a file in a layout of Ollama's is read under stock names, if it is one.
+    /// The conversion of a file in a layout of Ollama's.
     #[must_use]
     pub fn converted(&self) -> Option<&Converted> {
         match &self.reading {
@@ -181,7 +181,7 @@ impl Input {
         self.parts.iter().map(parse).collect()
     }
 
-    /// The part whose mapping these bytes are from, and where in it they lie.
+    /// The part whose mapping holds these bytes, and their range in it.
     #[must_use]
     pub fn position(&self, bytes: &[u8]) -> Option<(usize, Range<usize>)> {
         let inner = bytes.as_ptr_range();
@@ -221,7 +221,7 @@ impl Input {
         hasher.finalize()
     }
 
-    /// Checks that every file is still there, the same, and not written to since it was opened.
+    /// Checks that no open file was removed, replaced or written to.
     ///
     /// Else bytes that were read at different times, by llama.cpp too, may not belong together.
     ///

@@ -6,7 +6,7 @@ use crate::model::input::Input;
 use anyhow::{Result, bail, ensure};
 use std::path::Path;
 
-/// Checks that [`crate::files::place::text`] can write at `path`, which is neither the input nor the output.
+/// Checks that [`crate::files::place::text`] can write at `path`. It may not be the input or the output.
 ///
 /// # Errors
 /// What is wrong with the place.

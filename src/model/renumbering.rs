@@ -29,7 +29,7 @@ impl Renumbering {
         self.new_number.len()
     }
 
-    /// The blocks of a segment, in the order in which they stand in it.
+    /// The blocks of a segment, in the segment's order.
     pub fn in_order(n_blocks: usize, kept: Vec<BlockId>) -> Self {
         let mut new_number = vec![None; n_blocks];
         for (number, block) in kept.iter().enumerate() {

@@ -52,8 +52,7 @@ impl Temporary {
         Ok(copy)
     }
 
-    /// A file of its own for what `shown` shows of `part`, which lies under another head there. Returns also where the data of
-    /// each of its tensors is.
+    /// A temporary file with `part` under the head of `shown`. Returns also where the data of each of its tensors is.
     ///
     /// # Errors
     /// The system's.

@@ -168,7 +168,7 @@ impl<'a> Model<'a> {
         tensors.any(|tensor| tensor.block.is_some_and(|(of, _)| of == block))
     }
 
-    /// `general.name`, if it is there and is a string, which need not be text.
+    /// `general.name`, if it is a string. It need not be UTF-8.
     #[must_use]
     pub fn name(&self) -> Option<&'a [u8]> {
         let entry = self.metadata().get("general.name")?;
@@ -218,7 +218,7 @@ fn refuse_companion(file: &gguf::File<'_>) -> Result<()> {
 /// The most bytes after the last tensor that are looked at.
 const MAX_END_BYTES: usize = 1 << 16;
 
-/// Refuses a file with bytes after its last tensor that may be the rest of that tensor.
+/// Refuses bytes after the last tensor that may be part of it.
 ///
 /// Its type is then a larger one to whoever wrote the file. Such bytes are at least one for each 256 weights, and not zeros;
 /// others belong to nothing.
@@ -279,7 +279,7 @@ fn count(metadata: &Metadata<'_>, architecture: &str, name: &str) -> Result<Opti
     Ok(Some(count))
 }
 
-/// The number of prediction blocks at the end, where the file counts `n_counted`.
+/// Number of prediction blocks at the end; the metadata counts `n_counted`.
 ///
 /// In every architecture such a block has the tensor by which llama.cpp looks for it, or is not in the file at all. One that
 /// has only others is a block as any other, and its count stayed when the prediction blocks were removed.

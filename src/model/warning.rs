@@ -25,7 +25,7 @@ pub enum Warning {
         /// The model's name in Ollama's store.
         name: String,
     },
-    /// A BPE vocabulary does not say how text is cut before pairs are merged.
+    /// A BPE vocabulary without a pre-tokenizer.
     NoPreTokenizer,
     /// Model and parent cut text differently before pairs are merged.
     OtherPreTokenizer {
@@ -61,7 +61,7 @@ const BPE: &[&str] = &["gpt2", "hybriddna", "whitespace"];
 /// Bytes below which a matrix of zeros is no wonder.
 const MIN_MATRIX_BYTES: u64 = 4096;
 
-/// Bytes read in one place, and how many places of a tensor are read. Then all of it is.
+/// Bytes per sample, and samples per tensor before the whole is read.
 const SAMPLE_BYTES: usize = 64;
 const N_SAMPLES: usize = 16;
 
@@ -102,7 +102,7 @@ fn pre_tokenizer<'a>(metadata: &Metadata<'a>) -> Option<&'a str> {
     text(metadata, PRE_TOKENIZER).filter(|pre| !pre.is_empty())
 }
 
-/// Blocks without KV heads that hold the ends of attention, and nothing that makes them recurrent.
+/// Blocks without KV heads that have attention tensors, and nothing recurrent.
 fn no_kv_heads(model: &Model<'_>) -> Option<Warning> {
     let key = format!("{}.{KV_HEADS}", model.architecture());
     let value = model.metadata().get(&key)?.value();
@@ -238,7 +238,7 @@ impl fmt::Display for Warning {
     }
 }
 
-/// Says how the model of `input` is read, and what is doubtful about its weights.
+/// Says how the model is read. Warns about its weights.
 pub fn of_weights(input: &Input, model: &Model<'_>, watch: &dyn Watch) {
     of_store(input, watch);
     // A warning that is not shown need not be found.
@@ -247,7 +247,7 @@ pub fn of_weights(input: &Input, model: &Model<'_>, watch: &dyn Watch) {
     }
 }
 
-/// Says how the model of `input` is read, and what of it is not.
+/// Says how the model is read, and what of it is not.
 pub fn of_store(input: &Input, watch: &dyn Watch) {
     note_layout(input, watch);
     let with_adapter = input.ollama().filter(|of| of.n_files(Kind::Adapter) > 0);
@@ -255,7 +255,7 @@ pub fn of_store(input: &Input, watch: &dyn Watch) {
     say(input, adapter, watch);
 }
 
-/// Says once, before the model of `input` cuts text, what is doubtful about how it does.
+/// Warns once about the tokenizer, before the model of `input` tokenizes text.
 pub fn of_tokenizer(input: &Input, model: &Model<'_>, watch: &dyn Watch) {
     static TOLD: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
     let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);

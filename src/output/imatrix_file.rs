@@ -87,7 +87,7 @@ pub(crate) fn stage(to: &Path, planned: &Planned<'_>, like: &Mapping, force: boo
     write().with_context(|| format!("{}: nothing was written", to.display()))
 }
 
-/// How many files of a folder are looked at, and how many names are.
+/// Maximum files of a folder to inspect, and maximum names to read.
 const MAX_FILES: usize = 48;
 const MAX_NAMES: usize = 4096;
 
@@ -124,7 +124,7 @@ pub fn stale(input: &Input, architecture: &str, known: &[&Path]) -> Vec<(String,
         .collect()
 }
 
-/// What the file at `path` is, if it goes by numbers of blocks.
+/// The kind of file at `path`, if it depends on block numbers.
 fn stale_kind(path: &Path, architecture: &str) -> Option<String> {
     let mapping = Mapping::open(path).ok()?;
     let entries = File::first_entries(&mapping, MAX_ENTRIES);

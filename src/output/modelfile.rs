@@ -122,7 +122,7 @@ pub fn parameters(json: &Value) -> Result<Vec<(String, String)>> {
 /// A text that no quotation marks can hold.
 pub fn quote(text: &str) -> Result<String> {
     let plain = [text.to_owned(), format!("\"{text}\""), format!("\"\"\"{text}\"\"\"")];
-    // A text of several lines begins to be one that a person would write so.
+    // Text of several lines takes triple quotes first, as people write it.
     let [first, second, third] = plain;
     let order = match text.contains('\n') {
         true => [third, second, first],
@@ -170,7 +170,7 @@ fn unquote(text: &str) -> Option<&str> {
 
 /// Whether Go's `strconv.IsPrint` holds: letters, marks, numbers, punctuation, symbols, and the blank.
 fn is_print(c: char) -> bool {
-    // Behind a letter this leaves alone what is printed, but for what it always escapes.
+    // After a letter, `escape_debug` leaves printable characters alone, but for those three.
     matches!(c, '"' | '\'' | '\\') || !['a', c].iter().collect::<String>().escape_debug().any(|c| c == '\\')
 }
 

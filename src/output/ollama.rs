@@ -41,7 +41,7 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
 }
 
 impl Creation {
-    /// Plans the Modelfile of the shortened model at `output`, which is to be called `name`.
+    /// Plans the Modelfile of the shortened model at `output`, named `name`.
     ///
     /// # Errors
     /// A text of the parent's that is missing, or that no Modelfile can hold.

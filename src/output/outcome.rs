@@ -149,7 +149,7 @@ pub struct MeasuredReport {
     pub windows: usize,
     /// Tokens of a window.
     pub window: usize,
-    /// Matrices of experts to which no token came, so that they have no values.
+    /// Expert matrices that no token reached, and so without values.
     pub unused_experts: usize,
 }
 
@@ -175,7 +175,7 @@ pub struct PartReport {
     pub bytes: u64,
 }
 
-/// The tensors of a converted model that are not of its text part.
+/// The tensors outside of a converted model's text part.
 #[must_use]
 pub fn converted_changes(input: &Input) -> Vec<TensorChange> {
     let left_out = |converted: &Converted| {

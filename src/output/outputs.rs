@@ -38,7 +38,7 @@ pub struct Files {
     pub read: Vec<PathBuf>,
     /// The place of an importance matrix that is measured.
     pub imatrix_out: Option<PathBuf>,
-    /// The name of the shortened model in Ollama, with a Modelfile beside it.
+    /// The shortened model's name in Ollama; a Modelfile goes beside it.
     pub ollama: Option<String>,
     /// The place of a model card.
     pub card: Option<PathBuf>,
@@ -76,7 +76,7 @@ pub struct Done<'a> {
     pub imatrix_out: Option<MeasuredReport>,
 }
 
-/// Makes the text of a model card from the plan and the finished files of the output.
+/// Writes a model card from the plan and the finished output files.
 pub type WriteCard<'w, 'a> = dyn FnMut(&Plan<'a>, &[Unplaced<'_>]) -> Result<String> + 'w;
 
 impl<'a> Outputs<'a> {
@@ -142,7 +142,7 @@ impl<'a> Outputs<'a> {
         Ok(Self { parent, files, target, imatrix, imatrix_out, ollama, card })
     }
 
-    /// Writes the output that `plan` makes from the hash of the parent, with all files beside it. In a dry run only plans them.
+    /// Writes the output and all files beside it. `plan` makes it from the hash of the parent. In a dry run only plans them.
     /// `card` writes the text of the card, where there is one; `measured` is the importance matrix that has a place of its own.
     ///
     /// # Errors
@@ -196,7 +196,7 @@ impl<'a> Outputs<'a> {
         Ok(Done { plan, output, imatrix_out })
     }
 
-    /// Writes the importance matrix that was measured, of a run that writes no model.
+    /// Writes the measured importance matrix of a run without a model.
     ///
     /// # Errors
     /// Sums that are not finite; the system's. The place is then as it was.
@@ -271,7 +271,7 @@ impl<'a> Outputs<'a> {
         (Some(report), created.map(drop))
     }
 
-    /// A note about files beside the model that do not fit the shortened one. To be asked for before that is written.
+    /// A note about files beside the model that do not fit afterwards. To be asked for before that is written.
     #[must_use]
     pub fn stale_note(&self) -> Option<String> {
         let matrix = self.files.imatrix.as_ref();
@@ -335,7 +335,7 @@ impl Claims<'_> {
     }
 }
 
-/// Whether files at both paths would be one file, now or once they are there.
+/// Whether both paths are one file, now or once it exists.
 fn is_one_place(a: &Path, b: &Path) -> bool {
     a == b || is_same(a, b) || (a.file_name() == b.file_name() && is_same(folder_of(a), folder_of(b)))
 }

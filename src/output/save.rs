@@ -67,7 +67,7 @@ pub struct Others<'t, 'a> {
     pub describe: Option<&'t mut Describe<'t, 'a>>,
 }
 
-/// Makes files that describe the output from its plan and its finished files.
+/// Makes files that describe the output, from its plan and finished files.
 pub type Describe<'t, 'a> = dyn FnMut(&Plan<'a>, &[Unplaced<'_>]) -> Result<Vec<Staged>> + 't;
 
 impl Naming {
@@ -141,7 +141,7 @@ impl Target {
         Ok(Self { naming, overwrite: force, min_free: 0 })
     }
 
-    /// The same place, on a disk on which so many bytes have to stay free.
+    /// The same place, with `min_free` bytes of its disk left free.
     #[must_use]
     pub fn leaving(self, min_free: u64) -> Self {
         Self { min_free, ..self }
@@ -246,8 +246,8 @@ impl Target {
     }
 }
 
-/// Copies all tensors to their places, and returns the hash of the input. The disk, the copying and the hashing do not wait
-/// for one another.
+/// Copies all tensors to their places. Returns the hash of the input. The disk, the copying and the hashing do not wait for one
+/// another.
 fn write_data(
     parent: Parent<'_>,
     draft: &Plan<'_>,
@@ -266,7 +266,7 @@ fn write_data(
         let copied = staged.iter().zip(drafts).enumerate().try_for_each(|(i, (staged, (_, part)))| {
             copy_tensors(staged.file(), input, model, draft, part, &mut |n_bytes| {
                 progress(n_bytes);
-                // The other side is gone only if the disk failed, which it reports itself.
+                // The receiver is gone only after a disk error, which it reports.
                 let _ = to_disk.send((i, n_bytes));
             })
         });
@@ -277,7 +277,7 @@ fn write_data(
     })
 }
 
-/// Writes a text beside its place, ready to be committed, with the permissions of the input.
+/// Stages a text beside its place, with the permissions of the input.
 pub(crate) fn stage_text(path: &Path, text: &str, input: &Input, force: bool) -> Result<Staged> {
     let staged = Staged::new(path, force, permissions(&input.parts()[0].mapping)?)?;
     staged.file().write_all(text.as_bytes())?;
@@ -363,7 +363,7 @@ pub(crate) fn permissions(mapping: &ggml::Mapping) -> io::Result<Permissions> {
     Ok(permissions)
 }
 
-/// Writes everything before the data of the tensors, which lie where `draft` has them.
+/// Writes everything before the tensor data. The data lies as in `draft`.
 fn write_head(mut file: &File, layout: &Layout<'_>, draft: &Layout<'_>) -> Result<()> {
     let positions = |layout: &Layout<'_>| (layout.data_start(), layout.file_len());
     ensure!(
@@ -407,8 +407,8 @@ fn copy_tensors(
             (TensorData::Whole { .. }, Some(tensor)) => {
                 let mut source = &sources[tensor.part];
                 source.seek(SeekFrom::Start(tensor.info.position().0))?;
-                // Between two files of one system this moves the bytes inside the kernel (`copy_file_range` on Linux),
-                // else through a small buffer.
+                // Inside one file system the kernel moves the bytes (`copy_file_range` on Linux). Else they go through
+                // a small buffer.
                 let copied = io::copy(&mut source.take(n_bytes), &mut file)?;
                 ensure!(
                     copied == n_bytes,

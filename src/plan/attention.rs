@@ -18,11 +18,11 @@ const FROM: &str = "llama";
 /// The architecture as which they are written.
 pub const TO: &str = "deci";
 
-/// What the name of every tensor of a block's attention begins with, after `blk.<i>.`.
+/// The prefix of every attention tensor of a block, after `blk.<i>.`.
 const ATTENTION: &str = "attn_";
 
-/// The tensors of a block that `deci` reads as `llama` does, after `blk.<i>.`. Scales of weights are not among them: it
-/// would load those of the feed-forward network and not apply them.
+/// Block tensors that `deci` reads as `llama` does, after `blk.<i>.`. Scales of weights are not among them: it would load those
+/// of the feed-forward network and not apply them.
 const BLOCK_TENSORS: &[&str] = &[
     "attn_norm.weight",
     "attn_q.weight",
@@ -71,7 +71,7 @@ pub fn check_model(model: &Model<'_>) -> Result<()> {
     Heads::of(model).map(|_| ())
 }
 
-/// Checks that the attention of `blocks` may go beside the whole blocks of `removed`.
+/// Checks that the attention of `blocks` is removable, besides the `removed` blocks.
 ///
 /// # Errors
 /// A block that does not exist, goes as a whole, or would be the first.
@@ -123,7 +123,7 @@ pub(super) fn leave_out(model: &Model<'_>, tensors: &mut Tensors<'_>, cut: &Atte
     tensors.left_out.extend(left_out);
 }
 
-/// The counts that `deci` reads block by block, and the sizes that llama.cpp derives from them.
+/// The counts that `deci` reads per block, and sizes derived from them.
 struct Heads {
     n_head: i32,
     n_head_kv: i32,
@@ -214,7 +214,7 @@ fn uniform(model: &Model<'_>, name: &str) -> Result<Option<usize>> {
     Ok(Some(usize::try_from(first)?))
 }
 
-/// The entries of a `deci` model from those of a shortened `llama` model. The blocks of `cut` have no heads.
+/// Converts the entries of a shortened `llama` model to `deci`. The blocks of `cut` have no heads.
 pub(super) fn convert<'a>(
     model: &Model<'a>,
     entries: Vec<EntryOut<'a>>,

@@ -14,7 +14,7 @@ use crate::model::block::BlockSet;
 use crate::model::renumbering::Renumbering;
 use crate::model::{BlockId, Model};
 
-/// What a removal must respect so that the output computes the input without the removed blocks.
+/// Conditions under which the output computes the input without the removed blocks.
 #[derive(Clone, Debug)]
 pub struct Constraints {
     /// All blocks, trailing prediction blocks included.
@@ -23,7 +23,7 @@ pub struct Constraints {
     pub n_trunk_blocks: usize,
     /// Prediction blocks that go with any cut. Those that the file counts but does not hold, or all of them.
     pub dropped: BlockSet,
-    /// The file counts blocks as prediction blocks that are none, which any cut mends.
+    /// Some counted prediction blocks are not such blocks. Any cut mends the count.
     pub miscounted: bool,
     /// Blocks that must stay, each with the reason.
     pub must_stay: BTreeMap<BlockId, String>,
@@ -55,8 +55,7 @@ pub struct Group {
 /// What a block must be at its new place.
 #[derive(Clone, Debug)]
 pub enum Place {
-    /// A block has the kind at its new number exactly where it had it at the old one. Where the kind is tied to a period, the
-    /// block stays in it.
+    /// A block has the kind at its new number exactly as before. Where the kind is tied to a period, the block stays in it.
     SameKind(ByPosition),
     /// A block has the kind by the period, without a list. At its new number it has it where it has it in the input, and only
     /// there.
@@ -153,7 +152,7 @@ impl Constraints {
         let rules = rules(model, trusted)?;
         super::metadata::check(model, rules, trusted)?;
         let (n_blocks, n_trunk_blocks) = (model.n_blocks(), model.n_trunk_blocks());
-        // A count without tensors is nothing to load, and many architectures do not even take it.
+        // A count without tensors is nothing to load. Many architectures do not even take it.
         let is_missing = |&block: &BlockId| !model.has_tensors(block);
         let dropped: BlockSet = model.prediction_blocks().filter(is_missing).collect();
         let n_prediction_blocks = model.prediction_blocks().count();
@@ -194,7 +193,7 @@ impl Constraints {
         Ok(self)
     }
 
-    /// The same, for an output without lists that older releases of llama.cpp may ignore.
+    /// The same, without lists that older releases of llama.cpp may ignore.
     ///
     /// Kinds that follow a period unless a list says them block by block must follow it at the new numbers too. Lists that
     /// llama.cpp cannot do without, such as those of KV heads, stay.
@@ -206,7 +205,7 @@ impl Constraints {
         self
     }
 
-    /// Keys of lists, below the architecture's prefix, without which llama.cpp would take kept blocks for another kind.
+    /// Keys of lists without which llama.cpp would mistake kept blocks' kinds. They are below the architecture's prefix.
     ///
     /// It would apply its built-in period to the new numbers.
     #[must_use]
@@ -366,7 +365,7 @@ fn groups(model: &Model<'_>, rules: &Architecture, kinds: &Kinds) -> Result<Vec<
         }
     }
     if let Some(recurrent) = &kinds.recurrent {
-        // Without one of each the inputs of the other are never allocated (llama-graph.cpp: set_input).
+        // Without one of each, the other's inputs are never allocated (llama-graph.cpp: set_input).
         add(&mut recurrent.iter().copied(), "recurrent blocks");
         let attends = |i: usize| !recurrent[i] && !kinds.is_feed_forward(i);
         add(&mut (0..recurrent.len()).map(attends), "attention blocks");
@@ -415,7 +414,7 @@ fn experts_used(model: &Model<'_>) -> Result<Option<Vec<bool>>> {
     }))
 }
 
-/// Whether each number of a list below the architecture's prefix is not zero. `None` if there is no such list.
+/// Whether each number of a list under the architecture's prefix is nonzero. `None` if there is no such list.
 fn numbers(model: &Model<'_>, name: &str) -> Result<Option<Vec<bool>>> {
     let list = list(model, name)?;
     Ok(list.map(|list| list.into_iter().map(|n| n != 0).collect()))
@@ -436,7 +435,7 @@ fn places(model: &Model<'_>, rules: &Architecture, kinds: &Kinds) -> Result<Vec<
     if let (Some(FirstRule::FullAttention { why }), Some(windows)) = (rules.first(), &kinds.windows) {
         places.push(Place::First { may: windows.iter().map(|window| !window).collect(), why });
     }
-    // llama.cpp derives head sizes and rotated dimensions from block 0, unless it has no heads (llama-model.cpp).
+    // llama.cpp derives head sizes and rotated dimensions from block 0 (llama-model.cpp). A block without heads gives none.
     if let Some(has_heads) = numbers(model, "attention.head_count")? {
         let first = has_heads.first().copied().unwrap_or(false);
         places.push(Place::First {

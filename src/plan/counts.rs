@@ -10,7 +10,7 @@ use crate::model::{BlockId, Model};
 /// The numbers of blocks to which a model may not be shortened.
 #[derive(Clone, Debug, Default)]
 pub struct Counts {
-    /// For each number of trunk blocks, from 0 to the model's, why not.
+    /// Why not, by number of trunk blocks, 0 to the model's.
     refused: Vec<Option<String>>,
     /// What decides it, a line each.
     rules: Vec<String>,
@@ -68,8 +68,8 @@ fn refusal(model: &Model<'_>, rule: &CountRule, before: usize, after: usize) -> 
     Ok((!may).then(|| rule.to_string()))
 }
 
-/// The factor of queries at a certain number of blocks, over that at others. It is the root of the head size over the width per
-/// head (`gemma2.cpp`, `gemma3.cpp`).
+/// The query factor at certain block counts, over that at others. It is the root of the head size over the width per head
+/// (`gemma2.cpp`, `gemma3.cpp`).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Factor {
     head_size: usize,
@@ -185,7 +185,7 @@ fn has_no_query_rank(model: &Model<'_>, n_blocks: usize) -> Result<bool> {
     Ok(matches!(n_blocks, 26 | 27) || (n_blocks == 48 && n_tokens(model)? == Some(128_256)))
 }
 
-/// The gating function of experts that llama.cpp assumes where no key says it. 1 is softmax, 2 sigmoid (`deepseek2.cpp`).
+/// The gating function of experts that llama.cpp assumes without a key. 1 is softmax, 2 sigmoid (`deepseek2.cpp`).
 pub(super) fn assumed_gating(model: &Model<'_>) -> Result<u32> {
     let is_sigmoid = matches!(model.n_trunk_blocks(), 47 | 48) && n_tokens(model)? == Some(154_880);
     Ok(if is_sigmoid { 2 } else { 1 })

@@ -6,7 +6,7 @@ use crate::plan::experts::ExpertCut;
 use crate::plan::healing::{HealMethod, Healing};
 use crate::plan::requantized::Requantized;
 
-/// Blocks to remove, attention and experts to leave out and weights to replace. Each has the method that found it.
+/// Blocks to remove, attention and experts to leave out, weights to replace. Each has the method that found it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cut {
     /// The blocks to remove, without those that are dropped with any cut.

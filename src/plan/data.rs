@@ -61,7 +61,7 @@ impl TensorData<'_> {
         }
     }
 
-    /// The tensor of `model` that this is, is a part of, or takes the place of.
+    /// The tensor of `model` that this is, is part of, or replaces.
     ///
     /// # Errors
     /// A tensor that the model does not have, which is a bug.
@@ -96,7 +96,7 @@ impl TensorData<'_> {
         }
     }
 
-    /// Writes the data, piece by piece, where `model` is the one that was planned for.
+    /// Writes the data piece by piece. `model` is the one that was planned for.
     ///
     /// # Errors
     /// Those of `out`.
@@ -124,7 +124,7 @@ impl TensorData<'_> {
 pub struct Tensors<'a> {
     /// The tensors, in file order, each with its data.
     pub planned: Vec<(TensorOut<'a>, TensorData<'a>)>,
-    /// Tensors of the model that are left out though of no removed block. By index, each with the reason.
+    /// Tensors left out though of no removed block. By index, each with the reason.
     pub left_out: Vec<(usize, String)>,
 }
 
@@ -157,7 +157,7 @@ impl Tensors<'_> {
         Ok(changes)
     }
 
-    /// Puts other weights in the places of the tensors of `changed`, for the reason `why`.
+    /// Replaces the weights of the tensors in `changed`, for the reason `why`.
     ///
     /// # Errors
     /// A tensor that is not in the output with all its bytes.
@@ -202,7 +202,7 @@ impl Tensors<'_> {
 pub struct Runs {
     /// Bytes of a period of the input's tensor.
     period: usize,
-    /// The kept bytes of each, counted from its start, rising and apart from one another.
+    /// The kept bytes of a period, from its start, ascending and disjoint.
     ranges: Vec<Range<usize>>,
     /// Kept bytes of a period.
     n_kept: usize,
@@ -242,7 +242,7 @@ impl Runs {
                 )
             })?;
         let tensor_type = tensor.tensor_type();
-        // Bytes of an element of `dim`, or in dimension 0 of a part.
+        // Bytes per element of `dim`. In dimension 0, bytes per part.
         let unit = if dim == 0 {
             tensor_type.row_bytes(part).with_context(|| {
                 format!(
@@ -292,8 +292,7 @@ impl Runs {
         n_periods.saturating_mul(self.n_kept as u64)
     }
 
-    /// The kept bytes among those in `range` of the input's tensor, in order. Each is a range there, and where it starts in the
-    /// output's.
+    /// The kept bytes in `range` of the input's tensor, in order. Each is a range there, and where it starts in the output's.
     pub fn within(&self, range: Range<usize>) -> impl Iterator<Item = (Range<usize>, usize)> + '_ {
         let first = range.start.checked_div(self.period).unwrap_or(0);
         let end = range.end.checked_div(self.period).map_or(0, |n| n + 1);
@@ -312,7 +311,7 @@ impl Runs {
     }
 }
 
-/// How a tensor of the output, or one that is not in it, departs from the model's.
+/// The change of an output tensor, or of one left out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TensorChange {
     /// Its name in the output; null if it is left out.
@@ -335,7 +334,7 @@ pub enum ChangeKind {
     Changed,
     /// A tensor that the model does not have.
     New,
-    /// A tensor that belongs to no removed block and is not in the output.
+    /// A tensor of no removed block that is not in the output.
     LeftOut,
 }
 

@@ -45,7 +45,7 @@ pub fn is_method(word: &str) -> bool {
 pub enum ExpertBudget {
     /// This many.
     Experts(usize),
-    /// This share of them in percent, rounded down to whole experts of each group, at least one.
+    /// This share in percent, rounded down to whole experts of each group. At least one.
     Percent(f64),
 }
 
@@ -62,7 +62,7 @@ impl ExpertBudget {
         let n_removed = match self {
             Self::Experts(n) => n,
             Self::Percent(share) => {
-                // As of blocks, a product must not fall just below a whole number.
+                // As with blocks, rounding errors must not cost a whole number.
                 let of_group = (n_experts / mixture.n_groups) as f64 * share / 100.0 + 1e-9;
                 (of_group as usize).max(1) * mixture.n_groups
             }
@@ -118,7 +118,7 @@ pub struct Mixture {
     special: Option<ExpertCount>,
 }
 
-/// What the names of the tensors of all experts of a block begin with, up to the dot.
+/// Prefixes of tensors with all experts of a block, without dot.
 const MATRICES: &[&str] = &["ffn_gate_exps", "ffn_up_exps", "ffn_gate_up_exps", "ffn_down_exps"];
 
 /// The tensor that every block with experts has, after `blk.<i>.`.
@@ -130,8 +130,8 @@ const ROUTER: &str = "ffn_gate_inp.weight";
 /// The experts of each token, in blocks that choose by it.
 const TABLE: &str = "ffn_gate_tid2eid.weight";
 
-/// The dimension of a tensor that has an entry for each expert, its outermost; `None` of other tensors. `rest` stands after
-/// `blk.<i>.` (`llama-model.cpp: load_tensors` and the models' `load_arch_tensors`).
+/// The dimension with one entry per expert, the outermost; `None` for other tensors. `rest` stands after `blk.<i>.`
+/// (`llama-model.cpp: load_tensors` and the models' `load_arch_tensors`).
 pub(crate) fn dimension(rest: &str) -> Option<usize> {
     match rest {
         ROUTER => Some(1),
@@ -145,7 +145,7 @@ pub(crate) fn dimension(rest: &str) -> Option<usize> {
     }
 }
 
-/// Whether a tensor of an unknown name may have an entry for each expert.
+/// Whether an unknown tensor may have an entry for each expert.
 fn is_unclear(rest: &str) -> bool {
     // The norm before all experts of arctic.
     let is_of_experts = rest.contains("exps") && !rest.starts_with("ffn_norm_exps.");
@@ -254,7 +254,7 @@ impl Mixture {
         Ok(left)
     }
 
-    /// Checks `kept` for a model without `removed`, and returns how many experts each block keeps.
+    /// Checks `kept` for a model without `removed`. Returns how many experts each block keeps.
     ///
     /// # Errors
     /// A block of which nothing is said, or that has no experts; lists of other lengths, not rising, or of experts that are not
@@ -446,7 +446,7 @@ impl ExpertCut {
         Ok(())
     }
 
-    /// The entries of a model of the kept experts, from those of a shortened one.
+    /// Converts a shortened model's entries to those for the kept experts.
     ///
     /// # Errors
     /// A count that does not fit its type.

@@ -45,7 +45,8 @@ impl HealMethod {
 /// The parent's names of the tensors that have other weights.
 pub const TENSORS_KEY: &str = "gguf_shorten.heal.tensors";
 
-/// The BLAKE3 hash of the method's word, the losses, and each such tensor's name, type and data.
+/// BLAKE3 hash of the method's word, the losses and the replaced tensors. Of each such tensor it covers name, type and
+/// data.
 pub const HASH_KEY: &str = "gguf_shorten.heal.blake3";
 
 /// What was measured on text that no weight was fitted to. In nats per token: without other weights, and with them.

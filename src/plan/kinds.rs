@@ -1,4 +1,4 @@
-//! Kinds of blocks, as llama.cpp decides them from metadata or from a block's number.
+//! Kinds of blocks, by metadata or a block's number, as in llama.cpp.
 
 use anyhow::{Context, Result, ensure};
 
@@ -22,7 +22,7 @@ pub struct Kinds {
     pub feed_forward: Option<Vec<bool>>,
     /// Blocks before the first with experts.
     pub n_leading_dense: Option<usize>,
-    /// Blocks before the first that chooses experts by the stream instead of the token.
+    /// Leading blocks that choose experts by token instead of stream.
     pub n_hash_routed: Option<usize>,
     /// How many keys the block's attention compresses into one; 0: none.
     pub compression: Option<Vec<usize>>,
@@ -30,11 +30,11 @@ pub struct Kinds {
     pub first_sharing: Option<usize>,
     /// Kinds that the program text ties to a block's number.
     pub by_position: Vec<ByPosition>,
-    /// Kinds that go by a period unless a list says them block by block.
+    /// Kinds with a period, unless a list says them per block.
     pub patterns: Vec<Pattern>,
 }
 
-/// A kind that goes by a period unless a list says it block by block.
+/// A kind with a period, unless a list says it per block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
     /// The key of the list, below the architecture's prefix.
@@ -53,8 +53,8 @@ impl Pattern {
         self.flags.get(block).copied().unwrap_or(false)
     }
 
-    /// Whether a block with this number has the kind where no list says so. The input's own period tells, where it has a key
-    /// for that, else the architecture's.
+    /// Whether a block with this number has the kind without a list. The input's own period tells, where it has a key for that,
+    /// else the architecture's.
     #[must_use]
     pub fn without_list(&self, number: usize) -> bool {
         self.rule.has_window(self.period, number)
@@ -217,7 +217,7 @@ fn compression(model: &Model<'_>) -> Result<Vec<usize>> {
         .collect()
 }
 
-/// The first block that reads the keys and values of others, if `key` counts any.
+/// The first block that reads the KV of others, by `key`.
 fn first_sharing(model: &Model<'_>, key: &str) -> Result<Option<usize>> {
     let n_sharing = model.count(key)?.unwrap_or(0);
     // Prediction blocks are counted, too (gemma4.cpp).
@@ -246,7 +246,7 @@ fn look_up(model: &Model<'_>, rule: &PositionRule) -> Result<Option<ByPosition>>
     } else {
         from_end
     };
-    // With a period of one every block is alike, or none has the phase.
+    // With a period of one all blocks are alike.
     Ok((period > 1 || rule.in_period).then_some(ByPosition {
         period,
         phase,
@@ -349,7 +349,7 @@ fn flags(entry: &Entry<'_>, n: usize, n_blocks: usize) -> Result<Vec<bool>> {
         .collect()
 }
 
-/// Whether the number that each trunk block has under a key is not zero. One number stands for all blocks.
+/// Whether each trunk block's number under a key is nonzero. One number stands for all blocks.
 fn positive(model: &Model<'_>, name: &str) -> Result<Vec<bool>> {
     let n = model.n_trunk_blocks();
     let key = format!("{}.{name}", model.architecture());

@@ -12,7 +12,7 @@ use crate::model::renumbering::Renumbering;
 use crate::plan::provenance::Provenance;
 use anyhow::{Context, Result, anyhow, ensure};
 
-/// Checks that what to do with every entry is known, whatever is removed.
+/// Checks that the handling of every entry is known, for any removal.
 pub(super) fn check(model: &Model<'_>, rules: &Architecture, trusted: bool) -> Result<()> {
     let keys = Keys::new(model, rules, trusted);
     let mut entries = Vec::new();
@@ -27,7 +27,7 @@ pub(super) fn check(model: &Model<'_>, rules: &Architecture, trusted: bool) -> R
     Ok(())
 }
 
-/// The entries of the output, which has these tensors, and what a user should know of them.
+/// The entries of an output of these tensors, and user notes.
 pub(super) fn decide<'a>(
     model: &Model<'a>,
     constraints: &Constraints,
@@ -43,7 +43,7 @@ pub(super) fn decide<'a>(
     Ok((entries, notes))
 }
 
-/// The entries of a file of some blocks, without any word of where they come from.
+/// The entries of a file of some blocks, without provenance.
 ///
 /// # Errors
 /// An entry that is not known to be right in such a file.
@@ -212,7 +212,7 @@ fn kept_flags(flags: &[bool], renumbering: &Renumbering) -> ValueOut {
     ValueOut::bools(&kept)
 }
 
-/// Whether each block has a sliding window, or the period in which blocks have one.
+/// Whether each block has a sliding window, or their period.
 pub(super) const WINDOWS: &str = "attention.sliding_window_pattern";
 
 /// Whether each block is recurrent.
@@ -227,7 +227,7 @@ enum Role<'a> {
     PredictionCount,
     /// A count of leading blocks.
     Leading,
-    /// The count of blocks at the end that read the keys and values of others.
+    /// The count of last blocks that read the KV of others.
     Sharing,
     Name,
     PerBlock(Array<'a>),

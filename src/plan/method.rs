@@ -16,13 +16,13 @@ pub enum Budget {
 }
 
 impl Budget {
-    /// The number of blocks, of a model with `n_blocks` that an evaluation runs.
+    /// The number of blocks to remove, of `n_blocks` that an evaluation runs.
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "rounded down, between 0 and the number of blocks")]
     pub fn n_removed(self, n_blocks: usize) -> usize {
         match self {
             Self::Blocks(n) => n,
-            // The product of a share such as 29 % with 100 blocks must not fall just below a whole number.
+            // Rounding errors must not cost a block (29 % of 100).
             Self::Percent(share) => ((n_blocks as f64 * share / 100.0 + 1e-9) as usize).max(1),
         }
     }

@@ -75,8 +75,8 @@ pub struct Plan<'a> {
     pub layout: Layout<'a>,
     /// For each tensor of the layout, what its data is.
     pub data: Vec<TensorData<'a>>,
-    /// Every tensor that is not a tensor of the model with all its bytes. They are in the order of the layout; then come those
-    /// that are left out though they belong to no removed block.
+    /// Tensors that differ from the model's, in the order of the layout. After them come those that are left out though they
+    /// belong to no removed block.
     pub changes: Vec<TensorChange>,
     /// Number of weights of the output.
     pub n_parameters: u64,
@@ -140,8 +140,8 @@ impl<'a> Plan<'a> {
         Ok(plan)
     }
 
-    /// The plan of a file that is evaluated or measured and not kept. It is as long as the one that would be written, with
-    /// zeros as the parent's hash.
+    /// The plan of a file that is evaluated but not kept. It is as long as the one that would be written, with zeros as the
+    /// parent's hash.
     ///
     /// # Errors
     /// As [`Plan::new`].

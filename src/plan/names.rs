@@ -1,4 +1,4 @@
-//! What becomes of the names of tensors in a file of some blocks, and in an output.
+//! Fates of tensor names in files of some blocks, and outputs.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use crate::model::Model;
 use crate::model::names::{Fate, Names, fate_in_block};
 use crate::model::renumbering::Renumbering;
 
-/// Why what is said of a tensor may not hold of a part of it.
+/// Why statements about a tensor may not hold for its parts.
 const CUT: &str = "stands for a tensor of which only parts stay";
 
 /// Of a file of some blocks, in which all other tensors stay. Of those that a cut would take parts of, it is not clear.
@@ -55,7 +55,7 @@ pub(super) fn of_output<'n>(
     Names::new(tensors, Some((model.block_prefix(), renumbering)))
 }
 
-/// The key of the first entry that names a tensor of a block, or a block.
+/// The key of the first entry naming a block or its tensor.
 pub(crate) fn first_entry<'a>(model: &Model<'a>) -> Option<&'a str> {
     let nothing = Renumbering::in_order(model.n_blocks(), Vec::new());
     let names = of_blocks(model, &nothing);

@@ -1,4 +1,4 @@
-//! How the planned output is cut into the files of a split model. Pure.
+//! Cuts the planned output into the files of a split model. Pure.
 //!
 //! As `llama-gguf-split` cuts (`tools/gguf-split/gguf-split.cpp` of llama.cpp): tensors stay in order, and all metadata is in
 //! the first part. Each part says its number (`split.no`, u16), how many there are (`split.count`, u16), and how many tensors
@@ -57,8 +57,8 @@ pub fn n_bytes(model: &Model<'_>, plan: &Plan<'_>, splitting: Splitting) -> Resu
     Ok(parts(model, plan, splitting)?.iter().map(|part| part.layout.file_len()).sum())
 }
 
-/// The files of a split model with the entries and tensors of `layout`. It holds no word of splitting. `ranges` say which
-/// tensors each file has, in order and without gaps.
+/// The files of a split model of `layout`'s entries and tensors. The layout itself has no split keys. `ranges` say
+/// which tensors each file has, in order and without gaps.
 ///
 /// # Errors
 /// More parts or tensors than can be counted.
@@ -95,13 +95,13 @@ fn u16_of(number: usize) -> Option<ValueOut> {
     ValueOut::integer(ValueType::U16, number as u64)
 }
 
-/// As many tensors in each part as fit, their padding counted and the metadata not. One that is larger has a part of its own.
+/// As many tensors per part as fit, with padding and without metadata. One that is larger has a part of its own.
 fn by_size(layout: &Layout<'_>, max: u64) -> Vec<Range<usize>> {
     let mut ranges = Vec::new();
     let (mut start, mut n_bytes) = (0, 0);
     for (i, tensor) in layout.tensors().iter().enumerate() {
         let padded = padded(tensor, layout);
-        // Never more than the length of the whole file, which the layout has checked.
+        // At most the file's length, which the layout has checked.
         n_bytes += padded;
         if n_bytes > max && i > start {
             ranges.push(start..i);
@@ -116,7 +116,7 @@ fn padded(tensor: &PlannedTensor<'_>, layout: &Layout<'_>) -> u64 {
     align_up(tensor.tensor().n_bytes(), layout.alignment()).unwrap_or(u64::MAX)
 }
 
-/// The first tensor that is larger than a part should be, and its bytes in the file.
+/// The first tensor above a part's maximum size, and its bytes.
 #[must_use]
 pub fn too_large<'l>(layout: &'l Layout<'_>, splitting: Splitting) -> Option<(&'l str, u64)> {
     let Splitting::MaxBytes(max) = splitting else {

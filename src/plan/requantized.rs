@@ -47,7 +47,7 @@ pub struct Requantized {
 }
 
 impl Requantized {
-    /// The entries of the output with all that it says of its types.
+    /// The output's entries, with those about its types.
     ///
     /// # Errors
     /// A tensor that the model does not have, which is a bug.
@@ -118,7 +118,7 @@ fn set(entries: &mut Vec<EntryOut<'_>>, key: &'static str, number: u32) {
     }
 }
 
-/// The number of the file type of each base type, of those with several the middle one (`llama.h: llama_ftype`).
+/// File type numbers by base type, the middle one of several (`llama.h: llama_ftype`).
 pub const FILE_TYPES: &[(&str, u32)] = &[
     ("F32", 0),
     ("F16", 1),
@@ -146,7 +146,7 @@ pub const FILE_TYPES: &[(&str, u32)] = &[
     ("TQ2_0", 37),
 ];
 
-/// The number of the file type whose base type holds most weights (`llama-model-loader.cpp: llama_model_loader`).
+/// The file type whose base type holds most weights (`llama-model-loader.cpp: llama_model_loader`).
 fn file_type(tensors: &Tensors<'_>) -> Option<u32> {
     let mut weights: BTreeMap<&str, u64> = BTreeMap::new();
     for (out, _) in &tensors.planned {

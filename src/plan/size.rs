@@ -6,7 +6,7 @@ use crate::gguf::{EntryOut, TensorOut, ValueOut};
 /// Number of weights.
 const COUNT: &str = "general.parameter_count";
 
-/// The class of size in a model's name, such as `7B` or `8x7B`.
+/// The size class in a model's name, such as `7B` or `8x7B`.
 const LABEL: &str = "general.size_label";
 
 /// The entries with the sizes of an output of these tensors. One that no convention is known for is left out.
@@ -91,7 +91,7 @@ fn is_size(label: &str) -> bool {
     })
 }
 
-/// A number of weights with its unit and two digits at least (`utility.py: model_weight_count_rounded_notation`).
+/// A number of weights with its unit, at least two digits (`utility.py: model_weight_count_rounded_notation`).
 fn rounded(n_weights: u64) -> String {
     let n = n_weights as f64;
     let (scaled, unit) = match n {

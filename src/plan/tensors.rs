@@ -10,7 +10,7 @@ use crate::model::arch::{Architecture, PartsTensor, QueryScale};
 use crate::model::renumbering::Renumbering;
 use crate::model::{BlockId, Model};
 
-/// Checks that tensors with a part for each block can be cut, whatever is removed.
+/// Checks that tensors with a part per block can be cut anywhere.
 pub(super) fn check(model: &Model<'_>, rules: &Architecture) -> Result<()> {
     for tensor in model.tensors() {
         if let Some(parts) = parts_of(rules, tensor.info.name()) {
@@ -20,7 +20,7 @@ pub(super) fn check(model: &Model<'_>, rules: &Architecture) -> Result<()> {
     Ok(())
 }
 
-/// How the tensor of that name is divided into a part for each block, if it is.
+/// How a tensor is divided into a part per block, if so.
 fn parts_of(rules: &Architecture, name: &str) -> Option<PartsTensor> {
     rules.parts().find(|parts| parts.name == name)
 }
@@ -114,8 +114,8 @@ fn outside<'a>(
     Ok(Some((TensorOut::keep(info), TensorData::Whole { source })))
 }
 
-/// Which `kept` blocks get block 0's tensor `rest`, where some read that of block 0. It is block 0 if it stays. Else it is the
-/// new first block, or where that has its own every block that has not.
+/// The `kept` blocks that get block 0's tensor `rest`, if read. It is block 0 if it stays. Else it is the new first
+/// block, or where that has its own every block that has not.
 fn heirs(model: &Model<'_>, rest: &str, kept: &[BlockId]) -> Vec<BlockId> {
     let has_own = |block: &BlockId| {
         let mut tensors = model.tensors().iter();
@@ -138,7 +138,7 @@ fn holds_scale(scale: QueryScale, rest: &str) -> bool {
     }
 }
 
-/// Whether the queries that this tensor makes have no scale of their own yet.
+/// Whether this tensor's queries have no scale of their own yet.
 fn needs_scale(model: &Model<'_>, scale: QueryScale, tensor: Option<(BlockId, &str)>) -> bool {
     let Some((block, QueryScale::QUERIES)) = tensor else {
         return false;

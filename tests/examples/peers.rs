@@ -36,7 +36,7 @@ use architectures::{
 use random_model::Spec;
 use support::{outputs, shorten, zero};
 
-/// The first argument of a process that removes the blocks of one set, and may end as llama.cpp likes.
+/// First argument of a process that removes the blocks of one set. It may end as llama.cpp likes.
 const ONE: &str = "--one";
 
 fn main() -> Result<()> {
@@ -146,7 +146,7 @@ fn compare(architecture: &Architecture) -> Result<Outcomes> {
     Ok(outcomes)
 }
 
-/// Has a process of its own remove `set` and evaluate what is left.
+/// Removes `set` and evaluates the rest, in a separate process.
 fn run(folder: &Path, set: &[usize], expected: &[f32]) -> Result<Outcome> {
     let floats = folder.join("floats");
     let _ = std::fs::remove_file(&floats);

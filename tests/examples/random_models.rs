@@ -1,5 +1,5 @@
-//! Writes tiny models with random weights, one of each architecture whose blocks go by a period, for
-//! `tests/stock/lists.sh`. Prints a line for each: its name, and the period.
+//! Writes tiny random models, one per periodic architecture, for `tests/stock/lists.sh`. Prints a line for each: its name, and
+//! the period.
 //!
 //! ```text
 //! cargo run --release --example random_models -- FOLDER

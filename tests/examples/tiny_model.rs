@@ -1,6 +1,6 @@
 use gguf_shorten::gguf::{EntryOut, Layout, TensorOut, TensorType, ValueOut, write};
 
-/// Writes a `llama` of `n_blocks` blocks with weights that look random, whose vocabulary is the 256 bytes.
+/// Writes a `llama` of `n_blocks` blocks with weights that look random. Its vocabulary is the 256 bytes.
 fn save_tiny_model(path: &std::path::Path, n_blocks: u32) -> anyhow::Result<()> {
     let tokens: Vec<String> = (0..256).map(|byte| format!("<0x{byte:02X}>")).collect();
     let entries = vec![

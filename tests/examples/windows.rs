@@ -1,5 +1,4 @@
-//! Prints the windows of token ids that the program calibrates on, one a line: the input of
-//! `tests/stock/block_influence.py`.
+//! Prints the calibration windows as token ids, one per line. They are the input of `tests/stock/block_influence.py`.
 //!
 //! ```text
 //! cargo run --release --example windows -- MODEL TEXT_FILE N_TOKENS WINDOW

@@ -1,5 +1,5 @@
-//! Writes 20 tiny models with random weights and a tokenizer, one of each of 20 architectures, for `tests/bench/batch.sh` and
-//! `tests/slurm/test.sh`.
+//! Writes 20 tiny models of 20 architectures, for `tests/bench/batch.sh` and `tests/slurm/test.sh`. Each has random weights and
+//! a tokenizer.
 //!
 //! ```text
 //! cargo run --release --example zoo -- FOLDER

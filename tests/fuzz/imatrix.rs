@@ -1,4 +1,4 @@
-//! What holds of any bytes that are taken for an importance matrix, and of any blocks that go.
+//! Properties of any bytes read as an importance matrix, and any removal.
 
 use gguf_shorten::error::message;
 use gguf_shorten::model::BlockId;
@@ -9,8 +9,8 @@ use gguf_shorten::plan::imatrix::Imatrix;
 /// Bytes after the file: the blocks that go, one bit each, and how many blocks there are.
 const N_REQUEST_BYTES: usize = 9;
 
-/// Renumbers what the bytes are, all but the last, which choose the blocks. An error is one line. What is planned, once
-/// written, reads back as the entries that are left. Without removed blocks the older form is written back bit for bit.
+/// Renumbers a matrix from all bytes but the last, which choose blocks. An error is one line. What is planned, once written,
+/// reads back as the entries that are left. Without removed blocks the older form is written back bit for bit.
 pub fn check(bytes: &[u8]) {
     let Some((bytes, request)) = bytes.split_last_chunk::<N_REQUEST_BYTES>() else {
         return;

@@ -12,14 +12,13 @@ use gguf_shorten::plan::{Constraints, Cut, Method, Plan};
 /// Bytes after the file that choose what is done with it. See [`Request`].
 const N_REQUEST_BYTES: usize = 16;
 
-/// Models with more blocks are not searched for the best set, which would take too long for a fuzzer.
+/// Maximum blocks of a model that is searched for the best set. More would take too long for a fuzzer.
 const MAX_SEARCHED: usize = 40;
 /// A request to a model.
-/// What is asked of a model.
 pub struct Request {
     /// Block `i` is to go if bit `i % 64` is set.
     pub blocks: u64,
-    /// The first part of the model ends here, if that is inside the file.
+    /// The end of the model's first part, if inside the file.
     pub part_len: u32,
     /// Bit 0: take any cut on the user's word. Bit 1: drop the prediction blocks, if there are any.
     pub flags: u32,
@@ -36,8 +35,8 @@ impl Request {
     }
 }
 
-/// Plans a removal from the model that the bytes are, all but the last, which are a [`Request`]. An error is one line;
-/// a plan, once written, reads back as the kept tensors of the model under their new numbers.
+/// Plans a removal from the model in all bytes but the last. Those are a [`Request`]. An error is one line; a plan, once
+/// written, reads back as the kept tensors of the model under their new numbers.
 pub fn check(bytes: &[u8]) {
     let Some((bytes, request)) = bytes.split_last_chunk::<N_REQUEST_BYTES>() else {
         return;
@@ -111,7 +110,7 @@ fn allowed(constraints: &Constraints, wanted: &BlockSet, bytes: &[u8]) -> Option
         assert!(set.len() == wanted.len());
         assert!(constraints.check(set).is_ok());
     }
-    // With a word for it any set is allowed that leaves a block, and nothing searches for another.
+    // A trusted run allows any set that leaves a block. Nothing then searches for another.
     assert!(constraints.trusted || nearest.is_some() == chosen.is_ok());
     nearest
 }

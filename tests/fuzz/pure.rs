@@ -52,7 +52,7 @@ pub mod choose {
     pub mod removal;
 }
 
-// All that these modules take from the crate `ggml` is the type of a token.
+// These modules take only the token type from the crate `ggml`.
 extern crate self as ggml;
 
 /// As `ggml::Token`.

@@ -72,7 +72,7 @@ fn check_head(file: &File<'_>) {
     let tensors: Vec<_> = file.tensors().iter().map(TensorOut::keep).collect();
     let layout = Layout::new(file.header().version, file.alignment(), entries, tensors, file.ends_padded())
         .expect("what was read can be laid out");
-    // An alignment of gigabytes asks for as many zeros in front of no tensor.
+    // A huge alignment would write gigabytes of zeros before no tensor.
     if layout.data_start().0 > file.bytes().len() as u64 + (1 << 16) {
         return;
     }

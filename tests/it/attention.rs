@@ -157,7 +157,7 @@ fn what_is_chosen_by_number_is_told() {
     // The first block of the output keeps its attention.
     assert!(table.contains("attention of 1-3 (3 of 8 blocks, by reverse), as architecture deci"), "{table}");
     let json = dir.run("m.gguf --blocks 0 --drop-attention 2 --dry-run --method bi --json -").output();
-    // A list of whole blocks needs no method, so naming one is a mistake.
+    // Whole blocks were listed, so a method is a mistake.
     assert_eq!(json.status.code(), Some(2));
 }
 

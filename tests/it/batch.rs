@@ -35,7 +35,7 @@ pub fn lines(dir: &Dir, name: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// A batch that ends with this status and this count of models in its last but one line.
+/// Runs a batch that must end with this status and these counts. They are in its last line but one.
 #[track_caller]
 pub fn batch<'d>(dir: &'d Dir, arguments: &str, status: i32, counts: &str) -> Output<'d> {
     let output = dir.run(&format!("batch {arguments}")).output();
@@ -70,7 +70,7 @@ fn every_model_gets_what_the_main_job_gives_it_alone() {
         let mut alone: Value = serde_json::from_str(&alone.stdout).unwrap();
         let out = format!("out/{output}");
         assert!(dir.read(&out) == dir.read("alone.gguf"), "{model}");
-        // The same fields and values, but for the command line, where the output is and how long it took.
+        // The same fields and values, but for command line, place and duration.
         let mut line = line.clone();
         assert_eq!(line["output"]["path"], out);
         for result in [&mut line, &mut alone] {
@@ -150,7 +150,7 @@ fn an_output_that_is_not_the_batchs_own_is_not_replaced() {
     let found = lines(&dir, "out/results.jsonl");
     assert_eq!(error_of(&found, "a-drop25pct.gguf"), "out/a-drop25pct.gguf: exists already");
     assert_eq!(dir.read("out/a-drop25pct.gguf"), b"precious");
-    // One that somebody has changed, or put there, is no longer the batch's.
+    // A file that somebody changed or put there is not the batch's.
     let mut bytes = dir.read("out/b-drop25pct.gguf");
     *bytes.last_mut().unwrap() ^= 1;
     dir.write("out/b-drop25pct.gguf", &bytes);
@@ -185,7 +185,7 @@ fn a_failure_costs_one_model_and_is_tried_again() {
         output.check(output.stdout.contains(&said), "the reason in the table");
         output.check(!dir.exists(&format!("out/{name}-drop25pct.gguf")), "no output");
     }
-    // A failed line has all fields of the others, and one has a hint.
+    // A failed line has all fields of the others; one has a hint.
     let done = found.iter().find(|line| line["error"].is_null()).unwrap();
     let keys = |line: &Value| -> Vec<String> { line.as_object().unwrap().keys().cloned().collect() };
     for line in &found {
@@ -380,7 +380,7 @@ fn a_disk_that_fills_half_way_costs_those_that_do_not_fit() {
             })
             .write(&dir, &format!("zoo/{name}.gguf"));
     }
-    // In a name space of its own a small disk can be mounted without rights, if at all.
+    // Only a new name space may allow a mount without rights.
     let mount = "unshare --user --map-root-user --mount";
     let small = "mount -t tmpfs -o size=3m none out";
     if !dir.sh(&format!("{mount} sh -c '{small}'")).output().status.success() {

@@ -34,7 +34,7 @@ fn files_folders_patterns_and_lists_name_models() {
     assert_eq!(models(&dir, "z*/[a-b].gguf"), &whole[..2]);
     dir.write("list.txt", b"# a comment\n\n  zoo/b.gguf  \nzoo/deep\nzoo/a*\nzoo/b.gguf\n");
     assert_eq!(models(&dir, "@list.txt"), ["zoo/b.gguf", "zoo/deep/er/c.GGUF", "zoo/a.gguf"]);
-    // A file with the name of a pattern, or of a list, is that file.
+    // A file named like a pattern or a list is that file.
     named("e").write(&dir, "e[1].gguf");
     named("f").write(&dir, "@f.gguf");
     assert_eq!(models(&dir, "e[1].gguf ./@f.gguf"), ["e[1].gguf", "./@f.gguf"]);

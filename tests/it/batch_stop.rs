@@ -201,7 +201,7 @@ fn a_model_that_is_made_shorter_while_it_is_read_costs_itself_alone() {
     let output = finish(&dir, Default::default(), "batch".to_owned(), child);
     let found = lines(&dir, "out/results.jsonl");
     let error = error_of(&found, "b-drop25pct.gguf");
-    // A bus error, or an end of the file where bytes are expected.
+    // A bus error, or an unexpected end of the file.
     output.check(
         error.contains("changed") && output.stdout.contains(": 2 done, 1 failed\n"),
         "one failure, with the reason",

@@ -77,7 +77,7 @@ fn each_is_refused_as_a_model_by_name() {
         ("an image model", with("flux", "double_blocks.0.img_attn.qkv.weight", &[32, 96])),
         ("a video model", with("wan", "blocks.0.self_attn.q.weight", &[32, 32])),
         ("another image model", with("sd3", "joint_blocks.0.x_block.mlp.fc1.weight", &[32, 32])),
-        // As stable-diffusion.cpp does, and of a model that is not known by name.
+        // As by stable-diffusion.cpp, and of a model not known by name.
         (
             "an image model without a name",
             Make::empty().tensor("model.diffusion_model.input_blocks.0.0.weight", &[32, 3], F32),

@@ -16,7 +16,7 @@ use crate::make::{F32, I8, Make, Q4_1, data};
 const N_PARTS: usize = 4;
 const KEPT: [usize; 3] = [0, 2, 3];
 
-/// Name, shape and type of the sliced tensors, and the dimension that is cut.
+/// Name, shape and type of the sliced tensors, and the sliced dimension.
 const SLICED: [(&str, &[u64], u32, usize); 6] = [
     ("rows", &[128, 3], Q4_1, 0),
     ("two blocks each", &[256, 2], Q4_1, 0),
@@ -96,7 +96,7 @@ fn written() -> (Vec<u8>, Vec<u8>) {
     (dir.read("m.gguf"), dir.read("out.gguf"))
 }
 
-/// The bytes of the kept parts, element by element (block by block where a type has blocks).
+/// Bytes of the kept parts, by element (by block in block types).
 fn sliced(tensor: &gguf_shorten::gguf::TensorInfo<'_>, dim: usize) -> Vec<u8> {
     let block_bytes = tensor.tensor_type().block_bytes() as usize;
     let mut dims = tensor.dims().map(|dim| dim as usize);
@@ -154,7 +154,7 @@ fn a_flipped_byte_of_every_kind_of_data_is_found() {
             _ if SLICED.iter().any(|(sliced, ..)| *sliced == name) => "the kept parts of the parent's",
             _ => "the parent's",
         };
-        // Around the first cut between rows, pieces and chunks, where a tensor is long.
+        // In long tensors, bytes around first cuts of rows, pieces, chunks.
         let around = |at: usize| [at.saturating_sub(1), at];
         let bytes: BTreeSet<usize> = match n_bytes {
             0..200 => (0..n_bytes).step_by(7).collect(),

@@ -23,7 +23,7 @@ fn old(dir: &Dir, parent: &Make, entries: &[(&'static str, ValueOut)]) {
     dir.write("old.gguf", &taken.bytes());
 }
 
-/// Checks that the file is not verified, because of that entry, and that the note says why.
+/// Checks that verification fails at that entry. The note says why.
 #[track_caller]
 fn is_found(dir: &Dir, key: &str, why: &str) {
     let output = dir.run("verify old.gguf --parent m.gguf --json -").output();
@@ -70,7 +70,7 @@ fn lists_of_adapters_that_were_cut_are_found() {
     is_found(&dir, key, "took the list 'adapters.token_ids_activate' of adapters for one of blocks");
 }
 
-/// A file with the entries and tensors of `bytes` at that alignment, as 0.1.0 kept it.
+/// The entries and tensors of `bytes` at that alignment, as in 0.1.0.
 fn at_alignment(bytes: &[u8], alignment: u32, description: &str) -> Vec<u8> {
     let file = File::parse(bytes).unwrap();
     let entries = file.metadata().iter().map(|entry| match entry.key() {

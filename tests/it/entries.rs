@@ -18,7 +18,7 @@ fn the_size_is_the_outputs() {
     assert_eq!(value(&out, COUNT), format!("u64 {n}"));
     assert_eq!(n, 1024 + 32 + 4 * (32 + 96 + 15));
     assert_eq!(value(&out, LABEL), "str 1.6K");
-    // A type that cannot hold it, and a form that has no rule.
+    // A type that cannot hold it, and a form without rule.
     let make = make.set(COUNT, ValueOut::string("many")).set(LABEL, ValueOut::string("large"));
     let out = removes(&make, &[1], &[COUNT, LABEL]);
     assert_eq!((value(&out, COUNT), value(&out, LABEL)), ("none".to_owned(), "none".to_owned()));

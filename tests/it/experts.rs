@@ -8,7 +8,7 @@ use crate::util::Dir;
 
 const N_EXPERTS: usize = 6;
 
-/// The tensors of a block with an entry for each expert, with the other dimensions and the bytes of an entry.
+/// Per-expert tensors of a block: other dimensions, type, and bytes of an entry.
 const TENSORS: [(&str, &[u64], u32, usize); 8] = [
     ("ffn_gate_inp.weight", &[32], F32, 128),
     ("exp_probs_b.bias", &[], F32, 4),
@@ -43,7 +43,7 @@ fn mixture_from(first: u32, n_blocks: u32) -> Make {
     make
 }
 
-/// Checks that the output holds, of the tensors of block `old` as `new`, those of `kept`.
+/// Checks that the output's block `new` has block `old`'s experts `kept`.
 fn check_block(parent: &File<'_>, out: &File<'_>, [old, new]: [usize; 2], kept: &[usize]) {
     for (rest, dims, _, n_bytes) in TENSORS {
         let tensor = out.tensors().get(&format!("blk.{new}.{rest}")).unwrap();

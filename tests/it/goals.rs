@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::make::{F32, Make};
 use crate::util::{Dir, Said};
 
-/// The bytes of the output for each number of blocks that may go, found by asking for that number.
+/// Sizes of outputs in bytes, by number of removed blocks.
 fn sizes(dir: &Dir, n_blocks: usize, arguments: &str) -> Vec<(usize, u64)> {
     (1..n_blocks)
         .filter_map(|n| {
@@ -42,7 +42,7 @@ fn as_few_blocks_go_as_bring_the_file_to_the_size_to_the_byte() {
                 for target in [size, size - 1, size + 1] {
                     let expected = sizes.iter().find(|(_, size)| *size <= target);
                     let command = format!("m.gguf --target-size {target} {arguments} -o out.gguf --force");
-                    // Parts have more metadata than the one file of the input, which may be small enough.
+                    // Parts have more metadata than the input's one file. That may be small enough.
                     let whole = dir.read("m.gguf").len() as u64;
                     let Some(&(n, bytes)) = expected.filter(|_| target < whole) else {
                         dir.run(&command).refused();

@@ -34,7 +34,7 @@ fn what_cannot_be_healed_is_said_before_anything_is_measured() {
     let dir = Dir::new();
     let refused = |make: Make, arguments: &str, phrase: &str| {
         make.write(&dir, "m.gguf");
-        // The text is not there, which would be said as soon as it is needed.
+        // The text is missing, which shows as soon as it is needed.
         dir.run(&format!("m.gguf --blocks 1 --calibration none.txt -o out.gguf {arguments}"))
             .fails(1, phrase);
     };
@@ -80,7 +80,7 @@ fn pair() -> (Vec<u8>, Vec<u8>) {
     pair_of("blk.2.ffn_down.weight")
 }
 
-/// A parent, and what is left of it without block 1, with the tensor of this name in another type and with other weights.
+/// A parent, and its output without block 1, with one changed tensor. That tensor has another type and other weights.
 fn pair_of(name: &str) -> (Vec<u8>, Vec<u8>) {
     let bytes = Make::new("llama", 4).bytes();
     let model = Model::new(vec![File::parse(&bytes).unwrap()]).unwrap();

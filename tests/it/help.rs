@@ -101,7 +101,7 @@ fn every_flag_of_a_command_is_in_the_tables_of_its_pages() {
     }
 }
 
-/// The numbers and words that the help of a flag gives as its default.
+/// The defaults in the help of a flag: numbers and words.
 fn defaults(arg: &Arg) -> Vec<String> {
     let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
     let in_help = help.split_once("[default: ").map(|(_, rest)| rest.trim_end_matches(']').to_owned());

@@ -17,7 +17,7 @@ fn model() -> Make {
     Make::new("llama", 4).tensor("output.weight", &[32, 4], F32)
 }
 
-/// The weights of `n_blocks` blocks that are measured, with the length of their rows. In the order of `llama-imatrix`.
+/// The measured weights of `n_blocks` blocks, with their row lengths. In the order of `llama-imatrix`.
 fn weights(n_blocks: usize) -> Vec<(String, u64)> {
     let mut weights: Vec<_> = (0..n_blocks)
         .flat_map(|i| [(format!("blk.{i}.attn_q.weight"), 32), (format!("blk.{i}.ffn_down.weight"), 5)])

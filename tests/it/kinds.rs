@@ -1,4 +1,4 @@
-//! Architectures whose blocks are of several kinds that lists say, or whose stream is more than a sum.
+//! Architectures with listed kinds of blocks, or streams beyond a sum.
 
 use gguf_shorten::gguf::ValueOut;
 

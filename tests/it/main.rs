@@ -1,4 +1,4 @@
-//! Tests of the whole program, as a user runs it, on tiny models built in code.
+//! Tests of the whole program, on tiny models built in code.
 //!
 //! No llama.cpp run is needed here: blocks are chosen by hand or by their number. In reading order: what a test stands on,
 //! then one module for each thing that is promised.

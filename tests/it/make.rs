@@ -28,7 +28,7 @@ impl Make {
         Self { version: 3, alignment: 32, entries: Vec::new(), tensors: Vec::new(), pad_end: true }
     }
 
-    /// A model of some tensors in several types, with the keys that a converter writes.
+    /// A model of tensors in several types, with a converter's keys.
     pub fn new(architecture: &str, n_blocks: u32) -> Self {
         let key = |name: &str| format!("{architecture}.{name}");
         let mut make = Self::empty()
@@ -56,7 +56,7 @@ impl Make {
         make.tensor("output_norm.weight", &[32], F32)
     }
 
-    /// Sets an entry, in the place where it is, else at the end.
+    /// Sets an entry in its place, or at the end.
     pub fn set(mut self, key: &str, value: ValueOut) -> Self {
         match self.entries.iter_mut().find(|(k, _)| k == key) {
             Some((_, old)) => *old = value,
@@ -141,7 +141,7 @@ impl Make {
         dir.write(name, &self.bytes());
     }
 
-    /// Writes the head of the file `name` and leaves zeros for the tensors, which take no room on disk.
+    /// Writes the head of file `name`, with sparse zeros for tensors. They take no room on disk.
     pub fn write_sparse(&self, dir: &Dir, name: &str) {
         let layout = self.layout();
         let mut file = std::fs::File::create(dir.path(name)).unwrap();
@@ -197,7 +197,7 @@ pub fn data(name: &str, n_bytes: u64) -> Vec<u8> {
     (0..n_bytes).map(|_| random.next() as u8).collect()
 }
 
-/// A small generator of numbers that look random and are the same in every run (xorshift64*).
+/// A small deterministic pseudorandom generator (xorshift64*).
 pub struct Random(u64);
 
 impl Random {

@@ -9,7 +9,7 @@ use crate::util::Dir;
 const NAMES: &str = "general.tensor_extra.name";
 const FLAGS: &str = "general.tensor_extra.prec_a4";
 
-/// Six blocks, and a list of tensors with a flag for each, as llama.cpp reads them.
+/// Six blocks, with lists of tensors and flags, as in llama.cpp.
 fn listed(names: &[&str], flags: &[bool]) -> Make {
     Make::new("llama", 6).set(NAMES, ValueOut::strings(names)).set(FLAGS, ValueOut::bools(flags))
 }
@@ -484,7 +484,7 @@ fn names_in_an_importance_matrix_are_renumbered_too() {
     assert_eq!(value(&out, "a.flags"), "bool[] true");
 }
 
-/// Notes of a run that takes block 2 out of a model of six with this entry.
+/// Notes of a removal of block 2 from six, given this entry.
 fn notes_of(key: &str, value: ValueOut) -> String {
     let dir = Make::new("llama", 6).set(key, value).dir();
     dir.run("m.gguf --blocks 2 -o out.gguf").succeeds().stderr

@@ -82,7 +82,7 @@ fn a_file_of_ollamas_layout_is_shown_and_shortened_as_its_stock_twin() {
         tensors.map(|t| (t.name().to_owned(), t.bytes().to_vec())).collect::<Vec<_>>()
     };
     assert_eq!(data("out.gguf"), data("twin.gguf"));
-    // The proof holds for the file as it is, and only for it.
+    // The proof holds only for the file as it is.
     let output = dir.run("verify out.gguf --parent own.gguf").succeeds();
     assert!(output.stderr.starts_with("gguf-shorten: note: own.gguf is in Ollama's own layout"));
     let output = dir.run("verify out.gguf --parent stock.gguf").output();

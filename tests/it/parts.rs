@@ -7,7 +7,7 @@ use crate::make::{F32, I8, Make};
 use crate::rules::flags;
 use crate::shorten::{removes, value};
 
-/// The per-layer tensors of gemma3n and gemma4, with `width` elements for each block.
+/// The per-layer tensors of gemma3n and gemma4, `width` elements per block.
 fn with_parts(make: Make, n_blocks: u64, width: u64, type_id: u32) -> Make {
     make.tensor("per_layer_token_embd.weight", &[width * n_blocks, 4], type_id)
         .tensor("per_layer_model_proj.weight", &[8, width * n_blocks], F32)

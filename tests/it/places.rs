@@ -8,7 +8,7 @@ use crate::util::Dir;
 /// Type 42 is `Q2_0` here: 72 bytes for 256 weights, and 84 in the files of another program.
 const COLLIDING: u32 = 42;
 
-/// Two blocks of 16 rows of 256 weights in the colliding type, with `n_bytes` bytes of data for each.
+/// Two blocks of 16 rows of 256 weights in the colliding type. Each has `n_bytes` bytes of data.
 fn colliding(n_bytes: usize, last: Option<&str>) -> Raw {
     let raw = Raw::new().string("general.architecture", b"llama").u32("llama.block_count", 2);
     let raw = (0..2).fold(raw, |raw, block| {

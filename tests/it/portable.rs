@@ -147,7 +147,7 @@ fn the_choice_is_the_best_of_all_sets_that_keep_the_pattern() {
 #[test]
 fn a_portable_file_without_the_pattern_is_not_verified() {
     let dir = gemma3(12).dir();
-    // The list of a file whose blocks break the pattern is taken away: then it is missing, and no portable file.
+    // Without its list, a file that breaks the pattern is not portable.
     dir.run("m.gguf --blocks 3 -o out.gguf").succeeds();
     let bytes = dir.read("out.gguf");
     let file = File::parse(&bytes).unwrap();

@@ -11,7 +11,7 @@ const COUNT: &str = "glm4.nextn_predict_layers";
 const WIDTHS: &str = "glm4.feed_forward_length";
 const HEADS: &str = "glm4.attention.head_count_kv";
 
-/// Four blocks and two that predict, with a list for all six and one for the four.
+/// Four blocks and two prediction blocks, with lists for six and four.
 fn glm4() -> Make {
     Make::new("glm4", 6)
         .set(COUNT, ValueOut::u32(2))
@@ -30,12 +30,12 @@ fn counted() -> Make {
     head.set("glm4.block_count", ValueOut::u32(6))
 }
 
-/// Six blocks, of which the file counts the last two, which are as the others, as such that predict.
+/// Six equal blocks, of which the file counts two as prediction blocks.
 fn miscounted() -> Make {
     Make::new("glm4", 6).set(COUNT, ValueOut::u32(2)).set(WIDTHS, ValueOut::u32s(&[1, 2, 3, 4, 5, 6]))
 }
 
-/// Runs on a model, checks all tensors, that only these entries change, and that the result is verified.
+/// Runs on a model. Checks all tensors, that only these entries change, and that the result is verified.
 #[track_caller]
 fn drops(make: &Make, arguments: &str, removed: &[usize], changed: &[&str]) -> Vec<u8> {
     let dir = make.dir();
@@ -199,7 +199,7 @@ fn a_file_that_keeps_the_count_or_a_block_is_found() {
     output.check(output.error().contains("'glm4.nextn_predict_layers'"), "the entry");
 }
 
-/// llama.cpp takes the blocks of a deepseek4 file without the prediction block's projection for the trunk's own.
+/// deepseek4 blocks without the prediction projection are the trunk's own in llama.cpp.
 #[test]
 fn deepseek4_counts_no_prediction_block_that_is_not_there() {
     let make = Make::new("deepseek4", 4).set("deepseek4.nextn_predict_layers", ValueOut::u32(1)).tensor(

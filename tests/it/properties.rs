@@ -1,5 +1,4 @@
-//! What holds of every model and every set of blocks, tried on random ones. A failure names the case, whose number is
-//! its seed.
+//! Properties of every model and set of blocks, tried on random ones. A failure names the case, whose number is its seed.
 
 use std::collections::BTreeSet;
 
@@ -27,7 +26,7 @@ fn for_each_model(property: impl Fn(u64, Make, &mut Random) -> bool) {
     assert!(n_applied > N_CASES as usize / 6, "only {n_applied} cases");
 }
 
-/// A model of these parts without the blocks at these numbers, as the program writes it.
+/// A model of these parts without `removed` blocks, as written.
 fn shorten<B: AsRef<[u8]>>(parts: &[B], removed: &[usize]) -> Result<Vec<u8>, String> {
     let files = parts.iter().map(|part| File::parse(part.as_ref()).unwrap());
     let mut parent = blake3::Hasher::new();
@@ -44,7 +43,7 @@ fn shorten<B: AsRef<[u8]>>(parts: &[B], removed: &[usize]) -> Result<Vec<u8>, St
     Ok(out)
 }
 
-/// Every entry but those that say where a file comes from, as key, type and bytes.
+/// Every entry but those about provenance, as key, type and bytes.
 fn entries<'a>(file: &File<'a>) -> Vec<(&'a str, ValueType, &'a [u8])> {
     let all = file.metadata().iter();
     all.filter(|entry| !is_provenance(entry.key()))
@@ -84,7 +83,7 @@ fn n_blocks(bytes: &[u8]) -> usize {
 fn removing_nothing_changes_nothing() {
     for_each_model(|case, make, _| {
         let bytes = make.bytes();
-        // A model may break a rule as it is, such as a first block that cannot be one.
+        // A model may break a rule itself, as by its first block.
         let Ok(out) = shorten(&[&bytes], &[]) else {
             return false;
         };
@@ -96,8 +95,8 @@ fn removing_nothing_changes_nothing() {
             assert_eq!(data(&file), data(&written), "case {case}: tensor data");
         }
         assert_eq!(tensors(&file), tensors(&written), "case {case}: tensors");
-        // What llama.cpp would else derive from a block's number is written out, and a count of more blocks than there
-        // are is set to what it means. All other entries are as they were, in their order.
+        // Values that llama.cpp would derive from a block's number are written out. A count of more blocks than there are is
+        // set to what it means. All other entries are as they were, in their order.
         let written_out = |key: &str| {
             let name = key.split_once('.').map(|(_, name)| name);
             matches!(
@@ -195,7 +194,7 @@ fn what_was_written_verifies() {
                 .map_err(|error| error.to_string())
         };
         assert_eq!(differences(&out), Ok(0), "case {case}");
-        // One flipped bit anywhere shows, but for the number of the release that wrote the file, which may be another.
+        // Any flipped bit shows, but for the release number of the writer.
         let version = out.windows(VERSION_KEY.len()).position(|window| window == VERSION_KEY).unwrap();
         // Behind the key its type and length.
         let start = version + VERSION_KEY.len() + 4 + 8;

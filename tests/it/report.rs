@@ -94,7 +94,7 @@ fn a_dry_run_says_all_and_writes_nothing() {
         "m.gguf --blocks 1 --dry-run",
         "m.gguf --blocks 1 --dry-run -o out.gguf",
         "m.gguf --drop 50% --method reverse --dry-run -o missing/out.gguf",
-        // What is in the way does not matter to a run that writes nothing.
+        // An obstacle does not matter to a run that writes nothing.
         "m.gguf --blocks 1 --dry-run -o m.gguf",
     ] {
         let output = dir.run(arguments).succeeds();

@@ -89,7 +89,7 @@ impl Collector {
         }
     }
 
-    /// Paths among the tokens of a macro, which syn leaves as they are.
+    /// Collects paths among a macro's tokens, which syn leaves unparsed.
     fn add_tokens(&mut self, tokens: TokenStream) {
         let mut path: Vec<String> = Vec::new();
         let mut n_colons = 0;
@@ -153,7 +153,7 @@ struct Source {
     named: Vec<Named>,
 }
 
-/// The files of code in a folder of the repository, by their paths from there.
+/// The Rust files in a folder of the repository, by relative path.
 fn files(folder: &str) -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let files = WalkDir::new(&root).sort_by_file_name().into_iter().map(|entry| entry.unwrap().into_path());
@@ -235,7 +235,7 @@ fn rooms_import_only_from_rooms_before_them() {
     assert!(message.is_empty(), "{message}");
 }
 
-/// The modules that stand side by side in `parent`, and which of them each uses.
+/// The child modules of `parent`, and which of them each uses.
 fn uses_between_children(sources: &[Source], parent: &[String]) -> BTreeMap<String, BTreeSet<String>> {
     let child = |path: &[String]| -> Option<String> {
         (path.len() > parent.len() && path.starts_with(parent)).then(|| path[parent.len()].clone())
@@ -299,7 +299,7 @@ fn no_modules_side_by_side_import_each_other() {
     assert_eq!(found, allowed);
 }
 
-/// Collects the functions of one file that break a rule of size, with the number that does. Tests apart.
+/// Functions of one file that break a size rule, with the number. Tests apart.
 struct Sizes<'c> {
     lines: Vec<&'c str>,
     found: Vec<(String, &'static str, usize)>,

@@ -37,7 +37,7 @@ fn without_its_feature_it_is_refused_with_the_way_to_build_it() {
             output.stderr
         );
     }
-    // In a batch what is wrong with flags is said of the first model.
+    // A batch blames wrong flags on the first model.
     dir.run("batch m.gguf --drop 1 --out-dir out --rpc localhost:50052")
         .fails(2, "m.gguf: --rpc needs feature 'rpc', without which this program was built");
 }

@@ -152,8 +152,8 @@ fn a_full_disk_is_one_error_line_and_leaves_nothing() {
     let dir = large(1 << 20).dir();
     fs::create_dir(dir.path("disk")).unwrap();
     let run = "$PROGRAM m.gguf --blocks 1 -o disk/out.gguf; status=$?; ls -A disk; exit $status";
-    // In a name space of its own a small disk can be mounted without rights; where even that is forbidden, a limit of
-    // file size stands in for it.
+    // A new name space may allow a mount without rights. Where even that is forbidden, a limit of file size stands
+    // in for it.
     let mount = "unshare --user --map-root-user --mount";
     let small = "mount -t tmpfs -o size=1m none disk";
     let can_mount = dir.sh(&format!("{mount} sh -c '{small}'")).output().status.success();
@@ -170,7 +170,7 @@ fn a_full_disk_is_one_error_line_and_leaves_nothing() {
     );
 }
 
-/// Three blocks, each with a tensor of this many elements of 4 bytes.
+/// Three blocks, each with a tensor of `n_elements` 4-byte elements.
 fn large(n_elements: u64) -> Make {
     (0..3).fold(Make::new("llama", 3), |make, block| {
         make.tensor(&format!("blk.{block}.large.weight"), &[n_elements], F32)
@@ -200,7 +200,7 @@ fn wait_until_it_writes(dir: &Dir, child: &mut std::process::Child) -> bool {
 #[test]
 fn an_interrupt_while_writing_leaves_nothing_and_says_so() {
     let dir = Dir::new();
-    // Half a gigabyte, of which nothing is on disk, takes long to write.
+    // Half a gigabyte takes long to write, though none is on disk.
     large(1 << 26).write_sparse(&dir, "m.gguf");
     dir.write("old.gguf", b"precious");
     for (name, out) in [

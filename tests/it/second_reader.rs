@@ -13,7 +13,7 @@ fn read(dir: &Dir, name: &str) -> GGUFModel {
     get_gguf_container_array_size(path.to_str().unwrap(), u64::MAX).unwrap().decode().unwrap()
 }
 
-/// The bytes of every tensor, at the place where the second reader sees them.
+/// The bytes of every tensor, where the second reader finds them.
 fn tensors(dir: &Dir, name: &str) -> BTreeMap<String, (Vec<u64>, u32, Vec<u8>)> {
     let bytes = dir.read(name);
     let model = read(dir, name);

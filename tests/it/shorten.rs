@@ -7,7 +7,7 @@ use gguf_shorten::gguf::{Entry, File, ValueOut, ValueType};
 use crate::make::{F32, I8, Make, Q4_1};
 use crate::util::Dir;
 
-/// Where the numbers of blocks stand in a tensor's name, found without the project's parser.
+/// The new name of a tensor, found without the project's parser.
 fn renamed(name: &str, removed: &[usize]) -> Option<String> {
     let parts: Vec<&str> = name.split('.').collect();
     if parts[0] != "blk" || parts.len() < 3 {
@@ -21,7 +21,7 @@ fn renamed(name: &str, removed: &[usize]) -> Option<String> {
     Some(format!("blk.{new}.{}", parts[2..].join(".")))
 }
 
-/// Checks that `out` has exactly the tensors of `parent` without those of `removed` blocks, in order, byte for byte.
+/// Checks that `out` has exactly the parent's tensors without `removed` blocks. They are in order, and equal byte for byte.
 #[track_caller]
 pub fn check_tensors(parent: &[u8], out: &[u8], removed: &[usize]) {
     let (parent, out) = (File::parse(parent).unwrap(), File::parse(out).unwrap());
@@ -42,7 +42,7 @@ pub fn check_tensors(parent: &[u8], out: &[u8], removed: &[usize]) {
     assert_eq!(left.next().map(|tensor| tensor.name()), None, "one too many");
 }
 
-/// Keys of the model's own that every shortened model changes, leaves out or adds.
+/// The model's own keys that every shortening changes, drops or adds.
 const ALWAYS: [&str; 9] = [
     "general.name",
     "general.base_model.count",
@@ -88,7 +88,7 @@ pub fn check_metadata(parent: &[u8], out: &[u8], changed: &[&str]) {
     assert_eq!(order(&parent, &after), order(&out, &before));
 }
 
-/// Removes blocks and checks all tensors, and that only the named entries change. Returns the output.
+/// Removes blocks, and checks all tensors and which entries change. Returns the output.
 #[track_caller]
 pub fn removes(make: &Make, blocks: &[usize], changed: &[&str]) -> Vec<u8> {
     let dir = make.dir();

@@ -63,8 +63,8 @@ fn check_parts(parts: &[Vec<u8>], whole: &[u8]) {
     }
 }
 
-/// How many tensors each part gets, as `llama-gguf-split --split-max-size` counts (`split_strategy` of
-/// `tools/gguf-split/gguf-split.cpp`).
+/// Number of tensors per part, as `llama-gguf-split --split-max-size` counts. Source: `split_strategy` of
+/// `tools/gguf-split/gguf-split.cpp`.
 fn cut_of_llama_cpp(n_bytes: &[usize], max: usize) -> Vec<usize> {
     let mut parts = vec![0];
     let mut curr_tensors_size = 0;
@@ -138,7 +138,7 @@ fn a_tensor_that_is_too_large_has_a_part_of_its_own() {
     check_parts(&parts, &dir.read("whole.gguf"));
     let large = parts.iter().map(|part| tensors(part)).find(|part| part[0].0 == "blk.1.large.weight");
     assert_eq!(large.unwrap().len(), 1);
-    // Where it goes, and without asking for a size, it is in nobody's way.
+    // No note if it is removed, or if no size is given.
     assert_eq!(run("--blocks 2 -o out --split-max-size 600 --dry-run").stderr, "");
     assert_eq!(run("--blocks 1 -o out --keep-split").stderr, "");
     // The first one too.

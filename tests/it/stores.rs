@@ -104,7 +104,7 @@ fn a_batch_takes_models_of_stores() {
     }
     let batch = |models: &str| store.run(&format!("batch {models} -q --blocks 1,3 --out-dir out"));
     fs::write(store.dir.path("list.txt"), "ollama:n:1b-q4_0\nollama:m\n").unwrap();
-    // The same file under two names is one model, called by the first.
+    // One file under two names is one model, called by the first.
     batch("@list.txt m.gguf").succeeds();
     assert_eq!(store.dir.read("out/n-1b-q4_0-short.gguf"), store.dir.read("out/m-short.gguf"));
     assert!(!store.dir.path("out/m-1b-q4_0-short.gguf").exists());
@@ -258,7 +258,7 @@ fn a_store_is_never_written_to() {
     store.run(&run).fails(1, &format!("store/blobs/{blob}: is the input itself"));
 }
 
-/// A cache of the Hugging Face hub in `hub` with one repository of these files.
+/// A Hugging Face cache in `hub` with one repository of these files.
 fn hub(files: &[&str]) -> Dir {
     let dir = Make::new("llama", 6).dir();
     let repository = dir.path("hub/models--org--Repo-GGUF");
@@ -296,7 +296,7 @@ fn the_hubs_names_stand_for_their_files() {
         assert!(path_in(&dir, "out.json").ends_with("snapshots/abc123/a-Q4_0.gguf"));
     }
     with_hub(&dir, "verify out.gguf --parent hf:org/Repo-GGUF").succeeds();
-    // Where the cache is, from the most to the least explicit word of it.
+    // Places of the cache, from the most to the least explicit.
     let show = || dir.run("show hf:org/Repo-GGUF");
     let none = dir.path("none");
     show().env("HUGGINGFACE_HUB_CACHE", &dir.path("hub")).env("HF_HOME", &none).succeeds();

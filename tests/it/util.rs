@@ -72,7 +72,7 @@ impl Dir {
         let mut all = BTreeMap::new();
         let mut folders = vec![self.root().to_owned()];
         while let Some(folder) = folders.pop() {
-            // A folder that may not be read is not one that may be written.
+            // An unreadable folder is taken as unwritable too.
             let Ok(entries) = fs::read_dir(&folder) else {
                 continue;
             };
@@ -80,7 +80,7 @@ impl Dir {
                 let path = entry.unwrap().path();
                 let name = path.strip_prefix(self.root()).unwrap();
                 let name = name.display().to_string();
-                // A file may go between listing and looking, where another process still runs.
+                // Another running process may remove a file after it is listed.
                 let Ok(metadata) = fs::symlink_metadata(&path) else {
                     continue;
                 };
@@ -181,7 +181,7 @@ impl<'d> TestCommand<'d> {
         output
     }
 
-    /// Runs, and wants this status, one error line that has `phrase`, and a folder that is as it was.
+    /// Runs, and wants this status, an error with `phrase`, no change.
     pub fn fails(self, code: i32, phrase: &str) -> Output<'d> {
         let output = self.refused();
         output.check(output.status.code() == Some(code), &format!("status {code}"));
@@ -189,7 +189,7 @@ impl<'d> TestCommand<'d> {
         output
     }
 
-    /// Runs, and wants an error of the form that all errors have, and a folder that is as it was.
+    /// Runs, and wants a well-formed error and an unchanged folder.
     pub fn refused(self) -> Output<'d> {
         let output = self.output();
         output.check_refused();
@@ -223,7 +223,7 @@ pub fn signal(id: u32, name: &str) {
     let _ = Command::new("kill").args([format!("-{name}"), id.to_string()]).stderr(Stdio::null()).status();
 }
 
-/// Whether programs that are started here ignore a signal, as under `nohup` or in the background of a script.
+/// Whether programs started here ignore a signal, as under `nohup`. So do those in the background of a script.
 pub fn is_ignored(name: &str) -> bool {
     let number = match name {
         "HUP" => 1,
@@ -310,7 +310,7 @@ impl Output<'_> {
 /// Compares with the text of that name under `testdata/golden/`; `GGUF_SHORTEN_BLESS=1` rewrites it.
 #[track_caller]
 pub fn golden(name: &str, text: &str) {
-    // A new version of the program is no change of what it does.
+    // A new version of the program changes nothing else.
     let version = format!("gguf_shorten.version = str \"{}\"", env!("CARGO_PKG_VERSION"));
     let text = text.replace(&version, "gguf_shorten.version = str \"(version)\"");
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/golden").join(name);
@@ -361,7 +361,7 @@ fn start(text: &str) -> String {
     shown
 }
 
-/// Whether this is fit to be shown as one line of an error.
+/// Whether this can be shown as one line of an error.
 pub fn is_message(line: &str) -> bool {
     let rust = ["Some(", "Err(", "Os {", "\"", "unwrap", "panicked"];
     line.len() < 400
@@ -370,7 +370,7 @@ pub fn is_message(line: &str) -> bool {
         && !rust.iter().any(|syntax| line.contains(syntax))
 }
 
-/// Words in front of a command that take away the rights of root, where the tests have them. `None` if that cannot be done.
+/// A command prefix that drops root's rights, if tests have them. `None` if that cannot be done.
 #[cfg(unix)]
 pub fn unprivileged(dir: &Dir) -> Option<&'static str> {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::make::{F32, I8, Make, part_name, write_parts};
 use crate::util::{Dir, Said};
 
-/// A small parent and what the program makes of it without block 1.
+/// A small parent, and the program's output of it without block 1.
 fn pair(parent: &Make) -> (Vec<u8>, Vec<u8>) {
     let dir = parent.dir();
     dir.run("m.gguf --blocks 1 -o out.gguf").succeeds();

@@ -1,4 +1,4 @@
-//! What is said of models whose numbers may not mean what they seem to.
+//! Warnings about models whose numbers may mean something else.
 
 use std::fs;
 
@@ -21,7 +21,7 @@ fn model(n_blocks: u32) -> Make {
     (0..n_blocks).fold(Make::new("llama", n_blocks), wide)
 }
 
-/// Writes zeros in place of those tensors of the file whose names `is_wanted`.
+/// Overwrites with zeros the tensors of the file whose names `is_wanted`.
 fn zero(dir: &Dir, name: &str, is_wanted: impl Fn(&str) -> bool) {
     let mut bytes = dir.read(name);
     let copy = bytes.clone();
@@ -46,7 +46,7 @@ fn blocks_of_zeros_are_told_of() {
     dir.run("m.gguf --drop 1 --method reverse --dry-run").warns(&[warning]);
     dir.run("show m.gguf").warns(&[warning]);
     dir.run(&format!("{shorten} -q")).warns(&[]);
-    // The hole begins in the midst of a block, and the output matrix is in it.
+    // The hole begins inside of a block and contains the output matrix.
     model(6).tensor("output.weight", &[32, 64], F32).write(&dir, "m.gguf");
     zero(&dir, "m.gguf", |name| {
         name == "output.weight" || name == "blk.2.attn_k.weight" || name.starts_with("blk.3.")

@@ -111,7 +111,7 @@ extern "C" fn on_signal(signal: c_int, info: *mut libc::siginfo_t, context: *mut
     end(&tell, hint)
 }
 
-/// Whether the memory that was not there lies where the thread's stack would go on.
+/// Whether the faulting address lies near the stack pointer: a stack overflow.
 #[cfg(all(target_os = "linux", target_env = "gnu", any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn is_beside_stack(info: *mut libc::siginfo_t, context: *mut c_void) -> bool {
     /// A function makes room for all of its variables at once.

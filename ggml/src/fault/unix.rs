@@ -1,4 +1,4 @@
-//! What the end of a process may call on Unix, in a handler of a signal too.
+//! The calls that end a process on Unix, safe in signal handlers.
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;

@@ -42,7 +42,7 @@ pub(super) fn devices_of(_backend: &Backend, endpoint: &Endpoint) -> Result<Vec<
         greet(address, ANSWER)?;
         answered.insert(address);
     }
-    // What was asked, and not what its name may stand for next time.
+    // The address that answered; its name may resolve differently next time.
     let address = CString::new(address.to_string()).map_err(|error| error.to_string())?;
     // SAFETY: the address is NUL-terminated and outlives the call, which copies it.
     let registry = unsafe { ggml_backend_rpc_add_server(address.as_ptr()) };
@@ -94,7 +94,7 @@ fn greet(address: SocketAddrV4, patience: Duration) -> Result<(), String> {
 /// The version that the server speaks. A request is a command, the length of what follows, and that; an answer is its length,
 /// and that (`ggml-rpc.cpp: send_rpc_cmd`), all little-endian.
 fn hello(mut stream: TcpStream, patience: Duration) -> io::Result<[u8; 3]> {
-    /// Three numbers of a version, a byte of padding, and what the server can do.
+    /// The answer: three version numbers, a padding byte, and the server's capabilities.
     const ANSWER_BYTES: usize = 4 + CAPABILITIES;
     stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(patience))?;

@@ -12,7 +12,7 @@ use crate::plan::ChangedTensors;
 /// Evaluations of a window of which the fastest counts.
 const N_TRIALS: usize = 3;
 
-/// The conversion that is fastest, as timed on the largest block with one window.
+/// The fastest conversion, timed on the largest block with one window.
 ///
 /// Only those count with which a block takes at most `spare` more bytes, and which save a tenth of the time.
 ///

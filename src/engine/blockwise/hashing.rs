@@ -2,7 +2,7 @@
 
 use crate::model::input::Input;
 
-/// A hash of all parts, one after another, as far as it is.
+/// An incremental hash of all parts, one after another.
 pub(super) struct Hashing<'i> {
     input: &'i Input,
     hasher: blake3::Hasher,
@@ -16,7 +16,7 @@ impl<'i> Hashing<'i> {
         Self { input, hasher: blake3::Hasher::new(), part: 0, position: 0 }
     }
 
-    /// Hashes up to the end of these bytes, unless it is further already. They were just read, and mostly what lies before them.
+    /// Hashes up to the end of these bytes, unless already done. They were just read, and mostly what lies before them.
     pub(super) fn up_to(&mut self, bytes: &[u8]) {
         let Some((part, range)) = self.input.position(bytes) else {
             return;
@@ -41,7 +41,7 @@ impl<'i> Hashing<'i> {
         self.hasher.finalize()
     }
 
-    /// Hashes the part up to `end`, in pieces whose memory is given back.
+    /// Hashes the part up to `end`, in pieces. Their memory is given back.
     fn advance(&mut self, end: usize) {
         const PIECE: usize = 16 << 20;
         let mapping = &self.input.parts()[self.part].mapping;

@@ -11,7 +11,7 @@ use crate::model::BlockId;
 use crate::plan::ChangedTensors;
 use crate::watch::{Progress, Watch};
 
-/// The last block and the head, and the states of all windows before them.
+/// The last block with the head, and all windows' states before them.
 pub struct BlockwiseLogits {
     name: String,
     head: HeadSegment,

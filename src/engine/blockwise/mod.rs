@@ -38,7 +38,7 @@ use checkpoint::{Checkpoint, Record};
 use hashing::Hashing;
 use states::States;
 
-/// Why a model cannot be evaluated block by block with the bits of the whole.
+/// Checks that evaluation block by block gives the bits of the whole.
 ///
 /// # Errors
 /// The reason.
@@ -85,7 +85,7 @@ pub struct Pass<'m, 'a> {
 }
 
 impl<'m> Pass<'m, 'm> {
-    /// Of the windows of `set` through `model`, which `input` holds, with the states in memory.
+    /// A pass of `set`'s windows through `model`, with states in memory. The model is in `input`.
     ///
     /// # Errors
     /// As [`check`].
@@ -232,7 +232,7 @@ impl<'m> Pass<'m, 'm> {
         self.next
     }
 
-    /// Evaluates the next block on all windows and shows what it makes of each to `visit`.
+    /// Evaluates the next block on all windows. `visit` sees each result.
     ///
     /// # Errors
     /// The visitor's; llama.cpp's; states that cannot be kept.
@@ -381,7 +381,7 @@ impl<'m> Pass<'m, 'm> {
         Ok(blake3::hash(&serde_json::to_vec(&key)?))
     }
 
-    /// The hash of the model's files where all of them were read on the way. The input keeps it.
+    /// The hash of the model's files, if all of them were read. The input keeps it.
     fn end_hashing(&mut self) -> Option<blake3::Hash> {
         let hash = self.hashing.take().map(Hashing::finish)?;
         self.input.keep_blake3(hash);

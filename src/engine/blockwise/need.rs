@@ -1,4 +1,4 @@
-//! The memory that an evaluation takes, and the way that it is done. It is estimated before anything is loaded.
+//! The memory of an evaluation, estimated before loading, and its way.
 
 use std::rc::Rc;
 
@@ -68,7 +68,7 @@ impl Need {
         // Without a list of tokens nothing of it is counted.
         let n_vocab = n_vocab(model).unwrap_or(0);
         let state = bytes(size.window, n_embd);
-        // Keys and values in 16 bits are at most as wide as the stream, or as a block's widest matrix.
+        // Keys and values in 16 bits: no wider than stream or widest matrix.
         let cache = bytes(size.window, n_embd);
         let compute = bytes(size.window, widest).saturating_mul(4);
         let sums = match size.gathers.imatrix {
@@ -94,7 +94,7 @@ impl Need {
             .saturating_add(cache.saturating_mul(n_blocks as u64))
             .saturating_add(logits.max(bytes(size.window, n_vocab)));
         let largest = largest_block(model, constraints)?;
-        // Rows of the vocabulary that the text has, and the room for logits of as many.
+        // Vocabulary rows of the text, and room for as many logits.
         let n_tokens = (size.window as u64).saturating_mul(size.n_windows as u64).min(n_vocab);
         let embedding = vocabulary_bytes(model).checked_div(n_vocab).unwrap_or(0);
         let rows = n_tokens.saturating_mul(embedding).saturating_add(bytes(size.window, n_tokens));
@@ -110,7 +110,7 @@ impl Need {
         Ok(Self { whole, least, states: state.saturating_mul(size.n_windows as u64) })
     }
 
-    /// Bytes that an evaluation block by block leaves of `limit`, or of what is free. States are in memory or in files.
+    /// Bytes of `limit` (or of free memory) left by a block-by-block evaluation. States are in memory or in files.
     #[must_use]
     pub fn spare(&self, limit: Option<u64>, way: Way) -> Option<u64> {
         let states = if way == Way::BlocksOnDisk { 0 } else { self.states };
@@ -179,7 +179,7 @@ pub fn check_whole(
     Need::of(model, constraints, size)?.way(limit, Err(anyhow::anyhow!("{why}")), false).map(|_| ())
 }
 
-/// The most elements of a row that a block makes of a token.
+/// The widest row that a block makes of a token, in elements.
 fn widest(model: &Model<'_>) -> u64 {
     let of_blocks = model.tensors().iter().filter(|tensor| tensor.block.is_some());
     of_blocks.map(|tensor| tensor.info.dims()[1]).max().unwrap_or(0)

@@ -24,7 +24,7 @@ pub struct Replay {
 }
 
 enum Store {
-    /// In one piece, which the system has back at once when it goes. Empty before the first state.
+    /// One allocation. The system gets it back at once when dropped. Empty before the first state.
     Memory(Vec<f32>),
     /// Without a name, so that it goes with the process.
     File(File),
@@ -107,7 +107,7 @@ impl HiddenStates for Replay {
         self.n_embd
     }
 
-    /// Shows the window that comes next, which `window` must be as long as.
+    /// Shows the next window. `window` must be as long.
     fn visit(&mut self, window: &[Token], visit: &mut Visitor<'_>) -> Result<()> {
         ensure!(window.len() * self.n_embd == self.n_floats, "bug: a window of {} tokens", window.len());
         let number = self.next % self.n_windows;

@@ -8,7 +8,7 @@ use super::{Halves, StreamGraph};
 use crate::engine::hidden_state::{Position, Visitor};
 use crate::gguf::Quoted;
 
-/// The hidden state after the first block of a segment, for `input` before it.
+/// The hidden state after a segment's first block, for `input` before it.
 ///
 /// Both are `[n_tokens, n_embd]`. The evaluation is shown to `other`, too.
 ///

@@ -16,7 +16,7 @@ use ggml::{BlockCounts, Context, ContextOptions, Tap, ThreadPool, WindowInput};
 use std::rc::Rc;
 use stream_tap::{BothTaps, Seen, StreamTap};
 
-/// The counts of blocks to load `model` with, in place of the file's.
+/// The block counts to load `model` with, in place of the file's.
 ///
 /// Some files count prediction blocks that are none or are not there. llama.cpp would leave the first out, and of many
 /// architectures loads no file without the others. `None` where it reads the file as it is, and where a list has an entry for
@@ -70,7 +70,7 @@ pub fn note_counts(model: &Model<'_>) -> Option<String> {
 #[derive(Clone, Debug)]
 pub struct Halves {
     node: MiddleNode,
-    /// Whether each block has no attention, so that its middle is its input. Empty where all have.
+    /// Blocks without attention, whose middle is their input. Empty where all have one.
     without_attention: Vec<bool>,
 }
 

@@ -37,7 +37,7 @@ impl StreamTap<'_, '_> {
         BlockId::new(self.seen.n_outputs % self.graph.n_blocks)
     }
 
-    /// The middle of the next block, if `node` or a living operand is it.
+    /// The next block's middle, if `node` or a living operand is it.
     fn middle<'n>(&self, node: Node<'n>) -> Option<Node<'n>> {
         let halves = self.halves?;
         if self.seen.middle || !self.seen.input {

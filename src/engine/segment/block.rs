@@ -1,4 +1,4 @@
-//! One block of a model, evaluated from a hidden state to the next.
+//! One block, evaluated from a hidden state to the next.
 
 use std::fmt;
 

@@ -150,7 +150,7 @@ impl<'m, 'a> Chain<'m, 'a> {
         head.logits(state, rows)
     }
 
-    /// Evaluates all blocks with other weights in one of them, on the window of this number.
+    /// Evaluates all blocks on a window, with other weights in one block.
     ///
     /// `variants` gives the weights for each block. Outcomes are shown to `visit` with the block, and the number of its variant
     /// as their set.

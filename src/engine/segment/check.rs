@@ -12,7 +12,7 @@ use crate::model::BlockId;
 use crate::model::arch::Alone;
 use crate::plan::{ChangedTensors, Constraints};
 
-/// Compares every block, and the logits after the last, with the whole model.
+/// Compares every block and the final logits with the whole model.
 ///
 /// They are the same in every bit but the sign of a zero, or up to rounding for [`Alone::Scaled`]. In memory
 /// is one block at a time.
@@ -81,7 +81,7 @@ pub(super) fn logits(
     Ok(logits.to_vec())
 }
 
-/// Checks that blocks alone are known to be exact, and that block 0 takes the stream.
+/// Checks that blocks are exact alone, and block 0 takes the stream.
 ///
 /// # Errors
 /// Its blocks are not evaluated one by one.

@@ -1,4 +1,4 @@
-//! The last blocks of a model, evaluated from a hidden state to logits.
+//! The last blocks, evaluated from a hidden state to logits.
 
 use std::ops::Range;
 

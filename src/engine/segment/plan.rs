@@ -32,7 +32,7 @@ pub struct Weights<'a> {
 }
 
 impl<'a> Weights<'a> {
-    /// A tensor of a block, `rest` of its name in the model and `name` in the segment.
+    /// A block's tensor: `rest` of its model name, `name` in the segment.
     fn of(
         self,
         info: &TensorInfo<'a>,
@@ -124,7 +124,7 @@ fn shared<'a>(
     if n_dims == 0 || !VOCABULARY.contains(&info.name()) {
         return Ok((TensorOut::keep(info), Data::Bytes(info.bytes())));
     }
-    // llama.cpp gives up on some models where these differ, as they do in theirs.
+    // llama.cpp refuses some models where these differ, as in their full files.
     ensure!(
         dims[n_dims - 1] == n_vocab,
         "tensor {} has {} rows, but the vocabulary has {n_vocab} tokens",
@@ -142,7 +142,7 @@ fn shared<'a>(
     Ok((out, data))
 }
 
-/// Whether blocks compute alone what they do inside, up to rounding at least.
+/// Whether blocks compute the same alone, at least up to rounding.
 #[must_use]
 pub fn takes_streams(constraints: &Constraints) -> bool {
     !constraints.trusted && constraints.rules.alone != Alone::Unknown
@@ -195,7 +195,7 @@ pub(in crate::engine) fn n_vocab(model: &Model<'_>) -> Result<u64> {
     Ok(entry.value().as_array()?.len() as u64)
 }
 
-/// The entries for these blocks, with a vocabulary of `n_rows` tokens without text.
+/// The entries for these blocks, with `n_rows` vocabulary tokens without text.
 fn entries<'a>(
     model: &Model<'a>,
     constraints: &Constraints,

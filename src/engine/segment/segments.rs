@@ -87,7 +87,7 @@ impl<'m, 'a> Segments<'m, 'a> {
         Ok(plan.with_context(|| SegmentOf(block))?.layout.file_len())
     }
 
-    /// The first of the blocks whose files alone are largest, and the bytes of its file. `None` without blocks.
+    /// The first block with the largest file, and that file's bytes. `None` without blocks.
     ///
     /// # Errors
     /// As [`Segments::n_bytes`].
@@ -114,7 +114,7 @@ impl<'m, 'a> Segments<'m, 'a> {
         self.block_of(block, &loaded)
     }
 
-    /// Blocks up to the logits, in ascending order, with the weights of `changed`.
+    /// Ascending blocks up to the logits, with the weights of `changed`.
     ///
     /// In memory are their weights and the vocabulary's.
     ///

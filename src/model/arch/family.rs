@@ -83,7 +83,7 @@ pub(super) const STREAMS_MIXED: Middle = Middle::Nowhere("mixes several streams 
 pub(super) const SUM: Residual =
     Residual { fit: Fit::Matrix, readers: Readers::Norms, output_scale: OutputScale::Stream };
 
-/// As [`SUM`], but blocks multiply their products by a factor of the metadata.
+/// As [`SUM`], but blocks scale their products by a metadata factor.
 pub(super) const FACTOR: Residual =
     Residual { fit: Fit::Nothing, readers: Readers::Norms, output_scale: OutputScale::Stream };
 
@@ -96,9 +96,9 @@ pub(super) const fn length_shows(why: &'static str) -> Residual {
     Residual { fit: Fit::Matrix, readers: Readers::Others(why), output_scale: OutputScale::Stream }
 }
 
-/// The oldest release that `tests/stock/lists.sh` was run with, and saw to read lists. It sees nothing where the model has no
-/// logits (gemma-embedding). Nor does it where another kind is tied to the same period, so that no allowed cut shifts it
-/// (afmoe, llama4, smallthinker).
+/// The oldest release that `tests/stock/lists.sh` has seen read lists. It sees nothing where the model has no logits
+/// (gemma-embedding). Nor does it where another kind is tied to the same period, so that no allowed cut shifts it (afmoe,
+/// llama4, smallthinker).
 pub(super) const SEEN: Rule = Rule::ListsSince("0.5.0");
 
 /// A pattern of sliding windows with a built-in period.
@@ -106,7 +106,7 @@ pub(super) const fn windows(period: u64, full: FullBlock, present: WindowPresenc
     Rule::Windows(WindowPattern { period: Some(period), full, present, needs_full: false })
 }
 
-/// As [`windows`], where at least one block without a window must stay, too.
+/// As [`windows`], but at least one block without a window must stay.
 pub(super) const fn windows_and_full(period: u64, full: FullBlock, present: WindowPresence) -> Rule {
     Rule::Windows(WindowPattern { period: Some(period), full, present, needs_full: true })
 }
@@ -119,7 +119,7 @@ pub(super) const FLAGS: Rule = Rule::Windows(WindowPattern {
     needs_full: false,
 });
 
-/// As [`FLAGS`], where at least one block without a window must stay, too.
+/// As [`FLAGS`], but at least one block without a window must stay.
 pub(super) const FLAGS_AND_FULL: Rule = Rule::Windows(WindowPattern {
     period: None,
     full: FullBlock::Last,
@@ -140,7 +140,7 @@ pub(super) const ONE_OF_THREE: Rule = Rule::Recurrent(Recurrent::WithoutKvHeadsA
 /// Leading blocks without experts.
 pub(super) const DENSE: Rule = Rule::Leading("leading_dense_block_count");
 
-/// An embedding of its own that each block of gemma3n and gemma4 adds.
+/// The separate embedding that each block of gemma3n and gemma4 adds.
 pub(super) const PER_LAYER_EMBEDDING: Rule =
     Rule::Parts(PartsTensor { name: "per_layer_token_embd.weight", dim: 0 });
 
@@ -148,7 +148,7 @@ pub(super) const PER_LAYER_EMBEDDING: Rule =
 pub(super) const PER_LAYER_PROJECTION: Rule =
     Rule::Parts(PartsTensor { name: "per_layer_model_proj.weight", dim: 1 });
 
-/// The first of every four blocks, or the last (-1), has no rotary embedding.
+/// Every fourth block, the first or last (-1), has no rotary embedding.
 pub(super) const fn no_rope_every_fourth(phase: i64, only_with_window: bool) -> Rule {
     Rule::Position(PositionRule {
         period: Period::Fixed(4),
@@ -172,7 +172,7 @@ pub(super) const fn experts_by(period: &'static str, phase: i64) -> Rule {
 
 pub(super) const EXPERTS_BY_STEP: Rule = experts_by("interleave_moe_layer_step", -1);
 
-/// A block of each period that changes the stream for all after it.
+/// A block of each period that changes the stream for later blocks.
 pub(super) const fn stream_by(period: &'static str, phase: i64, what: &'static str) -> Rule {
     Rule::Position(PositionRule {
         period: Period::Key(period),
@@ -183,7 +183,7 @@ pub(super) const fn stream_by(period: &'static str, phase: i64, what: &'static s
     })
 }
 
-/// Leading blocks without experts, and queries of a rank that some numbers of blocks change (`deepseek2.cpp`).
+/// Leading dense blocks, and a query rank by block count (`deepseek2.cpp`).
 pub(super) const LOW_RANK_QUERIES: &[Rule] = &[
     DENSE,
     Rule::Count(CountRule::QueryRank),

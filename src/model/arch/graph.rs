@@ -1,4 +1,4 @@
-//! What llama.cpp's graph of an architecture shows, and how its blocks change the residual stream.
+//! The residual stream in llama.cpp's graphs, and how blocks change it.
 
 /// Where the residual stream appears in llama.cpp's graph. `-<i>` stands for a block's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,17 +15,17 @@ pub enum Stream {
         /// What a block calls what it gives.
         output: &'static str,
     },
-    /// As `Renamed`, with several streams for each token, `[n_embd, n_streams, n_tokens]`, which hyper-connections mix
-    /// (`deepseek4.cpp`). The hidden state of a token is all of them, one after another.
+    /// As `Renamed`, with several streams per token, mixed by hyper-connections (`deepseek4.cpp`). Their shape is `[n_embd,
+    /// n_streams, n_tokens]`. The hidden state of a token is all of them, one after another.
     Parallel {
         /// The node that enters block 0.
         input: &'static str,
         /// What a block calls what it gives.
         output: &'static str,
-        /// The key that says how many streams there are, below the architecture's prefix.
+        /// The key of the number of streams, below the architecture's prefix.
         streams_key: &'static str,
     },
-    /// As `Named`, but what leaves the last block has a name of its own (`t5.cpp`).
+    /// As `Named`, but the last block's output has another name (`t5.cpp`).
     NamedTo {
         /// The node that enters block 0.
         input: &'static str,
@@ -71,8 +71,8 @@ impl Stream {
     }
 }
 
-/// The residual stream between the two halves of a block, in llama.cpp's graph. Attention (or the recurrence in its place) has
-/// added to it, and the feed-forward network (or what is in its place) has not read it.
+/// The residual stream between the two halves of a block. Attention (or the recurrence in its place) has added to it, and the
+/// feed-forward network (or what is in its place) has not read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Middle {
     /// The node `<name>-<i>`.
@@ -81,15 +81,15 @@ pub enum Middle {
     ReadByNorm,
     /// Nowhere: both halves read what enters the block.
     Parallel,
-    /// As [`Middle::Parallel`] where this key, below the architecture's prefix, is true, else the node `ffn_inp-<i>`.
+    /// As [`Middle::Parallel`] where this key is true, else the node `ffn_inp-<i>`. The key is below the architecture's prefix.
     ParallelIf(&'static str),
-    /// As [`Middle::Parallel`] in a model without this tensor in its blocks, else the node `ffn_inp-<i>`.
+    /// [`Middle::Parallel`] without this tensor in the blocks, else the node `ffn_inp-<i>`.
     ParallelWithout(&'static str),
     /// Nowhere, as this says: the block ...
     Nowhere(&'static str),
 }
 
-/// Whether llama.cpp evaluates a block alone as it does inside of the model.
+/// Whether a block gives the same result alone as in the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alone {
     /// Bit for bit; tested.
@@ -113,10 +113,10 @@ pub struct Residual {
     pub output_scale: OutputScale,
 }
 
-/// What a fit of a block's weights may change, to make up for removed blocks.
+/// The weights of a block that a fit may change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fit {
-    /// The matrix `ffn_down`, where no tensor stands between its product and the stream.
+    /// The matrix `ffn_down`, where its product enters the stream directly.
     Matrix,
     /// In blocks that have both, the norms after both branches. A block alone shows what each branch adds; tested. Else as
     /// [`Fit::Matrix`].
@@ -128,9 +128,9 @@ pub enum Fit {
 /// What reads the residual stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readers {
-    /// Norms alone, so that a longer stream and smaller additions to it are the same.
+    /// Norms alone. Scaling the stream and the additions to it changes nothing.
     Norms,
-    /// Others too, or it is not known, so that the length of the stream shows: why.
+    /// Other readers too, or unknown ones: why the scale of the stream matters.
     Others(&'static str),
 }
 
@@ -139,7 +139,7 @@ pub enum Readers {
 pub enum OutputScale {
     /// The whole stream, so that one is no change.
     Stream,
-    /// The embedding that the block adds again, so that zero is no change.
+    /// The embedding, added again by the block. Zero changes nothing.
     Embedding,
 }
 
@@ -154,12 +154,12 @@ pub enum Experts {
     Routed(Gate, Normalised),
 }
 
-/// What the product of a router becomes, before the weights of the chosen experts are taken from it.
+/// The function of the router's product from which expert weights come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gate {
     /// A softmax over all experts of the block.
     Softmax,
-    /// A weight of each expert for itself, or a softmax over the chosen ones.
+    /// An own weight per expert, or a softmax over the chosen.
     Own,
     /// As `expert_gating_func` says; without it as [`Gate::Own`].
     ByKey,

@@ -30,17 +30,17 @@ pub struct Architecture {
     pub stream: Stream,
     /// Where the stream between the two halves of a block appears.
     pub middle: Middle,
-    /// Whether llama.cpp evaluates a block alone as it does inside of the model.
+    /// Whether a block gives the same result alone as in the model.
     pub alone: Alone,
     /// What its blocks add to the stream, and what reads it.
     pub residual: Residual,
     /// How its blocks choose among experts.
     pub experts: Experts,
-    /// All that llama.cpp derives from the number of a block, or of blocks.
+    /// What llama.cpp derives from a block's number or the number of blocks.
     rules: &'static [Rule],
 }
 
-/// Methods that find a rule of one kind in a row, or every rule of one kind.
+/// Methods that find one rule or all rules of a kind.
 macro_rules! finders {
     ($($(#[$doc:meta])* $name:ident: $how:tt $variant:ident -> $type:ty;)*) => {
         impl Architecture {
@@ -68,15 +68,16 @@ finders! {
     window: one Windows -> WindowPattern;
     /// How recurrent blocks alternate with attention, if they do.
     recurrent: one Recurrent -> Recurrent;
-    /// The oldest release of llama.cpp seen to read the list that replaces a period. `None`: only the bundled one.
+    /// The oldest llama.cpp release known to read lists in place of periods. `None`: only the bundled one.
     lists_since: one ListsSince -> &'static str;
-    /// The key that counts blocks of a head after the model's own, which always stay. Below the architecture's prefix.
+    /// The key that counts an added head's blocks, which always stay. They come after the model's own. Below the
+    /// architecture's prefix.
     head_blocks: one HeadBlocks -> &'static str;
     /// Keys that count leading blocks of another kind.
     leading: each Leading -> &'static str;
     /// Arrays that may go on after the blocks' entries.
     long_arrays: each LongArray -> &'static str;
-    /// A tensor of the first block that all blocks read which have none of their own.
+    /// A tensor of block 0, read by blocks without their own.
     inherited: one Inherited -> &'static str;
     /// Tensors outside of blocks that hold a part for each trunk block.
     parts: each Parts -> PartsTensor;
@@ -86,7 +87,7 @@ finders! {
     shared_kv: one SharedKv -> &'static str;
     /// Kinds of blocks that the program text ties to a block's number.
     positions: each Position -> PositionRule;
-    /// Kinds of blocks of which one must stay, beside those that windows and recurrent blocks need.
+    /// Kinds of which one must stay, besides windowed and recurrent blocks.
     needed: each Needed -> Needed;
     /// What the first block must be.
     first: one First -> FirstRule;
@@ -94,7 +95,7 @@ finders! {
     last: one Last -> LastRule;
     /// Numbers of blocks at which llama.cpp computes something else.
     counts: each Count -> CountRule;
-    /// Values that llama.cpp derives from the number of blocks unless a key says them.
+    /// Values that llama.cpp derives from the block count without a key.
     derived: each Derived -> Derived;
     /// The number of experts at which llama.cpp computes something else.
     expert_count: one ExpertCount -> ExpertCount;
@@ -113,7 +114,7 @@ impl Architecture {
         Refused::find(name).map(Refused::why)
     }
 
-    /// Whether that architecture is a draft head's, bound to blocks of the model that it drafts for.
+    /// Whether the architecture is a draft head, bound to its target's blocks.
     #[must_use]
     pub fn is_draft_head(name: &str) -> bool {
         Refused::find(name) == Some(Refused::DraftHead)
@@ -147,14 +148,13 @@ impl Architecture {
         })
     }
 
-    /// Whether the value under this key has an entry for each block, where it is an array. The key is below the
-    /// architecture's prefix.
+    /// Whether an array under this key has an entry for each block. The key is below the architecture's prefix.
     #[must_use]
     pub fn is_per_block(&self, name: &str) -> bool {
         PER_BLOCK_ARRAYS.contains(&name) || self.arrays().any(|array| array == name)
     }
 
-    /// Whether a block without heads has no attention, nor anything in its place.
+    /// Whether a block without heads has no attention and no substitute.
     #[must_use]
     pub fn has_no_attention_without_heads(&self) -> bool {
         self.rules.contains(&Rule::NoAttentionWithoutHeads)
@@ -170,7 +170,7 @@ impl Architecture {
 /// What the names of a block's tensors begin with in most architectures.
 pub const BLOCK_PREFIX: &str = "blk.";
 
-/// Arrays under `<arch>.` that have one entry for each block, in any architecture (`llama-model.cpp: load_hparams`).
+/// Arrays under `<arch>.` with one entry per block, in any architecture (`llama-model.cpp: load_hparams`).
 pub const PER_BLOCK_ARRAYS: &[&str] = &[
     "attention.head_count",
     "attention.head_count_kv",

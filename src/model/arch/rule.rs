@@ -5,16 +5,16 @@ use std::fmt;
 /// One such fact. Keys are below the architecture's prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rule {
-    /// What the names of a block's tensors begin with, before its number, in place of [`super::BLOCK_PREFIX`].
+    /// The prefix of a block's tensor names, in place of [`super::BLOCK_PREFIX`].
     BlockPrefix(&'static str),
     /// How sliding-window blocks alternate with full ones.
     Windows(WindowPattern),
     /// How recurrent blocks alternate with attention.
     Recurrent(Recurrent),
-    /// The oldest release of llama.cpp seen to read the list that replaces a period. The period is of windows or recurrent
-    /// blocks (`tests/stock/lists.sh`). Without this rule only the bundled one was.
+    /// The oldest llama.cpp release known to read lists in place of periods. The period is of windows or recurrent blocks
+    /// (`tests/stock/lists.sh`). Without this rule only the bundled one was.
     ListsSince(&'static str),
-    /// The key that counts blocks of a head after the model's own, which always stay.
+    /// The key that counts an added head's blocks, which always stay. They come after the model's own.
     HeadBlocks(&'static str),
     /// A key that counts leading blocks of another kind.
     Leading(&'static str),
@@ -23,14 +23,14 @@ pub(super) enum Rule {
     Array(&'static str),
     /// Such an array that may go on after the blocks' entries. There must be enough, and llama.cpp reads no more.
     LongArray(&'static str),
-    /// A tensor of the first block that all blocks read which have none of their own.
+    /// A tensor of block 0, read by blocks without their own.
     Inherited(&'static str),
-    /// A tensor outside of blocks that holds a part for each trunk block.
+    /// A tensor outside of blocks, with a part per trunk block.
     Parts(PartsTensor),
-    /// A tensor outside of blocks that only blocks without a sliding window read.
+    /// A tensor outside of blocks, read only by blocks without sliding window.
     FullOnly(&'static str),
-    /// The key that counts the blocks at the end which share keys and values. They read those of two blocks before them: with a
-    /// window those of the second to last, without one those of the last (`llama-model.cpp: create_memory`).
+    /// The key that counts the blocks at the end with shared KV. They read those of two blocks before them: with a window those
+    /// of the second to last, without one those of the last (`llama-model.cpp: create_memory`).
     SharedKv(&'static str),
     /// A block without heads (`attention.head_count` as an array) has no attention. Nothing is in its place: what enters it is
     /// what its feed-forward network reads (`deci.cpp`).
@@ -38,9 +38,9 @@ pub(super) enum Rule {
     /// llama.cpp never ends where the first block has no heads. Nothing is rotated, and its loop over rotated pairs goes on
     /// (`ops.cpp: ggml_compute_forward_rope_flt`).
     EndlessWithoutHeads,
-    /// A kind of blocks that the program text ties to a block's number.
+    /// A kind of block that llama.cpp's code ties to the number.
     Position(PositionRule),
-    /// A kind of blocks of which one must stay, beside those that windows and recurrent blocks need.
+    /// A kind of which one must stay, besides windowed and recurrent blocks.
     Needed(Needed),
     /// What the first block must be.
     First(FirstRule),
@@ -48,7 +48,7 @@ pub(super) enum Rule {
     Last(LastRule),
     /// A number of blocks at which llama.cpp computes something else.
     Count(CountRule),
-    /// A value that llama.cpp derives from the number of blocks unless a key says it.
+    /// A value that llama.cpp derives from the block count without a key.
     Derived(Derived),
     /// A number of experts at which llama.cpp computes something else.
     ExpertCount(ExpertCount),
@@ -127,8 +127,8 @@ pub struct PositionRule {
     pub phase: i64,
     /// Whether the rule holds only where blocks have a sliding window.
     pub only_with_window: bool,
-    /// Whether a block must also stay in its period, counted from the front. What blocks of the kind do to the stream adds up,
-    /// and the weights after them are made for it.
+    /// Whether a block must also stay in its period, from the front. What blocks of the kind do to the stream adds up, and the
+    /// weights after them are made for it.
     pub in_period: bool,
     /// What the blocks have, such as `no rotary embedding`.
     pub what: &'static str,
@@ -164,7 +164,7 @@ pub enum Which {
     After(&'static str),
 }
 
-/// A tensor outside of blocks that holds a part for each trunk block, in order.
+/// A tensor outside of blocks, with ordered parts per trunk block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartsTensor {
     /// Its name.
@@ -210,7 +210,7 @@ pub enum LastRule {
     },
 }
 
-/// A value that llama.cpp derives from the number of blocks, and the key that can say it.
+/// A value that llama.cpp derives from the block count, and its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Derived {
     /// `residual_scale` is `1.4 / sqrt(n)` (`minicpm.cpp`).
@@ -221,7 +221,7 @@ pub enum Derived {
     Gating,
 }
 
-/// A number of experts at which llama.cpp computes something else, and no metadata says so.
+/// A number of experts that changes llama.cpp's computation; no metadata says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExpertCount {
     /// The number.
@@ -230,7 +230,7 @@ pub struct ExpertCount {
     pub what: &'static str,
 }
 
-/// A number of blocks at which llama.cpp computes something else, and no metadata says so.
+/// A number of blocks that changes llama.cpp's computation; no metadata says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CountRule {
     /// Exactly this many blocks select it.
@@ -255,7 +255,7 @@ pub enum CountRule {
         /// Which tensors.
         scale: QueryScale,
     },
-    /// Whatever the key says, queries are not of low rank at some sizes. Those are 26 or 27 blocks, or 48 and 128256 tokens.
+    /// At some sizes queries are not of low rank, whatever the key. Those are 26 or 27 blocks, or 48 and 128256 tokens.
     /// Elsewhere the key can say so (`deepseek2.cpp`).
     QueryRank,
 }

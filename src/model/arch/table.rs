@@ -41,7 +41,7 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
     row("neo-bert", Stream::ResidualSum { input: "inp_embd" }, FFN_INP, Unknown, SUM, &[]),
     row("eurobert", Stream::ResidualSum { input: "inp_embd" }, FFN_INP, Unknown, SUM, &[]),
     row("bloom", named("inp_norm-0"), FFN_INP, Unknown, SUM, &[]),
-    // The node is there, but the feed-forward network of a model without that norm does not read it (stablelm.cpp).
+    // Without that norm the feed-forward network does not read the node (stablelm.cpp).
     row("stablelm", EMBD, Middle::ParallelWithout("ffn_norm.weight"), Exact, SUM, &[]),
     row("qwen", EMBD, FFN_INP, Exact, SUM, &[]),
     row("qwen2", EMBD, FFN_INP, Exact, SUM, &[]),
@@ -319,8 +319,8 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         &[
             Rule::Leading("hash_layer_count"),
             Rule::LongArray("attention.compress_ratios"),
-            // The size of its indexer's rotation is found by dividing the width of the heads of that cache's blocks, which without
-            // such a block is 0 (llama-kv-cache-dsv4.cpp, llama-kv-cache.cpp: llama_kv_cache).
+            // The indexer's rotation size is derived from that cache's head width. Without such a block that width is 0
+            // (llama-kv-cache-dsv4.cpp, llama-kv-cache.cpp: llama_kv_cache).
             needed(Which::With("attention.compress_ratios", 4), "blocks with keys compressed 4:1"),
         ],
     ).routed(BY_KEYS),
@@ -398,7 +398,7 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         Unknown,
         SUM,
         &[
-            // The scale of its full blocks' queries is an input of its own.
+            // The query scale of its full blocks is a separate input.
             windows_and_full(4, Last, UnlessZero),
             no_rope_every_fourth(-1, true),
             EXPERTS_BY_STEP,
@@ -443,5 +443,5 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
     row("arwkv7", EMBD, FFN_INP, Unknown, SUM, &[FIRST_VALUES]),
 ];
 
-/// An architecture that is not in the table, taken for a plain one on the user's word.
+/// An unknown architecture, which the user vouches to be a plain one.
 pub(super) const TRUSTED: Architecture = row("", EMBD, FFN_INP, Unknown, SUM, &[]);

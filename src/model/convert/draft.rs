@@ -29,7 +29,7 @@ pub(super) fn rest_of(name: &str) -> Option<&str> {
 }
 
 impl<'f, 'a> Draft<'f, 'a> {
-    /// Entries under the stock architecture's prefix and under stock keys, without those that are left out.
+    /// The entries of the stock architecture, under stock keys. Those that are left out are not among them.
     pub(super) fn new(rule: &'static Rule, file: &'f File<'a>) -> Self {
         let prefix = format!("{}.", rule.found);
         let mut entries = Vec::new();
@@ -110,7 +110,7 @@ impl<'f, 'a> Draft<'f, 'a> {
         self.file.tensors().get(name)
     }
 
-    /// The first tensor of any block with that name after the block's number.
+    /// The first block tensor with that name after the block's number.
     fn in_a_block(&self, rest: &str) -> Option<&'f TensorInfo<'a>> {
         let mut tensors = self.file.tensors().iter();
         tensors.find(|tensor| rest_of(tensor.name()) == Some(rest))
@@ -172,7 +172,7 @@ impl<'f, 'a> Draft<'f, 'a> {
         Ok(())
     }
 
-    /// Dimension 0 of a block's tensor over the number under `of`, where the file says nothing.
+    /// A missing number: dimension 0 of a block's tensor over the number under `of`.
     fn shares(&mut self, name: &str, rest: &str, of: &str) -> Result<()> {
         if self.content(name).is_none()
             && let Some(tensor) = self.in_a_block(rest)
@@ -244,7 +244,7 @@ impl<'f, 'a> Draft<'f, 'a> {
         Ok(())
     }
 
-    /// A list whose entries are 0 or all the same becomes that number.
+    /// Replaces a list with its one value other than 0.
     fn largest(&mut self, name: &str) -> Result<()> {
         let Some(value) = self.kept(name).filter(|value| value.value_type() == ValueType::Array) else {
             return Ok(());
@@ -266,7 +266,7 @@ impl<'f, 'a> Draft<'f, 'a> {
         Ok(())
     }
 
-    /// Leaves out the tokens after those that have a row in the embedding.
+    /// Drops the tokens after those with an embedding row.
     fn vocabulary(&mut self) -> Result<()> {
         let Some(rows) = self.tensor("token_embd.weight").map(|tensor| tensor.dims()[1]) else {
             return Ok(());

@@ -161,7 +161,7 @@ fn convert(rule: &'static Rule, file: &File<'_>) -> Result<Converted> {
     Ok(Converted { found: rule.found, stock: rule.stock, left_out, head: bytes, sources })
 }
 
-/// The layout of a new file with the entries and tensors of `file`. They are as they were, without gaps.
+/// The layout of a file with the entries and tensors of `file`. They are as they were, without gaps.
 ///
 /// # Errors
 /// Positions that do not fit.

@@ -11,9 +11,9 @@ pub(super) struct Rule {
     pub(super) found: &'static str,
     /// Under which llama.cpp reads it.
     pub(super) stock: &'static str,
-    /// What tells it from a stock file of that architecture, any of these. None if the architecture's name does.
+    /// Any of the signs that tell it from a stock file. None if the architecture's name does.
     pub(super) signs: &'static [Sign],
-    /// What the names of tensors begin with that are not of the text part.
+    /// Prefixes of the names of tensors outside of the text part.
     pub(super) tensors_left_out: &'static [&'static str],
     /// The same of keys, below the architecture's prefix.
     pub(super) keys_left_out: &'static [&'static str],
@@ -35,7 +35,7 @@ pub(super) enum Sign {
     Tensors(&'static str),
     /// A tensor of a block with that name after the block's number.
     InBlock(&'static str),
-    /// The norm in front of the output is called what other architectures call it.
+    /// The output norm has the name used in other architectures.
     NormNamedAsOthers,
     /// Two embeddings of tokens are not for the same number of them.
     OtherVocabularies,
@@ -77,7 +77,7 @@ pub(super) enum Step {
         tensor: &'static str,
         dim: usize,
     },
-    /// Dimension 0 of a block's tensor over the number under `of`, where the file says nothing.
+    /// A missing number: dimension 0 of a block's tensor over the number under `of`.
     Shares {
         name: &'static str,
         rest: &'static str,
@@ -88,11 +88,11 @@ pub(super) enum Step {
         from: &'static str,
         to: &'static str,
     },
-    /// The sections of rotated dimensions that Qwen3-VL has for heads of 128, where the file says nothing.
+    /// Qwen3-VL's rotary sections for heads of 128, where the file has none.
     SectionsOf128,
-    /// A list with 0 for recurrent blocks becomes the number of the others.
+    /// Replaces a list, 0 for recurrent blocks, by the others' number.
     Largest(&'static str),
-    /// The length of a list of the file, where it says nothing else.
+    /// A missing number: the length of a list of the file.
     LengthOf {
         name: &'static str,
         list: &'static str,
@@ -117,7 +117,7 @@ pub(super) enum Refusal {
     False(&'static str, &'static str),
 }
 
-/// The key of that name, below the prefix of `architecture` where it begins with a dot.
+/// The key `name`. After a dot it is below the prefix of `architecture`.
 pub(super) fn key(architecture: &str, name: &str) -> String {
     match name.starts_with('.') {
         true => format!("{architecture}{name}"),

@@ -17,7 +17,7 @@ pub(crate) enum Fate {
     Renamed(String),
     /// What it names is not in the output.
     Gone,
-    /// What is said of it may not hold any more, for this reason.
+    /// Statements about it may be wrong now, for this reason.
     Unclear(&'static str),
 }
 

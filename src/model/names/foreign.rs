@@ -20,7 +20,7 @@ const TOWER_WORDS: [&str; 6] = ["audio", "clip", "image", "speech", "vision", "v
 /// Words of other formats before a block's number.
 const BLOCK_WORDS: [&str; 5] = ["block", "blocks", "h", "layer", "layers"];
 
-/// Whether what stands before a block's name is that of the language model.
+/// Whether the text before a block's name is the language model's.
 pub(super) fn is_text(before: &str) -> bool {
     before.split('.').all(|part| TEXT.contains(&part))
 }
@@ -30,7 +30,7 @@ pub(super) fn is_tower_name(before: &str) -> bool {
     before.rsplit('.').next().is_some_and(|part| TOWERS.contains(&part))
 }
 
-/// Whether a part of a name or key is a word for another tower.
+/// Whether a name or key has a word for another tower.
 pub(super) fn is_of_tower(name: &str) -> bool {
     tower_word(name) < name.len()
 }
@@ -61,7 +61,7 @@ pub(super) fn first_number(name: &str) -> Option<(usize, usize)> {
 
 /// A block in a text.
 pub(super) struct Spoken {
-    /// The parts of its name before the word for a block, each with a dot after it.
+    /// The name's parts before the block word, each with its dot.
     pub(super) before: String,
     /// Whether the word is llama.cpp's.
     pub(super) is_own: bool,
@@ -71,7 +71,7 @@ pub(super) struct Spoken {
 /// How much of a text before a number is looked at.
 const NAME_BYTES: usize = 64;
 
-/// The blocks that a text speaks of, in the words of any format. Takes time in proportion to the text.
+/// The blocks that a text mentions, in the words of any format. Takes time in proportion to the text.
 pub(super) fn spoken<'t>(text: &'t [u8], prefix: &'t str) -> impl Iterator<Item = Spoken> + 't {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -106,7 +106,7 @@ fn spoken_of(text: &[u8], prefix: &str) -> Option<(String, bool)> {
     (before.is_empty() || before.ends_with('.')).then(|| (before.to_owned(), is_own))
 }
 
-/// Whether a key is that of something of all or some blocks of the language model.
+/// Whether a key is about blocks of the language model.
 pub(super) fn is_of_blocks(key: &str) -> bool {
     let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     ["blk", "block", "layer"].iter().any(|word| key.contains(word))

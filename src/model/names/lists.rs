@@ -25,6 +25,8 @@ type Place = (String, usize);
 pub(super) struct Lists(BTreeMap<Place, BTreeSet<usize>>);
 
 impl Lists {
+    /// Finds the elements that go from lists beside names.
+    ///
     /// # Errors
     /// What may run beside names, and is not known to, unless it is `trusted`.
     pub(super) fn of(entries: &[EntryOut<'_>], mentions: &[Mention], trusted: bool) -> Result<Self> {
@@ -131,8 +133,7 @@ fn is_value(entry: &EntryOut<'_>) -> bool {
         || entry.value_type() != ValueType::Array
 }
 
-/// A list with the new names, without the elements that go, or their count. `None` if none is left, `Some(None)` if it stays as
-/// it is.
+/// A list's new names or their count, without the removed elements. `None` if none is left, `Some(None)` if it stays as it is.
 #[expect(clippy::option_option, reason = "the list goes, stays, or is another")]
 pub(super) fn elements(
     entry: &EntryOut<'_>,

@@ -40,7 +40,7 @@ const MAX_BYTES: usize = MAX_NAME_BYTES + SUFFIXES[0].len();
 /// The longest key that is looked at. The format allows no longer one.
 const MAX_KEY_BYTES: usize = 65_535;
 
-/// What is said of a name that may be that of a block.
+/// The reason for a name that may be a block's.
 const MAY_BE_BLOCK: &str = "may be that of a block";
 
 /// A key or name, looked at part by part.
@@ -64,7 +64,7 @@ pub(crate) struct Names<'n> {
     stems: HashMap<&'n str, Fate>,
     /// What the names of blocks begin with, and their new numbers. `None` if blocks keep them.
     blocks: Option<(&'static str, &'n Renumbering)>,
-    /// What stands before the blocks' prefix in the names of other towers' tensors.
+    /// The text before the block prefix in tensor names of other towers.
     towers: BTreeSet<&'n str>,
 }
 
@@ -131,7 +131,7 @@ impl<'n> Names<'n> {
         })
     }
 
-    /// Whether what stands at `at` of a key or name is of another tower.
+    /// Whether the name at `at` of a key belongs to another tower.
     fn is_in_tower(&self, key: Key<'_>, at: usize) -> bool {
         let Some(before) = key.text[..at].strip_suffix('.') else {
             return false;
@@ -140,7 +140,7 @@ impl<'n> Names<'n> {
         is_named || key.tower_word < at || self.ends_in_tower(&key.text[..at])
     }
 
-    /// Whether the last parts of what stands before a block's name are another tower's. Each has a dot after it.
+    /// Whether the last parts before a block's name are another tower's. Each has a dot after it.
     fn ends_in_tower(&self, before: &str) -> bool {
         let near = &before[before.ceil_char_boundary(before.len().saturating_sub(MAX_BYTES))..];
         let starts = near.match_indices('.').map(|(dot, _)| dot + 1);
@@ -161,7 +161,7 @@ impl<'n> Names<'n> {
         })
     }
 
-    /// What becomes of the key, or of the whole entry where it is gone.
+    /// The fate of a key. A removed key takes its entry along.
     fn of_key(&self, key: &str) -> Fate {
         if key.len() > MAX_KEY_BYTES {
             return Fate::Same;
@@ -191,7 +191,7 @@ impl<'n> Names<'n> {
         }
     }
 
-    /// Whether a key has a block whose number changes, but not as parts of it: `x/blk.4.y`, `blk.4-5`.
+    /// Whether a moved block is in a key other than as parts: `x/blk.4.y`, `blk.4-5`.
     fn has_hidden_block(&self, key: &str) -> bool {
         let Some((prefix, renumbering)) = self.blocks else {
             return false;
@@ -232,7 +232,7 @@ impl<'n> Names<'n> {
         (end, if is_other { Fate::Unclear(MAY_BE_BLOCK) } else { Fate::Same })
     }
 
-    /// Whether a text speaks of a block that goes or gets another number.
+    /// Whether a text mentions a removed or renumbered block.
     fn speaks_of_blocks(&self, text: &[u8]) -> bool {
         let Some((prefix, renumbering)) = self.blocks else {
             return false;
@@ -367,7 +367,7 @@ impl<'n> Names<'n> {
         Ok(mention)
     }
 
-    /// What the texts of a list name, and whether one speaks of blocks.
+    /// The names in a list of texts, and whether one mentions blocks.
     fn elements(&self, array: Array<'_>, refuse: &dyn Fn(&str) -> Result<()>) -> Result<(Mentioned, bool)> {
         let (mut fates, mut speaks) = (BTreeMap::new(), false);
         for (i, text) in array.byte_strings().enumerate() {
@@ -386,7 +386,7 @@ impl<'n> Names<'n> {
         Ok((if fates.is_empty() { Mentioned::Nothing } else { Mentioned::Elements(fates) }, speaks))
     }
 
-    /// Whether an array of the input is of blocks, as far as its key says. It has their numbers, or something of each.
+    /// Whether an array's key says that it is about blocks. It has their numbers, or something of each.
     fn may_number_blocks(&self, entry: &EntryOut<'_>, array: Array<'_>) -> bool {
         let Some((_, renumbering)) = self.blocks.filter(|_| entry.is_kept()) else {
             return false;
@@ -399,7 +399,7 @@ impl<'n> Names<'n> {
                 || (!foreign::is_size(key) && array.i64s().any(|n| n.is_ok_and(moves))))
     }
 
-    /// Whether a key has the name of a tensor or block in it.
+    /// Whether a key contains the name of a tensor or block.
     fn has_name(&self, key: &str) -> bool {
         let mut at = 0;
         let parts = Key::new(key);
@@ -413,7 +413,7 @@ impl<'n> Names<'n> {
         false
     }
 
-    /// Whether a value in an array of arrays is a name that changes.
+    /// Whether an array of arrays contains a name that changes.
     fn is_named_in(&self, value: Value<'_>) -> bool {
         match value.value_type() {
             ValueType::Array => {

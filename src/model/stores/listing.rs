@@ -48,7 +48,7 @@ pub(super) fn choose(folder: &Path, wanted: Option<&str>, named: &str) -> Result
         bail!(error.context(Hint(format!("there are {there}"))));
     };
     let path = folder.join(file);
-    // A link of the store may lead to a blob that is gone.
+    // The store's link may be broken.
     std::fs::metadata(&path).with_context(|| format!("{}: what it links to", path.display()))?;
     Ok(path)
 }
@@ -62,7 +62,7 @@ fn last(file: &str) -> &str {
     file.rsplit('/').next().unwrap_or(file)
 }
 
-/// The paths of all GGUF files below `folder`, with `/` between words, sorted.
+/// The paths of all GGUF files below `folder`, `/`-separated, sorted.
 fn files(folder: &Path) -> Vec<String> {
     let mut files = Vec::new();
     let mut folders = vec![(folder.to_owned(), String::new(), 0)];

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::{closest, home, listing, read_json, read_small, words};
 use crate::error::Hint;
 
-/// The file that says where the program's folder is, if it is not the usual one.
+/// The file that names the program's folder, if not the usual one.
 const POINTER: &str = ".lmstudio-home-pointer";
 const FOLDER: &str = ".lmstudio";
 const OLD_FOLDER: &str = ".cache/lm-studio";

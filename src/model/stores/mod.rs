@@ -1,4 +1,4 @@
-//! Local stores, in which a model is named in place of a path. They are those of Ollama, of the Hugging Face hub and of LM
+//! Local stores, in which models have names in place of paths. They are those of Ollama, of the Hugging Face hub and of LM
 //! Studio. They are read and never written to, and nothing is downloaded.
 //!
 //! | MODEL | store |
@@ -66,7 +66,7 @@ pub fn is_named(model: &Path) -> bool {
     model.to_str().is_some_and(is_named)
 }
 
-/// The same path so that [`locate`] takes it for one, whatever its name begins with.
+/// The same path, in a form that [`locate`] takes for one.
 #[must_use]
 pub fn as_path(path: &Path) -> PathBuf {
     match is_named(path) {
@@ -75,7 +75,7 @@ pub fn as_path(path: &Path) -> PathBuf {
     }
 }
 
-/// The words of `ORG/REPO[/FILE]`, each fit to be the name of a file or folder.
+/// The words of `ORG/REPO[/FILE]`, each a valid file or folder name.
 ///
 /// # Errors
 /// Too few, an empty one, or one that leads elsewhere.
@@ -88,7 +88,7 @@ fn words<'n>(store: &str, name: &'n str, at_least: usize) -> Result<Vec<&'n str>
     Ok(words)
 }
 
-/// Whether a word can be the name of a file or folder, here and on other systems.
+/// Whether a word is a valid file or folder name everywhere.
 fn is_name(word: &str) -> bool {
     let forbidden = |c: char| c.is_control() || matches!(c, '/' | '\\' | ':');
     !word.is_empty() && word != "." && word != ".." && !word.contains(forbidden)
@@ -147,7 +147,7 @@ fn parse_json<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     })
 }
 
-/// Those of `names` that are most like `wanted`, closest first, for a message.
+/// The `names` most similar to `wanted`, closest first, for a message.
 fn closest(wanted: &str, names: &[String]) -> String {
     const SHOWN: usize = 8;
     let wanted = wanted.to_lowercase();

@@ -24,7 +24,7 @@ const HOST_V2: &str = "ollama.com";
 const NAMESPACE: &str = "library";
 const TAG: &str = "latest";
 
-/// Bytes of a manifest, and of a text that belongs to a model, at most.
+/// Maximum bytes of a manifest, and of a model's text.
 const MAX_MANIFEST: u64 = 4 << 20;
 const MAX_TEXT: u64 = 4 << 20;
 
@@ -34,7 +34,7 @@ const MAX_NAMES: usize = 4096;
 /// A list of manifests of one model for several programs.
 const LIST: &str = "application/vnd.ollama.manifest.list.v2+json";
 
-/// A model's name, each part of it fit to be the name of a folder.
+/// A model's name. Each part of it is a valid folder name.
 ///
 /// ```
 /// use gguf_shorten::model::stores::ollama::Name;
@@ -430,7 +430,7 @@ impl StoredModel {
         self.checked(layer, what)
     }
 
-    /// The file of a layer, which is there and as long as the manifest says.
+    /// The file of a layer; it must have the manifest's length.
     fn checked(&self, layer: &Layer, what: &str) -> Result<PathBuf> {
         let path = self.blob_path(&layer.digest, what)?;
         let pull = || Hint(format!("ollama pull {} fetches what is missing", self.name));

@@ -180,7 +180,7 @@ impl Claim {
         Ok(removed)
     }
 
-    /// The version that the file gives, if it is that of another release.
+    /// The file's version, if it is that of another release.
     #[must_use]
     pub fn other_release(&self) -> Option<&str> {
         self.version.as_deref().filter(|&version| version != THIS_RELEASE && is_version(version))

@@ -72,7 +72,7 @@ pub(super) fn compare(
     Outcome { parent_blake3: hasher.finalize(), first_different: first }
 }
 
-/// A pair that is compared with bytes of one part of the parent.
+/// A pair compared with bytes of one part of the parent.
 struct OfParent<'p> {
     /// The pair's index.
     pair: usize,
@@ -86,7 +86,7 @@ struct OfParent<'p> {
 }
 
 impl<'p> OfParent<'p> {
-    /// The pair of that index, if it is compared with bytes of that part.
+    /// The pair `index`, if it is compared with bytes of that part.
     fn of(index: usize, pair: &'p Pair<'p>, part: usize) -> Option<Self> {
         let Expected::Parent { tensor, runs, .. } = &pair.expected else {
             return None;
@@ -134,7 +134,7 @@ fn note(found: Vec<(usize, u64)>, first: &mut [Option<u64>]) {
     }
 }
 
-/// The first differing byte of every piece that has one, with its pair.
+/// The first differing byte of each piece with one, and its pair.
 fn differing(pieces: &[Piece<'_>]) -> Vec<(usize, u64)> {
     pieces
         .par_iter()
@@ -145,12 +145,12 @@ fn differing(pieces: &[Piece<'_>]) -> Vec<(usize, u64)> {
         .collect()
 }
 
-/// Checks that every byte of the data that belongs to no tensor is zero.
+/// Checks that all data bytes outside of tensors are zero.
 pub(super) fn check_padding(out: &gguf::File<'_>, differences: &mut Differences) {
     let mut tensors: Vec<&TensorInfo<'_>> = out.tensors().iter().collect();
     tensors.sort_by_key(|tensor| (tensor.position(), tensor.end()));
     let mut before: Option<&TensorInfo<'_>> = None;
-    // What follows the padding of the last tensor belongs to nothing, which the length of the file shows.
+    // Bytes after the last padding show in the length of the file.
     let end = (out.bytes().len() - out.trailing_bytes().len()) as u64;
     for tensor in tensors {
         let start = before.map_or(out.data_start(), TensorInfo::end);

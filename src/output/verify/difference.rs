@@ -25,9 +25,9 @@ pub enum Difference {
         /// Its value.
         word: String,
     },
-    /// A tensor that is said to be healed, of a kind that never is.
+    /// A tensor recorded as healed, of a kind that never is.
     Healed(Place),
-    /// A block that an earlier release took for a prediction block, and removed for that.
+    /// A block that an earlier release removed as a supposed prediction block.
     NoPrediction(BlockId),
     /// A number of the header.
     Header {
@@ -88,7 +88,7 @@ pub enum Difference {
     Padding {
         /// The tensor that it follows; [`Place::HeadPadding`] stands for itself.
         follows: Place,
-        /// The first byte that is not zero, from the start of the padding.
+        /// The first nonzero byte, from the start of the padding.
         byte: usize,
         /// Its value.
         found: u8,
@@ -254,7 +254,7 @@ impl Differences {
 
 /// The first position at which two sequences of bytes differ. The length of the shorter one if it begins the other.
 pub(super) fn first_different(a: &[u8], b: &[u8]) -> Option<usize> {
-    // Most are the same, and that is known at the speed of memory.
+    // Most are equal, and this comparison is fast.
     if a == b {
         return None;
     }

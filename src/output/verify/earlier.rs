@@ -15,7 +15,7 @@ struct Fault {
     did: fn(&Model<'_>, &[gguf::File<'_>]) -> Option<String>,
 }
 
-/// The last release that took counted blocks for prediction blocks whatever they hold.
+/// The last release that took all counted blocks for prediction blocks.
 const NO_PREDICTION: [u64; 3] = [0, 1, 0];
 
 const FAULTS: &[Fault] = &[
@@ -79,7 +79,7 @@ const FAULTS: &[Fault] = &[
     },
 ];
 
-/// Blocks that the metadata count for prediction and that are blocks as any other.
+/// Ordinary blocks that the metadata counts as prediction blocks.
 fn ordinary_counted(parent: &Model<'_>) -> impl Iterator<Item = BlockId> {
     let n_blocks = parent.n_blocks();
     let first_real = n_blocks - parent.prediction_blocks().count();
@@ -96,7 +96,7 @@ pub(super) fn removed_for_prediction(version: &str, parent: &Model<'_>, removed:
     }
 }
 
-/// What the release of that version may have done wrong in `out`, which it made of `parent`.
+/// Possible faults in `out`, which that release made from `parent`.
 #[must_use]
 pub fn faults(version: &str, parent: &Model<'_>, out: &[gguf::File<'_>]) -> Vec<String> {
     let Some(version) = numbers(version) else {

@@ -116,7 +116,7 @@ fn info(planned: &PlannedTensor<'_>, out: &gguf::File<'_>, differences: &mut Dif
     }
 }
 
-/// Names that are not planned, and the first one that is out of order.
+/// Finds names that are not planned, and the first out of order.
 fn others<'n>(
     planned: impl Iterator<Item = &'n str>,
     found: impl Iterator<Item = &'n str>,
@@ -129,7 +129,7 @@ fn others<'n>(
     for name in found.iter().filter(|name| !known.contains(*name)) {
         differences.push(Difference::Extra(place((*name).to_owned())));
     }
-    // Where some are missing or too many, all after them have other numbers.
+    // With some missing or too many, all later numbers differ.
     let numbers: BTreeMap<&str, usize> = found.iter().enumerate().map(|(i, name)| (*name, i)).collect();
     if found.len() != planned.len() || !planned.iter().all(|name| numbers.contains_key(name)) {
         return;

@@ -157,8 +157,8 @@ pub fn verify_with(
     Ok(verification)
 }
 
-/// The weights that the file has where it says that they are not the parent's. They cannot be compared with anything but the
-/// hash that the file gives of them, which the plan makes again from these.
+/// The healed weights of the file, which are not the parent's. They cannot be compared with anything but the hash that the file
+/// gives of them, which the plan makes again from these.
 #[must_use]
 pub fn healing(parent: &Model<'_>, claim: &Claim, out: &[gguf::File<'_>]) -> Option<Healing> {
     let healed = claim.healed.as_ref()?;
@@ -173,7 +173,7 @@ pub fn types(parent: &Model<'_>, claim: &Claim, out: &[gguf::File<'_>]) -> Optio
     Some(Requantized { tensors, loss: *loss, ggml: ggml.clone(), imatrix: *imatrix })
 }
 
-/// The data that the file has of the tensors with these names in the parent.
+/// The file's data of the tensors with these names in the parent.
 fn changed(parent: &Model<'_>, claim: &Claim, names: &[String], out: &[gguf::File<'_>]) -> ChangedTensors {
     let numbers: BTreeMap<BlockId, usize> = claim.kept.iter().copied().zip(0..).collect();
     let places: BTreeMap<&str, usize> =
@@ -194,7 +194,7 @@ fn changed(parent: &Model<'_>, claim: &Claim, names: &[String], out: &[gguf::Fil
     names.iter().filter_map(changed).collect()
 }
 
-/// Checks that only tensors are said to be healed to which that may happen.
+/// Checks that all tensors recorded as healed are of possible kinds.
 fn check_healed(parent: &Model<'_>, claim: &Claim, differences: &mut Differences) {
     let Some(healed) = &claim.healed else {
         return;
@@ -283,7 +283,7 @@ pub fn compare(
     })
 }
 
-/// The constraints that the file was planned under, as far as it shows them. The second is why the rules refuse the cut, where
+/// The constraints under which the file was planned, as it shows. The second is why the rules refuse the cut, where
 /// `given` leaves it to the user.
 fn planned_under(
     parent: &Model<'_>,
@@ -357,8 +357,8 @@ fn parts<'a>(layout: &Layout<'a>, out: &[gguf::File<'_>]) -> Result<Vec<Part<'a>
     cut(layout, &ranges)
 }
 
-/// The planned layout, with the version of the release that wrote the file. All else that it wrote is compared with what
-/// this release writes, but for a lower alignment with which llama.cpp can map the file all the same.
+/// The planned layout, with the version of the file's release. All else that it wrote is compared with what this release
+/// writes, but for a lower alignment with which llama.cpp can map the file all the same.
 fn as_of_release<'a>(
     parent: &Model<'a>,
     layout: &Layout<'a>,
@@ -380,7 +380,7 @@ fn as_of_release<'a>(
         entry => entry.clone(),
     });
     let tensors = layout.tensors().iter().map(|planned| planned.tensor().clone());
-    // The length of the data is the same, so that the end is padded if it was, or needs no padding.
+    // The data's length is the same. So the end is padded as before, or needs no padding.
     let pad_end = layout.file_len().is_multiple_of(layout.alignment());
     Ok(Layout::new(layout.version(), alignment, entries.collect(), tensors.collect(), pad_end)?)
 }
@@ -414,7 +414,7 @@ impl Expected<'_> {
     }
 }
 
-/// The planned tensors of one file that it has, in the planned order. One of another length is left to [`head`].
+/// The planned tensors that one file has, in the planned order. One of another length is left to [`head`].
 fn pairs<'p>(
     parent: &'p Model<'p>,
     data: &'p [TensorData<'_>],

@@ -23,7 +23,7 @@ pub struct Rounded {
     pub why: Option<String>,
 }
 
-/// Rounds the tensors of `types` again, which have the data of the file.
+/// Rounds the tensors of `types` again. These hold the data of the file.
 pub(super) fn check(
     parent: &Model<'_>,
     types: &Requantized,

@@ -66,7 +66,7 @@ impl<'a> Legacy<'a> {
         self.entries.iter().map(|(entry, _)| *entry)
     }
 
-    /// The mean of the values of the entry of that name over its calls.
+    /// The mean over its calls of the values of an entry.
     pub(super) fn importance(&self, name: &str) -> Option<Vec<f32>> {
         let (_, body) = self.entries.iter().rev().find(|(entry, _)| entry.name == name)?;
         let (head, values) = body.split_at_checked(8)?;
@@ -107,7 +107,7 @@ impl<'a> Legacy<'a> {
     }
 }
 
-/// The bytes of an entry after its name, with the values of the `kept` of `n_experts` matrices.
+/// An entry's bytes after its name, for the `kept` of `n_experts` matrices.
 fn of_experts(body: &[u8], kept: &[usize], n_experts: usize) -> Result<Vec<u8>> {
     /// Bytes of the two numbers before the values.
     const HEAD: usize = 8;
@@ -158,7 +158,7 @@ impl<'a> Cursor<'a> {
     /// A length in bytes.
     fn len(&mut self, what: &str) -> Result<usize> {
         let len = self.i32(what)?;
-        // The conversion fails for a negative number alone, and says nothing of it.
+        // Only a negative number fails, and the error does not say so.
         usize::try_from(len).map_err(|_| anyhow!("{what} has {len} bytes"))
     }
 
@@ -170,7 +170,7 @@ impl<'a> Cursor<'a> {
         self.i32("the number of calls")?;
         let n_values = self.i32("the number of values")?;
         ensure!(n_values > 0, "{} has {n_values} values, expected at least 1", Quoted(name));
-        // A positive i32 fits, and four times as much only where addresses are longer.
+        // A positive i32 fits. Four times as much may not on 32 bits.
         let n_bytes = usize::try_from(n_values)?.checked_mul(4);
         let n_bytes = n_bytes.with_context(|| format!("{n_values} values are too many"))?;
         self.take(n_bytes, "the values")?;

@@ -37,7 +37,7 @@ pub struct Shape {
     pub n_columns: usize,
     /// Its matrices.
     pub n_matrices: usize,
-    /// Whether rows go to single matrices, each with a count of its own.
+    /// Whether rows go to single matrices, each with its own count.
     pub has_experts: bool,
 }
 
@@ -141,7 +141,7 @@ impl Sums {
         Ok(())
     }
 
-    /// Checks that the sums of a weight are numbers that the file can hold.
+    /// Checks that the file can hold the sums of a weight.
     ///
     /// # Errors
     /// A sum that is not finite, or too large for F32.
@@ -154,7 +154,7 @@ impl Sums {
         Ok(())
     }
 
-    /// The weights, with the sums of squares of each column and the counts of rows.
+    /// The weights, with each column's sum of squares and the row counts.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[f64], &[u64])> {
         self.0.iter().map(|(name, sums)| (name.as_str(), &sums.squares[..], &sums.counts[..]))
     }

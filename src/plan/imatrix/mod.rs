@@ -29,7 +29,7 @@ use crate::plan::experts::{KeptExperts, dimension};
 use legacy::Legacy;
 use measured::WeightSums;
 
-/// How the name of the tensor ends that every weight has one of.
+/// The suffix of the tensor that every weight has one of.
 const SUMS: &str = ".in_sum2";
 
 /// How the name of the one with the numbers of rows ends.
@@ -142,7 +142,7 @@ impl<'a> Imatrix<'a> {
         Ok(())
     }
 
-    /// The weight of the squares of errors in each column of each matrix of a tensor; `None` without an entry of it.
+    /// The importance of each column of each matrix of a tensor. It weighs squares of errors. `None` without an entry.
     ///
     /// It is the mean of the squared inputs; 1 where a matrix of the newer form had none (`tools/quantize/quantize.cpp:
     /// load_imatrix` of llama.cpp).
@@ -258,7 +258,7 @@ impl Planned<'_> {
     }
 }
 
-/// Checks that an entry has a value for each column of its tensor. That has `n_matrices` matrices with rows of `row` elements.
+/// Checks that an entry has a value per column of its tensor. That has `n_matrices` matrices with rows of `row` elements.
 fn check_values(entry: Entry<'_>, row: u64, n_matrices: u64) -> Result<()> {
     let (name, n_values) = (Quoted(entry.name), entry.n_values);
     if n_matrices == 1 {
@@ -291,7 +291,7 @@ impl<'l> From<&'l Renumbering> for Left<'l> {
 }
 
 impl<'l> Left<'l> {
-    /// The experts that stay of those for which the weight `name` has a matrix each, and how many there were.
+    /// The kept experts of the weight `name`, and how many there were.
     fn experts_of(self, name: &str) -> Option<(&'l [usize], usize)> {
         let (kept, n_experts) = self.experts?;
         let (block, rest) = block_of(name, BLOCK_PREFIX)?;
@@ -375,7 +375,7 @@ fn plan_gguf<'a>(file: &gguf::File<'a>, left: Left<'_>) -> Result<Planned<'a>> {
     Ok(Planned { n_entries, n_removed, content: Content::Gguf { layout: Box::new(layout), data } })
 }
 
-/// A tensor of a weight, with the entries of the experts that stay where it has one for each: sums and counts alike.
+/// A weight's tensor, sums or counts, with only the kept experts.
 fn with_experts<'a>(
     tensor: &gguf::TensorInfo<'a>,
     out: TensorOut<'a>,

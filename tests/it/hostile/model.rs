@@ -1,4 +1,4 @@
-//! Files that are well-formed, but no model, or none that can do what is asked.
+//! Well-formed files that are no model, or none fit for the request.
 
 use super::refused;
 use crate::make::{I8, Make, Raw, array, string};
@@ -60,7 +60,7 @@ fn hostile_names_stay_one_short_line() {
     let names = ["a\nb".to_owned(), "\u{1b}[31mred".to_owned(), "a\u{202e}b".to_owned(), long];
     for name in names {
         let files = [
-            // No number of blocks, one of the wrong type, one that is too large.
+            // A missing, a mistyped and a too large number of blocks.
             Raw::new().string("general.architecture", name.as_bytes()).tensor("blk.0.a", &[1], I8, &[1]),
             Raw::new()
                 .string("general.architecture", name.as_bytes())

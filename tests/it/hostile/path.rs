@@ -1,4 +1,4 @@
-//! Inputs that are no files, that may not be read, or whose names are hostile.
+//! Inputs that are no files, are unreadable, or have hostile names.
 
 use std::fs;
 

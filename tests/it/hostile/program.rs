@@ -31,7 +31,7 @@ const COMMANDS: &[&str] = &[
 /// The commands that a mutant gets of `s.gguf`.
 const VERIFY: &str = "verify m.gguf --parent p.gguf";
 
-/// The program with these arguments, under the limits for a file of `len` bytes.
+/// The program with these arguments, under limits for `len` bytes of file.
 fn run<'d>(dir: &'d Dir, arguments: &str, len: usize) -> Output<'d> {
     let memory = (len >> 10) + (256 << 10);
     dir.sh(&format!("ulimit -v {memory}; ulimit -t 1; exec $PROGRAM {arguments}")).output()
@@ -260,7 +260,7 @@ fn every_mutant_of_a_split_model_ends_in_a_result_or_one_error_line() {
 fn a_choice_among_many_blocks_that_no_set_allows_takes_less_than_a_second() {
     let dir = Dir::new();
     let flags = ValueOut::bools(&[true; 512]);
-    // One recurrent and one attention block must stay, so one block is not enough; a first block must have no window.
+    // Both a recurrent and an attention block must stay. In the second model a first block must have no window.
     let last = Make::new("qwen3next", 512);
     let none = Make::new("laguna", 512)
         .set("laguna.attention.sliding_window", ValueOut::u32(8))
@@ -286,7 +286,7 @@ fn the_program_refuses_a_model_cut_off_anywhere() {
 #[test]
 fn hostile_counts_in_a_large_file_need_little_memory() {
     let dir = Dir::new();
-    // 32 MB of zeros after the head, into which counts and lengths can lead.
+    // 32 MB of zeros after the head, where counts and lengths lead.
     let n = 32 << 20;
     let pad = |raw: Raw| {
         let mut bytes = raw.bytes();
