@@ -38,7 +38,7 @@ impl Ablated {
     }
 }
 
-/// Measures the loss of the model without each block alone, of those that may go alone.
+/// Measures the loss without each block that may go alone.
 pub(crate) fn measure(parent: Parent<'_>, text: &Calibration, watch: &dyn Watch) -> Result<Ablated> {
     let n_blocks = parent.model.n_trunk_blocks();
     let mut singles = Vec::new();

@@ -33,7 +33,7 @@ pub fn choose(
     Ok(may.into_iter().take(n).collect())
 }
 
-/// Checks whether `n` of `n_may` blocks that may lose their attention can be chosen.
+/// Checks that `n` of `n_may` blocks can lose their attention.
 ///
 /// # Errors
 /// They cannot.

@@ -33,7 +33,7 @@ use crate::watch::Unit;
 const CANDIDATES: [Method; 5] =
     [Method::Bi, Method::RelativeMagnitude, Method::Safe, Method::Run, Method::Lorp];
 
-/// Passes over the calibration text that measuring may take beside the one that scores, as a fraction.
+/// Passes over the calibration text beside the scoring one, as a fraction.
 const PASSES: (usize, usize) = (3, 2);
 
 /// Why sets cannot be compared under such settings; `None` if they can. `stops`: scores end early.
@@ -250,8 +250,8 @@ impl Candidate {
     }
 }
 
-/// The text with `n_windows` more than the first `n_seen`, and how many of its windows those are. What a model writes goes on
-/// with another seed.
+/// The text with `n_windows` more, and its number of seen windows. The seen ones are the first `n_seen`. What a model writes
+/// goes on with another seed.
 fn text_after(text: &Calibration, n_seen: usize, n_windows: usize) -> (Calibration, usize) {
     let n_tokens = n_windows.saturating_mul(text.window);
     match text.source {
@@ -275,9 +275,9 @@ fn kept(n_blocks: usize, sets: &[BlockSet]) -> Vec<Vec<BlockId>> {
     sets.iter().map(|set| all().filter(|block| !set.contains(block)).collect()).collect()
 }
 
-/// Windows on which these sets of kept blocks can be evaluated by segments. One at least. 0 of no set.
+/// Windows on which sets of kept blocks can be evaluated by segments. One at least. 0 of no set.
 fn n_by_segments(budget: usize, n_blocks: usize, kept: &[Vec<BlockId>]) -> usize {
-    // The first window is evaluated by segments and whole to compare the two, and each has a head for the parent.
+    // The first window is evaluated both by segments and whole. Each window has a head for the parent.
     let prefixes = |set: &Vec<BlockId>| (1..set.len()).map(|n| set[..n].to_vec()).collect::<Vec<_>>();
     let shared: BTreeSet<Vec<BlockId>> = kept.iter().flat_map(prefixes).collect();
     let each = n_blocks + 1 + shared.len() + kept.len();
@@ -285,7 +285,7 @@ fn n_by_segments(budget: usize, n_blocks: usize, kept: &[Vec<BlockId>]) -> usize
     if kept.is_empty() { 0 } else { n }
 }
 
-/// Windows on which they can be evaluated as whole models, one at least. The parent is evaluated beside each. 0 of no set.
+/// Windows on which they can be evaluated as whole models. One at least. The parent is evaluated beside each. 0 of no set.
 fn n_by_whole_models(budget: usize, n_blocks: usize, kept: &[Vec<BlockId>]) -> usize {
     let each: usize = kept.iter().map(|set| n_blocks + set.len()).sum();
     if kept.is_empty() { 0 } else { (budget / each.max(1)).max(1) }

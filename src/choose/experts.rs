@@ -17,7 +17,7 @@ use crate::plan::experts::{ExpertMethod, KeptExperts, LIST, Mixture};
 /// Bytes of a file of lists that are read: more than those of all experts that llama.cpp can count.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// The experts that `choice` lists, checked for `model` without the blocks of `removed`.
+/// The experts that `choice` lists, checked for `model` without `removed`.
 ///
 /// # Errors
 /// A file that cannot be read, or says something else; a model without experts; experts that must stay.
@@ -49,8 +49,8 @@ pub(crate) fn listed(
     Ok(Some(ExpertCut { kept, method: LIST.to_owned() }))
 }
 
-/// The experts that stay by `choice`, which goes by scores, in a model without the blocks of `removed`: of each group of a block
-/// as many, those with the highest scores, and of equal ones the first. `None` of another choice.
+/// The experts that stay by `choice`, which goes by scores, without `removed`. Of each group of a block as many stay, those
+/// with the highest scores, and of equal ones the first. `None` of another choice.
 ///
 /// # Errors
 /// As [`listed`]; a block without scores.

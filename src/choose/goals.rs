@@ -37,7 +37,7 @@ fn unreachable_size(limit: u64, steps: &[(BlockSet, u64)]) -> Unreachable {
     Unreachable(format!("--target-size of {limit} bytes cannot be reached: {nearest}"))
 }
 
-/// The fewest blocks that may bring the output to `limit` bytes, those of the most bytes first.
+/// The fewest blocks that may bring the output to `limit` bytes. Those of the most bytes go first.
 ///
 /// # Errors
 /// [`Unreachable`], which names the smallest size.
@@ -75,7 +75,7 @@ pub(crate) fn fewest_of_size(
     bail!(unreachable_size(limit, &steps))
 }
 
-/// The first of `sets`, by their number of blocks, whose removal brings the output to `limit` bytes.
+/// The first of `sets` whose removal brings the output to `limit` bytes. Sets come by their number of blocks.
 ///
 /// # Errors
 /// [`Unreachable`]; those of `sets`; a set that cannot be planned.

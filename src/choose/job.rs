@@ -1,4 +1,4 @@
-//! A choice by measured losses, once there is something that measures them, and its progress bar.
+//! A choice by measured losses, and its progress bar.
 
 use std::cell::Cell;
 
@@ -57,7 +57,7 @@ impl Job<'_> {
         Ok(Found { chosen, goal, shortlist, parent_tasks })
     }
 
-    /// The chosen set, then the next best ones and the best runs of consecutive blocks.
+    /// The chosen set, the next best, and the best consecutive runs.
     fn shortlist(&self, memo: &mut Memo<'_>, n: usize, chosen: &BlockSet) -> Result<Vec<BlockSet>> {
         let objective = self.request.objective;
         let runs = race(memo, objective, consecutive(self.request, n).collect(), SHORTLISTED)?;
@@ -218,7 +218,7 @@ impl Progress {
             Some(of) => format!("searching: {n} of {of} blocks"),
             None => format!("searching: {n} blocks"),
         });
-        // The number of losses was that of a model all of whose blocks may go alone.
+        // The total assumed that all blocks may go alone.
         let rest = (self.expected.as_ref()).and_then(|expected| expected.get(n));
         if let Some(rest) = rest {
             self.bar.set_total(self.n_measured.get() + rest);

@@ -29,7 +29,7 @@ pub(crate) struct Loaded {
     /// What the weights of its blocks were converted to.
     pub(crate) conversion: Conversion,
     pub(crate) threads: Rc<ThreadPool>,
-    /// The states of the text, of a model that is evaluated block by block. Then the engine is its vocabulary alone.
+    /// The states of the text, of a model evaluated block by block. Then the engine is its vocabulary alone.
     replay: Option<RefCell<Replay>>,
 }
 
@@ -96,7 +96,7 @@ impl Loaded {
         order::order(windows.len(), self.set.blake3).into_iter().map(|number| windows[number]).collect()
     }
 
-    /// The evaluator of sets of blocks on `windows`, and its name in results.
+    /// The evaluator of block sets on `windows`, and its name in results.
     pub(crate) fn evaluator<'m>(
         &'m self,
         parent: Parent<'m>,

@@ -129,7 +129,7 @@ fn distance(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(x, y)| (x - y).powi(2)).sum()
 }
 
-/// All blocks but the first and the last, in the order in which they go.
+/// All blocks but the first and last, in order of removal.
 fn order(cosine: &[Vec<f64>], labels: &[usize]) -> Vec<usize> {
     let n = cosine.len();
     // Clusters by their first block.
@@ -219,7 +219,7 @@ mod tests {
         states.iter().map(|a| states.iter().map(|b| cosine(a, b).clamp(-1.0, 1.0)).collect()).collect()
     }
 
-    /// The smallest sum of squared distances over all divisions into at most `k` clusters.
+    /// The smallest sum of squared distances with at most `k` clusters. All divisions are tried.
     fn tightest(points: &[Vec<f64>], k: usize) -> f64 {
         let n = points.len();
         let n_divisions = k.pow(u32::try_from(n).unwrap());

@@ -40,7 +40,7 @@ pub(crate) struct Chosen {
     pub(crate) journal: Option<Journal>,
     /// Which method `auto` chose.
     pub(crate) auto: Option<Auto>,
-    /// Sets of as many blocks that may be better once they are healed, `removed` first. Empty unless that is asked for.
+    /// Sets of that size that may be better healed, `removed` first. Empty unless that is asked for.
     pub(crate) shortlist: Vec<BlockSet>,
 }
 
@@ -111,8 +111,8 @@ fn best_run(request: &Request<'_>, n: usize) -> Result<Chosen> {
     Ok(Chosen { removed, calibration: Some(calibration), ..Chosen::default() })
 }
 
-/// The best run of as few blocks, of `n`, as bring the output to `limit` bytes. Runs of each length would be an entry of the
-/// cache of their own, so none is kept.
+/// The best run of the fewest blocks that reach `limit` bytes. Their number is within `n`. Runs of each length would be an
+/// entry of the cache of their own, so none is kept.
 fn first_run_of_size(request: &Request<'_>, n: RangeInclusive<usize>, limit: u64) -> Result<Chosen> {
     llama::check_ends(request.parent.model).with_context(|| request.parent.name())?;
     if let Some(pairs) = request.pairs {

@@ -38,7 +38,7 @@ impl Method {
         }
     }
 
-    /// The metric whose means it goes by, if it is a single one.
+    /// The single metric whose means it goes by, if any.
     pub(super) fn metric(self) -> Option<Metric> {
         match self {
             Self::Bi => Some(Metric::BlockInfluence),

@@ -72,7 +72,7 @@ impl SearchReport {
 pub struct AutoReport {
     /// Windows that they were measured on; 0 where nothing was measured.
     pub windows: usize,
-    /// Those of them that were scored, too, as the text has too few others.
+    /// Those also scored, as the text has too few others.
     pub seen_windows: usize,
     /// Tokens of those.
     pub tokens: usize,
@@ -124,7 +124,7 @@ impl AutoReport {
     }
 }
 
-/// How alike the hidden states at any two positions of the stream are.
+/// How alike the stream's hidden states at any two positions are.
 #[derive(Clone, Debug, Serialize)]
 pub struct PairsReport {
     /// The mean cosine over tokens, `[n_blocks + 1, n_blocks + 1]`. Position 0 is what enters block 0, position `i + 1` what
@@ -140,7 +140,7 @@ pub struct BlockReport {
     /// Its scores, each with its standard error over windows. Null where it has none.
     #[serde(flatten, serialize_with = "of_block")]
     pub scores: Option<BlockScores>,
-    /// Those of its attention alone, or of what it has in its place. Null unless the halves were scored.
+    /// Those of its attention alone, or what it has instead. Null unless the halves were scored.
     #[serde(flatten, serialize_with = "of_attention")]
     pub attention: Option<BlockScores>,
     /// Those of its feed-forward network alone; null unless the halves were scored.
@@ -148,17 +148,17 @@ pub struct BlockReport {
     pub ffn: Option<BlockScores>,
     /// Its place in the order of LoRP, from 0. Null unless that is the method.
     pub lorp: Option<f64>,
-    /// Its place by the scores that the method goes by, from 1 for the lowest. Null where there are none.
+    /// Its rank by the method's scores, from 1 for the lowest. Null where there are none.
     pub rank: Option<usize>,
     /// The lowest rank that it may have among texts of this kind. Null of a single window.
     pub rank_low: Option<usize>,
     /// The highest.
     pub rank_high: Option<usize>,
-    /// Whether another text of this kind might move it into the set or out of it. Null where no set was chosen by scores,
-    /// or by those of a single window.
+    /// Whether another text of this kind might decide otherwise on it. Null where no set was chosen by scores, or by those
+    /// of a single window.
     pub tied: Option<bool>,
-    /// KL divergence from the whole model's predictions without this block alone, in nats. Null if it was not measured, or
-    /// the block may not go alone.
+    /// KL divergence from the whole model without this block alone, in nats. Null if it was not measured, or the block may
+    /// not go alone.
     pub ablate_kl: Option<f64>,
     /// Perplexity without this block alone.
     pub ablate_perplexity: Option<f64>,
@@ -265,7 +265,7 @@ pub enum Figure {
     Number(f64),
 }
 
-/// The worth of the output as a draft model for its parent, computed from what was measured.
+/// The computed worth of the output as its parent's draft model.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct DraftReport {
     /// The share of its tokens that the parent takes. That of tokens whose likeliest successor is the parent's.
@@ -413,7 +413,7 @@ pub struct ChoiceReport {
     pub objective: Option<String>,
     /// The text; null for a method that needs none.
     pub calibration: Option<CalibrationReport>,
-    /// The share of the scored tokens that the choice has seen, 0 to 1.
+    /// Share of scored tokens that the choice has seen, 0 to 1.
     pub seen_share: f64,
 }
 

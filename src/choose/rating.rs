@@ -14,18 +14,18 @@ use std::ops::RangeInclusive;
 /// How sure a choice by scores is.
 #[derive(Clone, Debug, Serialize)]
 pub struct ConfidenceReport {
-    /// The probability, at least, with which all that is said to be certain is.
+    /// The least probability that all that is called certain is so.
     pub level: f64,
     /// Tokens that the calibration might have used.
     pub tokens_allowed: usize,
     /// Why it ended: `set certain` or `text used up`. Null if it was not to end early.
     pub stopped: Option<&'static str>,
-    /// Blocks that another text of this kind might move into the set or out of it. Null if no set was chosen by scores, or
-    /// by those of a single window.
+    /// Blocks on which another text of this kind might decide otherwise. Null if no set was chosen by scores, or by those of
+    /// a single window.
     pub tied: Option<Vec<usize>>,
 }
 
-/// Ranks of blocks, and which of them are tied at the edge of the chosen set.
+/// Ranks of blocks, and those tied at the chosen set's edge.
 #[derive(Clone, Debug)]
 pub struct Rating {
     ranks: Vec<usize>,
@@ -69,7 +69,7 @@ impl Rating {
         }
     }
 
-    /// For the result, of a calibration that might have used so many tokens. `stopped` if it ended before, `None` if it was
+    /// The report, of a calibration that might have used `tokens_allowed`. `stopped` if it ended before, `None` if it was
     /// not to.
     #[must_use]
     pub fn report(&self, tokens_allowed: usize, stopped: Option<bool>) -> ConfidenceReport {

@@ -14,13 +14,13 @@ use std::collections::BTreeSet;
 /// # Errors
 /// No allowed set of that size; a block of `keep` that does not exist.
 pub fn check(constraints: &Constraints, keep: &BlockSet, n: usize) -> Result<()> {
-    // Which set is the best has no part in whether there is one.
+    // Whether there is a set does not depend on the scores.
     let scores = vec![0.0; constraints.n_trunk_blocks];
     lowest(constraints, &scores, keep, n).map(|_| ())
 }
 
-/// Chooses the `n` blocks with the lowest total score among all allowed sets without blocks of `keep`. Of equal scores
-/// the later block goes.
+/// Chooses the allowed set of `n` blocks with the lowest total score. None of its blocks is of `keep`. Of equal scores the
+/// later block goes.
 ///
 /// # Errors
 /// As [`check`]; a method that needs scores without any.
@@ -39,7 +39,7 @@ pub fn choose(
 /// hundredths of a second.
 const N_TRIED: usize = 16;
 
-/// Chooses the `n` blocks with the lowest total of `scores`, one for each block, as [`choose`] does.
+/// As [`choose`], by the total of `scores`, one for each block.
 ///
 /// # Errors
 /// As [`check`].
@@ -127,8 +127,8 @@ pub fn best_run(constraints: &Constraints, scores: &[f64], keep: &BlockSet, n: u
         .with_context(|| format!("no run of {n} consecutive blocks may be removed from this model"))
 }
 
-/// The allowed set of the same size that differs from `wanted` in the fewest blocks. `None` if there is none. Blocks that
-/// go with any cut are in neither.
+/// The allowed set of `wanted`'s size that differs in the fewest blocks. `None` if there is none. Blocks that go with any
+/// cut are in neither.
 #[must_use]
 pub fn nearest(constraints: &Constraints, wanted: &BlockSet) -> Option<BlockSet> {
     let n_blocks = constraints.n_trunk_blocks;
@@ -136,7 +136,7 @@ pub fn nearest(constraints: &Constraints, wanted: &BlockSet) -> Option<BlockSet>
     if n == 0 || n >= n_blocks || constraints.check_count(n).is_err() {
         return None;
     }
-    // A block that was not asked for costs one, and a little by how far it lies from those that were.
+    // Each block not wanted costs one, and a little by its distance.
     let cost = |i: usize| match wanted.contains(&BlockId::new(i)) {
         true => 0.0,
         false => {

@@ -12,7 +12,7 @@ use crate::files::cache as cache_folder;
 use crate::output::Parent;
 use crate::watch::Watch;
 
-/// All that a loss depends on, but for the number of threads, which changes no bit.
+/// All that a loss depends on. The number of threads changes no bit.
 pub(crate) fn key(request: &Request<'_>, windows: &[&[Token]], evaluated: &str) -> Key {
     let Parent { input, constraints, .. } = request.parent;
     let numbers: Vec<u8> =

@@ -38,7 +38,7 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
-    /// The blocks to remove for each of `numbers`, chosen as in the main job.
+    /// Chooses the blocks of each of `numbers` as the main job does.
     ///
     /// # Errors
     /// Whatever keeps the text from being read, or all of them from being chosen.

@@ -20,7 +20,7 @@ pub(crate) struct Runs<'r> {
 }
 
 impl Runs<'_> {
-    /// Measures something of the text, with a progress bar, and reports the text and the time.
+    /// Measures with a progress bar, and reports the text and the time.
     pub(crate) fn calibrate<T>(
         &self,
         measure: impl FnOnce(&Self, &dyn Progress) -> Result<T>,
@@ -35,7 +35,7 @@ impl Runs<'_> {
         Ok((found, CalibrationReport { conversion: self.loaded.conversion, ..report }))
     }
 
-    /// The angular distance over every run of `n` blocks, by its first block.
+    /// The angular distance over each run of `n` blocks, by first block.
     pub(crate) fn distances(&self, n: usize, bar: &dyn Progress) -> Result<Vec<f64>> {
         let set = &self.loaded.set;
         self.loaded.states(self.request.parent, |states| {

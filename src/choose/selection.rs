@@ -49,7 +49,7 @@ pub struct Selection {
     pub goal: Option<GoalReport>,
     /// The sets of several methods, where `auto` chose among them.
     pub auto: Option<AutoReport>,
-    /// The losses on disk, to be removed once the output is there ([`Journal::remove`]).
+    /// The losses on disk, until the output is there ([`Journal::remove`]).
     pub journal: Option<Journal>,
     /// Ranks of the blocks by their scores.
     pub rating: Option<Rating>,
@@ -61,7 +61,7 @@ pub struct Selection {
     pub experts: Option<Vec<BlockOfExperts>>,
 }
 
-/// The text from its start that has all on which a choice rests.
+/// The start of the text that holds all a choice rests on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
     /// Its windows.
@@ -266,9 +266,9 @@ fn is_no_block(options: &Choosing) -> bool {
     matches!(options.choice, Choice::Nothing { .. }) && !options.rules.drop_mtp
 }
 
-/// A choice, checked as far as that is possible before anything is measured.
+/// A choice, checked as far as possible before anything is measured.
 struct Checked {
-    /// Blocks that stay, by a list, also those that lose their attention by one.
+    /// Blocks that stay, or lose their attention, by a list.
     keep: BlockSet,
     /// Blocks to remove, by a list.
     removed: BlockSet,
@@ -277,7 +277,7 @@ struct Checked {
     /// Experts that stay, by a list.
     experts: Option<ExpertCut>,
     target: Target,
-    /// The limit and the size of an output that is small enough without the prediction blocks alone.
+    /// Limit and size, where dropping the prediction blocks alone is enough.
     reached: Option<(u64, u64)>,
     /// Why method `auto`, if it is that, cannot compare sets.
     why_not_auto: Option<&'static str>,
@@ -345,7 +345,7 @@ impl Checked {
     }
 }
 
-/// The limit and the size of an output without the prediction blocks alone. It has at most `limit` bytes.
+/// Limit and size of an output without the prediction blocks alone. It has at most `limit` bytes.
 fn reached(parent: Parent<'_>, options: &Choosing, limit: u64) -> Result<Option<(u64, u64)>> {
     if options.rules.drop_mtp {
         let n_bytes = parent.output_bytes(&BlockSet::new(), "blocks", options.splitting)?;
@@ -371,7 +371,7 @@ fn is_by_scores(choice: &ExpertChoice) -> bool {
     matches!(choice, ExpertChoice::Lowest(..))
 }
 
-/// Measures the scores that the choice goes by, if it goes by any.
+/// Measures the scores that the choice goes by, if any.
 fn calibrated(
     parent: Parent<'_>,
     options: &Choosing,
@@ -421,7 +421,7 @@ fn attention_cut(
             (blocks, method.to_string())
         }
     };
-    // The blocks that were chosen to go as a whole may have made another one the first.
+    // Blocks that go as a whole may make another one the first.
     attention::check(model, removed, &blocks)?;
     Ok(Some(AttentionCut { blocks, method }))
 }

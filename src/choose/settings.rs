@@ -99,8 +99,7 @@ impl Effort {
 pub struct DropList(Vec<Budget>);
 
 impl DropList {
-    /// How many blocks each row loses, of a model with `n_blocks` evaluated blocks. The order is that of the list, each number
-    /// once.
+    /// How many blocks each row loses, of `n_blocks` evaluated blocks. The order is that of the list, each number once.
     #[must_use]
     pub fn numbers(&self, n_blocks: usize) -> Vec<usize> {
         let mut numbers: Vec<usize> = Vec::new();
@@ -170,7 +169,7 @@ pub struct CutRules {
 }
 
 impl CutRules {
-    /// The sets of blocks of `model` that may be removed under these rules.
+    /// The sets of `model`'s blocks that may be removed under these rules.
     ///
     /// # Errors
     /// An architecture or metadata that is not known; no prediction blocks to drop.

@@ -16,7 +16,7 @@ use crate::measure::tasks::Task;
 use crate::model::block::BlockSet;
 use crate::output::Parent;
 
-/// Does tasks with a model without some of its blocks, as it would be written.
+/// Does tasks with a cut model, as it would be written.
 ///
 /// In memory are the weights of one such model at a time.
 pub(crate) struct Candidates<'m> {

@@ -48,7 +48,7 @@ fn meant_command(word: &str) -> Option<String> {
     if !word.bytes().all(|byte| byte.is_ascii_lowercase()) || Path::new(word).exists() {
         return None;
     }
-    // Without the main job, so that the word can only be a command.
+    // Without the main job, so the word can only be a command.
     let commands = Command::augment_subcommands(clap::Command::new("gguf-shorten"));
     let error = commands.try_get_matches_from(["gguf-shorten", word]).err()?;
     suggestion(&error, ContextKind::SuggestedSubcommand)

@@ -1,4 +1,4 @@
-//! The loss of one tensor in another type, all others as they are.
+//! The loss of one tensor in another type, the rest unchanged.
 //!
 //! What stands before the tensor's block is evaluated once for all, what comes after it once for each. Tensors of the vocabulary,
 //! and all of a model that does not go block by block, are measured in whole models.
@@ -34,7 +34,7 @@ pub(super) struct Probe {
 }
 
 impl Probe {
-    /// The rung of `ladder` whose bytes are nearest below `share` of those that the tensor has; the smallest if there is none.
+    /// The largest rung of `ladder` within `share` of the tensor's bytes. The smallest if there is none.
     pub(super) fn of(ladder: &Ladder, share: f64) -> Result<(usize, Self)> {
         let own = ladder.rungs[0].bytes as f64;
         let below = |rung: &&(usize, TensorType)| ladder.rungs[rung.0].bytes as f64 <= own * share;
@@ -157,7 +157,7 @@ impl Alone<'_, '_, '_> {
     }
 }
 
-/// The losses of the parent without `removed` and with `types`, window by window, as they are shipped.
+/// The parent's losses without `removed` and with `types`, by window. Measured is the model as it is shipped.
 pub(super) fn losses(
     whole: &Whole<'_>,
     maker: &Maker<'_, '_>,

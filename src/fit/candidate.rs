@@ -1,4 +1,4 @@
-//! A choice of types and blocks within a number of bytes, by the sum of what each rung costs alone.
+//! A choice of types and blocks within a number of bytes. It goes by the sum of what each rung costs alone.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ const HASH_BYTES: u64 = 64 + 16;
 /// Bytes of metadata for a fit, and for each block.
 const ENTRY_BYTES: (u64, u64) = (512, 32);
 
-/// How much more the rungs of some tensors are taken to cost than they did alone.
+/// Factors by which rungs cost more than alone, by group.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Factors(pub(super) BTreeMap<Group, f64>);
 
@@ -96,7 +96,7 @@ impl Problem<'_, '_> {
         Ok(self.fixed(removal, &ladders)? + ladders.iter().map(of).sum::<u64>())
     }
 
-    /// The least sum of losses in a file of `target` bytes at most, without `removal`; `None` if there is none so small.
+    /// The choice of least summed losses within `target` bytes, without `removal`. `None` if there is none so small.
     pub(super) fn within(
         &self,
         target: u64,
@@ -131,7 +131,7 @@ impl Problem<'_, '_> {
         Ok(best)
     }
 
-    /// Bytes and the least sum of losses of a file of about `target` bytes at most, with all blocks.
+    /// Bytes and least sum of losses within about `target`, with all blocks.
     pub(super) fn sum_within(&self, target: u64) -> Result<Option<(u64, f64)>> {
         let none = Removal::default();
         let ladders = self.kept(&none);
@@ -147,7 +147,7 @@ impl Problem<'_, '_> {
         (0..self.ladders.len()).filter(|&i| stays(&self.ladders[i])).collect()
     }
 
-    /// Bytes of all but the tensors of `ladders`, with metadata for all of those.
+    /// Bytes of all but the tensors of `ladders`. Metadata for those are included.
     fn fixed(&self, removal: &Removal, ladders: &[usize]) -> Result<u64> {
         let plain = Cut::new(removal.blocks.clone(), &removal.method);
         let plan = Plan::draft(self.parent.model, self.parent.constraints, &plain)?;

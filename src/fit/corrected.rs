@@ -1,4 +1,4 @@
-//! A choice that is changed as long as that helps, as measured on the whole.
+//! A choice changed as long as that helps, measured as a whole.
 //!
 //! Losses of single tensors do not add up exactly: some kinds of tensors, or some depths, cost more together than alone. So the
 //! losses of one kind, or of one third of the blocks, are taken to be larger or smaller, the choice is made again within the same
@@ -71,7 +71,7 @@ impl Measuring<'_, '_, '_, '_> {
         }
     }
 
-    /// The choice where the tensors of `group` are taken to cost `step` times as much.
+    /// The choice where `group` is taken to cost `step` times as much.
     fn trial(&self, best: &Candidate, target: u64, group: &Group, step: f64) -> Result<Option<Candidate>> {
         let mut factors = best.factors.clone();
         *factors.0.entry(group.clone()).or_insert(1.0) *= step;

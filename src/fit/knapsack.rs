@@ -23,17 +23,17 @@ pub struct Choice {
     pub bytes: u64,
     /// The sum of their losses.
     pub loss: f64,
-    /// Whether no other choice is better by more than [`TOLERANCE`] of the loss.
+    /// Whether no other choice is better by more than [`TOLERANCE`].
     pub exact: bool,
 }
 
-/// A choice is as good as another whose loss is lower by this share at most.
+/// The share of loss up to which choices count as equally good.
 pub const TOLERANCE: f64 = 1e-6;
 
 /// Partial choices that are kept; of more, the best of each range of bytes.
 const MAX_STATES: usize = 100_000;
 
-/// A step from one option of a group to the next larger one on its hull.
+/// A step up to the next option on a group's hull.
 #[derive(Clone, Copy, Debug)]
 struct Step {
     group: usize,
@@ -142,7 +142,7 @@ struct Layers<'g> {
 }
 
 impl Layers<'_> {
-    /// The states of each layer that may lead to a loss below `known`, and whether none was left out that might.
+    /// The states of each layer that may lead below `known`. Also whether none was left out that might.
     fn run(&self, known: f64) -> (Vec<Vec<State>>, bool) {
         let mut exact = true;
         let mut layers: Vec<Vec<State>> = Vec::new();

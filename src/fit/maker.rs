@@ -13,7 +13,7 @@ use crate::output::rounding::rounded;
 use crate::plan::imatrix::Imatrix;
 use crate::plan::{ChangedTensor, ChangedTensors};
 
-/// Rounds the tensors of one model, and keeps them as long as there is room for as many bytes as the model has.
+/// Rounds the tensors of a model, and keeps the results. They take no more bytes than the model.
 pub(super) struct Maker<'m, 'a> {
     model: &'m Model<'a>,
     matrix: Option<Imatrix<'m>>,

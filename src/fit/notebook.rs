@@ -1,4 +1,4 @@
-//! Losses that were measured, kept so that an interrupted fit, or one for another size, does not measure them again.
+//! Measured losses, kept for later fits. A fit that was interrupted, or one for another size, does not measure them again.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -11,7 +11,8 @@ pub struct FitReport {
     pub target_kl: Option<f64>,
     /// Bytes of the file.
     pub bytes: u64,
-    /// The mean KL divergence from the parent, as the sum of single losses, in nats; null of a plan that was applied.
+    /// The expected mean KL divergence from the parent, in nats. It is the sum of single losses; null of a plan that was
+    /// applied.
     pub expected_kl: Option<f64>,
     /// As measured on the model as it is shipped, in nats; null where it was not.
     pub kl_divergence: Option<f64>,
@@ -29,11 +30,11 @@ pub struct FitReport {
     pub tensors: Vec<FittedTensorReport>,
     /// The blocks of the parent.
     pub blocks: Vec<FittedBlockReport>,
-    /// The least sum of losses over the size of the file, without removed blocks.
+    /// The least sum of losses by file size, without removed blocks.
     pub curve: Vec<CurvePoint>,
     /// All choices that were measured, in that order.
     pub candidates: Vec<FitCandidateReport>,
-    /// Whether no other choice of types for those blocks has a lower sum of losses.
+    /// Whether no types of those blocks have a lower sum of losses.
     pub exact: bool,
     /// `segments`, or `whole` where single losses were measured in whole models; null of a plan that was applied.
     pub evaluated: Option<&'static str>,
@@ -58,7 +59,7 @@ pub struct FittedTensorReport {
     pub parent_bytes: u64,
     /// Bytes in the output.
     pub bytes: u64,
-    /// The mean KL divergence with this tensor alone in its new type, in nats: what was measured for one type, and for others
+    /// The mean KL divergence of this tensor's new type alone, in nats. It is what was measured for one type, and for others
     /// in proportion to the error of the weights; null of a plan that was applied.
     pub loss: Option<f64>,
 }

@@ -38,7 +38,7 @@ pub struct Recipe {
     pub types: BTreeMap<String, String>,
     /// Bytes of the file.
     pub bytes: u64,
-    /// The mean KL divergence from the model, as the sum of single losses, in nats.
+    /// The expected mean KL divergence, in nats: the sum of single losses.
     pub expected_kl: Option<f64>,
     /// As measured, in nats.
     pub kl_divergence: Option<f64>,
@@ -100,7 +100,8 @@ impl Recipe {
         Ok(recipe)
     }
 
-    /// Checks that it can be applied to `model`, whose files have the hash `parent`, with an importance matrix of that hash.
+    /// Checks that it can be applied to `model` with those hashes. `parent` is that of the model's files, `imatrix` that of
+    /// the importance matrix.
     ///
     /// # Errors
     /// A plan for another model; a tensor that is not there, or cannot take its type.

@@ -50,7 +50,7 @@ impl Sets<'_> {
             text: self.text,
             watch: self.watch,
         };
-        // A number of blocks without a set that is allowed is left out.
+        // Numbers of blocks without an allowed set are left out.
         let found = choose_each(&request, &targets).into_iter().filter_map(Result::ok);
         Ok(found.map(removal).collect())
     }

@@ -39,13 +39,13 @@ use crate::plan::imatrix::measured::MeasuredImatrix;
 use crate::plan::{ChosenBy, Cut, Method};
 use crate::watch::Watch;
 
-/// Passes over the default calibration text that single losses may take, and corrections.
+/// Most passes over the default text for single losses, and for corrections.
 const PASSES: (f64, f64) = (12.0, 6.0);
 
 /// Windows on which choices are measured as a whole.
 const N_WHOLE: usize = 6;
 
-/// Below so large a divergence, in nats, no removal of a block is tried: none costs less.
+/// The divergence below which no removal is tried, in nats: none costs less.
 const WORTH_REMOVING: f64 = 0.02;
 
 /// Removals that are measured with types.
@@ -72,7 +72,7 @@ pub struct Fitted {
     pub importance: Option<Importance>,
     /// The text.
     pub calibration: Option<CalibrationReport>,
-    /// The importance matrix of the model as it is, where it was to be measured.
+    /// The unchanged model's importance matrix, where it was to be measured.
     pub imatrix: Option<MeasuredImatrix>,
 }
 
@@ -187,7 +187,7 @@ fn said(mut cut: Cut, divergences: [Option<f64>; 2]) -> Cut {
     cut
 }
 
-/// Makes what `recipe` says of `parent`, rounding by the importance matrix at a path.
+/// Applies `recipe` to `parent`, rounding by the importance matrix at a path.
 ///
 /// # Errors
 /// A recipe for another model, or one that cannot be applied; a set of blocks that may not go.
@@ -328,8 +328,8 @@ impl Job<'_, '_> {
         ladders(self.parent.model, &rules).with_context(|| self.parent.name())
     }
 
-    /// The ladders with which the size can be reached, those of the vocabulary below eight bits only where it takes them; and
-    /// the share of their bytes that may be left.
+    /// The ladders that reach the size, and their share of bytes left. Ladders of the vocabulary go below eight bits only
+    /// where the size takes that.
     fn with_vocabulary(&self, found: Vec<Ladder>) -> Result<(Vec<Ladder>, f64)> {
         let Aim::Size(target) = self.settings.aim else {
             ensure!(!found.is_empty(), "{}: {NO_LADDER}", self.parent.name());
@@ -384,11 +384,11 @@ impl Job<'_, '_> {
     }
 }
 
-/// What is said of a model all of whose tensors stay as they are.
+/// The error for a model whose tensors all stay as they are.
 const NO_LADDER: &str = "has no tensor that any of these types makes smaller";
 
 impl Single<'_> {
-    /// The loss of each rung of each ladder, in proportion to the error of its weights.
+    /// The loss of each rung, in proportion to its weights' error.
     fn losses(&self, ladders: &[Ladder], measured: &Measured) -> Vec<Vec<f64>> {
         let of = |((ladder, rung), kl): ((&Ladder, &usize), &f64)| -> Vec<f64> {
             let error = ladder.rungs[*rung].error;
@@ -428,7 +428,7 @@ impl Choosing<'_, '_, '_, '_, '_> {
         self.measuring.correct(best, target, n_trials.min(MAX_TRIALS))
     }
 
-    /// The best choice of a size, by types alone or with removed blocks.
+    /// The best choice of a size, with or without removed blocks.
     fn at_size(&mut self, target: u64) -> Result<Candidate> {
         let none = Removal { method: ChosenBy::NoBlock.to_string(), ..Removal::default() };
         let plain = self.measuring.problem.within(target, &none, &Factors::default())?;
@@ -451,7 +451,7 @@ impl Choosing<'_, '_, '_, '_, '_> {
         }
     }
 
-    /// The choices for `target` with sets of blocks that may go, those first that cost least as a sum.
+    /// The choices for `target` with removed blocks, the least sum first.
     fn removals(&mut self, target: u64, most: usize) -> Result<Vec<Candidate>> {
         let n_blocks = self.parent.model.n_trunk_blocks();
         let most = most.min(n_blocks.saturating_sub(1));

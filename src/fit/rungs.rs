@@ -14,7 +14,7 @@ use crate::model::block::BlockSet;
 use crate::model::{BlockId, Model};
 use crate::output::rounding::{may_be_rounded, needs_importance};
 
-/// Weights of a tensor by which the error of a rung is estimated.
+/// Number of weights from which a rung's error is estimated.
 const SAMPLE: usize = 1 << 14;
 
 /// A type that a tensor may become.
@@ -24,7 +24,7 @@ pub(super) struct Rung {
     pub(super) to: Option<TensorType>,
     /// Bytes of the data.
     pub(super) bytes: u64,
-    /// The error of its weights, in the square of what the tensor gives.
+    /// The error of its weights, in the square of the tensor's output.
     pub(super) error: f64,
 }
 
@@ -55,7 +55,7 @@ pub(super) struct Rules<'r> {
     pub(super) vocabulary: bool,
 }
 
-/// The ladders of all tensors of `model` that have more than one rung, in its order.
+/// The ladders of `model` with more than one rung, in its order.
 pub(super) fn ladders(model: &Model<'_>, rules: &Rules<'_>) -> Result<Vec<Ladder>> {
     let rounding = rules.rounding.map(Matrix::parse).transpose()?;
     let weights = rules.weights.parse()?;
@@ -97,7 +97,7 @@ fn bytes_in(info: &TensorInfo<'_>, to: TensorType) -> Option<u64> {
     to.row_bytes(n_columns)?.checked_mul(info.n_elements().checked_div(n_columns)?)
 }
 
-/// The rungs after the tensor as it is, from large to small, without those that another one beats.
+/// The tensor as it is, then its rungs from large to small. Rungs that another one beats are left out.
 fn with_first(info: &TensorInfo<'_>, mut rungs: Vec<Rung>) -> Vec<Rung> {
     rungs.push(Rung { to: None, bytes: info.n_bytes(), error: 0.0 });
     let options = rungs.iter().map(|rung| knapsack::Option { bytes: rung.bytes, loss: rung.error });

@@ -11,7 +11,7 @@ use crate::model::block::BlockList;
 pub enum Aim {
     /// The least divergence within so many bytes.
     Size(u64),
-    /// The fewest bytes within so large a mean KL divergence from the parent, in nats.
+    /// The fewest bytes within this mean KL divergence, in nats.
     Kl(f64),
 }
 

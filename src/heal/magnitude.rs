@@ -106,7 +106,7 @@ pub struct Tried {
     pub loss: f64,
 }
 
-/// The longest step of a search where the loss still falls, in logarithms.
+/// The longest step while the loss still falls, in logarithms.
 const LONGEST_STEP: f64 = 0.7;
 
 /// The distance of logarithms below which numbers are the same.

@@ -50,7 +50,7 @@ use std::fmt;
 /// How much each token counts in a fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Weighting {
-    /// The same for each, so that the few tokens with very long streams count most.
+    /// The same for each. So the few tokens with very long streams count most.
     Plain,
     /// By one over the length of the parent's stream.
     InverseNorm,

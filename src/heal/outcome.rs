@@ -32,7 +32,7 @@ pub struct HealReport {
     pub held_out: Option<HeldOutReport>,
     /// Everything that was tried.
     pub candidates: Vec<HealCandidateReport>,
-    /// The sets of a search that were compared once healed at their cuts, by their first block. Empty where none were.
+    /// The search's sets compared once healed at their cuts, by first block. Empty where none were.
     pub shortlist: Vec<HealedSetReport>,
     /// Time of all of it.
     pub seconds: f64,

@@ -4,7 +4,7 @@ use crate::model::arch::Fit;
 use crate::model::{BlockId, Model};
 use crate::plan::writers::{POST_NORMS, is_norm};
 
-/// Whether the norms after both branches of all blocks are there and can be fitted.
+/// Whether all blocks have both post-norms, and these can be fitted.
 #[must_use]
 pub fn has_post_norms(model: &Model<'_>) -> bool {
     let mut blocks = 0..model.n_trunk_blocks();

@@ -16,7 +16,7 @@ use crate::model::{BlockId, Model};
 use crate::plan::writers::{POST_NORMS, is_norm, is_projection};
 use crate::plan::{ChangedTensor, ChangedTensors};
 
-/// The tensors by which each block writes to the stream, by their index.
+/// The tensors by which each block writes to the stream, by index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Projections(BTreeMap<BlockId, Vec<usize>>);
 
@@ -25,7 +25,7 @@ pub struct Projections(BTreeMap<BlockId, Vec<usize>>);
 pub struct ScaledProjections {
     /// The tensors.
     pub tensors: ChangedTensors,
-    /// The names of those that were quantized again, for want of such scales.
+    /// Names of those quantized again, for want of such scales.
     pub requantized: Vec<String>,
 }
 
@@ -110,7 +110,7 @@ impl Projections {
                     Some(changed) => (changed.tensor_type, &changed.bytes[..]),
                     None => (info.tensor_type(), info.bytes()),
                 };
-                // A scale may also be too small for a product that is not zero.
+                // A scale may be too small for a nonzero product, too.
                 let bytes = match scale::scaled(tensor_type, bytes, factor) {
                     Ok(scaled) => scaled.bytes,
                     Err(error) => {
@@ -147,7 +147,7 @@ mod tests {
     use super::*;
     use crate::gguf::{EntryOut, File, Layout, TensorOut, write};
 
-    /// A model of one architecture whose three blocks have these tensors, all with these data.
+    /// A model whose three blocks have these tensors, all with these data.
     fn model_of(
         architecture: &str,
         rests: &[&str],

@@ -74,7 +74,7 @@ impl Repairs {
     }
 }
 
-/// Checks that the blocks of `model` are evaluated one by one, as a fit needs them.
+/// Checks that blocks are evaluated one by one, as a fit needs.
 fn check_blocks(model: &Model<'_>, post_norms: bool) -> Result<()> {
     ensure!(
         model.n_blocks() == model.n_trunk_blocks(),

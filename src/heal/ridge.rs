@@ -7,7 +7,7 @@ use faer::{Accum, Mat, MatRef};
 
 use super::normal::NormalEquations;
 
-/// Ridges that are tried, relative to the mean of the diagonal of `sum w h h^T`.
+/// Ridges, relative to the mean diagonal of `sum w h h^T`.
 pub const RIDGES: [f64; 6] = [1e-3, 1e-2, 1e-1, 0.5, 2.0, 8.0];
 
 /// Ways to add up outputs on which ridges are compared.
@@ -23,12 +23,12 @@ pub struct Fit {
     pub change: Mat<f64>,
     /// The ridge, as in [`RIDGES`].
     pub ridge: f64,
-    /// The share of the residual that is left on tokens not fitted to. Over both folds.
+    /// The share of the residual left on tokens not fitted to. Over both folds.
     pub left: f64,
 }
 
-/// The `D` of least `sum w |r - D h|^2 + ridge * mean(diagonal) * |D|^2`, transposed: `[n_in, n_out]`. `None` if there is nothing
-/// to fit, or no number comes of it.
+/// The least-squares `D` with a ridge, transposed: `[n_in, n_out]`. Least is
+/// `sum w |r - D h|^2 + ridge * mean(diagonal) * |D|^2`. `None` if there is nothing to fit, or no number comes of it.
 #[must_use]
 pub fn solve(equations: &NormalEquations, ridge: f64) -> Option<Mat<f64>> {
     solved(equations, ridge, equations.products.clone())
@@ -45,8 +45,8 @@ fn solved(equations: &NormalEquations, ridge: f64, products: Mat<f64>) -> Option
     is_finite(change.as_ref()).then_some(change)
 }
 
-/// Cholesky's factor of `sum w h h^T + ridge * mean(diagonal)`, `[n_in, n_in]`: only the lower triangle means something. `None`
-/// if there is nothing to fit, or no number comes of it.
+/// The Cholesky factor with a ridge, `[n_in, n_in]`. It is that of `sum w h h^T + ridge * mean(diagonal)`. Only the lower
+/// triangle means something. `None` if there is nothing to fit, or no number comes of it.
 #[must_use]
 pub fn factor(equations: &NormalEquations, ridge: f64) -> Option<Mat<f64>> {
     let n_in = equations.inputs.nrows();
@@ -109,7 +109,7 @@ pub fn cross_fit(folds: &[NormalEquations; 2]) -> Option<Fit> {
     Some(Fit { change: solve(&all, ridge)?, ridge, left })
 }
 
-/// The place of the least of `n` numbers that fall and then rise.
+/// The place of the least of `n` numbers that fall, then rise.
 ///
 /// It is looked for from the middle: upward, and downward if the next one upward is larger.
 fn descend(n: usize, mut value: impl FnMut(usize) -> f64) -> usize {
@@ -199,7 +199,7 @@ pub(super) mod tests {
         }
         let fit = cross_fit(&folds).unwrap();
         assert!(fit.left < 1e-4 && fit.ridge == RIDGES[0], "{} {}", fit.left, fit.ridge);
-        // Its own tokens are left nothing, and what is left of them is what a loop over them finds.
+        // Its own tokens are left nothing.
         assert!(folds[0].left(change.as_ref()).abs() < 1e-6 * folds[0].energy());
     }
 

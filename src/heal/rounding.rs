@@ -65,7 +65,7 @@ pub fn nearest_plane(
     Some(bytes)
 }
 
-/// The change of `group` columns, `[n_out, group]`, that makes up for later errors.
+/// The change of `group` columns that makes up for later errors: `[n_out, group]`.
 ///
 /// The columns are those from `first` on. It is `E L' L_own^-1`, where `L'` are the later rows of their columns of `L`.
 fn shift(errors: MatRef<'_, f64>, factor: MatRef<'_, f64>, first: usize, group: usize, par: Par) -> Mat<f64> {
@@ -88,7 +88,7 @@ fn shift(errors: MatRef<'_, f64>, factor: MatRef<'_, f64>, first: usize, group: 
     shift
 }
 
-/// The weight of a squared error in each column of a group, with earlier columns free.
+/// The weights of a group's squared errors, with earlier columns free.
 ///
 /// It is the diagonal of `L_own L_own^T`, relative to its largest number.
 fn importance(own: MatRef<'_, f64>) -> Vec<f32> {
@@ -97,7 +97,7 @@ fn importance(own: MatRef<'_, f64>) -> Vec<f32> {
     shares(&squares)
 }
 
-/// Each of `sums` relative to the largest, and not too small for a float.
+/// `sums` relative to the largest, none too small for a float.
 #[must_use]
 pub fn shares(sums: &[f64]) -> Vec<f32> {
     let largest = sums.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
@@ -175,15 +175,14 @@ mod tests {
                 false => f64::from(values[row * n_in + i]),
             });
             let found = shift(errors.as_ref(), factor.as_ref(), first, group, Par::Seq);
-            // The gradient with respect to all columns that are free is zero where each has its best change; that of the
-            // group is its shift.
+            // At the best change the gradient of all free columns is zero. The best change of the group is its shift.
             let free = moments.submatrix(0, 0, later, later);
             let right = -(&errors * &moments);
             let right = right.subcols(0, later).to_owned();
             let solved = free.partial_piv_lu().solve(right.transpose());
             for row in 0..3 {
                 for column in 0..group {
-                    // What is solved for is the best W - Q, and the shift is Q - W.
+                    // The solution is W - Q, the shift Q - W.
                     let expected = -solved[(first + column, row)];
                     let found = found[(row, column)];
                     assert!((found - expected).abs() < 1e-9, "{found} {expected}");

@@ -196,8 +196,8 @@ pub fn n_tokens(model: &Model<'_>, heal: &Heal) -> Result<usize> {
     Ok(settled(heal, repairs.target.as_ref()).calibration.tokens)
 }
 
-/// The same settings with the number of tokens and the objective of a fit. For a task or a draft model, too, that is the
-/// parent's predictions.
+/// The settings with a fit's number of tokens and objective. For a task or a draft model, too, that is the parent's
+/// predictions.
 fn settled(heal: &Heal, target: Option<&TargetMatrix>) -> Heal {
     let mut heal = heal.clone();
     if heal.tokens_are_default {
@@ -277,7 +277,7 @@ fn logits_bytes(heal: &Heal, target: Option<&TargetMatrix>, set: &CalibrationSet
 
 /// The fits to try.
 fn orders(heal: &Heal, target: Option<&TargetMatrix>, n_tokens: usize, may_block: bool) -> Vec<Order> {
-    // Whether the block before a cut is fitted, and whether one of the run stays as its network.
+    // The fields `before` and `with_block` of each [`Order`].
     let variants: &[(bool, bool)] = match heal.how {
         HealArg::None | HealArg::Scale => &[],
         HealArg::Linear => &[(true, false)],
@@ -308,7 +308,7 @@ fn sums_bytes(target: &TargetMatrix, n_weightings: usize) -> u64 {
     NormalEquations::n_bytes(target.n_in, target.n_out).saturating_mul(2 * n_weightings as u64 + 2)
 }
 
-/// Warnings about a fit to these windows, and whether none is to be tried.
+/// Warnings about a fit to these windows, and whether to try none.
 fn warnings(split: &Split, target: Option<&TargetMatrix>) -> (Vec<String>, bool) {
     let n_in = target.map_or(1, |target| target.n_in);
     let mut warnings = Vec::new();

@@ -1,4 +1,4 @@
-//! A tensor times a number, by the scales of its quantisation blocks alone. Pure: no I/O.
+//! A tensor times a number, by the scales of its blocks alone. Pure: no I/O.
 //!
 //! Most types keep one half-precision scale for a block of weights, and a second one for an offset; a weight is linear in
 //! them (`ggml-common.h`, `ggml-quants.c: dequantize_row_*`). So the product needs no new quantization: the packed weights
@@ -20,7 +20,7 @@ use crate::gguf::TensorType;
 pub struct Scaled {
     /// Its data, of the same type and length.
     pub bytes: Vec<u8>,
-    /// The largest relative error of a scale, or of a weight where there are no scales.
+    /// The largest relative error of a scale, or weight without scales.
     ///
     /// It is up to 2^-24 for F32, 2^-11 for half-precision scales, and 2^-9 for BF16; more where a half-precision scale is below
     /// 2^-14, where halves have fewer digits.
@@ -190,7 +190,7 @@ mod tests {
             .collect()
     }
 
-    /// Blocks of random bytes whose weights are of a size that models have.
+    /// Blocks of random bytes with weights as large as models have.
     fn blocks(tensor_type: TensorType, n: usize) -> Vec<u8> {
         let block_bytes = usize::try_from(tensor_type.block_bytes()).unwrap();
         let usual = |block: &Vec<u8>| {
@@ -217,7 +217,7 @@ mod tests {
                 let scaled = scaled(tensor_type, &bytes, factor).unwrap();
                 let after = ggml::quantize::dequantize(tensor_type.id(), &scaled.bytes).unwrap();
                 assert_eq!(after.len(), before.len());
-                // An offset and a product may cancel, so the error is that of the larger of the two.
+                // An offset and a product may cancel. So the error is that of the larger of the two.
                 let size = usize::try_from(tensor_type.block_size()).unwrap();
                 for (after, before) in after.chunks(size).zip(before.chunks(size)) {
                     let largest = before.iter().fold(0.0f64, |m, b| m.max(f64::from(b.abs())));

@@ -112,7 +112,7 @@ impl Split {
     }
 }
 
-/// The text whose words are least like those of all others, to be held out.
+/// The held-out text, whose words are least like those of the others.
 ///
 /// Compared is how often words occur (Bhattacharyya's coefficient). Texts so short that they would say little, or so long that
 /// little were left to fit to, are not held out. `None` of fewer than [`TEXTS`], and if there is no such.
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_text_that_is_nearly_nothing_or_nearly_all_is_not_held_out() {
-        // Of four texts the first is a window of strange words, or all but three windows.
+        // Of four texts the first is one window, or all but three.
         for (n, first) in [(60, 1), (60, 57)] {
             let texts: Vec<usize> = (0..n).map(|w| if w < first { 0 } else { 1 + w % 3 }).collect();
             let split = split(&windows(n), &texts);

@@ -79,7 +79,7 @@ impl TargetMatrix {
         Ok(Some(Self { source, tensor_type, n_in: dim(0)?, n_out: dim(1)? }))
     }
 
-    /// Checks that blocks of `model` can make up for others, and returns the largest matrix.
+    /// The largest target matrix of `model`, if any block has one.
     ///
     /// # Errors
     /// No block can: the reason of the first.

@@ -47,7 +47,7 @@ impl Trials {
             patience: 0,
             ..order.clone()
         };
-        // Streams of a block are got from those of the one before it.
+        // Streams of a block come from those of the one before.
         let mut by_first: Vec<&BlockSet> = sets.iter().collect();
         by_first.sort_by_key(|set| set.first().copied());
         let mut best = f64::INFINITY;
@@ -67,7 +67,7 @@ impl Trials {
         Ok(())
     }
 
-    /// Measures the cut as it is, and healed by every fit of `orders`.
+    /// Measures the cut as it is, and healed by each of `orders`.
     pub(crate) fn try_fits(&mut self, healer: &mut Healer<'_, '_>, orders: &[Order]) -> Result<()> {
         let (removed, attention) = (&self.cut.blocks, self.cut.attention.as_ref());
         let none = healer.unhealed(removed, attention)?;
@@ -133,7 +133,7 @@ impl Trials {
         Ok(said)
     }
 
-    /// The number of the trial with the least loss, of equals the first.
+    /// The number of the trial of least loss, of equals the first.
     fn best(&self) -> Option<usize> {
         let measured = self.tried.iter().enumerate();
         measured
@@ -143,7 +143,7 @@ impl Trials {
             .map(|(i, _)| i)
     }
 
-    /// The cut as the best trial has it, and a report of all. Time and warnings are missing.
+    /// The cut of the best trial, and a report of all. Time and warnings are missing.
     pub(crate) fn outcome(self, model: &Model<'_>, heal: &Heal, split: &Split) -> Healed {
         let best = self.best();
         let held_out = best.and_then(|best| self.held_out(best, split.validation.len()));
@@ -182,7 +182,7 @@ impl Trials {
         Healed { cut, report }
     }
 
-    /// The trial with the number `best` beside the cut as it was, on `n_windows` windows.
+    /// Trial `best` beside the cut as it was, on `n_windows` windows.
     fn held_out(&self, best: usize, n_windows: usize) -> Option<HeldOutReport> {
         let loss_of = |i: usize| self.tried.get(i)?.measured.as_ref().map(|(_, loss)| *loss);
         let (none, healed) = (loss_of(0)?, loss_of(best)?);
@@ -251,7 +251,7 @@ impl Tried {
     }
 }
 
-/// The name of a fit, with a block for a run of removed ones or without.
+/// The name of a fit, with a block per run or without.
 fn method(order: &Order, has_block: bool) -> HealMethod {
     match (order.before, has_block) {
         (true, false) => HealMethod::Linear,

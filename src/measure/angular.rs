@@ -12,7 +12,7 @@ use anyhow::{Result, bail, ensure};
 use crate::engine::hidden_state::{HiddenStates, Position, Token};
 use crate::measure::importance::cosine_distance;
 
-/// The angular distance of every run of `n` blocks, by its first block.
+/// The angular distance of each run of `n` blocks, by first block.
 ///
 /// Memory is `n + 1` hidden states of one window.
 ///

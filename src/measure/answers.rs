@@ -13,8 +13,8 @@ use std::path::Path;
 /// Tokens up to which answers of a task are evaluated together. What they share is evaluated once. Else one by one.
 const MAX_TOGETHER: usize = 2048;
 
-/// The mean log-probability of each answer of each of `tasks`, of `model`, which lies at `path`. `progress` is called after
-/// each task.
+/// The mean log-probability by `model` of each answer of `tasks`. `model` lies at `path`. `progress` is called after each
+/// task.
 ///
 /// # Errors
 /// A task that is longer than the model's context; llama.cpp's; logits that are not finite.

@@ -36,7 +36,7 @@ pub(crate) struct Measured {
     pub(crate) gathered: Gathered,
 }
 
-/// What is kept in memory of a text, beside one hidden state of each window.
+/// What is kept of a text, beside one hidden state per window.
 #[derive(Clone, Copy)]
 pub(crate) struct Kept {
     /// The hidden states at all positions of the stream.
@@ -74,13 +74,13 @@ fn size(parent: Parent<'_>, options: &Calibration, kept: Kept) -> Size {
     Size { window, n_windows, n_logits: 0, gathers: kept.gathers }
 }
 
-/// Whether the whole model may be evaluated for scores in the way that was asked for.
+/// Whether scores may come from the whole model, as asked for.
 pub(crate) fn fits(parent: Parent<'_>, options: &Calibration, kept: Kept) -> bool {
     let asked = options.conversion.is_some_and(|conversion| conversion != Conversion::None);
     !asked && matches!(way(parent, options, kept), Ok(Way::Whole))
 }
 
-/// Operations below which it is not worth to find out what is fastest. A slow core does them in a second.
+/// Operations below which timing what is fastest is not worth it. A slow core does them in a second.
 const WORTH: u64 = 100_000_000_000;
 
 /// As [`way`], of scores. Also block by block where converted blocks are likely to be faster than the whole.
@@ -118,7 +118,7 @@ fn n_operations(parent: Parent<'_>, options: &Calibration) -> u64 {
     weights.fold(0u64, u64::saturating_add).saturating_mul(2).saturating_mul(options.tokens as u64)
 }
 
-/// As [`way`], of the logits of one of `n_models` that share the memory.
+/// As [`way`], of logits, where `n_models` share the memory.
 ///
 /// # Errors
 /// As [`way`].
@@ -156,7 +156,7 @@ fn logits_size(options: &Calibration) -> Size {
     }
 }
 
-/// Refuses a model that does not fit, for what is evaluated as a whole alone.
+/// Refuses a model that does not fit as a whole.
 ///
 /// # Errors
 /// What it would take.
@@ -168,7 +168,7 @@ pub(crate) fn check_whole(parent: Parent<'_>, options: &Calibration, why: &str) 
         .with_context(|| parent.name())
 }
 
-/// Refuses a model that does not fit as a whole beside each of its blocks.
+/// Refuses a model that does not fit beside each of its blocks.
 ///
 /// # Errors
 /// What it would take.
@@ -194,12 +194,12 @@ fn has_device(options: &Calibration) -> bool {
     Backend::init().supports_gpu_offload() && options.gpu_layers != Some(0)
 }
 
-/// Whether the weights are in the memory of a device or server, as far as is known.
+/// Whether weights are on a device or server, as far as known.
 fn is_elsewhere(options: &Calibration) -> bool {
     options.memory.is_none() && (!options.rpc.is_empty() || has_device(options))
 }
 
-/// Measures the importance of every block, and what else is `wanted`, block by block.
+/// Measures block by block every block's importance, and all else `wanted`.
 ///
 /// # Errors
 /// Whatever keeps a block from being evaluated, or states from being kept.

@@ -37,30 +37,30 @@ pub(crate) struct Calibrated {
     pub(crate) report: CalibrationReport,
     /// Tokens that might have been evaluated.
     pub(crate) n_tokens_allowed: usize,
-    /// The importance matrix of the windows that were evaluated, where it was asked for.
+    /// The importance matrix of the evaluated windows, where it was asked for.
     pub(crate) imatrix: Option<MeasuredImatrix>,
     /// What experts do in those windows; empty where it was not asked for.
     pub(crate) experts: RoutedSums,
 }
 
-/// The rule by which a calibration of at most so many windows ends early.
+/// Makes the rule by which a calibration of so many windows ends.
 pub(crate) type Until<'u> = dyn Fn(usize) -> Box<dyn Fn(&Measuring) -> bool + 'u> + 'u;
 
-/// Measurements of a calibration beside the scores of whole blocks, and its end.
+/// Measurements of a calibration beside whole blocks' scores, and its end.
 #[derive(Default)]
 pub(crate) struct Extras<'c, 'u> {
     /// The scores of the two halves of each block.
     pub(crate) sub_blocks: bool,
-    /// How alike the hidden states of any two positions are, of all windows that are evaluated.
+    /// How alike hidden states of any two positions are. Of all windows that are evaluated.
     pub(crate) pairs: Option<&'c mut Pairs>,
     /// The rule by which the calibration ends early.
     pub(crate) until: Option<&'c Until<'u>>,
-    /// The importance matrix of the model as it is, and what experts do.
+    /// The importance matrix of the unchanged model, and what experts do.
     pub(crate) gathers: Gathers,
 }
 
-/// Measures the importance of every block of `parent`, and all else of `extras`. Scores that were measured before come from
-/// the cache.
+/// Measures the importance of `parent`'s blocks, and all else of `extras`. Scores that were measured before come from the
+/// cache.
 pub(crate) fn calibrate(
     parent: Parent<'_>,
     options: &Calibration,
@@ -239,7 +239,7 @@ fn measure(
     }
 }
 
-/// Evaluates windows in random order until `is_enough`, called with the tokens of each, or the end.
+/// Evaluates windows in random order until `is_enough`, or the end. It is called with the tokens of each.
 fn measure_until(
     states: &mut dyn HiddenStates,
     set: &CalibrationSet,

@@ -69,7 +69,7 @@ fn of_expert(block: &BlockExperts, expert: &ExpertSums) -> ExpertScores {
     }
 }
 
-/// Tokens over which a mean is, and the sum of the squares of those of each window.
+/// Tokens of a mean, and the sum of squares over windows.
 #[derive(Clone, Copy)]
 struct Weights {
     sum: f64,

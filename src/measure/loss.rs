@@ -151,7 +151,7 @@ pub struct TaskLoss {
 }
 
 impl TaskLoss {
-    /// Of tasks, each with the scores of its answers and the number of the right one.
+    /// Of tasks, each with its answers' scores and the right one's number.
     ///
     /// A score is the mean log-probability of an answer's tokens. The likeliest answer has the largest, and the cross entropy
     /// is that of a softmax over them, `ln sum_j exp(s_j) - s_right`. It says of every task how near it is to being right,

@@ -1,6 +1,6 @@
 //! Numbers that look random, for tests.
 
-/// A small generator of numbers, the same on every machine, in -1 to 1.
+/// A small generator of numbers in -1 to 1. It is the same on every machine.
 pub(crate) fn noise(seed: u64) -> impl FnMut() -> f32 {
     let mut state = seed;
     move || {
@@ -9,7 +9,7 @@ pub(crate) fn noise(seed: u64) -> impl FnMut() -> f32 {
     }
 }
 
-/// The next number of [`noise`] as one from 0 to `n - 1`.
+/// The next number of [`noise`] as an integer below `n`.
 #[allow(clippy::cast_possible_truncation, reason = "rounded down, below `n`")]
 pub(crate) fn below(next: &mut impl FnMut() -> f32, n: usize) -> usize {
     (f64::from(next() + 1.0) / 2.0 * n as f64) as usize

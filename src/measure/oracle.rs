@@ -35,7 +35,7 @@ pub const DEFAULT_TOKENS: usize = 700;
 /// By how much the sequence is longer than a sliding window.
 const PAST_WINDOW: usize = 128;
 
-/// What the names of the output projection of a block's attention begin with.
+/// The start of names of attention's output projection.
 const ATTENTION_WRITER: &str = "attn_output.";
 
 /// A factor on what a block gives; see [`OutputScale`].
@@ -50,7 +50,7 @@ pub struct Run {
     pub sliding_window: Option<usize>,
     /// Logits compared.
     pub floats: u64,
-    /// How many of them differ in any bit but the sign of a zero.
+    /// Those that differ in any bit but a zero's sign.
     pub floats_different: u64,
     /// Time of all of it.
     pub seconds: f64,
@@ -64,7 +64,7 @@ enum Fill {
     Ones,
 }
 
-/// The bytes of the parent to overwrite so that the removed blocks add nothing.
+/// The parent's bytes to overwrite so that removed blocks add nothing.
 #[derive(Debug)]
 pub struct ZeroedBlocks {
     /// In each part, what to overwrite.
@@ -74,7 +74,7 @@ pub struct ZeroedBlocks {
     sliding_window: Option<usize>,
 }
 
-/// Checks that a block of `model` whose output projections are zeros is the identity.
+/// Checks that a block with zero output projections is the identity.
 ///
 /// # Errors
 /// An architecture in which it is not, or is not known to be.
@@ -153,7 +153,7 @@ impl ZeroedBlocks {
     }
 }
 
-/// Checks that the removed blocks do nothing to the stream but add to it. Zeros leave the rest.
+/// Checks that the removed blocks only add to the stream. Zeros leave the rest.
 fn check_kinds(model: &Model<'_>, removed: &BlockSet) -> Result<()> {
     let Some(rules) = model.rules() else {
         return Ok(());
@@ -171,8 +171,8 @@ fn check_kinds(model: &Model<'_>, removed: &BlockSet) -> Result<()> {
     Ok(())
 }
 
-/// Evaluates the zeroed parent and the model at `out`, on `threads` CPU threads, and compares their logits. The tensors of
-/// `changed` have these weights in the parent, too: what is compared is all else.
+/// Compares the logits of the zeroed parent and the model at `out`. Both are evaluated on `threads` CPU threads. The tensors
+/// of `changed` have these weights in the parent, too: what is compared is all else.
 ///
 /// # Errors
 /// No room for a copy of the parent in the system's folder for temporary files; llama.cpp's; logits that prove nothing.
@@ -234,7 +234,7 @@ pub fn run(
     })
 }
 
-/// The model's BOS, if it uses one, then tokens from all of the vocabulary. They look random and are always the same.
+/// The model's BOS, if any, then tokens from all the vocabulary. They look random and are always the same.
 fn sequence(model: &ggml::Model, sliding_window: Option<usize>) -> Vec<Token> {
     let past_window = sliding_window.map_or(0, |window| window.saturating_add(PAST_WINDOW));
     let n_tokens = DEFAULT_TOKENS.max(past_window);
@@ -274,13 +274,13 @@ fn check_meaning(logits: &[f32]) -> Result<()> {
     Ok(())
 }
 
-/// How many floats differ in any bit but the sign of a zero. The sum of a stream and nothing may change that.
+/// Floats that differ in any bit but a zero's sign. The sum of a stream and nothing may change that.
 fn n_different(expected: &[f32], found: &[f32]) -> u64 {
     let differs = |(a, b): &(&f32, &f32)| a.to_bits() != b.to_bits() && !(**a == 0.0 && **b == 0.0);
     expected.iter().zip(found).filter(differs).count() as u64
 }
 
-/// A copy of part `number` of the parent, as llama.cpp reads it, with some bytes overwritten.
+/// A copy of part `number` with some bytes overwritten. It is the parent's part, as llama.cpp reads it.
 fn copy(parent: &Input, number: usize, fills: &[(Range<u64>, Fill)]) -> Result<Temporary> {
     let part = &parent.parts()[number];
     let Some(shown) = parent.to_copy(number)? else {

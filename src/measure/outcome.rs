@@ -42,7 +42,7 @@ pub struct EvalReport {
     pub log_perplexity_ratio_stderr: Option<f64>,
     /// Of the parent's predictions and the model's.
     pub kl_divergence: Option<KlReport>,
-    /// Share of tokens after which both hold the same token to be the likeliest.
+    /// Share of tokens after which both have the same likeliest token.
     pub same_top: Option<f64>,
     /// Its standard error.
     pub same_top_stderr: Option<f64>,

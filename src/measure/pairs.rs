@@ -1,4 +1,4 @@
-//! How alike the hidden states at any two positions of the stream are: formulas and accumulators only.
+//! Likeness of hidden states at any two positions of the stream. Formulas and accumulators only.
 //!
 //! Position 0 is what enters block 0, position `i + 1` what leaves block `i`. The cosine of positions `i` and `j` is
 //! `E_{X,t}[cos(X_{i,t}, X_{j,t})]` over every token of every window. So neighbours have `1 - BI_i` with the Block Influence of
@@ -13,13 +13,13 @@ use serde::{Deserialize, Serialize};
 use crate::engine::hidden_state::{HiddenStates, Position, Token, Visitor};
 use crate::measure::importance::cosine_distance;
 
-/// Sums over the tokens of all finished windows, for every pair of positions.
+/// Sums over tokens of all finished windows, for every two positions.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Pairs {
-    /// The pair of positions `i < j` at `j * (j - 1) / 2 + i`.
+    /// One for each pair. That of positions `i < j` is at `j * (j - 1) / 2 + i`.
     sums: Vec<Sums>,
     n_positions: usize,
-    /// Whether a model without one state between any two blocks is passed by, and has no sums.
+    /// Whether models without one state between blocks are passed by. They have no sums.
     lenient: bool,
 }
 
@@ -46,8 +46,8 @@ impl Pairs {
         self.n_positions == n_blocks + 1 && self.sums.len() == at(0, self.n_positions)
     }
 
-    /// The angular distance of every run of `n` blocks, by its first block. `None` where there is no such run, or one without
-    /// an angle.
+    /// The angular distance of each run of `n` blocks, by first block. `None` where there is no such run, or one without an
+    /// angle.
     #[must_use]
     pub fn angles(&self, n: usize) -> Option<Vec<f64>> {
         let n_runs = self.n_positions.checked_sub(n).filter(|_| n > 0)?;
@@ -58,7 +58,7 @@ impl Pairs {
         (0..n_runs).map(angle).collect()
     }
 
-    /// The mean cosine of every two positions, a square of `n_blocks + 1` rows. `None` where one of the two is all zeros for
+    /// The mean cosine of every two positions. A square of `n_blocks + 1` rows. `None` where one of the two is all zeros for
     /// every token, so that there is no angle.
     #[must_use]
     pub fn cosine(&self) -> Vec<Vec<Option<f64>>> {
@@ -92,7 +92,7 @@ impl Pairs {
         pairs.for_each(|(at, sums)| {
             let (i, j) = pair(at);
             let rows = states[i].chunks_exact(n_embd).zip(states[j].chunks_exact(n_embd));
-            // A window's own sum first, as importance has it, so that neighbours come out the same to the last digit.
+            // A window's own sum first, as importance has it. So neighbours come out the same to the last digit.
             let (mut window, mut angle) = (0.0, 0.0);
             for distance in rows.filter_map(|(x, y)| cosine_distance(x, y)) {
                 window += distance;
@@ -117,7 +117,7 @@ fn pair(index: usize) -> (usize, usize) {
     (index - at(0, j), j)
 }
 
-/// Hidden states on their way to somebody else, from which [`Pairs`] are measured in passing.
+/// Hidden states passed on, from which [`Pairs`] are measured.
 ///
 /// Memory is the hidden states of one window at all positions: `(n_blocks + 1) * n_tokens * n_embd` floats.
 pub struct Paired<'s> {
@@ -306,7 +306,7 @@ mod tests {
         recorded.windows[0].extend(again);
         let error = measure(&recorded, 2).unwrap_err();
         assert!(format!("{error}").starts_with("blocks of this model run several times"));
-        // Where that may be, there are no pairs, and all else is measured.
+        // Where that is allowed, pairs are missing, and the rest is measured.
         let mut pairs = Pairs::lenient();
         let mut source = recorded.clone();
         let mut states = Paired::new(&mut source, &mut pairs);

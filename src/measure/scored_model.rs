@@ -40,7 +40,7 @@ impl<'i> ScoredModel<'i> {
             Ok(constraints) => {
                 blockwise::way_of_logits(Parent { input, model, constraints }, text, n_models)?
             }
-            // Of an architecture that is not known nothing can be said before it is loaded.
+            // An unknown architecture tells nothing before it is loaded.
             Err(_) => Way::Whole,
         };
         let (weights, by_blocks) = match way {

@@ -170,7 +170,7 @@ fn strings(value: Option<&Value>, name: &str) -> Result<Vec<String>> {
         .collect()
 }
 
-/// A piece of the file, in quotes, as much as fits on the line of an error.
+/// A piece of the file in quotes, cut for an error line.
 fn shown(text: &str) -> String {
     const MAX: usize = 40;
     let text: String = text.chars().map(|c| if c.is_control() || c == '"' { ' ' } else { c }).collect();
@@ -211,7 +211,7 @@ mod tests {
         assert_eq!(tasks.len(), 3);
         assert_eq!((tasks[1].line, tasks[1].right), (7, 2));
         assert_eq!(tasks[1].texts().nth(3).unwrap(), "A man sits. He is d.");
-        // As other systems end their lines, and without an end of the last one.
+        // Line ends of other systems, and none at the end.
         assert_eq!(hellaswag(&TASK.replace('\n', "\r\n")).unwrap()[0].right, 2);
         assert_eq!(hellaswag(TASK.trim_end()).unwrap().len(), 1);
     }

@@ -43,7 +43,7 @@ pub struct Card<'f> {
     pub experts: Option<ExpertsReport>,
     /// How they were chosen.
     pub method: String,
-    /// Whether sets of several methods were compared, of which this is the best.
+    /// Whether this is the best of the sets of several methods.
     pub by_auto: bool,
     /// How the model was healed.
     pub heal: String,

@@ -1,4 +1,4 @@
-//! What a comparison found, as JSON and as a screen for a person.
+//! What a comparison found, as JSON and as text.
 
 use super::column::{Column, number, right, table};
 use super::lines;
@@ -52,12 +52,12 @@ pub struct RowReport {
     pub kind: Kind,
     /// Where it is; null where no file was written.
     pub path: Option<String>,
-    /// The type by `general.file_type`, or that it was quantized to, such as `Q4_K_M`.
+    /// The type by `general.file_type`, or of quantization, such as `Q4_K_M`.
     #[serde(rename = "type")]
     pub file_type: Option<&'static str>,
     /// The blocks that are gone, in the parent's numbering. Null but for fewer blocks.
     pub removed: Option<Vec<usize>>,
-    /// The method that chose them, that of the best set where `auto` chose. Null but for fewer blocks.
+    /// The method that chose them, the best set's where `auto` chose. Null but for fewer blocks.
     pub method: Option<String>,
     /// What makes up for them, `none` if nothing. Null but for fewer blocks.
     pub heal: Option<String>,
@@ -76,13 +76,13 @@ pub struct RowReport {
     pub perplexity_stderr: Option<f64>,
     /// Of the parent's predictions and the row's; zeros for the parent.
     pub kl_divergence: Option<KlReport>,
-    /// Share of tokens after which the parent holds the same token to be the likeliest.
+    /// Share of tokens after which the parent's likeliest token is the same.
     pub same_top: Option<f64>,
     /// Its standard error.
     pub same_top_stderr: Option<f64>,
     /// How fast it is.
     pub tokens_per_second: Option<SpeedReport>,
-    /// Whether no other row is as small and as close to the parent, and better in one of the two.
+    /// Whether it is on the Pareto front. No other row is as small and as close to the parent, and better in one of the two.
     pub pareto: bool,
     /// Why it was not measured; null if it was.
     pub error: Option<String>,

@@ -1,4 +1,4 @@
-//! What an evaluation found, as JSON and as a screen for a person.
+//! What an evaluation found, as JSON and as text.
 
 use super::lines;
 use crate::measure::outcome::AccuracyReport;

@@ -7,7 +7,7 @@ use crate::measure::experts::{BlockOfExperts, ExpertScores};
 /// Experts of a line.
 const PER_LINE: usize = 16;
 
-/// The REAP of every expert, block after block, in thousandths of the largest of the block.
+/// The REAP of every expert, in thousandths of its block's largest.
 #[must_use]
 pub fn table(blocks: &[BlockOfExperts]) -> String {
     let mut text = String::from(

@@ -1,4 +1,4 @@
-//! Lines on how sure scores are, on another text, and on the loss of each block alone.
+//! Lines on the certainty of scores, another text, and single blocks' losses.
 
 use super::lines;
 use crate::choose::rating::AblateReport;
@@ -82,7 +82,7 @@ pub fn against(against: &AgainstReport) -> String {
     text
 }
 
-/// What removing blocks one by one is compared with, and which may not go. Each is on lines of its own; those that may not go
+/// What single removals are compared with, and which are not allowed. Each is on lines of its own; those that may not go
 /// alone are there by reason.
 #[must_use]
 pub fn ablated(ablate: &AblateReport) -> String {

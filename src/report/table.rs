@@ -161,7 +161,7 @@ fn blocks(report: &Report, colour: Colour) -> Table {
     table(head.into_iter().map(right).collect(), rows, colour)
 }
 
-/// The heads of the scores of a block or of half of one. The first tells them apart.
+/// The heads of the scores of a block or its half. The first tells them apart.
 fn heads(first: &'static str) -> Vec<&'static str> {
     let mut heads: Vec<_> = Metric::ALL.iter().flat_map(|metric| [metric.head(), "\u{b1}"]).collect();
     heads[0] = first;

@@ -1,4 +1,4 @@
-//! What a verification found, as JSON and as a screen for a person.
+//! What a verification found, as JSON and as text.
 
 use std::fmt::Write as _;
 
@@ -46,7 +46,7 @@ pub struct VerifyReport {
     pub tensors: usize,
     /// Bytes of that data.
     pub tensor_bytes: u64,
-    /// Planned tensors that are not the parent's with all their bytes, and those that are left out.
+    /// Planned tensors that differ from the parent's, and those left out.
     pub changes: Vec<TensorChange>,
     /// How the tensors in other types were proven; null where there are none.
     pub rounded: Option<Rounded>,

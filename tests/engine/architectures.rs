@@ -42,7 +42,7 @@ pub fn constraints(path: &Path) -> Result<Constraints, String> {
     Constraints::of(&model).map_err(|error| format!("{error:#}"))
 }
 
-/// Those sets for a model, each replaced by the nearest that is allowed where it is not.
+/// Those sets for a model, or the nearest that are allowed.
 pub fn allowed_sets(constraints: &Constraints) -> BTreeSet<Vec<usize>> {
     let mut allowed = BTreeSet::new();
     for set in sets(constraints.n_trunk_blocks) {
@@ -73,7 +73,7 @@ pub fn zeroing_is_identity(architecture: &Architecture) -> bool {
     architecture.stream != Stream::LayerOutputNorm
 }
 
-/// llama.cpp's numbers of the types that the weights of the tiny models have (`llama.h: llama_ftype`).
+/// llama.cpp's numbers of the tiny models' weight types (`llama.h: llama_ftype`).
 const FILE_TYPES: [(&str, Option<u32>); 5] =
     [("F32", None), ("Q4_0", Some(2)), ("Q8_0", Some(7)), ("Q4_K_M", Some(15)), ("Q6_K", Some(18))];
 
@@ -161,13 +161,13 @@ fn check_parent(
     Ok((n_sets, n_floats))
 }
 
-/// Whether a block of `set` does more to the stream than to add to it, which zeros do not silence.
+/// Whether a block of `set` does more than add to the stream. Zeros do not silence that.
 pub fn has_more_than_sums(constraints: &Constraints, set: &[usize]) -> bool {
     let kinds = constraints.kinds.by_position.iter();
     kinds.filter(|kind| kind.in_period).any(|kind| set.iter().any(|&block| kind.holds(block)))
 }
 
-/// The hidden states come in order, differ from block to block, and around a zeroed block are the same.
+/// Checks that hidden states come in order and differ by block. Around a zeroed block they are the same.
 fn check_states(
     architecture: &Architecture,
     constraints: &Constraints,

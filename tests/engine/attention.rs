@@ -30,7 +30,7 @@ const SETS: &[(&[usize], &[usize])] = &[
     (&[0, 1, 2, 3], &[5]),
 ];
 
-/// What a model of this kind is tested for, and how it is made.
+/// A kind of model to test, and how it is made.
 struct Variant {
     name: &'static str,
     extra: Vec<(&'static str, ValueOut)>,

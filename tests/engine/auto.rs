@@ -33,7 +33,7 @@ fn text(n_windows: usize) -> String {
     format!("--calibration text --window {WINDOW} --tokens {}", n_windows * WINDOW)
 }
 
-/// The sum of KL divergences and the number of scored tokens over the first windows of the text.
+/// The sum of KL divergences and the number of scored tokens. Both are over the first windows of the text.
 fn sum_of_kl(dir: &Path, removed: &Value, n_windows: usize) -> (f64, f64) {
     let blocks: Vec<String> = removed.as_array().unwrap().iter().map(ToString::to_string).collect();
     json(dir, &format!("m.gguf --blocks {} -o one.gguf --force", blocks.join(",")));
@@ -60,7 +60,7 @@ fn the_best_of_the_sets_of_all_methods_is_that_which_eval_names() {
         let candidates = auto["candidates"].as_array().unwrap();
         let sets: BTreeSet<String> = candidates.iter().map(|one| one["removed"].to_string()).collect();
         assert_eq!(sets.len(), candidates.len());
-        // Every method has its own set, and the first of a set's methods is that of the result.
+        // Every method has its own set. The first of a set's methods is that of the result.
         for method in METHODS {
             let alone = json(dir, &format!("{drop} --method {method}"));
             assert_eq!((&alone["chosen_by"], &alone["auto"]), (&Value::Null, &Value::Null));

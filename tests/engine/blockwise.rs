@@ -91,7 +91,7 @@ pub fn need(dir: &Path, size: Size) -> Need {
     Need::of(&model, &constraints, size).unwrap()
 }
 
-/// The memory in bytes with which the model in `dir` is evaluated block by block.
+/// Memory in bytes that has the model evaluated block by block.
 pub fn memory(dir: &Path, size: Size) -> u64 {
     let need = need(dir, size);
     assert!(need.least + 20 * need.states < need.whole, "{need:?}");
@@ -177,7 +177,7 @@ fn converted_blocks_are_those_of_a_converted_file() {
     assert!(error.contains("weights are not converted") && error.contains("'gemma2'"), "{error}");
 }
 
-/// A pass over a text of some seconds, with states in folder `s`.
+/// A pass of some seconds, with states in folder `s`.
 const LONG: &str = "score m.gguf --tokens 4096 --window 64 --no-cache --scratch s --json - -t 1";
 
 /// How far a pass in folder `s` is.
@@ -191,7 +191,7 @@ fn next(dir: &Path) -> u64 {
     record.and_then(|record| record["next"].as_u64()).unwrap_or(0)
 }
 
-/// Starts a long pass within `limit` bytes and waits until some blocks are done.
+/// Starts a long pass within `limit` bytes. Waits until some blocks are done.
 fn begin(dir: &Path, limit: u64) -> Child {
     let mut command = command(dir, &format!("{LONG} --memory {limit}"));
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -252,7 +252,7 @@ fn two_passes_on_one_folder_and_a_changed_model_are_refused() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!((output.status.code(), said.lines().count()), (Some(1), 1), "{said}");
     assert!(said.contains("another run of the same job is using it"), "{said}");
-    // The first goes on, and sees at its end that the file is another one.
+    // The first goes on, and finds another file at its end.
     let bytes = std::fs::read(dir.join("m.gguf")).unwrap();
     std::fs::remove_file(dir.join("m.gguf")).unwrap();
     std::fs::write(dir.join("m.gguf"), bytes).unwrap();

@@ -19,7 +19,7 @@ fn write_text(dir: &Path, name: &str, range: std::ops::Range<usize>) {
     std::fs::write(dir.join(name), text).unwrap();
 }
 
-/// The cells of the row of a card's table that begins with `what`.
+/// The cells of a card's table row that begins with `what`.
 fn row<'c>(card: &'c str, what: &str) -> Vec<&'c str> {
     let line = card.lines().find(|line| line.starts_with(&format!("| {what}")));
     line.unwrap().split(" | ").map(|cell| cell.trim_matches(['|', ' '])).collect()
@@ -68,7 +68,7 @@ fn figures_of_a_card_are_those_of_eval() {
     run(dir, "m.gguf --drop 2 -o out.gguf --card card.md --force --calibration short --tokens 160");
     let card = std::fs::read_to_string(dir.join("card.md")).unwrap();
     assert!(card.contains("The blocks were chosen on the same text"), "{card}");
-    // A split output is measured too, and its figures are those of the whole one.
+    // A split output is measured, too, with the whole one's figures.
     let whole = run(dir, &format!("m.gguf --blocks 1,3 -o out.gguf --card card.md --force {text}"));
     let split = run(
         dir,

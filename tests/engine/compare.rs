@@ -28,7 +28,7 @@ fn row<'j>(json: &'j Value, name: &str) -> &'j Value {
     found.unwrap_or_else(|| panic!("no row {name}: {json:#}"))
 }
 
-/// Checks that a row says what `eval` says of the file `name` against `parent.gguf`.
+/// Checks a row against `eval` of the file `name` and `parent.gguf`.
 #[track_caller]
 fn equals_eval(row: &Value, dir: &Path, name: &str) {
     let eval = json(dir, &format!("eval {name} --parent parent.gguf {TEXT}"), 0);
@@ -103,7 +103,7 @@ fn blocks_are_those_that_the_main_job_chooses() {
         let choice = &compared["choice"];
         assert_eq!(choice["method"], method);
         assert_eq!(choice["calibration"].is_null(), method == "reverse");
-        // Both texts are the built-in one, but for the tokens at the ends of windows.
+        // Both texts are the built-in one, but for tokens ending windows.
         let seen = choice["seen_share"].as_f64().unwrap();
         assert_eq!(seen > 0.9, method != "reverse", "{method}: {seen}");
     }
@@ -200,7 +200,7 @@ fn spoil(path: &Path, out: &Path) {
     std::fs::write(out, bytes).unwrap();
 }
 
-/// A folder with a parent, and others that cannot be held against it.
+/// A folder with a parent, and models not comparable with it.
 fn with_bad_models() -> tempfile::TempDir {
     let (dir, [parent, _]) = models("llama");
     spoil(&parent, &dir.path().join("nan.gguf"));

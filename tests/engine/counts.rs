@@ -32,7 +32,7 @@ fn narrow(architecture: &'static str, n_blocks: u32) -> Spec<'static> {
     spec
 }
 
-/// The outputs of the model without `blocks` and of the one with them zeroed.
+/// The outputs of the model without `blocks`, and with them zeroed.
 fn both(parent: &Path, blocks: &[usize]) -> Result<(Vec<f32>, Vec<f32>), String> {
     let dir = tempfile::tempdir().unwrap();
     let [short, zeroed] = ["short", "zeroed"].map(|name| dir.path().join(name));
@@ -71,9 +71,10 @@ fn changed(path: &Path, rest: &str, wanted: &dyn Fn(usize) -> bool, change: &dyn
     std::fs::write(out, bytes).unwrap();
 }
 
-/// The factor is not exact in floats, so outputs differ by what rounding does, which blocks magnify, and the rounding of
-/// queries to F16 before they meet the cache. How much that is shows where the last bit of the parent's weights is flipped. The
-/// shortened model may differ by this many times as much, and without the factor it differs by many times more.
+/// The factor is not exact in floats, so outputs differ. They differ by what rounding does, which blocks magnify, and the
+/// rounding of queries to F16 before they meet the cache. How much that is shows where the last bit of the parent's weights
+/// is flipped. The shortened model may differ by this many times as much, and without the factor it differs by many times
+/// more.
 const ROUNDINGS: f32 = 2.0;
 
 #[test]
@@ -86,11 +87,11 @@ fn queries_keep_the_scale_of_the_number_of_blocks_that_is_left() {
         ("gemma3", 62, "attn_q_norm.weight", "attn_q_norm.weight"),
     ] {
         let mut spec = narrow(architecture, n_blocks);
-        // Heads of 24, where 64 / 4 = 16 is the width per head.
+        // Heads of 24, where 64 / 4 is the width per head.
         for key in [".attention.key_length", ".attention.value_length", ".rope.dimension_count"] {
             spec.extra.push((key, ValueOut::u32(24)));
         }
-        // A scale that is there already matters only where there is no norm after it.
+        // An existing scale matters only where no norm comes after it.
         for with_scale in [false, true].into_iter().take(1 + usize::from(architecture == "gemma2")) {
             spec.left_out = if with_scale { &[] } else { &["attn_q.scale", "attn_q.bias"] };
             spec.save(Backend::init(), &parent).unwrap();
@@ -136,7 +137,7 @@ fn where_both_scales_are_the_same_nothing_changes() {
 fn what_deepseek2_derives_from_the_number_of_blocks_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let parent = dir.path().join("parent");
-    // Blocks, tokens as the metadata counts them, whether the file says a rank of queries and a gating function.
+    // `n_tokens` is as in the metadata. `rank` and `gating` are what the file says, if anything.
     for (architecture, n_blocks, n_tokens, rank, gating) in [
         ("deepseek2", 27, 102_400, None, None),
         ("deepseek2", 26, 128_256, None, Some(2)),

@@ -155,7 +155,7 @@ fn a_deadly_signal_is_one_line_and_leaves_nothing() {
     }
 }
 
-/// An allocator in which one call sends a signal while it holds its lock. The number of calls goes to a file.
+/// An allocator whose one call sends a signal with its lock held. The number of calls goes to a file.
 const ALLOCATOR: &str = r#"
 #include <pthread.h>
 #include <signal.h>
@@ -206,7 +206,7 @@ fn a_fault_inside_the_allocator_is_one_line_and_leaves_nothing() {
     let spec = byte_model("llama", 4);
     spec.save(Backend::init(), &folder.join("m.gguf")).unwrap();
     std::fs::write(folder.join("text"), "the quick brown fox ".repeat(400)).unwrap();
-    // The card is measured by llama.cpp while the output is there under another name.
+    // The card is measured while the output has another name.
     let arguments = "m.gguf --drop 1 --calibration text --tokens 256 --window 64 --threads 2 --quiet --no-cache \
                      --card card.md -o out.gguf";
     let command = |faulty: u64| {

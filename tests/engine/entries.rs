@@ -11,7 +11,7 @@ use crate::program::program;
 use crate::random_model::Spec;
 use crate::support::{load, shorten};
 
-/// Writes the model at `from` anew with data at multiples of `alignment`, after a head that is `n_filler` bytes longer.
+/// Rewrites the model at `from` with data aligned to `alignment`. Its head is `n_filler` bytes longer.
 fn align(from: &Path, alignment: u32, n_filler: usize, to: &Path) {
     let bytes = std::fs::read(from).unwrap();
     let file = File::parse(&bytes).unwrap();

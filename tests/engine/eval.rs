@@ -36,7 +36,7 @@ pub fn byte_model<'s>(architecture: &'s str, n_blocks: u32) -> Spec<'s> {
     spec
 }
 
-/// A folder with a parent and the parent without two of its blocks.
+/// A folder with a parent, whole and without two blocks.
 pub fn models(architecture: &str) -> (tempfile::TempDir, [PathBuf; 2]) {
     let dir = tempfile::tempdir().unwrap();
     let [parent, short] = ["parent.gguf", "short.gguf"].map(|name| dir.path().join(name));
@@ -45,7 +45,7 @@ pub fn models(architecture: &str) -> (tempfile::TempDir, [PathBuf; 2]) {
     (dir, [parent, short])
 }
 
-/// Probabilities of the next token after each token, by the textbook, from the logits of all of them.
+/// Textbook probabilities of the next token after each token. They come from the logits of all tokens.
 fn probabilities(path: &Path, tokens: &[Token]) -> Vec<Vec<f64>> {
     let model = load(path).unwrap();
     let options = ContextOptions { window: tokens.len(), threads: 1 };
@@ -147,7 +147,7 @@ fn some_tasks() -> Vec<Task> {
 
 #[test]
 fn answers_have_the_mean_log_probability_of_their_tokens() {
-    // One whose answers share tokens, one with sliding windows, one that keeps a state, one that has both.
+    // One shares answers' tokens, one has sliding windows. One keeps a state, one has both.
     for architecture in ["llama", "gemma3", "mamba2", "jamba"] {
         let (_dir, [path, _]) = models(architecture);
         let model = load(&path).unwrap();
@@ -166,7 +166,7 @@ fn answers_have_the_mean_log_probability_of_their_tokens() {
                 let own = n_shared..tokens.len();
                 let sum: f64 = (own.clone()).map(|t| p[t - 1][tokens[t] as usize].ln()).sum();
                 let expected = sum / own.len() as f64;
-                // The keys and values of a cache of another size are added up in another order.
+                // A cache of another size is added up in another order.
                 assert!((found / expected - 1.0).abs() < 2e-3, "{architecture}: {found} {expected}");
             }
         }

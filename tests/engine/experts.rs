@@ -65,7 +65,7 @@ fn overwrite(path: &Path, out: &Path, change: impl Fn(&str, &mut [f32], usize)) 
     std::fs::write(out, bytes).unwrap();
 }
 
-/// Makes element 0 of every token's embedding larger than all that blocks add to it.
+/// Makes element 0 of embeddings larger than all that blocks add.
 fn lift(path: &Path) {
     overwrite(path, path, |name, elements, row| match name {
         "token_embd.weight" => elements.iter_mut().step_by(row).for_each(|first| *first = 32.0),
@@ -83,7 +83,7 @@ fn block_of(name: &str) -> Option<(usize, &str)> {
     Some((block.parse().ok()?, rest))
 }
 
-/// Copies the model at `path` with routers that never choose other experts than the kept ones.
+/// Copies the model with routers that choose only the kept experts.
 fn bias(path: &Path, experts: &KeptExperts, out: &Path) {
     overwrite(path, out, |name, elements, row| {
         let Some((block, rest)) = block_of(name) else {
@@ -109,7 +109,7 @@ fn bias(path: &Path, experts: &KeptExperts, out: &Path) {
     });
 }
 
-/// The cut of the model at `path` that keeps those experts, and its output without `blocks` at `out`, which is verified.
+/// Writes the model without some experts and `blocks` to `out`. The output is verified. Returns the experts that stay.
 fn shorten(path: &Path, blocks: &[usize], out: &Path) -> Result<KeptExperts, String> {
     let run = || -> anyhow::Result<KeptExperts> {
         let input = Input::open(path)?;
@@ -150,7 +150,7 @@ struct Compared {
     change: f64,
 }
 
-/// Compares the shortened model with the parent that never chooses the other experts, both without `blocks`.
+/// Compares the shortened model with the biased parent, both without `blocks`.
 fn compare(parent: &Path, blocks: &[usize]) -> Result<Compared, String> {
     let [short, zeroed, biased] = ["short", "zeroed", "biased"].map(|name| parent.with_file_name(name));
     let kept = shorten(parent, blocks, &short)?;
@@ -371,7 +371,7 @@ fn scores_of_experts_are_those_of_loops() {
     }
 }
 
-/// A folder with a mixture of six experts, two used, that reads bytes.
+/// A folder with a byte model of six experts, two used.
 fn folder() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let mut spec = byte_model("qwen3moe", 4);

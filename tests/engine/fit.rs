@@ -40,7 +40,7 @@ fn share(dir: &Path, percent: u64) -> u64 {
     fs::metadata(dir.join("m.gguf")).unwrap().len() * percent / 100
 }
 
-/// The mean KL divergence of a file over the windows after the first `skipped`.
+/// A file's mean KL divergence over windows after the first `skipped`.
 fn kl(dir: &Path, file: &str, skipped: usize, n_windows: usize) -> f64 {
     let sum = |n: usize| {
         if n == 0 {
@@ -252,7 +252,7 @@ fn a_changed_weight_is_found_whatever_the_file_says_of_it() {
     fs::write(dir.join("bad.gguf"), &bad).unwrap();
     let found = on_one_thread(dir, "verify bad.gguf --parent m.gguf");
     assert_eq!(found.status.code(), Some(1));
-    // With the hash of the changed data in place of the recorded one.
+    // The hash of the changed data takes the recorded one's place.
     let new = blake3::hash(&bad[at..end]).to_hex().to_string();
     let place = bad.windows(64).position(|window| window == old.as_bytes()).unwrap();
     bad[place..place + 64].copy_from_slice(new.as_bytes());

@@ -22,7 +22,7 @@ fn dir(architecture: &str, n_blocks: u32) -> tempfile::TempDir {
     dir
 }
 
-/// The result of the program as JSON, and what it says on stderr.
+/// The program's result as JSON, and what it says on stderr.
 fn result(dir: &Path, arguments: &str) -> (Value, String) {
     let output = program(dir, &format!("{arguments} {TEXT} --json -"));
     (parsed(&output), String::from_utf8(output.stderr).unwrap())

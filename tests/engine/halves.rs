@@ -25,7 +25,7 @@ fn states(path: &Path) -> Result<States, String> {
     Ok(hidden_states_with_middles(path)?.windows.remove(0))
 }
 
-/// What enters each block, what is at its middle, and what leaves it, block after block in order of evaluation.
+/// States entering, in the middle of and leaving each block. Blocks are in order of evaluation.
 fn by_block(states: &States) -> Result<Vec<[&[f32]; 3]>, String> {
     let mut blocks = Vec::new();
     let mut entered: &[f32] = &[];
@@ -95,7 +95,7 @@ fn the_middle_is_the_input_and_what_attention_adds() {
         if NOT_EVALUATED.contains(&name) || only.as_deref().is_some_and(|only| only != name) {
             continue;
         }
-        // The stream of post-norm encoders passes norms, so a half that adds nothing still changes it.
+        // The stream of post-norm encoders passes norms. So a half that adds nothing still changes it.
         let is_sum = architecture.stream != Stream::LayerOutputNorm;
         let n_blocks = match name {
             // Its first 20 are of another kind.

@@ -24,7 +24,7 @@ use crate::support::{load, setup};
 pub const WINDOW: usize = 64;
 const N_WINDOWS: usize = 14;
 
-/// A model of six blocks that takes any text, without what makes its blocks other than plain: scales and biases.
+/// A plain model of six blocks that takes any text. Its blocks have no scales or biases.
 pub fn plain_model(architecture: &str) -> Spec<'_> {
     let mut spec = byte_model(architecture, 6);
     spec.omitted = |name| name.contains("scale") || name.ends_with(".bias");
@@ -105,7 +105,7 @@ fn a_healed_file_is_the_parent_but_for_the_tensors_that_it_names() {
         let mut places: Vec<usize> =
             file.tensors().iter().map(|tensor| tensor.position().0 as usize + 5).step_by(7).collect();
         for tensor in &changed {
-            // Block 1 keeps its number, and is healed in any case that is.
+            // Block 1 keeps its number, and is healed whenever one is.
             let of = file.tensors().get(tensor).filter(|_| tensor.contains("blk.1."));
             places.extend(of.map(|tensor| tensor.position().0 as usize + 5));
         }
@@ -190,7 +190,7 @@ fn losses_measured_from_hidden_states_are_those_of_whole_models() {
     let blocks = |of: &[usize]| of.iter().copied().map(BlockId::new).collect::<BTreeSet<_>>();
     let attention = AttentionCut { blocks: blocks(&[4]), method: "blocks".to_owned() };
     let mut n_measured = 0;
-    // From the back to the front and on again, so that streams are both made and passed on.
+    // From the back to the front and on again. So streams are both made and passed on.
     for (removed, attention) in
         [(vec![4], None), (vec![0, 2], None), (vec![2, 3], None), (vec![2], Some(&attention))]
     {
@@ -293,7 +293,7 @@ fn text_that_says_nothing_heals_nothing() {
     assert_eq!(json["heal"]["method"], "none");
     let warnings = json["heal"]["warnings"].to_string();
     assert!(warnings.contains("nothing is healed"), "{warnings}");
-    // Seventeen letters do not fit in a window a whole number of times.
+    // Windows hold no whole number of seventeen letters.
     text("abcdefghijklmnopq".repeat(100));
     let json = heal(dir, "auto -o out.gguf");
     assert_eq!(json["heal"]["method"], "none");

@@ -1,4 +1,4 @@
-//! Weights that healing finds, beside those of least squares in loops over tokens.
+//! Healed weights, beside those of least squares in loops over tokens.
 
 use std::path::Path;
 
@@ -64,7 +64,7 @@ fn difference(a: &[f64], b: &[f64]) -> Vec<f64> {
     a.iter().zip(b).map(|(a, b)| a - b).collect()
 }
 
-/// Solves `a x = b` for each column of `b` by Gauss's elimination.
+/// Solves `a x = b` for all columns by Gaussian elimination.
 fn eliminate(mut a: Vec<Vec<f64>>, mut b: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
     let n = a.len();
     for i in 0..n {
@@ -91,7 +91,7 @@ fn eliminate(mut a: Vec<Vec<f64>>, mut b: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
 /// A token of a fit. What a matrix multiplies, what is left to add, and how much it counts.
 type Shown = (Vec<f64>, Vec<f64>, f64);
 
-/// The change of least squares with a ridge, `[n_in][n_out]`, by loops over tokens.
+/// The least-squares change with a ridge, by loops over tokens, `[n_in][n_out]`.
 fn least_squares(tokens: &[Shown], ridge: f64) -> Vec<Vec<f64>> {
     let (n_in, n_out) = (tokens[0].0.len(), tokens[0].1.len());
     let mut sums = vec![vec![0.0; n_in]; n_in];
@@ -114,7 +114,7 @@ fn least_squares(tokens: &[Shown], ridge: f64) -> Vec<Vec<f64>> {
     eliminate(sums, products)
 }
 
-/// How much a token counts in a fit, by its stream in the parent. The variant of the fit begins with the name of the weighting.
+/// A token's weight in a fit, by its stream in the parent. The variant of the fit begins with the name of the weighting.
 fn weight(variant: &str, target: &[f64]) -> f64 {
     let square = target.iter().map(|t| t * t).sum::<f64>();
     match variant.split(',').next().unwrap() {
@@ -204,7 +204,7 @@ fn what_attention_writes_is_fitted_to_the_stream_between_the_halves() {
     let engine = load(&parent).unwrap();
     let model = Model::new(input.parse().unwrap()).unwrap();
     let constraints = Constraints::of(&model).unwrap();
-    // Of few letters, so that what attention sees of them says much of what is missing.
+    // Few letters, so that attention's view tells much of what is missing.
     let letters = |seed: u32| {
         let mut state = seed.wrapping_mul(2_654_435_761);
         let letter = std::iter::repeat_with(move || {
@@ -236,7 +236,7 @@ fn what_attention_writes_is_fitted_to_the_stream_between_the_halves() {
     let ridge = candidate.fitted.last().unwrap();
     assert_eq!(ridge.source, source);
 
-    // The model before that step, and the same with a matrix there that lets through what it multiplies.
+    // The model before that step, and with the identity as that matrix.
     let [student, open] = ["student.gguf", "open.gguf"].map(|name| dir.join(name));
     zero(&parent, &[2, 3], &student);
     let mut bytes = std::fs::read(&student).unwrap();

@@ -18,7 +18,7 @@ use crate::support::shorten;
 /// `LLAMA_FTYPE_MOSTLY_Q4_K_S` of llama.h.
 const Q4_K_S: u32 = 14;
 
-/// An importance matrix of the model at `path`, in the form of `llama-imatrix`. Every weight has its own values.
+/// An importance matrix of the model at `path`, as of `llama-imatrix`. Every weight has its own values.
 pub fn imatrix_of(path: &Path) -> Vec<u8> {
     let model = std::fs::read(path).unwrap();
     let model = File::parse(&model).unwrap();
@@ -98,7 +98,7 @@ fn shortening_and_quantizing_with_an_importance_matrix_commute() {
     let expected = tensors(&path("q-then-short"));
     assert!(expected.values().any(|(tensor_type, _)| *tensor_type == 12), "some are Q4_K");
     assert!(tensors(&path("short-then-q")) == expected);
-    // With the numbers of the parent the bytes are others, so the comparison can fail.
+    // With the parent's numbers bytes differ, so the comparison can fail.
     quantized("short", "wrong", &imatrix);
     assert!(tensors(&path("wrong")) != expected);
 }

@@ -57,7 +57,7 @@ fn collected(path: &Path, windows: &[Vec<Token>]) -> Sums {
     gathered(path, windows).imatrix
 }
 
-/// All that the calibration's evaluation adds up, which stops after the last block.
+/// The sums of the calibration's evaluation, which ends after the last block.
 pub fn gathered(path: &Path, windows: &[Vec<Token>]) -> Gathered {
     let engine = load(path).unwrap();
     let input = Input::open(path).unwrap();
@@ -406,7 +406,7 @@ fn score_writes_the_matrix_beside_the_same_scores() {
     let score = |more: &str| json(dir.path(), &format!("score m.gguf {TEXT} {more}"));
     let plain = score("");
     assert!(plain["imatrix_out"].is_null());
-    // The scores are in the cache now, and are measured all the same.
+    // The scores are cached now, and are measured all the same.
     let with = score("--imatrix-out i.gguf");
     assert_eq!(with["calibration"]["cached"], false);
     assert_eq!(scores(&with), scores(&plain));

@@ -22,7 +22,7 @@ use crate::support::{outputs, shorten, shorten_under};
 /// The files that the other process evaluates, one a line.
 const FILES: &str = "GGUF_SHORTEN_TEST_FILES";
 
-/// What a block may have in common with others, each a way to tell kinds of blocks apart.
+/// Ways to tell kinds of blocks apart, by what they share.
 fn partitions(model: &Model<'_>, constraints: &Constraints) -> Vec<Vec<String>> {
     let blocks = 0..constraints.n_trunk_blocks;
     let tensors = |block: usize| -> String {
@@ -53,7 +53,7 @@ fn partitions(model: &Model<'_>, constraints: &Constraints) -> Vec<Vec<String>> 
     partitions
 }
 
-/// Sets of blocks that must be gone for a kind to be missing, or to be alone.
+/// Sets whose removal makes a kind missing, or leaves it alone.
 fn wanted(model: &Model<'_>, constraints: &Constraints) -> BTreeSet<BTreeSet<usize>> {
     let mut sets = BTreeSet::new();
     for partition in partitions(model, constraints) {
@@ -87,7 +87,7 @@ fn allowed(constraints: &Constraints, wanted: &BTreeSet<usize>) -> Option<BlockS
     })
 }
 
-/// The models by which an architecture is tested, and those with other kinds of blocks.
+/// Models to test an architecture, also with other kinds of blocks.
 fn variants(architecture: &Architecture) -> Vec<Spec<'static>> {
     let mut variants = Spec::variants(architecture.name, n_blocks(architecture));
     if architecture.name == "deci" {
@@ -107,7 +107,7 @@ fn variants(architecture: &Architecture) -> Vec<Spec<'static>> {
     variants
 }
 
-/// Files of the cuts of one architecture, with the blocks that are gone.
+/// Files of one architecture's cuts, with the blocks that are gone.
 fn cuts(architecture: &Architecture, dir: &Path) -> Result<Vec<(PathBuf, Vec<usize>)>, String> {
     let parent = dir.join("parent.gguf");
     let mut files = Vec::new();
@@ -248,7 +248,7 @@ fn kinds_that_llama_cpp_cannot_do_without_stay() {
         let error = constraints.check(&group.blocks).unwrap_err().to_string();
         let n = group.blocks.len();
         assert_eq!(error, format!("cannot remove all {n} {what}: llama.cpp needs at least one"));
-        // On trust it is written, and the other process does not come to an end.
+        // On trust it is written, and the other process fails on it.
         let file = dir.path().join(format!("{name}-{variant}"));
         let removed: Vec<usize> = group.blocks.iter().map(|block| block.index()).collect();
         let on_trust = |constraints| Ok(Constraints { trusted: true, ..constraints });

@@ -1,4 +1,4 @@
-//! Files in Ollama's own layouts compute what their stock twins do, whole and without some blocks, bit for bit.
+//! Files in Ollama's layouts compute what stock twins do, bit for bit. That is so whole and without some blocks.
 //!
 //! A twin is a random model of the stock architecture. From it the file of Ollama's is made as `convert_<layout>.go` and
 //! `llama-ollama-compat.cpp` have it. It has other names, misses entries, and has the tensors of a vision tower and a projector
@@ -213,7 +213,7 @@ fn twins() -> Vec<Twin> {
 }
 
 impl Twin {
-    /// A key of the stock twin below its architecture's prefix, with the dot.
+    /// A stock key below its architecture's prefix, with the dot.
     fn of_stock<'k>(&self, key: &'k str) -> Option<&'k str> {
         let rest = key.strip_prefix(self.stock)?;
         rest.starts_with('.').then_some(rest)
@@ -227,7 +227,7 @@ impl Twin {
     fn save(&self, stock: &Path, own: &Path) -> Result<(), String> {
         let mut spec = Spec::new(self.stock, self.n_blocks);
         spec.extra.extend(self.extra.iter().cloned());
-        // The weights of Ollama's files have no scales, but for those that are renamed.
+        // Weights of Ollama's files have no scales but the renamed ones.
         spec.omitted = |name| {
             name.ends_with("scale")
                 && !name.ends_with("ffn_down_exps.scale")

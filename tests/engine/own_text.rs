@@ -142,7 +142,7 @@ fn own_text_is_kept_and_says_what_it_is() {
     let alone = format!("eval short.gguf {own}");
     assert_ne!(calibration(dir.path(), &alone)["blake3"], first["blake3"]);
 
-    // Beside files it is one text of several, and as long as asked for.
+    // Beside files it is one of several texts, as long as asked.
     std::fs::write(dir.path().join("text.txt"), "text ".repeat(100)).unwrap();
     let mixed = "score parent.gguf --tokens 320 --window 32 --calibration text.txt --calibration";
     let both = calibration(dir.path(), &format!("{mixed} self"));

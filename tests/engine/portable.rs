@@ -118,7 +118,7 @@ fn a_portable_output_computes_the_parent_without_those_blocks() {
     assert!(only.is_some() || n > 15, "{n} architectures");
 }
 
-/// A period of the file's own, and a list that says what the period would.
+/// A file's own period, and a list of the built-in one.
 #[test]
 fn a_period_of_the_files_own_is_kept() {
     let dir = tempfile::tempdir().unwrap();

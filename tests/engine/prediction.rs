@@ -11,7 +11,7 @@ use gguf_shorten::plan::Constraints;
 use crate::random_model::Spec;
 use crate::support::{n_different, outputs, outputs_of, shorten, shorten_under, zero};
 
-/// Architectures that load a file that counts prediction blocks but does not hold them.
+/// Architectures that load a file with counted but missing prediction blocks.
 const TOLERANT: &[&str] = &[
     "bailingmoe3",
     "cohere2moe",
@@ -27,10 +27,10 @@ const TOLERANT: &[&str] = &[
 /// Architectures that do not.
 const STRICT: &[&str] = &["bailingmoe2", "exaone4", "exaone-moe", "glm4", "qwen3next", "qwen35", "qwen35moe"];
 
-/// The last block attends and has no window in every architecture, as a prediction block must.
+/// With so many, the last block attends and has no window. That holds in every architecture, as a prediction block needs it.
 const N_BLOCKS: u32 = 8;
 
-/// Copies a model with these entries more, and without the tensors of the blocks from number `n_kept` on.
+/// Copies a model with more entries, and the first `n_kept` blocks.
 fn copy(path: &Path, more: &[(String, u32)], n_kept: usize, out: &Path) {
     let bytes = std::fs::read(path).unwrap();
     let file = File::parse(&bytes).unwrap();
@@ -73,7 +73,7 @@ fn check(architecture: &str, n_prediction: u32, is_strict: bool, dir: &Path) -> 
         return Err(format!("a file without the blocks loads: {}", !is_strict));
     }
     let mut n_floats = 0;
-    // What is counted and not there need not keep a model from being measured.
+    // Counted blocks that are missing need not keep it from being measured.
     match outputs_as_loaded(&counted) {
         Ok(found) if n_different(&found, &outputs(&parent)?) == 0 => {}
         Ok(_) => return Err("only counted, it computes something else".to_owned()),
@@ -135,8 +135,8 @@ fn several_prediction_blocks_may_stay_or_go() {
     }
 }
 
-/// A model whose file counts its last block as a prediction block, wrongly. As it is, llama.cpp makes something else of it. As
-/// the program loads it, and as any cut writes it, it is the model that it was before it was counted so.
+/// A model whose last block is wrongly counted as for prediction. As it is, llama.cpp makes something else of it. As the
+/// program loads it, and as any cut writes it, it is the model that it was before it was counted so.
 fn check_ordinary(architecture: &str, dir: &Path) -> Result<Option<bool>, String> {
     let [model, counted, short, expected] =
         ["model", "counted", "short", "expected"].map(|name| dir.join(name));

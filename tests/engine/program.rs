@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-/// The program with these arguments, separated by blanks, in `dir`, where its cache lies too.
+/// The program with blank-separated arguments in `dir`, where its cache is.
 pub fn command(dir: &Path, arguments: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gguf-shorten"));
     command.args(arguments.split_whitespace()).current_dir(dir).env("GGUF_SHORTEN_CACHE", dir.join("cache"));
@@ -36,7 +36,7 @@ pub fn json(dir: &Path, arguments: &str) -> Value {
     parsed(&on_one_thread(dir, &format!("{arguments} --json -")))
 }
 
-/// What the program says on stderr when it fails with status 1, having written nothing.
+/// The stderr of a run that fails with status 1. It must have written nothing.
 pub fn failure(dir: &Path, arguments: &str) -> String {
     let names = || {
         let entries = std::fs::read_dir(dir).unwrap();

@@ -15,7 +15,7 @@ use keys::{adapters, common, decision_head, experts, latent_attention, sub_block
 /// Tokens of the usual vocabulary.
 pub const N_VOCAB: usize = 256;
 
-/// qwen3tts has an output head of this many entries, whatever the vocabulary (`qwen3vl.cpp`).
+/// Entries of qwen3tts's output head, whatever the vocabulary (`qwen3vl.cpp`).
 const N_CODEC_VOCAB: usize = 3072;
 
 /// Width of the stream.
@@ -92,8 +92,7 @@ pub struct Spec<'s> {
     pub architecture: &'s str,
     /// Number of blocks.
     pub n_blocks: u32,
-    /// Entries that take the place of the usual ones, or come on top of them. A key without the architecture's prefix
-    /// where it begins with a dot.
+    /// Entries in place of the usual ones, or on top. A key without the architecture's prefix where it begins with a dot.
     pub extra: Vec<(&'static str, ValueOut)>,
     /// Keys of the usual entries that are left out, below the prefix.
     pub without: &'s [&'s str],
@@ -173,7 +172,7 @@ impl<'s> Spec<'s> {
                 let clamps: Vec<f32> = (0..n).map(|i| 5.0 + i as f32).collect();
                 vec![
                     (".attention.head_count_kv", ValueOut::u32(1)),
-                    // Other than the indexer's, else llama.cpp divides by zero for its cache without blocks.
+                    // Not the indexer's, else llama.cpp divides by zero for an empty cache.
                     (".attention.key_length", ValueOut::u32(128)),
                     (".attention.value_length", ValueOut::u32(128)),
                     (".rope.dimension_count", ValueOut::u32(32)),
@@ -310,7 +309,7 @@ impl<'s> Spec<'s> {
         let mut variants = vec![Self::new(architecture, n_blocks)];
         variants.extend(match architecture {
             "plamo2" => {
-                // Without heads in block 0 nothing would be rotated, and there ggml_rope never ends (ops.cpp).
+                // Without heads in block 0 ggml_rope would never end (ops.cpp). Nothing would be rotated there.
                 let heads = |i| if i % 3 == 0 { N_HEAD } else { 0 };
                 let heads = ValueOut::u32s(&(0..n_blocks).map(heads).collect::<Vec<_>>());
                 vec![with(vec![
@@ -367,14 +366,14 @@ impl<'s> Spec<'s> {
     pub fn save(&self, backend: &Backend, path: &Path) -> Result<(), String> {
         let entries = self.entries();
         let shapes = self.shapes(backend, path)?;
-        // A tensor that several blocks share is made once and asked for again.
+        // A tensor that blocks share is made once and asked for again.
         let mut tensors: Vec<TensorShape> = Vec::new();
         for shape in shapes {
             // A looped model asks for more blocks than are stored.
             if block_number(&shape.name).is_some_and(|block| block >= self.n_blocks) {
                 continue;
             }
-            // Counted once more for each prediction block, the factors keep the file from being loaded.
+            // Counted again for each prediction block, the factors prevent loading.
             if self.architecture == "exaone-moe" && self.n_prediction > 0 && shape.name == "rope_freqs.weight"
             {
                 continue;
@@ -413,7 +412,7 @@ impl<'s> Spec<'s> {
             let tensor = &tensors[i];
             let mut bytes = if is_table(&tensor.name) { table(tensor) } else { weights(tensor) };
             if self.architecture == "gemma3n" && tensor.name == "token_embd.weight" {
-                // Element 0 of every row is larger than what blocks add, and stays positive.
+                // Element 0 of rows exceeds what blocks add, and stays positive.
                 for row in bytes.chunks_exact_mut(4 * tensor.ne[0] as usize) {
                     row[..4].copy_from_slice(&16f32.to_le_bytes());
                 }
@@ -448,8 +447,7 @@ fn block_number(name: &str) -> Option<u32> {
     name.strip_prefix("blk.")?.split_once('.')?.0.parse().ok()
 }
 
-/// Optional tensors that llama.cpp knows for the architecture, but a real model does not have, some because they exclude
-/// others.
+/// Optional tensors of the architecture that a real model lacks. llama.cpp knows them; some exclude others.
 fn excluded(architecture: &str, has_experts: bool, tensor: &str) -> bool {
     let mixture = ["ffn_gate_inp", "_exps", "norm_1", "norm_2", "pre_ffw_norm_2"];
     match architecture {
@@ -478,7 +476,7 @@ fn table(tensor: &TensorShape) -> Vec<u8> {
         .collect()
 }
 
-/// Weights that keep the stream in a sane range, and differ from tensor to tensor.
+/// Weights that keep the stream in range, and differ between tensors.
 fn weights(tensor: &TensorShape) -> Vec<u8> {
     let n: u64 = tensor.ne.iter().product();
     let seed = tensor

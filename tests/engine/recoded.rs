@@ -47,7 +47,7 @@ fn check(name: &str, path: &Path, n_recoded: usize) {
     for ((position, found), (_, expected)) in found.windows[0].iter().zip(&expected.windows[0]) {
         let norm = |x: &[f32]| x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
         let difference: Vec<f32> = found.iter().zip(expected).map(|(a, b)| a - b).collect();
-        // A weight that is one step of its type off is a hundred times this.
+        // A weight off by one step of its type exceeds this hundredfold.
         assert!(
             norm(&difference) <= 1e-5 * norm(expected),
             "{name}, {position:?}: {} of {}",

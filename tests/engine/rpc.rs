@@ -33,7 +33,7 @@ fn serve() -> SocketAddrV4 {
     address
 }
 
-/// The largest difference of any score of any block, in parts of it.
+/// The largest relative difference of any block's scores.
 fn difference(a: &Value, b: &Value) -> f64 {
     let blocks = |result: &Value| result["blocks"].as_array().unwrap().clone();
     let (a, b) = (blocks(a), blocks(b));
@@ -96,7 +96,7 @@ fn scores_from_servers_are_the_local_ones_within_rounding() {
     assert!((local - remote).abs() / local < 1e-4, "{local} {remote}");
 }
 
-/// A server that lets somebody else say what it does with each of its clients.
+/// A server that treats each client as `answer` does.
 fn pretend(answer: impl Fn(usize, TcpStream) + Send + 'static) -> SocketAddrV4 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let SocketAddr::V4(address) = listener.local_addr().unwrap() else { unreachable!() };

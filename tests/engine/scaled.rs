@@ -22,8 +22,7 @@ use crate::program::{json, on_one_thread};
 use crate::random_model::Spec;
 use crate::support::{hidden_states, load, setup};
 
-/// Architectures of which an embedding twice as large does not double the stream. A norm without weights follows it
-/// (`muse-glimmer.cpp`).
+/// Architectures whose stream does not double with the embedding. A norm without weights follows it (`muse-glimmer.cpp`).
 const NORMED: &[&str] = &["muse-glimmer"];
 
 /// What a stream begins with: a norm of it where there is one, else the embeddings.
@@ -38,12 +37,12 @@ fn begins_stream(model: &Model<'_>, name: &str) -> bool {
     }
 }
 
-/// How far the doubled model's stream is from twice its own, as a share. All writers and the embedding are doubled. `None` if
-/// its writers are not known.
+/// The relative error of the doubled model's stream against twice the original. All writers and the embedding are doubled.
+/// `None` if its writers are not known.
 fn error(architecture: &Architecture, dir: &Path) -> Option<f64> {
     let [path, doubled] = ["m.gguf", "doubled.gguf"].map(|name| dir.join(name));
     let mut spec = Spec::new(architecture.name, n_blocks(architecture));
-    // What norms add to the mean square, so as not to divide by nothing, would show.
+    // The usual epsilon of norms would show.
     for key in [".attention.layer_norm_rms_epsilon", ".attention.layer_norm_epsilon"] {
         spec.extra.push((key, ValueOut::f32(1e-12)));
     }
@@ -105,7 +104,7 @@ fn twice_the_writers_is_twice_the_stream() {
     assert!(only.is_some() || n_checked > 90, "{n_checked}");
 }
 
-/// Heals a model without some of its blocks, and proves that only these tensors changed. Returns how.
+/// Heals a cut model, and proves that only these tensors changed. Returns how.
 fn healed(architecture: &str, how: &str, may_change: impl Fn(usize, &str) -> bool) -> String {
     let dir = tempfile::tempdir().unwrap();
     let parent = dir.path().join("m.gguf");
@@ -127,7 +126,7 @@ fn healed(architecture: &str, how: &str, may_change: impl Fn(usize, &str) -> boo
     heal["method"].as_str().unwrap().to_owned()
 }
 
-/// Makes blocks 2 and 3 of the model at `path` write eight times as much.
+/// Makes blocks 2 and 3 write eight times as much.
 pub(crate) fn strengthen(path: &Path) {
     let input = Input::open(path).unwrap();
     let model = Model::new(input.parse().unwrap()).unwrap();
@@ -153,7 +152,7 @@ fn weights(path: &Path, name: &str) -> Vec<f32> {
 
 #[test]
 fn what_is_written_after_a_cut_is_divided_by_the_number_that_is_said() {
-    // The weights are so small that a scale of Q4_K would have but three bits.
+    // Weights are so small that a Q4_K scale would have three bits.
     const Q8_0: u32 = 7;
     let architecture = "llama";
     for quantized in [false, true] {
@@ -220,7 +219,7 @@ fn what_is_written_after_a_cut_is_divided_by_the_number_that_is_said() {
 
 #[test]
 fn the_number_is_about_the_best_for_the_whole_model() {
-    // Of the first blocks are evaluated alone, of the second whole models are.
+    // The first is evaluated by blocks, the second as whole models.
     for architecture in ["llama", "gpt2"] {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("m.gguf");

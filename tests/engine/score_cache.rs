@@ -21,7 +21,7 @@ impl Folder {
     fn new() -> Self {
         let folder = Self(tempfile::tempdir().unwrap());
         let mut spec = byte_model("llama", 6);
-        // What llama.cpp reads of llama and not of deci, as which a block without attention is written.
+        // llama.cpp reads scales of llama, not of deci. As deci a block without attention is written.
         spec.omitted = |name| name.ends_with("scale");
         spec.save(Backend::init(), &folder.path("m.gguf")).unwrap();
         folder
@@ -59,7 +59,7 @@ impl Folder {
     }
 }
 
-/// A result without the only field in which a run with scores from the cache differs.
+/// A result without its only field that tells of the cache.
 fn without_cached(mut result: Value) -> Value {
     assert!(result["calibration"]["cached"].take().is_boolean());
     result
@@ -75,7 +75,7 @@ fn a_second_run_evaluates_nothing_and_finds_the_same_numbers() {
     let second = folder.json(SCORE);
     assert_eq!(second["calibration"]["cached"], true);
     assert_eq!(without_cached(second), without_cached(first.clone()));
-    // llama.cpp says much where it loads a model, and is not asked here.
+    // llama.cpp says much when it loads a model, and is not used.
     let drop = "m.gguf --drop 2 --method bi --tokens 96 --window 32 -o out.gguf --force -v";
     let said = |output: &Output| String::from_utf8(output.stderr.clone()).unwrap();
     let output = folder.run(drop);
@@ -89,7 +89,7 @@ fn a_second_run_evaluates_nothing_and_finds_the_same_numbers() {
     let output = folder.run(&format!("{drop} --no-cache"));
     assert!(said(&output).contains("llama_model_loader"));
     assert_eq!(std::fs::read(folder.path("out.gguf")).unwrap(), cached);
-    // Where the model lies matters to nothing, nor does what is made of the scores.
+    // Neither the model's place nor the use of the scores matters.
     std::fs::rename(folder.path("m.gguf"), folder.path("n.gguf")).unwrap();
     assert!(folder.is_cached("n.gguf --drop 1 --method bi --tokens 96 --window 32 --dry-run"));
     assert!(
@@ -235,7 +235,7 @@ fn a_damaged_entry_is_said_once_and_made_again() {
         assert_eq!(again["calibration"]["cached"], true);
         assert_eq!(again["blocks"], first["blocks"]);
     }
-    // A cache that cannot be one keeps nothing, and keeps nobody from scoring.
+    // A cache that cannot be one keeps nobody from scoring.
     std::fs::remove_dir_all(folder.path("cache")).unwrap();
     std::fs::write(folder.path("cache"), "a file").unwrap();
     let output = folder.run(SCORE);
@@ -264,7 +264,7 @@ fn processes_side_by_side_leave_one_whole_entry() {
     assert!(folder.is_cached(SCORE));
 }
 
-/// Has this hash remembered of `m.gguf`, as a program would have done that read it long after it was written.
+/// Records this hash of `m.gguf`. It is as if a program had read the file long after it was written.
 #[cfg(unix)]
 fn remember(folder: &Folder, hash: &Value) {
     let metadata = std::fs::metadata(folder.path("m.gguf")).unwrap();

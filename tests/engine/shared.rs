@@ -6,7 +6,7 @@ use gguf_shorten::gguf::{File, ValueOut};
 use crate::random_model::Spec;
 use crate::support::{n_different, outputs, shorten, zero};
 
-/// Sets of blocks that go, of 14 blocks of which every third, from 2 on, has no window.
+/// Cuts of 14 blocks, every third of which has no window. The first of these is block 2.
 #[test]
 fn gemma4_is_exact_with_any_number_of_sharing_blocks() {
     let dir = tempfile::tempdir().unwrap();

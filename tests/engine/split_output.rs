@@ -39,7 +39,7 @@ fn a_split_output_computes_what_the_single_file_computes() {
         assert!(parts.len() > 2, "{architecture}: {} parts", parts.len());
         assert_eq!(n_different(&expected, &outputs(&parts[0].path).unwrap()), 0);
         for part in &parts[1..] {
-            // Parts are loaded by the first one alone, which shows that llama.cpp sees them as parts.
+            // Only the first part can be loaded. So llama.cpp sees them as parts.
             assert!(outputs(&part.path).is_err());
         }
 

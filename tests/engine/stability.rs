@@ -178,7 +178,7 @@ fn the_loss_without_a_block_is_that_of_method_ablate() {
 
 #[test]
 fn blocks_that_may_not_go_alone_have_a_reason_instead_of_a_loss() {
-    // Every fourth block has no rotary embedding, so all but the last would change their place in that pattern.
+    // Every fourth block has no rotary embedding. So removing any but the last would shift that pattern.
     let dir = dir("smollm3", 8);
     let run = "score m.gguf --ablate --calibration a.txt --window 16 --tokens 48";
     let scored = json(dir.path(), run);

@@ -108,7 +108,7 @@ fn states(path: &Path, with_middles: bool) -> Result<Recorded, String> {
     Recorded::record(&mut states, std::iter::once(&window[..])).map_err(|error| format!("{error:#}"))
 }
 
-/// The hidden state that `block` of the model at `path` leaves for [`tokens`].
+/// The hidden state that `block` of a model leaves for [`tokens`].
 pub fn state_after(path: &Path, block: usize) -> Result<Vec<f32>, String> {
     let states = hidden_states(path)?;
     states.windows[0]
@@ -133,7 +133,7 @@ pub fn shorten_under(
     cut(path, blocks, &[], out, change)
 }
 
-/// Removes `blocks` from the model at `path`, and of the blocks of `attention` their attention.
+/// Removes `blocks` from a model, and the attention of `attention`.
 pub fn shorten_and_cut_attention(
     path: &Path,
     blocks: &[usize],
@@ -179,7 +179,7 @@ pub const MIXER_WRITERS: &[&str] = &[
     "hc_attn_scale.",
 ];
 
-/// The output projections of feed-forward networks, and the scale of the embedding that each block of talkie adds.
+/// The output projections of feed-forward networks. Also talkie's scale of the embedding that each block adds.
 pub const FFN_WRITERS: &[&str] = &[
     "ffn_down.",
     "ffn_down_exps.",
@@ -199,7 +199,7 @@ pub fn zero(path: &Path, blocks: &[usize], out: &Path) {
     zero_halves(path, &[(blocks, MIXER_WRITERS), (blocks, FFN_WRITERS)], out);
 }
 
-/// What takes the place of a tensor so that its block is exactly the identity.
+/// A tensor's replacement that makes its block exactly the identity.
 #[derive(Clone, Copy)]
 enum Fill {
     Zeros,
@@ -223,7 +223,7 @@ pub fn zero_halves(path: &Path, halves: &[(&[usize], &[&str])], out: &Path) {
     let architecture = file.metadata().get("general.architecture").unwrap();
     let architecture = architecture.value().as_str().unwrap();
     let fill = |rest: &str, writers: &[&str]| match (architecture, rest) {
-        // The scale of the whole stream, but in talkie of the embedding that each block adds.
+        // The scale of the whole stream. In talkie it is that of the embedding that each block adds.
         (name, "layer_output_scale.weight") if name != "talkie" => {
             writers.contains(&"layer_output_scale.").then_some(Fill::Ones)
         }
@@ -280,8 +280,7 @@ fn streams_apart() -> Vec<u8> {
     base.flat_map(f32::to_le_bytes).collect()
 }
 
-/// How many numbers of `a` and `b` differ in any bit, but for the sign of a zero. (An output may be minus infinity where
-/// a head is padded.)
+/// Numbers of `a` and `b` that differ, signs of zero aside. (An output may be minus infinity where a head is padded.)
 pub fn n_different(a: &[f32], b: &[f32]) -> usize {
     assert_eq!(a.len(), b.len());
     assert!(a.iter().all(|x| !x.is_nan()), "not a number");

@@ -10,7 +10,7 @@ use crate::program::{self, failure, program};
 use crate::random_model::{N_VOCAB, Spec};
 use crate::support::shorten;
 
-/// A model whose vocabulary is the 256 bytes in the form of BPE, with this pre-tokenizer.
+/// A model of the 256 bytes as BPE, with this pre-tokenizer.
 fn bpe_model(pre: Option<&str>) -> Spec<'static> {
     let mut spec = Spec::new("llama", 4);
     // As GPT-2 writes bytes: those that are no printable characters after all others.
@@ -76,7 +76,7 @@ fn a_vocabulary_without_pre_tokenizer_is_told_of_where_text_is_cut() {
     // No text, no word.
     let output = program(dir, "without.gguf --blocks 1 -o out.gguf --force");
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
-    // Two that differ in nothing but that are told of, though their predictions are the same.
+    // Models that differ in that alone are noted, despite equal predictions.
     let differ = |name: &str, own: &str, parent: &str| {
         format!(
             "gguf-shorten: warning: {name}: metadata 'tokenizer.ggml.pre' is {own}, but {parent} in the parent: here both \
@@ -138,7 +138,7 @@ fn an_adapter_of_ollamas_is_told_of_where_a_model_is_evaluated() {
     }
 }
 
-/// Has two tensors of one shape take each other's place in the file.
+/// Exchanges two tensors of one shape in the file.
 fn exchange(path: &Path, names: [&str; 2]) {
     let mut bytes = std::fs::read(path).unwrap();
     let copy = bytes.clone();

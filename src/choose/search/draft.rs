@@ -26,7 +26,7 @@ pub struct Draft {
     pub cost_ratio: f64,
     /// How many tokens it best proposes at once, 1 to [`MOST_TOKENS`].
     pub n_tokens: u32,
-    /// How many times as fast as the parent alone both are together then.
+    /// How many times as fast both are as the parent alone.
     pub speed_up: f64,
 }
 
@@ -56,7 +56,7 @@ fn speed_up(a: f64, c: f64, g: u32) -> f64 {
     n_taken / (f64::from(g) * c + 1.0)
 }
 
-/// Bytes of weights that one token reads, of each block and of the rest.
+/// Bytes of weights read per token, of each block and the rest.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BytesPerToken {
     blocks: Vec<f64>,
@@ -94,7 +94,7 @@ impl BytesPerToken {
         Ok(bytes)
     }
 
-    /// Of blocks with so many bytes each, and as many for the rest.
+    /// Of blocks with so many bytes, and so many for the rest.
     #[must_use]
     pub fn new(blocks: Vec<f64>, rest: f64) -> Self {
         Self { blocks, rest }

@@ -21,9 +21,9 @@ pub enum Goal {
     Size(u64),
     /// As many as keep the perplexity within this.
     Perplexity(PerplexityLimit),
-    /// As many as keep the mean KL divergence from the parent within this, in nats.
+    /// As many as keep the mean KL divergence within this, in nats.
     Kl(f64),
-    /// As many as make the parent fastest with the output as its draft model.
+    /// As many as make the parent fastest with this draft model.
     SpeedUp,
 }
 
@@ -127,7 +127,7 @@ fn number(text: &str) -> Option<f64> {
 
 /// A condition that a set must fulfil.
 pub trait Bound {
-    /// Whether `removed` may do so, as far as that is known without a measurement.
+    /// Whether `removed` may fulfil it, as far as known without measuring.
     ///
     /// # Errors
     /// A set that cannot be planned.
@@ -193,7 +193,7 @@ pub trait Growth {
     /// Those of `measure`.
     fn grow(&mut self, measure: &mut dyn Measure) -> Result<Option<Measured>>;
 
-    /// A set of as many blocks as `from` that costs less, within `bound`, or `from`.
+    /// A set of that size that costs less within `bound`, or `from`.
     ///
     /// # Errors
     /// Those of `measure` and `bound`.
@@ -369,7 +369,7 @@ pub fn fastest(
     Ok(trajectory)
 }
 
-/// The worth of the model without the blocks of `measured` as a draft.
+/// The worth as a draft of the model without those blocks.
 #[must_use]
 pub fn draft(measured: &Measured, bytes: &BytesPerToken) -> Draft {
     Draft::new(measured.loss.same_top(), bytes.ratio(&measured.removed))
@@ -456,7 +456,7 @@ mod tests {
         assert_eq!(trajectory.chosen.unwrap().removed, blocks(&[0]));
         assert_eq!(trajectory.steps.len(), 2);
         assert_eq!(asked, [1, 2]);
-        // All that may go goes where everything is allowed, but no number that may not.
+        // Where everything is allowed all goes, but no number that may not.
         let mut sets = |n: usize| Ok((n != 3).then(|| (0..n).map(BlockId::new).collect()));
         let mut growth =
             Named { sets: &mut sets, n: 0, most: 4, objective: Objective::Kl, progress: &mut |_| {} };
@@ -470,7 +470,7 @@ mod tests {
     #[test]
     fn a_search_for_a_size_takes_the_first_that_is_small_enough_and_stays_so() {
         let constraints = constraints();
-        // Blocks of several sizes, so that an exchange may make the output larger.
+        // Blocks of several sizes. So an exchange may make the output larger.
         let n_bytes = |removed: &BlockSet| -> Result<u64> {
             let size = |block: usize| 100 + 10 * ((block as u64 * 7) % 9);
             let kept = (0..N_BLOCKS).filter(|&i| !removed.contains(&BlockId::new(i)));

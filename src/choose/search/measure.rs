@@ -14,7 +14,7 @@ pub trait Measure {
     /// How many windows there are.
     fn n_windows(&self) -> usize;
 
-    /// The loss of each of `sets` over the windows from 0 to `n_windows`.
+    /// The loss of each of `sets` over the first `n_windows` windows.
     ///
     /// # Errors
     /// Whatever keeps the engine from evaluating a set.

@@ -47,7 +47,7 @@ pub struct Settings {
     pub keep: BlockSet,
     /// How many sets are carried from one removal to the next. 1 is greedy.
     pub beam: usize,
-    /// How often, at most, a removed block changes places with a kept one at the end.
+    /// Most exchanges of a removed and a kept block at the end.
     pub swaps: usize,
 }
 
@@ -73,7 +73,7 @@ impl Measured {
     }
 }
 
-/// Measures one set on all windows, and in tasks where they are the objective.
+/// Measures a set on all windows, and in tasks for that objective.
 ///
 /// # Errors
 /// Those of `measure`.

@@ -7,8 +7,8 @@ use crate::plan::Constraints;
 /// The longest run that goes at once where no single block may. The periods of llama.cpp's patterns are not longer.
 const LONGEST_RUN: usize = 8;
 
-/// The allowed sets of up to `most` blocks with one kept block more removed. Where no single block may go, with the shortest
-/// runs of kept blocks that may.
+/// The allowed sets, up to `most` blocks, with one more block removed. Where no single block may go, with the shortest runs
+/// of kept blocks that may.
 pub(super) fn next(
     constraints: &Constraints,
     keep: &BlockSet,
@@ -30,7 +30,7 @@ pub(super) fn next(
     Vec::new()
 }
 
-/// The allowed sets with one removed block back and one kept block removed.
+/// The allowed sets with one removed and one kept block exchanged.
 pub(super) fn swaps(constraints: &Constraints, keep: &BlockSet, removed: &BlockSet) -> Vec<BlockSet> {
     let kept = kept(constraints, keep, removed);
     let mut sets: Vec<BlockSet> = Vec::new();
@@ -84,7 +84,7 @@ mod tests {
         let model = Model::new(vec![File::parse(&bytes).unwrap()]).unwrap();
         let constraints = Constraints::of(&model).unwrap();
         let next = |keep: &BlockSet, most| next(&constraints, keep, &BlockSet::new(), most);
-        // Behind the last block of a period nothing moves up, so only that one may go alone.
+        // After the last block of a period nothing moves up. So only that one may go alone.
         assert_eq!(next(&BlockSet::new(), 8), [blocks(&[7])]);
         // The last one may go alone; taking it from the choice leaves runs of four.
         let keep = blocks(&[7]);

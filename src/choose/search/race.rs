@@ -11,7 +11,7 @@ use crate::model::block::BlockSet;
 /// Candidates that do tasks: those with the lowest KL divergence.
 pub(super) const SHORTLIST: usize = 4;
 
-/// A share of the candidates that goes on to more windows is one in so many.
+/// One in so many candidates goes on to more windows.
 const RACE: usize = 3;
 
 /// The outcome of a race.
@@ -24,8 +24,8 @@ pub struct Raced {
     pub ranking: Vec<BlockSet>,
 }
 
-/// A race for the `n` candidates with the smallest loss over all windows. Each round measures those that are left on more
-/// windows and keeps a third.
+/// A race for the `n` candidates of least loss over all windows. Each round measures those that are left on more windows and
+/// keeps a third.
 ///
 /// # Errors
 /// Those of `measure`.
@@ -93,7 +93,7 @@ pub fn expected_losses(settings: &Settings, n_free: usize, n: Range<usize>, n_wi
     steps.sum::<u64>() + exchanges * settings.swaps as u64
 }
 
-/// How many of `n_candidates` go on to the next round where `n` are wanted.
+/// How many of `n_candidates` go on where `n` are wanted.
 fn n_survivors(n_candidates: usize, n: usize) -> usize {
     n_candidates.div_ceil(RACE).max(n).max(2).min(n_candidates)
 }

@@ -67,7 +67,7 @@ mod tests {
         close(kendall(&up, &up), 1.0);
         close(spearman(&up, &down), -1.0);
         close(kendall(&up, &down), -1.0);
-        // Without equal values rho = 1 - 6 sum d^2 / (n (n^2 - 1)): two neighbours in the other order.
+        // Two neighbours in the other order. Without equal values rho = 1 - 6 sum d^2 / (n (n^2 - 1)).
         let swapped = [2.0, 1.0, 5.0, 9.0];
         close(spearman(&up, &swapped), 1.0 - 6.0 * 2.0 / 60.0);
         close(kendall(&up, &swapped), (5.0 - 1.0) / 6.0);

@@ -4,10 +4,10 @@ use std::ops::RangeInclusive;
 
 use super::{Confidence, Sample};
 
-/// The ranks that each block may have among texts of this kind, from 1 for the lowest score. All hold together with the given
-/// confidence (Mogstad, Romano, Shaikh and Wilhelm 2024, Review of Economic Studies 91). A rank lies after all scores that are
-/// lower for certain, and before all that are higher for certain. Of two blocks at most one verdict can be wrong, so the
-/// comparisons are as many as there are pairs.
+/// The possible ranks of each block, from 1 for the lowest score. They are those among texts of this kind. All hold together
+/// with the given confidence (Mogstad, Romano, Shaikh and Wilhelm 2024, Review of Economic Studies 91). A rank lies after
+/// all scores that are lower for certain, and before all that are higher for certain. Of two blocks at most one verdict can
+/// be wrong, so the comparisons are as many as there are pairs.
 #[must_use]
 pub fn ranks(sample: &Sample, confidence: Confidence) -> Vec<RangeInclusive<usize>> {
     let n = sample.n_blocks();
@@ -36,7 +36,7 @@ mod tests {
 
     #[test]
     fn ranks_are_as_wide_as_the_doubt() {
-        // Two scores that go up and down against each other, one far above and one far below.
+        // Two scores vary against each other; one is far above, one far below.
         let window = |i: usize| {
             let up = [0.3, -0.1, 0.2, -0.4][i % 4];
             vec![5.0 + up, 9.0, 5.01 - up, 1.0]

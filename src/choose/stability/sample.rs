@@ -9,7 +9,7 @@ use crate::plan::Method;
 pub struct Sample {
     /// Over all windows, `[n_blocks]`.
     scores: Vec<f64>,
-    /// By how much each window moves each score, times the number of windows. `[n_windows][n_blocks]`. Of a mean it is what the
+    /// How far each window moves each score, times the number of windows. `[n_windows][n_blocks]`. Of a mean it is what the
     /// window's own value is away from it.
     influence: Vec<Vec<f64>>,
 }
@@ -58,8 +58,8 @@ impl Sample {
         self.scores[block]
     }
 
-    /// The probability that chance alone makes so large a difference `score(high) - score(low)`. One-sided, paired over
-    /// windows. 1 where the difference is not positive, or not a number.
+    /// The probability that chance alone makes `score(high) - score(low)` so large. One-sided, paired over windows. 1 where
+    /// the difference is not positive, or not a number.
     #[must_use]
     pub fn p_value(&self, low: usize, high: usize) -> f64 {
         let difference = self.scores[high] - self.scores[low];

@@ -20,7 +20,7 @@ pub struct Goal<'g> {
     pub confidence: Confidence,
 }
 
-/// The rule by which a calibration with at most so many windows stops.
+/// The rule by which a calibration of so many windows stops.
 #[derive(Clone, Debug)]
 pub struct Stopping<'g> {
     constraints: &'g Constraints,
@@ -80,8 +80,9 @@ mod tests {
 
     const N_WINDOWS: usize = 64;
 
-    /// Of simulated texts, how often stopping early chose another set than the whole text. The second is how often one that
-    /// stopped at the first analysis whatever it saw would have, the third the windows that the rule took on average.
+    /// Counts over simulated texts. The first is how often stopping early chose another set than the whole text. The second
+    /// is how often one that stopped at the first analysis whatever it saw would have, the third the windows that the rule
+    /// took on average.
     struct Outcome {
         n_wrong: usize,
         n_wrong_at_first_look: usize,
@@ -118,7 +119,7 @@ mod tests {
     fn a_stopped_calibration_chooses_the_set_of_the_whole_text() {
         let any = constraints(8);
         let runs = 1200;
-        // The third and the fourth score are so far apart, in standard deviations of a window's difference.
+        // The third and fourth score are so far apart. The unit is the standard deviation of a window's difference.
         for (gap, most_windows) in [(0.1, 64.0), (0.5, 60.0), (2.0, 30.0)] {
             let edge = 1.0 + gap * 0.3 * 2f64.sqrt();
             let scores = [0.2, 5.0, 1.0, edge, 2.5, 0.4, 3.0, 2.8];

@@ -1,7 +1,7 @@
 //! Student's t.
 
-/// The probability that t with `df` degrees of freedom is larger than `t >= 0`. It is half the regularised incomplete beta
-/// function `I_x(df / 2, 1 / 2)` at `x = df / (df + t^2)` (Abramowitz and Stegun, 26.7.1 and 26.5.27).
+/// The upper tail of Student's t beyond `t >= 0`. It is of `df` degrees of freedom. It is half the regularised incomplete
+/// beta function `I_x(df / 2, 1 / 2)` at `x = df / (df + t^2)` (Abramowitz and Stegun, 26.7.1 and 26.5.27).
 pub(super) fn tail(t: f64, df: f64) -> f64 {
     if t.is_infinite() {
         return 0.0;
@@ -9,7 +9,7 @@ pub(super) fn tail(t: f64, df: f64) -> f64 {
     0.5 * puruspe::betai(df / 2.0, 0.5, df / (df + t * t))
 }
 
-/// The `t` with [`tail`] `p`, of which 0 < `p` < 0.5, by bisection.
+/// The `t` with [`tail`] `p`, by bisection: 0 < `p` < 0.5.
 pub(super) fn quantile(p: f64, df: f64) -> f64 {
     let (mut low, mut high) = (0.0, 1.0);
     while tail(high, df) > p && high < f64::MAX / 4.0 {
@@ -36,7 +36,7 @@ mod tests {
     #[test]
     fn tails_are_those_of_the_closed_forms() {
         for t in [0.0, 0.1, 1.0, 3.0, 50.0, 1e4f64] {
-            // One degree of freedom is the Cauchy distribution, two have an algebraic form, and so have four.
+            // One degree of freedom is the Cauchy distribution. Two have an algebraic form, and so have four.
             let of_1 = (1.0 / t).atan() / std::f64::consts::PI;
             let of_2 = 1.0 / (2.0 + t * t + t * (2.0 + t * t).sqrt());
             for (df, expected) in [(1.0, of_1), (2.0, of_2)] {
@@ -45,7 +45,7 @@ mod tests {
             }
             let u = t / (4.0 + t * t).sqrt();
             let of_4 = 0.5 - 0.75 * (u - u * u * u / 3.0);
-            // By differences of numbers near one half, which is all that this form can do.
+            // This form takes differences of numbers near one half. It can do no better.
             assert!((tail(t, 4.0) - of_4).abs() < 1e-10);
         }
         assert_eq!(tail(f64::INFINITY, 3.0), 0.0);

@@ -26,7 +26,7 @@ use crate::plan::Constraints;
 /// How sure a chosen set is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ties {
-    /// The blocks that a set may hold instead, or that may stay instead. None if the set is certain.
+    /// The blocks that may go instead, or that may stay instead. None if the set is certain.
     pub tied: BlockSet,
 }
 
@@ -42,7 +42,7 @@ pub struct Chosen<'c> {
 }
 
 impl Ties {
-    /// Of a set chosen by the scores of `sample`, with a probability of error of `alpha`.
+    /// Of a set chosen by `sample`'s scores, with error probability `alpha`.
     #[must_use]
     pub fn of(chosen: Chosen<'_>, sample: &Sample, alpha: f64) -> Self {
         let free: Vec<usize> = (0..sample.n_blocks())

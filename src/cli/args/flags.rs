@@ -1,4 +1,4 @@
-//! The main job's flags as they go to the process of each model, whatever flags the main job has.
+//! The main job's flags, as they go to each model's process. They are whatever flags the main job has.
 
 use std::any::TypeId;
 use std::collections::BTreeMap;
@@ -12,10 +12,10 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
 use crate::cli::args::ShortenArgs;
 
-/// Arguments of the main job that `batch` sets itself, or that are its own.
+/// Arguments of the main job that `batch` sets, or has itself.
 const OF_BATCH: &[&str] = &["model", "output", "json", "quiet", "verbose"];
 
-/// Flags that name one file for each model, so that they cannot be the same for all.
+/// Flags that name one file for each model. They cannot be the same for all.
 const OF_ONE_MODEL: &[&str] = &["imatrix", "imatrix_out", "card", "ollama"];
 
 /// Flags that name a file which is written.
@@ -134,8 +134,8 @@ impl Flags {
         self.0.remove(long);
     }
 
-    /// Sets the flag `long` as a table of options says, in place of what it was, and takes away the flags that do not go with
-    /// it. Paths count from `folder`.
+    /// Sets the flag `long` as a table of options says. Its old value goes, and so do flags that do not go with it. Paths
+    /// count from `folder`.
     ///
     /// # Errors
     /// A flag that the main job does not have, or that `batch` sets; a setting of another kind than the flag's.

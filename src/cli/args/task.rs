@@ -1,4 +1,4 @@
-//! The share of one of several tasks that work on the same models.
+//! One task's share of models that several tasks work on.
 
 use crate::error::Usage;
 use anyhow::{Context, Result, bail};
@@ -40,7 +40,7 @@ impl Task {
         let min = of("SLURM_ARRAY_TASK_MIN", Some(0))?;
         let step = of("SLURM_ARRAY_TASK_STEP", Some(1))?.max(1);
         let max = of("SLURM_ARRAY_TASK_MAX", Some(id))?;
-        // Of a list with gaps, such as 1,2,4, no task knows how many come before it.
+        // In a list such as 1,2,4 no task knows its place.
         let is_range = max.saturating_sub(min) / step < count;
         let index = id.checked_sub(min).filter(|above| is_range && above % step == 0);
         let task = index.and_then(|above| Self::new(above / step + 1, count));
@@ -59,7 +59,7 @@ impl Task {
         fingerprint % self.count == self.number - 1
     }
 
-    /// The name of this task's own results file, made from that of all.
+    /// The name of this task's results file, made from that of all.
     #[must_use]
     pub fn results(&self, path: &Path) -> PathBuf {
         let mut name = path.file_stem().unwrap_or_default().to_owned();

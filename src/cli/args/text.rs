@@ -1,4 +1,4 @@
-//! Text to calibrate on or to score, and on what models are evaluated.
+//! Text to calibrate on or to score, and where models are evaluated.
 
 use std::path::PathBuf;
 

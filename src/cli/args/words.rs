@@ -4,7 +4,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
 use crate::named::Named;
 
-/// Takes one of the words of `T`, each with its line of help.
+/// Takes one of the words of `T`, each with its help.
 pub fn one_of<T: Named>() -> impl TypedValueParser<Value = T> {
     let values = T::NAMES.iter().map(|(_, word, help)| PossibleValue::new(*word).help(help.trim_start()));
     PossibleValuesParser::new(values)
@@ -19,6 +19,6 @@ pub fn of_arguments(error: &clap::Error) -> String {
     let message: Vec<&str> = lines.map(str::trim).collect();
     let message = message.join(" ");
     let message = message.strip_prefix("error: ").unwrap_or(&message);
-    // An argument that may be repeated is shown with dots after it, which at the end look like something left out.
+    // The dots after a repeatable argument look like something left out.
     message.trim_end_matches("...").to_owned()
 }

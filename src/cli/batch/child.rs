@@ -135,7 +135,7 @@ pub fn run(arguments: &[OsString], listener: &dyn Listener) -> io::Result<Option
     #[cfg(unix)]
     {
         use std::os::unix::process::CommandExt;
-        // An interrupt from the terminal is for the parent, which stops its children.
+        // A terminal's interrupt is for the parent, which stops its children.
         command.process_group(0);
     }
     let (child, id, stdout, stderr) = {
@@ -157,7 +157,7 @@ pub fn run(arguments: &[OsString], listener: &dyn Listener) -> io::Result<Option
             let mut source = stdout.into_iter().map(|stdout| stdout.take(MAX_RESULT));
             let read = source.try_for_each(|mut stdout| {
                 stdout.read_to_end(&mut result)?;
-                // What is too long is no result, but must not keep the child waiting.
+                // Output too long is no result, but must not block the child.
                 io::copy(&mut stdout.into_inner(), &mut io::sink()).map(|_| ())
             });
             read.map(|()| result)
@@ -179,7 +179,7 @@ fn program() -> io::Result<PathBuf> {
     Ok(if !path.exists() && running.exists() { running } else { path })
 }
 
-/// Calls `hear` with every line, cut where it is too long, whatever bytes it has.
+/// Calls `hear` with every line, whatever its bytes. Long ones are cut.
 fn lines(mut source: impl Read, hear: &mut dyn FnMut(&str)) {
     let mut line = Vec::new();
     let mut buffer = [0; 4096];
@@ -274,7 +274,7 @@ impl Ended {
         Some(Failure { state, error, hint: hint.map(str::to_owned) })
     }
 
-    /// How the process ended that gave no reason, and what can be done.
+    /// How a process ended that gave no reason, and a remedy.
     fn death(&self) -> (String, Option<&'static str>) {
         #[cfg(unix)]
         if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&self.status) {

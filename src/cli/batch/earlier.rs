@@ -1,4 +1,4 @@
-//! What earlier runs have left, and whether it is still what a run would make now.
+//! Results of earlier runs, and whether they still hold.
 //!
 //! A file is taken for unchanged, without being read, where size, both times and inode are as they were when it was read. It
 //! must not have been written shortly before ([`Stamp::is_settled`]). Else its bytes are hashed. No program can set the time of
@@ -15,7 +15,7 @@ use crate::files::part_name::Prefix;
 use crate::files::staged::folder_of;
 use crate::files::stamp::{Stamp, now_ns};
 
-/// The files of an input as they are now, and when they were read.
+/// An input's files as they are now, and when they were read.
 pub type NewStamps = (Vec<Seen>, i64);
 
 /// State of an earlier output.
@@ -29,7 +29,7 @@ pub enum Kept {
     No,
 }
 
-/// The state of the output of an earlier run, in the folder of outputs.
+/// The state of an earlier run's output in the folder of outputs.
 ///
 /// # Errors
 /// What cannot be read; that the batch is to end.
@@ -57,14 +57,14 @@ pub fn output(run: &Run, out_dir: &Path) -> io::Result<Kept> {
     Ok(if is_same { Kept::Whole } else { Kept::No })
 }
 
-/// Whether the files of an output are what they were, by their stamps.
+/// Whether an output's files are what they were, by their stamps.
 #[must_use]
 pub fn has_stamps(run: &Run, out_dir: &Path) -> bool {
     let now = |seen: &Seen| Stamp::at(&out_dir.join(&seen.path)).ok();
     !run.outputs.is_empty() && run.outputs.iter().all(|seen| now(seen) == Some(seen.stamp))
 }
 
-/// Whether nothing is in the place of an output, nor of a part of it.
+/// Whether neither an output nor a part of it is there.
 #[must_use]
 pub fn is_free(output: &Path) -> bool {
     let mut names = fs::read_dir(folder_of(output)).into_iter().flatten().flatten();
@@ -75,7 +75,7 @@ pub fn is_free(output: &Path) -> bool {
     })
 }
 
-/// The files of an output in the folder `out_dir`, and what was written with it.
+/// The files of an output in `out_dir`, and those written with it.
 #[must_use]
 pub fn files(record: &Record, out_dir: &Path) -> [Vec<PathBuf>; 2] {
     let parts = record.field(&["output", "parts"]).and_then(|parts| parts.as_array());

@@ -60,7 +60,7 @@ pub struct Found {
     pub warnings: Vec<Warning>,
 }
 
-/// The first entries of a file, and the bytes that are read for them. Among these entries are those that tell what it is.
+/// The first entries of a file, and the bytes read for them. Among these entries are those that tell what it is.
 const N_FIRST: u64 = 64;
 const FIRST_BYTES: u64 = 1 << 20;
 const MAX_BYTES: u64 = 64 << 20;
@@ -204,7 +204,7 @@ impl Finder {
                 Err(error) => {
                     let path = error.path().unwrap_or(folder).to_owned();
                     match error.io_error() {
-                        // A link to a model that is gone is a model that fails.
+                        // A link to a missing model is a model that fails.
                         Some(_) if is_named_gguf(&path) => self.model(path),
                         Some(why) => self.unreadable(path, why),
                         None => {}
@@ -260,8 +260,8 @@ enum Kind {
     Other(String),
 }
 
-/// What the file at `path` is, as far as its first entries tell. With `all` its entries are looked through for those that
-/// this program writes. What cannot be read is taken for a model, whose failure is then reported.
+/// What the file at `path` is, by its first entries. With `all` its entries are looked through for those that this program
+/// writes. What cannot be read is taken for a model, whose failure is then reported.
 fn look(path: &Path, all: bool) -> Kind {
     let mut n_bytes = FIRST_BYTES;
     let Ok(file) = File::open(path) else {

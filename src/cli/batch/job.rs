@@ -77,7 +77,7 @@ pub struct Common<'c> {
     pub suffix: Option<&'c str>,
 }
 
-/// The jobs of `models`, and the lines of the tables that are for one of them.
+/// The jobs of `models`, and the lines of tables used for them.
 ///
 /// # Errors
 /// [`Usage`] for flags that do not go together; two models with one output, and an output that would take the place of one
@@ -166,7 +166,7 @@ fn name_of(source: &Source, flags: &Flags, suffix: Option<&str>) -> Result<Strin
 
 fn check_names(jobs: &[Job]) -> Result<()> {
     let mut by_name = BTreeMap::new();
-    // Names that differ in capitals alone are one name on some file systems.
+    // Some file systems take names that differ in capitals for one.
     for job in jobs {
         if let Some(first) = by_name.insert(job.name.to_lowercase(), job) {
             let [a, b] = [first, job].map(|job| job.source.path().display().to_string());

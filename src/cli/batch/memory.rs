@@ -7,7 +7,7 @@ use crate::files::free_memory;
 /// Bytes that a process needs besides the weights, about: text, logits, buffers of llama.cpp.
 const BESIDES: u64 = 512 << 20;
 
-/// The memory of this machine, as far as it is free at the start.
+/// The memory of this machine that is free at the start.
 #[derive(Debug)]
 pub struct Memory {
     budget: u64,

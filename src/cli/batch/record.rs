@@ -51,7 +51,7 @@ pub struct Run {
     pub output: String,
     /// The flags, as they were given.
     pub flags: Vec<String>,
-    /// Hash of the flags that count, and of the files that they name.
+    /// Hash of the flags that count, and of files they name.
     pub flags_blake3: String,
     /// The input's files.
     pub input: Vec<Seen>,
@@ -163,7 +163,7 @@ impl Record {
         self.result.get("error")?.as_str()
     }
 
-    /// A field of the main job's result, by the names that lead to it.
+    /// A field of the main job's result, by its path of names.
     #[must_use]
     pub fn field(&self, path: &[&str]) -> Option<&Value> {
         let (first, rest) = path.split_first()?;
@@ -177,7 +177,7 @@ impl Record {
         self.field(path)?.as_str()
     }
 
-    /// Whether it was made by this version of this program, with this llama.cpp.
+    /// Whether this version with this llama.cpp made it.
     #[must_use]
     pub fn is_of_this_version(&self) -> bool {
         self.text(&["gguf_shorten"]) == Some(env!("CARGO_PKG_VERSION"))

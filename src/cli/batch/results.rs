@@ -74,14 +74,14 @@ impl Results {
         own.or_else(|| self.others.get(output))
     }
 
-    /// Whether the line of an output is in this file, not in another task's.
+    /// Whether an output's line is in this file, not another task's.
     #[must_use]
     pub fn is_own(&self, output: &str) -> bool {
         self.records.iter().any(|r| r.run.output == output)
     }
 
-    /// Keeps a record in place of the one for the same output, and saves all. A file that cannot be written, as on a full
-    /// disk, is tried again with the next one; [`Results::finish`] says if it never could.
+    /// Keeps a record in place of the same output's, and saves all. A file that cannot be written, as on a full disk, is
+    /// tried again with the next one; [`Results::finish`] says if it never could.
     pub fn put(&mut self, record: Record) {
         let output = &record.run.output;
         match self.records.iter_mut().find(|r| r.run.output == *output) {
@@ -91,7 +91,7 @@ impl Results {
         self.save();
     }
 
-    /// Puts back what was known of an output before it was begun again, and saves all.
+    /// Puts back what was known of an output, and saves all. That is from before it was begun again.
     pub fn put_back(&mut self, known: &Record) {
         match self.others.contains_key(&known.run.output) {
             // It is another task's line, which is as it was.
@@ -147,7 +147,7 @@ impl Results {
 
 /// Opens the file at `path` and locks it.
 fn lock(path: &Path) -> Result<File> {
-    // Another run may put a new file in its place between the two.
+    // Another run may replace the file between the two.
     for _ in 0..100 {
         let file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
         match file.try_lock() {

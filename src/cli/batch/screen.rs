@@ -66,7 +66,7 @@ impl Screen {
     pub fn say(&self, line: &str) {
         if !self.quiet {
             self.bars.suspend(|| {
-                // That nobody may read it any more changes nothing of what is done.
+                // A reader that is gone changes nothing of what is done.
                 let _ = writeln!(std::io::stderr(), "gguf-shorten: {line}");
             });
         }

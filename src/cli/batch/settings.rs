@@ -18,7 +18,7 @@ const MIN_FREE: &str = "4MiB";
 /// What holds for all models of a batch.
 #[derive(Debug)]
 pub struct Options {
-    /// The main job's flags, with those that are set where the user does not say.
+    /// The main job's flags, with those set by default.
     pub flags: Flags,
     /// The folder of outputs.
     pub out_dir: PathBuf,

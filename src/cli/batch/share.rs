@@ -1,4 +1,4 @@
-//! The share of one of several tasks that work on the same models. They run on one machine or many.
+//! One task's share of models that several tasks work on. They run on one machine or many.
 //!
 //! A model goes to a task by its content alone. So the shares are disjoint and complete however each task finds the models, in
 //! which order, and under which names. A model that is added later moves no other.
@@ -15,8 +15,8 @@ const SAMPLE: u64 = 4 << 10;
 
 const N_SAMPLES: u64 = 32;
 
-/// A number by the content of `files`, in their order, and nothing else. It is of the length and of samples of each. Two models
-/// that differ elsewhere go to the same task, which does no harm.
+/// A number by the content of `files` in order, nothing else. It is of the length and of samples of each. Two models that
+/// differ elsewhere go to the same task, which does no harm.
 ///
 /// # Errors
 /// The system's.

@@ -23,7 +23,7 @@ use crate::error::Usage;
 use crate::files::place::read_at_most;
 use crate::files::staged::folder_of;
 
-/// The key that gives the name of the output, which is no flag of all models.
+/// The key for the output's name, no flag of all models.
 const OUTPUT: &str = "output";
 
 /// The longest file of tables.
@@ -99,7 +99,7 @@ impl Tables {
                     })?);
                     continue;
                 }
-                // Whether there is such a flag is asked here, so that a table for no model is checked too.
+                // The flag is checked here, even where no model has the table.
                 Flags::default()
                     .set(&key, &setting, folder_of(path))
                     .map_err(|error| wrong(line, &error.to_string()))?;
@@ -131,7 +131,7 @@ impl Tables {
         Ok((output, lines))
     }
 
-    /// The tables that are not among these lines, each as a few words.
+    /// The tables not among these lines, each as a few words.
     #[must_use]
     pub fn without(&self, lines: &[usize]) -> Vec<String> {
         let unused = self.tables.iter().filter(|t| !lines.contains(&t.line));

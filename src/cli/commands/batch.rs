@@ -96,7 +96,7 @@ pub fn run(args: &BatchArgs) -> Result<()> {
     Ok(())
 }
 
-/// The first number of layers that a job would have on a GPU of this machine.
+/// The first nonzero number of GPU layers of a job here.
 fn gpu_layers(jobs: &[Job]) -> Option<i32> {
     let of = |job: &Job| match job.flags.has("rpc") {
         true => None,
@@ -110,7 +110,7 @@ fn is_of(task: Task, source: &Source) -> bool {
     task.takes(fingerprint(&source.files).unwrap_or(0))
 }
 
-/// Checks before any work that no result takes the place of a model or of another result.
+/// Checks that no result takes the place of a model or result.
 fn check_places(jobs: &[Job], args: &BatchArgs, options: &Options, printing: &Printing) -> Result<()> {
     let lists = args.paths.iter().filter_map(|path| list_name(path));
     let read = jobs.iter().flat_map(|job| &job.read).chain(&args.config).map(PathBuf::as_path);
@@ -279,7 +279,7 @@ impl Work {
         if overwrite {
             job.flags.give("force");
         }
-        // If this process is ended meanwhile, the next run knows that it may find half of what it wrote.
+        // If this process is ended, the next run expects half an output.
         let unfinished = "not finished: the run ended before this model did";
         if let Some(mut results) = self.results() {
             results.put(Record::failed(&job, unfinished, run.clone()));
@@ -380,7 +380,7 @@ impl Work {
         Ok(Ended { record, before: false })
     }
 
-    /// A model that an earlier run did, with what the system now knows of its files.
+    /// A model that an earlier run did, with its files' new stamps.
     fn keeps(&self, mut known: Record, input: Option<NewStamps>) -> Ended {
         if let Some((files, read_ns)) = input {
             known.run.input = files;
@@ -400,7 +400,7 @@ impl Work {
     }
 }
 
-/// The reason of a failure, with what became of the input meanwhile, which may be the cause.
+/// The reason of a failure, with any change of the input. It may be the cause.
 fn explained(failure: &Failure, input: &[Seen]) -> String {
     let changed = input.iter().find_map(|seen| seen.stamp.check(&seen.path).err());
     match changed.map(|error| error.to_string()) {

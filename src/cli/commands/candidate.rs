@@ -59,7 +59,7 @@ impl Short {
 }
 
 impl Candidate {
-    /// The row, of which no more is known than what it stands for.
+    /// The row, with nothing but what it stands for.
     pub(crate) fn row(&self) -> RowReport {
         match self {
             Self::File(path) => {
@@ -122,7 +122,7 @@ pub(crate) struct Maker<'m, 'a> {
 }
 
 impl<'a> Maker<'_, 'a> {
-    /// Reads, plans or quantizes a candidate, and notes in its `row` what is then known.
+    /// Reads, plans or quantizes a candidate. What is then known is noted in `row`.
     ///
     /// # Errors
     /// Whatever keeps it from being loaded, with the name of what it is made of.

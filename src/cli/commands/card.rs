@@ -20,8 +20,8 @@ use crate::plan::{Plan, attention};
 use crate::report::card::Card;
 use crate::watch::Watch;
 
-/// Measures the finished output against its parent, and writes the text of its card. That nothing could be measured is said
-/// in the card, and noted.
+/// Measures the finished output against its parent, and writes its card. That nothing could be measured is said in the card,
+/// and noted.
 ///
 /// # Errors
 /// The system's.

@@ -67,7 +67,7 @@ pub fn run(options: &Compare) -> Result<()> {
     }
     warn(&input, &model, printing);
     ggml::log::echo(printing.verbose);
-    // Of an architecture that is not known nothing can be said before it is loaded.
+    // An unknown architecture tells nothing before it is loaded.
     if let Ok(constraints) = Constraints::of(&model) {
         let parent = Parent { input: &input, model: &model, constraints: &constraints };
         blockwise::check_whole(parent, &options.text, "whole models are compared")?;
@@ -135,7 +135,7 @@ struct Shorter<'s> {
 }
 
 impl Shorter<'_> {
-    /// The rows, chosen and healed as the main job does it, and how they were chosen.
+    /// The rows, chosen and healed as in the main job. Also how they were chosen.
     fn choose(
         &self,
         loaded: &LoadedModel<'_>,
@@ -189,7 +189,7 @@ fn check_apart(options: &Compare) -> Result<()> {
     Ok(())
 }
 
-/// The rows, while they are measured, on the threads of the current pool.
+/// The rows while they are measured, on the current pool's threads.
 struct Evaluation<'e> {
     parent: &'e ggml::Model,
     logits: LlamaLogits<'e>,
@@ -331,7 +331,7 @@ fn print(report: &CompareReport, printing: &Printing) -> Result<()> {
     print_json(report, printing)
 }
 
-/// The error at the end of a run, if some of its rows failed.
+/// The error of a run some of whose rows failed.
 fn failed(failures: Vec<Error>, n_rows: usize) -> Result<()> {
     let n = failures.len();
     match failures.into_iter().next() {

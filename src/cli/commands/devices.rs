@@ -22,7 +22,7 @@ pub(crate) fn warn(options: &Calibration, printing: &Printing) {
     }
 }
 
-/// Says that there are more threads than processors, which wait for one another.
+/// Notes more threads than processors, which wait for one another.
 pub(crate) fn note_threads(n: usize, printing: &Printing) {
     let n_processors = num_cpus::get();
     if n > n_processors && !is_child() {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-/// Text with its control characters written out, so that it stays on its line.
+/// Text with its control characters written out. So it stays on its line.
 pub(crate) struct Escaped<'a>(pub(crate) &'a str);
 
 impl std::fmt::Display for Escaped<'_> {

@@ -104,7 +104,7 @@ fn scored_windows(
     {
         bail!("{}: the vocabulary differs from that of {}: {difference}", loaded.name(), parent.name());
     }
-    // A text of its own is written by the parent, whose predictions are the aim.
+    // The parent writes a text of its own. Its predictions are the aim.
     let writer = parent.filter(|_| texts.source().seed().is_some()).unwrap_or(loaded);
     let set = writer.cut(texts, &options.text, &options.printing).with_context(|| writer.name())?;
     for loaded in std::iter::once(loaded).chain(parent) {
@@ -161,13 +161,13 @@ pub(crate) fn against_parent(
     Ok((report, same_text))
 }
 
-/// Warns of a model that may not be evaluated as it should be.
+/// Warns of a model that may be evaluated wrongly.
 pub(crate) fn warn(input: &Input, model: &Model<'_>, printing: &Printing) {
     warning::of_weights(input, model, printing);
     warning::of_tokenizer(input, model, printing);
 }
 
-/// Evaluates all windows with the model and its parent, if there is one. Returns the time of that, too.
+/// Evaluates all windows with the model, and its parent if any. Returns the time of that, too.
 fn measure(
     model: &ScoredModel<'_>,
     parent: Option<&ScoredModel<'_>>,

@@ -31,7 +31,7 @@ pub fn man() -> Result<()> {
     to_stdout(&String::from_utf8(page)?)
 }
 
-/// Prints this program's version, that of the bundled llama.cpp, and what that can evaluate on.
+/// Prints this program's version, the bundled llama.cpp's, and its devices.
 ///
 /// # Errors
 /// Those of stdout.

@@ -51,7 +51,7 @@ fn note_counts(model: &Model<'_>, input: &Input, printing: &Printing) {
     }
 }
 
-/// The command line without the program's name, for a result that says how it was made.
+/// The command line without the program's name, for the result.
 fn arguments() -> Vec<String> {
     let arguments = std::env::args_os().skip(1);
     arguments.map(|argument| argument.to_string_lossy().into_owned()).collect()

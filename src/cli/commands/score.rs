@@ -54,7 +54,7 @@ pub fn run(options: &Score) -> Result<()> {
         evaluator::check_causal(&model).with_context(at_path)?;
     }
     if let Some(text) = &options.against {
-        // What is wrong with it is said before the first text is measured.
+        // Faults of it are found before the first text is measured.
         Texts::read(text.source.clone())?;
     }
     warning::of_weights(&input, &model, printing);
@@ -126,7 +126,7 @@ struct Scored {
     /// Blocks that would be removed.
     removed: BlockSet,
     rating: Rating,
-    /// Whether the text was to be used only as far as it is needed.
+    /// Whether the text was to be used only as needed.
     may_stop: bool,
 }
 
@@ -176,7 +176,7 @@ impl Scoring<'_> {
         rows
     }
 
-    /// Without a number of blocks that would go, the sets of a quarter are compared.
+    /// Without a number of blocks, the sets of a quarter are compared.
     fn compare(&self, here: &Scored, there: Scored) -> Result<AgainstReport> {
         const SHARE: Budget = Budget::Percent(25.0);
         let n = self.n.or_else(|| {

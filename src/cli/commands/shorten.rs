@@ -72,7 +72,7 @@ pub fn run(options: &Shorten) -> Result<()> {
     let report =
         Report { imatrix_out, output: Some(output), evaluation, ..report(parent, &plan, chosen, healed) };
     print(&report, printing)?;
-    // What an interrupt would have left to go on with is not needed any more.
+    // The journal for going on after an interrupt is needed no more.
     close_journal(journal, printing);
     made
 }

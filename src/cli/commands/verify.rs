@@ -59,7 +59,7 @@ pub fn run(options: &Verify) -> Result<()> {
             let changed = changed_tensors(&parent, &files, &verification);
             Some(evaluate(&parent, &input, &verification, &changed, &output, options)?)
         }
-        // What llama.cpp makes of a file that is not as planned proves nothing.
+        // A run of a file that is not as planned proves nothing.
         _ => None,
     };
     let of_parent = ModelReport::of(&parent, &input, Some(verification.parent_blake3));
@@ -97,7 +97,7 @@ fn compare(
     result
 }
 
-/// The weights that the output has where it says that they are not the parent's.
+/// The output's weights where it claims to differ from the parent.
 fn changed_tensors(
     parent: &Model<'_>,
     files: &[gguf::File<'_>],
@@ -145,7 +145,7 @@ fn evaluate(
     oracle::run(&zeroed, parent, input, changed, output.path(), options.threads)
 }
 
-/// Says that another release wrote the file, and what may be wrong with it.
+/// Notes that another release wrote the file, and its possible faults.
 fn note_release(version: Option<&str>, faults: &[String], options: &Verify) {
     let Some(version) = version.filter(|_| !options.printing.quiet) else {
         return;

@@ -49,7 +49,7 @@ mod tests {
     use super::*;
     use crate::model::arch::{Alone, Architecture, Experts};
 
-    /// The names of the list that follows `start`, up to a full stop.
+    /// The names of the list after `start`, up to a full stop.
     fn list<'p>(page: &'p str, start: &str) -> Vec<&'p str> {
         let (_, after) = page.split_once(start).unwrap();
         let (_, list) = after.split_once(":\n").unwrap();

@@ -1,4 +1,4 @@
-//! The text to calibrate on or to score, and how it is evaluated, checked.
+//! Checked settings of the text to calibrate on or to score.
 
 use super::rpc;
 use crate::cli::args::{CalibrationArgs, TextArgs};
@@ -25,7 +25,7 @@ impl Calibration {
         if own.is_none() && args.amount.seed.is_some() {
             bail!(Usage("--seed needs --calibration self".to_owned()));
         }
-        // What a model is to write is all used, unless less is asked for; beside files it is one text of several.
+        // All that a model writes is used, unless less is asked for. Beside files it is one text of several.
         let written = own.and_then(|own| own.tokens).filter(|_| files.is_empty());
         let asked = match (args.amount.tokens, written) {
             (Some(tokens), Some(written)) => Some(tokens.min(written)),
@@ -65,7 +65,7 @@ impl Calibration {
     }
 }
 
-/// Checks that an evaluation gives an importance matrix, where one is to be written.
+/// Checks that an importance matrix, where wanted, can be measured.
 pub(crate) fn check_matrix(place: Option<&Path>, text: &Calibration) -> Result<()> {
     if place.is_none() {
         return Ok(());

@@ -40,7 +40,7 @@ pub(crate) fn how(args: &ShortenArgs) -> HealArg {
     })
 }
 
-/// Checks that there is a fit for which weights are rounded and memory is taken.
+/// Checks that there is a fit for `--heal-type` and `--max-memory`.
 pub(crate) fn check(args: &ShortenArgs) -> Result<()> {
     let how = how(args);
     if how == HealArg::None && (args.heal_type.is_some() || args.max_memory.is_some()) {

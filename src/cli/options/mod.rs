@@ -70,7 +70,7 @@ pub(crate) fn command_first(command: &str, first: &Path) -> String {
     format!("the command comes first: gguf-shorten {command} {}", first.display())
 }
 
-/// Each model that is named once, whichever and however many of its parts are. Without the parent, where there are others.
+/// Each named model once, however many of its parts are named. Without the parent, where there are others.
 fn models(named: &[PathBuf], parent: Option<&Path>) -> Vec<PathBuf> {
     let split = |path: &Path| Prefix::of_part(path).map(|(prefix, of)| (prefix, of.n_parts));
     let mut seen = Vec::new();
@@ -163,7 +163,7 @@ impl Verify {
     }
 }
 
-/// Tasks of a file that are done where the user does not say otherwise.
+/// Default number of tasks of a file.
 const DEFAULT_TASKS: usize = 400;
 
 /// An evaluation, checked.
@@ -226,7 +226,7 @@ mod tests {
         };
         assert_eq!(one(&m, None).unwrap(), m[0]);
         assert_eq!(one(&[m[1], m[0]], None).unwrap(), m[1]);
-        // As a shell makes it of `OUT --parent p-*`, and the other way round.
+        // As shells expand `OUT --parent p-*`, and the other way round.
         assert_eq!(one(&["out.gguf", p[1]], Some(p[0])).unwrap(), "out.gguf");
         assert_eq!(one(&[p[1], m[0], m[1]], Some(p[0])).unwrap(), m[0]);
         assert_eq!(one(&[p[1]], Some(p[0])).unwrap(), p[1]);

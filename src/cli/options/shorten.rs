@@ -139,7 +139,7 @@ fn experts(args: &ShortenArgs) -> ExpertChoice {
     }
 }
 
-/// Checks that nothing is measured of a model without some of its experts.
+/// Checks that nothing is measured where experts are removed.
 fn check_experts(args: &ShortenArgs, goal: Option<Goal>) -> Result<()> {
     if experts(args) == ExpertChoice::All {
         return Ok(());
@@ -183,7 +183,7 @@ fn files(args: &ShortenArgs) -> Files {
     }
 }
 
-/// Checks that something is removed, and by a method that can choose it. Healing must have something to make up for.
+/// Checks that something is removed, by a method that can choose it. Healing must have something to make up for.
 fn check_removal(args: &ShortenArgs, choice: &Choice, attention: &Choice) -> Result<()> {
     let is_nothing = |choice: &Choice| matches!(choice, Choice::Nothing { .. });
     let removes_none = is_nothing(choice) && is_nothing(attention);

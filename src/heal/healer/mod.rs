@@ -72,7 +72,7 @@ impl HealType {
 /// The share of a fit's gain that rounding may not take.
 const KEPT_GAIN: f64 = 0.95;
 
-/// Types that are tried where the one that the weights had loses too much, by their bits.
+/// Types tried where the tensor's own loses too much, by their bits.
 const LADDER: &[&str] = &["Q4_K", "Q5_K", "Q5_1", "Q6_K", "Q8_0", "F16"];
 
 /// A matrix that was fitted.
@@ -121,7 +121,7 @@ impl Candidate {
 /// The streams of all windows, `[n_tokens, n_embd]` each. Empty for those that take no part.
 type Streams = Vec<Vec<f32>>;
 
-/// Shows the step at hand, and how many windows are done of how many.
+/// Shows the step, the windows that are done, and their number.
 pub type OnProgress<'p> = dyn Fn(&str, usize, usize) + 'p;
 
 /// The model to heal, and the text that it is healed by.
@@ -168,7 +168,7 @@ pub struct Healer<'m, 'a> {
 }
 
 impl<'m, 'a> Healer<'m, 'a> {
-    /// Prepares healing, and checks that the model can be evaluated block by block. A window must come out exactly, or up to
+    /// Checks that the model is evaluated block by block, and prepares healing. A window must come out exactly, or up to
     /// rounding where llama.cpp scales what enters.
     ///
     /// # Errors
@@ -226,8 +226,8 @@ impl<'m, 'a> Healer<'m, 'a> {
         (self.on_progress)(step, n_done, n_windows);
     }
 
-    /// Checks that the stream after `block` answers to other weights as their product says. Then nothing stands between the
-    /// two. Some tokens tell.
+    /// Checks that other weights change the stream after `block` by their product. Then nothing stands between the two. Some
+    /// tokens tell.
     fn check_answer(
         &self,
         block: BlockId,
@@ -251,7 +251,7 @@ impl<'m, 'a> Healer<'m, 'a> {
         Ok(())
     }
 
-    /// Whether states became others by what the change of a matrix makes of `inputs`, on some tokens.
+    /// Whether states changed by `inputs` times the change of a matrix. Some tokens tell.
     fn is_product(
         &self,
         matrix: &TargetMatrix,
@@ -280,7 +280,7 @@ impl<'m, 'a> Healer<'m, 'a> {
                 error += (expected - found).powi(2);
             }
         }
-        // Activations are rounded, too, so that the two are not quite the same.
+        // Activations are rounded, too, so the two differ a little.
         Ok(square == 0.0 || ((product / square - 1.0).abs() < 0.2 && error < 0.25 * square))
     }
 
@@ -459,7 +459,7 @@ impl<'m, 'a> Healer<'m, 'a> {
         Ok(changed)
     }
 
-    /// The weights of a matrix as they are in the parent, `[n_out, n_in]`.
+    /// The parent's weights of a matrix, `[n_out, n_in]`.
     fn decoded(&self, matrix: &TargetMatrix) -> Result<Vec<f32>> {
         let info = &self.model.tensors()[matrix.source].info;
         let name = || Quoted(info.name());

@@ -55,7 +55,7 @@ pub fn check(model: &Model<'_>) -> Result<Option<TargetMatrix>> {
     Ok(largest)
 }
 
-/// The matrix under the norm of a block, if it can be fitted.
+/// The matrix under a block's norm, if it can be fitted.
 fn matrix_under(model: &Model<'_>, block: BlockId) -> Option<TargetMatrix> {
     TargetMatrix::named(model, block, FFN_DOWN).ok().flatten()
 }
@@ -103,7 +103,7 @@ impl Healer<'_, '_> {
         Ok(gain >= WORTHWHILE)
     }
 
-    /// Fits the norms of a block in one mode on top of `base`. Returns the share of the loss that this takes.
+    /// Fits the norms of a block in one mode, on `base`. Returns the share of the loss that this takes.
     fn step_of_mode(
         &mut self,
         block: BlockId,

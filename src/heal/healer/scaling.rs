@@ -47,7 +47,7 @@ impl fmt::Display for Scaling {
 }
 
 impl Healer<'_, '_> {
-    /// Scales the projections after the cuts of `base`, one factor for each cut.
+    /// Scales the projections after `base`'s cuts, one factor per cut.
     ///
     /// The first cut's comes first. Factors are compared by `objective` on windows that weights are fitted to. `base` may have
     /// other weights already. `None` if nothing is better than it.
@@ -173,7 +173,7 @@ impl Healer<'_, '_> {
         })
     }
 
-    /// The growth of the stream in each cut, and the parent's streams of `windows`.
+    /// The stream's growth in each cut, and the parent's streams of `windows`.
     ///
     /// Those are before the first block that is not as in the parent.
     fn before_cuts(&self, base: &Candidate, cuts: &[Cut], windows: &[usize]) -> Result<(Vec<f64>, Streams)> {

@@ -21,7 +21,7 @@ use crate::model::BlockId;
 use crate::model::block::BlockSet;
 use crate::plan::{AttentionCut, ChangedTensors, ChosenBy};
 
-/// Blocks after a cut whose fit gains nothing, one after another, before the walk ends.
+/// Consecutive blocks after a cut without gain that end the walk.
 pub const PATIENCE: usize = 1;
 
 /// The least share of the loss that counts as a gain. A fit of a block after a cut must take so much.
@@ -34,7 +34,7 @@ pub struct Order {
     pub weightings: Vec<Weighting>,
     /// The block before a cut makes up for it.
     pub before: bool,
-    /// Of every run of removed blocks one stays as its feed-forward network alone.
+    /// Of every removed run one block stays as its feed-forward network.
     ///
     /// That makes up for what is then missing.
     pub with_block: bool,
@@ -51,7 +51,7 @@ pub struct Order {
 pub struct Step {
     /// What was fitted, and how.
     pub variant: String,
-    /// The model with it and all that stayed before it, and its loss.
+    /// The model with it and all kept before it, and its loss.
     ///
     /// `None` if the fit gains nothing.
     pub measured: Option<(Candidate, Loss)>,
@@ -135,7 +135,7 @@ impl Walk<'_> {
 }
 
 impl Healer<'_, '_> {
-    /// Fits the blocks before each cut, then those after the last for as long as that helps.
+    /// Fits the blocks before each cut, then those after the last. The latter are fitted for as long as that helps.
     ///
     /// The model is the one without `removed` and without the attention of `attention`. Returns everything that was tried.
     ///
@@ -152,7 +152,7 @@ impl Healer<'_, '_> {
             return Ok(Vec::new());
         };
         let (candidate, loss) = self.unhealed(removed, attention)?;
-        // The block before the first cut makes up for it, where there is one.
+        // The block before the first cut, if any, makes up for it.
         let at_cut = cuts.is_removed(first) && order.before;
         let mut block = first.saturating_sub(usize::from(at_cut));
         let targets = self.start(block)?.clone();
@@ -246,7 +246,7 @@ impl Healer<'_, '_> {
         weights
     }
 
-    /// Fits the target matrix of a block at a cut in every mode, and keeps the best.
+    /// Fits a block's target matrix at a cut in every mode. The best is kept.
     fn step_at_cut(&mut self, block: BlockId, matrix: TargetMatrix, walk: &mut Walk<'_>) -> Result<()> {
         let zeros = self.weights_of(block, &walk.candidate);
         let weightings = &walk.order.weightings;
@@ -291,7 +291,7 @@ impl Healer<'_, '_> {
         Ok(false)
     }
 
-    /// Keeps and fits the one feed-forward network of a run that leaves the least error.
+    /// Keeps and fits a run's feed-forward network of the least error.
     fn step_of_run(&mut self, run: Range<usize>, walk: &mut Walk<'_>) -> Result<()> {
         let mut best: Option<(BlockId, TargetMatrix, Fit, NormalEquations)> = None;
         let weighting = walk.mode.weighting;
@@ -330,7 +330,7 @@ impl Healer<'_, '_> {
         Ok(())
     }
 
-    /// `base` with the target matrix fitted to both folds, and its weights rounded. `None` if the fit gains nothing.
+    /// `base` with the target matrix fitted to both folds and rounded. `None` if the fit gains nothing.
     pub(super) fn solved(
         &self,
         matrix: TargetMatrix,
@@ -348,7 +348,7 @@ impl Healer<'_, '_> {
         Ok(Some(candidate))
     }
 
-    /// The sums of both folds for each weighting, of a fit of `matrix`.
+    /// The sums of both folds for each weighting, to fit `matrix`.
     ///
     /// The block has the weights of `changed` otherwise.
     fn sums(

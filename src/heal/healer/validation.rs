@@ -62,7 +62,7 @@ impl Predictions {
     }
 }
 
-/// Yields the logits of a model after some tokens of a window, `[rows.len(), n_vocab]`.
+/// Yields a model's logits after some tokens of a window, `[rows.len(), n_vocab]`.
 pub(super) trait WindowLogits {
     fn logits(&mut self, window: usize, rows: Range<usize>) -> Result<&[f32]>;
 }
@@ -154,7 +154,7 @@ impl Healer<'_, '_> {
         rows(self.windows[window].len(), self.engine.n_vocab(), self.split.validation.len())
     }
 
-    /// The model without `removed` and the attention of `attention`, and its validation loss.
+    /// The model without `removed` and that attention, and its validation loss.
     ///
     /// # Errors
     /// llama.cpp's; logits that are not numbers.
@@ -233,7 +233,7 @@ impl Healer<'_, '_> {
         loss
     }
 
-    /// The loss on the windows with these numbers of a model that gives `found`.
+    /// The loss on these windows of a model that gives `found`.
     pub(super) fn loss_over(
         &self,
         windows: &[usize],
@@ -254,7 +254,7 @@ impl Healer<'_, '_> {
         Ok(losses.into_iter().sum())
     }
 
-    /// What `candidate` loses on the windows with these numbers, as a whole model.
+    /// The loss of `candidate` on these windows, as a whole model.
     ///
     /// # Errors
     /// llama.cpp's; logits that are not numbers.

@@ -152,7 +152,7 @@ impl Entry {
         })
     }
 
-    /// The scores of all runs of a model of `n_blocks` blocks, if that is what it has.
+    /// The scores of all runs of a model of `n_blocks`, if held.
     #[must_use]
     pub fn runs(&self, n_blocks: usize) -> Option<Vec<f64>> {
         let Scored::Runs(n) = self.key.scored else {
@@ -161,7 +161,7 @@ impl Entry {
         (self.runs.len() + n == n_blocks + 1).then(|| self.runs.clone())
     }
 
-    /// The pairs of positions of a model of `n_blocks` blocks, if that is what it has.
+    /// The pairs of positions of a model of `n_blocks`, if held.
     #[must_use]
     pub fn pairs(&self, n_blocks: usize) -> Option<Pairs> {
         self.pairs.clone().filter(|pairs| pairs.are_of(n_blocks))

@@ -126,7 +126,7 @@ impl<'w> Cache<'w> {
         Ok([scores, texts])
     }
 
-    /// The entries of one kind, and what was left of one that was never finished.
+    /// The entries of one kind, and remains of unfinished ones.
     fn files(&self, kind: &str) -> Result<Vec<PathBuf>> {
         let folder = self.folder().join(kind);
         let entries = match fs::read_dir(&folder) {

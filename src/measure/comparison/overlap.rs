@@ -7,7 +7,7 @@ use crate::engine::hidden_state::Token;
 /// As many tokens in a row are hardly the same by chance.
 const RUN: usize = 32;
 
-/// The share of the tokens of `scored` that `choosing` has too, 0 to 1.
+/// Share of `scored` tokens that `choosing` has too, 0 to 1.
 ///
 /// Counted are tokens in a run of 32 (or of a whole window, if that is shorter) that a window of `choosing` has.
 /// The first token of a window counts for none of the two: it may be the one that begins every text.
@@ -80,7 +80,7 @@ mod tests {
         for case in 0..60 {
             let mut number = |n| below(&mut next, n);
             let text: Vec<Token> = (0..400).map(|_| Token::try_from(number(9)).unwrap()).collect();
-            // Windows of several lengths and shifts of one text, some of them of their own.
+            // Windows of several lengths and shifts of one text. Some are of their own.
             let mut cut = |n: usize, own: usize| -> Vec<Vec<Token>> {
                 let length = if case % 3 == 0 { 2 + number(9) } else { 40 + number(30) };
                 (0..n)

@@ -1,6 +1,7 @@
 //! The rows that no other one beats. None is as small and as close to the parent, and better in one of the two.
 
-/// For each row, `(bytes, KL divergence)`, whether it is on the Pareto front of both made small. Of equal rows all are.
+/// Whether each row is on the Pareto front of both numbers. A row is `(bytes, KL divergence)`, both to be small. Of equal
+/// rows all are.
 #[must_use]
 pub fn front(rows: &[(u64, f64)]) -> Vec<bool> {
     let mut order: Vec<usize> = (0..rows.len()).collect();

@@ -9,11 +9,11 @@ use indicatif::DecimalBytes;
 
 use super::{Kind, Point};
 
-/// Sizes that differ by less than this share of the larger one are about the same.
+/// Sizes that differ by a smaller share are about the same. It is one of the larger size.
 const SAME_SIZE: f64 = 0.05;
 
-/// Distances that differ by less than so many standard errors are not told apart. The errors are taken for independent,
-/// though both are of the same tokens: the real error of the difference is smaller.
+/// Distances within so many standard errors are not told apart. The errors are taken for independent, though both are of the
+/// same tokens: the real error of the difference is smaller.
 const N_STDERRS: f64 = 2.0;
 
 /// How two rows compare.
@@ -26,7 +26,7 @@ struct Pair<'p> {
     same_size: bool,
     /// Their distances from the parent are not told apart.
     same_kl: bool,
-    /// By how much the sizes differ, as a share of the larger one.
+    /// The difference of sizes, as a share of the larger one.
     gap: f64,
 }
 
@@ -124,7 +124,7 @@ fn of_both_kinds(shorter: &[&Point], whole: &[&Point]) -> String {
 /// Rows of which the names are listed at most.
 const LISTED: usize = 3;
 
-/// The closest of the `rivals` that are smaller than each of `rows` and closer to the parent. `None` where a row has none.
+/// For each of `rows` the closest rival that beats it. It is smaller and closer to the parent. `None` where a row has none.
 fn strongest(rows: &[&Point], rivals: &[&Point], called_one: &str) -> Option<String> {
     let beats = |rival: &Point, row: &Point| {
         let pair = Pair::new(rival, row);
@@ -168,7 +168,7 @@ fn described(row: &Point) -> String {
     format!("{} ({bytes}, KL {kl})", row.name)
 }
 
-/// What the pairs of a row of `shorter` and one with all blocks show.
+/// What pairs of a `shorter` row and one with all blocks show.
 fn of_pairs(pairs: &[Pair<'_>], shorter: &[&Point]) -> String {
     let is_shorter = |row: &Point| shorter.iter().any(|&one| std::ptr::eq(one, row));
     let won_by = |by_shorter: bool| {
@@ -508,7 +508,7 @@ mod tests {
             "for every row with fewer blocks another row is smaller and closer: Q6_K (90.00 MB, KL 0.0100) than 1 blocks \
              fewer (95.00 MB, KL 0.0500), Q3_K_M (70.00 MB, KL 0.210) than 6 blocks fewer (71.00 MB, KL 0.480)"
         );
-        // Not where one of them is only as close as can be told.
+        // Not where one pair cannot be told apart.
         let rows = [
             drop(1, 95.0, 0.05),
             drop(6, 71.0, 0.211),

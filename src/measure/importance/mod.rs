@@ -35,9 +35,9 @@ pub struct BlockImportance {
     pub block: BlockId,
     /// Its scores.
     pub scores: BlockScores,
-    /// Tokens whose hidden state before or after the block was all zeros, left out of the means.
+    /// Tokens left out, whose state before or after is all zeros.
     pub n_zero_rows: u64,
-    /// The scores of its two halves, where the hidden states between them were shown.
+    /// The scores of its two halves, where states between were shown.
     pub halves: Option<Halves>,
 }
 
@@ -59,7 +59,7 @@ pub struct Importance {
     pub n_windows: usize,
     /// Tokens evaluated, over all windows.
     pub n_tokens: usize,
-    /// Of each block, in order, what each evaluated window gave, in the order of the text.
+    /// What each evaluated window gave, by block. Windows are in the order of the text.
     pub windows: Vec<Vec<WindowSums>>,
     /// The place of each block in the order of LoRP, from 0. `None` unless pairs of states were measured for it.
     pub lorp: Option<Vec<f64>>,
@@ -101,8 +101,8 @@ impl Importance {
         }
     }
 
-    /// The scores of all blocks without each of the windows in turn, in the order of [`Importance::windows`]. Not numbers
-    /// where no token of a block is left.
+    /// The scores of all blocks without each window in turn. The order is that of [`Importance::windows`]. Not numbers where
+    /// no token of a block is left.
     pub fn scores_without_each(&self) -> impl Iterator<Item = Scores> {
         let n_tokens: Vec<u64> =
             (self.windows.iter()).map(|windows| windows.iter().map(|sums| sums.n).sum()).collect();
@@ -121,7 +121,7 @@ impl Importance {
     }
 }
 
-/// An evaluation of windows, in any order, that can be stopped after each.
+/// An evaluation of windows in any order, which can stop after each.
 ///
 /// Memory is two hidden states of one window, three where the middles of blocks are shown, and a few numbers for each block
 /// and window.
@@ -300,7 +300,7 @@ mod tests {
         Importance::measure(&mut recorded.clone(), windows, &mut |_| {})
     }
 
-    /// Equation 2 written out for all tokens at once, by the textbook cosine.
+    /// Equation 2 for all tokens at once, by the textbook cosine.
     fn naive(recorded: &Recorded, block: usize) -> (f64, f64) {
         let n_embd = recorded.n_embd;
         let (mut distance, mut magnitude, mut n) = (0.0, 0.0, 0.0);

@@ -26,7 +26,7 @@ pub fn cosine_distance(x: &[f32], y: &[f32]) -> Option<f64> {
     (products.xx != 0.0 && products.yy != 0.0).then(|| products.cosine_distance())
 }
 
-/// Adds up in f64 over eight lanes, which the compiler turns into vector instructions.
+/// Adds up in f64 over eight lanes, for vector instructions.
 pub(super) fn products(x: &[f32], y: &[f32]) -> Products {
     const LANES: usize = 8;
     let mut xx = [0.0f64; LANES];

@@ -74,7 +74,7 @@ impl BlockSums {
 pub struct WindowSums {
     /// Tokens.
     pub n: u64,
-    /// Tokens that are left out, as their hidden state before or after the block is all zeros.
+    /// Tokens left out, whose state before or after is all zeros.
     pub n_zero_rows: u64,
     /// Of each metric.
     pub sums: Each<f64>,
@@ -119,7 +119,7 @@ impl WindowMeans {
         self.m2 += delta * (value - self.mean);
     }
 
-    /// Standard error of the mean over windows, `sqrt(s^2 / n)` with the unbiased variance `s^2`.
+    /// Standard error of the mean over windows. It is `sqrt(s^2 / n)` with the unbiased variance `s^2`.
     fn standard_error(&self) -> Option<f64> {
         (self.n > 1.0).then(|| (self.m2 / (self.n - 1.0) / self.n).sqrt())
     }

@@ -80,14 +80,14 @@ pub struct Accuracy {
     pub n_tasks: usize,
     /// Those that the model gets right.
     pub n_correct: usize,
-    /// Their share, with the standard error of a binomial share, `sqrt(p (1 - p) / (n - 1))`.
+    /// Their share, with a binomial standard error. It is `sqrt(p (1 - p) / (n - 1))`.
     pub share: Mean,
     /// The share that guessing gets right on average: the mean of one over the number of answers.
     pub chance: f64,
 }
 
 impl Accuracy {
-    /// Of tasks, each with whether it is right and its number of answers. `None` for no task.
+    /// Of tasks, each with its correctness and number of answers. `None` for no task.
     #[must_use]
     pub fn of(tasks: &[(bool, usize)]) -> Option<Self> {
         let n_tasks = tasks.len();

@@ -53,7 +53,7 @@ pub struct Divergence {
     pub kl_p99: f64,
     /// The largest.
     pub kl_max: f64,
-    /// Share of tokens after which both hold the same token to be the likeliest.
+    /// Share of tokens after which both have the same likeliest token.
     pub same_top: Mean,
     /// Change of the next token's probability.
     pub probability_change: Mean,
@@ -94,7 +94,7 @@ impl Divergence {
     }
 }
 
-/// The value that a share of `sorted` does not exceed, interpolated between neighbours (`perplexity.cpp: percentile`).
+/// The quantile of `sorted` at `share`, interpolated between neighbours (`perplexity.cpp: percentile`).
 #[expect(
     clippy::cast_possible_truncation,
     reason = "counts stay far below 2^53, and a share of one is between 0 and it"

@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 
 use crate::engine::hidden_state::Token;
 
-/// Numbers worked on side by side, which the compiler turns into vector instructions.
+/// Numbers worked on side by side, for vector instructions.
 const LANES: usize = 8;
 
 /// A prediction: log-probabilities after one token.
@@ -57,8 +57,9 @@ impl<'l> Row<'l> {
         self.logits.iter().position(|&logit| f64::from(logit) == self.max)
     }
 
-    /// `KL(parent || self) = sum_i p_i (log p_i - log q_i)` in nats, `p` the parent's probabilities and `q` these.
-    /// Infinite where something is possible for the parent alone. Rounding never makes it negative.
+    /// The KL divergence from the parent's prediction, in nats. `KL(parent || self) = sum_i p_i (log p_i - log q_i)`, `p`
+    /// the parent's probabilities and `q` these. Infinite where something is possible for the parent alone. Rounding never
+    /// makes it negative.
     #[must_use]
     pub fn kl_from(&self, parent: &Row<'_>) -> f64 {
         let parent_offset = parent.max + parent.log_sum;
@@ -194,7 +195,7 @@ mod tests {
         let row = Row::new(&row).unwrap();
         assert!((row.nll(0) - std::f64::consts::LN_2).abs() < 1e-15);
         assert!(row.nll(2) > 1e38 && row.nll(2).is_finite());
-        // ln(1 + e^-30) = e^-30 up to e^-60, of a token that is nearly certain.
+        // A token that is nearly certain: ln(1 + e^-30) = e^-30 up to e^-60.
         let row = [30.0, 0.0];
         let row = Row::new(&row).unwrap();
         assert!((row.nll(0) / (-30.0f64).exp() - 1.0).abs() < 1e-2);

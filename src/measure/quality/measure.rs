@@ -1,4 +1,4 @@
-//! All windows of a text, evaluated with a model and perhaps with its parent.
+//! Evaluation of all windows of a text, perhaps beside the parent.
 
 use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
@@ -19,8 +19,8 @@ pub struct Quality {
 }
 
 impl Quality {
-    /// Evaluates every window with the model, and with its parent if there is one. `progress` is called with the tokens
-    /// of each finished window. Rows are worked on by the threads of the current pool.
+    /// Evaluates every window with the model, and its parent if any. `progress` is called with the tokens of each finished
+    /// window. Rows are worked on by the threads of the current pool.
     ///
     /// In memory are a few numbers of every scored token, and the logits that `model` and `parent` hold for one window.
     ///
@@ -72,7 +72,7 @@ impl Place<'_> {
         &self.window[scored.start + 1..scored.end + 1]
     }
 
-    /// One row for each scored token, and the negative log-likelihoods of the predicted ones.
+    /// A row per scored token, and the predicted ones' negative log-likelihoods.
     pub(super) fn predictions<'l>(
         &self,
         logits: &'l mut dyn ScoredLogits,
@@ -154,7 +154,7 @@ impl Place<'_> {
         Ok(())
     }
 
-    /// A token that the model holds to be impossible, and its parent does not.
+    /// Refuses a token that is impossible for the model alone.
     fn check_kl(&self, i: usize, kl: f64) -> Result<()> {
         ensure!(
             kl.is_finite(),

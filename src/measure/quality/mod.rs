@@ -1,4 +1,4 @@
-//! How well a model predicts a text, and how far it is from its parent. Formulas and accumulators only.
+//! A model's predictions of a text, and their divergence from its parent. Formulas and accumulators only.
 //!
 //! Figures are those of llama-perplexity (llama.cpp: `tools/perplexity/perplexity.cpp`), so that they can be compared with it.
 //! Of each window the second half is scored, the first only gives context. Standard errors are those of a mean over tokens, as

@@ -17,7 +17,7 @@ pub struct SideBySide {
 }
 
 impl SideBySide {
-    /// Evaluates every window with the parent, then with each of `models` that has not failed before. `progress` is called
+    /// Evaluates every window with the parent, then each of `models`. One that has failed is left out. `progress` is called
     /// with the tokens of a window after each of them. Rows are worked on by the threads of the current pool.
     ///
     /// In memory are a few numbers of every scored token, and the logits that the parent and each model hold for one

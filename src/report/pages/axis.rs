@@ -69,7 +69,7 @@ impl Axis {
                 if from_zero {
                     (low, high) = (low.min(0.0), high.max(0.0));
                 }
-                // Numbers that are next to each other, or all the same, get room.
+                // Numbers close together, or all the same, get room.
                 let least = (low.abs().max(high.abs()) * 1e-6).max(1e-12);
                 if high - low < least {
                     (low, high) = (low - if from_zero && low >= 0.0 { 0.0 } else { least }, high + least);
@@ -88,7 +88,7 @@ impl Axis {
         }
     }
 
-    /// From `-0.5` to `n - 0.5`, for `n` things with a number each. At most `n_ticks` of the numbers are written.
+    /// From `-0.5` to `n - 0.5`, for `n` numbered things. At most `n_ticks` of the numbers are written.
     #[must_use]
     pub fn numbers(label: &str, n: usize, n_ticks: usize) -> Self {
         let step = [1, 2, 5, 10, 20, 50, 100, 200]
@@ -111,7 +111,7 @@ impl Axis {
         self.scale.at(value.clamp(low, high))
     }
 
-    /// Where the value is, from 0 at the begin to 1 at the end.
+    /// The place of the value, from 0 to 1 along the axis.
     pub(super) fn share(&self, value: f64) -> f64 {
         let (low, high) = (self.scale.at(self.range.0), self.scale.at(self.range.1));
         (self.at(value) - low) / (high - low)

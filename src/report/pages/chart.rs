@@ -150,7 +150,7 @@ type Plot<'t> = ChartContext<'t, SVGBackend<'t>, Cartesian2d<Ticked, Ticked>>;
 /// Those of plotters.
 type Failure = Box<dyn std::error::Error>;
 
-/// Pixels between the edge of a chart and all that is in it.
+/// Pixels between the edge of a chart and its content.
 const MARGIN: u32 = 10;
 
 /// Pixels for the legend.
@@ -180,7 +180,7 @@ impl Chart {
         let mut titles: Vec<Titled<'_>> = Vec::new();
         self.draw(&mut text, &mut titles)
             .map_err(|error| anyhow!("bug: a chart could not be drawn: {error}"))?;
-        // All but the element itself, which gets a title, and the titles of marks on top.
+        // All but the element itself. It gets a title, and the titles of marks on top.
         let start = text.find('>').map_or(0, |at| at + 1);
         let end = text.rfind("</svg>").unwrap_or(text.len());
         let body = text[start..end].replace(" opacity=\"1\"", "").replace(" stroke=\"none\"", "");

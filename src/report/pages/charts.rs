@@ -33,7 +33,7 @@ pub fn of_section(section: &Section) -> Vec<Chart> {
     charts
 }
 
-/// The influence of every block as bars, those that go in another colour, with standard errors.
+/// The influence of every block as bars, with standard errors. Those that go have another colour.
 #[must_use]
 pub fn influence(scored: &Scored) -> Option<Chart> {
     let known = || scored.scores.iter().enumerate().filter_map(|(i, score)| Some((i, (*score)?)));
@@ -238,7 +238,7 @@ fn over_removed(section: &Section, points: &[&Point], figure: &Figure) -> Option
 /// One of the two speeds of a model.
 type Speed = fn(&Quality) -> Option<f64>;
 
-/// Tokens per second of a prompt and of decoding, each as a share of the fastest.
+/// Tokens per second of prompt and decoding, over those of the fastest.
 fn speed(section: &Section, points: &[&Point]) -> Option<Chart> {
     const MOST: usize = 24;
     let known: Vec<&&Point> = points

@@ -1,4 +1,4 @@
-//! The table of all models as comma-separated values (RFC 4180), with all digits.
+//! The table of all models as CSV (RFC 4180), with all digits.
 
 use anyhow::Result;
 
@@ -29,7 +29,7 @@ const COLUMNS: [Column<Row>; 19] = [
     Column::new("error", |row| text(&row.error)),
 ];
 
-/// One line for each model and text, and one for each failure, under a line of names.
+/// One line for each model and text, and for each failure. A line of names comes first.
 ///
 /// # Errors
 /// None but those of memory.

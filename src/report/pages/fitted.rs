@@ -5,7 +5,7 @@ use super::chart::{Chart, KEPT, MUTED, Mark, OTHER, REMOVED, SIZE, Shape};
 use super::{Section, name};
 use crate::report::saved::{Kind, SavedFit, Scored};
 
-/// The bits per weight of every block as bars, those of other types in another colour.
+/// The bits per weight of every block as bars. Those of other types have another colour.
 #[must_use]
 pub(super) fn bits(scored: &Scored) -> Option<Chart> {
     let fit = scored.fit.as_ref().filter(|fit| !fit.blocks.is_empty())?;

@@ -17,7 +17,7 @@ fn look(kind: Kind) -> (Shape, RGBColor, &'static str) {
     }
 }
 
-/// Size against divergence, and the line of those that no other is both smaller and nearer than.
+/// Size against divergence, with the Pareto front as a line.
 #[must_use]
 pub(super) fn frontier(section: &Section, points: &[&Point]) -> Option<Chart> {
     let megabytes = |point: &Point| point.model.bytes.map(|bytes| bytes as f64 / 1e6);
@@ -98,7 +98,7 @@ fn megabytes_of(section: &Section) -> Option<f64> {
     section.parent.bytes.map(|bytes| bytes as f64 / 1e6)
 }
 
-/// Names beside dots, where they are clear of one another and of the dots. The rest is under the pointer and in the table.
+/// Names beside dots, where they overlap neither one another nor dots. The rest is under the pointer and in the table.
 fn labels(chart: &Chart, found: &[(f64, f64, &Point)]) -> Vec<Mark> {
     const CHARACTER: f64 = 6.6;
     const LINE: f64 = 15.0;

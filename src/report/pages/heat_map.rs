@@ -1,4 +1,4 @@
-//! How alike the stream is at any two positions, and scores of experts, as colours.
+//! Likeness of the stream's positions, and scores of experts, as colours.
 
 use plotters::prelude::RGBColor;
 
@@ -26,7 +26,7 @@ pub fn heat_map(scored: &Scored) -> Option<Chart> {
         let mut start = 0;
         while start < n {
             let colour = |j: usize| row[j].map_or(GRID, |value| cividis(share(value)));
-            // Neighbours that look the same are one rectangle where nothing is said of each.
+            // Without titles, neighbours that look the same are one rectangle.
             let mut end = start + 1;
             while !has_titles && end < n && colour(end) == colour(start) {
                 end += 1;
@@ -66,7 +66,7 @@ pub fn heat_map(scored: &Scored) -> Option<Chart> {
     })
 }
 
-/// The score of every expert over the largest of its block as colours, a row for each block.
+/// Experts' scores over their block's largest as colours, a row per block.
 #[must_use]
 pub fn experts(scored: &Scored) -> Option<Chart> {
     let rows = &scored.experts;

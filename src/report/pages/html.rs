@@ -102,7 +102,7 @@ divergence from the parent (in nats) and same top are over the second half of ea
 standard errors as if tokens were independent. Figures of different texts, or of a text that also chose the blocks, do not \
 compare. Reasoning and code suffer before plain text does.</p>\n</footer>\n";
 
-/// The columns of the table of all models, each with the class of its cells.
+/// The columns of the models' table, with the class of their cells.
 fn columns() -> impl Iterator<Item = (&'static str, &'static Column<Row>)> {
     const FIRST: [(&str, Column<Row>); 4] = [
         ("t n", Column::new("model", linked)),

@@ -1,4 +1,4 @@
-//! The tables as Markdown, for a page of a repository or an issue.
+//! The tables as Markdown, for a repository's page or an issue.
 
 use std::fmt::Write as _;
 
@@ -45,7 +45,7 @@ pub fn page(collection: &Collection) -> String {
     text
 }
 
-/// The columns of the table of all models, and which of them are numbers.
+/// The columns of the models' table, and which are numbers.
 fn columns() -> impl Iterator<Item = (bool, &'static Column<Row>)> {
     const FIRST: [(bool, Column<Row>); 4] = [
         (false, Column::new("model", named)),

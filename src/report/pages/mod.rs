@@ -85,7 +85,7 @@ pub struct Point {
     pub quality: Quality,
     /// Why nothing was found.
     pub error: Option<String>,
-    /// Tasks by name, with the share of right answers and its standard error.
+    /// Tasks by name, with accuracy and its standard error.
     pub tasks: Vec<(&'static str, f64, Option<f64>)>,
 }
 
@@ -170,7 +170,7 @@ impl Collection {
             let (version, llama_cpp) = (of(&made.version), of(&made.llama_cpp));
             collection.versions.insert(format!("gguf-shorten {version} with llama.cpp {llama_cpp}"));
         }
-        // Which parent a file was made from is known from the result that made it.
+        // A file's parent is known from the result that made it.
         let mut parents: HashMap<String, SavedModel> = HashMap::new();
         for result in &results {
             if let Saved::Scored(scored) = result

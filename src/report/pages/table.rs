@@ -121,7 +121,7 @@ impl Row {
         }
     }
 
-    /// With each of the measurements, or as it is where there are none.
+    /// With each of the measurements, or as it is without any.
     fn for_each(self, points: &[&Point]) -> Vec<Self> {
         let with = |point: &&Point| Self {
             quality: point.quality,

@@ -164,7 +164,7 @@ pub struct Evaluated {
     pub text: Text,
     /// What was found.
     pub quality: Quality,
-    /// Tasks by name, with the share of right answers and its standard error.
+    /// Tasks by name, with accuracy and its standard error.
     pub tasks: Vec<(&'static str, f64, Option<f64>)>,
 }
 
@@ -407,7 +407,7 @@ fn experts_of(result: &Fields<'_>) -> Result<ExpertRows> {
 /// As many as llama.cpp can count (`llama-hparams.h`).
 const MAX_EXPERTS: usize = 1024;
 
-/// Perplexity and the like, as `eval` and `compare` write them, or a search.
+/// Perplexity and the like, as `eval`, `compare` or a search write them.
 fn quality(fields: &Fields<'_>) -> Result<Quality> {
     let mut quality = Quality {
         perplexity: fields.number("perplexity")?,
@@ -496,7 +496,7 @@ fn verified(result: &Fields<'_>) -> Result<Verified> {
 }
 
 fn failed(result: &Fields<'_>) -> Result<Failed> {
-    // The model is named as a path, or in the shape of other results.
+    // The model is a path, or has the shape of other results.
     let path = match result.value("model") {
         Some(Value::Object(_)) => model_of(result, "model")?.and_then(|model| model.path),
         _ => result.text("model")?,

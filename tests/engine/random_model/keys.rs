@@ -94,8 +94,7 @@ pub(super) fn latent_attention() -> Vec<(&'static str, ValueOut)> {
     ]
 }
 
-/// Entries of a model each of whose blocks is attention, recurrent or a feed-forward network. The widths of the last
-/// differ.
+/// Entries of a model whose blocks are attention, recurrent or feed-forward. The widths of the last differ.
 pub(super) fn sub_blocks(architecture: &str, n: usize) -> Vec<(&'static str, ValueOut)> {
     let list = |of: &dyn Fn(usize) -> u32| ValueOut::u32s(&(0..n).map(of).collect::<Vec<_>>());
     let heads = list(&|i| if i % 4 == 2 { N_HEAD } else { 0 });
@@ -113,7 +112,7 @@ pub(super) fn sub_blocks(architecture: &str, n: usize) -> Vec<(&'static str, Val
     entries
 }
 
-/// Entries of a model whose last two blocks are a head that decides, with a narrower feed-forward network.
+/// Entries of a model whose last two blocks are a decision head. Its feed-forward networks are narrower.
 pub(super) fn decision_head(n_blocks: u32) -> Vec<(&'static str, ValueOut)> {
     let width = |i| if i + 2 < n_blocks { 512 } else { 256 };
     let widths: Vec<u32> = (0..n_blocks).map(width).collect();
