@@ -3,8 +3,6 @@
 //! What stands before the tensor's block is evaluated once for all, what comes after it once for each. Tensors of the vocabulary,
 //! and all of a model that does not go block by block, are measured in whole models.
 
-use std::collections::BTreeMap;
-
 use anyhow::{Context, Result};
 
 use super::maker::Maker;
@@ -30,7 +28,8 @@ pub(super) struct Probe {
     /// The index of the tensor among the model's.
     pub(super) source: usize,
     pub(super) block: Option<BlockId>,
-    pub(super) to: TensorType,
+    /// `None` for the least change of its own type.
+    pub(super) to: Option<TensorType>,
 }
 
 impl Probe {
@@ -42,11 +41,26 @@ impl Probe {
             ladder.rungs.iter().enumerate().filter_map(|(i, rung)| Some((i, rung.to?))).collect();
         let found = rungs.iter().find(below).or(rungs.last());
         let &(number, to) = found.context("bug: a ladder of one rung")?;
-        Ok((number, Self { source: ladder.source, block: ladder.block, to }))
+        Ok((number, Self { source: ladder.source, block: ladder.block, to: Some(to) }))
+    }
+
+    /// The least change of the tensor of `ladder`.
+    pub(super) fn nudge(ladder: &Ladder) -> Self {
+        Self { source: ladder.source, block: ladder.block, to: None }
+    }
+
+    fn name(&self) -> String {
+        let to = self.to.map_or_else(|| "nudged".to_owned(), |to| to.to_string());
+        format!("alone {} {to}", self.source)
     }
 
     fn key(&self, window: usize) -> String {
-        format!("alone {} {} {window}", self.source, self.to)
+        format!("{} {window}", self.name())
+    }
+
+    fn made(&self, maker: &Maker<'_, '_>) -> Result<ChangedTensors> {
+        let tensor = self.to.map_or_else(|| maker.nudged(self.source), |to| maker.one(self.source, to))?;
+        Ok(ChangedTensors::from([(self.source, tensor)]))
     }
 }
 
@@ -117,13 +131,7 @@ impl Alone<'_, '_, '_> {
             }
             let of = |block| new.iter().filter(move |i| probes[**i].block == Some(block)).copied();
             let (maker, notebook) = (self.maker, &mut *self.notebook);
-            let mut variants = |block| {
-                let one = |i: usize| {
-                    let Probe { source, to, .. } = probes[i];
-                    Ok(ChangedTensors::from([(source, maker.one(source, to)?)]))
-                };
-                of(block).map(one).collect()
-            };
+            let mut variants = |block| of(block).map(|i| probes[i].made(maker)).collect();
             chain.visit_changed(window, &mut variants, &mut |block, outcome| {
                 let loss = Loss::of(outcome.tokens, outcome.parent, outcome.logits)?;
                 let probe = of(block).nth(outcome.set).context("bug: a variant of no probe")?;
@@ -141,8 +149,8 @@ impl Alone<'_, '_, '_> {
         let bar =
             self.watch.begin("measuring tensors".into(), Unit::Losses, (which.len() * n_windows) as u64);
         for &i in which {
-            let types = BTreeMap::from([(probes[i].source, probes[i].to)]);
-            let losses = losses(self.whole, self.maker, self.notebook, &BlockSet::new(), &types)?;
+            let (probe, none) = (&probes[i], BlockSet::new());
+            let losses = losses(self.whole, self.notebook, &none, &probe.name(), &|| probe.made(self.maker))?;
             kl[i] = losses.iter().copied().sum::<Loss>().kl_divergence();
             bar.advance(n_windows as u64);
         }
@@ -157,23 +165,23 @@ impl Alone<'_, '_, '_> {
     }
 }
 
-/// The parent's losses without `removed` and with `types`, by window. Measured is the model as it is shipped.
+/// The parent's losses without `removed` and with other tensors, by window. Measured is the model as it is shipped.
 pub(super) fn losses(
     whole: &Whole<'_>,
-    maker: &Maker<'_, '_>,
     notebook: &mut Notebook<'_>,
     removed: &BlockSet,
-    types: &BTreeMap<usize, TensorType>,
+    name: &str,
+    tensors: &dyn Fn() -> Result<ChangedTensors>,
 ) -> Result<Vec<Loss>> {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(format!("{removed:?}{types:?}").as_bytes());
+    hasher.update(format!("{removed:?}{name}").as_bytes());
     let hash = hasher.finalize().to_hex();
     let key = |window: usize| format!("whole {hash} {window}");
     let known: Option<Vec<Loss>> = (0..whole.n_windows()).map(|window| notebook.get(&key(window))).collect();
     if let Some(known) = known {
         return Ok(known);
     }
-    let found = whole.losses(&cut(removed, &ChosenBy::List.to_string(), maker.all(types)?, None))?;
+    let found = whole.losses(&cut(removed, &ChosenBy::List.to_string(), tensors()?, None))?;
     for (window, loss) in found.iter().enumerate() {
         notebook.add(key(window), *loss);
     }

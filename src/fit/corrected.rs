@@ -32,7 +32,8 @@ impl Measuring<'_, '_, '_, '_> {
     /// Measures a choice.
     pub(super) fn measure(&mut self, candidate: Candidate) -> Result<Candidate> {
         let Candidate { removed, types, .. } = &candidate;
-        let losses = losses(self.whole, self.problem.maker, self.notebook, removed, types)?;
+        let tensors = || self.problem.maker.all(types);
+        let losses = losses(self.whole, self.notebook, removed, &format!("{types:?}"), &tensors)?;
         let measured = Candidate { losses, ..candidate };
         self.tried.push(measured.clone());
         Ok(measured)

@@ -1,5 +1,6 @@
 //! The entry of this room: the choice of types and blocks, measured and made.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
@@ -41,6 +42,15 @@ use crate::watch::Watch;
 
 /// Most passes over the default text for single losses, and for corrections.
 const PASSES: (f64, f64) = (12.0, 6.0);
+
+/// The start of the names of embeddings, which the first block reads.
+const EMBEDDINGS: &str = "token_embd";
+
+/// The least loss of a rung, as a share of what any change of its block costs.
+const LEAST_SHARE: f64 = 0.1;
+
+/// The share of the bytes that single losses are measured near, where no size is given.
+const SHARE: f64 = 0.6;
 
 /// Windows on which choices are measured as a whole.
 const N_WHOLE: usize = 6;
@@ -104,10 +114,9 @@ pub fn fit(parent: Parent<'_>, settings: &Fit, watch: &dyn Watch) -> Result<Fitt
     let ground = windows.ground(hash, imatrix, settings);
     let mut notebook = Notebook::open(ground, settings.scratch.as_deref(), watch);
 
-    let job = Job { parent, settings, watch, keep: &keep, rounding, weights: &weights, maker: &maker };
-    let ladders = job.ladders(false)?;
-    let (ladders, share) = job.with_vocabulary(ladders)?;
-    let single = job.single(&ladders, share, &windows, &loaded)?;
+    let job = Job { parent, settings, keep: &keep, rounding, weights: &weights };
+    let ladders = job.ladders()?;
+    let single = job.single(&ladders, job.share(&ladders), &windows, &loaded)?;
     let alone = Alone {
         parent,
         loaded: &loaded,
@@ -296,67 +305,46 @@ impl<'t> Windows<'t> {
 struct Job<'j, 'm> {
     parent: Parent<'m>,
     settings: &'j Fit,
-    watch: &'j dyn Watch,
     keep: &'j BlockSet,
     rounding: Option<&'j Matrix>,
     weights: &'j Matrix,
-    maker: &'j Maker<'m, 'm>,
 }
 
 /// The rungs that are measured alone, and on what.
 struct Single<'t> {
-    /// One of each ladder.
+    /// One of each ladder, then the least change of each block.
     probes: Vec<Probe>,
-    /// The rung of each.
+    /// The rung of each ladder's.
     rungs: Vec<usize>,
+    /// The probe of the least change before each ladder's; `None` for what only the head reads.
+    nudges: Vec<Option<usize>>,
     windows: Vec<&'t [Token]>,
 }
 
 impl Job<'_, '_> {
-    fn ladders(&self, vocabulary: bool) -> Result<Vec<Ladder>> {
+    fn ladders(&self) -> Result<Vec<Ladder>> {
         let types = match self.settings.types.is_empty() {
             true => default_types(self.rounding.is_some()),
             false => self.settings.types.clone(),
         };
-        let rules = Rules {
-            types: &types,
-            keep: self.keep,
-            rounding: self.rounding,
-            weights: self.weights,
-            vocabulary,
-        };
-        ladders(self.parent.model, &rules).with_context(|| self.parent.name())
+        let rules = Rules { types: &types, keep: self.keep, rounding: self.rounding, weights: self.weights };
+        let found = ladders(self.parent.model, &rules).with_context(|| self.parent.name())?;
+        ensure!(
+            !found.is_empty(),
+            "{}: has no tensor that any of these types makes smaller",
+            self.parent.name()
+        );
+        Ok(found)
     }
 
-    /// The ladders that reach the size, and their share of bytes left. Ladders of the vocabulary go below eight bits only
-    /// where the size takes that.
-    fn with_vocabulary(&self, found: Vec<Ladder>) -> Result<(Vec<Ladder>, f64)> {
+    /// The share of the ladders' bytes that may be left.
+    fn share(&self, ladders: &[Ladder]) -> f64 {
         let Aim::Size(target) = self.settings.aim else {
-            ensure!(!found.is_empty(), "{}: {NO_LADDER}", self.parent.name());
-            return Ok((found, 0.6));
+            return SHARE;
         };
-        let smallest = |ladders: &[Ladder]| {
-            let problem = self.problem(ladders);
-            problem.smallest(&Removal::default())
-        };
-        let mut ladders = found;
-        if smallest(&ladders)? > target {
-            ladders = self.ladders(true)?;
-            if smallest(&ladders)? <= target {
-                self.watch.note(&format!(
-                    "{}: the vocabulary's tensors are made smaller too, since the rest is not small enough at its smallest",
-                    self.parent.name()
-                ));
-            }
-        }
-        ensure!(!ladders.is_empty(), "{}: {NO_LADDER}", self.parent.name());
         let own: u64 = ladders.iter().map(|ladder| ladder.rungs[0].bytes).sum();
         let rest = self.parent.model.n_bytes().saturating_sub(own);
-        Ok((ladders, target.saturating_sub(rest) as f64 / own.max(1) as f64))
-    }
-
-    fn problem<'p>(&'p self, ladders: &'p [Ladder]) -> Problem<'p, 'p> {
-        Problem { parent: self.parent, ladders, losses: &[], maker: self.maker, imatrix: None }
+        target.saturating_sub(rest) as f64 / own.max(1) as f64
     }
 
     /// One rung of each ladder, on as much text as may be.
@@ -368,7 +356,8 @@ impl Job<'_, '_> {
         loaded: &Loaded,
     ) -> Result<Single<'t>> {
         let found = ladders.iter().map(|ladder| Probe::of(ladder, share)).collect::<Result<Vec<_>>>()?;
-        let (rungs, probes): (Vec<usize>, Vec<Probe>) = found.into_iter().unzip();
+        let (rungs, mut probes): (Vec<usize>, Vec<Probe>) = found.into_iter().unzip();
+        let nudges = nudges(ladders, &mut probes);
         let n_blocks = self.parent.model.n_trunk_blocks();
         let after = |probe: &Probe| probe.block.map_or(0, |block| n_blocks - block.index());
         let of_a_token: usize = probes.iter().map(after).sum::<usize>() + 2 * n_blocks;
@@ -380,22 +369,40 @@ impl Job<'_, '_> {
         // Of a model with many tensors less than a window.
         let length = n_tokens.clamp(window.min(64), window);
         let windows = windows.single[..n_windows].iter().map(|tokens| &tokens[..length.min(tokens.len())]);
-        Ok(Single { probes, rungs, windows: windows.collect() })
+        Ok(Single { probes, rungs, nudges, windows: windows.collect() })
     }
 }
 
-/// The error for a model whose tensors all stay as they are.
-const NO_LADDER: &str = "has no tensor that any of these types makes smaller";
+/// Adds the least change of each block to `probes`, in the block's first tensor, and finds that of each ladder.
+fn nudges(ladders: &[Ladder], probes: &mut Vec<Probe>) -> Vec<Option<usize>> {
+    let mut of_blocks: BTreeMap<BlockId, usize> = BTreeMap::new();
+    for ladder in ladders {
+        let Some(block) = ladder.block else { continue };
+        of_blocks.entry(block).or_insert_with(|| {
+            probes.push(Probe::nudge(ladder));
+            probes.len() - 1
+        });
+    }
+    let first = of_blocks.values().next().copied();
+    let of = |ladder: &Ladder| match ladder.block {
+        Some(block) => of_blocks.get(&block).copied(),
+        None => first.filter(|_| ladder.kind.starts_with(EMBEDDINGS)),
+    };
+    ladders.iter().map(of).collect()
+}
 
 impl Single<'_> {
-    /// The loss of each rung, in proportion to its weights' error.
+    /// The loss of each rung, in proportion to its weights' error. What the least change of the block costs is taken off: any
+    /// change lets activations round otherwise, once for all tensors.
     fn losses(&self, ladders: &[Ladder], measured: &Measured) -> Vec<Vec<f64>> {
-        let of = |((ladder, rung), kl): ((&Ladder, &usize), &f64)| -> Vec<f64> {
-            let error = ladder.rungs[*rung].error;
-            let loss = |error_of: f64| if error > 0.0 { kl.max(0.0) * error_of / error } else { 0.0 };
+        let of = |(i, ladder): (usize, &Ladder)| -> Vec<f64> {
+            let floor = self.nudges[i].map_or(0.0, |nudge| measured.kl[nudge].max(0.0));
+            let kl = (measured.kl[i] - floor).max(LEAST_SHARE * floor).max(0.0);
+            let error = ladder.rungs[self.rungs[i]].error;
+            let loss = |error_of: f64| if error > 0.0 { kl * error_of / error } else { 0.0 };
             ladder.rungs.iter().map(|rung| loss(rung.error)).collect()
         };
-        ladders.iter().zip(&self.rungs).zip(&measured.kl).map(of).collect()
+        ladders.iter().enumerate().map(of).collect()
     }
 }
 

@@ -51,8 +51,6 @@ pub(super) struct Rules<'r> {
     pub(super) rounding: Option<&'r Matrix>,
     /// The one by which errors are weighted.
     pub(super) weights: &'r Matrix,
-    /// Whether the vocabulary's tensors may have fewer than eight bits.
-    pub(super) vocabulary: bool,
 }
 
 /// The ladders of `model` with more than one rung, in its order.
@@ -75,8 +73,7 @@ pub(super) fn ladders(model: &Model<'_>, rules: &Rules<'_>) -> Result<Vec<Ladder
         let columns = weights.importance(info.name())?;
         let fits = |to: &TensorType| {
             let is_smaller = bytes_in(info, *to).is_some_and(|bytes| bytes < info.n_bytes());
-            let is_fine = block.is_some() || rules.vocabulary || *to == TensorType::Q8_0;
-            is_smaller && is_fine && (importance.is_some() || !needs_importance(*to))
+            is_smaller && (importance.is_some() || !needs_importance(*to))
         };
         let types: Vec<TensorType> = rules.types.iter().copied().filter(fits).collect();
         let sample = Sample::of(info, columns.as_deref(), importance.as_deref())?;
