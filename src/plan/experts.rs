@@ -22,12 +22,16 @@ use crate::named::{Named, named};
 named! {
     /// How experts are chosen.
     pub enum ExpertMethod {
+        /// The best of the sets of reap, frequency and ranks, by the loss of each on text that chose nothing
+        Auto = "auto",
         /// Lowest mean of gate weight times length of the output, over the tokens that are routed to it (REAP)
         Reap = "reap",
         /// Least used
         Frequency = "frequency",
         /// Lowest mean gate weight of the tokens that are routed to it
         Gate = "gate",
+        /// Lowest sum of the ranks by reap and by frequency
+        Ranks = "ranks",
     }
 }
 
@@ -37,7 +41,8 @@ pub const LIST: &str = "list";
 /// Whether an output may say `word` of how its experts were chosen.
 #[must_use]
 pub fn is_method(word: &str) -> bool {
-    word == LIST || ExpertMethod::of_word(word).is_some()
+    // What auto takes is named.
+    word == LIST || ExpertMethod::of_word(word).is_some_and(|method| method != ExpertMethod::Auto)
 }
 
 /// How many experts of each block go.
@@ -525,6 +530,12 @@ mod tests {
         assert_eq!(many.fewest(), 16);
         let allowed: Vec<usize> = (0..30).filter(|n| many.check_number(*n).is_ok()).collect();
         assert_eq!(allowed, [16, 20]);
+    }
+
+    #[test]
+    fn an_output_names_the_score_that_was_taken() {
+        let found = ["list", "reap", "ranks", "auto", "blocks", ""].map(is_method);
+        assert_eq!(found, [true, true, true, false, false, false]);
     }
 
     #[test]
