@@ -16,7 +16,7 @@ use crate::gguf::{EntryOut, Quoted, TensorOut, ValueOut, ValueType};
 use crate::model::arch::{Architecture, ExpertCount, Experts, Gate, Normalised};
 use crate::model::block::BlockSet;
 use crate::model::renumbering::Renumbering;
-use crate::model::{BlockId, Model};
+use crate::model::{BlockId, Model, ModelTensor};
 use crate::named::{Named, named};
 
 named! {
@@ -409,6 +409,29 @@ impl ExpertCut {
         );
         let kept = left.into_iter().zip(list.chunks_exact(n).map(<[usize]>::to_vec)).collect();
         Ok(Self { kept, method })
+    }
+
+    /// How many of how many experts `tensor` keeps an entry for; `None` of one without entries for experts, or of a block of
+    /// which nothing is said.
+    #[must_use]
+    pub fn share_of(&self, tensor: &ModelTensor<'_>) -> Option<(u64, u64)> {
+        let (block, rest) = tensor.block?;
+        let n_experts = tensor.info.dims()[dimension(rest)?];
+        let kept = self.kept.get(&block)?;
+        (n_experts > 0).then_some((kept.len() as u64, n_experts))
+    }
+
+    /// What is left of `bytes`, the data of `tensor` in some type.
+    #[must_use]
+    pub fn kept_bytes(&self, tensor: &ModelTensor<'_>, bytes: Vec<u8>) -> Vec<u8> {
+        let kept = tensor.block.and_then(|(block, _)| self.kept.get(&block));
+        let (Some((_, n_experts)), Some(kept)) = (self.share_of(tensor), kept) else {
+            return bytes;
+        };
+        let of_expert = bytes.len() / usize::try_from(n_experts).unwrap_or(usize::MAX);
+        let entries =
+            kept.iter().filter_map(|&expert| bytes.get(expert * of_expert..(expert + 1) * of_expert));
+        entries.collect::<Vec<_>>().concat()
     }
 
     /// What a user should know of it.
