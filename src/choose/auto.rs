@@ -252,7 +252,7 @@ impl Candidate {
 
 /// The text with `n_windows` more, and its number of seen windows. The seen ones are the first `n_seen`. What a model writes
 /// goes on with another seed.
-fn text_after(text: &Calibration, n_seen: usize, n_windows: usize) -> (Calibration, usize) {
+pub(super) fn text_after(text: &Calibration, n_seen: usize, n_windows: usize) -> (Calibration, usize) {
     let n_tokens = n_windows.saturating_mul(text.window);
     match text.source {
         Source::Own { seed } => {
@@ -264,13 +264,13 @@ fn text_after(text: &Calibration, n_seen: usize, n_windows: usize) -> (Calibrati
 }
 
 /// Evaluations of a block on a window that measuring may take. So many tokens at most are scored.
-fn budget(n_tokens: usize, window: usize, n_blocks: usize) -> usize {
+pub(super) fn budget(n_tokens: usize, window: usize, n_blocks: usize) -> usize {
     let n_windows = n_tokens.min(DEFAULT_TOKENS) / window.max(1);
     n_windows * n_blocks * PASSES.0 / PASSES.1
 }
 
 /// The blocks that stay without each of `sets`.
-fn kept(n_blocks: usize, sets: &[BlockSet]) -> Vec<Vec<BlockId>> {
+pub(super) fn kept(n_blocks: usize, sets: &[BlockSet]) -> Vec<Vec<BlockId>> {
     let all = || (0..n_blocks).map(BlockId::new);
     sets.iter().map(|set| all().filter(|block| !set.contains(block)).collect()).collect()
 }
@@ -286,7 +286,7 @@ fn n_by_segments(budget: usize, n_blocks: usize, kept: &[Vec<BlockId>]) -> usize
 }
 
 /// Windows on which they can be evaluated as whole models. One at least. The parent is evaluated beside each. 0 of no set.
-fn n_by_whole_models(budget: usize, n_blocks: usize, kept: &[Vec<BlockId>]) -> usize {
+pub(super) fn n_by_whole_models(budget: usize, n_blocks: usize, kept: &[Vec<BlockId>]) -> usize {
     let each: usize = kept.iter().map(|set| n_blocks + set.len()).sum();
     if kept.is_empty() { 0 } else { (budget / each.max(1)).max(1) }
 }

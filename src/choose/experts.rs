@@ -8,11 +8,11 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::choose::settings::ExpertChoice;
-use crate::measure::experts::BlockOfExperts;
+use crate::measure::experts::{BlockOfExperts, ExpertScores};
 use crate::model::block::BlockSet;
 use crate::model::{BlockId, Model};
 use crate::plan::ExpertCut;
-use crate::plan::experts::{ExpertMethod, KeptExperts, LIST, Mixture};
+use crate::plan::experts::{ExpertBudget, ExpertMethod, KeptExperts, LIST, Mixture};
 
 /// Bytes of a file of lists that are read: more than those of all experts that llama.cpp can count.
 const MAX_BYTES: u64 = 16 << 20;
@@ -28,12 +28,7 @@ pub(crate) fn listed(
 ) -> Result<Option<ExpertCut>> {
     let kept = match choice {
         ExpertChoice::All => return Ok(None),
-        ExpertChoice::Lowest(budget, _) => {
-            let mixture = Mixture::of(model)?;
-            mixture.blocks_left(removed)?;
-            mixture.check_number(budget.n_kept(&mixture))?;
-            return Ok(None);
-        }
+        ExpertChoice::Lowest(budget, _) => return check(model, *budget, removed).map(|()| None),
         ExpertChoice::Same(list) => {
             let mixture = Mixture::of(model)?;
             let experts = list.numbers(mixture.n_experts).map_err(|outside| {
@@ -49,20 +44,28 @@ pub(crate) fn listed(
     Ok(Some(ExpertCut { kept, method: LIST.to_owned() }))
 }
 
-/// The experts that stay by `choice`, which goes by scores, without `removed`. Of each group of a block as many stay, those
-/// with the highest scores, and of equal ones the first. `None` of another choice.
+/// Checks that `budget` may go from `model` without `removed`.
 ///
 /// # Errors
-/// As [`listed`]; a block without scores.
+/// A model without experts; experts that must stay.
+pub(crate) fn check(model: &Model<'_>, budget: ExpertBudget, removed: &BlockSet) -> Result<()> {
+    let mixture = Mixture::of(model)?;
+    mixture.blocks_left(removed)?;
+    mixture.check_number(budget.n_kept(&mixture))
+}
+
+/// The experts that stay by the scores of `method`, without `removed`. Of each group of a block as many stay, those with the
+/// highest scores, and of equal ones the first.
+///
+/// # Errors
+/// As [`check`]; a block without scores.
 pub(crate) fn highest(
     model: &Model<'_>,
-    choice: &ExpertChoice,
+    budget: ExpertBudget,
+    method: ExpertMethod,
     removed: &BlockSet,
     scores: &[BlockOfExperts],
-) -> Result<Option<ExpertCut>> {
-    let ExpertChoice::Lowest(budget, method) = choice else {
-        return Ok(None);
-    };
+) -> Result<ExpertCut> {
     let mixture = Mixture::of(model)?;
     let n = budget.n_kept(&mixture) / mixture.n_groups;
     let of_block = |block: BlockId| -> Result<(BlockId, Vec<usize>)> {
@@ -70,13 +73,9 @@ pub(crate) fn highest(
         let experts = found.filter(|found| found.experts.len() == mixture.n_experts);
         let experts =
             &experts.with_context(|| format!("the experts of block {block} were not seen"))?.experts;
-        let score = |expert: usize| match method {
-            ExpertMethod::Reap => experts[expert].reap,
-            ExpertMethod::Frequency => experts[expert].frequency,
-            ExpertMethod::Gate => experts[expert].gate,
-        };
+        let score = by(method, experts);
         let mut order: Vec<usize> = (0..mixture.n_experts).collect();
-        order.sort_by(|&a, &b| score(b).total_cmp(&score(a)));
+        order.sort_by(|&a, &b| score[b].total_cmp(&score[a]));
         let of_group = mixture.n_experts / mixture.n_groups;
         let mut kept = Vec::new();
         for group in 0..mixture.n_groups {
@@ -87,7 +86,31 @@ pub(crate) fn highest(
     };
     let kept = mixture.blocks_left(removed)?.into_iter().map(of_block).collect::<Result<KeptExperts>>()?;
     mixture.check(removed, &kept)?;
-    Ok(Some(ExpertCut { kept, method: method.to_string() }))
+    Ok(ExpertCut { kept, method: method.to_string() })
+}
+
+/// The scores of the experts of a block by which `method` goes.
+fn by(method: ExpertMethod, experts: &[ExpertScores]) -> Vec<f64> {
+    let of = |score: fn(&ExpertScores) -> f64| experts.iter().map(score).collect::<Vec<f64>>();
+    let (reap, frequency) = (|expert: &ExpertScores| expert.reap, |expert: &ExpertScores| expert.frequency);
+    match method {
+        ExpertMethod::Reap | ExpertMethod::Auto => of(reap),
+        ExpertMethod::Frequency => of(frequency),
+        ExpertMethod::Gate => of(|expert| expert.gate),
+        ExpertMethod::Ranks => {
+            ranks(&of(reap)).iter().zip(ranks(&of(frequency))).map(|(a, b)| a + b).collect()
+        }
+    }
+}
+
+/// The rank of each score, 0 for the lowest. Equal ones have the mean of theirs.
+fn ranks(scores: &[f64]) -> Vec<f64> {
+    let rank = |score: &f64| {
+        let lower = scores.iter().filter(|other| *other < score).count();
+        let equal = scores.iter().filter(|other| *other == score).count();
+        lower as f64 + (equal as f64 - 1.0) / 2.0
+    };
+    scores.iter().map(rank).collect()
 }
 
 /// The lists of a JSON file: `{"0": [0, 3], "1": [2, 5]}`.
@@ -117,6 +140,25 @@ fn parse(text: &str) -> Result<KeptExperts> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ranks_are_means_of_equal_ones_and_a_sum_weighs_both_scores() {
+        assert_eq!(ranks(&[0.5, 0.1, 0.5, 9.0]), [1.5, 0.0, 1.5, 3.0]);
+        assert_eq!(ranks(&[0.0, 0.0, 0.0]), [1.0, 1.0, 1.0]);
+        let of = |reap: f64, frequency: f64| ExpertScores {
+            tokens: 1,
+            reap,
+            reap_stderr: None,
+            frequency,
+            frequency_stderr: None,
+            gate: 0.0,
+            gate_stderr: None,
+        };
+        // The first has the most of one score and the least of the other.
+        let experts = [of(9.0, 0.1), of(3.0, 0.3), of(2.0, 0.4), of(1.0, 0.2)];
+        assert_eq!(by(ExpertMethod::Ranks, &experts), [3.0, 4.0, 4.0, 1.0]);
+        assert_eq!(by(ExpertMethod::Frequency, &experts), [0.1, 0.3, 0.4, 0.2]);
+    }
 
     #[test]
     fn a_file_has_a_list_for_each_block() {

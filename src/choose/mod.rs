@@ -16,6 +16,8 @@ pub mod attention;
 
 pub(crate) mod experts;
 
+pub(crate) mod expert_sets;
+
 pub mod outcome;
 
 pub mod rating;

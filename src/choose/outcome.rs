@@ -12,6 +12,7 @@ use crate::model::block::{BlockSet, numbers};
 use indicatif::HumanCount;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
+use std::collections::BTreeMap;
 
 /// The measurements of a search.
 #[derive(Clone, Debug, Serialize)]
@@ -122,6 +123,44 @@ impl AutoReport {
             candidates: Vec::new(),
         }
     }
+}
+
+/// The sets of experts that `auto` compared.
+#[derive(Clone, Debug, Serialize)]
+pub struct ExpertsAutoReport {
+    /// Windows that they were measured on; 0 where nothing was measured.
+    pub windows: usize,
+    /// Those among them that were scored. The text had too few others.
+    pub seen_windows: usize,
+    /// Tokens of those.
+    pub tokens: usize,
+    /// Evaluations of one block on one window; of several shares of experts those of all.
+    pub block_evaluations: u64,
+    /// Time of all of it, without loading the model.
+    pub seconds: f64,
+    /// Why nothing could be measured, so that `reap` chose; null otherwise.
+    pub fallback: Option<String>,
+    /// The different sets.
+    pub candidates: Vec<ExpertCandidateReport>,
+}
+
+/// A set of experts that one score names, or several.
+#[derive(Clone, Debug, Serialize)]
+pub struct ExpertCandidateReport {
+    /// The scores.
+    pub methods: Vec<String>,
+    /// The input's numbers of those that would stay, by block.
+    pub kept: BTreeMap<usize, Vec<usize>>,
+    /// Mean KL divergence from the whole model's predictions, in nats. Null if it was not measured.
+    pub kl_divergence: Option<f64>,
+    /// Its standard error over windows; null of a single window.
+    pub kl_divergence_stderr: Option<f64>,
+    /// Perplexity on the same windows.
+    pub perplexity: Option<f64>,
+    /// Share of tokens whose likeliest successor is the whole model's.
+    pub same_top: Option<f64>,
+    /// Whether it is the one.
+    pub chosen: bool,
 }
 
 /// How alike the stream's hidden states at any two positions are.
@@ -415,6 +454,8 @@ pub struct ChoiceReport {
     pub calibration: Option<CalibrationReport>,
     /// Share of scored tokens that the choice has seen, 0 to 1.
     pub seen_share: f64,
+    /// By which score those of fewer experts were chosen; null if there are none.
+    pub experts_by: Option<String>,
 }
 
 /// `block 3`, or `blocks 3-5`.

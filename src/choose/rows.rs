@@ -1,24 +1,29 @@
-//! The blocks to remove for each row of fewer blocks of `compare`.
+//! What goes in each row of fewer blocks or experts of `compare`.
 
 use anyhow::{Context, Result, bail};
 
 use super::auto;
 use super::measured::Chosen;
+use crate::choose::expert_sets::{ChosenExperts, Experts};
+use crate::choose::experts::check;
 use crate::choose::outcome::ChoiceReport;
 use crate::choose::removal;
 use crate::choose::request::{Request, Target};
 use crate::choose::resume::close_journal;
 use crate::choose::scored::scored;
 use crate::choose::settings::Drops;
+use crate::engine::imatrix::Gathers;
 use crate::engine::load::LoadedModel;
 use crate::engine::outcome::CalibrationReport;
 use crate::engine::text::{CalibrationSet, Source, Texts};
 use crate::measure::calibrate::Extras;
 use crate::measure::comparison::overlap;
+use crate::measure::experts::{self, BlockOfExperts};
 use crate::measure::pairs::Pairs;
 use crate::model::block::BlockSet;
 use crate::output::Parent;
-use crate::plan::{Cut, Method, Splitting};
+use crate::plan::experts::{ExpertBudget, ExpertMethod, Mixture};
+use crate::plan::{ChosenBy, Cut, Method, Splitting};
 use crate::watch::Watch;
 
 /// A row of fewer blocks, as the main job would choose it.
@@ -28,10 +33,20 @@ pub(crate) struct Row {
     pub(crate) shortlist: Vec<BlockSet>,
 }
 
-/// The rows of fewer blocks, and the text of their choice.
+/// A row of fewer experts.
+pub(crate) struct ExpertRow {
+    /// How many go.
+    pub(crate) n_fewer: usize,
+    /// The experts that stay, or why there are none such.
+    pub(crate) chosen: Result<ChosenExperts>,
+}
+
+/// Rows of fewer blocks and experts, and the text of their choice.
 pub(crate) struct Rows {
     /// For each number, or why there is none.
     pub(crate) rows: Vec<Result<Row>>,
+    /// Those of fewer experts.
+    pub(crate) experts: Vec<ExpertRow>,
     calibration: Option<CalibrationReport>,
     /// Windows after those of the calibration on which sets were compared.
     n_compared: usize,
@@ -70,10 +85,16 @@ impl Rows {
         };
         let mut pairs = Pairs::lenient();
         let (mut calibration, mut importance) = (None, None);
-        if method.unmeasured().needs_scores() && checked.iter().any(Result::is_ok) {
+        let needs_scores = method.unmeasured().needs_scores() && checked.iter().any(Result::is_ok);
+        let budgets = ExpertBudgets::of(parent, &drops.experts)?;
+        let mut expert_scores = Vec::new();
+        if needs_scores || budgets.any() {
+            let method = if needs_scores { method } else { Method::Bi };
             let pairs = (method == Method::Auto).then_some(&mut pairs);
-            let extras = Extras { pairs, ..Extras::default() };
+            let gathers = Gathers { imatrix: false, experts: budgets.any() };
+            let extras = Extras { pairs, gathers, ..Extras::default() };
             let found = scored(parent, method, &drops.calibration, watch, extras)?;
+            expert_scores = experts::scores(&found.experts);
             importance = Some(found.importance);
             calibration = Some(found.report);
         }
@@ -95,13 +116,39 @@ impl Rows {
         };
         let targets: Vec<Target> = checked.iter().flatten().copied().map(Target::Exactly).collect();
         let mut chosen = auto::choose_each(&request, &targets).into_iter();
-        let mut rows = Self { rows: Vec::new(), calibration, n_compared: 0 };
+        let mut rows = Self { rows: Vec::new(), experts: Vec::new(), calibration, n_compared: 0 };
         for possible in checked {
             let row = possible.and_then(|_| chosen.next().context("bug: a row that was not chosen")?);
             let row = row.map(|chosen| rows.take(chosen, &request));
             rows.rows.push(row);
         }
+        rows.choose_experts(&request, budgets, drops.experts_by, &expert_scores);
         Ok(rows)
+    }
+
+    /// The rows of fewer experts.
+    fn choose_experts(
+        &mut self,
+        request: &Request<'_>,
+        budgets: ExpertBudgets,
+        method: ExpertMethod,
+        scores: &[BlockOfExperts],
+    ) {
+        let Request { parent, objective, text, watch, .. } = *request;
+        let cut = &Cut::new(BlockSet::new(), &ChosenBy::NoBlock.to_string());
+        let n_scored = request.importance.map_or(0, |importance| importance.n_windows);
+        let n_seen = n_scored + self.n_compared;
+        let possible: Vec<ExpertBudget> = budgets.possible().collect();
+        let chosen =
+            Experts { parent, method, objective, scores, cut, text, n_seen, watch }.choose(&possible);
+        let mut chosen = chosen.into_iter();
+        for (n_fewer, possible) in budgets.0 {
+            let row = possible.and_then(|_| chosen.next().context("bug: a row that was not chosen")?);
+            let auto = row.as_ref().ok().and_then(|row| row.auto.as_ref());
+            self.n_compared = self.n_compared.max(auto.map_or(0, |auto| n_seen - n_scored + auto.windows));
+            let chosen = row.with_context(|| parent.name());
+            self.experts.push(ExpertRow { n_fewer, chosen });
+        }
     }
 
     /// The row of a choice, whose text is noted.
@@ -117,6 +164,41 @@ impl Rows {
         self.n_compared = self.n_compared.max(auto.map_or(0, |auto| auto.report.windows));
         let method = auto.map_or(request.method, |auto| auto.method);
         Row { cut: Cut::new(chosen.removed, &method.to_string()), shortlist: chosen.shortlist }
+    }
+}
+
+/// The experts that go by row, each number once, or why not.
+struct ExpertBudgets(Vec<(usize, Result<ExpertBudget>)>);
+
+impl ExpertBudgets {
+    /// # Errors
+    /// A model from which no expert can be removed.
+    fn of(parent: Parent<'_>, budgets: &[ExpertBudget]) -> Result<Self> {
+        let Some(_) = budgets.first() else {
+            return Ok(Self(Vec::new()));
+        };
+        let Parent { model, constraints, .. } = parent;
+        let mixture = Mixture::of(model).with_context(|| parent.name())?;
+        let mut found: Vec<(usize, Result<ExpertBudget>)> = Vec::new();
+        for &budget in budgets {
+            let n_fewer = match budget {
+                ExpertBudget::Experts(n) => n,
+                ExpertBudget::Percent(_) => mixture.n_experts - budget.n_kept(&mixture),
+            };
+            if found.iter().all(|(other, _)| *other != n_fewer) {
+                let possible = check(model, budget, &constraints.dropped).map(|()| budget);
+                found.push((n_fewer, possible));
+            }
+        }
+        Ok(Self(found))
+    }
+
+    fn possible(&self) -> impl Iterator<Item = ExpertBudget> {
+        self.0.iter().filter_map(|(_, possible)| possible.as_ref().ok().copied())
+    }
+
+    fn any(&self) -> bool {
+        self.possible().next().is_some()
     }
 }
 
@@ -153,5 +235,6 @@ pub(crate) fn report(
         objective: drops.method.needs_losses().then(|| drops.objective.to_string()),
         calibration,
         seen_share,
+        experts_by: (!drops.experts.is_empty()).then(|| drops.experts_by.to_string()),
     })
 }

@@ -6,8 +6,9 @@ use super::auto;
 use super::goals;
 use super::measured::Chosen;
 use crate::choose::attention as attention_choice;
+use crate::choose::expert_sets::{ChosenExperts, Experts};
 use crate::choose::experts;
-use crate::choose::outcome::{AutoReport, Figure, GoalReport, SearchReport, StepReport};
+use crate::choose::outcome::{AutoReport, ExpertsAutoReport, Figure, GoalReport, SearchReport, StepReport};
 use crate::choose::rating::{ConfidenceReport, Rating};
 use crate::choose::removal;
 use crate::choose::request::{Request, Target};
@@ -59,6 +60,8 @@ pub struct Selection {
     pub imatrix: Option<MeasuredImatrix>,
     /// The scores of experts, where they were measured.
     pub experts: Option<Vec<BlockOfExperts>>,
+    /// The sets of several scores of experts, where `auto` chose among them.
+    pub experts_auto: Option<ExpertsAutoReport>,
 }
 
 /// The start of the text that holds all a choice rests on.
@@ -81,7 +84,8 @@ impl Selection {
         };
         let allowed = (self.confidence.as_ref()).map_or(0, |sure| sure.tokens_allowed);
         let compared = self.auto.as_ref().map_or(0, |auto| auto.windows - auto.seen_windows);
-        let windows = text.windows.max(allowed / text.window.max(1)) + compared;
+        let of_experts = self.experts_auto.as_ref().map_or(0, |auto| auto.windows - auto.seen_windows);
+        let windows = text.windows.max(allowed / text.window.max(1)) + compared + of_experts;
         let auto = self.auto.as_ref().is_some_and(|auto| auto.fallback.is_none());
         Seen { windows, tokens: windows.saturating_mul(text.window), auto }
     }
@@ -102,6 +106,7 @@ impl Selection {
             confidence: None,
             imatrix: None,
             experts: None,
+            experts_auto: None,
         }
     }
 }
@@ -238,14 +243,18 @@ fn select_cut(parent: Parent<'_>, options: &Choosing, watch: &dyn Watch) -> Resu
         None => ChosenBy::List.to_string(),
     };
     let scored = calibrated.as_ref().map(|found| measure::experts::scores(&found.experts));
-    let gone = chosen.removed.union(&parent.constraints.dropped).copied().collect();
-    let by_scores =
-        scored.as_ref().map(|scores| experts::highest(parent.model, &options.experts, &gone, scores));
-    let experts = by_scores.transpose().with_context(at_path)?.flatten().or(checked.experts.clone());
-    let cut = Cut { attention, experts, ..Cut::new(chosen.removed.clone(), &method) };
+    let mut cut = Cut { attention, ..Cut::new(chosen.removed.clone(), &method) };
     let Some(calibrated) = calibrated else {
-        return Ok(Selection::of(cut, chosen));
+        return Ok(Selection::of(Cut { experts: checked.experts, ..cut }, chosen));
     };
+    let scores = scored.as_deref().unwrap_or_default();
+    let n_seen = n_seen(&calibrated, &chosen);
+    let by_scores = experts_by_scores(parent, options, &cut, scores, n_seen, watch);
+    let (experts, experts_auto) = match by_scores.transpose().with_context(at_path)? {
+        Some(ChosenExperts { cut, auto }) => (Some(cut), auto),
+        None => (checked.experts.clone(), None),
+    };
+    cut.experts = experts;
     let rating = rate(&calibrated, parent.constraints, options, &checked.keep, &chosen);
     let allowed = calibrated.n_tokens_allowed;
     let stopped = options.confidence.map(|_| calibrated.report.tokens < allowed);
@@ -257,8 +266,33 @@ fn select_cut(parent: Parent<'_>, options: &Choosing, watch: &dyn Watch) -> Resu
         importance: Some(calibrated.importance),
         imatrix: calibrated.imatrix,
         experts: scored.filter(|scores| !scores.is_empty()),
+        experts_auto,
         ..Selection::of(cut, chosen)
     })
+}
+
+/// First windows of the text, which had a part in the choice of blocks.
+fn n_seen(calibrated: &Calibrated, chosen: &Chosen) -> usize {
+    // A calibration that may end early takes windows from everywhere.
+    let scored = calibrated.n_tokens_allowed / calibrated.report.window.max(1);
+    let compared = chosen.auto.as_ref().map_or(0, |auto| auto.report.windows - auto.report.seen_windows);
+    scored.max(calibrated.importance.n_windows) + compared
+}
+
+/// The experts that stay beside the rest of the cut, by scores.
+fn experts_by_scores(
+    parent: Parent<'_>,
+    options: &Choosing,
+    cut: &Cut,
+    scores: &[BlockOfExperts],
+    n_seen: usize,
+    watch: &dyn Watch,
+) -> Option<Result<ChosenExperts>> {
+    let ExpertChoice::Lowest(budget, method) = options.experts else {
+        return None;
+    };
+    let (objective, text) = (options.objective, &options.calibration);
+    Experts { parent, method, objective, scores, cut, text, n_seen, watch }.choose(&[budget]).pop()
 }
 
 /// Whether no whole block is removed, not even for prediction.

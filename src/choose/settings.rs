@@ -95,7 +95,7 @@ impl Effort {
 }
 
 /// Numbers of blocks such as `1..9` or `1,3,7` or `10%,25%`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct DropList(Vec<Budget>);
 
 impl DropList {
@@ -138,11 +138,15 @@ impl FromStr for DropList {
     }
 }
 
-/// The rows of fewer blocks, and how blocks are chosen for them.
+/// Rows of fewer blocks and experts, and how they are chosen.
 #[derive(Clone, Debug)]
 pub struct Drops {
     /// How many blocks to remove.
     pub list: DropList,
+    /// How many experts to remove.
+    pub experts: Vec<ExpertBudget>,
+    /// By which score of experts.
+    pub experts_by: ExpertMethod,
     /// By which importance.
     pub method: Method,
     /// The objective of methods that measure losses.

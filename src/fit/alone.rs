@@ -5,6 +5,7 @@
 
 use anyhow::{Context, Result};
 
+use super::candidate::Removal;
 use super::maker::Maker;
 use super::notebook::Notebook;
 use super::rungs::Ladder;
@@ -14,8 +15,7 @@ use crate::engine::hidden_state::Token;
 use crate::engine::segment::{Chain, Subsets};
 use crate::gguf::TensorType;
 use crate::measure::loss::Loss;
-use crate::model::BlockId;
-use crate::model::block::BlockSet;
+use crate::model::{BlockId, Model};
 use crate::output::Parent;
 use crate::output::rounding::family;
 use crate::plan::requantized::Requantized;
@@ -149,7 +149,7 @@ impl Alone<'_, '_, '_> {
         let bar =
             self.watch.begin("measuring tensors".into(), Unit::Losses, (which.len() * n_windows) as u64);
         for &i in which {
-            let (probe, none) = (&probes[i], BlockSet::new());
+            let (probe, none) = (&probes[i], Removal::default());
             let losses = losses(self.whole, self.notebook, &none, &probe.name(), &|| probe.made(self.maker))?;
             kl[i] = losses.iter().copied().sum::<Loss>().kl_divergence();
             bar.advance(n_windows as u64);
@@ -165,36 +165,47 @@ impl Alone<'_, '_, '_> {
     }
 }
 
-/// The parent's losses without `removed` and with other tensors, by window. Measured is the model as it is shipped.
+/// The parent's losses without `removal` and with other tensors, by window. Measured is the model as it is shipped.
 pub(super) fn losses(
     whole: &Whole<'_>,
     notebook: &mut Notebook<'_>,
-    removed: &BlockSet,
+    removal: &Removal,
     name: &str,
     tensors: &dyn Fn() -> Result<ChangedTensors>,
 ) -> Result<Vec<Loss>> {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(format!("{removed:?}{name}").as_bytes());
+    hasher.update(format!("{:?}{name}", removal.blocks).as_bytes());
+    if let Some(experts) = &removal.experts {
+        hasher.update(format!("{:?}", experts.kept).as_bytes());
+    }
     let hash = hasher.finalize().to_hex();
     let key = |window: usize| format!("whole {hash} {window}");
     let known: Option<Vec<Loss>> = (0..whole.n_windows()).map(|window| notebook.get(&key(window))).collect();
     if let Some(known) = known {
         return Ok(known);
     }
-    let found = whole.losses(&cut(removed, &ChosenBy::List.to_string(), tensors()?, None))?;
+    let removal = Removal { method: ChosenBy::List.to_string(), ..removal.clone() };
+    let found = whole.losses(&cut(whole.parent.model, &removal, tensors()?, None))?;
     for (window, loss) in found.iter().enumerate() {
         notebook.add(key(window), *loss);
     }
     Ok(found)
 }
 
-/// The removal of `removed`, with tensors in other types.
+/// The removal, with tensors in other types, given with all experts.
 pub(super) fn cut(
-    removed: &BlockSet,
-    method: &str,
-    tensors: ChangedTensors,
+    model: &Model<'_>,
+    removal: &Removal,
+    mut tensors: ChangedTensors,
     imatrix: Option<blake3::Hash>,
 ) -> Cut {
+    if let Some(experts) = &removal.experts {
+        for (source, changed) in &mut tensors {
+            let bytes = std::mem::take(&mut changed.bytes);
+            changed.bytes = experts.kept_bytes(&model.tensors()[*source], bytes);
+        }
+    }
     let types = Requantized { tensors, loss: [f32::NAN; 2], ggml: family(), imatrix };
-    Cut { types: Some(types), ..Cut::new(removed.clone(), method) }
+    let experts = removal.experts.clone();
+    Cut { types: Some(types), experts, ..Cut::new(removal.blocks.clone(), &removal.method) }
 }

@@ -8,11 +8,11 @@ use super::alone::cut;
 use super::knapsack::{self, Option as Item};
 use super::maker::Maker;
 use super::recipe::Types;
-use super::rungs::Ladder;
+use super::rungs::{Ladder, Rung};
 use crate::measure::loss::Loss;
 use crate::model::block::BlockSet;
 use crate::output::Parent;
-use crate::plan::{Cut, Plan};
+use crate::plan::{Cut, ExpertCut, Plan};
 
 /// Tries to fill the bytes that the metadata leaves.
 const N_TRIES: usize = 3;
@@ -51,6 +51,8 @@ pub(super) struct Problem<'p, 'a> {
 pub(super) struct Candidate {
     /// The blocks to remove.
     pub(super) removed: BlockSet,
+    /// The experts that stay, where some go.
+    pub(super) experts: Option<ExpertCut>,
     /// The method that named them.
     pub(super) method: String,
     /// What the removal of those costs alone, in nats.
@@ -69,6 +71,16 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
+    /// What it removes.
+    pub(super) fn removal(&self) -> Removal {
+        Removal {
+            blocks: self.removed.clone(),
+            experts: self.experts.clone(),
+            method: self.method.clone(),
+            kl: self.removal,
+        }
+    }
+
     /// The mean KL divergence as measured, in nats; not finite before.
     pub(super) fn kl(&self) -> f64 {
         match self.losses.is_empty() {
@@ -78,10 +90,12 @@ impl Candidate {
     }
 }
 
-/// Blocks to remove, before types are chosen.
+/// Blocks or experts to remove, before types are chosen.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Removal {
     pub(super) blocks: BlockSet,
+    /// The experts that stay, where some go.
+    pub(super) experts: Option<ExpertCut>,
     pub(super) method: String,
     /// The mean KL divergence without them, in nats.
     pub(super) kl: f64,
@@ -91,8 +105,10 @@ impl Problem<'_, '_> {
     /// The bytes of the smallest file without `removal`.
     pub(super) fn smallest(&self, removal: &Removal) -> Result<u64> {
         let ladders = self.kept(removal);
-        let of =
-            |ladder: &usize| self.ladders[*ladder].rungs.last().map_or(0, |rung| self.padded(rung.bytes));
+        let of = |ladder: &usize| {
+            let last = self.ladders[*ladder].rungs.last();
+            last.map_or(0, |rung| self.bytes(*ladder, rung, removal))
+        };
         Ok(self.fixed(removal, &ladders)? + ladders.iter().map(of).sum::<u64>())
     }
 
@@ -105,7 +121,8 @@ impl Problem<'_, '_> {
     ) -> Result<Option<Candidate>> {
         let ladders = self.kept(removal);
         let fixed = self.fixed(removal, &ladders)?;
-        let items: Vec<Vec<Item>> = ladders.iter().map(|ladder| self.items(*ladder, factors)).collect();
+        let items: Vec<Vec<Item>> =
+            ladders.iter().map(|ladder| self.items(*ladder, removal, factors)).collect();
         let (mut budget, mut best) = (target.saturating_sub(fixed), None);
         for _ in 0..N_TRIES {
             let Some(choice) = knapsack::choose(&items, budget) else {
@@ -136,7 +153,8 @@ impl Problem<'_, '_> {
         let none = Removal::default();
         let ladders = self.kept(&none);
         let fixed = self.fixed(&none, &ladders)?;
-        let items: Vec<Vec<Item>> = ladders.iter().map(|i| self.items(*i, &Factors::default())).collect();
+        let items: Vec<Vec<Item>> =
+            ladders.iter().map(|i| self.items(*i, &none, &Factors::default())).collect();
         let choice = knapsack::choose(&items, target.saturating_sub(fixed));
         Ok(choice.map(|choice| (fixed + choice.bytes, choice.loss)))
     }
@@ -150,8 +168,9 @@ impl Problem<'_, '_> {
     /// Bytes of all but the tensors of `ladders`. Metadata for those are included.
     fn fixed(&self, removal: &Removal, ladders: &[usize]) -> Result<u64> {
         let plain = Cut::new(removal.blocks.clone(), &removal.method);
+        let plain = Cut { experts: removal.experts.clone(), ..plain };
         let plan = Plan::draft(self.parent.model, self.parent.constraints, &plain)?;
-        let own: u64 = ladders.iter().map(|i| self.padded(self.ladders[*i].rungs[0].bytes)).sum();
+        let own: u64 = ladders.iter().map(|i| self.bytes(*i, &self.ladders[*i].rungs[0], removal)).sum();
         let tensors = self.parent.model.tensors();
         let name = |i: &usize| tensors[self.ladders[*i].source].info.name().len() as u64 + HASH_BYTES;
         let entries = ENTRY_BYTES.0 + ENTRY_BYTES.1 * self.parent.model.n_blocks() as u64;
@@ -159,12 +178,18 @@ impl Problem<'_, '_> {
         Ok(plan.layout.file_len().saturating_sub(own) + names + entries)
     }
 
-    fn padded(&self, n_bytes: u64) -> u64 {
+    /// Bytes of a rung without `removal`, up to the next tensor.
+    fn bytes(&self, ladder: usize, rung: &Rung, removal: &Removal) -> u64 {
+        let tensor = &self.parent.model.tensors()[self.ladders[ladder].source];
+        let n_bytes = match removal.experts.as_ref().and_then(|experts| experts.share_of(tensor)) {
+            Some((kept, all)) => rung.bytes / all * kept,
+            None => rung.bytes,
+        };
         n_bytes.next_multiple_of(self.parent.model.first().alignment().max(1))
     }
 
     /// The rungs of a ladder.
-    fn items(&self, ladder: usize, factors: &Factors) -> Vec<Item> {
+    fn items(&self, ladder: usize, removal: &Removal, factors: &Factors) -> Vec<Item> {
         let Ladder { block, kind, rungs, .. } = &self.ladders[ladder];
         let mut factor = factors.0.get(&Group::Kind(kind.clone())).copied().unwrap_or(1.0);
         if let Some(block) = block {
@@ -172,7 +197,8 @@ impl Problem<'_, '_> {
             factor *= factors.0.get(&Group::Third(third)).copied().unwrap_or(1.0);
         }
         let rungs = rungs.iter().zip(&self.losses[ladder]);
-        rungs.map(|(rung, loss)| Item { bytes: self.padded(rung.bytes), loss: factor * loss }).collect()
+        let bytes = |rung| self.bytes(ladder, rung, removal);
+        rungs.map(|(rung, loss)| Item { bytes: bytes(rung), loss: factor * loss }).collect()
     }
 
     fn candidate(
@@ -196,6 +222,7 @@ impl Problem<'_, '_> {
     pub(super) fn of_types(&self, removal: &Removal, types: Types) -> Result<Candidate> {
         let candidate = Candidate {
             removed: removal.blocks.clone(),
+            experts: removal.experts.clone(),
             method: removal.method.clone(),
             removal: removal.kl,
             factors: Factors::default(),
@@ -213,6 +240,6 @@ impl Problem<'_, '_> {
     /// The cut that a candidate stands for.
     pub(super) fn cut(&self, candidate: &Candidate) -> Result<Cut> {
         let tensors = self.maker.all(&candidate.types)?;
-        Ok(cut(&candidate.removed, &candidate.method, tensors, self.imatrix))
+        Ok(cut(self.parent.model, &candidate.removal(), tensors, self.imatrix))
     }
 }

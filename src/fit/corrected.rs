@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Result;
 
 use super::alone::losses;
-use super::candidate::{Candidate, Group, Problem, Removal};
+use super::candidate::{Candidate, Group, Problem};
 use super::notebook::Notebook;
 use super::whole::Whole;
 use crate::gguf::TensorType;
@@ -31,9 +31,9 @@ pub(super) struct Measuring<'r, 'p, 'a, 'w> {
 impl Measuring<'_, '_, '_, '_> {
     /// Measures a choice.
     pub(super) fn measure(&mut self, candidate: Candidate) -> Result<Candidate> {
-        let Candidate { removed, types, .. } = &candidate;
+        let (removal, types) = (candidate.removal(), &candidate.types);
         let tensors = || self.problem.maker.all(types);
-        let losses = losses(self.whole, self.notebook, removed, &format!("{types:?}"), &tensors)?;
+        let losses = losses(self.whole, self.notebook, &removal, &format!("{types:?}"), &tensors)?;
         let measured = Candidate { losses, ..candidate };
         self.tried.push(measured.clone());
         Ok(measured)
@@ -76,7 +76,7 @@ impl Measuring<'_, '_, '_, '_> {
     fn trial(&self, best: &Candidate, target: u64, group: &Group, step: f64) -> Result<Option<Candidate>> {
         let mut factors = best.factors.clone();
         *factors.0.entry(group.clone()).or_insert(1.0) *= step;
-        self.problem.within(target, &removal(best), &factors)
+        self.problem.within(target, &best.removal(), &factors)
     }
 
     /// The groups with tensors in other types, those with most bytes first.
@@ -90,11 +90,6 @@ impl Measuring<'_, '_, '_, '_> {
         let kinds = kinds.into_iter().map(|(kind, _)| Group::Kind(kind.to_owned()));
         (0..3).map(Group::Third).chain(kinds).collect()
     }
-}
-
-/// The blocks that a candidate removes.
-pub(super) fn removal(of: &Candidate) -> Removal {
-    Removal { blocks: of.removed.clone(), method: of.method.clone(), kl: of.removal }
 }
 
 fn ids(types: &BTreeMap<usize, TensorType>) -> BTreeMap<usize, u32> {

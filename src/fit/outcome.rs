@@ -89,6 +89,8 @@ pub struct CurvePoint {
 pub struct FitCandidateReport {
     /// The blocks that it removes.
     pub removed: Vec<usize>,
+    /// How many experts each block keeps; null where none go.
+    pub experts_kept: Option<usize>,
     /// Bytes of the file.
     pub bytes: u64,
     /// The sum of losses, in nats.

@@ -8,11 +8,13 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::candidate::Removal;
 use crate::gguf::{Quoted, TensorType};
 use crate::model::block::{BlockSet, numbers};
 use crate::model::{BlockId, Model};
 use crate::output::rounding::{may_be_rounded, needs_importance};
-use crate::plan::ChosenBy;
+use crate::plan::experts::{KeptExperts, LIST, Mixture, is_method};
+use crate::plan::{ChosenBy, ExpertCut};
 
 /// Bytes of a file at most.
 const MAX_BYTES: u64 = 64 << 20;
@@ -34,6 +36,12 @@ pub struct Recipe {
     pub removed: Vec<usize>,
     /// The method that named them; `blocks` for a list.
     pub method: String,
+    /// The experts that stay, by block; null where none go.
+    #[serde(default)]
+    pub experts: Option<BTreeMap<usize, Vec<usize>>>,
+    /// How they were chosen; `list` for a list, which null stands for.
+    #[serde(default)]
+    pub experts_method: Option<String>,
     /// The tensors in other types, by their names in the model.
     pub types: BTreeMap<String, String>,
     /// Bytes of the file.
@@ -52,6 +60,8 @@ pub type Types = BTreeMap<usize, TensorType>;
 pub struct Checked {
     /// The blocks to remove.
     pub removed: BlockSet,
+    /// The experts that stay, where some go.
+    pub experts: Option<ExpertCut>,
     /// The tensors in other types.
     pub types: Types,
 }
@@ -59,7 +69,7 @@ pub struct Checked {
 impl Recipe {
     /// Of a choice for `model`, whose files have the hash `parent`.
     #[must_use]
-    pub fn new(model: &Model<'_>, parent: blake3::Hash, removed: &BlockSet, types: &Types) -> Self {
+    pub(super) fn new(model: &Model<'_>, parent: blake3::Hash, removal: &Removal, types: &Types) -> Self {
         let named = |(source, to): (&usize, &TensorType)| {
             let tensor = model.tensors().get(*source)?;
             Some((tensor.info.name().to_owned(), to.name().to_owned()))
@@ -68,7 +78,11 @@ impl Recipe {
             gguf_shorten_fit: VERSION,
             parent_blake3: parent.to_hex().to_string(),
             imatrix_blake3: None,
-            removed: numbers(removed),
+            removed: numbers(&removal.blocks),
+            experts: removal.experts.as_ref().map(|cut| {
+                cut.kept.iter().map(|(block, experts)| (block.index(), experts.clone())).collect()
+            }),
+            experts_method: removal.experts.as_ref().map(|cut| cut.method.clone()),
             method: ChosenBy::List.to_string(),
             types: types.iter().filter_map(named).collect(),
             bytes: 0,
@@ -148,7 +162,22 @@ impl Recipe {
             }
             types.insert(source, checked_type(&tensor.info, to, imatrix.is_some())?);
         }
-        Ok(Checked { removed, types })
+        let experts = self.experts(model, &removed)?;
+        Ok(Checked { removed, experts, types })
+    }
+
+    /// The experts that stay, checked for `model` without `removed`.
+    fn experts(&self, model: &Model<'_>, removed: &BlockSet) -> Result<Option<ExpertCut>> {
+        let Some(experts) = &self.experts else {
+            ensure!(self.experts_method.is_none(), "names a method for experts, but not which stay");
+            return Ok(None);
+        };
+        let method = self.experts_method.clone().unwrap_or_else(|| LIST.to_owned());
+        ensure!(is_method(&method), "chose experts by {}, which is no method", Quoted(&method));
+        let kept: KeptExperts =
+            experts.iter().map(|(block, experts)| (BlockId::new(*block), experts.clone())).collect();
+        Mixture::of(model)?.check(removed, &kept)?;
+        Ok(Some(ExpertCut { kept, method }))
     }
 }
 

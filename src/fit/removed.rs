@@ -1,29 +1,38 @@
-//! The blocks that a fit may remove: the best set of cheap methods for each of several numbers, by its measured loss.
+//! The blocks or experts that a fit may remove: the best set of cheap methods for each of several numbers, by its measured loss.
 
 use anyhow::Result;
 
 use super::candidate::Removal;
 use crate::choose::auto::{choose_each, why_not};
+use crate::choose::expert_sets::{ChosenExperts, Experts};
+use crate::choose::experts::check;
 use crate::choose::measured::Chosen;
 use crate::choose::request::{Request, Target};
 use crate::engine::settings::Calibration;
+use crate::measure::experts::BlockOfExperts;
 use crate::measure::importance::Importance;
 use crate::measure::loss::Objective;
 use crate::measure::pairs::Pairs;
 use crate::model::block::BlockSet;
 use crate::output::Parent;
-use crate::plan::{Method, Splitting};
+use crate::plan::experts::{ExpertBudget, ExpertMethod, Mixture};
+use crate::plan::{ChosenBy, Cut, Method, Splitting};
 use crate::watch::Watch;
 
 /// Numbers of blocks that are tried: from one on, each about a third more than the one before.
 const NUMBERS: [usize; 12] = [1, 2, 3, 4, 5, 6, 8, 11, 15, 20, 27, 36];
 
-/// What names sets of blocks.
+/// Shares of experts that are tried, in percent.
+const SHARES: [f64; 3] = [12.5, 25.0, 50.0];
+
+/// What names sets of blocks and of experts.
 pub(super) struct Sets<'s> {
     pub(super) parent: Parent<'s>,
     pub(super) importance: &'s Importance,
     pub(super) pairs: &'s Pairs,
     pub(super) keep: &'s BlockSet,
+    /// The scores of experts; of none where none may go.
+    pub(super) experts: &'s [BlockOfExperts],
     pub(super) text: &'s Calibration,
     pub(super) watch: &'s dyn Watch,
 }
@@ -54,6 +63,58 @@ impl Sets<'_> {
         let found = choose_each(&request, &targets).into_iter().filter_map(Result::ok);
         Ok(found.map(removal).collect())
     }
+
+    /// The best set of each share of experts that is tried.
+    pub(super) fn of_experts(&self) -> Vec<Removal> {
+        let Self { parent, text, watch, .. } = *self;
+        let budgets = budgets(parent);
+        if self.experts.is_empty() || budgets.is_empty() {
+            return Vec::new();
+        }
+        let none = Cut::new(BlockSet::new(), &ChosenBy::NoBlock.to_string());
+        let experts = Experts {
+            parent,
+            method: ExpertMethod::Auto,
+            objective: Objective::Kl,
+            scores: self.experts,
+            cut: &none,
+            text,
+            n_seen: self.importance.n_windows,
+            watch,
+        };
+        let removal = |chosen: ChosenExperts| {
+            let candidates = chosen.auto.iter().flat_map(|auto| &auto.candidates);
+            let best = candidates.filter(|candidate| candidate.chosen).find_map(|best| best.kl_divergence);
+            Removal {
+                blocks: BlockSet::new(),
+                experts: Some(chosen.cut),
+                method: none.method.clone(),
+                // As of blocks, a set without a rival was not measured.
+                kl: best.unwrap_or(0.0),
+            }
+        };
+        experts.choose(&budgets).into_iter().filter_map(Result::ok).map(removal).collect()
+    }
+}
+
+/// The shares of experts that are tried, each number once. None of a model from which none may go.
+fn budgets(parent: Parent<'_>) -> Vec<ExpertBudget> {
+    let Ok(mixture) = Mixture::of(parent.model) else {
+        return Vec::new();
+    };
+    let mut budgets: Vec<ExpertBudget> = Vec::new();
+    for budget in SHARES.map(ExpertBudget::Percent) {
+        let is_new = budgets.iter().all(|other| other.n_kept(&mixture) != budget.n_kept(&mixture));
+        if is_new && check(parent.model, budget, &parent.constraints.dropped).is_ok() {
+            budgets.push(budget);
+        }
+    }
+    budgets
+}
+
+/// Whether experts of `parent` may go.
+pub(super) fn may_lose_experts(parent: Parent<'_>) -> bool {
+    !budgets(parent).is_empty()
 }
 
 /// The set that was chosen, with its loss.
@@ -62,6 +123,7 @@ fn removal(chosen: Chosen) -> Removal {
     let best = auto.and_then(|auto| auto.report.candidates.iter().find(|candidate| candidate.chosen));
     Removal {
         blocks: chosen.removed.clone(),
+        experts: None,
         method: auto.map_or(Method::Bi, |auto| auto.method).to_string(),
         // A set without a rival was not measured: its loss is that of the choice as a whole.
         kl: best.and_then(|best| best.kl_divergence).unwrap_or(0.0),

@@ -19,7 +19,10 @@ pub(super) fn of(
 ) -> FitReport {
     let sum: Loss = best.losses.iter().copied().sum();
     let kl: Vec<f64> = best.losses.iter().map(Loss::kl_divergence).collect();
-    let is_best = |candidate: &Candidate| candidate.types == best.types && candidate.removed == best.removed;
+    let is_best = |candidate: &Candidate| {
+        (&candidate.types, &candidate.removed, &candidate.experts)
+            == (&best.types, &best.removed, &best.experts)
+    };
     FitReport {
         target_bytes: match aim {
             Some(Aim::Size(target)) => Some(target),
@@ -44,6 +47,7 @@ pub(super) fn of(
             .iter()
             .map(|candidate| FitCandidateReport {
                 removed: numbers(&candidate.removed),
+                experts_kept: n_kept(candidate),
                 bytes: candidate.bytes,
                 expected_kl: candidate.expected,
                 kl_divergence: candidate.kl(),
@@ -58,10 +62,18 @@ pub(super) fn of(
     }
 }
 
+/// How many experts each block keeps; `None` where none go.
+fn n_kept(candidate: &Candidate) -> Option<usize> {
+    candidate.experts.as_ref()?.kept.values().next().map(Vec::len)
+}
+
 fn tensors(problem: &Problem<'_, '_>, best: &Candidate) -> Vec<FittedTensorReport> {
     let ladders = problem.ladders.iter().zip(problem.losses);
     let tensor = |(ladder, losses): (&super::rungs::Ladder, &Vec<f64>)| {
-        let info = &problem.parent.model.tensors()[ladder.source].info;
+        let tensor = &problem.parent.model.tensors()[ladder.source];
+        let info = &tensor.info;
+        let share = best.experts.as_ref().and_then(|experts| experts.share_of(tensor));
+        let (kept, all) = share.unwrap_or((1, 1));
         let to = best.types.get(&ladder.source).copied();
         let rung = ladder.rungs.iter().position(|rung| rung.to == to).unwrap_or(0);
         let is_removed = ladder.block.is_some_and(|block| best.removed.contains(&block));
@@ -70,7 +82,7 @@ fn tensors(problem: &Problem<'_, '_>, best: &Candidate) -> Vec<FittedTensorRepor
             from_type: info.tensor_type().name(),
             r#type: (!is_removed).then(|| to.unwrap_or(info.tensor_type()).name()),
             parent_bytes: ladder.rungs[0].bytes,
-            bytes: if is_removed { 0 } else { ladder.rungs[rung].bytes },
+            bytes: if is_removed { 0 } else { ladder.rungs[rung].bytes / all * kept },
             loss: (!is_removed).then(|| losses.get(rung).copied()).flatten(),
         }
     };
@@ -85,7 +97,9 @@ fn blocks(problem: &Problem<'_, '_>, best: &Candidate) -> Vec<FittedBlockReport>
     for (source, tensor) in model.tensors().iter().enumerate() {
         let size = tensor.block.and_then(|(block, _)| sizes.get_mut(block.index()));
         if let Some((bytes, weights)) = size {
-            let n = tensor.info.n_elements() as f64;
+            let share = best.experts.as_ref().and_then(|experts| experts.share_of(tensor));
+            let (kept, all) = share.unwrap_or((1, 1));
+            let n = (tensor.info.n_elements() / all * kept) as f64;
             let of = best.types.get(&source).copied().unwrap_or(tensor.info.tensor_type());
             *bytes += n * of.block_bytes() as f64 / of.block_size() as f64;
             *weights += n;

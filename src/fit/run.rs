@@ -14,7 +14,7 @@ use super::matrix::Matrix;
 use super::notebook::{Ground, Notebook};
 use super::outcome::{CurvePoint, FitReport};
 use super::recipe::Recipe;
-use super::removed::Sets;
+use super::removed::{Sets, may_lose_experts};
 use super::report;
 use super::rungs::{Ladder, Rules, ladders};
 use super::settings::{Aim, Fit, default_types};
@@ -29,6 +29,7 @@ use crate::engine::text::{DEFAULT_TOKENS, Source};
 use crate::error::Hint;
 use crate::measure::blockwise;
 use crate::measure::calibrate::{Calibrated, Extras};
+use crate::measure::experts;
 use crate::measure::importance::Importance;
 use crate::measure::pairs::Pairs;
 use crate::model::BlockId;
@@ -46,10 +47,10 @@ const PASSES: (f64, f64) = (12.0, 6.0);
 /// The start of the names of embeddings, which the first block reads.
 const EMBEDDINGS: &str = "token_embd";
 
-/// The least loss of a rung, as a share of what any change of its block costs.
+/// Least loss of a rung, over that of the least change of its block.
 const LEAST_SHARE: f64 = 0.1;
 
-/// The share of the bytes that single losses are measured near, where no size is given.
+/// The share of bytes that single losses are measured near, without a size.
 const SHARE: f64 = 0.6;
 
 /// Windows on which choices are measured as a whole.
@@ -96,7 +97,9 @@ pub fn fit(parent: Parent<'_>, settings: &Fit, watch: &dyn Watch) -> Result<Fitt
     blockwise::check_beside(parent, &settings.calibration)?;
     let keep = kept(parent, settings)?;
     let mut pairs = Pairs::lenient();
-    let gathers = Gathers { imatrix: true, experts: false };
+    // Other shares would change blocks that are kept as they are.
+    let with_experts = settings.most_removed != Some(0) && keep.is_empty() && may_lose_experts(parent);
+    let gathers = Gathers { imatrix: true, experts: with_experts };
     let extras = Extras { pairs: Some(&mut pairs), gathers, ..Extras::default() };
     let calibrated = scored(parent, Method::Auto, &settings.calibration, watch, extras)?;
     let sums = calibrated.imatrix.as_ref().context("bug: no sums of inputs")?;
@@ -132,11 +135,13 @@ pub fn fit(parent: Parent<'_>, settings: &Fit, watch: &dyn Watch) -> Result<Fitt
     let n_known = notebook.n_known;
     let measuring =
         Measuring { problem: &problem, whole: &whole, notebook: &mut notebook, watch, tried: Vec::new() };
+    let scores = experts::scores(&calibrated.experts);
     let sets = Sets {
         parent,
         importance: &calibrated.importance,
         pairs: &pairs,
         keep: &keep,
+        experts: &scores,
         text: &settings.calibration,
         watch,
     };
@@ -174,7 +179,7 @@ fn finish(
         bytes: best.bytes,
         expected_kl: Some(best.expected),
         kl_divergence: Some(best.kl()),
-        ..Recipe::new(problem.parent.model, hash, &best.removed, &best.types)
+        ..Recipe::new(problem.parent.model, hash, &best.removal(), &best.types)
     };
     Ok(Fitted {
         cut,
@@ -208,7 +213,8 @@ pub fn apply(parent: Parent<'_>, recipe: Recipe, imatrix: Option<&Path>, threads
     parent.constraints.check(&checked.removed)?;
     let maker = Maker::new(parent.model, matrix.as_ref(), threads)?;
     let problem = Problem { parent, ladders: &[], losses: &[], maker: &maker, imatrix };
-    let removal = Removal { blocks: checked.removed, method: recipe.method.clone(), kl: 0.0 };
+    let (blocks, experts) = (checked.removed, checked.experts);
+    let removal = Removal { blocks, experts, method: recipe.method.clone(), kl: 0.0 };
     let candidate = problem.of_types(&removal, checked.types)?;
     let report = FitReport {
         expected_kl: recipe.expected_kl,
@@ -373,7 +379,7 @@ impl Job<'_, '_> {
     }
 }
 
-/// Adds the least change of each block to `probes`, in the block's first tensor, and finds that of each ladder.
+/// Adds the least change of each block to `probes`, in its first tensor. Returns that of each ladder.
 fn nudges(ladders: &[Ladder], probes: &mut Vec<Probe>) -> Vec<Option<usize>> {
     let mut of_blocks: BTreeMap<BlockId, usize> = BTreeMap::new();
     for ladder in ladders {
@@ -465,7 +471,9 @@ impl Choosing<'_, '_, '_, '_, '_> {
         if self.removals.is_none() {
             let first = self.fewest(target, most)?;
             let limit = most.min(first.max(n_blocks / 2));
-            self.removals = Some(self.sets.measured(first, limit)?);
+            let mut removals = self.sets.measured(first, limit)?;
+            removals.extend(self.sets.of_experts());
+            self.removals = Some(removals);
         }
         let mut found = Vec::new();
         for removal in self.removals.iter().flatten() {
@@ -509,7 +517,7 @@ impl Choosing<'_, '_, '_, '_, '_> {
             return Err(error.context(Hint("without --max-drop 0 blocks may be removed too".to_owned())));
         }
         bail!(
-            "{name}: no set of blocks that may be removed was found with which {target} bytes are reached; the smallest file with \
+            "{name}: no set of blocks or experts that may be removed was found with which {target} bytes are reached; the smallest file with \
              all blocks has about {smallest} bytes"
         )
     }

@@ -25,7 +25,7 @@ const MIN_SCORED: usize = 16;
 
 /// The parent's predictions on some windows, with which models are compared.
 pub(super) struct Whole<'m> {
-    parent: Parent<'m>,
+    pub(super) parent: Parent<'m>,
     options: ModelOptions,
     windows: Vec<Vec<Token>>,
     /// Scored tokens of a window, its last ones.

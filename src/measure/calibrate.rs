@@ -25,7 +25,8 @@ use crate::measure::cache::cached::CachedScores;
 use crate::measure::cache::{Entry, Scored};
 use crate::measure::importance::{Importance, Measuring};
 use crate::measure::pairs::{Paired, Pairs};
-use crate::model::{hashes, warning};
+use crate::model::input::Input;
+use crate::model::{Model, hashes, warning};
 use crate::output::Parent;
 use crate::plan::imatrix::measured::MeasuredImatrix;
 use crate::watch::{Silent, Unit, Watch};
@@ -70,10 +71,6 @@ pub(crate) fn calibrate(
     let Parent { input, model, .. } = parent;
     let at_path = || parent.name();
     llama::check_ends(model).with_context(at_path)?;
-    let scored = match extras.sub_blocks {
-        true => Scored::Halves,
-        false => Scored::Blocks,
-    };
     let options = &*unconverted(options, extras.gathers);
     let gathers = extras.gathers;
     let kept = Kept { states: extras.pairs.is_some(), gathers };
@@ -82,26 +79,11 @@ pub(crate) fn calibrate(
     if hash.is_none() && options.cache && blockwise::way(parent, options, kept)? == Way::Whole {
         hash = Some(hashes::remembered(input, watch));
     }
-    let known = match extras.until {
-        None => CachedScores::look(hash, options, watch, scored)?,
-        // Of as many windows as the rule needs.
-        Some(_) => None,
-    };
-    // Pairs of positions, importance matrices and what experts do are not kept.
-    if extras.pairs.is_none()
-        && !gathers.any()
-        && let Some((entry, report)) = known.as_ref().and_then(CachedScores::found)
-        && let Some(importance) = entry.blocks(model.n_trunk_blocks())
-    {
+    let known = Known::look(hash, options, watch, &extras)?;
+    if let Some(found) = known.found(model, &extras) {
         warning::of_tokenizer(input, model, watch);
-        warn_of_zero_rows(&importance, watch);
-        return Ok(Calibrated {
-            n_tokens_allowed: importance.n_tokens,
-            importance,
-            report,
-            imatrix: None,
-            experts: RoutedSums::default(),
-        });
+        warn_of_zero_rows(&found.importance, watch);
+        return Ok(found);
     }
     let start_ns = now_ns();
     let measured = evaluate(parent, options, watch, extras, kept)?;
@@ -118,11 +100,8 @@ pub(crate) fn calibrate(
         hashes::remember(input, read, start_ns, watch);
         hash = Some(read);
     }
-    if let (Some(known), Some(hash)) = (known, hash) {
-        report.scored = Some(hash);
-        known.keep(input, hash, &report, |key, path, measured| {
-            Entry::of_blocks(key, path, measured, &importance)
-        });
+    if let Some(hash) = hash {
+        known.keep(input, hash, &mut report, &importance, &gathered.experts);
     }
     let imatrix = gathers.imatrix.then_some(gathered.imatrix).map(|sums| MeasuredImatrix {
         sums,
@@ -137,6 +116,67 @@ pub(crate) fn calibrate(
         imatrix,
         experts: gathered.experts,
     })
+}
+
+/// The scores in the cache, or their places there.
+struct Known<'w> {
+    blocks: Option<CachedScores<'w>>,
+    experts: Option<CachedScores<'w>>,
+}
+
+impl<'w> Known<'w> {
+    fn look(
+        hash: Option<blake3::Hash>,
+        options: &Calibration,
+        watch: &'w dyn Watch,
+        extras: &Extras<'_, '_>,
+    ) -> Result<Self> {
+        // As many windows as a rule needs are no entry.
+        let look = |scored, is_wanted: bool| match is_wanted && extras.until.is_none() {
+            true => CachedScores::look(hash, options, watch, scored),
+            false => Ok(None),
+        };
+        let blocks = if extras.sub_blocks { Scored::Halves } else { Scored::Blocks };
+        Ok(Self { blocks: look(blocks, true)?, experts: look(Scored::Experts, extras.gathers.experts)? })
+    }
+
+    /// All that is wanted of `model`, if it is there. Pairs of positions and importance matrices are not kept.
+    fn found(&self, model: &Model<'_>, extras: &Extras<'_, '_>) -> Option<Calibrated> {
+        if extras.pairs.is_some() || extras.gathers.imatrix {
+            return None;
+        }
+        let n_blocks = model.n_trunk_blocks();
+        let (entry, report) = self.blocks.as_ref()?.found()?;
+        let importance = entry.blocks(n_blocks)?;
+        let experts = match extras.gathers.experts {
+            true => self.experts.as_ref()?.found()?.0.experts(n_blocks)?,
+            false => RoutedSums::default(),
+        };
+        let n_tokens_allowed = importance.n_tokens;
+        Some(Calibrated { n_tokens_allowed, importance, report, imatrix: None, experts })
+    }
+
+    /// Keeps what was measured of the model whose files have this hash.
+    fn keep(
+        self,
+        input: &Input,
+        hash: blake3::Hash,
+        report: &mut CalibrationReport,
+        importance: &Importance,
+        experts: &RoutedSums,
+    ) {
+        if let Some(known) = self.blocks {
+            report.scored = Some(hash);
+            known.keep(input, hash, report, |key, path, measured| {
+                Entry::of_blocks(key, path, measured, importance)
+            });
+        }
+        if let Some(known) = self.experts {
+            known.keep(input, hash, report, |key, path, measured| {
+                Entry::of_experts(key, path, measured, experts)
+            });
+        }
+    }
 }
 
 /// `options`, for an importance matrix without conversion: it adds up what the weights of the file multiply.

@@ -160,20 +160,25 @@ impl Tensors<'_> {
     /// Replaces the weights of the tensors in `changed`, for the reason `why`.
     ///
     /// # Errors
-    /// A tensor that is not in the output with all its bytes.
+    /// A tensor that is not in the output, or for which there are not as many bytes as it has there.
     pub(super) fn change(&mut self, model: &Model<'_>, changed: &ChangedTensors, why: &str) -> Result<()> {
         let mut left: BTreeMap<usize, &ChangedTensor> =
             changed.iter().map(|(source, changed)| (*source, changed)).collect();
         for (out, data) in &mut self.planned {
-            let TensorData::Whole { source } = *data else {
+            let (TensorData::Whole { source } | TensorData::Sliced { source, .. }) = *data else {
                 continue;
             };
-            let Some(changed) = left.remove(&source) else {
+            let Some(changed) = left.get(&source) else {
                 continue;
             };
             let dims = out.dims();
-            let dims = &dims[..out.n_dims()];
-            *out = TensorOut::new(out.name().to_owned(), dims, changed.tensor_type)?;
+            let new = TensorOut::new(out.name().to_owned(), &dims[..out.n_dims()], changed.tensor_type)?;
+            let is_sliced = matches!(data, TensorData::Sliced { .. });
+            if is_sliced && new.n_bytes() != changed.bytes.len() as u64 {
+                continue;
+            }
+            let changed = left.remove(&source).context("bug: a tensor that went")?;
+            *out = new;
             *data = TensorData::Made {
                 source: Some(source),
                 bytes: changed.bytes.clone().into(),

@@ -16,18 +16,22 @@ use crate::gguf::{EntryOut, Quoted, TensorOut, ValueOut, ValueType};
 use crate::model::arch::{Architecture, ExpertCount, Experts, Gate, Normalised};
 use crate::model::block::BlockSet;
 use crate::model::renumbering::Renumbering;
-use crate::model::{BlockId, Model};
+use crate::model::{BlockId, Model, ModelTensor};
 use crate::named::{Named, named};
 
 named! {
     /// How experts are chosen.
     pub enum ExpertMethod {
+        /// The best of the sets of reap, frequency and ranks, by the loss of each on text that chose nothing
+        Auto = "auto",
         /// Lowest mean of gate weight times length of the output, over the tokens that are routed to it (REAP)
         Reap = "reap",
         /// Least used
         Frequency = "frequency",
         /// Lowest mean gate weight of the tokens that are routed to it
         Gate = "gate",
+        /// Lowest sum of the ranks by reap and by frequency
+        Ranks = "ranks",
     }
 }
 
@@ -37,7 +41,8 @@ pub const LIST: &str = "list";
 /// Whether an output may say `word` of how its experts were chosen.
 #[must_use]
 pub fn is_method(word: &str) -> bool {
-    word == LIST || ExpertMethod::of_word(word).is_some()
+    // What auto takes is named.
+    word == LIST || ExpertMethod::of_word(word).is_some_and(|method| method != ExpertMethod::Auto)
 }
 
 /// How many experts of each block go.
@@ -406,6 +411,29 @@ impl ExpertCut {
         Ok(Self { kept, method })
     }
 
+    /// How many of how many experts `tensor` keeps an entry for; `None` of one without entries for experts, or of a block of
+    /// which nothing is said.
+    #[must_use]
+    pub fn share_of(&self, tensor: &ModelTensor<'_>) -> Option<(u64, u64)> {
+        let (block, rest) = tensor.block?;
+        let n_experts = tensor.info.dims()[dimension(rest)?];
+        let kept = self.kept.get(&block)?;
+        (n_experts > 0).then_some((kept.len() as u64, n_experts))
+    }
+
+    /// What is left of `bytes`, the data of `tensor` in some type.
+    #[must_use]
+    pub fn kept_bytes(&self, tensor: &ModelTensor<'_>, bytes: Vec<u8>) -> Vec<u8> {
+        let kept = tensor.block.and_then(|(block, _)| self.kept.get(&block));
+        let (Some((_, n_experts)), Some(kept)) = (self.share_of(tensor), kept) else {
+            return bytes;
+        };
+        let of_expert = bytes.len() / usize::try_from(n_experts).unwrap_or(usize::MAX);
+        let entries =
+            kept.iter().filter_map(|&expert| bytes.get(expert * of_expert..(expert + 1) * of_expert));
+        entries.collect::<Vec<_>>().concat()
+    }
+
     /// What a user should know of it.
     ///
     /// # Errors
@@ -525,6 +553,12 @@ mod tests {
         assert_eq!(many.fewest(), 16);
         let allowed: Vec<usize> = (0..30).filter(|n| many.check_number(*n).is_ok()).collect();
         assert_eq!(allowed, [16, 20]);
+    }
+
+    #[test]
+    fn an_output_names_the_score_that_was_taken() {
+        let found = ["list", "reap", "ranks", "auto", "blocks", ""].map(is_method);
+        assert_eq!(found, [true, true, true, false, false, false]);
     }
 
     #[test]

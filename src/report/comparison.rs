@@ -2,7 +2,7 @@
 
 use super::column::{Column, number, right, table};
 use super::lines;
-use crate::choose::outcome::ChoiceReport;
+use crate::choose::outcome::{ChoiceReport, ExpertsAutoReport};
 use crate::engine::logits::Speed;
 use crate::engine::outcome::CalibrationReport;
 use crate::measure::comparison::{Kind, Point, pareto, verdict};
@@ -12,6 +12,7 @@ use crate::measure::quality::perplexity::Perplexity;
 use crate::model::block::block_list;
 use crate::model::outcome::ModelReport;
 use crate::named::Named as _;
+use crate::output::outcome::ExpertsReport;
 use crate::plan::healing::HealMethod;
 use comfy_table::{Cell, Table};
 use indicatif::{DecimalBytes, HumanCount};
@@ -37,7 +38,7 @@ pub struct CompareReport {
     pub choice: Option<ChoiceReport>,
     /// CPU threads.
     pub threads: usize,
-    /// The parent, then files, fewer blocks and other types, as listed.
+    /// The parent, files, fewer blocks, fewer experts, other types, as listed.
     pub rows: Vec<RowReport>,
     /// One sentence.
     pub verdict: String,
@@ -48,7 +49,7 @@ pub struct CompareReport {
 pub struct RowReport {
     /// What it is called.
     pub name: String,
-    /// `parent`, `file`, `drop`, `requantize` or `mixed`.
+    /// `parent`, `file`, `drop`, `experts`, `requantize` or `mixed`.
     pub kind: Kind,
     /// Where it is; null where no file was written.
     pub path: Option<String>,
@@ -61,6 +62,10 @@ pub struct RowReport {
     pub method: Option<String>,
     /// What makes up for them, `none` if nothing. Null but for fewer blocks.
     pub heal: Option<String>,
+    /// The experts that stay, chosen by the best score where `auto` chose. Null but for fewer experts.
+    pub experts: Option<ExpertsReport>,
+    /// The sets of experts that it compared; null where it did not choose.
+    pub experts_auto: Option<ExpertsAutoReport>,
     /// Bytes of all files. Of fewer blocks those that the file would have.
     pub bytes: Option<u64>,
     /// Number of blocks.
@@ -68,6 +73,9 @@ pub struct RowReport {
     /// Those of them that an evaluation runs, without prediction blocks.
     #[serde(skip)]
     pub n_trunk_blocks: Option<usize>,
+    /// Experts of a block; 0 of a model without.
+    #[serde(skip)]
+    pub n_experts: usize,
     /// Number of weights.
     pub parameters: Option<u64>,
     /// Perplexity.
@@ -100,9 +108,12 @@ impl RowReport {
             removed: None,
             method: None,
             heal: None,
+            experts: None,
+            experts_auto: None,
             bytes: None,
             block_count: None,
             n_trunk_blocks: None,
+            n_experts: 0,
             parameters: None,
             perplexity: None,
             perplexity_stderr: None,
@@ -146,6 +157,7 @@ impl RowReport {
             name: self.name.clone(),
             kind: self.kind,
             n_blocks: self.n_trunk_blocks?,
+            n_experts: self.n_experts,
             bytes: self.bytes?,
             kl: kl.mean,
             kl_stderr: kl.mean_stderr,
@@ -188,6 +200,15 @@ pub fn screen(report: &CompareReport) -> String {
             line("removed", format!("{}: {}{by}{heal}", row.name, block_list(removed)));
         }
     }
+    for row in &report.rows {
+        if let (Some(experts), None) = (&row.experts, &row.error) {
+            let auto = row.experts_auto.as_ref().map_or(String::new(), lines::compared_experts);
+            line(
+                "experts",
+                format!("{}: {experts}, by {}\n{auto}", row.name, experts.method).trim_end().to_owned(),
+            );
+        }
+    }
     if let Some(choice) = &report.choice {
         line("chosen", chosen(choice));
     }
@@ -213,10 +234,13 @@ fn scored(text: &CalibrationReport) -> String {
 }
 
 fn chosen(choice: &ChoiceReport) -> String {
-    let by = match &choice.objective {
+    let mut by = match &choice.objective {
         Some(objective) => format!("by {} on {objective}", choice.method),
         None => format!("by {}", choice.method),
     };
+    if let Some(of_experts) = &choice.experts_by {
+        let _ = write!(by, ", experts by {of_experts}");
+    }
     let Some(text) = &choice.calibration else {
         return by;
     };
@@ -224,8 +248,9 @@ fn chosen(choice: &ChoiceReport) -> String {
     match choice.seen_share {
         0.0 => format!("{of}, none of which is scored"),
         share => format!(
-            "{of}; {:.0} % of the scored tokens are of that text, so fewer blocks look better here than on another one",
-            (100.0 * share).max(1.0)
+            "{of}; {:.0} % of the scored tokens are of that text, so {} look better here than on another one",
+            (100.0 * share).max(1.0),
+            if choice.experts_by.is_some() { "fewer blocks or experts" } else { "fewer blocks" }
         ),
     }
 }

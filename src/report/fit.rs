@@ -46,9 +46,14 @@ pub(super) fn lines(fit: &FitReport) -> String {
         return text;
     }
     let n_removals = fit.candidates.iter().filter(|candidate| !candidate.removed.is_empty()).count();
+    let n_mixtures = fit.candidates.iter().filter(|candidate| candidate.experts_kept.is_some()).count();
+    let of_experts = match n_mixtures {
+        0 => String::new(),
+        n => format!(", {n} with fewer experts"),
+    };
     let _ = writeln!(
         text,
-        "         {} choices measured, {n_removals} with removed blocks; {:.1} passes of 8,192 tokens, {:.0} s",
+        "         {} choices measured, {n_removals} with removed blocks{of_experts}; {:.1} passes of 8,192 tokens, {:.0} s",
         fit.candidates.len(),
         fit.passes,
         fit.seconds
@@ -65,6 +70,15 @@ pub(super) fn lines(fit: &FitReport) -> String {
             block_list(&best.removed),
             best.kl_divergence
         );
+    }
+    if let Some((n, kl)) = fit
+        .candidates
+        .iter()
+        .filter(|candidate| !candidate.chosen)
+        .filter_map(|candidate| Some((candidate.experts_kept?, candidate.kl_divergence)))
+        .min_by(|a, b| a.1.total_cmp(&b.1))
+    {
+        let _ = writeln!(text, "         with {n} experts in each block it would be KL {kl:.4}");
     }
     text
 }

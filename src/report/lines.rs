@@ -1,6 +1,8 @@
 //! Lines that several results share: model, text, blocks, changes, output.
 
-use crate::choose::outcome::{AutoReport, CandidateReport, SearchReport};
+use crate::choose::outcome::{
+    AutoReport, CandidateReport, ExpertCandidateReport, ExpertsAutoReport, SearchReport,
+};
 use crate::engine::conversion::Conversion;
 use crate::engine::outcome::CalibrationReport;
 use crate::gguf;
@@ -120,27 +122,16 @@ pub(super) fn compared(auto: &AutoReport) -> String {
         b.chosen.cmp(&a.chosen).then(kl(a).total_cmp(&kl(b)))
     });
     let set = |candidate: &CandidateReport| {
-        let cost = match (candidate.kl_divergence, candidate.kl_divergence_stderr, candidate.perplexity) {
-            (Some(kl), stderr, Some(perplexity)) => {
-                let stderr = stderr.map_or(String::new(), |stderr| format!(" \u{b1} {stderr:.4}"));
-                format!(": KL {kl:.4}{stderr}, perplexity {perplexity:.2}")
-            }
-            _ => String::new(),
-        };
+        let cost = cost(candidate.kl_divergence, candidate.kl_divergence_stderr, candidate.perplexity);
         format!("{} by {}{cost}", block_list(&candidate.removed), candidate.methods.join(", "))
     };
     let mut text = match (auto.windows, &auto.fallback) {
         (_, Some(why)) => format!("compared nothing: {why}\n"),
         (0, None) => "compared nothing: all methods name the same set\n".to_owned(),
         (n, None) => format!(
-            "compared {} sets on {} tokens, {n} {}{}; {} evaluations of a block\n",
+            "compared {} sets on {}; {} evaluations of a block\n",
             candidates.len(),
-            HumanCount(auto.tokens as u64),
-            if n == 1 { "window" } else { "windows" },
-            match auto.seen_windows {
-                0 => " that chose nothing".to_owned(),
-                seen => format!(", {seen} of them scored before, as the text has no others"),
-            },
+            held_out(auto.tokens, n, auto.seen_windows),
             HumanCount(auto.block_evaluations)
         ),
     };
@@ -148,6 +139,52 @@ pub(super) fn compared(auto: &AutoReport) -> String {
         candidates.iter().for_each(|candidate| {
             let _ = writeln!(text, "         {}", set(candidate));
         });
+    }
+    text
+}
+
+/// What a set costs, where that was measured.
+fn cost(kl: Option<f64>, stderr: Option<f64>, perplexity: Option<f64>) -> String {
+    let (Some(kl), Some(perplexity)) = (kl, perplexity) else {
+        return String::new();
+    };
+    let stderr = stderr.map_or(String::new(), |stderr| format!(" \u{b1} {stderr:.4}"));
+    format!(": KL {kl:.4}{stderr}, perplexity {perplexity:.2}")
+}
+
+/// The windows that sets were compared on. `n_seen` of them were scored, too.
+fn held_out(n_tokens: usize, n: usize, n_seen: usize) -> String {
+    format!(
+        "{} tokens, {n} {}{}",
+        HumanCount(n_tokens as u64),
+        if n == 1 { "window" } else { "windows" },
+        match n_seen {
+            0 => " that chose nothing".to_owned(),
+            seen => format!(", {seen} of them scored before, as the text has no others"),
+        }
+    )
+}
+
+/// The sets of experts that `auto` compared, the best first.
+pub(super) fn compared_experts(auto: &ExpertsAutoReport) -> String {
+    let mut text = match (auto.windows, &auto.fallback) {
+        (_, Some(why)) => return format!("         compared nothing: {why}\n"),
+        (0, None) => return "         compared nothing: all scores name the same set\n".to_owned(),
+        (n, None) => format!(
+            "         compared {} sets on {}; {} evaluations of a block\n",
+            auto.candidates.len(),
+            held_out(auto.tokens, n, auto.seen_windows),
+            HumanCount(auto.block_evaluations)
+        ),
+    };
+    let mut candidates: Vec<&ExpertCandidateReport> = auto.candidates.iter().collect();
+    candidates.sort_by(|a, b| {
+        let kl = |candidate: &ExpertCandidateReport| candidate.kl_divergence.unwrap_or(0.0);
+        b.chosen.cmp(&a.chosen).then(kl(a).total_cmp(&kl(b)))
+    });
+    for candidate in candidates {
+        let cost = cost(candidate.kl_divergence, candidate.kl_divergence_stderr, candidate.perplexity);
+        let _ = writeln!(text, "         by {}{cost}", candidate.methods.join(", "));
     }
     text
 }

@@ -33,7 +33,7 @@ pub mod healing;
 use crate::choose::outcome::GoalReport;
 use crate::choose::outcome::PairsReport;
 use crate::choose::outcome::SearchReport;
-use crate::choose::outcome::{AutoReport, BlockReport};
+use crate::choose::outcome::{AutoReport, BlockReport, ExpertsAutoReport};
 use crate::choose::rating::{AblateReport, AgainstReport, ConfidenceReport};
 use crate::engine::outcome::CalibrationReport;
 use crate::fit::outcome::FitReport;
@@ -85,6 +85,10 @@ pub struct Report {
     pub attention_method: Option<String>,
     /// The experts that stay; null where none go.
     pub experts: Option<ExpertsReport>,
+    /// `auto` where that chose their score; null otherwise.
+    pub experts_chosen_by: Option<&'static str>,
+    /// The sets of experts that it compared; null where it did not choose.
+    pub experts_auto: Option<ExpertsAutoReport>,
     /// The scores of experts; null unless they were measured.
     pub expert_scores: Option<Vec<BlockOfExperts>>,
     /// How alike hidden states are; null unless that was asked for.
@@ -125,6 +129,8 @@ impl Report {
             attention_removed: Vec::new(),
             attention_method: None,
             experts: None,
+            experts_chosen_by: None,
+            experts_auto: None,
             expert_scores: None,
             pairs: None,
             imatrix_out: None,

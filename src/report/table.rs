@@ -1,7 +1,9 @@
 //! Results as tables for a person.
 
 use super::column::{number, right, table};
-use super::lines::{Colour, alike, calibrated, changes, chosen, compared, loss, model, removed, written};
+use super::lines::{
+    Colour, alike, calibrated, changes, chosen, compared, compared_experts, loss, model, removed, written,
+};
 use super::{Report, goal, stability};
 use crate::choose::outcome::BlockReport;
 use crate::measure::importance::{BlockScores, Metric};
@@ -103,6 +105,9 @@ fn written_output(report: &Report, output: &OutputReport) -> String {
     }
     if let Some(experts) = &report.experts {
         let _ = writeln!(text, "experts  {experts} (by {})", experts.method);
+        if let Some(auto) = &report.experts_auto {
+            text.push_str(&compared_experts(auto));
+        }
     }
     if let Some(heal) = &report.heal {
         text.push_str(&super::healing::lines(heal));

@@ -184,6 +184,71 @@ fn blocks_go_where_types_are_not_enough() {
 }
 
 #[test]
+fn experts_go_where_types_are_not_enough() {
+    let folder = folder("qwen3moe", 3);
+    let dir = folder.path();
+    let mut spec = byte_model("qwen3moe", 3);
+    spec.extra.push((".expert_count", ValueOut::u32(16)));
+    spec.save(Backend::init(), &dir.join("m.gguf")).unwrap();
+    let half = json(dir, "m.gguf --keep-experts 0-7 --dry-run");
+    let shorter = json(dir, "m.gguf --blocks 1 --dry-run");
+    let bytes = |found: &Value| found["output"]["bytes"].as_u64().unwrap();
+    // In Q8_0 a weight has 8.5 of 32 bits.
+    let target = bytes(&half) * 31 / 100;
+    assert!(bytes(&shorter) * 8 / 32 > target);
+    let run = format!("fit m.gguf --target-size {target} --types Q8_0 --max-drop 1 {}", text(N_SCORED));
+    let found = json(dir, &format!("{run} -o out.gguf"));
+    let (experts, fit) = (&found["experts"], &found["fit"]);
+    assert_eq!((&experts["kept_count"], &experts["count"]), (&8.into(), &16.into()));
+    let n_bytes = fs::metadata(dir.join("out.gguf")).unwrap().len();
+    assert!(n_bytes <= target && fit["bytes"] == n_bytes, "{n_bytes} {fit}");
+    assert_eq!(found["removed"], Value::Array(Vec::new()));
+    let chosen: Vec<&Value> =
+        fit["candidates"].as_array().unwrap().iter().filter(|one| one["chosen"] == true).collect();
+    assert_eq!((chosen.len(), &chosen[0]["experts_kept"]), (1, &8.into()));
+    let (measured, expected) =
+        (fit["kl_divergence"].as_f64().unwrap(), kl(dir, "out.gguf", N_SCORED, N_AFTER));
+    assert!((measured / expected - 1.0).abs() < 1e-4, "{measured} {expected}");
+
+    let made = |one: &&Value| one["type"] != one["from_type"];
+    let n_made = fit["tensors"].as_array().unwrap().iter().filter(made).count();
+    let verified = json(dir, "verify out.gguf --parent m.gguf");
+    assert_eq!((&verified["verified"], &verified["experts"]), (&true.into(), experts));
+    assert_eq!(
+        (&verified["rounded"]["recomputed"], &verified["rounded"]["by_hash"]),
+        (&n_made.into(), &0.into())
+    );
+    let bytes = fs::read(dir.join("out.gguf")).unwrap();
+    let written = File::parse(&bytes).unwrap();
+    for tensor in fit["tensors"].as_array().unwrap() {
+        let found = written.tensors().get(tensor["name"].as_str().unwrap()).unwrap();
+        assert_eq!(
+            (&tensor["bytes"], tensor["type"].as_str()),
+            (&found.n_bytes().into(), Some(found.tensor_type().name()))
+        );
+    }
+    // A bit of an expert's rounded weights.
+    let mut changed = bytes.clone();
+    let tensor = written.tensors().get("blk.1.ffn_down_exps.weight").unwrap();
+    assert_eq!(tensor.tensor_type().name(), "Q8_0");
+    changed[tensor.end().0 as usize - 1] ^= 1;
+    fs::write(dir.join("changed.gguf"), changed).unwrap();
+    let verified = on_one_thread(dir, "verify changed.gguf --parent m.gguf");
+    assert_eq!(verified.status.code(), Some(1), "{verified:?}");
+
+    json(dir, &format!("{run} --plan-only -o plan.json"));
+    json(dir, "fit m.gguf --plan plan.json -o again.gguf");
+    assert!(bytes == fs::read(dir.join("again.gguf")).unwrap());
+    let mut plan: Value = serde_json::from_slice(&fs::read(dir.join("plan.json")).unwrap()).unwrap();
+    plan["experts"]["1"] = serde_json::json!([0, 1]);
+    fs::write(dir.join("plan.json"), plan.to_string()).unwrap();
+    let message = failure(dir, "fit m.gguf --plan plan.json -o no.gguf");
+    assert!(message.contains("plan.json: block 1 would keep 2 experts, but block 0 8"), "{message}");
+    let line = format!("{run} -o no.gguf").replace("--max-drop 1", "--max-drop 0");
+    assert!(failure(dir, &line).contains("cannot be reached by types alone"));
+}
+
+#[test]
 fn the_smallest_file_within_a_divergence_is_within_it() {
     let folder = folder("llama", 4);
     let dir = folder.path();

@@ -10,7 +10,7 @@ mod text;
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 use ggml::FileType;
 
 use crate::choose::search::goal::{KlLimit, PerplexityLimit};
@@ -150,9 +150,9 @@ pub struct ShortenArgs {
     #[arg(long, value_name = "N|P%", conflicts_with_all = ["experts", "keep_experts"])]
     pub drop_experts: Option<ExpertBudget>,
 
-    /// By which score of experts
-    #[arg(long, value_parser = one_of::<ExpertMethod>(), default_value_t = ExpertMethod::Reap, requires = "drop_experts")]
-    pub experts_by: ExpertMethod,
+    /// By which score of experts [default: auto; reap with --effort quick]
+    #[arg(long, value_parser = one_of::<ExpertMethod>(), requires = "drop_experts")]
+    pub experts_by: Option<ExpertMethod>,
 
     /// Keep only these experts, the same in each block, such as 0-95 (no calibration)
     #[arg(long, value_name = "LIST", conflicts_with = "experts")]
@@ -528,6 +528,7 @@ pub struct EvalArgs {
 
 /// Arguments of `compare`.
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("fewer").args(["drop", "drop_experts"]).multiple(true)))]
 pub struct CompareArgs {
     /// The models; the first is the parent unless --parent names it; of a split model, any or all of its parts
     #[arg(value_name = "MODEL", required_unless_present = "parent")]
@@ -541,6 +542,14 @@ pub struct CompareArgs {
     /// written
     #[arg(long, value_name = "LIST")]
     pub drop: Option<DropList>,
+
+    /// Also the parent without this many experts of each block, for each number or share of a list such as 12%,25%,50%
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub drop_experts: Vec<ExpertBudget>,
+
+    /// By which score of experts [default: auto]
+    #[arg(long, value_parser = one_of::<ExpertMethod>(), requires = "drop_experts")]
+    pub experts_by: Option<ExpertMethod>,
 
     /// Also the parent in these types of llama-quantize, such as Q6_K,Q4_K_M,Q3_K_M,Q2_K
     #[arg(long, value_name = "TYPES", value_delimiter = ',')]
@@ -556,15 +565,16 @@ pub struct CompareArgs {
     pub method: Option<Method>,
 
     /// What methods ablate and search make small, and auto compares by [default: kl]
-    #[arg(long, value_parser = one_of::<Objective>(), requires = "drop")]
+    #[arg(long, value_parser = one_of::<Objective>(), requires = "fewer")]
     pub objective: Option<Objective>,
 
     /// What makes up for the blocks of each row of --drop, as in the main job [default: none]
     #[arg(long, value_parser = one_of::<HealArg>(), requires = "drop")]
     pub heal: Option<HealArg>,
 
-    /// Also the rows of --drop in each type of --requantize: fewer blocks, healed where --heal is given, then quantized
-    #[arg(long, requires = "drop", requires = "requantize")]
+    /// Also the rows of --drop and --drop-experts in each type of --requantize: fewer blocks, healed where --heal is given, then
+    /// quantized
+    #[arg(long, requires = "fewer", requires = "requantize")]
     pub mixed: bool,
 
     /// Never remove these blocks
@@ -572,7 +582,7 @@ pub struct CompareArgs {
     pub keep: Option<BlockList>,
 
     /// Drop the blocks for multi-token prediction (MTP, NextN) at the end too
-    #[arg(long, requires = "drop")]
+    #[arg(long, requires = "fewer")]
     pub drop_mtp: bool,
 
     /// Only sets that keep a pattern of sliding windows or recurrent blocks as older llama.cpp has it built in
@@ -580,19 +590,19 @@ pub struct CompareArgs {
     pub portable: bool,
 
     /// Skip the safety rules: allow any set of blocks, unknown architectures and unknown per-block metadata
-    #[arg(long, requires = "drop")]
+    #[arg(long, requires = "fewer")]
     pub trust_any_cut: bool,
 
-    /// Text that --drop chooses the blocks on, repeatable [default: the text built into the program]
-    #[arg(long, value_name = "FILE", requires = "drop")]
+    /// Text that --drop and --drop-experts choose on, repeatable [default: the text built into the program]
+    #[arg(long, value_name = "FILE", requires = "fewer")]
     pub choose_on: Vec<PathBuf>,
 
     /// How much of that text to use, in tokens from its start [default: 8192]
-    #[arg(long, value_name = "N", requires = "drop")]
+    #[arg(long, value_name = "N", requires = "fewer")]
     pub choose_tokens: Option<usize>,
 
     /// Choose anew, and keep nothing in the cache of scores
-    #[arg(long, requires = "drop")]
+    #[arg(long, requires = "fewer")]
     pub no_cache: bool,
 
     /// What is scored.

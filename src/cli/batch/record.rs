@@ -134,6 +134,8 @@ impl Record {
             "attention_removed": null,
             "attention_method": null,
             "experts": null,
+            "experts_chosen_by": null,
+            "experts_auto": null,
             "expert_scores": null,
             "pairs": null,
             "imatrix_out": null,

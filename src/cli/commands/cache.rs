@@ -138,6 +138,7 @@ impl EntryReport {
                 Scored::Halves => "halves".to_owned(),
                 Scored::Runs(n) => format!("runs of {n}"),
                 Scored::Pairs => "pairs".to_owned(),
+                Scored::Experts => "experts".to_owned(),
             }),
             gguf_shorten: of(|entry| entry.key.gguf_shorten.clone()),
             llama_cpp: of(|entry| entry.key.llama_cpp.clone()),

@@ -12,6 +12,7 @@ use ggml::{Backend, FileType, Mapping, ModelOptions};
 
 use super::eval::warn;
 use super::note_counts;
+use crate::choose::outcome::ExpertsAutoReport;
 use crate::cli::options::Compare;
 use crate::engine::load;
 use crate::engine::load::model_options;
@@ -25,6 +26,7 @@ use crate::model::Model;
 use crate::model::block::numbers;
 use crate::model::input::Input;
 use crate::model::warning;
+use crate::output::outcome::ExpertsReport;
 use crate::plan::{Constraints, Cut, Plan};
 use crate::report::comparison::RowReport;
 use crate::watch::{Progress, Unit, Watch};
@@ -33,7 +35,7 @@ use crate::watch::{Progress, Unit, Watch};
 pub(crate) enum Candidate {
     /// A file as it is.
     File(PathBuf),
-    /// The parent without some blocks.
+    /// The parent without some blocks or experts.
     Drop(Short),
     /// That in another type.
     Mixed(Short, FileType),
@@ -41,20 +43,44 @@ pub(crate) enum Candidate {
     Type(FileType),
 }
 
-/// The parent without some blocks, healed or not.
+/// Parts of a model that a row may have fewer of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    Blocks,
+    /// Experts of each block.
+    Experts,
+}
+
+/// The parent without some blocks, healed or not, or without some experts.
 #[derive(Clone)]
 pub(crate) struct Short {
+    /// Of what.
+    pub(crate) part: Part,
     /// How many.
     pub(crate) n_fewer: usize,
     /// Which, unless none could be chosen.
     pub(crate) cut: Arc<Result<Cut>>,
+    /// The sets of experts that were compared.
+    pub(crate) auto: Option<ExpertsAutoReport>,
 }
 
 impl Short {
     fn name(&self) -> String {
-        let blocks = if self.n_fewer == 1 { "block" } else { "blocks" };
+        let parts = match (self.part, self.n_fewer) {
+            (Part::Blocks, 1) => "block",
+            (Part::Blocks, _) => "blocks",
+            (Part::Experts, 1) => "expert",
+            (Part::Experts, _) => "experts",
+        };
         let is_healed = (self.cut.as_ref().as_ref()).is_ok_and(|cut| cut.healing.is_some());
-        format!("{} {blocks} fewer{}", self.n_fewer, if is_healed { ", healed" } else { "" })
+        format!("{} {parts} fewer{}", self.n_fewer, if is_healed { ", healed" } else { "" })
+    }
+
+    fn kind(&self) -> Kind {
+        match self.part {
+            Part::Blocks => Kind::Drop,
+            Part::Experts => Kind::Experts,
+        }
     }
 }
 
@@ -67,7 +93,7 @@ impl Candidate {
                 row.path = Some(path.display().to_string());
                 row
             }
-            Self::Drop(short) => RowReport::new(Kind::Drop, short.name()),
+            Self::Drop(short) => RowReport::new(short.kind(), short.name()),
             Self::Mixed(short, file_type) => {
                 let mut row = RowReport::new(Kind::Mixed, format!("{}, {}", short.name(), file_type.name()));
                 row.file_type = Some(file_type.name());
@@ -151,6 +177,8 @@ impl<'a> Maker<'_, 'a> {
                 let n_trunk = self.model.n_trunk_blocks();
                 let kept = plan.renumbering.kept().iter();
                 row.n_trunk_blocks = Some(kept.filter(|block| block.index() < n_trunk).count());
+                row.n_experts =
+                    row.experts.as_ref().map_or_else(|| n_experts(self.model), |kept| kept.kept_count);
                 row.parameters = Some(plan.n_parameters);
                 Ok(Ready {
                     name: format!("{parent}, {}", row.name).into(),
@@ -200,9 +228,13 @@ impl<'a> Maker<'_, 'a> {
         };
         let plan = Plan::draft(self.model, constraints, cut);
         let plan = plan.with_context(|| self.input.path().display().to_string())?;
-        row.removed = Some(numbers(&plan.removed));
-        row.method = Some(cut.method.clone());
-        row.heal = Some(cut.heal.clone());
+        if short.part == Part::Blocks {
+            row.removed = Some(numbers(&plan.removed));
+            row.method = Some(cut.method.clone());
+            row.heal = Some(cut.heal.clone());
+        }
+        row.experts = ExpertsReport::of(self.model, &plan);
+        row.experts_auto = short.auto.clone();
         Ok(plan)
     }
 
@@ -295,7 +327,13 @@ pub(crate) fn note(row: &mut RowReport, model: &Model<'_>) {
     row.bytes = Some(model.n_bytes());
     row.block_count = Some(model.n_blocks());
     row.n_trunk_blocks = Some(model.n_trunk_blocks());
+    row.n_experts = n_experts(model);
     row.parameters = Some(model.n_parameters());
+}
+
+/// How many experts a block of a mixture has; 0 of other models.
+fn n_experts(model: &Model<'_>) -> usize {
+    model.count("expert_count").ok().flatten().unwrap_or(0)
 }
 
 /// The type that a file says it has.

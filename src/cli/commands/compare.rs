@@ -11,11 +11,12 @@ use std::time::Instant;
 
 use anyhow::{Context, Error, Result, anyhow, ensure};
 
-use super::candidate::{Candidate, Loaded, Maker, Short, new_scratch, note};
+use super::candidate::{Candidate, Loaded, Maker, Part, Short, new_scratch, note};
 use super::eval::warn;
 use super::{arguments, check_json, devices, note_counts, print_json, to_stdout};
+use crate::choose::expert_sets::ChosenExperts;
 use crate::choose::outcome::ChoiceReport;
-use crate::choose::rows::{self as choice, Row, Rows};
+use crate::choose::rows::{self as choice, ExpertRow, Row, Rows};
 use crate::choose::settings::Drops;
 use crate::cli::options::{Compare, Printing};
 use crate::engine::load;
@@ -32,11 +33,13 @@ use crate::heal::settings::HealArg;
 use crate::measure::blockwise;
 use crate::measure::comparison::Kind;
 use crate::measure::quality::side_by_side::SideBySide;
+use crate::model::block::BlockSet;
 use crate::model::input::Input;
 use crate::model::outcome::ModelReport;
 use crate::model::place::check_text;
 use crate::output::Parent;
-use crate::plan::{Constraints, Cut};
+use crate::plan::experts::Mixture;
+use crate::plan::{ChosenBy, Constraints, Cut};
 use crate::report::comparison::{CompareReport, RowReport, judge, screen};
 use crate::watch::{Unit, Watch};
 
@@ -61,6 +64,9 @@ pub fn run(options: &Compare) -> Result<()> {
     if let Some(drops) = &options.drops {
         // Read where it is used; what is wrong with it is said now.
         Texts::read(drops.calibration.source.clone())?;
+    }
+    if options.drops.as_ref().is_some_and(|drops| !drops.experts.is_empty()) {
+        Mixture::of(&model).with_context(at_path)?;
     }
     if !options.types.is_empty() {
         new_scratch(&options.scratch)?;
@@ -92,7 +98,8 @@ pub fn run(options: &Compare) -> Result<()> {
             Err(error) => {
                 let numbers = drops.list.numbers(model.n_trunk_blocks());
                 let why = error::message(&error);
-                candidates(&numbers, numbers.iter().map(|_| Err(anyhow!("{why}"))), options)
+                let failed = |n: &usize| blocks_fewer(*n, Err(anyhow!("{why}")));
+                candidates(numbers.iter().map(failed).collect(), options)
             }
         };
         rows.extend(shorter);
@@ -156,18 +163,32 @@ impl Shorter<'_> {
             _ => Ok(healing::heal(parent, row.cut, &row.shortlist, heal, printing)?.cut),
         };
         let cuts = rows.rows.into_iter().map(|row| row.and_then(healed));
-        Ok((candidates(&numbers, cuts, options), report.with_context(at_path)?))
+        let mut shorter: Vec<Short> =
+            numbers.into_iter().zip(cuts).map(|(n, cut)| blocks_fewer(n, cut)).collect();
+        shorter.extend(rows.experts.into_iter().map(experts_fewer));
+        Ok((candidates(shorter, options), report.with_context(at_path)?))
     }
 }
 
+/// A row of fewer blocks.
+fn blocks_fewer(n_fewer: usize, cut: Result<Cut>) -> Short {
+    Short { part: Part::Blocks, n_fewer, cut: Arc::new(cut), auto: None }
+}
+
+/// A row of fewer experts.
+fn experts_fewer(ExpertRow { n_fewer, chosen }: ExpertRow) -> Short {
+    let (cut, auto) = match chosen {
+        Ok(ChosenExperts { cut, auto }) => {
+            let none = Cut::new(BlockSet::new(), &ChosenBy::NoBlock.to_string());
+            (Ok(Cut { experts: Some(cut), ..none }), auto)
+        }
+        Err(error) => (Err(error), None),
+    };
+    Short { part: Part::Experts, n_fewer, cut: Arc::new(cut), auto }
+}
+
 /// The rows of these cuts, and after them those in other types.
-fn candidates(
-    numbers: &[usize],
-    cuts: impl Iterator<Item = Result<Cut>>,
-    options: &Compare,
-) -> Vec<Candidate> {
-    let shorter: Vec<Short> =
-        numbers.iter().zip(cuts).map(|(&n_fewer, cut)| Short { n_fewer, cut: Arc::new(cut) }).collect();
+fn candidates(shorter: Vec<Short>, options: &Compare) -> Vec<Candidate> {
     let types = options.types.iter().filter(|_| options.mixed);
     let mixed = types.flat_map(|&to| shorter.iter().cloned().map(move |short| Candidate::Mixed(short, to)));
     let mixed: Vec<Candidate> = mixed.collect();

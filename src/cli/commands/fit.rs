@@ -16,6 +16,7 @@ use crate::model::input::Input;
 use crate::model::outcome::ModelReport;
 use crate::model::warning;
 use crate::output::Parent;
+use crate::output::outcome::ExpertsReport;
 use crate::output::outputs::{Done, Outputs};
 use crate::output::save::{Unplaced, check_place};
 use crate::plan::{Constraints, Plan};
@@ -65,8 +66,8 @@ pub fn run(options: &Fit) -> Result<()> {
         outputs.write(&plan, &mut no_card, fitted.imatrix.as_ref(), printing)?;
     note_counts(&model, &input, printing);
     plan.notes.iter().for_each(|note| printing.note(note));
-    let removed = plan.removed.clone();
-    let report = Report { imatrix_out, output: Some(output), ..report(parent, fitted, &removed) };
+    let (removed, experts) = (plan.removed.clone(), ExpertsReport::of(&model, &plan));
+    let report = Report { imatrix_out, output: Some(output), experts, ..report(parent, fitted, &removed) };
     print(&report, printing)
 }
 

@@ -154,6 +154,8 @@ fn report(parent: Parent<'_>, plan: &Plan<'_>, chosen: Selection, heal: Option<H
         attention_removed: numbers(&plan.attention_removed),
         attention_method: chosen.cut.attention.map(|cut| cut.method),
         experts: ExpertsReport::of(model, plan),
+        experts_chosen_by: chosen.experts_auto.is_some().then_some("auto"),
+        experts_auto: chosen.experts_auto,
         expert_scores: chosen.experts,
         ..Report::new(arguments(), parent, chosen.cut.method, blocks)
     }

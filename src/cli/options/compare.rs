@@ -1,7 +1,7 @@
 //! Checked settings of `compare`.
 
 use super::{Printing, models, rpc, scored_text};
-use crate::choose::settings::{CutRules, DropList, Drops};
+use crate::choose::settings::{CutRules, Drops};
 use crate::cli::args::{AmountArgs, CalibrationArgs, CompareArgs};
 use crate::engine::settings::Calibration;
 use crate::error::Usage;
@@ -10,6 +10,7 @@ use crate::heal::settings::{Heal, HealArg};
 use crate::measure::loss::Objective;
 use crate::model::stores;
 use crate::plan::Method;
+use crate::plan::experts::ExpertMethod;
 use anyhow::{Result, bail};
 use ggml::FileType;
 use std::path::PathBuf;
@@ -21,7 +22,7 @@ pub struct Compare {
     pub parent: PathBuf,
     /// Other files.
     pub files: Vec<PathBuf>,
-    /// Rows of fewer blocks.
+    /// Rows of fewer blocks and of fewer experts.
     pub drops: Option<Drops>,
     /// How those are healed.
     pub heal: Heal,
@@ -50,7 +51,8 @@ impl Compare {
             (None, []) => bail!(Usage("a model is needed".to_owned())),
         };
         let text = Calibration { cache: !args.no_cache, ..scored_text(&args.text)? };
-        if files.is_empty() && args.drop.is_none() && args.requantize.is_empty() {
+        let is_shorter = args.drop.is_some() || !args.drop_experts.is_empty();
+        if files.is_empty() && !is_shorter && args.requantize.is_empty() {
             bail!(Usage(
                 "there is nothing to compare with: name another model, or give --drop or --requantize"
                     .to_owned()
@@ -62,7 +64,7 @@ impl Compare {
                 types.push(*file_type);
             }
         }
-        let drops = args.drop.as_ref().map(|list| drops(args, list, &text)).transpose()?;
+        let drops = is_shorter.then(|| drops(args, &text)).transpose()?;
         Ok(Self {
             parent: parent.clone(),
             files: files.to_vec(),
@@ -82,8 +84,8 @@ impl Compare {
     }
 }
 
-/// The rows of fewer blocks.
-fn drops(args: &CompareArgs, list: &DropList, text: &Calibration) -> Result<Drops> {
+/// The rows of fewer blocks and of fewer experts.
+fn drops(args: &CompareArgs, text: &Calibration) -> Result<Drops> {
     if args.choose_tokens == Some(0) {
         bail!(Usage("--choose-tokens is at least 1".to_owned()));
     }
@@ -101,7 +103,9 @@ fn drops(args: &CompareArgs, list: &DropList, text: &Calibration) -> Result<Drop
         bail!(rpc::refused("--heal"));
     }
     let mut drops = Drops {
-        list: list.clone(),
+        list: args.drop.clone().unwrap_or_default(),
+        experts: args.drop_experts.clone(),
+        experts_by: args.experts_by.unwrap_or(ExpertMethod::Auto),
         method,
         objective,
         keep: args.keep.clone(),

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use super::calibration::check_matrix;
 use super::{Printing, check_not_stdout, heal, one_model, rpc};
 use crate::choose::search::Goal;
-use crate::choose::settings::{Choice, Choosing, CutRules, ExpertChoice};
+use crate::choose::settings::{Choice, Choosing, CutRules, Effort, ExpertChoice};
 use crate::cli::args::ShortenArgs;
 use crate::engine::scored::MIN_WINDOW;
 use crate::engine::settings::Calibration;
@@ -18,6 +18,7 @@ use crate::heal::settings::{Heal, HealArg};
 use crate::measure::loss::Objective;
 use crate::output::ollama::check_name;
 use crate::output::outputs::Files;
+use crate::plan::experts::ExpertMethod;
 use crate::plan::{Basis, Method, Splitting};
 
 /// The main job, checked.
@@ -134,7 +135,11 @@ fn experts(args: &ShortenArgs) -> ExpertChoice {
         (Some(list), _) => ExpertChoice::Same(list.clone()),
         (None, Some(path)) => ExpertChoice::File(path.clone()),
         (None, None) => {
-            args.drop_experts.map_or(ExpertChoice::All, |n| ExpertChoice::Lowest(n, args.experts_by))
+            let method = args.experts_by.unwrap_or(match args.effort {
+                Effort::Quick => ExpertMethod::Reap,
+                Effort::Normal | Effort::Thorough => ExpertMethod::Auto,
+            });
+            args.drop_experts.map_or(ExpertChoice::All, |n| ExpertChoice::Lowest(n, method))
         }
     }
 }

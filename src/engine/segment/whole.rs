@@ -45,12 +45,35 @@ impl<'m, 'a> Whole<'m, 'a> {
         }
     }
 
-    fn load(&self, kept: &[BlockId]) -> Result<ggml::Model> {
-        let removed: BlockSet = (0..self.model.n_trunk_blocks())
-            .map(BlockId::new)
-            .filter(|block| !kept.contains(block))
-            .collect();
-        load_without(self.model, self.constraints, removed)
+    /// Evaluates what each of `cuts` makes of the model on some windows. The whole model is evaluated beside it, as
+    /// [`Subsets::visit`] does it for sets of blocks.
+    ///
+    /// # Errors
+    /// The visitor's; a cut that cannot be planned; llama.cpp's.
+    pub fn visit_cuts(&mut self, windows: &[usize], cuts: &[Cut], visit: &mut Visitor<'_>) -> Result<()> {
+        let longest = self.windows.iter().map(Vec::len).max().unwrap_or(0);
+        let n_outputs = scored(longest).len();
+        let mut parent = Context::with_outputs(self.engine, longest, n_outputs, &self.threads)?;
+        for (set, cut) in cuts.iter().enumerate() {
+            let model = load(self.model, self.constraints, cut)?;
+            let mut context = Context::with_outputs(&model, longest, n_outputs, &self.threads)?;
+            let n_trunk = self.model.n_trunk_blocks();
+            let n_removed = cut.blocks.iter().filter(|block| block.index() < n_trunk).count();
+            for &window in windows {
+                let tokens = &self.windows[window];
+                let input = WindowInput::Tokens(tokens);
+                let outcome = Outcome {
+                    set,
+                    window,
+                    tokens,
+                    parent: parent.logits_of(input, scored(tokens.len()))?,
+                    logits: context.logits_of(input, scored(tokens.len()))?,
+                };
+                visit(outcome)?;
+                self.n_block_evaluations += (2 * n_trunk - n_removed) as u64;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -63,7 +86,17 @@ pub(crate) fn load_without(
     constraints: &Constraints,
     removed: BlockSet,
 ) -> Result<ggml::Model> {
-    let plan = Plan::draft(model, constraints, &Cut::new(removed, "search"))?;
+    load(model, constraints, &without(removed))
+}
+
+/// The cut of a search.
+fn without(removed: BlockSet) -> Cut {
+    Cut::new(removed, "search")
+}
+
+/// Loads from memory what `cut` makes of `model`, as it would be written.
+fn load(model: &Model<'_>, constraints: &Constraints, cut: &Cut) -> Result<ggml::Model> {
+    let plan = Plan::draft(model, constraints, cut)?;
     MemoryFile::write_plan(model, &plan)?.load()
 }
 
@@ -73,27 +106,10 @@ impl Subsets for Whole<'_, '_> {
     }
 
     fn visit(&mut self, windows: &[usize], kept: &[Vec<BlockId>], visit: &mut Visitor<'_>) -> Result<()> {
-        let longest = self.windows.iter().map(Vec::len).max().unwrap_or(0);
-        let n_outputs = scored(longest).len();
-        let mut parent = Context::with_outputs(self.engine, longest, n_outputs, &self.threads)?;
-        for (set, blocks) in kept.iter().enumerate() {
-            let model = self.load(blocks)?;
-            let mut context = Context::with_outputs(&model, longest, n_outputs, &self.threads)?;
-            for &window in windows {
-                let tokens = &self.windows[window];
-                let input = WindowInput::Tokens(tokens);
-                let outcome = Outcome {
-                    set,
-                    window,
-                    tokens,
-                    parent: parent.logits_of(input, scored(tokens.len()))?,
-                    logits: context.logits_of(input, scored(tokens.len()))?,
-                };
-                visit(outcome)?;
-                self.n_block_evaluations += (self.model.n_trunk_blocks() + blocks.len()) as u64;
-            }
-        }
-        Ok(())
+        let all = || (0..self.model.n_trunk_blocks()).map(BlockId::new);
+        let cut = |kept: &Vec<BlockId>| without(all().filter(|block| !kept.contains(block)).collect());
+        let cuts: Vec<Cut> = kept.iter().map(cut).collect();
+        self.visit_cuts(windows, &cuts, visit)
     }
 
     fn n_block_evaluations(&self) -> u64 {

@@ -5,8 +5,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::conversion::Conversion;
+use crate::engine::experts::{BlockExperts, RoutedSums};
 use crate::measure::importance::{BlockImportance, Importance, WindowSums};
 use crate::measure::pairs::Pairs;
+use crate::model::BlockId;
 
 /// What scores depend on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -47,6 +49,8 @@ pub enum Scored {
     Runs(usize),
     /// Any two positions of the stream.
     Pairs,
+    /// What experts do.
+    Experts,
 }
 
 /// What was measured, beside the scores.
@@ -90,6 +94,9 @@ pub struct Entry {
     /// Of any two positions of the stream, where those were scored.
     #[serde(default)]
     pairs: Option<Pairs>,
+    /// What experts do, where they were scored.
+    #[serde(default)]
+    experts: Option<RoutedSums>,
 }
 
 impl Entry {
@@ -116,7 +123,14 @@ impl Entry {
             windows: Vec::new(),
             runs: distances.to_vec(),
             pairs: None,
+            experts: None,
         }
+    }
+
+    /// Of what experts do.
+    #[must_use]
+    pub fn of_experts(key: Key, path: String, measured: Measured, experts: &RoutedSums) -> Self {
+        Self { experts: Some(experts.clone()), ..Self::of_runs(key, path, measured, &[]) }
     }
 
     /// Of pairs of positions.
@@ -131,7 +145,7 @@ impl Entry {
         let has_halves = match self.key.scored {
             Scored::Blocks => false,
             Scored::Halves => true,
-            Scored::Runs(_) | Scored::Pairs => return None,
+            Scored::Runs(_) | Scored::Pairs | Scored::Experts => return None,
         };
         let is_block = |(i, block): (usize, &BlockImportance)| {
             block.block.index() == i && block.halves.is_some() == has_halves
@@ -165,5 +179,15 @@ impl Entry {
     #[must_use]
     pub fn pairs(&self, n_blocks: usize) -> Option<Pairs> {
         self.pairs.clone().filter(|pairs| pairs.are_of(n_blocks))
+    }
+
+    /// What the experts of a model of `n_blocks` blocks do, if known.
+    #[must_use]
+    pub fn experts(&self, n_blocks: usize) -> Option<RoutedSums> {
+        let windows = self.measured.windows as u64;
+        let is_block = |(block, sums): (&BlockId, &BlockExperts)| {
+            block.index() < n_blocks && sums.n_windows == windows && !sums.experts.is_empty()
+        };
+        self.experts.clone().filter(|experts| experts.0.iter().all(is_block))
     }
 }

@@ -22,9 +22,11 @@ pub enum Kind {
     File,
     /// The parent without some blocks.
     Drop,
+    /// The parent without some experts of each block.
+    Experts,
     /// The parent in another type.
     Requantize,
-    /// The parent without some blocks and in another type.
+    /// The parent without some blocks or experts and in another type.
     Mixed,
 }
 
@@ -34,6 +36,7 @@ impl fmt::Display for Kind {
             Self::Parent => "parent",
             Self::File => "file",
             Self::Drop => "drop",
+            Self::Experts => "experts",
             Self::Requantize => "requantize",
             Self::Mixed => "mixed",
         })
@@ -55,6 +58,8 @@ pub struct Point {
     pub kind: Kind,
     /// Blocks that an evaluation runs.
     pub n_blocks: usize,
+    /// Experts of a block; 0 of a model without.
+    pub n_experts: usize,
     /// Bytes of its files.
     pub bytes: u64,
     /// Mean KL divergence from the parent, in nats; 0 for the parent.

@@ -1,5 +1,5 @@
 //! One sentence about what the rows show. Above all whether a smaller quantization would have been better than fewer
-//! blocks.
+//! blocks or experts. Without one fewer experts are compared with fewer blocks.
 //!
 //! Two rows are compared where the answer is plain: where their sizes are about the same, or where one is smaller and
 //! closer to the parent at once. Where the larger one is the closer one, nothing follows. Rows that are not smaller than
@@ -75,8 +75,26 @@ impl<'p> Pair<'p> {
     }
 }
 
-/// What follows from `rows`, the parent's among them. Those that failed are left out. A row has fewer blocks than the parent
-/// whatever way it came in: as the parent without some, or as a file.
+/// Rows of two kinds that are compared, in words.
+#[derive(Clone, Copy)]
+struct Sides {
+    /// Those with fewer parts: `fewer blocks`.
+    fewer: &'static str,
+    /// The others: `all blocks`.
+    others: &'static str,
+}
+
+const BLOCKS: Sides = Sides { fewer: "fewer blocks", others: "all blocks" };
+
+const EXPERTS: Sides = Sides { fewer: "fewer experts", others: "all experts" };
+
+const BOTH: Sides = Sides { fewer: "fewer blocks or experts", others: "all blocks and experts" };
+
+/// Fewer experts against fewer blocks.
+const EACH_OTHER: Sides = Sides { fewer: "fewer experts", others: "fewer blocks" };
+
+/// What follows from `rows`, the parent's among them. Those that failed are left out. A row has fewer blocks or experts than the
+/// parent whatever way it came in: as the parent without some, or as a file.
 #[must_use]
 pub fn verdict(rows: &[Point]) -> String {
     let parent = rows.iter().find(|row| row.kind == Kind::Parent);
@@ -89,35 +107,49 @@ pub fn verdict(rows: &[Point]) -> String {
     if smaller.is_empty() {
         return "no verdict: no row is smaller than the parent, which is the better choice".to_owned();
     }
-    let n_blocks = parent.map_or(0, |parent| parent.n_blocks);
+    let (n_blocks, n_experts) = parent.map_or((0, 0), |parent| (parent.n_blocks, parent.n_experts));
+    let has_fewer_blocks = |row: &Point| row.kind == Kind::Drop || row.n_blocks < n_blocks;
+    let has_fewer_experts = |row: &Point| row.kind == Kind::Experts || row.n_experts < n_experts;
     let (shorter, whole): (Vec<&Point>, Vec<&Point>) =
-        smaller.iter().partition(|row| row.kind == Kind::Drop || row.n_blocks < n_blocks);
+        smaller.iter().partition(|row| has_fewer_blocks(row) || has_fewer_experts(row));
+    let (without_blocks, without_experts): (Vec<&Point>, Vec<&Point>) =
+        shorter.iter().partition(|row| has_fewer_blocks(row));
+    let sides = match (&without_blocks[..], &without_experts[..]) {
+        (_, []) => BLOCKS,
+        ([], _) => EXPERTS,
+        _ => BOTH,
+    };
     let has_file = smaller.iter().any(|row| row.kind == Kind::File);
     match (&shorter[..], &whole[..]) {
         (shorter, []) if has_file => format!("{}; {REQUANTIZE}", with_files(shorter)),
-        (shorter, []) => one_kind("rows with fewer blocks", shorter, REQUANTIZE),
+        (_, []) if sides.fewer == BOTH.fewer => {
+            format!("{}; {REQUANTIZE}", of_both_kinds(&without_experts, &without_blocks, EACH_OTHER))
+        }
+        (shorter, []) => one_kind(&format!("rows with {}", sides.fewer), shorter, REQUANTIZE),
         ([], whole) if has_file => with_files(whole),
         ([], whole) => one_kind("other quantizations", whole, "--drop shows whether fewer blocks are better"),
-        (shorter, whole) => of_both_kinds(shorter, whole),
+        (shorter, whole) => of_both_kinds(shorter, whole, sides),
     }
 }
 
 const REQUANTIZE: &str = "--requantize shows whether a smaller quantization is better";
 
-/// Rows with fewer blocks against rows with all blocks.
-fn of_both_kinds(shorter: &[&Point], whole: &[&Point]) -> String {
-    if let Some(verdict) = strongest(shorter, whole, "row with fewer blocks")
-        .or_else(|| strongest(whole, shorter, "row with all blocks"))
+/// Rows with fewer parts against the others.
+fn of_both_kinds(shorter: &[&Point], whole: &[&Point], sides: Sides) -> String {
+    let Sides { fewer, others } = sides;
+    if let Some(verdict) = strongest(shorter, whole, &format!("row with {fewer}"))
+        .or_else(|| strongest(whole, shorter, &format!("row with {others}")))
     {
         return verdict;
     }
     let pairs: Vec<Pair<'_>> =
         shorter.iter().flat_map(|a| whole.iter().filter_map(|b| Pair::new(a, b))).collect();
     match pairs.is_empty() {
-        true => "no verdict: no row with all blocks has about the size of one with fewer, or is smaller and closer to the \
-                 parent than one, or larger and further away"
-            .to_owned(),
-        false => of_pairs(&pairs, shorter),
+        true => format!(
+            "no verdict: no row with {others} has about the size of one with {fewer}, or is smaller and closer to the parent \
+             than one, or larger and further away"
+        ),
+        false => of_pairs(&pairs, shorter, sides),
     }
 }
 
@@ -168,8 +200,8 @@ fn described(row: &Point) -> String {
     format!("{} ({bytes}, KL {kl})", row.name)
 }
 
-/// What pairs of a `shorter` row and one with all blocks show.
-fn of_pairs(pairs: &[Pair<'_>], shorter: &[&Point]) -> String {
+/// What the pairs of a row of `shorter` and another one show.
+fn of_pairs(pairs: &[Pair<'_>], shorter: &[&Point], Sides { fewer, others }: Sides) -> String {
     let is_shorter = |row: &Point| shorter.iter().any(|&one| std::ptr::eq(one, row));
     let won_by = |by_shorter: bool| {
         let won: Vec<_> =
@@ -185,8 +217,7 @@ fn of_pairs(pairs: &[Pair<'_>], shorter: &[&Point]) -> String {
     let (by_drop, n_by_drop) = won_by(true);
     match (by_type, by_drop) {
         (Some(by_type), Some(by_drop)) => format!(
-            "it depends: {}, but {}; all blocks are better in {n_by_type}, fewer blocks in {n_by_drop} of {} pairs that can be \
-             compared",
+            "it depends: {}, but {}; {others} are better in {n_by_type}, {fewer} in {n_by_drop} of {} pairs that can be compared",
             by_type.sentence(),
             by_drop.sentence(),
             pairs.len()
@@ -282,6 +313,7 @@ mod tests {
             name: name.to_owned(),
             kind,
             n_blocks: 30,
+            n_experts: 64,
             bytes: (megabytes * 1e6) as u64,
             kl,
             kl_stderr: Some(0.01 * kl),
@@ -398,11 +430,47 @@ mod tests {
     fn no_pair_no_verdict() {
         assert_eq!(
             of(&[drop(1, 95.0, 0.05), quantized("Q2_K", 60.0, 0.9)]),
-            "no verdict: no row with all blocks has about the size of one with fewer, or is smaller and closer to the parent \
-             than one, or larger and further away"
+            "no verdict: no row with all blocks has about the size of one with fewer blocks, or is smaller and closer to the \
+             parent than one, or larger and further away"
         );
         assert_eq!(of(&[]), "no verdict: no row but the parent's was measured");
         assert_eq!(verdict(&[]), of(&[]));
+    }
+
+    fn experts(n: usize, megabytes: f64, kl: f64) -> Point {
+        Point { n_experts: 64 - n, ..row(Kind::Experts, &format!("{n} experts fewer"), megabytes, kl) }
+    }
+
+    #[test]
+    fn fewer_experts_are_held_against_types_and_against_fewer_blocks() {
+        assert_eq!(
+            of(&[experts(16, 71.0, 0.48), quantized("Q3_K_M", 70.0, 0.21)]),
+            "at 70.00 MB Q3_K_M of the parent is better (KL 0.210) than 16 experts fewer (0.480)"
+        );
+        // A file with fewer experts is one of that kind.
+        let short = Point { n_experts: 48, ..file("short.gguf", 71.0, 0.48) };
+        assert_eq!(
+            of(&[short, experts(32, 72.0, 0.5), quantized("Q3_K_M", 70.0, 0.21)]),
+            "Q3_K_M (70.00 MB, KL 0.210) is smaller and closer than every row with fewer experts"
+        );
+        assert_eq!(
+            of(&[drop(6, 71.0, 0.48), experts(16, 75.0, 0.6), quantized("Q3_K_M", 70.0, 0.21)]),
+            "Q3_K_M (70.00 MB, KL 0.210) is smaller and closer than every row with fewer blocks or experts"
+        );
+        assert_eq!(
+            of(&[drop(6, 71.0, 0.48), experts(16, 70.0, 0.21)]),
+            "at 70.00 MB 16 experts fewer is better (KL 0.210) than 6 blocks fewer (0.480); --requantize shows whether a smaller \
+             quantization is better"
+        );
+        assert_eq!(
+            of(&[drop(6, 71.0, 0.1), drop(3, 85.0, 0.05), experts(16, 75.0, 0.21)]),
+            "6 blocks fewer (71.00 MB, KL 0.100) is smaller and closer than 16 experts fewer (75.00 MB, KL 0.210); --requantize \
+             shows whether a smaller quantization is better"
+        );
+        assert!(
+            of(&[experts(16, 75.0, 0.21)])
+                .starts_with("no verdict: only rows with fewer experts were measured, 16")
+        );
     }
 
     #[test]

@@ -26,6 +26,7 @@ use crate::gguf::{self, ALIGNMENT_KEY, EntryOut, Layout, Place, TensorInfo, Valu
 use crate::model::block::BlockSet;
 use crate::model::{BlockId, Model, ModelTensor};
 use crate::output::outcome::ExpertsReport;
+use crate::plan::experts;
 use crate::plan::imatrix::Imatrix;
 use crate::plan::kinds::Pattern;
 use crate::plan::parts::{Part, cut};
@@ -146,8 +147,8 @@ pub fn verify_with(
         })
         .context("names a cut that is refused")?;
     let mut verification = Verification { on_trust, ..compare(parent, &plan, claim, out, progress)? };
-    if let Some((types, claim)) = cut.types.as_ref().zip(verification.claim.types.as_ref()) {
-        let found = rounded::check(parent, types, claim, imatrix, &mut verification.differences);
+    if let Some(claim) = &verification.claim.types {
+        let found = rounded::check(parent, &cut, claim, imatrix, &mut verification.differences);
         verification.rounded = Some(found?);
     }
     let version = verification.claim.version.as_deref().unwrap_or_default();
@@ -189,7 +190,14 @@ fn changed(parent: &Model<'_>, claim: &Claim, names: &[String], out: &[gguf::Fil
         };
         let found = out.iter().find_map(|file| file.tensors().get(&name))?;
         let changed = ChangedTensor { tensor_type: found.tensor_type(), bytes: found.bytes().to_vec() };
-        (found.dims() == tensor.info.dims()).then_some((source, changed))
+        let (mut dims, found) = (tensor.info.dims(), found.dims());
+        // How many experts stay the plan says.
+        if let Some(dim) = tensor.block.and_then(|(_, rest)| experts::dimension(rest))
+            && claim.experts.is_some()
+        {
+            dims[dim] = found[dim];
+        }
+        (found == dims).then_some((source, changed))
     };
     names.iter().filter_map(changed).collect()
 }

@@ -9,7 +9,7 @@ use super::{Difference, Differences, TypesClaim, Whose};
 use crate::gguf::Place;
 use crate::model::Model;
 use crate::output::rounding::{family, rounded};
-use crate::plan::Requantized;
+use crate::plan::Cut;
 use crate::plan::imatrix::Imatrix;
 
 /// How many tensors in other types were proven in which way.
@@ -23,10 +23,10 @@ pub struct Rounded {
     pub why: Option<String>,
 }
 
-/// Rounds the tensors of `types` again. These hold the data of the file.
+/// Rounds the tensors in other types of `cut` again. These have the data of the file.
 pub(super) fn check(
     parent: &Model<'_>,
-    types: &Requantized,
+    cut: &Cut,
     claim: &TypesClaim,
     imatrix: Option<(&Imatrix<'_>, blake3::Hash)>,
     differences: &mut Differences,
@@ -38,13 +38,21 @@ pub(super) fn check(
         );
     }
     ensure!(imatrix.is_none() || claim.imatrix.is_some(), "was made without an importance matrix");
+    let Some(types) = &cut.types else {
+        return Ok(Rounded::default());
+    };
     let same_family = claim.ggml == family();
     let mut found = Rounded::default();
     for (&source, changed) in &types.tensors {
-        let info = &parent.tensors()[source].info;
+        let tensor = &parent.tensors()[source];
+        let info = &tensor.info;
         let importance = imatrix.map(|(imatrix, _)| imatrix.importance(info.name())).transpose()?.flatten();
         // What cannot be rounded is not what was rounded.
         let again = rounded(info, changed.tensor_type, importance.as_deref()).ok();
+        let again = again.map(|again| match &cut.experts {
+            Some(experts) => experts.kept_bytes(tensor, again),
+            None => again,
+        });
         let first =
             again.as_ref().and_then(|again| again.iter().zip(&changed.bytes).position(|(a, b)| a != b));
         if again.is_some() && first.is_none() {

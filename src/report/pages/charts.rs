@@ -172,7 +172,7 @@ fn over_removed(section: &Section, points: &[&Point], figure: &Figure) -> Option
         let n = match point.kind {
             Kind::Parent => Some(0),
             Kind::Shortened => section.n_removed(point),
-            Kind::Requantized | Kind::File => None,
+            Kind::FewerExperts | Kind::Requantized | Kind::File => None,
         };
         let (value, error) = (figure.of)(&point.quality);
         // The parent does not diverge from itself.

@@ -13,6 +13,7 @@ fn look(kind: Kind) -> (Shape, RGBColor, &'static str) {
     match kind {
         Kind::Parent | Kind::File => (Shape::Square, KEPT, "other file"),
         Kind::Shortened => (Shape::Disc, REMOVED, "fewer blocks"),
+        Kind::FewerExperts => (Shape::Disc, MUTED, "fewer experts"),
         Kind::Requantized => (Shape::Triangle, OTHER, "smaller types"),
     }
 }
@@ -63,7 +64,7 @@ pub(super) fn frontier(section: &Section, points: &[&Point]) -> Option<Chart> {
         legend: Vec::new(),
         marks: Vec::new(),
     };
-    for kind in [Kind::Shortened, Kind::Requantized, Kind::File] {
+    for kind in [Kind::Shortened, Kind::FewerExperts, Kind::Requantized, Kind::File] {
         if found.iter().any(|point| point.2.kind == kind) {
             let (shape, colour, words) = look(kind);
             chart.legend.push((shape, colour, words.to_owned()));

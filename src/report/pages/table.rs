@@ -91,6 +91,7 @@ fn of_section(number: usize, section: &Section) -> Vec<Row> {
             kind: match point.kind {
                 Kind::Parent => "parent",
                 Kind::Shortened => "shortened",
+                Kind::FewerExperts => "fewer experts",
                 Kind::Requantized => "requantized",
                 Kind::File => "file",
             },

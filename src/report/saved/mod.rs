@@ -175,6 +175,8 @@ pub enum Kind {
     Parent,
     /// The parent without some blocks.
     Shortened,
+    /// The parent without some experts of each block.
+    FewerExperts,
     /// The parent in other types of tensors.
     Requantized,
     /// Another file.
@@ -464,6 +466,7 @@ fn compared(result: &Fields<'_>) -> Result<Compared> {
             kind: match kind.as_deref() {
                 Some("parent") => Kind::Parent,
                 Some("drop" | "mixed") => Kind::Shortened,
+                Some("experts") => Kind::FewerExperts,
                 Some("requantize") => Kind::Requantized,
                 _ => Kind::File,
             },
