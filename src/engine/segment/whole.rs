@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use anyhow::Result;
-use ggml::{Context, ThreadPool, WindowInput};
+use ggml::{Context, ModelOptions, ThreadPool, WindowInput};
 
 use super::{Outcome, Subsets, Visitor};
 use crate::engine::hidden_state::Token;
@@ -50,11 +50,11 @@ impl<'m, 'a> Whole<'m, 'a> {
             .map(BlockId::new)
             .filter(|block| !kept.contains(block))
             .collect();
-        load_without(self.model, self.constraints, removed)
+        load_without(self.model, self.constraints, removed, self.engine.options())
     }
 }
 
-/// `model` without `removed`, as it would be written, loaded from memory.
+/// `model` without `removed`, as it would be written, loaded from memory as `options` say.
 ///
 /// # Errors
 /// A set that is not allowed; llama.cpp's reason for not loading it.
@@ -62,9 +62,10 @@ pub(crate) fn load_without(
     model: &Model<'_>,
     constraints: &Constraints,
     removed: BlockSet,
+    options: ModelOptions,
 ) -> Result<ggml::Model> {
     let plan = Plan::draft(model, constraints, &Cut::new(removed, "search"))?;
-    MemoryFile::write_plan(model, &plan)?.load()
+    MemoryFile::write_plan(model, &plan)?.load(options)
 }
 
 impl Subsets for Whole<'_, '_> {
