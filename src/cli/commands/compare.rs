@@ -26,7 +26,7 @@ use crate::engine::load;
 use crate::engine::load::{LoadedModel, Weights};
 use crate::engine::logits::{LlamaLogits, vocabulary_difference};
 use crate::engine::outcome::CalibrationReport;
-use crate::engine::scored::{ScoredLogits, scored};
+use crate::engine::scored::ScoredLogits;
 use crate::engine::settings::Calibration;
 use crate::engine::text::{CalibrationSet, Texts};
 use crate::error;
@@ -98,7 +98,7 @@ pub fn run(options: &Compare) -> Result<()> {
     rows.extend(options.types.iter().copied().map(Candidate::Type));
 
     let room = Room::of(&options.text);
-    let parent = room.load_parent(&input, &model, &options.text)?;
+    let parent = room.load_parent(&input, &model, options)?;
     load::check_window(&set, &parent.loaded.engine).with_context(at_path)?;
     let choice = chosen.map(|(shorter, mut found)| shorter.report(&mut found, &parent.loaded, &set));
     let choice = choice.transpose()?;
@@ -197,6 +197,8 @@ struct Beside {
     alone: Option<u64>,
     /// For all that are evaluated side by side.
     group: u64,
+    /// What each takes beside its weights, about: as much as the parent.
+    overhead: u64,
 }
 
 impl Room {
@@ -209,18 +211,22 @@ impl Room {
         &self,
         input: &'i Input,
         model: &'i Model<'i>,
-        text: &Calibration,
+        options: &Compare,
     ) -> Result<ScoredModel<'i>> {
-        let share = self.0.map(|room| room / SHARES);
+        let text = &options.text;
+        // The whole model has written the text that chose the blocks, and may write it again.
+        let writes = options.drops.as_ref().is_some_and(|drops| drops.calibration.source.seed().is_some());
+        let share = self.0.map(|room| if writes { room } else { room / SHARES });
         ScoredModel::load(input, model, text, share)
             .or_else(|_| ScoredModel::load(input, model, text, self.0))
     }
 
     fn beside(&self, parent: &ScoredModel<'_>, model: &Model<'_>, text: &Calibration) -> Beside {
         let share = self.0.map_or(0, |room| room / SHARES);
-        let taken = if parent.is_whole() { blockwise::whole_bytes(model, text) } else { share };
-        let alone = self.0.map(|room| room.saturating_sub(taken));
-        Beside { alone, group: alone.unwrap_or(0).min(share) }
+        let whole = blockwise::whole_bytes(model, text);
+        let alone = self.0.map(|room| room.saturating_sub(if parent.is_whole() { whole } else { share }));
+        let overhead = whole.saturating_sub(model.n_bytes());
+        Beside { alone, group: alone.unwrap_or(0).min(share), overhead }
     }
 }
 
@@ -301,7 +307,7 @@ impl<'e> Evaluation<'e> {
             let number = i + 1;
             let ready = maker.prepare(candidate, &mut self.rows[number]);
             let Some(ready) = self.or_fail(number, ready) else { continue };
-            let needed = self.needed(ready.loading_bytes());
+            let needed = room.overhead.saturating_add(ready.loading_bytes());
             if !group.is_empty() && used.saturating_add(needed) > room.group {
                 self.group(&group)?;
                 group.clear();
@@ -323,12 +329,6 @@ impl<'e> Evaluation<'e> {
             self.group(&group)?;
         }
         Ok(())
-    }
-
-    /// Memory that a model of `n_bytes` takes. Its weights, and the logits of a window, which llama.cpp has twice.
-    fn needed(&self, n_bytes: u64) -> u64 {
-        let n_logits = scored(self.set.window).len().saturating_mul(self.parent.n_vocab());
-        n_bytes.saturating_add((n_logits as u64).saturating_mul(2 * size_of::<f32>() as u64))
     }
 
     /// Checks that a model's predictions can be held against the parent's.
