@@ -30,8 +30,12 @@ pub struct ModelOptions {
 }
 
 impl ModelOptions {
-    /// Calls `load` with the parameters as llama.cpp takes them. Lists that they point to are alive during the call.
-    fn with_params<T>(self, load: impl FnOnce(sys::llama_model_params) -> T) -> T {
+    /// Takes ownership of what `load` returns. It is called with the parameters as llama.cpp takes them, and the lists that they
+    /// point to are alive during the call. A failure is a null pointer.
+    pub(crate) fn load_with(
+        self,
+        load: impl FnOnce(sys::llama_model_params) -> *mut sys::llama_model,
+    ) -> Result<Model, Error> {
         // SAFETY: no arguments.
         let mut params = unsafe { sys::llama_model_default_params() };
         if let Some(layers) = self.gpu_layers {
@@ -53,7 +57,9 @@ impl ModelOptions {
         }
         log::clear();
         let _at_work = AtWork::new(Work::Loading);
-        load(params)
+        NonNull::new(load(params)).map(|raw| Model { raw, gpu_layers: self.gpu_layers }).ok_or_else(|| {
+            Error::Load { reason: log::last_error().unwrap_or_else(|| "no reason given".to_owned()) }
+        })
     }
 }
 
@@ -97,6 +103,7 @@ impl BlockCounts {
 /// A model loaded by llama.cpp. Weights stay in the mapped file where its kernels can use them as they are.
 pub struct Model {
     raw: NonNull<sys::llama_model>,
+    gpu_layers: Option<i32>,
 }
 
 // SAFETY: llama.cpp documents no thread affinity of a model, and this wrapper gives only shared, read-only access
@@ -113,9 +120,9 @@ impl Model {
     /// [`Error::Path`] or [`Error::Load`] with llama.cpp's reason.
     pub fn load(_backend: &Backend, path: &Path, options: ModelOptions) -> Result<Self, Error> {
         let path = c_path(path)?;
-        options.with_params(|params| {
-            // SAFETY: the path is NUL-terminated and outlives the call. A failure is a null pointer, checked by `from_raw`.
-            Self::from_raw(unsafe { sys::llama_model_load_from_file(path.as_ptr(), params) })
+        options.load_with(|params| {
+            // SAFETY: the path is NUL-terminated and outlives the call.
+            unsafe { sys::llama_model_load_from_file(path.as_ptr(), params) }
         })
     }
 
@@ -131,9 +138,9 @@ impl Model {
     ) -> Result<Self, Error> {
         let mut stream = crate::source::Stream::open(source)?;
         let options = ModelOptions { no_mmap: true, ..options };
-        let model = options.with_params(|params| {
-            // SAFETY: the stream is open during the call. A failure is a null pointer, checked by `from_raw`.
-            Self::from_raw(unsafe { sys::llama_model_load_from_file_ptr(stream.as_ptr().cast(), params) })
+        let model = options.load_with(|params| {
+            // SAFETY: the stream is open during the call.
+            unsafe { sys::llama_model_load_from_file_ptr(stream.as_ptr().cast(), params) }
         });
         match stream.error() {
             Some(error) => Err(Error::Load { reason: error.to_string() }),
@@ -154,20 +161,17 @@ impl Model {
         let paths = paths.iter().map(|path| c_path(path));
         let paths: Vec<CString> = paths.collect::<Result<_, _>>()?;
         let mut pointers: Vec<_> = paths.iter().map(|path| path.as_ptr()).collect();
-        ModelOptions { counts, ..ModelOptions::default() }.with_params(|params| {
+        ModelOptions { counts, ..ModelOptions::default() }.load_with(|params| {
             // SAFETY: pointer and length describe `pointers`; each points to a NUL-terminated path. All outlive the call, which
-            // copies them. A failure is a null pointer, checked by `from_raw`.
-            Self::from_raw(unsafe {
-                sys::llama_model_load_from_splits(pointers.as_mut_ptr(), pointers.len(), params)
-            })
+            // copies them.
+            unsafe { sys::llama_model_load_from_splits(pointers.as_mut_ptr(), pointers.len(), params) }
         })
     }
 
-    /// Takes ownership of what a loading function returned.
-    pub(crate) fn from_raw(raw: *mut sys::llama_model) -> Result<Self, Error> {
-        NonNull::new(raw).map(|raw| Self { raw }).ok_or_else(|| Error::Load {
-            reason: log::last_error().unwrap_or_else(|| "no reason given".to_owned()),
-        })
+    /// How more is loaded where this model is: as many of its blocks go to a GPU.
+    #[must_use]
+    pub fn options(&self) -> ModelOptions {
+        ModelOptions { gpu_layers: self.gpu_layers, ..ModelOptions::default() }
     }
 
     pub(crate) fn as_ptr(&self) -> *mut sys::llama_model {

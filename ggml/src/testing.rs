@@ -7,7 +7,7 @@ use llama_cpp_sys_2 as sys;
 
 use crate::error::c_path;
 use crate::requantize::run as run_quantize;
-use crate::{Backend, Error, Model, log};
+use crate::{Backend, Error, ModelOptions, log};
 
 /// Signals by which a process dies, with their names.
 #[cfg(unix)]
@@ -68,20 +68,19 @@ pub fn tensor_shapes(_backend: &Backend, path: &Path) -> Result<Vec<TensorShape>
         return Err(Error::Load { reason: log::last_error().unwrap_or_default() });
     }
     let mut shapes: Vec<TensorShape> = Vec::new();
-    // SAFETY: no arguments.
-    let mut params = unsafe { sys::llama_model_default_params() };
-    // Tensors of prediction blocks are asked for only where they are loaded.
-    params.load_mtp = true;
-    // SAFETY: the callback is given the vector that `shapes` is, which outlives the call.
-    let model = unsafe {
-        sys::llama_model_init_from_user(
-            metadata,
-            Some(record_tensor),
-            std::ptr::from_mut(&mut shapes).cast(),
-            params,
-        )
-    };
-    let model = Model::from_raw(model);
+    let model = ModelOptions::default().load_with(|mut params| {
+        // Tensors of prediction blocks are asked for only where they are loaded.
+        params.load_mtp = true;
+        // SAFETY: the callback is given the vector that `shapes` is, which outlives the call.
+        unsafe {
+            sys::llama_model_init_from_user(
+                metadata,
+                Some(record_tensor),
+                std::ptr::from_mut(&mut shapes).cast(),
+                params,
+            )
+        }
+    });
     // SAFETY: made above, freed once; the model has copied what it needs.
     unsafe { sys::gguf_free(metadata) };
     model.map(|_| shapes)

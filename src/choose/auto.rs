@@ -49,9 +49,11 @@ pub(crate) fn why_not(
             Some("the goal says by the losses of one method how many blocks go")
         }
         _ if !text.rpc.is_empty() => Some("servers evaluate whole models alone"),
-        _ if blockwise::check_beside(parent, text).is_err() => Some(
-            "there is no memory for the whole model and each of its blocks, which are evaluated one by one",
-        ),
+        _ if blockwise::check_whole(parent, text, blockwise::losses_bytes(parent, text), "").is_err() => {
+            Some(
+                "there is no memory for the whole model and each of its blocks, which are evaluated one by one",
+            )
+        }
         _ => None,
     }
 }

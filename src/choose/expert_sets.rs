@@ -12,8 +12,8 @@ use super::auto::{budget, kept, n_by_whole_models, text_after};
 use super::experts::highest;
 use super::loaded::Loaded;
 use crate::choose::outcome::{ExpertCandidateReport, ExpertsAutoReport};
-use crate::engine::blockwise::need::Way;
 use crate::engine::hidden_state::Token;
+use crate::engine::memory_file::MemoryFile;
 use crate::engine::order::order;
 use crate::engine::segment::{Subsets, Whole};
 use crate::engine::settings::Calibration;
@@ -120,11 +120,8 @@ impl Experts<'_> {
     fn measure(&self, rivals: &[Vec<Cut>]) -> Result<Losses> {
         let Self { parent, text, watch, .. } = *self;
         ensure!(text.rpc.is_empty(), "servers evaluate whole models alone");
-        let way = blockwise::way_of_logits(parent, text, 2);
-        ensure!(
-            matches!(way, Ok(Way::Whole)),
-            "there is no memory for the whole model and a smaller one beside it"
-        );
+        let beside = MemoryFile::loading_bytes(parent.model.n_bytes());
+        blockwise::check_whole(parent, text, beside, "a smaller model is evaluated beside it")?;
         let n_blocks = parent.constraints.n_trunk_blocks;
         let budget = budget(text.tokens, text.window, n_blocks);
         let n_wanted = |cuts: &Vec<Cut>| {

@@ -55,7 +55,8 @@ impl Loaded {
     pub(crate) fn for_losses(parent: Parent<'_>, text: &Calibration, watch: &dyn Watch) -> Result<Self> {
         let at_path = || parent.name();
         logits::check_causal(parent.model).with_context(at_path)?;
-        blockwise::check_whole(parent, text, "the loss of removals is measured on the whole model")?;
+        let why = "the loss of removals is measured beside the whole model";
+        blockwise::check_whole(parent, text, blockwise::losses_bytes(parent, text), why)?;
         let loaded = Self::new(parent, text, watch, Weights::AsTheyAre)?;
         logits::check_predicts(&loaded.engine).with_context(at_path)?;
         let window = loaded.set.window;

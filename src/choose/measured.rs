@@ -16,6 +16,7 @@ use crate::choose::search::measure::Tasks;
 use crate::choose::search::{Goal, Memo, Record, Settings};
 use crate::engine::llama;
 use crate::engine::outcome::CalibrationReport;
+use crate::measure::blockwise;
 use crate::measure::cache::cached::CachedScores;
 use crate::measure::cache::{Entry, Scored};
 use crate::measure::loss::Objective;
@@ -136,6 +137,10 @@ fn first_run_of_size(request: &Request<'_>, n: RangeInclusive<usize>, limit: u64
 fn by_losses(request: &Request<'_>) -> Result<Chosen> {
     let (parent, watch) = (request.parent, request.watch);
     let n_blocks = parent.model.n_trunk_blocks();
+    if request.tasks.is_some() {
+        let why = "each candidate does the tasks as a model of its own";
+        blockwise::check_whole(parent, request.text, blockwise::candidate_bytes(parent, request.text), why)?;
+    }
     let loaded = Loaded::for_losses(parent, request.text, watch)?;
     let windows = loaded.windows();
     let start = Instant::now();

@@ -35,7 +35,7 @@ impl Tasks for Candidates<'_> {
         let engine = if removed.is_empty() {
             self.engine
         } else {
-            short = load_without(model, constraints, removed.clone())?;
+            short = load_without(model, constraints, removed.clone(), self.engine.options())?;
             &short
         };
         self.n_models += 1;

@@ -300,5 +300,6 @@ fn load_recoded(model: &Model<'_>) -> Result<Option<ggml::Model>> {
         return Ok(None);
     };
     let file = MemoryFile::write(&recoded.layout, &mut |i, out| recoded.write(model, i, out))?;
-    Ok(Some(file.load_with(llama::counts(model))?))
+    let options = ModelOptions { counts: llama::counts(model), ..ModelOptions::default() };
+    Ok(Some(file.load(options)?))
 }

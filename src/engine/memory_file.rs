@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use ggml::{Backend, BlockCounts, ModelOptions};
+use ggml::{Backend, ModelOptions};
 
 use crate::gguf::{self, EntryOut, Layout, TensorOut};
 use crate::model::Model;
@@ -68,20 +68,17 @@ impl MemoryFile {
         Self::write(&plan.layout, &mut |i, out| plan.data[i].write(model, out))
     }
 
+    /// Bytes that loading a model of `n_bytes` takes, until its file goes.
+    pub(crate) fn loading_bytes(n_bytes: u64) -> u64 {
+        n_bytes.saturating_mul(2)
+    }
+
     /// Loads the model, not mapped: its file goes, so its bytes are in memory once.
     ///
     /// # Errors
     /// llama.cpp's reason for not loading it.
-    pub(crate) fn load(self) -> Result<ggml::Model> {
-        self.load_with(None)
-    }
-
-    /// As [`MemoryFile::load`], with counts of blocks in place of the file's.
-    ///
-    /// # Errors
-    /// llama.cpp's reason for not loading it.
-    pub(crate) fn load_with(self, counts: Option<BlockCounts>) -> Result<ggml::Model> {
-        let options = ModelOptions { no_mmap: true, counts, ..ModelOptions::default() };
+    pub(crate) fn load(self, options: ModelOptions) -> Result<ggml::Model> {
+        let options = ModelOptions { no_mmap: true, ..options };
         Ok(ggml::Model::load(Backend::init(), &self.path, options)?)
     }
 

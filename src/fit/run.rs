@@ -94,7 +94,9 @@ pub struct Fitted {
 pub fn fit(parent: Parent<'_>, settings: &Fit, watch: &dyn Watch) -> Result<Fitted> {
     let start = Instant::now();
     check(parent, settings)?;
-    blockwise::check_beside(parent, &settings.calibration)?;
+    let beside = blockwise::candidate_bytes(parent, &settings.calibration);
+    let why = "beside it are each of its blocks and a candidate";
+    blockwise::check_whole(parent, &settings.calibration, beside, why)?;
     let keep = kept(parent, settings)?;
     let mut pairs = Pairs::lenient();
     // Other shares would change blocks that are kept as they are.

@@ -9,6 +9,7 @@ use super::trials::Trials;
 use crate::engine::hidden_state::Token;
 use crate::engine::llama;
 use crate::engine::load::{Loaded, Weights, load_and_cut};
+use crate::engine::memory_file::MemoryFile;
 use crate::engine::scored::MIN_WINDOW;
 use crate::engine::text::{CalibrationSet, DEFAULT_TOKENS, DEFAULT_WINDOW};
 use crate::heal::Weighting;
@@ -60,14 +61,31 @@ fn wanted_tokens(target: Option<&TargetMatrix>, heal: &Heal) -> usize {
     (room / window.max(1)).saturating_mul(window).clamp(least, wanted.max(least))
 }
 
-/// Checks before any calibration whether `model` can be healed as `heal` says. The memory that it may take must be enough.
+/// Checks before any calibration whether `parent` can be healed as `heal` says. The memory that it may take must be enough.
 ///
 /// # Errors
 /// It cannot.
-pub fn check(model: &Model<'_>, heal: &Heal) -> Result<()> {
+pub fn check(parent: Parent<'_>, heal: &Heal) -> Result<()> {
     if heal.how == HealArg::None {
         return Ok(());
     }
+    check_model(parent.model, heal).with_context(|| parent.name())?;
+    let target = Repairs::of(parent.model, heal.how)?.target;
+    check_whole(parent, &settled(heal, target.as_ref()), target.as_ref())
+}
+
+/// Refuses a model that does not fit beside all that healing takes.
+fn check_whole(parent: Parent<'_>, heal: &Heal, target: Option<&TargetMatrix>) -> Result<()> {
+    let text = &heal.calibration;
+    let streams = |target| streams_bytes(target).saturating_mul(text.tokens as u64);
+    let fits = |target| sums_bytes(target, WEIGHTINGS.len()).saturating_add(streams(target));
+    let states = heal.max_memory.unwrap_or(target.map_or(0, fits).saturating_add(LOGITS_BYTES));
+    let beside = states.saturating_add(MemoryFile::loading_bytes(parent.model.n_bytes()));
+    let why = "healing compares shortened models with the whole one";
+    blockwise::check_whole(parent, text, beside, why)
+}
+
+fn check_model(model: &Model<'_>, heal: &Heal) -> Result<()> {
     llama::check_ends(model)?;
     let target = Repairs::of(model, heal.how)?.target;
     if let (HealType::To(tensor_type), Some(target)) = (heal.heal_type, target) {
@@ -158,8 +176,7 @@ pub fn heal(
     );
     let repairs = Repairs::of(parent.model, heal.how).with_context(at_path)?;
     let heal = &settled(heal, repairs.target.as_ref());
-    let why = "healing compares the shortened model with the whole one";
-    blockwise::check_whole(parent, &heal.calibration, why)?;
+    check_whole(parent, heal, repairs.target.as_ref())?;
     let Loaded { engine, set, .. } =
         load_and_cut(parent.input, parent.model, &heal.calibration, watch, Weights::AsTheyAre)?;
     ensure!(
@@ -275,6 +292,9 @@ fn logits_bytes(heal: &Heal, target: Option<&TargetMatrix>, set: &CalibrationSet
     max.saturating_sub(streams.saturating_add(sums)).min(LOGITS_BYTES)
 }
 
+/// Weightings of tokens that a fit is tried with, where memory is enough for all.
+const WEIGHTINGS: [Weighting; 3] = [Weighting::InverseNorm, Weighting::Plain, Weighting::InverseSquaredNorm];
+
 /// The fits to try.
 fn orders(heal: &Heal, target: Option<&TargetMatrix>, n_tokens: usize, may_block: bool) -> Vec<Order> {
     // The fields `before` and `with_block` of each [`Order`].
@@ -284,16 +304,15 @@ fn orders(heal: &Heal, target: Option<&TargetMatrix>, n_tokens: usize, may_block
         HealArg::Block => &[(false, true), (true, true)],
         HealArg::Auto => &[(true, may_block)],
     };
-    let all = [Weighting::InverseNorm, Weighting::Plain, Weighting::InverseSquaredNorm];
     let has_room = heal.max_memory.zip(target).is_none_or(|(max, target)| {
         let streams = (n_tokens as u64).saturating_mul(streams_bytes(target));
-        sums_bytes(target, all.len()).saturating_add(streams) <= max
+        sums_bytes(target, WEIGHTINGS.len()).saturating_add(streams) <= max
     });
     let order = |&(before, with_block): &(bool, bool)| Order {
         patience: PATIENCE,
         weightings: match has_room && before {
-            true => all.to_vec(),
-            false => all[..1].to_vec(),
+            true => WEIGHTINGS.to_vec(),
+            false => WEIGHTINGS[..1].to_vec(),
         },
         before,
         with_block,

@@ -14,12 +14,15 @@ use crate::engine::hidden_state::HiddenStates;
 use crate::engine::imatrix::{self, Gathered, Gathers};
 use crate::engine::llama::Halves;
 use crate::engine::load::{Weights, load_and_cut};
+use crate::engine::memory_file::MemoryFile;
 use crate::engine::scored::scored;
+use crate::engine::segment::{Chain, takes_streams};
 use crate::engine::settings::Calibration;
 use crate::engine::text::CalibrationSet;
 use crate::files::free_memory;
 use crate::measure::importance::{Importance, Measuring};
 use crate::measure::pairs::{Paired, Pairs};
+use crate::model::Model;
 use crate::output::Parent;
 use crate::watch::{Progress, Unit, Watch};
 
@@ -118,16 +121,25 @@ fn n_operations(parent: Parent<'_>, options: &Calibration) -> u64 {
     weights.fold(0u64, u64::saturating_add).saturating_mul(2).saturating_mul(options.tokens as u64)
 }
 
-/// As [`way`], of logits, where `n_models` share the memory.
+/// As [`way`], of logits, within `room`.
 ///
 /// # Errors
 /// As [`way`].
-pub(crate) fn way_of_logits(parent: Parent<'_>, options: &Calibration, n_models: u64) -> Result<Way> {
+pub(crate) fn way_of_logits(parent: Parent<'_>, options: &Calibration, room: Option<u64>) -> Result<Way> {
     if is_elsewhere(options) {
         return Ok(Way::Whole);
     }
-    let room = options.memory.or_else(free_memory::available).map(|room| room / n_models.max(1));
     way_of(parent, options, logits_size(options), room)
+}
+
+/// The memory that evaluations may take together, in bytes. `None` where it is not known.
+pub fn room(options: &Calibration) -> Option<u64> {
+    options.memory.or_else(free_memory::available)
+}
+
+/// Bytes that the logits of the whole model take. 0 where it is in the memory of a device.
+pub fn whole_bytes(model: &Model<'_>, options: &Calibration) -> u64 {
+    if is_elsewhere(options) { 0 } else { Need::of_whole(model, logits_size(options)) }
 }
 
 fn way_of(parent: Parent<'_>, options: &Calibration, size: Size, room: Option<u64>) -> Result<Way> {
@@ -156,31 +168,29 @@ fn logits_size(options: &Calibration) -> Size {
     }
 }
 
-/// Refuses a model that does not fit as a whole.
+/// Refuses a model that does not fit as a whole beside so many bytes, for what is done in no other way.
 ///
 /// # Errors
 /// What it would take.
-pub(crate) fn check_whole(parent: Parent<'_>, options: &Calibration, why: &str) -> Result<()> {
+pub fn check_whole(parent: Parent<'_>, options: &Calibration, beside: u64, why: &str) -> Result<()> {
     if is_elsewhere(options) {
         return Ok(());
     }
-    need::check_whole(parent.model, parent.constraints, logits_size(options), options.memory, why)
-        .with_context(|| parent.name())
+    let whole = Need::of_whole(parent.model, logits_size(options)).saturating_add(beside);
+    need::check_whole(whole, options.memory, why).with_context(|| parent.name())
 }
 
-/// Refuses a model that does not fit beside each of its blocks.
-///
-/// # Errors
-/// What it would take.
-pub(crate) fn check_beside(parent: Parent<'_>, options: &Calibration) -> Result<()> {
-    if is_elsewhere(options) {
-        return Ok(());
+/// Bytes that the losses of removals take beside the whole model: its blocks once more, or a shortened model.
+pub(crate) fn losses_bytes(parent: Parent<'_>, options: &Calibration) -> u64 {
+    match takes_streams(parent.constraints) {
+        true => Chain::n_bytes(parent.model, options.window, options.tokens),
+        false => MemoryFile::loading_bytes(parent.model.n_bytes()),
     }
-    let room = options.memory.or_else(free_memory::available);
-    let room = room.map(|room| room.saturating_sub(parent.model.n_bytes()));
-    let why = "its blocks are in memory once more";
-    need::check_whole(parent.model, parent.constraints, logits_size(options), room, why)
-        .with_context(|| parent.name())
+}
+
+/// As [`losses_bytes`], with a candidate as a model of its own.
+pub(crate) fn candidate_bytes(parent: Parent<'_>, options: &Calibration) -> u64 {
+    losses_bytes(parent, options).saturating_add(MemoryFile::loading_bytes(parent.model.n_bytes()))
 }
 
 /// What weights are to be converted to. Nothing on a device, or where that takes longer than it saves.

@@ -18,6 +18,8 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail, ensure};
 use ggml::{Backend, Context, ContextOptions, ModelOptions, Token};
 
+use crate::engine::blockwise::need::{self, Need, Size};
+use crate::engine::imatrix::Gathers;
 use crate::engine::llama;
 use crate::gguf::{self, EntryOut, Layout, Quoted, TensorOut, TensorType};
 use crate::model::arch::OutputScale;
@@ -185,6 +187,7 @@ pub fn run(
     threads: usize,
 ) -> Result<Run> {
     let start = Instant::now();
+    check_memory(zeroed, model, None).with_context(|| parent.path().display().to_string())?;
     let backend = Backend::init();
     let announce = |path: &Path| {
         backend.on_abort(&format!("gguf-shorten: {}: ", path.display()));
@@ -236,12 +239,7 @@ pub fn run(
 
 /// The model's BOS, if any, then tokens from all the vocabulary. They look random and are always the same.
 fn sequence(model: &ggml::Model, sliding_window: Option<usize>) -> Vec<Token> {
-    let past_window = sliding_window.map_or(0, |window| window.saturating_add(PAST_WINDOW));
-    let n_tokens = DEFAULT_TOKENS.max(past_window);
-    let n_tokens = match model.n_ctx_train() {
-        0 => DEFAULT_TOKENS,
-        n_ctx => n_tokens.min(n_ctx),
-    };
+    let n_tokens = length(model.n_ctx_train(), sliding_window);
     let n_vocab = model.n_vocab().max(1) as u64;
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let random = std::iter::repeat_with(move || {
@@ -250,6 +248,31 @@ fn sequence(model: &ggml::Model, sliding_window: Option<usize>) -> Vec<Token> {
         Token::try_from((state >> 32) % n_vocab).unwrap_or(0)
     });
     model.bos().into_iter().chain(random).take(n_tokens).collect()
+}
+
+/// Tokens of the sequence, for a context of `n_ctx`.
+fn length(n_ctx: usize, sliding_window: Option<usize>) -> usize {
+    let past_window = sliding_window.map_or(0, |window| window.saturating_add(PAST_WINDOW));
+    match n_ctx {
+        0 => DEFAULT_TOKENS,
+        n_ctx => DEFAULT_TOKENS.max(past_window).min(n_ctx),
+    }
+}
+
+/// Refuses a model that does not fit into `limit`, or into what is free, beside the logits of both.
+///
+/// # Errors
+/// What it would take.
+pub fn check_memory(zeroed: &ZeroedBlocks, model: &Model<'_>, limit: Option<u64>) -> Result<()> {
+    if limit.is_none() && Backend::init().supports_gpu_offload() {
+        return Ok(());
+    }
+    let window = length(model.count("context_length")?.unwrap_or(0), zeroed.sliding_window);
+    // Each row twice where it is computed, and once more of the parent.
+    let size =
+        Size { window, n_windows: 1, n_logits: window + window.div_ceil(2), gathers: Gathers::default() };
+    let n_bytes = Need::of_whole(model, size);
+    need::check_whole(n_bytes, limit, "each of the two is run as a whole")
 }
 
 /// Calls `look` with the logits of every token of the sequence.

@@ -30,16 +30,19 @@ pub struct ScoredModel<'i> {
 }
 
 impl<'i> ScoredModel<'i> {
-    /// Loads the model of `input`, one of `n_models` that share the memory.
+    /// Loads the model of `input`, which may take `room` bytes.
     ///
     /// # Errors
     /// llama.cpp's; a model that does not fit in any way.
-    pub fn load(input: &'i Input, model: &'i Model<'i>, text: &Calibration, n_models: u64) -> Result<Self> {
+    pub fn load(
+        input: &'i Input,
+        model: &'i Model<'i>,
+        text: &Calibration,
+        room: Option<u64>,
+    ) -> Result<Self> {
         let constraints = Constraints::of(model);
         let way = match &constraints {
-            Ok(constraints) => {
-                blockwise::way_of_logits(Parent { input, model, constraints }, text, n_models)?
-            }
+            Ok(constraints) => blockwise::way_of_logits(Parent { input, model, constraints }, text, room)?,
             // An unknown architecture tells nothing before it is loaded.
             Err(_) => Way::Whole,
         };
@@ -48,6 +51,26 @@ impl<'i> ScoredModel<'i> {
             Way::Blocks | Way::BlocksOnDisk => (Weights::None, constraints.ok()),
         };
         Ok(Self { loaded: LoadedModel::load(input, text, weights)?, model, by_blocks })
+    }
+
+    /// Loads the model of `input`, beside `other`. What one of them leaves of its half is the other's.
+    ///
+    /// # Errors
+    /// As [`ScoredModel::load`].
+    pub fn load_beside(
+        input: &'i Input,
+        model: &'i Model<'i>,
+        text: &Calibration,
+        other: &Model<'_>,
+    ) -> Result<Self> {
+        let other = blockwise::whole_bytes(other, text);
+        Self::load(input, model, text, blockwise::room(text).map(|room| room - other.min(room / 2)))
+    }
+
+    /// Whether it is loaded as a whole.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.by_blocks.is_none()
     }
 
     /// Gives the logits of the windows of `set`, in their order. With progress where all are evaluated before.
@@ -83,7 +106,7 @@ impl<'i> ScoredModel<'i> {
     /// It is not loaded as a whole.
     pub fn check_whole(&self, what: &Path) -> Result<()> {
         ensure!(
-            self.by_blocks.is_none(),
+            self.is_whole(),
             "{}: tasks are done with the whole model, which does not fit in memory",
             what.display()
         );

@@ -88,7 +88,7 @@ pub struct RowReport {
     pub same_top: Option<f64>,
     /// Its standard error.
     pub same_top_stderr: Option<f64>,
-    /// How fast it is.
+    /// How fast it is. Null where it was evaluated block by block.
     pub tokens_per_second: Option<SpeedReport>,
     /// Whether it is on the Pareto front. No other row is as small and as close to the parent, and better in one of the two.
     pub pareto: bool,
@@ -127,24 +127,24 @@ impl RowReport {
     }
 
     /// Takes over what the parent's predictions are.
-    pub fn measured_parent(&mut self, perplexity: &Perplexity, speed: Speed) {
+    pub fn measured_parent(&mut self, perplexity: &Perplexity, speed: Option<Speed>) {
         self.perplexity = Some(perplexity.value);
         self.perplexity_stderr = perplexity.stderr;
         self.kl_divergence = Some(KlReport::NONE);
         self.same_top = Some(1.0);
         self.same_top_stderr = Some(0.0);
-        self.tokens_per_second = Some(speed.into());
+        self.tokens_per_second = speed.map(Into::into);
     }
 
     /// Takes over what was measured against the parent.
-    pub fn measured(&mut self, quality: &Quality, speed: Speed) {
+    pub fn measured(&mut self, quality: &Quality, speed: Option<Speed>) {
         self.perplexity = Some(quality.perplexity.value);
         self.perplexity_stderr = quality.perplexity.stderr;
         let divergence = quality.divergence.as_ref();
         self.kl_divergence = divergence.map(KlReport::new);
         self.same_top = divergence.map(|found| found.same_top.mean);
         self.same_top_stderr = divergence.and_then(|found| found.same_top.stderr);
-        self.tokens_per_second = Some(speed.into());
+        self.tokens_per_second = speed.map(Into::into);
     }
 
     /// Size and divergence, for the front and the verdict. `None` for a row that failed.

@@ -131,6 +131,80 @@ fn scores_and_predictions_within_a_memory_are_those_of_the_whole() {
     assert!(blocks["tokens_per_second"].is_null() && !whole["tokens_per_second"].is_null());
 }
 
+/// The rows of a comparison without their speed, and which of them have one.
+fn rows(dir: &Path, arguments: &str) -> (Vec<Value>, Vec<bool>) {
+    let mut rows = json(dir, arguments)["rows"].as_array().unwrap().clone();
+    let is_whole = rows.iter_mut().map(|row| !row["tokens_per_second"].take().is_null()).collect();
+    (rows, is_whole)
+}
+
+#[test]
+fn models_compared_within_a_memory_are_as_close_as_whole_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    byte_model("llama", 12).save(Backend::init(), &dir.join("m.gguf")).unwrap();
+    json(dir, "m.gguf --drop 3 --method reverse -o short.gguf");
+    std::fs::create_dir(dir.join("s")).unwrap();
+    let arguments = "compare m.gguf short.gguf --drop 1..2 --method bi --choose-tokens 128 --requantize Q8_0 --mixed \
+                     --tokens 128 --window 32 --no-cache";
+    let (whole, is_whole) = rows(dir, arguments);
+    assert_eq!(is_whole, [true; 7]);
+    let size = Size { n_logits: 15, ..SHORT };
+    // Half of it is the parent's.
+    let limit = 2 * memory(dir, size);
+    for scratch in ["", "--scratch s"] {
+        let (blocks, is_whole) = rows(dir, &format!("{arguments} --memory {limit} {scratch}"));
+        assert_eq!(blocks, whole);
+        println!("{is_whole:?}");
+    }
+    assert_eq!(std::fs::read_dir(dir.join("s")).unwrap().count(), 0);
+    // A model and its parent.
+    let arguments = "eval short.gguf --parent m.gguf --tokens 128 --window 32";
+    let [whole, blocks] =
+        [arguments, &format!("{arguments} --memory {limit}")].map(|arguments| json(dir, arguments));
+    for key in ["perplexity", "kl_divergence", "same_top"] {
+        assert!(!whole[key].is_null());
+        assert_eq!(blocks[key], whole[key], "{key}");
+    }
+}
+
+#[test]
+fn what_takes_more_than_the_whole_model_says_what_it_takes() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    byte_model("llama", 12).save(Backend::init(), &dir.join("m.gguf")).unwrap();
+    let limit = need(dir, Size { n_logits: 15, ..SHORT }).whole;
+    let text = format!("--tokens 128 --window 32 --no-cache -t 1 --memory {limit}");
+    let whole = json(dir, &format!("eval m.gguf --tokens 128 --window 32 --memory {limit}"));
+    assert!(!whole["tokens_per_second"].is_null());
+    for (arguments, why) in [
+        (
+            "m.gguf --drop 2 --method search -o o.gguf",
+            "the loss of removals is measured beside the whole model",
+        ),
+        (
+            "m.gguf --drop 2 --method ablate -o o.gguf",
+            "the loss of removals is measured beside the whole model",
+        ),
+        (
+            "m.gguf --max-kl 0.5 --method bi -o o.gguf",
+            "the loss of removals is measured beside the whole model",
+        ),
+        ("score m.gguf --ablate", "the loss of removals is measured beside the whole model"),
+        (
+            "m.gguf --blocks 3-4 --heal linear -o o.gguf",
+            "healing compares shortened models with the whole one",
+        ),
+        ("fit m.gguf --target-size 10K -o o.gguf", "beside it are each of its blocks and a candidate"),
+    ] {
+        let error = failure(dir, &format!("{arguments} {text}"));
+        let lines: Vec<&str> = error.lines().filter(|line| line.contains("evaluating the whole")).collect();
+        assert_eq!((lines.len(), error.contains("hint")), (1, false), "{error}");
+        assert!(lines[0].contains("m.gguf: evaluating the whole model takes about"), "{error}");
+        assert!(lines[0].ends_with(why), "{error}");
+    }
+}
+
 /// Numbers of llama.cpp's file types (`llama.h: llama_ftype`).
 const Q4_1: u32 = 3;
 const Q5_0: u32 = 8;
@@ -274,9 +348,9 @@ fn too_little_memory_is_one_line_that_names_the_least() {
     );
     let error =
         failure(dir.path(), "m.gguf --drop 2 --method search --tokens 128 --window 32 --memory 1M -o o.gguf");
-    assert!(error.contains("the loss of removals is measured on the whole model"), "{error}");
+    assert!(error.contains("the loss of removals is measured beside the whole model"), "{error}");
     let error = failure(dir.path(), "compare m.gguf --drop 1 --tokens 128 --window 32 --memory 1M");
-    assert!(error.contains("m.gguf: evaluating the whole model takes about"), "{error}");
+    assert!(error.contains("m.gguf: evaluating the model block by block takes about"), "{error}");
     byte_model("gemma2", 8).save(Backend::init(), &dir.path().join("m.gguf")).unwrap();
     let error = failure(dir.path(), "score m.gguf --tokens 128 --window 32 --memory 1M");
     assert!(error.contains("'gemma2', is not one of those"), "{error}");

@@ -5,6 +5,7 @@ use std::path::Path;
 use ggml::Backend;
 use gguf_shorten::gguf::ValueOut;
 use gguf_shorten::measure::oracle::{self, Run, ZeroedBlocks};
+use gguf_shorten::model::block::BlockSet;
 use gguf_shorten::model::input::Input;
 use gguf_shorten::model::{BlockId, Model};
 use gguf_shorten::plan::ChangedTensors;
@@ -46,6 +47,20 @@ fn a_shortened_model_computes_the_silenced_parent_and_a_wrong_one_does_not() {
             );
         }
     }
+}
+
+#[test]
+fn what_a_run_takes_is_said_before_anything_is_loaded() {
+    let dir = tempfile::tempdir().unwrap();
+    let parent = dir.path().join("parent");
+    Spec::new("llama", 4).save(Backend::init(), &parent).unwrap();
+    let input = Input::open(&parent).unwrap();
+    let model = Model::new(input.parse().unwrap()).unwrap();
+    let zeroed = ZeroedBlocks::of(&model, &BlockSet::from([BlockId::new(1)])).unwrap();
+    let error = oracle::check_memory(&zeroed, &model, Some(1_000_000)).unwrap_err().to_string();
+    assert!(error.starts_with("evaluating the whole model takes about"), "{error}");
+    assert!(error.ends_with("1.0 MB may be taken, and each of the two is run as a whole"), "{error}");
+    oracle::check_memory(&zeroed, &model, Some(1 << 30)).unwrap();
 }
 
 #[test]

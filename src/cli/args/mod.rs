@@ -555,9 +555,9 @@ pub struct CompareArgs {
     #[arg(long, value_name = "TYPES", value_delimiter = ',')]
     pub requantize: Vec<FileType>,
 
-    /// Folder for the file that --requantize needs as long as it is evaluated [default: that of the parent; of one named in a
-    /// store, the system's for temporary files]
-    #[arg(long, value_name = "DIR", requires = "requantize")]
+    /// Folder for files that are needed as long as they are evaluated, and for hidden states of models that do not fit in memory
+    /// [default: that of the parent, or of one named in a store the system's for temporary files; states in memory]
+    #[arg(long, value_name = "DIR")]
     pub scratch: Option<PathBuf>,
 
     /// How --drop chooses the blocks [default: auto]

@@ -2,7 +2,7 @@
 //! place of its own.
 
 use std::fs::OpenOptions;
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use crate::engine::load::model_options;
 use crate::engine::logits as evaluator;
 use crate::engine::memory_file::MemoryFile;
 use crate::error::Hint;
+use crate::files::place;
 use crate::files::unnamed::ScratchFile;
 use crate::gguf::{self, ALIGNMENT_KEY, DEFAULT_ALIGNMENT, Header, ValueOut};
 use crate::measure::comparison::Kind;
@@ -111,21 +112,38 @@ impl Candidate {
 /// A candidate that only has to be loaded.
 pub(crate) struct Ready<'a> {
     /// What errors call it.
-    name: PathBuf,
+    pub(crate) name: PathBuf,
     /// Bytes of its files.
-    pub(crate) n_bytes: u64,
+    n_bytes: u64,
     source: Source<'a>,
 }
 
+impl Ready<'_> {
+    /// Bytes of weights that loading it takes as a whole.
+    pub(crate) fn loading_bytes(&self) -> u64 {
+        match self.source {
+            Source::Plan(_) => MemoryFile::loading_bytes(self.n_bytes),
+            Source::File(_) | Source::Scratch(_) => self.n_bytes,
+        }
+    }
+}
+
+/// The files of a candidate.
+pub(crate) struct Files {
+    pub(crate) input: Input,
+    /// Where it is of no place of its own.
+    _scratch: Option<ScratchFile>,
+}
+
 enum Source<'a> {
-    File(Box<Input>),
+    File(Input),
     Plan(Box<Plan<'a>>),
     Scratch(ScratchFile),
 }
 
 /// Keeps the mapped file alive while the engine reads it.
 enum Kept {
-    Input(#[expect(dead_code, reason = "held for its temporary file")] Box<Input>),
+    Input(#[expect(dead_code, reason = "held for its temporary file")] Input),
     Scratch(#[expect(dead_code, reason = "held for its file")] ScratchFile),
 }
 
@@ -163,11 +181,7 @@ impl<'a> Maker<'_, 'a> {
                 warning::of_tokenizers(&input, &model, self.model, &self.options.printing);
                 note(row, &model);
                 drop(model);
-                Ok(Ready {
-                    name: path.clone(),
-                    n_bytes: row.bytes.unwrap_or(0),
-                    source: Source::File(Box::new(input)),
-                })
+                Ok(Ready { name: path.clone(), n_bytes: row.bytes.unwrap_or(0), source: Source::File(input) })
             }
             Candidate::Drop(short) => {
                 let plan = self.plan(short, row)?;
@@ -265,6 +279,26 @@ impl<'a> Maker<'_, 'a> {
         result?;
         say_alignment(scratch.path())?;
         Ok(scratch)
+    }
+
+    /// The files of what was prepared. A plan is written.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub(crate) fn files(&self, ready: Ready<'a>) -> Result<Files> {
+        let scratch = match ready.source {
+            Source::File(input) => return Ok(Files { input, _scratch: None }),
+            Source::Scratch(scratch) => scratch,
+            Source::Plan(plan) => {
+                let scratch = new_scratch(&self.options.scratch)?;
+                place::check_free(&self.options.scratch, ready.n_bytes, 0)?;
+                let mut file = BufWriter::new(OpenOptions::new().write(true).open(scratch.path())?);
+                gguf::write(&plan.layout, &mut file, |i, out| plan.data[i].write(self.model, out))?;
+                file.flush()?;
+                scratch
+            }
+        };
+        Ok(Files { input: Input::open_file(scratch.path())?, _scratch: Some(scratch) })
     }
 
     /// Loads what was prepared.

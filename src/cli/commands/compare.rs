@@ -4,6 +4,9 @@
 //! as there is memory for. So the parent evaluates each window once for all of them: half of the time, where all fit. The other
 //! ways cost more. The parent's logits of all windows would be gigabytes (8,192 tokens of a vocabulary of 262,144: 4.3 GB). A
 //! model that is loaded again for each window is as slow as the parent evaluated again.
+//!
+//! What does not fit in its part of memory is evaluated block by block. The parent's states before its last block are then kept,
+//! and only that block and the head are evaluated again for others.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +14,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Error, Result, anyhow, ensure};
 
-use super::candidate::{Candidate, Loaded, Maker, Part, Short, new_scratch, note};
+use super::candidate::{Candidate, Loaded, Maker, Part, Ready, Short, new_scratch, note};
 use super::eval::warn;
 use super::{arguments, check_json, devices, note_counts, print_json, to_stdout};
 use crate::choose::expert_sets::ChosenExperts;
@@ -19,32 +22,35 @@ use crate::choose::outcome::ChoiceReport;
 use crate::choose::rows::{self as choice, ExpertRow, Row, Rows};
 use crate::choose::settings::Drops;
 use crate::cli::options::{Compare, Printing};
+use crate::engine::blockwise::need::check_whole;
 use crate::engine::load;
 use crate::engine::load::{LoadedModel, Weights};
 use crate::engine::logits::{LlamaLogits, vocabulary_difference};
 use crate::engine::outcome::CalibrationReport;
-use crate::engine::scored::{ScoredLogits, scored};
+use crate::engine::scored::ScoredLogits;
+use crate::engine::settings::Calibration;
 use crate::engine::text::{CalibrationSet, Texts};
 use crate::error;
-use crate::files::free_memory as room;
 use crate::files::place;
 use crate::heal::run as healing;
 use crate::heal::settings::HealArg;
 use crate::measure::blockwise;
 use crate::measure::comparison::Kind;
 use crate::measure::quality::side_by_side::SideBySide;
+use crate::measure::scored_model::{ModelLogits, ScoredModel};
+use crate::model::Model;
 use crate::model::block::BlockSet;
 use crate::model::input::Input;
 use crate::model::outcome::ModelReport;
 use crate::model::place::check_text;
 use crate::output::Parent;
 use crate::plan::experts::Mixture;
-use crate::plan::{ChosenBy, Constraints, Cut};
+use crate::plan::{ChosenBy, Cut};
 use crate::report::comparison::{CompareReport, RowReport, judge, screen};
 use crate::watch::{Unit, Watch};
 
-/// The part of free memory that models evaluated together take. It is one in so many at most.
-const SHARE_OF_FREE: u64 = 2;
+/// Shares of memory: one is the parent's, one that of all which are evaluated beside it.
+const SHARES: u64 = 2;
 
 /// Runs the command.
 ///
@@ -73,26 +79,18 @@ pub fn run(options: &Compare) -> Result<()> {
     }
     warn(&input, &model, printing);
     ggml::log::echo(printing.verbose);
-    // An unknown architecture tells nothing before it is loaded.
-    if let Ok(constraints) = Constraints::of(&model) {
-        let parent = Parent { input: &input, model: &model, constraints: &constraints };
-        blockwise::check_whole(parent, &options.text, "whole models are compared")?;
-    }
-    let parent = LoadedModel::load(&input, &options.text, Weights::AsTheyAre)?;
-    let set = parent.cut(&texts, &options.text, printing).with_context(at_path)?;
-    load::check_window(&set, &parent.engine).with_context(at_path)?;
+    let set = cut(&input, &model, &texts, options)?;
 
     let mut rows: Vec<Candidate> = options.files.iter().cloned().map(Candidate::File).collect();
-    let mut constraints = None;
-    let mut choice = None;
+    let (mut constraints, mut chosen) = (None, None);
     if let Some(drops) = &options.drops {
         let shorter = match drops.rules.constraints(&model).with_context(at_path) {
             Ok(found) => {
                 let parent_of_rows =
                     Parent { input: &input, model: &model, constraints: constraints.insert(found) };
                 let shorter = Shorter { parent: parent_of_rows, drops, options };
-                let (rows, report) = shorter.choose(&parent, &set)?;
-                choice = Some(report);
+                let (found, rows) = shorter.choose()?;
+                chosen = Some((shorter, found));
                 rows
             }
             Err(error) => {
@@ -106,6 +104,11 @@ pub fn run(options: &Compare) -> Result<()> {
     }
     rows.extend(options.types.iter().copied().map(Candidate::Type));
 
+    let room = Room::of(&options.text);
+    let parent = room.load_parent(&input, &model, options)?;
+    load::check_window(&set, &parent.loaded.engine).with_context(at_path)?;
+    let choice = chosen.map(|(shorter, mut found)| shorter.report(&mut found, &parent.loaded, &set));
+    let choice = choice.transpose()?;
     let mut parent_row = RowReport::new(Kind::Parent, at_path());
     parent_row.path = Some(at_path());
     note(&mut parent_row, &model);
@@ -114,7 +117,7 @@ pub fn run(options: &Compare) -> Result<()> {
     let workers = rayon::ThreadPoolBuilder::new().num_threads(options.text.threads).build()?;
     let (mut rows, seconds, failures) = workers.install(|| {
         let mut evaluation = Evaluation::new(&parent, &set, options, parent_row)?;
-        evaluation.all(&maker, rows)?;
+        evaluation.all(&maker, rows, &room.beside(&parent, &model, &options.text))?;
         Ok::<_, Error>((evaluation.rows, evaluation.seconds, evaluation.failures))
     })?;
     let verdict = judge(&mut rows);
@@ -142,31 +145,97 @@ struct Shorter<'s> {
 }
 
 impl Shorter<'_> {
-    /// The rows, chosen and healed as in the main job. Also how they were chosen.
-    fn choose(
-        &self,
-        loaded: &LoadedModel<'_>,
-        set: &CalibrationSet,
-    ) -> Result<(Vec<Candidate>, ChoiceReport)> {
+    /// The rows, chosen and healed as the main job does it.
+    fn choose(&self) -> Result<(Rows, Vec<Candidate>)> {
         let Self { parent, drops, options } = *self;
-        let (at_path, heal, printing) = (|| parent.name(), &options.heal, &options.printing);
-        healing::check(parent.model, heal).with_context(at_path)?;
+        let (heal, printing) = (&options.heal, &options.printing);
+        healing::check(parent, heal)?;
         let numbers = drops.list.numbers(parent.model.n_trunk_blocks());
         let mut rows = Rows::choose(parent, drops, &numbers, printing)?;
-        let n_healed = match heal.how {
-            HealArg::None => 0,
-            _ => healing::n_tokens(parent.model, heal).with_context(at_path)?,
-        };
-        let report = choice::report(drops, &mut rows, n_healed, loaded, set, printing);
         let healed = |row: Row| match heal.how {
             HealArg::None => Ok(row.cut),
             _ => Ok(healing::heal(parent, row.cut, &row.shortlist, heal, printing)?.cut),
         };
-        let cuts = rows.rows.into_iter().map(|row| row.and_then(healed));
+        let cuts = std::mem::take(&mut rows.rows).into_iter().map(|row| row.and_then(healed));
         let mut shorter: Vec<Short> =
             numbers.into_iter().zip(cuts).map(|(n, cut)| blocks_fewer(n, cut)).collect();
-        shorter.extend(rows.experts.into_iter().map(experts_fewer));
-        Ok((candidates(shorter, options), report.with_context(at_path)?))
+        shorter.extend(std::mem::take(&mut rows.experts).into_iter().map(experts_fewer));
+        Ok((rows, candidates(shorter, options)))
+    }
+
+    /// How they were chosen, and what of the scored text was seen for it.
+    fn report(
+        &self,
+        rows: &mut Rows,
+        loaded: &LoadedModel<'_>,
+        set: &CalibrationSet,
+    ) -> Result<ChoiceReport> {
+        let Self { parent, drops, options } = *self;
+        let n_healed = match options.heal.how {
+            HealArg::None => Ok(0),
+            _ => healing::n_tokens(parent.model, &options.heal),
+        };
+        n_healed
+            .and_then(|n_healed| choice::report(drops, rows, n_healed, loaded, set, &options.printing))
+            .with_context(|| parent.name())
+    }
+}
+
+/// The windows that are scored. A text of the model's own is written now.
+fn cut(input: &Input, model: &Model<'_>, texts: &Texts, options: &Compare) -> Result<CalibrationSet> {
+    let text = &options.text;
+    let weights = match texts.source().seed() {
+        None => Weights::None,
+        Some(_) => {
+            let why = "it writes the text itself";
+            check_whole(blockwise::whole_bytes(model, text), text.memory, why)
+                .with_context(|| input.path().display().to_string())?;
+            Weights::AsTheyAre
+        }
+    };
+    let loaded = LoadedModel::load(input, text, weights)?;
+    loaded.cut(texts, text, &options.printing).with_context(|| loaded.name())
+}
+
+/// The memory that models may take together, if it is known.
+struct Room(Option<u64>);
+
+/// The memory beside the parent.
+struct Beside {
+    /// For a model alone.
+    alone: Option<u64>,
+    /// For all that are evaluated side by side.
+    group: u64,
+    /// What each takes beside its weights, about: as much as the parent.
+    overhead: u64,
+}
+
+impl Room {
+    fn of(text: &Calibration) -> Self {
+        Self(blockwise::room(text))
+    }
+
+    /// Loads the parent: within its share, or else within all that there is.
+    fn load_parent<'i>(
+        &self,
+        input: &'i Input,
+        model: &'i Model<'i>,
+        options: &Compare,
+    ) -> Result<ScoredModel<'i>> {
+        let text = &options.text;
+        // The whole model has written the text that chose the blocks, and may write it again.
+        let writes = options.drops.as_ref().is_some_and(|drops| drops.calibration.source.seed().is_some());
+        let share = self.0.map(|room| if writes { room } else { room / SHARES });
+        ScoredModel::load(input, model, text, share)
+            .or_else(|_| ScoredModel::load(input, model, text, self.0))
+    }
+
+    fn beside(&self, parent: &ScoredModel<'_>, model: &Model<'_>, text: &Calibration) -> Beside {
+        let share = self.0.map_or(0, |room| room / SHARES);
+        let whole = blockwise::whole_bytes(model, text);
+        let alone = self.0.map(|room| room.saturating_sub(if parent.is_whole() { whole } else { share }));
+        let overhead = whole.saturating_sub(model.n_bytes());
+        Beside { alone, group: alone.unwrap_or(0).min(share), overhead }
     }
 }
 
@@ -210,10 +279,19 @@ fn check_apart(options: &Compare) -> Result<()> {
     Ok(())
 }
 
+/// A model beside the parent.
+struct Side<'s> {
+    /// The number of its row.
+    number: usize,
+    /// What errors call it.
+    name: &'s Path,
+    logits: ModelLogits<'s>,
+}
+
 /// The rows while they are measured, on the current pool's threads.
 struct Evaluation<'e> {
     parent: &'e ggml::Model,
-    logits: LlamaLogits<'e>,
+    logits: ModelLogits<'e>,
     set: &'e CalibrationSet,
     options: &'e Compare,
     /// The parent's first.
@@ -224,48 +302,46 @@ struct Evaluation<'e> {
 
 impl<'e> Evaluation<'e> {
     fn new(
-        parent: &'e LoadedModel<'_>,
+        parent: &'e ScoredModel<'_>,
         set: &'e CalibrationSet,
         options: &'e Compare,
         row: RowReport,
     ) -> Result<Self> {
+        let start = Instant::now();
         Ok(Self {
-            parent: &parent.engine,
-            logits: parent.logits(set.window, options.text.threads).with_context(|| parent.name())?,
+            parent: &parent.loaded.engine,
+            logits: parent.logits(set, &options.text, &options.printing)?,
             set,
             options,
             rows: vec![row],
-            seconds: 0.0,
+            seconds: start.elapsed().as_secs_f64(),
             failures: Vec::new(),
         })
     }
 
     /// Measures the parent and every candidate, in groups that fit in memory.
-    fn all(&mut self, maker: &Maker<'_, '_>, candidates: Vec<Candidate>) -> Result<()> {
+    fn all<'a>(&mut self, maker: &Maker<'_, 'a>, candidates: Vec<Candidate>, room: &Beside) -> Result<()> {
         self.rows.extend(candidates.iter().map(Candidate::row));
-        let room = room::available().map_or(0, |free| free / SHARE_OF_FREE);
         let (mut group, mut used) = (Vec::new(), 0u64);
         for (i, candidate) in candidates.iter().enumerate() {
             let number = i + 1;
-            let ready = match maker.prepare(candidate, &mut self.rows[number]) {
-                Ok(ready) => ready,
-                Err(error) => {
-                    self.fail(number, error);
-                    continue;
-                }
-            };
-            let needed = self.needed(ready.n_bytes);
-            if !group.is_empty() && used.saturating_add(needed) > room {
+            let ready = maker.prepare(candidate, &mut self.rows[number]);
+            let Some(ready) = self.or_fail(number, ready) else { continue };
+            let needed = room.overhead.saturating_add(ready.loading_bytes());
+            if !group.is_empty() && used.saturating_add(needed) > room.group {
                 self.group(&group)?;
                 group.clear();
                 used = 0;
             }
-            match maker.load(ready).and_then(|loaded| self.check(loaded)) {
-                Ok(loaded) => {
-                    group.push((number, loaded));
-                    used = used.saturating_add(needed);
-                }
-                Err(error) => self.fail(number, error),
+            if needed > room.group {
+                self.alone(number, maker, ready, room.alone)?;
+                continue;
+            }
+            let loaded = maker.load(ready);
+            let loaded = loaded.and_then(|loaded| self.check(&loaded.engine, &loaded.name).map(|()| loaded));
+            if let Some(loaded) = self.or_fail(number, loaded) {
+                group.push((number, loaded));
+                used = used.saturating_add(needed);
             }
         }
         // Where there is none, the parent alone.
@@ -275,73 +351,100 @@ impl<'e> Evaluation<'e> {
         Ok(())
     }
 
-    /// Memory that a model of `n_bytes` takes. Its weights, and the logits of a window, which llama.cpp has twice.
-    fn needed(&self, n_bytes: u64) -> u64 {
-        let n_logits = scored(self.set.window).len().saturating_mul(self.parent.n_vocab());
-        n_bytes.saturating_add((n_logits as u64).saturating_mul(2 * size_of::<f32>() as u64))
-    }
-
     /// Checks that a model's predictions can be held against the parent's.
-    fn check(&self, loaded: Loaded) -> Result<Loaded> {
-        let name = loaded.name.display();
-        if let Some(difference) = vocabulary_difference(&loaded.engine, self.parent) {
+    fn check(&mut self, engine: &ggml::Model, name: &Path) -> Result<()> {
+        let name = name.display();
+        if let Some(difference) = vocabulary_difference(engine, self.parent) {
             return Err(anyhow!(
                 "{name}: the vocabulary differs from that of {}: {difference}",
-                self.logits.name()
+                self.logits.scored().name()
             ));
         }
-        load::check_window(self.set, &loaded.engine).with_context(|| name.to_string())?;
-        Ok(loaded)
+        load::check_window(self.set, engine).with_context(|| name.to_string())
+    }
+
+    /// Measures a model that is too large to be beside others. Where it does not fit, that is done block by block.
+    fn alone<'a>(
+        &mut self,
+        number: usize,
+        maker: &Maker<'_, 'a>,
+        ready: Ready<'a>,
+        room: Option<u64>,
+    ) -> Result<()> {
+        let Compare { text, printing, .. } = self.options;
+        let name = ready.name.clone();
+        let start = Instant::now();
+        let files = maker.files(ready).with_context(|| name.display().to_string());
+        let Some(files) = self.or_fail(number, files) else { return Ok(()) };
+        let model = load::parse_causal(&files.input);
+        let Some(model) = self.or_fail(number, model) else { return Ok(()) };
+        let loaded = ScoredModel::load(&files.input, &model, text, room);
+        let Some(loaded) = self.or_fail(number, loaded) else { return Ok(()) };
+        let checked = self.check(&loaded.loaded.engine, &name);
+        let logits = checked.and_then(|()| loaded.logits(self.set, text, printing));
+        let Some(logits) = self.or_fail(number, logits) else { return Ok(()) };
+        self.seconds += start.elapsed().as_secs_f64();
+        self.side_by_side(vec![Side { number, name: &name, logits }])
     }
 
     /// Measures some models side by side.
     fn group(&mut self, group: &[(usize, Loaded)]) -> Result<()> {
         let (window, threads) = (self.set.window, self.options.text.threads);
-        let mut sides: Vec<(usize, &Path, LlamaLogits<'_>)> = Vec::new();
+        let mut sides = Vec::new();
         for (number, loaded) in group {
-            match LlamaLogits::new(&loaded.engine, &loaded.name, window, threads) {
-                Ok(logits) => sides.push((*number, &loaded.name, logits)),
-                Err(error) => {
-                    let name = loaded.name.display().to_string();
-                    self.fail(*number, error.context(name));
-                }
+            let logits = LlamaLogits::new(&loaded.engine, &loaded.name, window, threads);
+            if let Some(logits) =
+                self.or_fail(*number, logits.with_context(|| loaded.name.display().to_string()))
+            {
+                let (name, logits) = (&*loaded.name, ModelLogits::Whole(logits));
+                sides.push(Side { number: *number, name, logits });
             }
         }
+        self.side_by_side(sides)
+    }
+
+    fn side_by_side(&mut self, mut sides: Vec<Side<'_>>) -> Result<()> {
         let mut models: Vec<&mut dyn ScoredLogits> =
-            sides.iter_mut().map(|(_, _, logits)| logits as &mut dyn ScoredLogits).collect();
+            sides.iter_mut().map(|side| side.logits.scored()).collect();
         let bar = self.options.printing.begin(
             "evaluating".into(),
             Unit::Tokens,
             (self.set.n_tokens() * (1 + models.len())) as u64,
         );
         let start = Instant::now();
-        let found = SideBySide::measure(&mut self.logits, &mut models, self.set.windows(), &mut |n_tokens| {
-            bar.advance(n_tokens as u64)
-        });
+        let found =
+            SideBySide::measure(self.logits.scored(), &mut models, self.set.windows(), &mut |n_tokens| {
+                bar.advance(n_tokens as u64)
+            });
         drop(bar);
         let found = found?;
         self.seconds += start.elapsed().as_secs_f64();
         if self.rows[0].perplexity.is_none() {
-            let speed = self.logits.speed(self.set.windows());
-            let speed = speed.with_context(|| self.logits.name())?;
+            let speed = self.logits.speed(self.set);
+            let speed = speed.with_context(|| self.logits.scored().name())?;
             self.rows[0].measured_parent(&found.parent, speed);
         }
-        for ((number, name, mut logits), quality) in sides.into_iter().zip(found.models) {
+        for (Side { number, name, mut logits }, quality) in sides.into_iter().zip(found.models) {
             let speed = |quality| {
-                let speed = logits.speed(self.set.windows());
+                let speed = logits.speed(self.set);
                 Ok((quality, speed.with_context(|| name.display().to_string())?))
             };
-            match quality.and_then(speed) {
-                Ok((quality, speed)) => self.rows[number].measured(&quality, speed),
-                Err(error) => self.fail(number, error),
+            let measured = quality.and_then(speed);
+            if let Some((quality, speed)) = self.or_fail(number, measured) {
+                self.rows[number].measured(&quality, speed);
             }
         }
         Ok(())
     }
 
-    fn fail(&mut self, number: usize, error: Error) {
-        self.rows[number].error = Some(error::message(&error));
-        self.failures.push(error);
+    /// What there is, or nothing: then the row has failed.
+    fn or_fail<T>(&mut self, number: usize, found: Result<T>) -> Option<T> {
+        found
+            .map_err(|error| {
+                self.rows[number].error = Some(error::message(&error));
+                self.failures.push(error);
+            })
+            .ok()
     }
 }
 

@@ -8,6 +8,7 @@ use crate::engine::logits::{Speed, vocabulary_difference};
 use crate::engine::outcome::CalibrationReport;
 use crate::engine::text::{CalibrationSet, Texts};
 use crate::measure::answers;
+use crate::measure::blockwise;
 use crate::measure::outcome::{AccuracyReport, EvalReport};
 use crate::measure::quality::measure::Quality;
 use crate::measure::scored_model::{ModelLogits, ScoredModel};
@@ -52,15 +53,17 @@ pub fn run(options: &Eval) -> Result<()> {
     }
 
     ggml::log::echo(printing.verbose);
-    let n_models = if parent.is_some() { 2 } else { 1 };
-    let loaded = ScoredModel::load(&input, &model, &options.text, n_models)?;
+    let loaded = match &parent {
+        Some(parent) => ScoredModel::load_beside(&input, &model, &options.text, parent)?,
+        None => ScoredModel::load(&input, &model, &options.text, blockwise::room(&options.text))?,
+    };
     for (path, _) in hellaswag.iter().chain(&choices) {
         loaded.check_whole(path)?;
     }
     let loaded_parent = parent_input.as_ref().zip(parent.as_ref());
-    let loaded_parent =
-        loaded_parent.map(|(input, model)| ScoredModel::load(input, model, &options.text, n_models));
-    let loaded_parent = loaded_parent.transpose()?;
+    let loaded_parent = loaded_parent
+        .map(|(input, parent)| ScoredModel::load_beside(input, parent, &options.text, &model))
+        .transpose()?;
     let set =
         scored_windows(&texts, &loaded.loaded, loaded_parent.as_ref().map(|parent| &parent.loaded), options)?;
 
@@ -128,8 +131,8 @@ pub(crate) fn against_parent(
     warning::of_tokenizer(parent, &models.1, &options.printing);
     let texts = Texts::read(options.text.source.clone())?;
     ggml::log::echo(options.printing.verbose);
-    let loaded = ScoredModel::load(output, &models.0, &options.text, 2)?;
-    let loaded_parent = ScoredModel::load(parent, &models.1, &options.text, 2)?;
+    let loaded = ScoredModel::load_beside(output, &models.0, &options.text, &models.1)?;
+    let loaded_parent = ScoredModel::load_beside(parent, &models.1, &options.text, &models.0)?;
     let all = loaded_parent.loaded.cut(&texts, &options.text, &options.printing)?;
     let others = match n_windows {
         0 => None,

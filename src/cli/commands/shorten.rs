@@ -39,7 +39,7 @@ pub fn run(options: &Shorten) -> Result<()> {
     let constraints = options.choosing.rules.constraints(&model).with_context(at_path)?;
     let parent = Parent { input: &input, model: &model, constraints: &constraints };
     let outputs = Outputs::claim(parent, &options.files)?;
-    healing::check(&model, &options.heal).with_context(at_path)?;
+    healing::check(parent, &options.heal)?;
     warning::of_weights(&input, &model, printing);
     let mut chosen = select(parent, &options.choosing, printing)?;
     let healed = heal(parent, &mut chosen, options)?;

@@ -30,7 +30,7 @@ pub struct Compare {
     pub types: Vec<FileType>,
     /// Whether rows of fewer blocks are also quantized to each of those.
     pub mixed: bool,
-    /// Where files of other types lie as long as they are needed.
+    /// Where files lie as long as they are needed: of other types, and of models that do not fit in memory.
     pub scratch: PathBuf,
     /// The text that is scored, and how.
     pub text: Calibration,
@@ -50,7 +50,8 @@ impl Compare {
             (None, [parent, files @ ..]) => (parent, files),
             (None, []) => bail!(Usage("a model is needed".to_owned())),
         };
-        let text = Calibration { cache: !args.no_cache, ..scored_text(&args.text)? };
+        let text = scored_text(&args.text)?;
+        let text = Calibration { cache: !args.no_cache, scratch: args.scratch.clone(), ..text };
         let is_shorter = args.drop.is_some() || !args.drop_experts.is_empty();
         if files.is_empty() && !is_shorter && args.requantize.is_empty() {
             bail!(Usage(
@@ -114,14 +115,17 @@ fn drops(args: &CompareArgs, text: &Calibration) -> Result<Drops> {
             portable: args.portable,
             trust_any_cut: args.trust_any_cut,
         },
-        calibration: Calibration::new(&CalibrationArgs {
-            calibration: args.choose_on.clone(),
-            amount: AmountArgs { seed: args.text.amount.seed, tokens: args.choose_tokens },
-            window: None,
-            machine: args.text.machine.clone(),
-            convert: None,
-            no_cache: args.no_cache,
-        })?,
+        calibration: Calibration {
+            scratch: args.scratch.clone(),
+            ..Calibration::new(&CalibrationArgs {
+                calibration: args.choose_on.clone(),
+                amount: AmountArgs { seed: args.text.amount.seed, tokens: args.choose_tokens },
+                window: None,
+                machine: args.text.machine.clone(),
+                convert: None,
+                no_cache: args.no_cache,
+            })?
+        },
         heals: false,
     };
     drops.heals = heal(args, &drops).may_choose();

@@ -62,37 +62,7 @@ impl Need {
     /// # Errors
     /// Metadata that is not what it should be.
     pub fn of(model: &Model<'_>, constraints: &Constraints, size: Size) -> Result<Self> {
-        let bytes = |n: usize, width: u64| (n as u64).saturating_mul(width).saturating_mul(4);
-        let n_embd = super::n_embd(model).unwrap_or(0) as u64;
-        let widest = widest(model).max(n_embd);
-        // Without a list of tokens nothing of it is counted.
-        let n_vocab = n_vocab(model).unwrap_or(0);
-        let state = bytes(size.window, n_embd);
-        // Keys and values in 16 bits: no wider than stream or widest matrix.
-        let cache = bytes(size.window, n_embd);
-        let compute = bytes(size.window, widest).saturating_mul(4);
-        let sums = match size.gathers.imatrix {
-            true => Sums::n_bytes(model).saturating_add(bytes(size.window, widest)),
-            false => 0,
-        };
-        // What all chosen experts give.
-        let outputs = match size.gathers.experts {
-            true => bytes(size.window, n_embd.saturating_mul(experts::n_used(model).unwrap_or(0) as u64)),
-            false => 0,
-        };
-        let sums = sums.saturating_add(outputs);
-        let besides = PROGRAM
-            .saturating_add(sums)
-            .saturating_add(n_vocab.saturating_mul(TOKEN))
-            .saturating_add(compute)
-            .saturating_add(state.saturating_mul(4));
-        // Where they are computed, and where they are kept.
-        let logits = bytes(size.n_logits, n_vocab).saturating_mul(2);
-        let n_blocks = model.n_trunk_blocks();
-        let whole = besides
-            .saturating_add(model.n_bytes())
-            .saturating_add(cache.saturating_mul(n_blocks as u64))
-            .saturating_add(logits.max(bytes(size.window, n_vocab)));
+        let Common { besides, state, cache, n_vocab, logits } = Common::of(model, size);
         let largest = largest_block(model, constraints)?;
         // Vocabulary rows of the text, and room for as many logits.
         let n_tokens = (size.window as u64).saturating_mul(size.n_windows as u64).min(n_vocab);
@@ -107,7 +77,18 @@ impl Need {
             .saturating_add(largest_tensor(model))
             .saturating_add(cache)
             .saturating_add(rows.max(head));
+        let whole = Self::of_whole(model, size);
         Ok(Self { whole, least, states: state.saturating_mul(size.n_windows as u64) })
+    }
+
+    /// Of the whole `model` alone.
+    #[must_use]
+    pub fn of_whole(model: &Model<'_>, size: Size) -> u64 {
+        let Common { besides, cache, n_vocab, logits, .. } = Common::of(model, size);
+        besides
+            .saturating_add(model.n_bytes())
+            .saturating_add(cache.saturating_mul(model.n_trunk_blocks() as u64))
+            .saturating_add(logits.max(bytes(size.window, n_vocab)))
     }
 
     /// Bytes of `limit` (or of free memory) left by a block-by-block evaluation. States are in memory or in files.
@@ -132,10 +113,7 @@ impl Need {
         }
         let there = format!("{} may be taken", ByteSize(room));
         if let Err(why) = by_blocks {
-            bail!(
-                "evaluating the whole model takes about {}, but {there}, and {why:#}",
-                ByteSize(self.whole)
-            );
+            bail!(too_large(self.whole, room, &format!("{why:#}")));
         }
         let in_memory = self.least.saturating_add(self.states);
         if in_memory <= room {
@@ -165,18 +143,67 @@ impl Need {
     }
 }
 
-/// Refuses a model that does not fit as a whole. It is for an evaluation that goes no other way.
+/// Refuses an evaluation that takes more than `limit`, or than is free, and goes no other way.
 ///
 /// # Errors
 /// What it would take.
-pub fn check_whole(
-    model: &Model<'_>,
-    constraints: &Constraints,
-    size: Size,
-    limit: Option<u64>,
-    why: &str,
-) -> Result<()> {
-    Need::of(model, constraints, size)?.way(limit, Err(anyhow::anyhow!("{why}")), false).map(|_| ())
+pub fn check_whole(n_bytes: u64, limit: Option<u64>, why: &str) -> Result<()> {
+    match limit.or_else(free_memory::available) {
+        Some(room) if n_bytes > room => bail!(too_large(n_bytes, room, why)),
+        _ => Ok(()),
+    }
+}
+
+fn too_large(n_bytes: u64, room: u64, why: &str) -> String {
+    let [takes, room] = [n_bytes, room].map(ByteSize);
+    format!("evaluating the whole model takes about {takes}, but {room} may be taken, and {why}")
+}
+
+/// What both ways take.
+struct Common {
+    /// Beside weights, keys and values, and logits.
+    besides: u64,
+    /// The hidden state of a window.
+    state: u64,
+    /// Keys and values of a block.
+    cache: u64,
+    /// Entries of the vocabulary. Without a list of tokens nothing of it is counted.
+    n_vocab: u64,
+    /// Logits where they are computed, and where they are kept.
+    logits: u64,
+}
+
+impl Common {
+    fn of(model: &Model<'_>, size: Size) -> Self {
+        let n_embd = super::n_embd(model).unwrap_or(0) as u64;
+        let widest = widest(model).max(n_embd);
+        let n_vocab = n_vocab(model).unwrap_or(0);
+        let state = bytes(size.window, n_embd);
+        let compute = bytes(size.window, widest).saturating_mul(4);
+        let sums = match size.gathers.imatrix {
+            true => Sums::n_bytes(model).saturating_add(bytes(size.window, widest)),
+            false => 0,
+        };
+        // What all chosen experts give.
+        let outputs = match size.gathers.experts {
+            true => bytes(size.window, n_embd.saturating_mul(experts::n_used(model).unwrap_or(0) as u64)),
+            false => 0,
+        };
+        let besides = PROGRAM
+            .saturating_add(sums)
+            .saturating_add(outputs)
+            .saturating_add(n_vocab.saturating_mul(TOKEN))
+            .saturating_add(compute)
+            .saturating_add(state.saturating_mul(4));
+        // Keys and values in 16 bits: no wider than stream or widest matrix.
+        let cache = bytes(size.window, n_embd);
+        Self { besides, state, cache, n_vocab, logits: bytes(size.n_logits, n_vocab).saturating_mul(2) }
+    }
+}
+
+/// Bytes of `n` rows of floats.
+fn bytes(n: usize, width: u64) -> u64 {
+    (n as u64).saturating_mul(width).saturating_mul(4)
 }
 
 /// The widest row that a block makes of a token, in elements.

@@ -10,7 +10,7 @@ use super::block::{BlockSegment, SegmentOf};
 use super::check::{HEAD_DIFFERS, check_known, differs, logits, same_bits, states};
 use super::contexts::Contexts;
 use super::head::HeadSegment;
-use super::plan::{VOCABULARY, Vocabulary};
+use super::plan::{VOCABULARY, Vocabulary, n_vocab};
 use super::segments::{Loaded, Segments};
 use super::{Outcome, Subsets, Visitor};
 use crate::engine::hidden_state::{HiddenStates, Token};
@@ -53,6 +53,24 @@ pub struct Chain<'m, 'a> {
 }
 
 impl<'m, 'a> Chain<'m, 'a> {
+    /// Bytes that it takes beside the whole `model`, for so many tokens in windows of this length.
+    #[must_use]
+    pub fn n_bytes(model: &Model<'_>, window: usize, n_tokens: usize) -> u64 {
+        let n_blocks = model.n_trunk_blocks();
+        let n_embd = model.count("embedding_length").ok().flatten().unwrap_or(0);
+        let n_vocab = n_vocab(model).map_or(0, |n| usize::try_from(n).unwrap_or(usize::MAX));
+        let context = context_bytes(model, n_embd, window);
+        let head = head_bytes(model, n_vocab, window);
+        let kept = |each: usize, room: usize| each.saturating_mul(n_blocks).min(room.max(each)) as u64;
+        // Two of each window, and one of each block.
+        let n_states = n_tokens.saturating_mul(2).saturating_add(window.saturating_mul(n_blocks));
+        model
+            .n_bytes()
+            .saturating_add(kept(context, CONTEXT_BYTES))
+            .saturating_add(kept(head, HEAD_BYTES))
+            .saturating_add(n_states.saturating_mul(n_embd).saturating_mul(size_of::<f32>()) as u64)
+    }
+
     /// Loads every block of `model`, and evaluates all windows whole.
     ///
     /// On the first window the chain is compared with the whole model, `engine`.
@@ -72,7 +90,7 @@ impl<'m, 'a> Chain<'m, 'a> {
         let n_embd = engine.n_embd();
         let window = windows.iter().map(|window| window.len()).max().unwrap_or(0);
         let mut chain = Self {
-            segments: Segments::new(model, constraints, window, threads),
+            segments: Segments::new(model, constraints, window, threads).on(engine.options()),
             n_blocks: graph.n_blocks,
             n_embd,
             windows: Vec::new(),

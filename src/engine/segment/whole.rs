@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use anyhow::Result;
-use ggml::{Context, ThreadPool, WindowInput};
+use ggml::{Context, ModelOptions, ThreadPool, WindowInput};
 
 use super::{Outcome, Subsets, Visitor};
 use crate::engine::hidden_state::Token;
@@ -55,7 +55,7 @@ impl<'m, 'a> Whole<'m, 'a> {
         let n_outputs = scored(longest).len();
         let mut parent = Context::with_outputs(self.engine, longest, n_outputs, &self.threads)?;
         for (set, cut) in cuts.iter().enumerate() {
-            let model = load(self.model, self.constraints, cut)?;
+            let model = load(self.model, self.constraints, cut, self.engine.options())?;
             let mut context = Context::with_outputs(&model, longest, n_outputs, &self.threads)?;
             let n_trunk = self.model.n_trunk_blocks();
             let n_removed = cut.blocks.iter().filter(|block| block.index() < n_trunk).count();
@@ -77,7 +77,7 @@ impl<'m, 'a> Whole<'m, 'a> {
     }
 }
 
-/// `model` without `removed`, as it would be written, loaded from memory.
+/// `model` without `removed`, as it would be written, loaded from memory as `options` say.
 ///
 /// # Errors
 /// A set that is not allowed; llama.cpp's reason for not loading it.
@@ -85,8 +85,9 @@ pub(crate) fn load_without(
     model: &Model<'_>,
     constraints: &Constraints,
     removed: BlockSet,
+    options: ModelOptions,
 ) -> Result<ggml::Model> {
-    load(model, constraints, &without(removed))
+    load(model, constraints, &without(removed), options)
 }
 
 /// The cut of a search.
@@ -95,9 +96,14 @@ fn without(removed: BlockSet) -> Cut {
 }
 
 /// Loads from memory what `cut` makes of `model`, as it would be written.
-fn load(model: &Model<'_>, constraints: &Constraints, cut: &Cut) -> Result<ggml::Model> {
+fn load(
+    model: &Model<'_>,
+    constraints: &Constraints,
+    cut: &Cut,
+    options: ModelOptions,
+) -> Result<ggml::Model> {
     let plan = Plan::draft(model, constraints, cut)?;
-    MemoryFile::write_plan(model, &plan)?.load()
+    MemoryFile::write_plan(model, &plan)?.load(options)
 }
 
 impl Subsets for Whole<'_, '_> {

@@ -191,7 +191,7 @@ impl<'m, 'a> Healer<'m, 'a> {
         let window = windows.iter().map(|window| window.len()).max().unwrap_or(0);
         let threads = Rc::new(ThreadPool::new(n_threads)?);
         Ok(Self {
-            segments: Segments::new(model, constraints, window, &threads),
+            segments: Segments::new(model, constraints, window, &threads).on(engine.options()),
             model,
             constraints,
             engine,

@@ -278,7 +278,7 @@ impl Healer<'_, '_> {
         let plan = Plan::draft(self.model, self.constraints, &cut)?;
         let file = MemoryFile::write_plan(self.model, &plan)?;
         drop((plan, cut));
-        let model = file.load()?;
+        let model = file.load(self.engine.options())?;
         self.loss_over(windows, &mut self.logits_of(&model)?, parent)
     }
 
