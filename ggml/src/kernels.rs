@@ -37,10 +37,12 @@ impl Kernels {
             return Err(missing());
         }
         // SAFETY: the type is that of the function with this name (`ggml-cpu.h`).
-        let new_pool = unsafe { std::mem::transmute::<*mut c_void, NewPool>(function(device, c"ggml_threadpool_new")?) };
+        let new_pool =
+            unsafe { std::mem::transmute::<*mut c_void, NewPool>(function(device, c"ggml_threadpool_new")?) };
         // SAFETY: as above.
-        let free_pool =
-            unsafe { std::mem::transmute::<*mut c_void, FreePool>(function(device, c"ggml_threadpool_free")?) };
+        let free_pool = unsafe {
+            std::mem::transmute::<*mut c_void, FreePool>(function(device, c"ggml_threadpool_free")?)
+        };
         // SAFETY: as above.
         let use_pool = unsafe {
             std::mem::transmute::<*mut c_void, UsePool>(function(device, c"ggml_backend_cpu_set_threadpool")?)
@@ -83,7 +85,6 @@ fn function(device: sys::ggml_backend_dev_t, name: &CStr) -> Result<*mut c_void,
 /// Kernels in files.
 #[cfg(feature = "portable")]
 mod modules {
-    use std::ffi::CStr;
     use std::path::{Path, PathBuf};
 
     use llama_cpp_sys_2 as sys;
@@ -96,7 +97,8 @@ mod modules {
 
     /// The folder of the modules of this very program, links to it followed.
     pub(super) fn folder() -> Result<PathBuf, String> {
-        let program = std::env::current_exe().map_err(|error| format!("the program's own path is not known: {error}"))?;
+        let program = std::env::current_exe()
+            .map_err(|error| format!("the program's own path is not known: {error}"))?;
         let top = program.parent().and_then(Path::parent);
         Ok(top.ok_or_else(|| format!("{} is in no folder", program.display()))?.join(FOLDER))
     }
@@ -112,6 +114,7 @@ mod modules {
     /// The file that a function was loaded from.
     #[cfg(unix)]
     pub(super) fn of(function: NewPool) -> Option<PathBuf> {
+        use std::ffi::{CStr, OsStr, c_void};
         use std::os::unix::ffi::OsStrExt;
         let mut found = libc::Dl_info {
             dli_fname: std::ptr::null(),
@@ -120,13 +123,13 @@ mod modules {
             dli_saddr: std::ptr::null_mut(),
         };
         // SAFETY: any address may be asked about; `found` outlives the call.
-        let known = unsafe { libc::dladdr(function as *const _, &raw mut found) };
+        let known = unsafe { libc::dladdr(function as *const c_void, &raw mut found) };
         if known == 0 || found.dli_fname.is_null() {
             return None;
         }
         // SAFETY: the loader's name of a module that is never unloaded, NUL-terminated.
         let name = unsafe { CStr::from_ptr(found.dli_fname) };
-        Some(Path::new(std::ffi::OsStr::from_bytes(name.to_bytes())).to_owned())
+        Some(Path::new(OsStr::from_bytes(name.to_bytes())).to_owned())
     }
 
     /// The file that a function was loaded from. Not known on this system.
