@@ -1,15 +1,18 @@
 //! The library, initialised once per process.
 
 use std::ffi::{CStr, c_char};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use llama_cpp_sys_2 as sys;
 
-use crate::{fault, log};
+use crate::kernels::Kernels;
+use crate::{Error, fault, log};
 
 /// Proof that llama.cpp is initialised and its log captured.
 pub struct Backend {
-    _private: (),
+    /// What evaluates on the processor, or why nothing does.
+    kernels: Result<Kernels, String>,
 }
 
 /// A part of ggml that evaluates on devices of one kind.
@@ -63,10 +66,28 @@ impl Backend {
             unsafe { sys::llama_log_set(Some(log::capture), std::ptr::null_mut()) };
             // SAFETY: `on_abort` has the signature of `ggml_abort_callback_t` and does not return.
             unsafe { sys::ggml_set_abort_callback(Some(fault::on_abort)) };
-            // SAFETY: called once, before any other function of llama.cpp.
-            unsafe { sys::llama_backend_init() };
-            Self { _private: () }
+            let kernels = Kernels::load();
+            // Without any back end llama.cpp would look for one in the current folder.
+            if kernels.is_ok() {
+                // SAFETY: called once, before any other function of llama.cpp that needs it.
+                unsafe { sys::llama_backend_init() };
+            }
+            Self { kernels }
         })
+    }
+
+    /// What evaluates on the processor.
+    ///
+    /// # Errors
+    /// [`Error::Kernels`] where nothing does, in which case llama.cpp must not be asked for anything that evaluates.
+    pub(crate) fn kernels(&self) -> Result<Kernels, Error> {
+        self.kernels.clone().map_err(|reason| Error::Kernels { reason })
+    }
+
+    /// The file whose kernels were loaded, the best for this processor. `None` where they are built in.
+    #[must_use]
+    pub fn kernels_file(&self) -> Option<PathBuf> {
+        self.kernels.as_ref().ok()?.module()
     }
 
     /// Sets how the line on stderr begins if llama.cpp ends the process. It does so by a check that fails (`GGML_ASSERT`),
@@ -80,7 +101,7 @@ impl Backend {
     #[must_use]
     pub fn supports_gpu_offload(&self) -> bool {
         // SAFETY: no arguments; the library is initialised.
-        unsafe { sys::llama_supports_gpu_offload() }
+        self.kernels.is_ok() && unsafe { sys::llama_supports_gpu_offload() }
     }
 
     /// What can evaluate here, in the order in which llama.cpp prefers it. A back end that was built in but does not work on

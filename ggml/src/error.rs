@@ -8,6 +8,11 @@ use std::path::Path;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
+    /// There are no functions that evaluate on this processor.
+    Kernels {
+        /// What is missing where.
+        reason: String,
+    },
     /// The model could not be loaded.
     Load {
         /// llama.cpp's reason.
@@ -58,6 +63,7 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Kernels { reason } => write!(f, "llama.cpp has no kernels for this machine: {reason}"),
             Self::Load { reason } => write!(f, "llama.cpp could not load the model: {reason}"),
             Self::Context { reason } => {
                 write!(f, "llama.cpp could not set up the evaluation: {reason}")

@@ -9,6 +9,7 @@
 //! - [`limits`]: limits that the system sets on this process.
 //! - [`log`]: what llama.cpp says, captured.
 //! - [`fault`]: the end of a process that llama.cpp ends.
+//! - `kernels`: what ggml evaluates with on the processor.
 //! - [`backend`]: the library, initialised once.
 //! - [`rpc`]: other machines that evaluate a part of a model.
 //! - [`model`]: a loaded model and its tokenizer.
@@ -32,6 +33,8 @@ pub mod limits;
 pub mod log;
 
 pub mod fault;
+
+mod kernels;
 
 pub mod backend;
 

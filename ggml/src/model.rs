@@ -117,8 +117,9 @@ impl Model {
     /// Loads the model at `path`; of a split model, its first part.
     ///
     /// # Errors
-    /// [`Error::Path`] or [`Error::Load`] with llama.cpp's reason.
-    pub fn load(_backend: &Backend, path: &Path, options: ModelOptions) -> Result<Self, Error> {
+    /// [`Error::Kernels`], [`Error::Path`], or [`Error::Load`] with llama.cpp's reason.
+    pub fn load(backend: &Backend, path: &Path, options: ModelOptions) -> Result<Self, Error> {
+        backend.kernels()?;
         let path = c_path(path)?;
         options.load_with(|params| {
             // SAFETY: the path is NUL-terminated and outlives the call.
@@ -129,13 +130,14 @@ impl Model {
     /// Loads a model of one file, which `source` makes during the read. Its weights are in memory once.
     ///
     /// # Errors
-    /// [`Error::Load`] with the reason of the source, or llama.cpp's.
+    /// [`Error::Kernels`], or [`Error::Load`] with the reason of the source, or llama.cpp's.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     pub fn load_source(
-        _backend: &Backend,
+        backend: &Backend,
         source: &dyn crate::source::Source,
         options: ModelOptions,
     ) -> Result<Self, Error> {
+        backend.kernels()?;
         let mut stream = crate::source::Stream::open(source)?;
         let options = ModelOptions { no_mmap: true, ..options };
         let model = options.load_with(|params| {
@@ -152,12 +154,13 @@ impl Model {
     /// `counts` take the place of the files' own.
     ///
     /// # Errors
-    /// [`Error::Path`] or [`Error::Load`] with llama.cpp's reason.
+    /// [`Error::Kernels`], [`Error::Path`], or [`Error::Load`] with llama.cpp's reason.
     pub fn load_parts(
-        _backend: &Backend,
+        backend: &Backend,
         paths: &[&Path],
         counts: Option<BlockCounts>,
     ) -> Result<Self, Error> {
+        backend.kernels()?;
         let paths = paths.iter().map(|path| c_path(path));
         let paths: Vec<CString> = paths.collect::<Result<_, _>>()?;
         let mut pointers: Vec<_> = paths.iter().map(|path| path.as_ptr()).collect();

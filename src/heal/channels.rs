@@ -55,15 +55,17 @@ impl ChannelSums {
         let n = n_embd * weights.len();
         assert!(attention.len() == n && ffn.len() == n && residuals.len() == n, "states of different shapes");
         let rows = attention.chunks_exact(n_embd).zip(ffn.chunks_exact(n_embd));
-        for (((a, f), r), &w) in rows.zip(residuals.chunks_exact(n_embd)).zip(weights) {
-            for (((sums, &a), &f), &r) in self.sums.iter_mut().zip(a).zip(f).zip(r) {
-                let (a, f, r) = (f64::from(a), f64::from(f), f64::from(r));
-                let terms = [a * a, a * f, f * f, a * r, f * r, r * r];
-                for (sum, term) in sums.iter_mut().zip(terms) {
-                    *sum += w * term;
+        pulp::Arch::new().dispatch(|| {
+            for (((a, f), r), &w) in rows.zip(residuals.chunks_exact(n_embd)).zip(weights) {
+                for (((sums, &a), &f), &r) in self.sums.iter_mut().zip(a).zip(f).zip(r) {
+                    let (a, f, r) = (f64::from(a), f64::from(f), f64::from(r));
+                    let terms = [a * a, a * f, f * f, a * r, f * r, r * r];
+                    for (sum, term) in sums.iter_mut().zip(terms) {
+                        *sum += w * term;
+                    }
                 }
             }
-        }
+        });
         let mut all = self.sums.iter().flatten();
         ensure!(all.all(|sum| sum.is_finite()), "the model gives numbers that are not finite");
         Ok(())

@@ -58,7 +58,12 @@ fn without_gpu(back_ends: &[BackEnd]) -> Option<String> {
 
 /// The lines that tell of all.
 pub(crate) fn lines() -> String {
-    of(&Backend::init().back_ends())
+    let backend = Backend::init();
+    let mut text = of(&backend.back_ends());
+    if let Some(file) = backend.kernels_file() {
+        let _ = writeln!(text, "kernels {}", Escaped(&file.display().to_string()));
+    }
+    text
 }
 
 fn of(back_ends: &[BackEnd]) -> String {

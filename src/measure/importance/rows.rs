@@ -28,6 +28,11 @@ pub fn cosine_distance(x: &[f32], y: &[f32]) -> Option<f64> {
 
 /// Adds up in f64 over eight lanes, for vector instructions.
 pub(super) fn products(x: &[f32], y: &[f32]) -> Products {
+    pulp::Arch::new().dispatch(|| in_lanes(x, y))
+}
+
+#[inline(always)]
+fn in_lanes(x: &[f32], y: &[f32]) -> Products {
     const LANES: usize = 8;
     let mut xx = [0.0f64; LANES];
     let mut yy = [0.0f64; LANES];

@@ -24,7 +24,8 @@ impl<'l> Row<'l> {
     /// # Errors
     /// A logit that is not a number or plus infinity; a row with nothing that is possible.
     pub fn new(logits: &'l [f32]) -> Result<Self> {
-        let Some(max) = max(logits) else {
+        let arch = pulp::Arch::new();
+        let Some(max) = arch.dispatch(|| max(logits)) else {
             let bad = |logit: &f32| logit.is_nan() || *logit == f32::INFINITY;
             if let Some(at) = logits.iter().position(bad) {
                 bail!("the logit of vocabulary entry {at} is {}", logits[at]);
@@ -32,7 +33,8 @@ impl<'l> Row<'l> {
             bail!("all logits are minus infinity");
         };
         let max = f64::from(max);
-        Ok(Self { logits, max, log_sum: sum(logits, |logit| exp(f64::from(logit) - max)).ln() })
+        let sum = arch.dispatch(|| sum(logits, |logit| exp(f64::from(logit) - max)));
+        Ok(Self { logits, max, log_sum: sum.ln() })
     }
 
     /// The log-probability of vocabulary entry `i`.
@@ -62,6 +64,11 @@ impl<'l> Row<'l> {
     /// makes it negative.
     #[must_use]
     pub fn kl_from(&self, parent: &Row<'_>) -> f64 {
+        pulp::Arch::new().dispatch(|| self.divergence(parent))
+    }
+
+    #[inline(always)]
+    fn divergence(&self, parent: &Row<'_>) -> f64 {
         let parent_offset = parent.max + parent.log_sum;
         let offset = parent_offset - (self.max + self.log_sum);
         let term = |p: f32, q: f32| {
@@ -87,6 +94,7 @@ impl<'l> Row<'l> {
 }
 
 /// The largest logit. `None` if one is not a number or plus infinity, or if all are minus infinity.
+#[inline(always)]
 fn max(logits: &[f32]) -> Option<f32> {
     let larger = |a: f32, b: f32| if b > a { b } else { a };
     let (chunks, rest) = logits.as_chunks::<LANES>();
@@ -106,6 +114,7 @@ fn max(logits: &[f32]) -> Option<f32> {
     (good == [true; LANES] && max > f32::NEG_INFINITY).then_some(max)
 }
 
+#[inline(always)]
 fn sum(logits: &[f32], term: impl Fn(f32) -> f64) -> f64 {
     let (chunks, rest) = logits.as_chunks::<LANES>();
     let mut sums = [0.0; LANES];

@@ -56,11 +56,13 @@ impl WeightSums {
         let Some(squares) = self.squares.chunks_exact_mut(n_columns).nth(matrix) else {
             return;
         };
-        for row in rows.chunks_exact(n_columns) {
-            for (sum, &x) in squares.iter_mut().zip(row) {
-                *sum += f64::from(x) * f64::from(x);
+        pulp::Arch::new().dispatch(|| {
+            for row in rows.chunks_exact(n_columns) {
+                for (sum, &x) in squares.iter_mut().zip(row) {
+                    *sum += f64::from(x) * f64::from(x);
+                }
             }
-        }
+        });
     }
 
     /// Counts rows of an expert.
