@@ -450,28 +450,25 @@ mod tests {
     }
 
     #[test]
-    fn every_start_of_the_built_in_text_has_many_kinds_of_it() {
-        /// About as much as 8,192 tokens.
+    fn the_start_of_the_built_in_text_has_many_kinds_of_it() {
+        /// As much as 8,192 tokens are of most models.
         const START: usize = 32 << 10;
         let text = built_in().unwrap();
-        // Words of one kind of text each.
+        let start = &text[..text.floor_char_boundary(START)];
+        // Each kind by words of which it has some.
         let kinds = [
             ["GDP", "republic", "independence"],
             ["    return ", "self.", "function "],
-            ["\n- ", "?\n", "\n- What"],
-            ["theorem", "matrix", "polynomial"],
+            ["\n- ", "User:", "Assistant:"],
+            ["algebra", "equation", "$"],
             [" que ", " para ", " una "],
-            [" der ", " und ", " die "],
-            [" said ", "'", "\""],
+            [" der ", " und ", " wird "],
+            [" said ", " cried ", " replied "],
         ];
-        for at in [0, 300_000, 600_000] {
-            let from = text.ceil_char_boundary(at);
-            let part = &text[from..text.floor_char_boundary(from + START)];
-            for words in kinds {
-                assert!(words.iter().any(|word| part.contains(word)), "none of {words:?} from byte {at}");
-            }
-            let others = part.chars().filter(|&c| c > '\u{2ff}' && c.is_alphabetic()).count();
-            assert!(others >= 100, "{others} letters of other alphabets from byte {at}");
+        for words in kinds {
+            assert!(words.iter().any(|word| start.contains(word)), "none of {words:?}");
         }
+        let others = start.chars().filter(|&c| c > '\u{2ff}' && c.is_alphabetic()).count();
+        assert!(others >= 100, "{others} letters of other alphabets");
     }
 }
