@@ -11,7 +11,7 @@ use crate::engine::recoded::Recoded;
 use crate::engine::scored::MIN_WINDOW;
 use crate::engine::settings::Calibration;
 use crate::engine::text::{CalibrationSet, Cut, Texts};
-use crate::engine::{llama, logits, own_text};
+use crate::engine::{llama, logits, openings, own_text};
 use crate::error::Hint;
 use crate::files::cache::{Files, OWN_TEXT};
 use crate::model::input::Input;
@@ -91,7 +91,7 @@ impl<'i> LoadedModel<'i> {
 
     /// The model's own text, from the cache or written now.
     ///
-    /// It rests on the model, the order, and the version of this program and of llama.cpp.
+    /// It rests on the model, the order, the openings, and the version of this program and of llama.cpp.
     fn own_text(&self, order: Order, options: &Calibration, watch: &dyn Watch) -> Result<Vec<Token>> {
         own_text::first_token(&self.engine)?;
         let n_tokens = order.n_windows.saturating_mul(order.window);
@@ -102,6 +102,7 @@ impl<'i> LoadedModel<'i> {
             false => self.input.blake3_once(),
         };
         key.update(model.as_bytes());
+        key.update(openings::fingerprint().as_bytes());
         for number in [order.seed, order.window as u64, order.n_windows as u64] {
             key.update(&number.to_le_bytes());
         }

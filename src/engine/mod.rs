@@ -26,6 +26,7 @@ pub mod experts;
 
 pub mod llama;
 
+pub mod openings;
 pub mod own_text;
 
 pub(crate) mod memory_file;

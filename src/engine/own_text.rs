@@ -2,13 +2,15 @@
 //!
 //! A model's own text shows what it computes with, where no text of its domain is at hand (LLM-QAT, arXiv:2305.17888,
 //! calibrates quantization so). Tokens are drawn at temperature 1 from all of the vocabulary, since every other rule makes
-//! text that is more of one kind than what the model was trained on.
+//! text that is more of one kind than what the model was trained on. Every second text begins with an opening of a list, so
+//! that together they cover many subjects, languages and kinds of code.
 
 use anyhow::{Context, Result, bail, ensure};
 use ggml::{Batch, Decoder};
 use rayon::prelude::*;
 
 use crate::engine::hidden_state::Token;
+use crate::engine::openings::Openings;
 
 /// Sequences that are written at once. Each takes memory for keys and values.
 const SEQUENCES: usize = 8;
@@ -27,8 +29,9 @@ pub struct Order {
 /// Lets `model` write windows of tokens, one after another in the result.
 ///
 /// Every window begins with the token that begins a text. Where the model ends one, a new text begins in the same window, which
-/// knows nothing of the one before. The token that begins it takes the place of the one that ends the other. Which token is
-/// drawn depends on the predictions, the seed, the window's number and the place in it alone.
+/// knows nothing of the one before. The token that begins it takes the place of the one that ends the other. Every second text
+/// then has an opening of a list. Which token is drawn, and which opening a text has, depends on the predictions, the seed, the
+/// window's number and the place in it alone.
 ///
 /// `progress` gets the tokens that were written since it was last called.
 ///
@@ -41,6 +44,7 @@ pub fn write(
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Token>> {
     let first = first_token(model)?;
+    let openings = Openings::new(model, order.seed, order.window)?;
     let mut tokens: Vec<Token> = Vec::new();
     let n_sequences = SEQUENCES.min(order.n_windows).max(1);
     let mut sampler = Sampler {
@@ -53,7 +57,7 @@ pub fn write(
     for start in (0..order.n_windows).step_by(n_sequences) {
         let numbers = start..order.n_windows.min(start + n_sequences);
         let numbers: Vec<usize> = numbers.collect();
-        let windows = sampler.write(&numbers, progress).context("the model's own text")?;
+        let windows = sampler.write(&numbers, &openings, progress).context("the model's own text")?;
         tokens.extend(windows.into_iter().flatten());
     }
     Ok(tokens)
@@ -88,22 +92,32 @@ struct Sampler<'m> {
 
 impl Sampler<'_> {
     /// Writes the windows with these numbers at once.
-    fn write(&mut self, numbers: &[usize], progress: &mut dyn FnMut(usize)) -> Result<Vec<Vec<Token>>> {
+    fn write(
+        &mut self,
+        numbers: &[usize],
+        openings: &Openings,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Vec<Vec<Token>>> {
         self.decoder.clear();
         let mut windows = vec![vec![self.first]; numbers.len()];
         // Where in its text the last token of each window is.
         let mut positions = vec![0; numbers.len()];
+        // What is left of the opening that each text has.
+        let mut ahead: Vec<&[Token]> = numbers.iter().map(|&number| openings.of(number, 0)).collect();
         progress(numbers.len());
         for at in 1..self.order.window {
             let mut batch = Batch::default();
             for (sequence, window) in windows.iter().enumerate() {
                 batch.push(window[window.len() - 1], positions[sequence], &[sequence], true);
             }
-            for (sequence, token) in self.next(&batch, numbers, at)?.into_iter().enumerate() {
-                if self.model.ends_text(token) {
+            for (sequence, drawn) in self.next(&batch, numbers, at)?.into_iter().enumerate() {
+                let opening = ahead[sequence].split_off_first();
+                let token = opening.copied().unwrap_or(drawn);
+                if opening.is_none() && self.model.ends_text(token) {
                     self.decoder.forget(sequence);
                     windows[sequence].push(self.first);
                     positions[sequence] = 0;
+                    ahead[sequence] = openings.of(numbers[sequence], at);
                 } else {
                     windows[sequence].push(token);
                     positions[sequence] += 1;
@@ -130,7 +144,7 @@ impl Sampler<'_> {
 }
 
 /// A uniform number in [0, 1) for a place in a window.
-fn chance(seed: u64, window: usize, at: usize) -> f64 {
+pub(super) fn chance(seed: u64, window: usize, at: usize) -> f64 {
     let mut hasher = blake3::Hasher::new();
     for number in [seed, window as u64, at as u64] {
         hasher.update(&number.to_le_bytes());

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use ggml::{Backend, Context, ContextOptions, Token};
+use gguf_shorten::engine::openings::OPENINGS;
 use gguf_shorten::engine::own_text::{self, Order};
 use serde_json::Value;
 
@@ -25,16 +26,43 @@ fn chance(seed: u64, window: usize, at: usize) -> f64 {
     (u64::from_le_bytes(start) >> 11) as f64 / 2f64.powi(53)
 }
 
+/// The openings in the order of a seed, at most a quarter of a window of each.
+fn openings(model: &ggml::Model, order: Order) -> Vec<Vec<Token>> {
+    let mut numbers: Vec<usize> = (0..OPENINGS.len()).collect();
+    numbers.sort_by(|&a, &b| {
+        let place = |number| chance(order.seed, usize::MAX, number);
+        place(a).partial_cmp(&place(b)).unwrap()
+    });
+    let tokens = |number: usize| {
+        let mut tokens = model.tokenize(OPENINGS[number]).unwrap();
+        tokens.retain(|&token| token != FIRST && token != LAST);
+        tokens.truncate(order.window / 4);
+        tokens
+    };
+    numbers.into_iter().map(tokens).collect()
+}
+
 /// One token after another, by the textbook.
 fn naive(path: &Path, order: Order) -> Vec<Token> {
     let model = load(path).unwrap();
+    let openings = openings(&model, order);
+    let opening = |number: usize| match number % 2 {
+        0 => openings[number / 2 % openings.len()].clone(),
+        _ => Vec::new(),
+    };
     let options = ContextOptions { window: order.window, threads: 1 };
     let mut context = Context::new(&model, options).unwrap();
     let mut all = Vec::new();
     for number in 0..order.n_windows {
         let mut text = vec![FIRST];
         all.push(FIRST);
+        let (mut begun, mut given) = (0, opening(number));
         for at in 1..order.window {
+            if let Some(&token) = given.get(at - begun - 1) {
+                text.push(token);
+                all.push(token);
+                continue;
+            }
             let logits = context.logits(&text).unwrap();
             let row = &logits[(text.len() - 1) * model.n_vocab()..];
             let exps: Vec<f64> = row.iter().map(|&logit| f64::from(logit).exp()).collect();
@@ -48,6 +76,7 @@ fn naive(path: &Path, order: Order) -> Vec<Token> {
             if token == LAST {
                 text = vec![FIRST];
                 all.push(FIRST);
+                (begun, given) = (at, opening(number + at));
             } else {
                 text.push(token);
                 all.push(token);
@@ -77,6 +106,30 @@ fn texts_are_those_of_a_loop_over_tokens() {
         let other = own_text::write(&model, other, 1, &mut |_| {}).unwrap();
         assert_ne!(tokens, other);
     }
+}
+
+#[test]
+fn openings_are_many_and_each_seed_orders_them_in_another_way() {
+    let distinct: std::collections::BTreeSet<&str> = OPENINGS.into_iter().collect();
+    assert_eq!(distinct.len(), OPENINGS.len());
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m");
+    byte_model("llama", 3).save(Backend::init(), &path).unwrap();
+    let model = load(&path).unwrap();
+    let order = Order { window: 40, n_windows: 2 * OPENINGS.len(), seed: 7 };
+    let tokens = own_text::write(&model, order, 1, &mut |_| {}).unwrap();
+    let begins = |tokens: &[Token]| -> Vec<Vec<Token>> {
+        tokens.chunks(order.window).step_by(2).map(|window| window[1..8].to_vec()).collect()
+    };
+    let mut found = begins(&tokens);
+    let expected: Vec<_> = openings(&model, order).into_iter().map(|tokens| tokens[..7].to_vec()).collect();
+    assert_eq!(found, expected);
+    let other = Order { seed: 8, ..order };
+    let mut others = begins(&own_text::write(&model, other, 1, &mut |_| {}).unwrap());
+    assert_ne!(found, others);
+    found.sort();
+    others.sort();
+    assert_eq!(found, others);
 }
 
 fn calibration(dir: &Path, arguments: &str) -> Value {

@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_lone_unusual_window_does_not_go_unseen() {
-        // As Gemma 3 has it on the built-in text: of 32 windows one turns round what all others say. (With the finite
+        // As Gemma 3 has it on the built-in text of 0.1.0: of 32 windows one turns round what all others say. (With the finite
         // population correction it is missed ten times too often.)
         let any = constraints(3);
         let keep = BlockSet::new();
