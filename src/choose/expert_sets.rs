@@ -15,7 +15,7 @@ use crate::choose::outcome::{ExpertCandidateReport, ExpertsAutoReport};
 use crate::engine::blockwise::need::Way;
 use crate::engine::hidden_state::Token;
 use crate::engine::order::order;
-use crate::engine::segment::Whole;
+use crate::engine::segment::{Subsets as _, Whole};
 use crate::engine::settings::Calibration;
 use crate::error;
 use crate::measure::blockwise;

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::candidate::Removal;
+use super::removal::Removal;
 use crate::choose::auto::{choose_each, why_not};
 use crate::choose::expert_sets::{ChosenExperts, Experts};
 use crate::choose::experts::check;
