@@ -80,6 +80,7 @@ impl Sets<'_> {
             cut: &none,
             text,
             n_seen: self.importance.n_windows,
+            window: self.importance.n_tokens / self.importance.n_windows.max(1),
             watch,
         };
         let removal = |chosen: ChosenExperts| {
