@@ -41,6 +41,8 @@ pub(crate) struct Experts<'e> {
     pub(crate) text: &'e Calibration,
     /// First windows of the text, which had a part in a choice.
     pub(crate) n_seen: usize,
+    /// Tokens of a window, as the scores had them.
+    pub(crate) window: usize,
     pub(crate) watch: &'e dyn Watch,
 }
 
@@ -123,7 +125,7 @@ impl Experts<'_> {
         let beside = MemoryFile::loading_bytes(parent.model.n_bytes());
         blockwise::check_whole(parent, text, beside, "a smaller model is evaluated beside it")?;
         let n_blocks = parent.constraints.n_trunk_blocks;
-        let budget = budget(text.tokens, text.window, n_blocks);
+        let budget = budget(text.tokens, self.window, n_blocks);
         let n_wanted = |cuts: &Vec<Cut>| {
             let blocks: Vec<_> = cuts.iter().map(|cut| cut.blocks.clone()).collect();
             n_by_whole_models(budget, n_blocks, &kept(n_blocks, &blocks))

@@ -137,10 +137,12 @@ impl Rows {
         let Request { parent, objective, text, watch, .. } = *request;
         let cut = &Cut::new(BlockSet::new(), &ChosenBy::NoBlock.to_string());
         let n_scored = request.importance.map_or(0, |importance| importance.n_windows);
+        let n_tokens = request.importance.map_or(0, |importance| importance.n_tokens);
+        let window = n_tokens / n_scored.max(1);
         let n_seen = n_scored + self.n_compared;
         let possible: Vec<ExpertBudget> = budgets.possible().collect();
         let chosen =
-            Experts { parent, method, objective, scores, cut, text, n_seen, watch }.choose(&possible);
+            Experts { parent, method, objective, scores, cut, text, n_seen, window, watch }.choose(&possible);
         let mut chosen = chosen.into_iter();
         for (n_fewer, possible) in budgets.0 {
             let row = possible.and_then(|_| chosen.next().context("bug: a row that was not chosen")?);

@@ -248,8 +248,8 @@ fn select_cut(parent: Parent<'_>, options: &Choosing, watch: &dyn Watch) -> Resu
         return Ok(Selection::of(Cut { experts: checked.experts, ..cut }, chosen));
     };
     let scores = scored.as_deref().unwrap_or_default();
-    let n_seen = n_seen(&calibrated, &chosen);
-    let by_scores = experts_by_scores(parent, options, &cut, scores, n_seen, watch);
+    let seen = seen_windows(&calibrated, &chosen);
+    let by_scores = experts_by_scores(parent, options, &cut, scores, seen, watch);
     let (experts, experts_auto) = match by_scores.transpose().with_context(at_path)? {
         Some(ChosenExperts { cut, auto }) => (Some(cut), auto),
         None => (checked.experts.clone(), None),
@@ -271,12 +271,20 @@ fn select_cut(parent: Parent<'_>, options: &Choosing, watch: &dyn Watch) -> Resu
     })
 }
 
-/// First windows of the text, which had a part in the choice of blocks.
-fn n_seen(calibrated: &Calibrated, chosen: &Chosen) -> usize {
+/// The start of the text that had a part in the choice of blocks.
+#[derive(Clone, Copy)]
+struct SeenWindows {
+    n: usize,
+    /// Tokens of a window.
+    window: usize,
+}
+
+fn seen_windows(calibrated: &Calibrated, chosen: &Chosen) -> SeenWindows {
+    let window = calibrated.report.window;
     // A calibration that may end early takes windows from everywhere.
-    let scored = calibrated.n_tokens_allowed / calibrated.report.window.max(1);
+    let scored = calibrated.n_tokens_allowed / window.max(1);
     let compared = chosen.auto.as_ref().map_or(0, |auto| auto.report.windows - auto.report.seen_windows);
-    scored.max(calibrated.importance.n_windows) + compared
+    SeenWindows { n: scored.max(calibrated.importance.n_windows) + compared, window }
 }
 
 /// The experts that stay beside the rest of the cut, by scores.
@@ -285,14 +293,15 @@ fn experts_by_scores(
     options: &Choosing,
     cut: &Cut,
     scores: &[BlockOfExperts],
-    n_seen: usize,
+    seen: SeenWindows,
     watch: &dyn Watch,
 ) -> Option<Result<ChosenExperts>> {
     let ExpertChoice::Lowest(budget, method) = options.experts else {
         return None;
     };
     let (objective, text) = (options.objective, &options.calibration);
-    Experts { parent, method, objective, scores, cut, text, n_seen, watch }.choose(&[budget]).pop()
+    let SeenWindows { n: n_seen, window } = seen;
+    Experts { parent, method, objective, scores, cut, text, n_seen, window, watch }.choose(&[budget]).pop()
 }
 
 /// Whether no whole block is removed, not even for prediction.

@@ -5,9 +5,9 @@
 
 use anyhow::{Context, Result};
 
-use super::candidate::Removal;
 use super::maker::Maker;
 use super::notebook::Notebook;
+use super::removal::Removal;
 use super::rungs::Ladder;
 use super::whole::Whole;
 use crate::choose::loaded::Loaded;

@@ -8,6 +8,7 @@ use super::alone::cut;
 use super::knapsack::{self, Option as Item};
 use super::maker::Maker;
 use super::recipe::Types;
+use super::removal::Removal;
 use super::rungs::{Ladder, Rung};
 use crate::measure::loss::Loss;
 use crate::model::block::BlockSet;
@@ -88,17 +89,6 @@ impl Candidate {
             false => self.losses.iter().copied().sum::<Loss>().kl_divergence(),
         }
     }
-}
-
-/// Blocks or experts to remove, before types are chosen.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Removal {
-    pub(super) blocks: BlockSet,
-    /// The experts that stay, where some go.
-    pub(super) experts: Option<ExpertCut>,
-    pub(super) method: String,
-    /// The mean KL divergence without them, in nats.
-    pub(super) kl: f64,
 }
 
 impl Problem<'_, '_> {

@@ -28,6 +28,8 @@ mod matrix;
 
 mod notebook;
 
+mod removal;
+
 mod removed;
 
 mod report;

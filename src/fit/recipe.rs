@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::candidate::Removal;
+use super::removal::Removal;
 use crate::gguf::{Quoted, TensorType};
 use crate::model::block::{BlockSet, numbers};
 use crate::model::{BlockId, Model};

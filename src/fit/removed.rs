@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::candidate::Removal;
+use super::removal::Removal;
 use crate::choose::auto::{choose_each, why_not};
 use crate::choose::expert_sets::{ChosenExperts, Experts};
 use crate::choose::experts::check;
@@ -80,6 +80,7 @@ impl Sets<'_> {
             cut: &none,
             text,
             n_seen: self.importance.n_windows,
+            window: self.importance.n_tokens / self.importance.n_windows.max(1),
             watch,
         };
         let removal = |chosen: ChosenExperts| {

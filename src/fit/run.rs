@@ -7,13 +7,14 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::alone::{Alone, Measured, Probe};
-use super::candidate::{Candidate, Factors, Problem, Removal};
+use super::candidate::{Candidate, Factors, Problem};
 use super::corrected::Measuring;
 use super::maker::Maker;
 use super::matrix::Matrix;
 use super::notebook::{Ground, Notebook};
 use super::outcome::{CurvePoint, FitReport};
 use super::recipe::Recipe;
+use super::removal::Removal;
 use super::removed::{Sets, may_lose_experts};
 use super::report;
 use super::rungs::{Ladder, Rules, ladders};
