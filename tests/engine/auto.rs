@@ -5,6 +5,9 @@ use std::path::Path;
 
 use ggml::Backend;
 use gguf_shorten::engine::blockwise::need::Size;
+use gguf_shorten::engine::segment::Chain;
+use gguf_shorten::model::Model;
+use gguf_shorten::model::input::Input;
 use serde_json::{Value, json as value};
 
 use crate::blockwise::{SHORT, memory, need};
@@ -175,10 +178,12 @@ fn a_model_that_does_not_fit_twice_is_chosen_of_by_bi() {
     let dir = folder.path();
     let drop = format!("m.gguf --drop 3 --dry-run {}", text(4));
     let by_bi = json(dir, &format!("{drop} --method bi"));
-    let n_bytes = std::fs::metadata(dir.join("m.gguf")).unwrap().len();
-    let twice = need(dir, Size { n_logits: WINDOW / 2 - 1, ..SHORT }).whole + n_bytes;
+    let input = Input::open(&dir.join("m.gguf")).unwrap();
+    let model = Model::new(input.parse().unwrap()).unwrap();
+    let whole = need(dir, Size { n_logits: WINDOW / 2 - 1, ..SHORT }).whole;
+    let twice = |n_windows| whole + Chain::n_bytes(&model, WINDOW, n_windows * WINDOW);
     // Block by block, and as a whole.
-    for limit in [memory(dir, SHORT), twice - 1] {
+    for limit in [memory(dir, SHORT), twice(4) - 1] {
         let arguments = format!("{drop} --no-cache --json x.json --memory {limit}");
         let output = on_one_thread(dir, &arguments);
         let said = String::from_utf8_lossy(&output.stderr);
@@ -191,7 +196,7 @@ fn a_model_that_does_not_fit_twice_is_chosen_of_by_bi() {
             assert_eq!(found[key], by_bi[key], "{limit}");
         }
     }
-    let found = json(dir, &format!("{drop} --no-cache --memory {twice}"));
+    let found = json(dir, &format!("{drop} --no-cache --memory {}", twice(64)));
     assert_eq!((&found["auto"]["fallback"], influence(&found)), (&Value::Null, influence(&by_bi)));
     assert_ne!(found["auto"]["candidates"], value!([]));
 }
