@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     println!("cargo::rustc-env=GGUF_SHORTEN_VERSION={version}");
     if env::var_os("CARGO_FEATURE_PORTABLE").is_some() && env::var("CARGO_CFG_TARGET_OS")? == "linux" {
-        // Where llama.cpp is, also for its modules (an rpath, not a runpath), and before LD_LIBRARY_PATH.
+        // Where llama.cpp is. Of ld an rpath, which holds for what libraries load too; zig makes a runpath, which does not.
         println!("cargo::rustc-link-arg-bins=-Wl,--disable-new-dtags,-rpath,$ORIGIN/../lib/gguf-shorten");
     }
     Ok(())

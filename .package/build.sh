@@ -52,13 +52,15 @@ run_maturin() {
         CFLAGS=$map
         # The folder of the build, in which ggml would look for modules.
         CXXFLAGS="$map -UGGML_BACKEND_DIR"
-        CMAKE_SKIP_RPATH=ON
+        # Libraries look for one another in their own folder: zig's linker makes a runpath, which holds for one file alone.
+        CMAKE_INSTALL_RPATH=\$ORIGIN
+        CMAKE_BUILD_WITH_INSTALL_RPATH=ON
         CMAKE_SHARED_LINKER_FLAGS=-Wl,-s
         CMAKE_MODULE_LINKER_FLAGS=-Wl,-s
         CMAKE_BUILD_PARALLEL_LEVEL=${PACKAGE_JOBS:-$(nproc)}
         unset CARGO_ENCODED_RUSTFLAGS
         export PATH CARGO_TARGET_DIR ZIG_GLOBAL_CACHE_DIR CARGO_ZIGBUILD_CACHE_DIR RUSTFLAGS CFLAGS CXXFLAGS
-        export CMAKE_SKIP_RPATH CMAKE_SHARED_LINKER_FLAGS CMAKE_MODULE_LINKER_FLAGS CMAKE_BUILD_PARALLEL_LEVEL
+        export CMAKE_INSTALL_RPATH CMAKE_BUILD_WITH_INSTALL_RPATH CMAKE_SHARED_LINKER_FLAGS CMAKE_MODULE_LINKER_FLAGS CMAKE_BUILD_PARALLEL_LEVEL
         maturin build --release --zig --target $PACKAGE_TRIPLE --compatibility $PACKAGE_TAG --auditwheel skip \
             --jobs "$CMAKE_BUILD_PARALLEL_LEVEL" --out "$1" >&2
     )

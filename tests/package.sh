@@ -32,6 +32,7 @@ check_files() {
         for place in "$PWD" "$target" "${CARGO_HOME:-$HOME/.cargo}" "${RUSTUP_HOME:-$HOME/.rustup}"; do
             ! grep -aqF "$place/" "$file" || fail "$file names $place, a folder of the build"
         done
+        objdump -p "$file" | grep -q 'R\(UN\)\?PATH  *\$ORIGIN' || fail "$file does not look beside itself"
         objdump -T "$file" >"$work/symbols" || fail "$file cannot be read"
         newest=$(grep -o 'GLIBC_[0-9.]*' "$work/symbols" | sed 's/GLIBC_//' | sort -uV | tail -n 1)
         [ -n "$newest" ] || fail "$file asks for no glibc at all"
