@@ -67,6 +67,8 @@ mod save;
 
 mod verify;
 
+mod weights;
+
 mod earlier;
 
 mod stores;

@@ -25,6 +25,11 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "FILE")]
     pub imatrix: Option<PathBuf>,
 
+    /// Compare weights alone: every tensor by name and bytes in any order, and by value the metadata of the computation; for files that
+    /// another program rewrote, and for several cuts against the first parent
+    #[arg(long)]
+    pub weights: bool,
+
     /// Also run both with llama.cpp, the parent with the removed blocks zeroed, and compare the logits bit for bit
     #[arg(long)]
     pub run: bool,
