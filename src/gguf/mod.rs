@@ -41,7 +41,9 @@ mod reader;
 
 // The head of a file, in file order, and where it says that data lies.
 mod foreign_type;
+
 mod header;
+mod ik_type;
 mod metadata;
 mod places;
 mod tensor;

@@ -59,6 +59,10 @@ mod report;
 
 mod help;
 
+mod ik_types;
+
+mod manners;
+
 mod pages;
 
 mod card;
