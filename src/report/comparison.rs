@@ -13,7 +13,7 @@ use crate::model::block::block_list;
 use crate::model::outcome::ModelReport;
 use crate::named::Named as _;
 use crate::plan::healing::HealMethod;
-use comfy_table::{Cell, Table};
+use comfy_table::Cell;
 use indicatif::{DecimalBytes, HumanCount};
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -249,7 +249,7 @@ const COLUMNS: [Column<RowReport>; 11] = [
     }),
 ];
 
-fn rows(rows: &[RowReport]) -> Table {
+fn rows(rows: &[RowReport]) -> String {
     let under = |name: &str, cells: Vec<Cell>| [vec![Cell::new(name)], cells].concat();
     let head = under("", COLUMNS.iter().map(|column| right(column.head)).collect());
     let cells =

@@ -2,7 +2,7 @@
 
 pub mod lines;
 
-mod column;
+pub(crate) mod column;
 
 pub mod card;
 

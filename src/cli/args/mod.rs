@@ -14,6 +14,8 @@ mod report;
 
 mod score;
 
+mod short;
+
 mod shorten;
 
 mod show;
@@ -28,7 +30,10 @@ pub mod words;
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+use crate::cli::args::words::one_of;
+use crate::cli::colour::{self, When};
 
 pub use batch::BatchArgs;
 pub use compare::CompareArgs;
@@ -53,7 +58,8 @@ pub use verify::VerifyArgs;
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     arg_required_else_help = true,
-    max_term_width = 100
+    max_term_width = 100,
+    styles = colour::of_help()
 )]
 pub struct Cli {
     /// What to do; without a command: shorten
@@ -67,6 +73,30 @@ pub struct Cli {
     /// Print version, that of the bundled llama.cpp, and the devices that it finds
     #[arg(short = 'V', long, exclusive = true)]
     pub version: bool,
+}
+
+impl Cli {
+    /// Parses `words`, the program's name first.
+    ///
+    /// # Errors
+    /// Help, or what is wrong with the words.
+    pub fn parsed(words: &[std::ffi::OsString]) -> Result<Self, clap::Error> {
+        let texts: Vec<String> = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        let when = colour::in_words(&texts);
+        // For what is wrong with the words, too.
+        colour::set(when);
+        let color = match when {
+            When::Auto => clap::ColorChoice::Auto,
+            When::Always => clap::ColorChoice::Always,
+            When::Never => clap::ColorChoice::Never,
+        };
+        let mut command = Self::command().color(color);
+        if texts.len() < 2 || texts.iter().any(|word| word == "-h") {
+            command = short::short(command);
+        }
+        let mut matches = command.clone().try_get_matches_from(words)?;
+        Self::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+    }
 }
 
 /// The commands.
@@ -136,4 +166,8 @@ pub struct CommonArgs {
     /// Show what llama.cpp says
     #[arg(short, long)]
     pub verbose: bool,
+
+    /// When colour is shown
+    #[arg(long, value_name = "WHEN", value_parser = one_of::<When>(), default_value_t = When::Auto)]
+    pub color: When,
 }

@@ -31,60 +31,66 @@ pub struct ShortenArgs {
         long,
         value_name = "N|P%",
         required_unless_present_any = [
-            "blocks", "drop_mtp", "drop_attention", "attention_blocks", "target_size", "max_ppl", "max_kl", "objective",
+            "blocks", "layers", "drop_mtp", "drop_attention", "attention_blocks", "target_size", "max_ppl", "max_kl", "objective",
             "experts", "keep_experts", "drop_experts"
         ],
-        conflicts_with = "blocks"
+        conflicts_with_all = ["blocks", "layers"],
+        help_heading = "What is removed"
     )]
     pub drop: Option<Budget>,
 
     /// Remove exactly these blocks, 0-based, such as 21-29,31 (no calibration)
-    #[arg(long, value_name = "LIST", conflicts_with_all = ["keep", "method", "objective"])]
+    #[arg(long, value_name = "LIST", conflicts_with_all = ["keep", "method", "objective"], help_heading = "What is removed")]
     pub blocks: Option<BlockList>,
 
+    /// Keep exactly these blocks, both ends of a range among them, such as 0-20,28-31 (mergekit's layer_range [0, 21] is without
+    /// its end: here that is 0-20)
+    #[arg(long, value_name = "LIST", conflicts_with_all = ["blocks", "keep", "method", "objective"], help_heading = "What is removed")]
+    pub layers: Option<BlockList>,
+
     /// Drop the blocks for multi-token prediction (MTP, NextN) at the end too, or with neither --drop nor --blocks only them
-    #[arg(long)]
+    #[arg(long, help_heading = "What is removed")]
     pub drop_mtp: bool,
 
     /// Remove only the attention of this many of the blocks that stay; for dense llama models, written as deci
-    #[arg(long, value_name = "N|P%", conflicts_with = "attention_blocks")]
+    #[arg(long, value_name = "N|P%", conflicts_with = "attention_blocks", help_heading = "What is removed")]
     pub drop_attention: Option<Budget>,
 
     /// Remove only the attention of exactly these blocks (no calibration)
-    #[arg(long, value_name = "LIST")]
+    #[arg(long, value_name = "LIST", help_heading = "What is removed")]
     pub attention_blocks: Option<BlockList>,
 
     /// How many experts of each block to remove: a number, or a share such as 25%
-    #[arg(long, value_name = "N|P%", conflicts_with_all = ["experts", "keep_experts"])]
+    #[arg(long, value_name = "N|P%", conflicts_with_all = ["experts", "keep_experts"], help_heading = "What is removed")]
     pub drop_experts: Option<ExpertBudget>,
 
     /// By which score of experts
-    #[arg(long, value_parser = one_of::<ExpertMethod>(), default_value_t = ExpertMethod::Reap, requires = "drop_experts")]
+    #[arg(long, value_parser = one_of::<ExpertMethod>(), default_value_t = ExpertMethod::Reap, requires = "drop_experts", help_heading = "What is removed")]
     pub experts_by: ExpertMethod,
 
     /// Keep only these experts, the same in each block, such as 0-95 (no calibration)
-    #[arg(long, value_name = "LIST", conflicts_with = "experts")]
+    #[arg(long, value_name = "LIST", conflicts_with = "experts", help_heading = "What is removed")]
     pub keep_experts: Option<BlockList>,
 
     /// Keep only the experts of this JSON file, a list for each block that has some, all of one length, such as
     /// {"0": [0, 3], "1": [2, 5]} (no calibration)
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "What is removed")]
     pub experts: Option<PathBuf>,
 
     /// Never remove these blocks, nor their attention
-    #[arg(long, value_name = "LIST")]
+    #[arg(long, value_name = "LIST", help_heading = "What is removed")]
     pub keep: Option<BlockList>,
 
     /// How to choose the blocks
-    #[arg(long, value_parser = one_of::<Method>(), default_value_t = Method::Auto)]
+    #[arg(long, value_parser = one_of::<Method>(), default_value_t = Method::Auto, help_heading = "How it is chosen")]
     pub method: Method,
 
     /// How much is measured for the choice
-    #[arg(long, value_parser = one_of::<Effort>(), default_value_t = Effort::Normal, conflicts_with_all = ["method", "blocks"])]
+    #[arg(long, value_parser = one_of::<Effort>(), default_value_t = Effort::Normal, conflicts_with_all = ["method", "blocks", "layers"], help_heading = "How it is chosen")]
     pub effort: Effort,
 
     /// What methods ablate and search make small, and auto compares by [default: kl; ppl with --max-ppl]
-    #[arg(long, value_parser = one_of::<Objective>())]
+    #[arg(long, value_parser = one_of::<Objective>(), help_heading = "How it is chosen")]
     pub objective: Option<Objective>,
 
     /// Stop measuring as soon as the rest of the text cannot change which blocks go, with this confidence, such as 0.99;
@@ -93,67 +99,67 @@ pub struct ShortenArgs {
     pub confidence: Option<Confidence>,
 
     /// What makes up for the removed blocks [default: none; auto with --effort thorough]
-    #[arg(long, value_parser = one_of::<HealArg>())]
+    #[arg(long, value_parser = one_of::<HealArg>(), help_heading = "Healing")]
     pub heal: Option<HealArg>,
 
     /// What healed weights are rounded to: their own type (keep), the smallest that keeps 95 % of what healing gains (auto), or
     /// a type such as Q8_0 or F16 [default: auto]
-    #[arg(long, value_name = "TYPE")]
+    #[arg(long, value_name = "TYPE", help_heading = "Healing")]
     pub heal_type: Option<HealType>,
 
     /// The memory that hidden states and sums of healing may take beside the model, such as 4G: less text is used unless --tokens
     /// says how much, and what does not fit is refused before anything is measured
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", help_heading = "Healing")]
     pub max_memory: Option<ByteSize>,
 
     /// Only sets that keep a pattern of sliding windows or recurrent blocks as older llama.cpp has it built in, so that no
     /// list is written that such a one ignores
-    #[arg(long, conflicts_with = "trust_any_cut")]
+    #[arg(long, conflicts_with = "trust_any_cut", help_heading = "Safety")]
     pub portable: bool,
 
     /// Skip the safety rules: allow any set of blocks, unknown architectures and unknown per-block metadata
-    #[arg(long)]
+    #[arg(long, help_heading = "Safety")]
     pub trust_any_cut: bool,
 
     /// Where to write the shorter model; of a split one, what the names of its parts begin with
-    #[arg(short, long, value_name = "FILE", required_unless_present = "dry_run")]
+    #[arg(short, long, value_name = "FILE", required_unless_present = "dry_run", help_heading = "Files")]
     pub output: Option<PathBuf>,
 
     /// Write parts of at most this size, such as 4G, 500M or 2GiB, for llama.cpp's split models; metadata comes on top
-    #[arg(long, value_name = "SIZE", conflicts_with = "keep_split")]
+    #[arg(long, value_name = "SIZE", conflicts_with = "keep_split", help_heading = "Files")]
     pub split_max_size: Option<ByteSize>,
 
     /// Write parts as the input has them, if it is a split model
-    #[arg(long)]
+    #[arg(long, help_heading = "Files")]
     pub keep_split: bool,
 
     /// Also renumber the model's importance matrix, of either form, and write it to OUT
-    #[arg(long, num_args = 2, value_names = ["IN", "OUT"])]
+    #[arg(long, num_args = 2, value_names = ["IN", "OUT"], help_heading = "Files")]
     pub imatrix: Option<Vec<PathBuf>>,
 
     /// Also write the importance matrix of the model as it is, by the text of --calibration, as llama-imatrix does
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Files")]
     pub imatrix_out: Option<PathBuf>,
 
     /// Write a Modelfile beside the output, with the template, parameters and system text of a parent named ollama:..., and run
     /// `ollama create NAME` if there is an Ollama
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["split_max_size", "keep_split"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["split_max_size", "keep_split"], help_heading = "Files")]
     pub ollama: Option<String>,
     /// Also write a model card, ready to publish with the output: measures quality and speed of output and input, on the
     /// text after the part that chose the blocks
-    #[arg(long, value_name = "FILE.md", conflicts_with = "dry_run")]
+    #[arg(long, value_name = "FILE.md", conflicts_with = "dry_run", help_heading = "Files")]
     pub card: Option<PathBuf>,
 
     /// Overwrite the output if it exists
-    #[arg(long)]
+    #[arg(long, help_heading = "Files")]
     pub force: bool,
 
     /// Write nothing that would leave less than this free on the disk of the output, such as 2G
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", help_heading = "Files")]
     pub min_free: Option<ByteSize>,
 
     /// Say what would be done, and write nothing
-    #[arg(long)]
+    #[arg(long, help_heading = "Files")]
     pub dry_run: bool,
 
     /// Goals.
@@ -177,7 +183,7 @@ pub struct GoalArgs {
     #[arg(
         long,
         value_name = "SIZE",
-        conflicts_with_all = ["drop", "blocks", "drop_attention", "attention_blocks", "max_ppl", "max_kl"]
+        conflicts_with_all = ["drop", "blocks", "layers", "drop_attention", "attention_blocks", "max_ppl", "max_kl"]
     )]
     pub target_size: Option<ByteSize>,
 
@@ -186,7 +192,7 @@ pub struct GoalArgs {
     #[arg(
         long,
         value_name = "+P%|X",
-        conflicts_with_all = ["drop", "blocks", "drop_attention", "attention_blocks", "max_kl"]
+        conflicts_with_all = ["drop", "blocks", "layers", "drop_attention", "attention_blocks", "max_kl"]
     )]
     pub max_ppl: Option<PerplexityLimit>,
 
@@ -194,7 +200,7 @@ pub struct GoalArgs {
     #[arg(
         long,
         value_name = "X",
-        conflicts_with_all = ["drop", "blocks", "drop_attention", "attention_blocks"]
+        conflicts_with_all = ["drop", "blocks", "layers", "drop_attention", "attention_blocks"]
     )]
     pub max_kl: Option<KlLimit>,
 

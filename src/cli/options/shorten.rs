@@ -109,6 +109,9 @@ fn method(args: &ShortenArgs) -> Method {
 /// The choice of whole blocks.
 fn choice(args: &ShortenArgs, goal: Option<Goal>) -> Choice {
     let (method, keep) = (method(args), args.keep.clone());
+    if let Some(layers) = &args.layers {
+        return Choice::Layers(layers.clone());
+    }
     match (&args.blocks, goal, args.drop) {
         (Some(blocks), ..) => Choice::Blocks(blocks.clone()),
         (None, Some(goal), most) => Choice::Goal { goal, most, method, keep },
@@ -188,7 +191,7 @@ fn check_removal(args: &ShortenArgs, choice: &Choice, attention: &Choice) -> Res
     let is_nothing = |choice: &Choice| matches!(choice, Choice::Nothing { .. });
     let removes_none = is_nothing(choice) && is_nothing(attention);
     if removes_none && !args.drop_mtp && experts(args) == ExpertChoice::All {
-        bail!(Usage("--drop or --blocks is needed".to_owned()));
+        bail!(Usage("--drop, --blocks or --layers is needed".to_owned()));
     }
     let method = method(args);
     if args.drop_attention.is_some() && !matches!(method.unmeasured().basis(), Basis::Order | Basis::Scores) {
