@@ -1,6 +1,7 @@
 //! Quantizing a whole model, by llama.cpp's own routine.
 
 use std::cell::RefCell;
+use std::ffi::c_char;
 use std::path::Path;
 use std::rc::Rc;
 use std::str::FromStr;
@@ -103,6 +104,9 @@ pub type Progress = Rc<dyn Fn(usize, usize)>;
 thread_local! {
     /// Who is told of the progress of the quantization that this thread runs.
     static PROGRESS: RefCell<Option<Progress>> = const { RefCell::new(None) };
+
+    /// Where the types go that this thread asks for.
+    static TYPES: RefCell<Option<Rc<RefCell<Vec<(String, String)>>>>> = const { RefCell::new(None) };
 }
 
 /// Quantizes the model at `input` to `output`, as one file, without an importance matrix. Of a split model `input` is the first
@@ -133,6 +137,38 @@ pub fn requantize(
     result
 }
 
+/// The types that [`requantize`] would give the tensors of the model at `input`, by their names, of those in another type now. The
+/// data of tensors is not read. With an importance matrix some mixtures have other types; which numbers it has decides nothing.
+///
+/// # Errors
+/// As [`requantize`].
+pub fn types(
+    _backend: &Backend,
+    input: &Path,
+    file_type: FileType,
+    has_importance: bool,
+) -> Result<Vec<(String, String)>, Error> {
+    // SAFETY: no arguments.
+    let mut params = unsafe { sys::llama_model_quantize_default_params() };
+    params.nthread = 1;
+    params.ftype = file_type.number;
+    params.allow_requantize = true;
+    params.dry_run = true;
+    // One entry, of a tensor that no model has, and one without a name, which ends the list.
+    let number = [1.0f32];
+    let entry = |name: *const c_char| sys::llama_model_imatrix_data { name, data: number.as_ptr(), size: 1 };
+    let matrix = [entry(c"gguf-shorten.none".as_ptr()), entry(std::ptr::null())];
+    if has_importance {
+        params.imatrix = matrix.as_ptr();
+    }
+    let found: Rc<RefCell<Vec<(String, String)>>> = Rc::default();
+    TYPES.with(|slot| slot.replace(Some(Rc::clone(&found))));
+    let result = run(input, Path::new(""), &params);
+    TYPES.with(|slot| slot.replace(None));
+    result?;
+    Ok(found.take())
+}
+
 /// Calls `llama_model_quantize`.
 pub(crate) fn run(
     input: &Path,
@@ -155,6 +191,10 @@ pub(crate) fn run(
 /// Finds in llama.cpp's lines on this thread those that begin a tensor. They read `[  12/ 272] name - ...` (`llama-quant.cpp:
 /// llama_model_quantize_impl`).
 pub(crate) fn watch(line: &str) {
+    let types = TYPES.with(|slot| slot.borrow().clone());
+    if let (Some(types), Some(found)) = (types, type_of(line)) {
+        types.borrow_mut().push(found);
+    }
     let Some((done, total)) = counts(line) else {
         return;
     };
@@ -163,6 +203,17 @@ pub(crate) fn watch(line: &str) {
     if let Some(progress) = progress {
         progress(done, total);
     }
+}
+
+/// The name and new type of a tensor, of a line such as `[   1/ 272] token_embd.weight - [576, 49152, 1, 1], type = q4_1, size =
+/// 16.88 MiB -> 15.19 MiB (q4_K)`. Of one that keeps its type there is none.
+fn type_of(line: &str) -> Option<(String, String)> {
+    counts(line)?;
+    let (head, rest) = line.split_once("] ")?.1.rsplit_once("], type = ")?;
+    let (name, _) = head.rsplit_once(" - [")?;
+    let (_, new) = rest.split_once(" -> ")?;
+    let (_, new) = new.trim_end().strip_suffix(')')?.rsplit_once('(')?;
+    Some((name.trim_end().to_owned(), new.to_owned()))
 }
 
 fn counts(line: &str) -> Option<(usize, usize)> {
@@ -189,6 +240,19 @@ mod tests {
         }
         assert_eq!(FileType::of_number(4), None);
         assert_eq!(FileType::of_number(u64::MAX), None);
+    }
+
+    #[test]
+    fn lines_of_types_are_told_from_others() {
+        let line = "[   1/ 272] blk.0.a - [b.weight                    - [   576, 49152,     1,     1], type =   q4_1, \
+                    size =    16.88 MiB ->    15.19 MiB (q4_K)\n";
+        assert_eq!(type_of(line), Some(("blk.0.a - [b.weight".to_owned(), "q4_K".to_owned())));
+        for other in [
+            "[   2/ 272] output_norm.weight  - [   576,     1,     1,     1], type =    f32, size =    0.002 MiB",
+            "llama_model_quantize_impl: model size  =   16.88 MiB -> 15.19 MiB (q4_K)",
+        ] {
+            assert_eq!(type_of(other), None, "{other}");
+        }
     }
 
     #[test]

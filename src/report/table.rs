@@ -4,6 +4,7 @@ use super::column::{number, right, table};
 use super::lines::{Colour, alike, calibrated, changes, chosen, compared, loss, model, removed, written};
 use super::{Report, goal, stability};
 use crate::choose::outcome::BlockReport;
+use crate::fit::mixture::MixtureReport;
 use crate::measure::importance::{BlockScores, Metric};
 use crate::measure::mean::Mean;
 use crate::model::block::block_list;
@@ -106,6 +107,10 @@ fn written_output(report: &Report, output: &OutputReport) -> String {
     }
     if let Some(heal) = &report.heal {
         text.push_str(&super::healing::lines(heal));
+    }
+    if let Some(MixtureReport { file_type, tensors, imatrix_blake3 }) = &report.requantize {
+        let by = if imatrix_blake3.is_some() { ", by the importance matrix" } else { "" };
+        let _ = writeln!(text, "types    {file_type}: {tensors} tensors in other types than the input's{by}");
     }
     let _ = writeln!(text, "output   {}", written(output, report.model.bytes));
     text.push_str(&changes(&output.changes));

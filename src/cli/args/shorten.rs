@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use ggml::FileType;
 
 use crate::choose::search::goal::{KlLimit, PerplexityLimit};
 use crate::choose::settings::Effort;
@@ -111,6 +112,11 @@ pub struct ShortenArgs {
     /// says how much, and what does not fit is refused before anything is measured
     #[arg(long, value_name = "SIZE", help_heading = "Healing")]
     pub max_memory: Option<ByteSize>,
+
+    /// Also round the tensors that stay to these types of llama-quantize, such as Q4_K_M, each once; by the importance matrix of
+    /// --imatrix or --imatrix-out, where one is given
+    #[arg(long, value_name = "TYPE", conflicts_with_all = ["heal", "drop_experts", "keep_experts", "experts"], help_heading = "Files")]
+    pub requantize: Option<FileType>,
 
     /// Only sets that keep a pattern of sliding windows or recurrent blocks as older llama.cpp has it built in, so that no
     /// list is written that such a one ignores

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
+use ggml::FileType;
 
 use super::calibration::check_matrix;
 use super::{Printing, check_not_stdout, heal, one_model, rpc};
@@ -29,6 +30,8 @@ pub struct Shorten {
     pub choosing: Choosing,
     /// How they are made up for.
     pub heal: Heal,
+    /// The types that the tensors become.
+    pub requantize: Option<FileType>,
     /// The files that are read beside the model and written.
     pub files: Files,
     /// The output of the command.
@@ -51,6 +54,7 @@ impl Shorten {
         let attention = attention(args);
         check_removal(args, &choice, &attention)?;
         check_experts(args, goal)?;
+        check_types(args, goal)?;
         if args.confidence.is_some() {
             check_may_stop(args, goal)?;
         }
@@ -95,7 +99,9 @@ impl Shorten {
             heals: heal.may_choose(),
             imatrix: files.imatrix_out.is_some() && !files.dry_run,
         };
-        let options = Self { model, choosing, heal, files, printing: Printing::new(&args.common) };
+        let requantize = args.requantize;
+        let options =
+            Self { model, choosing, heal, requantize, files, printing: Printing::new(&args.common) };
         rpc::check_shorten(&options)?;
         Ok(options)
     }
@@ -158,6 +164,23 @@ fn check_experts(args: &ShortenArgs, goal: Option<Goal>) -> Result<()> {
             "--heal fits weights to blocks that have all experts, so none can be removed beside it"
                 .to_owned()
         ));
+    }
+    Ok(())
+}
+
+/// Checks that nothing is promised of a model that is then quantized.
+fn check_types(args: &ShortenArgs, goal: Option<Goal>) -> Result<()> {
+    if args.requantize.is_none() {
+        return Ok(());
+    }
+    if let Some(goal) = goal {
+        bail!(Usage(format!(
+            "--{} is measured of the input's own types, so --requantize has no place beside it; fit finds types within a size",
+            goal.flag()
+        )));
+    }
+    if heal::how(args) != HealArg::None {
+        bail!(Usage("--requantize rounds the input's weights, so nothing is healed beside it".to_owned()));
     }
     Ok(())
 }
