@@ -68,6 +68,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Some(Command::Fit(args)) => commands::fit::run(&Fit::new(args)?),
         Some(Command::Batch(args)) => commands::batch::run(args),
         Some(Command::Report(args)) => commands::report::run(args),
+        Some(Command::List(common)) => commands::list::run(common),
         Some(Command::Cache { command }) => commands::cache::run(command),
         Some(Command::Completions { shell }) => commands::generate::completions(*shell),
         Some(Command::Man) => commands::generate::man(),

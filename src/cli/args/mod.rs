@@ -121,6 +121,8 @@ pub enum Command {
     Batch(BatchArgs),
     /// Show saved results on one page, with charts and tables
     Report(ReportArgs),
+    /// List the models of all stores, and whether they can be shortened
+    List(CommonArgs),
     /// List or clear the cache of scores
     Cache {
         /// What to do

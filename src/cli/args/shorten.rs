@@ -23,7 +23,7 @@ use crate::plan::{Budget, Method};
 #[derive(Debug, Args)]
 pub struct ShortenArgs {
     /// The model: a file, of a split model any or all of its parts, or ollama:NAME, ollama:NAME:TAG, hf:ORG/REPO,
-    /// hf:ORG/REPO/FILE or lmstudio:ORG/REPO, looked up in the local stores of those programs
+    /// hf:ORG/REPO:QUANT, hf:ORG/REPO/FILE or lmstudio:ORG/REPO, looked up in the local stores of those programs
     #[arg(required = true, value_name = "MODEL")]
     pub model: Vec<PathBuf>,
 

@@ -22,6 +22,10 @@ pub mod generate;
 
 pub mod help;
 
+pub mod list;
+
+pub mod overview;
+
 pub mod report;
 
 pub mod score;
