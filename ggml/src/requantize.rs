@@ -106,7 +106,7 @@ thread_local! {
     static PROGRESS: RefCell<Option<Progress>> = const { RefCell::new(None) };
 
     /// Where the types go that this thread asks for.
-    static TYPES: RefCell<Option<Rc<RefCell<Vec<(String, String)>>>>> = const { RefCell::new(None) };
+    static TYPES: RefCell<Option<Rc<RefCell<Told>>>> = const { RefCell::new(None) };
 }
 
 /// Quantizes the model at `input` to `output`, as one file, without an importance matrix. Of a split model `input` is the first
@@ -161,12 +161,12 @@ pub fn types(
     if has_importance {
         params.imatrix = matrix.as_ptr();
     }
-    let found: Rc<RefCell<Vec<(String, String)>>> = Rc::default();
+    let found: Rc<RefCell<Told>> = Rc::default();
     TYPES.with(|slot| slot.replace(Some(Rc::clone(&found))));
     let result = run(input, Path::new(""), &params);
     TYPES.with(|slot| slot.replace(None));
     result?;
-    Ok(found.take())
+    Ok(found.take().types)
 }
 
 /// Calls `llama_model_quantize`.
@@ -191,9 +191,8 @@ pub(crate) fn run(
 /// Finds in llama.cpp's lines on this thread those that begin a tensor. They read `[  12/ 272] name - ...` (`llama-quant.cpp:
 /// llama_model_quantize_impl`).
 pub(crate) fn watch(line: &str) {
-    let types = TYPES.with(|slot| slot.borrow().clone());
-    if let (Some(types), Some(found)) = (types, type_of(line)) {
-        types.borrow_mut().push(found);
+    if let Some(types) = TYPES.with(|slot| slot.borrow().clone()) {
+        types.borrow_mut().read(line);
     }
     let Some((done, total)) = counts(line) else {
         return;
@@ -205,15 +204,30 @@ pub(crate) fn watch(line: &str) {
     }
 }
 
-/// The name and new type of a tensor, of a line such as `[   1/ 272] token_embd.weight - [576, 49152, 1, 1], type = q4_1, size =
-/// 16.88 MiB -> 15.19 MiB (q4_K)`. Of one that keeps its type there is none.
-fn type_of(line: &str) -> Option<(String, String)> {
-    counts(line)?;
-    let (head, rest) = line.split_once("] ")?.1.rsplit_once("], type = ")?;
-    let (name, _) = head.rsplit_once(" - [")?;
-    let (_, new) = rest.split_once(" -> ")?;
-    let (_, new) = new.trim_end().strip_suffix(')')?.rsplit_once('(')?;
-    Some((name.trim_end().to_owned(), new.to_owned()))
+/// The types that llama.cpp tells of, in two pieces for each tensor: `[   1/ 272] token_embd.weight - [576, 49152, 1, 1], type =
+/// q4_1, ` and `size = 16.88 MiB -> 15.19 MiB (q4_K)`. Of a tensor that keeps its type the second names none.
+#[derive(Default)]
+struct Told {
+    /// The tensor of the first piece.
+    name: Option<String>,
+    types: Vec<(String, String)>,
+}
+
+impl Told {
+    fn read(&mut self, piece: &str) {
+        if counts(piece).is_some() {
+            let head = piece.split_once("] ").and_then(|(_, rest)| rest.rsplit_once("], type = "));
+            let name = head.and_then(|(head, _)| head.rsplit_once(" - ["));
+            self.name = name.map(|(name, _)| name.trim_end().to_owned());
+        }
+        let new =
+            piece.split_once(" -> ").and_then(|(_, new)| new.trim_end().strip_suffix(')')?.rsplit_once('('));
+        if let Some((_, new)) = new
+            && let Some(name) = self.name.take()
+        {
+            self.types.push((name, new.to_owned()));
+        }
+    }
 }
 
 fn counts(line: &str) -> Option<(usize, usize)> {
@@ -243,16 +257,21 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_types_are_told_from_others() {
-        let line = "[   1/ 272] blk.0.a - [b.weight                    - [   576, 49152,     1,     1], type =   q4_1, \
-                    size =    16.88 MiB ->    15.19 MiB (q4_K)\n";
-        assert_eq!(type_of(line), Some(("blk.0.a - [b.weight".to_owned(), "q4_K".to_owned())));
-        for other in [
-            "[   2/ 272] output_norm.weight  - [   576,     1,     1,     1], type =    f32, size =    0.002 MiB",
-            "llama_model_quantize_impl: model size  =   16.88 MiB -> 15.19 MiB (q4_K)",
+    fn types_are_read_from_pieces_of_lines() {
+        let mut told = Told::default();
+        for piece in [
+            "llama_model_quantize_impl: model size  =   16.88 MiB -> 15.19 MiB (q4_K)\n",
+            "[   1/ 272] blk.0.a - [b.weight                    - [   576, 49152,     1,     1], type =   q4_1, ",
+            "size =    16.88 MiB ->    15.19 MiB (q4_K)\n",
+            "[   2/ 272] output_norm.weight  - [   576,     1,     1,     1], type =    f32, ",
+            "size =    0.002 MiB\n",
+            "[   3/ 272] x  - [   576,     1,     1,     1], type =    f32, size =    1.00 MiB ->    0.50 MiB (f16)\n",
+            "size =    16.88 MiB ->    15.19 MiB (q4_K)\n",
         ] {
-            assert_eq!(type_of(other), None, "{other}");
+            told.read(piece);
         }
+        let expected = [("blk.0.a - [b.weight", "q4_K"), ("x", "f16")];
+        assert_eq!(told.types, expected.map(|(name, to)| (name.to_owned(), to.to_owned())));
     }
 
     #[test]

@@ -73,23 +73,16 @@ impl TensorType {
 
     /// The type with this id, or `None` if neither ggml nor `ik_llama.cpp` has it.
     pub fn from_id(id: u32) -> Option<TensorType> {
-        ALL.into_iter().chain(IK).find(|tensor_type| tensor_type.id == id)
+        let read = ALL.into_iter().find(|tensor_type| tensor_type.id == id);
+        read.or_else(|| {
+            let &(id, name, block_size, block_bytes, row_bytes) = IK.iter().find(|(ik, ..)| *ik == id)?;
+            Some(TensorType { id, name, block_size, block_bytes, row_bytes })
+        })
     }
 
     /// Whether the bundled ggml reads the type. Those of `ik_llama.cpp` are copied alone.
     pub fn is_read(self) -> bool {
         ALL.contains(&self)
-    }
-
-    /// A type whose rows begin with `row_bytes` bytes of their own.
-    pub(super) const fn of_rows(
-        id: u32,
-        name: &'static str,
-        block_size: u32,
-        block_bytes: u32,
-        row_bytes: u32,
-    ) -> TensorType {
-        TensorType { id, name, block_size, block_bytes, row_bytes }
     }
 
     /// Every type that the bundled ggml reads, in order of id.
@@ -129,7 +122,7 @@ impl TensorType {
 }
 
 const fn row(id: u32, name: &'static str, block_size: u32, block_bytes: u32) -> TensorType {
-    TensorType::of_rows(id, name, block_size, block_bytes, 0)
+    TensorType { id, name, block_size, block_bytes, row_bytes: 0 }
 }
 
 impl fmt::Debug for TensorType {
@@ -202,7 +195,7 @@ mod tests {
             assert!(!found.is_read() && TensorType::F32.is_read());
         }
         for pair in IK.windows(2) {
-            assert!(pair[0].id < pair[1].id, "{pair:?}");
+            assert!(pair[0].0 < pair[1].0, "{pair:?}");
         }
     }
 }

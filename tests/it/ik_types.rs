@@ -1,6 +1,6 @@
 //! Types of `ik_llama.cpp`: copied, named, checked for their length, and not evaluated.
 
-use gguf_shorten::gguf::File;
+use gguf_shorten::gguf::{File, ValueOut};
 
 use crate::make::Make;
 
@@ -8,7 +8,7 @@ const IQ4_KS: u32 = 144;
 const IQ2_K_R4: u32 = 337;
 
 fn mixed() -> Make {
-    let mut make = Make::new("llama", 4);
+    let mut make = Make::new("llama", 4).set("tokenizer.ggml.pre", ValueOut::string("default"));
     for block in 0..4 {
         make = make.tensor(&format!("blk.{block}.ffn_up.weight"), &[512, 3], IQ4_KS).tensor(
             &format!("blk.{block}.ffn_gate.weight"),

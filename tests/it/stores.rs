@@ -297,7 +297,7 @@ fn a_quantization_names_a_file_as_in_llama_cpp() {
     assert!(path("hf:org/Repo-GGUF:Q8_0").ends_with("/a-Q8_0.gguf"));
     let output = with_hub(&dir, "show hf:org/Repo-GGUF:Q4_K").refused();
     assert!(output.error().starts_with("hf:org/Repo-GGUF:Q4_K: no model of that quantization is in "));
-    assert_eq!(output.hint(), Some("there are a-Q4_K_M.gguf, a-BF16-00001-of-00002.gguf, a-Q8_0.gguf"));
+    assert_eq!(output.hint(), Some("there are a-Q4_K_M.gguf, a-Q8_0.gguf, a-BF16-00001-of-00002.gguf"));
     with_hub(&dir, "show hf:org/Repo-GGUF/a-Q8_0.gguf:Q8_0").fails(1, "both a file and a quantization");
     // llama.cpp's own folder, in the form of the hub's, comes first.
     fs::rename(dir.path("hub"), dir.path("own")).unwrap();

@@ -55,31 +55,66 @@ const RARE: &[&str] = &[
     "window",
 ];
 
+/// Those that it shows of other commands than the main job, which has too many.
+const RARE_IN_MAIN: &[&str] = &["effort", "tokens", "threads", "card", "imatrix", "force", "quiet"];
+
+/// Commands that only the long help shows.
+const RARE_COMMANDS: &[&str] = &["cache", "completions", "man"];
+
 /// What stands under the short help.
 const MORE: &str = "All flags: --help. Pages on topics: gguf-shorten help";
 
 /// The command with the help that `-h` shows, and so are its subcommands.
 #[must_use]
 pub fn short(command: Command) -> Command {
+    let is_main = command.get_arguments().any(|arg| arg.get_id() == "layers");
     let command = command.mut_args(|arg| {
-        let rare = RARE.contains(&arg.get_id().as_str());
-        // A line for each: not what the values are, and no second sentence.
+        let id = arg.get_id().as_str();
+        let rare = RARE.contains(&id) || (is_main && RARE_IN_MAIN.contains(&id));
+        // A line for each, all in one list: not what the values are, and no second sentence.
         let help = arg.get_help().map(|help| one_line(&help.to_string()));
-        let arg = arg.hide_short_help(rare).hide_possible_values(true).hide_default_value(true);
+        let arg = arg
+            .hide_short_help(rare)
+            .hide_possible_values(true)
+            .hide_default_value(true)
+            .help_heading(None::<&str>);
         match help {
             Some(help) => arg.help(help),
             None => arg,
         }
     });
-    command.mut_subcommands(short).after_help(MORE)
+    let about = command.get_about().map(|about| one_line(&about.to_string()));
+    let is_rare = RARE_COMMANDS.contains(&command.get_name());
+    let command = command.mut_subcommands(short).hide(is_rare).after_help(MORE);
+    match about {
+        Some(about) => command.about(about),
+        None => command,
+    }
 }
+
+/// Where a help text goes on beside the point.
+const ENDS: &[&str] = &[
+    " [default",
+    ": ",
+    "; ",
+    ", such as",
+    " such as ",
+    ", of a",
+    ", or a",
+    ", or of",
+    ", how far",
+    ", and whether",
+    ", repeatable",
+    ", that of",
+    ", both ends",
+    " that can",
+    " without the removed",
+    " (",
+];
 
 /// The beginning of a help text, up to what is said beside it.
 fn one_line(help: &str) -> String {
-    let end = [" [default", ": ", "; ", ", such as", " such as ", ", of a", " ("]
-        .iter()
-        .filter_map(|mark| help.find(mark))
-        .min();
+    let end = ENDS.iter().filter_map(|mark| help.find(mark)).min();
     help[..end.unwrap_or(help.len())].to_owned()
 }
 

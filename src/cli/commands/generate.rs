@@ -52,6 +52,8 @@ fn bash(script: &str) -> String {
         "--parent)\n                    _gguf_shorten_models \"${cur}\"",
     );
     const WORDS: &str = "esac\n            COMPREPLY=( $(compgen -W \"${opts}\" -- \"${cur}\") )";
+    // After a command flags are proposed alone, though a model may follow.
+    const FIRST: &str = " || ${COMP_CWORD} -eq 2 ]]";
     const MODELS: &str = "esac\n            _gguf_shorten_models \"${cur}\"";
     let is_of_models = |label: &str| {
         label == "gguf__shorten"
@@ -64,7 +66,8 @@ fn bash(script: &str) -> String {
         match i {
             0 => text += case,
             _ if is_of_models(&format!("gguf__{label}")) => {
-                text += &format!("\n        gguf__{}", case.replacen(WORDS, MODELS, 1))
+                text +=
+                    &format!("\n        gguf__{}", case.replacen(WORDS, MODELS, 1).replacen(FIRST, " ]]", 1))
             }
             _ => text += &format!("\n        gguf__{case}"),
         }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use super::weights::{BlocksBy, Weights};
 use super::{Difference, Differences};
 use crate::gguf::{Entry, EntryOut, Metadata, Place, Value, ValueType};
 use crate::plan::{healing, requantized};
@@ -12,6 +11,17 @@ const SHOWN: usize = 40;
 
 /// Entries of this program's own that no tensor can be proven without.
 const OWN: [&str; 2] = [healing::HASH_KEY, requantized::HASHES_KEY];
+
+/// How many entries were compared.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Compared {
+    /// Those that decide.
+    pub(super) n: usize,
+    /// Those of them that are of another type.
+    pub(super) n_other_types: usize,
+    /// Those of the file that decide nothing.
+    pub(super) n_ignored: usize,
+}
 
 /// Whether an entry of a model of `architecture` decides what is computed from tokens.
 fn decides(key: &str, architecture: &str) -> bool {
@@ -27,14 +37,14 @@ pub(super) fn compare<'p>(
     planned: impl Iterator<Item = &'p EntryOut<'p>>,
     found: &Metadata<'_>,
     differences: &mut Differences,
-) -> Weights {
+) -> Compared {
     let planned: BTreeMap<&str, &EntryOut<'_>> = planned.map(|entry| (entry.key(), entry)).collect();
     let architecture = planned.get(ARCHITECTURE).and_then(|entry| entry.value().as_str().ok());
     let architecture = architecture.unwrap_or_default();
     let matters = |key: &str| decides(key, architecture) || OWN.contains(&key);
-    let mut weights = Weights { blocks_by: BlocksBy::File, metadata: 0, other_types: 0, metadata_ignored: 0 };
+    let mut compared = Compared::default();
     for (key, planned) in planned.iter().filter(|(key, _)| matters(key)) {
-        weights.metadata += 1;
+        compared.n += 1;
         let entry = || Place::Key((*key).to_owned());
         let Some(found) = found.get(key).map(Entry::value) else {
             differences.push(Difference::Missing(entry()));
@@ -48,17 +58,17 @@ pub(super) fn compare<'p>(
                 expected: shown(&expected),
             });
         } else if expected.raw() != found.raw() {
-            weights.other_types += 1;
+            compared.n_other_types += 1;
         }
     }
     for entry in found {
         match (matters(entry.key()), planned.contains_key(entry.key())) {
             (true, false) => differences.push(Difference::Extra(Place::Key(entry.key().to_owned()))),
             (true, true) => {}
-            (false, _) => weights.metadata_ignored += 1,
+            (false, _) => compared.n_ignored += 1,
         }
     }
-    weights
+    compared
 }
 
 /// Whether two values are equal. Integers of any two types, and floats of any two, may be; so may arrays of them.

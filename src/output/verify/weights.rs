@@ -98,7 +98,13 @@ pub(super) fn compare(
     check_healed(parent, &claim, &mut differences);
     let first = out.first().context("bug: a model without a file")?;
     let planned = plan.layout.metadata().iter().map(gguf::PlannedEntry::entry);
-    let found = entries::compare(planned, first.metadata(), &mut differences);
+    let compared = entries::compare(planned, first.metadata(), &mut differences);
+    let found = Weights {
+        blocks_by: BlocksBy::File,
+        metadata: compared.n,
+        other_types: compared.n_other_types,
+        metadata_ignored: compared.n_ignored,
+    };
     tensors(plan, out, &mut differences);
     let pairs = pairs(parent, &plan.data, &plan.layout, out)?;
     let outcome = data::compare(parent.parts(), &pairs, progress);
