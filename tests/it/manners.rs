@@ -94,7 +94,7 @@ fn bash(dir: &Dir, words: &[&str]) -> Option<Vec<String>> {
     }
     let quoted: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
     let line = format!(
-        "source <($PROGRAM completions bash) && COMP_WORDS=({}) && COMP_CWORD={} && _gguf__shorten gguf-shorten '{}' '{}' && \
+        "source <($PROGRAM completions bash) && COMP_WORDS=({}) && COMP_CWORD={} && _gguf__shorten gguf-shorten '{}' '{}' 2>/dev/null && \
          printf '%s\\n' \"${{COMPREPLY[@]}}\"",
         quoted.join(" "),
         words.len() - 1,
