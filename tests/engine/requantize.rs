@@ -20,15 +20,17 @@ fn folder(architecture: &str) -> tempfile::TempDir {
     dir
 }
 
-/// Checks that both files have the same tensors in the same order. Returns how many are of another type than in `before`.
+/// Checks that both files have the same tensors. Returns how many are of another type than in `before`.
 #[track_caller]
 fn check_same(dir: &Path, ours: &str, theirs: &str, before: &str) -> usize {
     let [ours, theirs, before] = [ours, theirs, before].map(|name| fs::read(dir.join(name)).unwrap());
     let [ours, theirs, before] = [&ours, &theirs, &before].map(|bytes| File::parse(bytes).unwrap());
     assert_eq!(ours.tensors().len(), theirs.tensors().len());
     let mut n = 0;
-    for (a, b) in ours.tensors().iter().zip(theirs.tensors()) {
-        assert_eq!((a.name(), a.tensor_type(), a.dims()), (b.name(), b.tensor_type(), b.dims()));
+    for a in ours.tensors() {
+        // llama.cpp puts them in another order.
+        let b = theirs.tensors().get(a.name()).unwrap();
+        assert_eq!((a.tensor_type(), a.dims()), (b.tensor_type(), b.dims()), "{}", a.name());
         assert!(a.bytes() == b.bytes(), "{}", a.name());
         n += usize::from(before.tensors().get(a.name()).unwrap().tensor_type() != a.tensor_type());
     }
