@@ -58,6 +58,13 @@ const RARE: &[&str] = &[
 /// Those that it shows of other commands than the main job, which has too many.
 const RARE_IN_MAIN: &[&str] = &["effort", "tokens", "threads", "card", "imatrix", "force", "quiet"];
 
+/// Flags whose help is too long for one line, and what is said in its place.
+const IN_SHORT: &[(&str, &str)] = &[
+    ("max_kl", "As many as keep the KL divergence within this"),
+    ("requantize", "Also round what stays, such as to Q4_K_M"),
+    ("target_size", "As few as bring the output to this size"),
+];
+
 /// Commands that only the long help shows.
 const RARE_COMMANDS: &[&str] = &["cache", "completions", "man"];
 
@@ -72,7 +79,9 @@ pub fn short(command: Command) -> Command {
         let id = arg.get_id().as_str();
         let rare = RARE.contains(&id) || (is_main && RARE_IN_MAIN.contains(&id));
         // A line for each, all in one list: not what the values are, and no second sentence.
-        let help = arg.get_help().map(|help| one_line(&help.to_string()));
+        let in_short =
+            IN_SHORT.iter().find(|(long, _)| is_main && *long == id).map(|(_, help)| (*help).to_owned());
+        let help = in_short.or_else(|| arg.get_help().map(|help| one_line(&help.to_string())));
         let arg = arg
             .hide_short_help(rare)
             .hide_possible_values(true)
