@@ -94,7 +94,7 @@ pub fn apply(
 /// The types of the tensors that become others, by their index among the model's.
 fn types(plan: &Plan<'_>, to: FileType, has_importance: bool) -> Result<BTreeMap<usize, TensorType>> {
     let file = head_alone(plan).context("a file for llama.cpp to read the tensors' names from")?;
-    let found = ggml::requantize::types(&Backend::init(), file.path(), to, has_importance)?;
+    let found = ggml::requantize::types(Backend::init(), file.path(), to, has_importance)?;
     let found: BTreeMap<&str, &str> = found.iter().map(|(name, to)| (&**name, &**to)).collect();
     let mut types = BTreeMap::new();
     for (planned, data) in plan.layout.tensors().iter().zip(&plan.data) {
