@@ -1,20 +1,23 @@
 //! Parses arguments, runs one command, prints one error, chooses the exit status.
 
+use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
 use gguf_shorten::cli::args::{Cli, Command};
+use gguf_shorten::cli::colour::Kind;
 use gguf_shorten::cli::options::{Compare, Eval, Fit, Score, Shorten, Verify};
 use gguf_shorten::cli::usage::Fault;
 use gguf_shorten::cli::{batch, commands};
 use gguf_shorten::error;
 use gguf_shorten::files::staged as commit;
+use gguf_shorten::model::stores;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let cli = match Cli::parsed(&words) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
@@ -36,18 +39,18 @@ fn main() -> ExitCode {
     batch::child::watch_parent();
     match handler.map_err(Into::into).and_then(|()| run(&cli)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            say(&format!("gguf-shorten: {}", error::message(&failure)));
-            if let Some(hint) = error::hint(&failure) {
-                say(&format!("hint: {hint}"));
-            }
-            ExitCode::from(match () {
-                () if failure.is::<error::Usage>() => 2,
-                () if failure.is::<error::Interrupted>() => 130,
-                () => 1,
-            })
-        }
+        Err(failure) => failed(&failure),
     }
+}
+
+/// Says what failed.
+fn failed(failure: &anyhow::Error) -> ExitCode {
+    say_fault(&error::message(failure), error::hint(failure).as_deref());
+    ExitCode::from(match () {
+        () if failure.is::<error::Usage>() => 2,
+        () if failure.is::<error::Interrupted>() => 130,
+        () => 1,
+    })
 }
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
@@ -65,6 +68,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Some(Command::Fit(args)) => commands::fit::run(&Fit::new(args)?),
         Some(Command::Batch(args)) => commands::batch::run(args),
         Some(Command::Report(args)) => commands::report::run(args),
+        Some(Command::List(common)) => commands::list::run(common),
         Some(Command::Cache { command }) => commands::cache::run(command),
         Some(Command::Completions { shell }) => commands::generate::completions(*shell),
         Some(Command::Man) => commands::generate::man(),
@@ -85,10 +89,23 @@ fn usage(error: &clap::Error) -> ExitCode {
         return ExitCode::from(2);
     }
     let words: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
+    if let ([model], ErrorKind::MissingRequiredArgument) = (&words[..], error.kind())
+        && (model.exists() || stores::is_named(model))
+        && let Err(failure) = commands::overview::run(model)
+    {
+        return failed(&failure);
+    }
     let fault = Fault::new(error, &words);
-    say(&format!("gguf-shorten: {}", fault.message));
-    say(&format!("hint: {}", fault.hint));
+    say_fault(&fault.message, Some(&fault.hint));
     ExitCode::from(2)
+}
+
+/// Says a fault and perhaps a remedy, a line for each.
+fn say_fault(message: &str, hint: Option<&str>) {
+    say(&format!("{} {message}", Kind::Error.paint("gguf-shorten:")));
+    if let Some(hint) = hint {
+        say(&format!("{} {hint}", Kind::Hint.paint("hint:")));
+    }
 }
 
 /// Says a line on stderr. That nobody may read it any more changes nothing of what is done.

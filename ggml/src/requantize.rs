@@ -1,6 +1,7 @@
 //! Quantizing a whole model, by llama.cpp's own routine.
 
 use std::cell::RefCell;
+use std::ffi::c_char;
 use std::path::Path;
 use std::rc::Rc;
 use std::str::FromStr;
@@ -103,6 +104,9 @@ pub type Progress = Rc<dyn Fn(usize, usize)>;
 thread_local! {
     /// The progress callback of this thread's quantization.
     static PROGRESS: RefCell<Option<Progress>> = const { RefCell::new(None) };
+
+    /// Where the types go that this thread asks for.
+    static TYPES: RefCell<Option<Rc<RefCell<Told>>>> = const { RefCell::new(None) };
 }
 
 /// Quantizes the model at `input` to one file, `output`, without importance matrix. Of a split model `input` is the first part.
@@ -133,6 +137,38 @@ pub fn requantize(
     result
 }
 
+/// The types that [`requantize`] would give the tensors of the model at `input`, by their names, of those in another type now. The
+/// data of tensors is not read. With an importance matrix some mixtures have other types; which numbers it has decides nothing.
+///
+/// # Errors
+/// As [`requantize`].
+pub fn types(
+    _backend: &Backend,
+    input: &Path,
+    file_type: FileType,
+    has_importance: bool,
+) -> Result<Vec<(String, String)>, Error> {
+    // SAFETY: no arguments.
+    let mut params = unsafe { sys::llama_model_quantize_default_params() };
+    params.nthread = 1;
+    params.ftype = file_type.number;
+    params.allow_requantize = true;
+    params.dry_run = true;
+    // One entry, of a tensor that no model has, and one without a name, which ends the list.
+    let number = [1.0f32];
+    let entry = |name: *const c_char| sys::llama_model_imatrix_data { name, data: number.as_ptr(), size: 1 };
+    let matrix = [entry(c"gguf-shorten.none".as_ptr()), entry(std::ptr::null())];
+    if has_importance {
+        params.imatrix = matrix.as_ptr();
+    }
+    let found: Rc<RefCell<Told>> = Rc::default();
+    TYPES.with(|slot| slot.replace(Some(Rc::clone(&found))));
+    let result = run(input, Path::new(""), &params);
+    TYPES.with(|slot| slot.replace(None));
+    result?;
+    Ok(found.take().types)
+}
+
 /// Calls `llama_model_quantize`.
 pub(crate) fn run(
     input: &Path,
@@ -155,6 +191,9 @@ pub(crate) fn run(
 /// Finds in llama.cpp's lines on this thread those that begin a tensor. They read `[  12/ 272] name - ...` (`llama-quant.cpp:
 /// llama_model_quantize_impl`).
 pub(crate) fn watch(line: &str) {
+    if let Some(types) = TYPES.with(|slot| slot.borrow().clone()) {
+        types.borrow_mut().read(line);
+    }
     let Some((done, total)) = counts(line) else {
         return;
     };
@@ -162,6 +201,32 @@ pub(crate) fn watch(line: &str) {
     let progress = PROGRESS.with(|slot| slot.borrow().clone());
     if let Some(progress) = progress {
         progress(done, total);
+    }
+}
+
+/// The types that llama.cpp tells of, in two pieces for each tensor: `[   1/ 272] token_embd.weight - [576, 49152, 1, 1], type =
+/// q4_1, ` and `size = 16.88 MiB -> 15.19 MiB (q4_K)`. Of a tensor that keeps its type the second names none.
+#[derive(Default)]
+struct Told {
+    /// The tensor of the first piece.
+    name: Option<String>,
+    types: Vec<(String, String)>,
+}
+
+impl Told {
+    fn read(&mut self, piece: &str) {
+        if counts(piece).is_some() {
+            let head = piece.split_once("] ").and_then(|(_, rest)| rest.rsplit_once("], type = "));
+            let name = head.and_then(|(head, _)| head.rsplit_once(" - ["));
+            self.name = name.map(|(name, _)| name.trim_end().to_owned());
+        }
+        let new =
+            piece.split_once(" -> ").and_then(|(_, new)| new.trim_end().strip_suffix(')')?.rsplit_once('('));
+        if let Some((_, new)) = new
+            && let Some(name) = self.name.take()
+        {
+            self.types.push((name, new.to_owned()));
+        }
     }
 }
 
@@ -189,6 +254,24 @@ mod tests {
         }
         assert_eq!(FileType::of_number(4), None);
         assert_eq!(FileType::of_number(u64::MAX), None);
+    }
+
+    #[test]
+    fn types_are_read_from_pieces_of_lines() {
+        let mut told = Told::default();
+        for piece in [
+            "llama_model_quantize_impl: model size  =   16.88 MiB -> 15.19 MiB (q4_K)\n",
+            "[   1/ 272] blk.0.a - [b.weight                    - [   576, 49152,     1,     1], type =   q4_1, ",
+            "size =    16.88 MiB ->    15.19 MiB (q4_K)\n",
+            "[   2/ 272] output_norm.weight  - [   576,     1,     1,     1], type =    f32, ",
+            "size =    0.002 MiB\n",
+            "[   3/ 272] x  - [   576,     1,     1,     1], type =    f32, size =    1.00 MiB ->    0.50 MiB (f16)\n",
+            "size =    16.88 MiB ->    15.19 MiB (q4_K)\n",
+        ] {
+            told.read(piece);
+        }
+        let expected = [("blk.0.a - [b.weight", "q4_K"), ("x", "f16")];
+        assert_eq!(told.types, expected.map(|(name, to)| (name.to_owned(), to.to_owned())));
     }
 
     #[test]

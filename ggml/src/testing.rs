@@ -123,6 +123,30 @@ pub fn quantize_with_imatrix(
     ftype: u32,
     imatrix: &[(String, Vec<f32>)],
 ) -> Result<(), Error> {
+    by_imatrix(input, output, ftype, imatrix, true)
+}
+
+/// As [`quantize_with_imatrix`], the tensors in the types of the mixture.
+///
+/// # Errors
+/// As [`quantize_with_imatrix`].
+pub fn mixture_with_imatrix(
+    _backend: &Backend,
+    input: &Path,
+    output: &Path,
+    ftype: u32,
+    imatrix: &[(String, Vec<f32>)],
+) -> Result<(), Error> {
+    by_imatrix(input, output, ftype, imatrix, false)
+}
+
+fn by_imatrix(
+    input: &Path,
+    output: &Path,
+    ftype: u32,
+    imatrix: &[(String, Vec<f32>)],
+    is_pure: bool,
+) -> Result<(), Error> {
     let names: Vec<CString> = imatrix
         .iter()
         .map(|(name, _)| CString::new(name.as_str()).map_err(|_| Error::Path))
@@ -142,7 +166,7 @@ pub fn quantize_with_imatrix(
     let mut params = unsafe { sys::llama_model_quantize_default_params() };
     params.nthread = 1;
     params.ftype = ftype;
-    params.pure_ = true;
+    params.pure_ = is_pure;
     params.imatrix = data.as_ptr();
     run_quantize(input, output, &params)
 }

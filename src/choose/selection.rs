@@ -27,8 +27,9 @@ use crate::measure::experts::BlockOfExperts;
 use crate::measure::importance::Importance;
 use crate::measure::pairs::Pairs;
 use crate::measure::tasks;
+use crate::model::BlockId;
 use crate::model::Model;
-use crate::model::block::{BlockSet, block_list, numbers};
+use crate::model::block::{BlockSet, block_list, counted, numbers};
 use crate::output::Parent;
 use crate::plan::imatrix::measured::MeasuredImatrix;
 use crate::plan::{AttentionCut, ChosenBy, Constraints, Cut, ExpertCut, Method, attention};
@@ -348,8 +349,8 @@ impl Checked {
         let mut n_removed = 0;
         match &options.choice {
             Choice::Nothing { .. } => {}
-            Choice::Blocks(list) => {
-                let removed = list.blocks(model.n_blocks(), "remove")?;
+            Choice::Blocks(_) | Choice::Layers(_) => {
+                let removed = removed_by_hand(model, constraints, &options.choice)?;
                 constraints.check(&removed).map_err(|error| with_nearest(error, constraints, &removed))?;
                 n_removed = removed.len();
                 checked.removed = removed;
@@ -457,7 +458,7 @@ fn attention_cut(
 ) -> Result<Option<AttentionCut>> {
     let (blocks, method) = match &options.attention {
         Choice::Nothing { .. } | Choice::Goal { .. } => return Ok(None),
-        Choice::Blocks(_) => (checked.attention.clone(), ChosenBy::List.to_string()),
+        Choice::Blocks(_) | Choice::Layers(_) => (checked.attention.clone(), ChosenBy::List.to_string()),
         Choice::Best { budget, method, .. } => {
             let n = budget.n_removed(model.n_trunk_blocks());
             let blocks = attention_choice::choose(model, *method, importance, removed, &checked.keep, n)?;
@@ -491,10 +492,33 @@ fn listed_attention(model: &Model<'_>, choice: &Choice) -> Result<BlockSet> {
     match choice {
         Choice::Nothing { .. } | Choice::Goal { .. } => Ok(BlockSet::new()),
         Choice::Best { .. } => attention::check_model(model).map(|()| BlockSet::new()),
-        Choice::Blocks(list) => {
+        Choice::Blocks(list) | Choice::Layers(list) => {
             attention::check_model(model)?;
             list.blocks(model.n_blocks(), "remove the attention of")
         }
+    }
+}
+
+/// The blocks that go, by a list of them or of those that stay.
+fn removed_by_hand(model: &Model<'_>, constraints: &Constraints, choice: &Choice) -> Result<BlockSet> {
+    match choice {
+        Choice::Blocks(list) => list.blocks(model.n_blocks(), "remove"),
+        Choice::Layers(list) => {
+            let kept = list.blocks(model.n_blocks(), "keep")?;
+            if let Some(block) = kept.intersection(&constraints.dropped).next() {
+                bail!("cannot keep block {block}: --drop-mtp removes it");
+            }
+            let removed: BlockSet =
+                (0..model.n_trunk_blocks()).map(BlockId::new).filter(|block| !kept.contains(block)).collect();
+            if removed.is_empty() && constraints.dropped.is_empty() {
+                bail!(
+                    "--layers names all {} of the model, so none would be removed",
+                    counted(model.n_trunk_blocks())
+                );
+            }
+            Ok(removed)
+        }
+        Choice::Nothing { .. } | Choice::Best { .. } | Choice::Goal { .. } => Ok(BlockSet::new()),
     }
 }
 

@@ -23,6 +23,8 @@ pub enum Choice {
     },
     /// Exactly these.
     Blocks(BlockList),
+    /// All but these; prediction blocks stay in any case.
+    Layers(BlockList),
     /// The best of this many.
     Best {
         /// How many.
@@ -64,7 +66,7 @@ impl Choice {
     #[must_use]
     pub fn method(&self) -> Option<Method> {
         match self {
-            Self::Nothing { .. } | Self::Blocks(_) => None,
+            Self::Nothing { .. } | Self::Blocks(_) | Self::Layers(_) => None,
             Self::Best { method, .. } | Self::Goal { method, .. } => Some(*method),
         }
     }

@@ -7,6 +7,8 @@ pub mod batch;
 
 pub mod args;
 
+pub mod colour;
+
 pub mod commands;
 
 pub mod help;

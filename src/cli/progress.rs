@@ -6,19 +6,20 @@ use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
+use crate::cli::colour::Kind;
 use crate::cli::options::Printing;
 use crate::watch::{Progress, Unit, Watch};
 
 impl Watch for Printing {
     fn note(&self, text: &str) {
         if !self.quiet {
-            say("note", text);
+            say(Kind::Note, "note", text);
         }
     }
 
     fn warn(&self, text: &str) {
         if !self.quiet {
-            say("warning", text);
+            say(Kind::Warning, "warning", text);
         }
     }
 
@@ -36,8 +37,8 @@ impl Watch for Printing {
 }
 
 /// Says a line. That nobody may read it any more changes nothing of what is done.
-fn say(kind: &str, text: &str) {
-    let _ = writeln!(io::stderr(), "gguf-shorten: {kind}: {text}");
+fn say(kind: Kind, word: &str, text: &str) {
+    let _ = writeln!(io::stderr(), "{} {text}", kind.paint(&format!("gguf-shorten: {word}:")));
 }
 
 /// A bar that is cleared when the step ends.

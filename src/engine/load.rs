@@ -14,6 +14,7 @@ use crate::engine::text::{CalibrationSet, Cut, Texts};
 use crate::engine::{llama, logits, openings, own_text};
 use crate::error::Hint;
 use crate::files::cache::{Files, OWN_TEXT};
+use crate::gguf::Quoted;
 use crate::model::input::Input;
 use crate::model::{Model, hashes, warning};
 use crate::watch::{Unit, Watch};
@@ -261,6 +262,7 @@ pub fn load(input: &Input, options: ModelOptions) -> Result<ggml::Model> {
 /// # Errors
 /// llama.cpp's reason for not loading it.
 pub fn load_as(model: &Model<'_>, path: &Path, options: ModelOptions) -> Result<ggml::Model> {
+    check_types(model)?;
     let options = ModelOptions { counts: llama::counts(model), ..options };
     ggml::Model::load(Backend::init(), path, options).map_err(|error| {
         let is_missing = |block| !model.has_tensors(block);
@@ -272,6 +274,25 @@ pub fn load_as(model: &Model<'_>, path: &Path, options: ModelOptions) -> Result<
             false => error.into(),
         }
     })
+}
+
+/// Checks that llama.cpp reads the types of all tensors.
+///
+/// # Errors
+/// The first of another program's type.
+pub fn check_types(model: &Model<'_>) -> Result<()> {
+    let foreign = model.tensors().iter().find(|tensor| !tensor.info.tensor_type().is_read());
+    let Some(tensor) = foreign else {
+        return Ok(());
+    };
+    let what = format!(
+        "tensor {} is of type {} of ik_llama.cpp, which llama.cpp does not evaluate",
+        Quoted(tensor.info.name()),
+        tensor.info.tensor_type()
+    );
+    Err(anyhow::anyhow!(what).context(Hint(
+        "--blocks and --layers copy it as it is; which blocks go can be measured on another quantization of the model".to_owned(),
+    )))
 }
 
 /// Loads `model`, which lies at `path`, for scores.

@@ -34,16 +34,22 @@ impl<'m, 'a> Maker<'m, 'a> {
         types.iter().map(|(source, to)| Ok((*source, self.one(*source, *to)?))).collect()
     }
 
+    /// The tensor of this index in another type, of which nothing is kept here.
+    pub(super) fn made(&self, source: usize, to: TensorType) -> Result<ChangedTensor> {
+        let info = &self.model.tensors().get(source).context("bug: no such tensor")?.info;
+        let importance = self.matrix.as_ref().map(|matrix| matrix.importance(info.name()));
+        let importance = importance.transpose()?.flatten();
+        let bytes = self.threads.install(|| rounded(info, to, importance.as_deref()))?;
+        Ok(ChangedTensor { tensor_type: to, bytes })
+    }
+
     /// The tensor of this index in another type.
     pub(super) fn one(&self, source: usize, to: TensorType) -> Result<ChangedTensor> {
         let key = (source, to.id());
         if let Some(bytes) = self.made.borrow().get(&key) {
             return Ok(ChangedTensor { tensor_type: to, bytes: bytes.clone() });
         }
-        let info = &self.model.tensors().get(source).context("bug: no such tensor")?.info;
-        let importance = self.matrix.as_ref().map(|matrix| matrix.importance(info.name()));
-        let importance = importance.transpose()?.flatten();
-        let bytes = self.threads.install(|| rounded(info, to, importance.as_deref()))?;
+        let ChangedTensor { bytes, .. } = self.made(source, to)?;
         let n_bytes = self.n_bytes.get() + bytes.len() as u64;
         if n_bytes > self.model.n_bytes() {
             self.made.borrow_mut().clear();

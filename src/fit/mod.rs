@@ -5,6 +5,7 @@
 //! measures what a rung costs, [`knapsack`] chooses within the bytes, `whole` measures a choice as it is shipped, `corrected`
 //! changes it as long as that helps, and [`run`] is the entry. A [`recipe`] is a choice as a file. Uses `choose` for the blocks
 //! to remove, and the rooms before it; it does not see `heal`.
+//! [`mixture`] has nothing measured: it gives a cut the types of `llama-quantize`.
 
 pub mod knapsack;
 
@@ -25,6 +26,8 @@ mod corrected;
 mod maker;
 
 mod matrix;
+
+pub mod mixture;
 
 mod notebook;
 

@@ -23,72 +23,9 @@ enum Origin {
     Ollama,
     /// bitnet.cpp; in brackets what the number was in llama.cpp.
     BitNet(&'static str),
-    /// `ik_llama.cpp`.
+    /// `ik_llama.cpp`, which has removed it.
     Ik,
 }
-
-/// The types of `ik_llama.cpp` alone, in order of id.
-const IK: &[(u32, &str)] = &[
-    (97, "Q8_0_X4"),
-    (98, "Q8_1_X4"),
-    (99, "Q8_2_X4"),
-    (133, "Q6_0"),
-    (134, "IQ1_BN"),
-    (135, "IQ2_BN"),
-    (136, "Q8_K64"),
-    (137, "IQ2_K"),
-    (138, "IQ3_K"),
-    (139, "IQ4_K"),
-    (140, "IQ5_K"),
-    (141, "IQ6_K"),
-    (142, "IQ2_TN"),
-    (143, "IQ1_TN"),
-    (144, "IQ4_KS"),
-    (145, "IQ2_KS"),
-    (146, "IQ4_KSS"),
-    (147, "Q8_K16"),
-    (148, "Q8_K32"),
-    (149, "Q8_KR8"),
-    (150, "Q8_K128"),
-    (151, "Q8_KV"),
-    (152, "IQ5_KS"),
-    (153, "IQ2_KT"),
-    (154, "IQ3_KT"),
-    (155, "IQ4_KT"),
-    (156, "IQ3_KS"),
-    (157, "IQ2_KL"),
-    (158, "IQ1_KT"),
-    (202, "Q4_0_R8"),
-    (206, "Q5_0_R4"),
-    (208, "Q8_0_R8"),
-    (210, "Q2_K_R4"),
-    (211, "Q3_K_R4"),
-    (212, "Q4_K_R4"),
-    (213, "Q5_K_R4"),
-    (214, "Q6_K_R4"),
-    (216, "IQ2_XXS_R4"),
-    (217, "IQ2_XS_R4"),
-    (218, "IQ3_XXS_R4"),
-    (219, "IQ1_S_R4"),
-    (220, "IQ4_NL_R4"),
-    (221, "IQ3_S_R4"),
-    (222, "IQ2_S_R4"),
-    (223, "IQ4_XS_R8"),
-    (229, "IQ1_M_R4"),
-    (230, "BF16_R16"),
-    (233, "Q6_0_R4"),
-    (335, "IQ2_BN_R4"),
-    (337, "IQ2_K_R4"),
-    (338, "IQ3_K_R4"),
-    (339, "IQ4_K_R4"),
-    (340, "IQ5_K_R4"),
-    (344, "IQ4_KS_R4"),
-    (352, "IQ5_KS_R4"),
-    (353, "MXFP4_R8"),
-    (397, "Q8_K_R16"),
-    (398, "Q8_KV_R8"),
-    (399, "Q8_K_R8"),
-];
 
 impl ForeignType {
     /// The unread type with this id, if it is known.
@@ -102,10 +39,9 @@ impl ForeignType {
             36 => ("I2_S", Origin::BitNet("IQ4_NL_4_4")),
             37 => ("I8_S", Origin::BitNet("IQ4_NL_4_8")),
             38 => ("TL1", Origin::BitNet("IQ4_NL_8_8")),
-            _ => {
-                let (_, name) = IK.iter().find(|(ik, _)| *ik == id)?;
-                (*name, Origin::Ik)
-            }
+            142 => ("IQ2_TN", Origin::Ik),
+            143 => ("IQ1_TN", Origin::Ik),
+            _ => return None,
         };
         Some(ForeignType { name, origin })
     }
@@ -141,7 +77,7 @@ impl fmt::Display for ForeignType {
                 f,
                 "'{name}' of bitnet.cpp (once '{once}' of llama.cpp), which llama.cpp does not read"
             ),
-            Origin::Ik => write!(f, "'{name}' of ik_llama.cpp, which llama.cpp does not read"),
+            Origin::Ik => write!(f, "'{name}', which ik_llama.cpp no longer supports"),
         }
     }
 }
@@ -156,9 +92,6 @@ mod tests {
         for id in 0..1000 {
             let read = TensorType::from_id(id).is_some();
             assert!(!read || ForeignType::from_id(id).is_none(), "id {id}");
-        }
-        for pair in IK.windows(2) {
-            assert!(pair[0].0 < pair[1].0, "{pair:?}");
         }
         assert_eq!(ForeignType::from_id(43), None);
         assert_eq!(ForeignType::from_id(u32::MAX), None);

@@ -41,7 +41,9 @@ mod reader;
 
 // The head, in file order, and the places of data.
 mod foreign_type;
+
 mod header;
+mod ik_type;
 mod metadata;
 mod places;
 mod tensor;

@@ -348,8 +348,7 @@ mod tests {
             (4, "which early releases of Ollama wrote for 'MXFP4' and llama.cpp does not read"),
             (5, "'Q4_3', which llama.cpp no longer supports"),
             (36, "'I2_S' of bitnet.cpp (once 'IQ4_NL_4_4' of llama.cpp), which llama.cpp does not read"),
-            (133, "'Q6_0' of ik_llama.cpp, which llama.cpp does not read"),
-            (399, "'Q8_K_R8' of ik_llama.cpp, which llama.cpp does not read"),
+            (142, "'IQ2_TN', which ik_llama.cpp no longer supports"),
         ] {
             assert_eq!(refuse(id), format!("tensor 'a' has tensor type {id}, {what}"));
         }

@@ -1,10 +1,12 @@
 //! Tensor types: how many bytes a run of elements takes.
 //!
-//! One table for every type id of the bundled ggml, from `type_traits` in `ggml/src/ggml.c` and the
+//! One table for every type id of the bundled ggml (those of `ik_llama.cpp` are in `ik_type`), from `type_traits` in `ggml/src/ggml.c` and the
 //! block structs in `ggml/src/ggml-common.h`. Knows nothing of how the elements are encoded inside
 //! a quantisation block.
 
 use std::fmt;
+
+use super::ik_type::IK;
 
 /// The type of a tensor's elements.
 ///
@@ -16,6 +18,8 @@ pub struct TensorType {
     name: &'static str,
     block_size: u32,
     block_bytes: u32,
+    /// Bytes in front of each row.
+    row_bytes: u32,
 }
 
 /// Every type, in order of id.
@@ -67,12 +71,21 @@ impl TensorType {
     /// 16-bit floats, the upper half of an F32.
     pub const BF16: TensorType = row(30, "BF16", 1, 2);
 
-    /// The type with this id. `None` if ggml has none or removed it.
+    /// The type with this id, or `None` if neither ggml nor `ik_llama.cpp` has it.
     pub fn from_id(id: u32) -> Option<TensorType> {
-        ALL.into_iter().find(|tensor_type| tensor_type.id == id)
+        let read = ALL.into_iter().find(|tensor_type| tensor_type.id == id);
+        read.or_else(|| {
+            let &(id, name, block_size, block_bytes, row_bytes) = IK.iter().find(|(ik, ..)| *ik == id)?;
+            Some(TensorType { id, name, block_size, block_bytes, row_bytes })
+        })
     }
 
-    /// Every type, in order of id.
+    /// Whether the bundled ggml reads the type. Those of `ik_llama.cpp` are copied alone.
+    pub fn is_read(self) -> bool {
+        ALL.contains(&self)
+    }
+
+    /// Every type that the bundled ggml reads, in order of id.
     pub fn all() -> impl Iterator<Item = TensorType> {
         ALL.into_iter()
     }
@@ -103,12 +116,13 @@ impl TensorType {
         if !n_elements.is_multiple_of(self.block_size()) {
             return None;
         }
-        n_elements.checked_div(self.block_size())?.checked_mul(self.block_bytes())
+        let blocks = n_elements.checked_div(self.block_size())?.checked_mul(self.block_bytes())?;
+        blocks.checked_add(u64::from(self.row_bytes))
     }
 }
 
 const fn row(id: u32, name: &'static str, block_size: u32, block_bytes: u32) -> TensorType {
-    TensorType { id, name, block_size, block_bytes }
+    TensorType { id, name, block_size, block_bytes, row_bytes: 0 }
 }
 
 impl fmt::Debug for TensorType {
@@ -158,5 +172,30 @@ mod tests {
         assert_eq!(TensorType::F32.row_bytes(3), Some(12));
         assert_eq!(TensorType::F32.row_bytes(u64::MAX), None);
         assert_eq!(format!("{q4_k:>6}"), "  Q4_K");
+    }
+
+    #[test]
+    fn rows_of_ik_types_have_the_bits_per_weight_that_their_authors_state() {
+        // As in the descriptions of the pull requests that added them: 4.25 and 5.25 bits and a float for each row, and so on.
+        for (id, name, row_bytes, bytes_of_512) in [
+            (137, "IQ2_K", 0, 512 * 19 / 64),
+            (138, "IQ3_K", 0, 512 * 55 / 128),
+            (139, "IQ4_K", 0, 512 * 9 / 16),
+            (140, "IQ5_K", 0, 512 * 11 / 16),
+            (144, "IQ4_KS", 4, 512 * 17 / 32),
+            (152, "IQ5_KS", 4, 512 * 21 / 32),
+            (146, "IQ4_KSS", 4, 512 / 2),
+            (145, "IQ2_KS", 2, 512 * 35 / 128),
+            (135, "IQ2_BN", 4, 512 / 4),
+            (133, "Q6_0", 0, 512 * 13 / 16),
+        ] {
+            let found = TensorType::from_id(id).unwrap();
+            assert_eq!((found.name(), found.row_bytes(512)), (name, Some(row_bytes + bytes_of_512)), "{id}");
+            assert_eq!(found.row_bytes(513), None);
+            assert!(!found.is_read() && TensorType::F32.is_read());
+        }
+        for pair in IK.windows(2) {
+            assert!(pair[0].0 < pair[1].0, "{pair:?}");
+        }
     }
 }

@@ -14,7 +14,7 @@ use crate::model::outcome::ModelReport;
 use crate::named::Named as _;
 use crate::output::outcome::ExpertsReport;
 use crate::plan::healing::HealMethod;
-use comfy_table::{Cell, Table};
+use comfy_table::Cell;
 use indicatif::{DecimalBytes, HumanCount};
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -274,7 +274,7 @@ const COLUMNS: [Column<RowReport>; 11] = [
     }),
 ];
 
-fn rows(rows: &[RowReport]) -> Table {
+fn rows(rows: &[RowReport]) -> String {
     let under = |name: &str, cells: Vec<Cell>| [vec![Cell::new(name)], cells].concat();
     let head = under("", COLUMNS.iter().map(|column| right(column.head)).collect());
     let cells =

@@ -2,7 +2,7 @@
 
 pub mod lines;
 
-mod column;
+pub(crate) mod column;
 
 pub mod card;
 
@@ -36,6 +36,7 @@ use crate::choose::outcome::SearchReport;
 use crate::choose::outcome::{AutoReport, BlockReport, ExpertsAutoReport};
 use crate::choose::rating::{AblateReport, AgainstReport, ConfidenceReport};
 use crate::engine::outcome::CalibrationReport;
+use crate::fit::mixture::MixtureReport;
 use crate::fit::outcome::FitReport;
 use crate::heal::outcome::HealReport;
 use crate::measure::experts::BlockOfExperts;
@@ -69,6 +70,8 @@ pub struct Report {
     pub goal: Option<GoalReport>,
     /// What makes up for the removed blocks; null where nothing was to.
     pub heal: Option<HealReport>,
+    /// How tensors were quantized; null where they keep their types.
+    pub requantize: Option<MixtureReport>,
     /// How sure the choice is; null where no scores were measured.
     pub confidence: Option<ConfidenceReport>,
     /// The same scores on another text; null if none was given.
@@ -121,6 +124,7 @@ impl Report {
             search: None,
             goal: None,
             heal: None,
+            requantize: None,
             confidence: None,
             against: None,
             ablate: None,

@@ -6,11 +6,12 @@ use super::lines::{
 };
 use super::{Report, goal, stability};
 use crate::choose::outcome::BlockReport;
+use crate::fit::mixture::MixtureReport;
 use crate::measure::importance::{BlockScores, Metric};
 use crate::measure::mean::Mean;
 use crate::model::block::block_list;
 use crate::output::outcome::{MeasuredReport, OutputReport};
-use comfy_table::{Cell, Table};
+use comfy_table::Cell;
 use indicatif::DecimalBytes;
 use std::fmt::Write as _;
 
@@ -112,6 +113,10 @@ fn written_output(report: &Report, output: &OutputReport) -> String {
     if let Some(heal) = &report.heal {
         text.push_str(&super::healing::lines(heal));
     }
+    if let Some(MixtureReport { file_type, tensors, imatrix_blake3 }) = &report.requantize {
+        let by = if imatrix_blake3.is_some() { ", by the importance matrix" } else { "" };
+        let _ = writeln!(text, "types    {file_type}: {tensors} tensors in other types than the input's{by}");
+    }
     let _ = writeln!(text, "output   {}", written(output, report.model.bytes));
     text.push_str(&changes(&output.changes));
     if let Some(ollama) = &output.ollama {
@@ -132,7 +137,7 @@ fn written_output(report: &Report, output: &OutputReport) -> String {
 }
 
 /// One row for each block.
-fn blocks(report: &Report, colour: Colour) -> Table {
+fn blocks(report: &Report, colour: Colour) -> String {
     let has_halves = report.blocks.iter().any(|block| block.attention.is_some());
     let has_marks = report.output.is_some() || !report.removed.is_empty();
     let mut head = vec!["block"];
@@ -168,28 +173,35 @@ fn blocks(report: &Report, colour: Colour) -> Table {
 
 /// The heads of the scores of a block or its half. The first tells them apart.
 fn heads(first: &'static str) -> Vec<&'static str> {
-    let mut heads: Vec<_> = Metric::ALL.iter().flat_map(|metric| [metric.head(), "\u{b1}"]).collect();
+    let mut heads: Vec<_> = Metric::ALL.iter().map(|metric| metric.head()).collect();
     heads[0] = first;
     heads
 }
 
 fn scores(scores: Option<BlockScores>) -> Vec<String> {
-    let score = |metric: &Metric| scores.map(|scores| scores[*metric]);
-    let cells = |score: Option<Mean>| [score.map(|score| score.mean), score.and_then(|score| score.stderr)];
-    Metric::ALL.iter().flat_map(|metric| cells(score(metric))).map(|value| number(value, 4)).collect()
+    Metric::ALL
+        .iter()
+        .map(|metric| scores.map_or(String::new(), |scores| with_error(scores[*metric])))
+        .collect()
+}
+
+/// A score and its standard error, `0.0328 ±0.0011`.
+fn with_error(score: Mean) -> String {
+    let error = score.stderr.map_or(String::new(), |error| format!(" \u{b1}{error:.4}"));
+    format!("{:.4}{error}", score.mean)
 }
 
 /// Those of a block, whose ranks follow its first score.
 fn whole_heads(first: &'static str) -> Vec<&'static str> {
     let mut heads = heads(first);
-    heads.splice(2..2, ["rank", "within"]);
+    heads.splice(1..1, ["rank", "within"]);
     heads
 }
 
 fn whole(block: Option<&BlockReport>) -> Vec<String> {
     let mut cells = scores(block.and_then(|block| block.scores));
     let rank = block.and_then(|block| block.rank).map_or(String::new(), |rank| rank.to_string());
-    cells.splice(2..2, [rank, block.map_or(String::new(), within)]);
+    cells.splice(1..1, [rank, block.map_or(String::new(), within)]);
     cells
 }
 
@@ -198,7 +210,7 @@ fn mark(report: &Report, block: &BlockReport) -> String {
     let what = match (block.removed, block.attention_removed) {
         (true, _) if report.output.is_none() => "goes",
         (true, _) => "removed",
-        (false, true) => "attention removed",
+        (false, true) => "no attn.",
         (false, false) => "",
     };
     let tied = if block.tied == Some(true) { "~" } else { "" };

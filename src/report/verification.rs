@@ -11,7 +11,7 @@ use crate::measure::oracle::Run;
 use crate::model::block::{block_list, counted};
 use crate::model::outcome::ModelReport;
 use crate::output::outcome::ExpertsReport;
-use crate::output::verify::{MetadataCounts, Rounded, Verification};
+use crate::output::verify::{BlocksBy, MetadataCounts, Rounded, Verification, Weights};
 use crate::plan::{ChangeKind, TensorChange};
 use std::path::Path;
 
@@ -50,6 +50,8 @@ pub struct VerifyReport {
     pub changes: Vec<TensorChange>,
     /// How the tensors in other types were proven; null where there are none.
     pub rounded: Option<Rounded>,
+    /// How weights alone were compared; null where every byte was.
+    pub weights: Option<Weights>,
     /// How many things differ.
     pub difference_count: usize,
     /// The first few of them.
@@ -127,6 +129,7 @@ impl VerifyReport {
             tensor_bytes: verification.n_tensor_bytes,
             changes: verification.changes.clone(),
             rounded: verification.rounded.clone(),
+            weights: verification.weights,
             difference_count: verification.differences.len(),
             differences: verification.differences.first().iter().map(ToString::to_string).collect(),
             known_faults: Vec::new(),
@@ -156,8 +159,15 @@ pub fn screen(report: &VerifyReport) -> String {
     let _ = writeln!(
         text,
         "         blake3 {hash}, {}",
-        if recorded { "as recorded" } else { "not as recorded" }
+        match (recorded, &report.recorded_blake3) {
+            (true, _) => "as recorded",
+            (false, None) => "none is recorded",
+            (false, Some(_)) => "not as recorded",
+        }
     );
+    if report.weights.is_some_and(|weights| weights.blocks_by == BlocksBy::Bytes) {
+        text.push_str("blocks   found by their bytes, not by what the file says\n");
+    }
     let _ = writeln!(
         text,
         "removed  {}",
@@ -178,12 +188,7 @@ pub fn screen(report: &VerifyReport) -> String {
     if let Some(experts) = &report.experts {
         let _ = writeln!(text, "experts  {experts} (by {})", gguf::Quoted(&experts.method));
     }
-    let metadata = report.metadata;
-    let _ = writeln!(
-        text,
-        "metadata {} kept, {} changed, {} added, {} left out",
-        metadata.kept, metadata.changed, metadata.added, metadata.left_out
-    );
+    let _ = writeln!(text, "metadata {}", metadata(report));
     let _ = writeln!(
         text,
         "tensors  {} compared, {}{}",
@@ -211,6 +216,22 @@ pub fn screen(report: &VerifyReport) -> String {
         let _ = writeln!(text, "  and {} more", HumanCount(n_more as u64));
     }
     text
+}
+
+/// What was compared of the metadata.
+fn metadata(report: &VerifyReport) -> String {
+    let Some(weights) = report.weights else {
+        let MetadataCounts { kept, changed, added, left_out } = report.metadata;
+        return format!("{kept} kept, {changed} changed, {added} added, {left_out} left out");
+    };
+    let of_other_types = match weights.other_types {
+        0 => String::new(),
+        n => format!(", {n} of another type"),
+    };
+    format!(
+        "{} of the computation compared by value{of_other_types}; {} others not compared",
+        weights.metadata, weights.metadata_ignored
+    )
 }
 
 /// How tensors in other types were proven.

@@ -37,6 +37,7 @@ mod prediction;
 mod program;
 mod random_model;
 mod recoded;
+mod requantize;
 #[cfg(feature = "rpc")]
 mod rpc;
 mod scaled;

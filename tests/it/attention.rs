@@ -7,7 +7,7 @@ use crate::make::{F32, I8, Make, Q4_1};
 use crate::util::Dir;
 
 /// A model with all tensors that a dense block may have.
-fn dense(n_blocks: u32) -> Make {
+pub fn dense(n_blocks: u32) -> Make {
     let mut make = Make::new("llama", n_blocks);
     for block in 0..n_blocks {
         for (rest, id) in [

@@ -181,7 +181,12 @@ fn what_was_probably_meant_is_said() {
     }
     // A file may have any name.
     std::fs::copy(dir.path("m.gguf"), dir.path("scroe")).unwrap();
-    let output = dir.run("scroe").refused();
-    assert!(output.error().contains("--drop"), "{}", output.stderr);
+    let output = dir.run("scroe").output();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        output.stderr.starts_with("model    scroe: llama") && output.stderr.contains("--drop"),
+        "{}",
+        output.stderr
+    );
     dir.run("scroe --blocks 1 --dry-run").succeeds();
 }

@@ -59,6 +59,10 @@ mod report;
 
 mod help;
 
+mod ik_types;
+
+mod manners;
+
 mod pages;
 
 mod card;
@@ -66,6 +70,8 @@ mod card;
 mod save;
 
 mod verify;
+
+mod weights;
 
 mod earlier;
 

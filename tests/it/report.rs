@@ -147,7 +147,6 @@ fn a_closed_pipe_ends_the_main_job_quietly() {
 fn arguments_that_do_not_fit_are_status_2() {
     let dir = dir();
     for arguments in [
-        "m.gguf",
         "m.gguf -o out.gguf",
         "m.gguf --drop 1",
         "--drop 1 -o out.gguf",

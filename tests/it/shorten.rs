@@ -366,6 +366,9 @@ fn removing_in_two_steps_equals_removing_at_once() {
         for name in ["ab.gguf", "ba.gguf"] {
             let other = dir.read(name);
             check_tensors(&parent, &other, &[1, 4, 5]);
+            let line = format!("verify {name} --parent m.gguf --weights --json -");
+            let found: serde_json::Value = serde_json::from_str(&dir.run(&line).succeeds().stdout).unwrap();
+            assert_eq!(found["removed"], serde_json::json!([1, 4, 5]));
             let kept = |bytes: &[u8]| -> BTreeMap<String, Vec<u8>> {
                 let file = File::parse(bytes).unwrap();
                 file.metadata()
@@ -377,6 +380,30 @@ fn removing_in_two_steps_equals_removing_at_once() {
             assert!(kept(&both) == kept(&other), "{name}");
         }
     }
+}
+
+#[test]
+fn a_list_of_blocks_that_stay_says_which_go() {
+    let dir = Make::new("llama", 10).dir();
+    dir.run("m.gguf --layers 0-5,8 -o a.gguf").succeeds();
+    dir.run("m.gguf --blocks 6-7,9 -o b.gguf").succeeds();
+    assert!(dir.read("a.gguf") == dir.read("b.gguf"));
+    dir.run("m.gguf --layers 0-9 -o c.gguf")
+        .fails(1, "--layers names all 10 blocks of the model, so none would be removed");
+    dir.run("m.gguf --layers 3-10 -o c.gguf")
+        .fails(1, "cannot keep block 10: the model has 10 blocks, 0 to 9");
+    dir.run("m.gguf --layers 5-3 -o c.gguf").fails(2, "the range 5-3 runs backwards");
+    for other in ["--drop 2", "--blocks 1", "--keep 1", "--method bi", "--effort quick", "--target-size 1M"] {
+        dir.run(&format!("m.gguf --layers 0-3 {other} -o c.gguf")).fails(2, "cannot be used with");
+    }
+    // Prediction blocks stay, unless they go by a flag of their own.
+    let dir = Make::new("glm4", 6).predicting("glm4", 5..6).dir();
+    dir.run("m.gguf --layers 0-2 -o a.gguf").succeeds();
+    dir.run("m.gguf --blocks 3-4 -o b.gguf").succeeds();
+    assert!(dir.read("a.gguf") == dir.read("b.gguf"));
+    dir.run("m.gguf --layers 0-4 --drop-mtp -o c.gguf").succeeds();
+    dir.run("m.gguf --layers 0-5 --drop-mtp -o d.gguf")
+        .fails(1, "cannot keep block 5: --drop-mtp removes it");
 }
 
 #[test]

@@ -287,6 +287,78 @@ fn with_hub<'d>(dir: &'d Dir, arguments: &str) -> TestCommand<'d> {
 }
 
 #[test]
+fn a_quantization_names_a_file_as_in_llama_cpp() {
+    let dir = hub(&["a-Q4_K_M.gguf", "a-Q8_0.gguf", "a-BF16-00001-of-00002.gguf", "mmproj-a-Q8_0.gguf"]);
+    let path = |name: &str| {
+        with_hub(&dir, &format!("{name} --blocks 1 --dry-run --json out.json")).succeeds();
+        path_in(&dir, "out.json")
+    };
+    assert!(path("hf:org/Repo-GGUF:q4_k_m").ends_with("/a-Q4_K_M.gguf"));
+    assert!(path("hf:org/Repo-GGUF:Q8_0").ends_with("/a-Q8_0.gguf"));
+    let output = with_hub(&dir, "show hf:org/Repo-GGUF:Q4_K").refused();
+    assert!(output.error().starts_with("hf:org/Repo-GGUF:Q4_K: no model of that quantization is in "));
+    assert_eq!(output.hint(), Some("there are a-Q4_K_M.gguf, a-Q8_0.gguf, a-BF16-00001-of-00002.gguf"));
+    with_hub(&dir, "show hf:org/Repo-GGUF/a-Q8_0.gguf:Q8_0").fails(1, "both a file and a quantization");
+    // llama.cpp's own folder, in the form of the hub's, comes first.
+    fs::rename(dir.path("hub"), dir.path("own")).unwrap();
+    let own = |line: &str| dir.run(line).env("LLAMA_CACHE", &dir.path("own"));
+    own("show hf:org/Repo-GGUF:Q8_0").succeeds();
+    // What older releases have fetched lies flat in a folder of their own.
+    fs::create_dir_all(dir.path("cache/llama.cpp")).unwrap();
+    fs::copy(dir.path("m.gguf"), dir.path("cache/llama.cpp/org_Old-GGUF_b-Q4_0.gguf")).unwrap();
+    for name in ["hf:org/Old-GGUF", "hf:org/Old-GGUF:Q4_0", "hf:org/Old-GGUF/b-Q4_0.gguf"] {
+        dir.run(&format!("show {name}")).env("XDG_CACHE_HOME", &dir.path("cache")).succeeds();
+    }
+    dir.run("show hf:org/Old-GGUF:Q8_0").env("XDG_CACHE_HOME", &dir.path("cache")).refused();
+}
+
+#[test]
+fn the_models_of_all_stores_are_listed() {
+    let dir = hub(&["a-Q4_0.gguf", "a-Q8_0.gguf"]);
+    let none = dir.run("list").env("HF_HUB_CACHE", &dir.path("none")).succeeds();
+    none.check(none.stdout.starts_with("no models in the stores of "), "that there are none");
+    let store = Store::new();
+    store.layers(&[store.model()]);
+    fs::create_dir_all(dir.path("home/.lmstudio/models/me/Some")).unwrap();
+    Make::new("unheard-of", 3).write(&dir, "home/.lmstudio/models/me/Some/x.gguf");
+    fs::create_dir_all(dir.path("cache/llama.cpp")).unwrap();
+    dir.write("cache/llama.cpp/org_Old_b.gguf", b"GGUFnothing");
+    let run = |line: &str| {
+        with_hub(&dir, line)
+            .env("OLLAMA_MODELS", &store.dir.path("store"))
+            .env("HOME", &dir.path("home"))
+            .env("XDG_CACHE_HOME", &dir.path("cache"))
+    };
+    let output = run("list --json -").succeeds();
+    let found: Value = serde_json::from_str(&output.stdout).unwrap();
+    let models = found["models"].as_array().unwrap();
+    let names: Vec<&str> = models.iter().map(|model| model["name"].as_str().unwrap()).collect();
+    let old = dir.path("cache/llama.cpp/org_Old_b.gguf");
+    let expected = [
+        "ollama:m:latest",
+        "hf:org/Repo-GGUF/a-Q4_0.gguf",
+        "hf:org/Repo-GGUF/a-Q8_0.gguf",
+        old.to_str().unwrap(),
+        "lmstudio:me/Some",
+    ];
+    assert_eq!(names, expected);
+    assert_eq!(
+        (&models[0]["block_count"], &models[0]["may_go"], &models[0]["store"]),
+        (&6.into(), &6.into(), &"ollama".into())
+    );
+    assert_eq!((&models[1]["architecture"], &models[1]["error"]), (&"llama".into(), &Value::Null));
+    assert!(models[3]["error"].is_string() && models[3]["bytes"].is_null());
+    assert!(models[4]["refused"].is_string() && models[4]["may_go"].is_null());
+    // What is listed can be named, and fits a table.
+    let output = run("list").succeeds();
+    output.check(output.stdout.contains("ollama:m:latest"), "a name");
+    output.check(output.stdout.lines().all(|line| line.trim_end() == line), "no blanks at the ends of lines");
+    for name in &expected[..3] {
+        run(&format!("show {name}")).succeeds();
+    }
+}
+
+#[test]
 fn the_hubs_names_stand_for_their_files() {
     let dir = hub(&["a-Q4_0.gguf", "mmproj-a.gguf", "README.md"]);
     for name in ["hf:org/Repo-GGUF", "hf:org/Repo-GGUF/a-Q4_0.gguf"] {

@@ -6,7 +6,7 @@ use gguf_shorten::gguf::{ForeignType, TensorType};
 #[test]
 fn every_type_of_ggml_is_known_with_its_name_and_lengths() {
     for id in 0..COUNT + 8 {
-        let ours = TensorType::from_id(id);
+        let ours = TensorType::from_id(id).filter(|found| found.is_read());
         let Some(name) = name(id) else {
             assert_eq!(ours, None, "ggml does not know type {id}");
             continue;

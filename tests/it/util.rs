@@ -132,6 +132,7 @@ impl<'d> TestCommand<'d> {
             .env_remove("HF_HUB_CACHE")
             .env_remove("HUGGINGFACE_HUB_CACHE")
             .env_remove("XDG_CACHE_HOME")
+            .env_remove("LLAMA_CACHE")
             .env_remove("NO_COLOR")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

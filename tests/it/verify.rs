@@ -39,15 +39,15 @@ fn differences(parent: &[u8], out: &[u8]) -> Vec<String> {
 /// A file taken apart, to be put together otherwise.
 pub struct Taken<'a> {
     pub entries: Vec<EntryOut<'a>>,
-    tensors: Vec<Tensor>,
+    pub tensors: Vec<Tensor>,
 }
 
 #[derive(Clone)]
-struct Tensor {
-    name: String,
+pub struct Tensor {
+    pub name: String,
     dims: Vec<u64>,
     tensor_type: TensorType,
-    bytes: Vec<u8>,
+    pub bytes: Vec<u8>,
 }
 
 impl<'a> Taken<'a> {
@@ -73,7 +73,7 @@ impl<'a> Taken<'a> {
         bytes
     }
 
-    fn set(mut self, key: &'static str, value: ValueOut) -> Vec<u8> {
+    pub fn set(mut self, key: &'static str, value: ValueOut) -> Vec<u8> {
         let new = EntryOut::new(key, value);
         match self.entries.iter_mut().find(|entry| entry.key() == key) {
             Some(entry) => *entry = new,
@@ -87,7 +87,7 @@ impl<'a> Taken<'a> {
         self.bytes()
     }
 
-    fn tensor(&mut self, name: &str) -> &mut Tensor {
+    pub fn tensor(&mut self, name: &str) -> &mut Tensor {
         let mut tensors = self.tensors.iter_mut();
         tensors.find(|tensor| tensor.name == name).unwrap()
     }
@@ -405,7 +405,7 @@ fn what_cannot_be_verified_is_refused_by_the_command() {
     let output = dir
         .run("verify m.gguf --parent m.gguf")
         .fails(1, "m.gguf: metadata 'gguf_shorten.blocks' is missing");
-    assert_eq!(output.hint(), Some("only what gguf-shorten wrote can be verified"));
+    assert_eq!(output.hint(), Some("--weights finds the blocks by their bytes"));
     dir.run("m.gguf --blocks 1 -o out.gguf").succeeds();
     dir.run("verify out.gguf --parent none.gguf").refused();
     dir.run("verify out.gguf --parent m.gguf --threads 0").fails(2, "--threads is at least 1");

@@ -13,7 +13,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use crate::cli::args::ShortenArgs;
 
 /// Arguments of the main job that `batch` sets, or has itself.
-const OF_BATCH: &[&str] = &["model", "output", "json", "quiet", "verbose"];
+const OF_BATCH: &[&str] = &["model", "output", "json", "quiet", "verbose", "color"];
 
 /// Flags that name one file for each model. They cannot be the same for all.
 const OF_ONE_MODEL: &[&str] = &["imatrix", "imatrix_out", "card", "ollama"];

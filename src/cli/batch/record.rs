@@ -126,6 +126,7 @@ impl Record {
             "search": null,
             "goal": null,
             "heal": null,
+            "requantize": null,
             "confidence": null,
             "against": null,
             "ablate": null,

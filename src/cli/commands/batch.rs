@@ -1,7 +1,6 @@
 //! Many models: each in a process of its own, each result kept at once.
 
 use std::fs;
-use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -23,6 +22,7 @@ use crate::cli::batch::screen::Screen;
 use crate::cli::batch::settings::Options;
 use crate::cli::batch::share::fingerprint;
 use crate::cli::batch::tables::Tables;
+use crate::cli::colour;
 use crate::cli::options::Printing;
 use crate::error::{self, Interrupted};
 use crate::files::place;
@@ -444,11 +444,9 @@ fn short(record: &Record, job: &Job, number: &dyn Fn(&[&str]) -> Option<u64>) ->
 
 fn print(rows: &[Row], ended: &[Option<Ended>], options: &Options, printing: &Printing) -> Result<()> {
     if printing.tables() {
-        let stdout = io::stdout();
-        let colour = stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
         let results = options.results.display().to_string();
         let results = (!options.dry_run).then_some(&*results);
-        to_stdout(&batch(rows, results, colour))?;
+        to_stdout(&batch(rows, results, colour::on_stdout()))?;
     }
     let Some(path) = &printing.json else {
         return Ok(());

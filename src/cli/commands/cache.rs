@@ -11,6 +11,7 @@ use super::{print_json, to_stdout};
 use crate::cli::args::CacheCommand;
 use crate::cli::options::Printing;
 use crate::measure::cache::{Cache, Listed, Scored};
+use crate::report::column::trimmed;
 
 /// What `cache list --json` writes.
 #[derive(Serialize)]
@@ -169,7 +170,7 @@ fn shown(report: &ListReport) -> String {
                 plain(&entry.written.map_or(String::new(), age)),
             ]);
         }
-        text = format!("{table}\n\n");
+        text = format!("{}\n\n", trimmed(table));
     }
     let n = report.entries.len();
     let size = DecimalBytes(report.bytes);

@@ -1,10 +1,22 @@
 //! `completions` and `man`: made from the definitions of the command line.
 
 use anyhow::Result;
-use clap::CommandFactory;
+use clap::{CommandFactory, ValueHint};
 
 use super::{devices, to_stdout};
 use crate::cli::args::Cli;
+
+/// Commands whose words are models.
+const OF_MODELS: [&str; 8] = ["shorten", "score", "show", "verify", "eval", "compare", "fit", "batch"];
+
+/// What bash proposes for a model: folders, and files by their ending.
+const BASH_MODELS: &str = r#"
+_gguf_shorten_models() {
+    compopt -o filenames 2>/dev/null
+    local IFS=$'\n'
+    COMPREPLY=( $(compgen -d -- "$1") $(compgen -f -X '!*.gguf' -- "$1") )
+}
+"#;
 
 /// Prints a completion script.
 ///
@@ -12,13 +24,79 @@ use crate::cli::args::Cli;
 /// Those of stdout.
 pub fn completions(shell: clap_complete::Shell) -> Result<()> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "gguf-shorten", &mut script);
-    let mut script = String::from_utf8(script)?;
-    if shell == clap_complete::Shell::Bash {
-        // Else nothing is completed after a command (https://github.com/clap-rs/clap/issues/6421).
-        script = script.replace("gguf__subcmd__shorten", "gguf__shorten");
+    clap_complete::generate(shell, &mut hinted(Cli::command()), "gguf-shorten", &mut script);
+    let script = String::from_utf8(script)?;
+    to_stdout(&match shell {
+        clap_complete::Shell::Bash => bash(&script),
+        clap_complete::Shell::Zsh => zsh(&script),
+        clap_complete::Shell::Fish => fish(&script),
+        _ => script,
+    })
+}
+
+/// The command, whose values that are no paths are said not to be: numbers, sizes, lists of blocks.
+fn hinted(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| match arg.get_value_hint() {
+        ValueHint::Unknown => arg.value_hint(ValueHint::Other),
+        _ => arg,
+    });
+    command.mut_subcommands(hinted)
+}
+
+/// The script for bash, with models by their ending.
+fn bash(script: &str) -> String {
+    // Else nothing is completed after a command (https://github.com/clap-rs/clap/issues/6421).
+    let script = script.replace("gguf__subcmd__shorten", "gguf__shorten");
+    let script = script.replace(
+        "--parent)\n                    COMPREPLY=($(compgen -f \"${cur}\"))",
+        "--parent)\n                    _gguf_shorten_models \"${cur}\"",
+    );
+    const WORDS: &str = "esac\n            COMPREPLY=( $(compgen -W \"${opts}\" -- \"${cur}\") )";
+    // After a command flags are proposed alone, though a model may follow.
+    const FIRST: &str = " || ${COMP_CWORD} -eq 2 ]]";
+    const MODELS: &str = "esac\n            _gguf_shorten_models \"${cur}\"";
+    let is_of_models = |label: &str| {
+        label == "gguf__shorten"
+            || OF_MODELS.iter().any(|command| label == format!("gguf__shorten__subcmd__{command}"))
+    };
+    // A case for each command, which begins with its label.
+    let mut text = String::new();
+    for (i, case) in script.split("\n        gguf__").enumerate() {
+        let label = case.split_once(')').map_or("", |(label, _)| label);
+        match i {
+            0 => text += case,
+            _ if is_of_models(&format!("gguf__{label}")) => {
+                text +=
+                    &format!("\n        gguf__{}", case.replacen(WORDS, MODELS, 1).replacen(FIRST, " ]]", 1))
+            }
+            _ => text += &format!("\n        gguf__{case}"),
+        }
     }
-    to_stdout(&script)
+    format!("{}{text}", BASH_MODELS.trim_start())
+}
+
+/// The script for zsh, with models by their ending.
+fn zsh(script: &str) -> String {
+    const MODELS: [&str; 5] =
+        ["'*::model ", "'*::models ", "'*::output -- The shortened", "'*::paths ", "'--parent=["];
+    let line = |line: &str| match MODELS.iter().any(|start| line.starts_with(start)) {
+        true => line.replacen(":_files'", ":_files -g \"*.gguf\"'", 1),
+        false => line.to_owned(),
+    };
+    script.lines().map(|text| line(text) + "\n").collect()
+}
+
+/// The script for fish, with models by their ending.
+fn fish(script: &str) -> String {
+    const MODELS: &str = "-k -xa \"(__fish_complete_suffix .gguf)\"";
+    let line = |line: &str| match line.contains(" -l parent ") {
+        true => line.replacen(" -r -F", &format!(" {MODELS}"), 1),
+        false => line.to_owned(),
+    };
+    let mut text: String = script.lines().map(|text| line(text) + "\n").collect();
+    let commands = OF_MODELS.join(" ");
+    text += &format!("complete -c gguf-shorten -n \"__fish_seen_subcommand_from {commands}\" {MODELS}\n");
+    text
 }
 
 /// Prints the manual page.

@@ -22,6 +22,10 @@ pub mod generate;
 
 pub mod help;
 
+pub mod list;
+
+pub mod overview;
+
 pub mod report;
 
 pub mod score;
@@ -32,6 +36,7 @@ pub mod show;
 
 pub mod verify;
 
+use crate::cli::colour;
 use crate::cli::options::Printing;
 use crate::engine::llama;
 use crate::files::place;
@@ -41,7 +46,7 @@ use crate::model::place::check_text;
 use crate::report::{Report, table};
 use crate::watch::Watch;
 use anyhow::{Context, Result};
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
 
 /// Says that a file counts prediction blocks that are none.
@@ -60,9 +65,7 @@ fn arguments() -> Vec<String> {
 /// Prints a result: as a table, as JSON, or both.
 fn print(report: &Report, printing: &Printing) -> Result<()> {
     if printing.tables() {
-        let stdout = std::io::stdout();
-        let colour = stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-        to_stdout(&table::report(report, colour))?;
+        to_stdout(&table::report(report, colour::on_stdout()))?;
     }
     print_json(report, printing)
 }

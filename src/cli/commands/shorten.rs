@@ -6,6 +6,7 @@ use crate::choose::resume::close_journal;
 use crate::choose::selection::{Selection, select};
 use crate::cli::options::Shorten;
 use crate::error::Hint;
+use crate::fit::mixture::{self, Importance, MixtureReport};
 use crate::gguf::Quoted;
 use crate::heal::outcome::HealReport;
 use crate::heal::run as healing;
@@ -43,6 +44,7 @@ pub fn run(options: &Shorten) -> Result<()> {
     warning::of_weights(&input, &model, printing);
     let mut chosen = select(parent, &options.choosing, printing)?;
     let healed = heal(parent, &mut chosen, options)?;
+    let requantized = requantize(parent, &mut chosen, options)?;
     // Before there is an output that would be found.
     let stale = if printing.quiet { None } else { outputs.stale_note() };
     let plan = |parent_blake3| {
@@ -69,8 +71,13 @@ pub fn run(options: &Shorten) -> Result<()> {
     let made;
     (output.ollama, made) = outputs.make_ollama(printing);
     let journal = chosen.journal.take();
-    let report =
-        Report { imatrix_out, output: Some(output), evaluation, ..report(parent, &plan, chosen, healed) };
+    let report = Report {
+        imatrix_out,
+        output: Some(output),
+        evaluation,
+        requantize: requantized,
+        ..report(parent, &plan, chosen, healed)
+    };
     print(&report, printing)?;
     // The journal for going on after an interrupt is needed no more.
     close_journal(journal, printing);
@@ -86,6 +93,28 @@ fn heal(parent: Parent<'_>, chosen: &mut Selection, options: &Shorten) -> Result
     let healed = healing::heal(parent, cut, &chosen.shortlist, &options.heal, watch)?;
     chosen.cut = healed.cut;
     Ok(Some(healed.report))
+}
+
+/// Rounds the tensors of the chosen cut, if that is wanted.
+fn requantize(
+    parent: Parent<'_>,
+    chosen: &mut Selection,
+    options: &Shorten,
+) -> Result<Option<MixtureReport>> {
+    let Some(to) = options.requantize else {
+        return Ok(None);
+    };
+    let importance = match (&options.files.imatrix, &chosen.imatrix) {
+        (Some((from, _)), _) => Importance::File(from),
+        (None, Some(measured)) => Importance::Measured(measured),
+        (None, None) => Importance::None,
+    };
+    let threads = options.choosing.calibration.threads;
+    let cut = chosen.cut.clone();
+    let (cut, report) = mixture::apply(parent, cut, to, importance, threads, &options.printing)
+        .with_context(|| options.model.display().to_string())?;
+    chosen.cut = cut;
+    Ok(Some(report))
 }
 
 /// Checks that the scores are of the model that is written. Scores from the cache go by a remembered hash, and the model may

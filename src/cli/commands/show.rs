@@ -211,9 +211,16 @@ fn blocks(model: &Model<'_>) -> String {
         .sum();
     let _ = writeln!(text, "  outside blocks: {}", DecimalBytes(outside));
     text.push_str("\nremoval\n");
+    text.push_str(&removal(model, &constraints));
+    text
+}
+
+/// What may be removed, and what not.
+pub(super) fn removal(model: &Model<'_>, constraints: &Result<Constraints>) -> String {
+    let mut text = String::new();
     match constraints {
         Err(error) => {
-            let _ = writeln!(text, "  none: {}", crate::error::message(&error));
+            let _ = writeln!(text, "  none: {}", crate::error::message(error));
         }
         Ok(constraints) => {
             let stay = &constraints.must_stay;

@@ -14,7 +14,7 @@ use crate::model::Model;
 use crate::model::input::Input;
 use crate::model::outcome::ModelReport;
 use crate::model::warning;
-use crate::output::verify::{self, Claim, Verification, verify_with};
+use crate::output::verify::{self, Claim, Verification, verify_weights, verify_with};
 use crate::plan::imatrix::Imatrix;
 use crate::plan::{ChangeKind, ChangedTensors, Constraints, TensorChange};
 use crate::report::verification::{VerifyReport, screen};
@@ -92,7 +92,10 @@ fn compare(
     let imatrix = imatrix.transpose().with_context(at_matrix)?;
     let imatrix = imatrix.as_ref().map(|(imatrix, hash)| (imatrix, *hash));
     let progress = |n_bytes| bar.advance(n_bytes);
-    let result = threads.install(|| verify_with(parent, constraints, out, imatrix, &progress));
+    let result = threads.install(|| match options.weights {
+        true => verify_weights(parent, constraints, out, imatrix, &progress),
+        false => verify_with(parent, constraints, out, imatrix, &progress),
+    });
     drop(bar);
     result
 }
@@ -176,7 +179,11 @@ fn verdict(report: &VerifyReport) -> String {
             1 => String::new(),
             n => format!(" (and {} more)", n - 1),
         };
-        return format!("is not what gguf-shorten makes of {parent}: {first}{others}");
+        let is_not = match report.weights {
+            Some(_) => "has not the weights of",
+            None => "is not what gguf-shorten makes of",
+        };
+        return format!("{is_not} {parent}: {first}{others}");
     }
     let different = report.run.map_or(0, |run| run.floats_different);
     format!("computes something else than {parent} without those blocks: {different} logits differ")

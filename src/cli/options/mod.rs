@@ -132,6 +132,8 @@ pub struct Verify {
     pub parent: PathBuf,
     /// The user answers for the cut.
     pub trust_any_cut: bool,
+    /// Compare weights alone.
+    pub weights: bool,
     /// Compare logits too.
     pub run: bool,
     /// The importance matrix by which weights were rounded.
@@ -155,6 +157,7 @@ impl Verify {
             output: one_model(&args.output, Some(&args.parent), None)?,
             parent: args.parent.clone(),
             trust_any_cut: args.trust_any_cut,
+            weights: args.weights,
             run: args.run,
             imatrix: args.imatrix.clone(),
             threads: args.threads.unwrap_or_else(default_threads),

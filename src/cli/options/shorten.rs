@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
+use ggml::FileType;
 
 use super::calibration::check_matrix;
 use super::{Printing, check_not_stdout, heal, one_model, rpc};
@@ -30,6 +31,8 @@ pub struct Shorten {
     pub choosing: Choosing,
     /// How they are made up for.
     pub heal: Heal,
+    /// The types that the tensors become.
+    pub requantize: Option<FileType>,
     /// The files that are read beside the model and written.
     pub files: Files,
     /// The output of the command.
@@ -52,6 +55,7 @@ impl Shorten {
         let attention = attention(args);
         check_removal(args, &choice, &attention)?;
         check_experts(args, goal)?;
+        check_types(args, goal)?;
         if args.confidence.is_some() {
             check_may_stop(args, goal)?;
         }
@@ -96,7 +100,9 @@ impl Shorten {
             heals: heal.may_choose(),
             imatrix: files.imatrix_out.is_some() && !files.dry_run,
         };
-        let options = Self { model, choosing, heal, files, printing: Printing::new(&args.common) };
+        let requantize = args.requantize;
+        let options =
+            Self { model, choosing, heal, requantize, files, printing: Printing::new(&args.common) };
         rpc::check_shorten(&options)?;
         Ok(options)
     }
@@ -110,6 +116,9 @@ fn method(args: &ShortenArgs) -> Method {
 /// The choice of whole blocks.
 fn choice(args: &ShortenArgs, goal: Option<Goal>) -> Choice {
     let (method, keep) = (method(args), args.keep.clone());
+    if let Some(layers) = &args.layers {
+        return Choice::Layers(layers.clone());
+    }
     match (&args.blocks, goal, args.drop) {
         (Some(blocks), ..) => Choice::Blocks(blocks.clone()),
         (None, Some(goal), most) => Choice::Goal { goal, most, method, keep },
@@ -164,6 +173,23 @@ fn check_experts(args: &ShortenArgs, goal: Option<Goal>) -> Result<()> {
     Ok(())
 }
 
+/// Checks that nothing is promised of a model that is then quantized.
+fn check_types(args: &ShortenArgs, goal: Option<Goal>) -> Result<()> {
+    if args.requantize.is_none() {
+        return Ok(());
+    }
+    if let Some(goal) = goal {
+        bail!(Usage(format!(
+            "--{} is measured of the input's own types, so --requantize has no place beside it; fit finds types within a size",
+            goal.flag()
+        )));
+    }
+    if heal::how(args) != HealArg::None {
+        bail!(Usage("--requantize rounds the input's weights, so nothing is healed beside it".to_owned()));
+    }
+    Ok(())
+}
+
 /// The files to read and write.
 fn files(args: &ShortenArgs) -> Files {
     Files {
@@ -193,7 +219,7 @@ fn check_removal(args: &ShortenArgs, choice: &Choice, attention: &Choice) -> Res
     let is_nothing = |choice: &Choice| matches!(choice, Choice::Nothing { .. });
     let removes_none = is_nothing(choice) && is_nothing(attention);
     if removes_none && !args.drop_mtp && experts(args) == ExpertChoice::All {
-        bail!(Usage("--drop or --blocks is needed".to_owned()));
+        bail!(Usage("--drop, --blocks or --layers is needed".to_owned()));
     }
     let method = method(args);
     if args.drop_attention.is_some() && !matches!(method.unmeasured().basis(), Basis::Order | Basis::Scores) {

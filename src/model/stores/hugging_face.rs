@@ -8,28 +8,117 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use super::{closest, folder_from, home, is_name, listing, read_small, words};
 use crate::error::Hint;
 
-/// Finds the file of that name, without its `hf:`.
+/// Finds the file of that name, without its `hf:`: `ORG/REPO`, `ORG/REPO/FILE`, or `ORG/REPO:QUANT` as llama.cpp's `-hf` has it.
 ///
 /// # Errors
 /// No name; no cache; no such repository or file in it, with those that are there; a cache that contradicts itself.
 pub fn find(name: &str) -> Result<PathBuf> {
+    let (name, quant) = match name.rsplit_once(':') {
+        Some((name, quant)) if is_name(quant) => (name, Some(quant)),
+        _ => (name, None),
+    };
     let words = words("hf", name, 2)?;
     let (repository, file) = words.split_at(2);
     let named = format!("hf:{}", repository.join("/"));
+    ensure!(
+        quant.is_none() || file.is_empty(),
+        "{named}: is followed by both a file and a quantization, expected one"
+    );
     let file = (!file.is_empty()).then(|| file.join("/"));
-    let cache = cache()?;
-    let folder = cache.join(format!("models--{}", repository.join("--")));
-    if !folder.is_dir() {
-        let names = repositories(&cache);
-        let missing = anyhow!("{named}: no such repository in {}", cache.display());
-        bail!(match names.is_empty() {
-            true =>
-                missing.context(Hint("HF_HUB_CACHE or HF_HOME name the cache where it is another".to_owned())),
-            false => missing.context(Hint(format!("there are {}", closest(&repository.join("/"), &names)))),
-        });
+    let caches = caches()?;
+    let folders = caches.iter().map(|cache| cache.join(format!("models--{}", repository.join("--"))));
+    if let Some(folder) = folders.into_iter().find(|folder| folder.is_dir()) {
+        let snapshot = snapshot(&folder).with_context(|| named.clone())?;
+        return match quant {
+            Some(quant) => listing::of_quant(&snapshot, quant, &named),
+            None => listing::choose(&snapshot, file.as_deref(), &named),
+        };
     }
-    let snapshot = snapshot(&folder).with_context(|| named.clone())?;
-    listing::choose(&snapshot, file.as_deref(), &named)
+    if let Some(path) = of_older_llama_cpp(repository, file.as_deref(), quant)? {
+        return Ok(path);
+    }
+    let names: Vec<String> = caches.iter().flat_map(|cache| repositories(cache)).collect();
+    let shown: Vec<String> = caches.iter().map(|cache| cache.display().to_string()).collect();
+    let missing = anyhow!("{named}: no such repository in {}", shown.join(", "));
+    bail!(match names.is_empty() {
+        true =>
+            missing.context(Hint("HF_HUB_CACHE or HF_HOME name the cache where it is another".to_owned())),
+        false => missing.context(Hint(format!("there are {}", closest(&repository.join("/"), &names)))),
+    })
+}
+
+/// The names of all models in the caches.
+pub(super) fn all() -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for cache in caches()? {
+        for repository in repositories(&cache) {
+            let folder = cache.join(format!("models--{}", repository.replacen('/', "--", 1)));
+            let models =
+                snapshot(&folder).map_or_else(|_| Vec::new(), |snapshot| listing::models_of(&snapshot));
+            match &models[..] {
+                [_] => names.push(format!("hf:{repository}")),
+                models => names.extend(models.iter().map(|file| format!("hf:{repository}/{file}"))),
+            }
+        }
+    }
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+/// The paths of all models that older releases of llama.cpp have fetched. Which repository they are of cannot be read from them.
+pub(super) fn all_of_older_llama_cpp() -> Result<Vec<PathBuf>> {
+    let folder = llama_cpp_cache()?;
+    Ok(listing::models_of(&folder)
+        .into_iter()
+        .filter(|file| !file.contains('/'))
+        .map(|file| folder.join(file))
+        .collect())
+}
+
+/// A file that a release of llama.cpp before 2026 has fetched, as `ORG_REPO_FILE` in a folder of its own.
+fn of_older_llama_cpp(
+    repository: &[&str],
+    file: Option<&str>,
+    quant: Option<&str>,
+) -> Result<Option<PathBuf>> {
+    let folder = llama_cpp_cache()?;
+    let start = format!("{}_", repository.join("_"));
+    let files = listing::models_of(&folder);
+    let mut of_repository = files.iter().filter_map(|name| Some((name, name.strip_prefix(&start)?)));
+    let found = match (file, quant) {
+        (Some(file), _) => {
+            let file = file.replace('/', "_");
+            of_repository.find(|(_, rest)| *rest == file)
+        }
+        (None, Some(quant)) => of_repository.find(|(_, rest)| listing::has_quant(rest, quant)),
+        (None, None) => {
+            let first = of_repository.next();
+            first.filter(|_| of_repository.next().is_none())
+        }
+    };
+    Ok(found.map(|(name, _)| folder.join(name)))
+}
+
+/// llama.cpp's own folder for what it fetches (`common.cpp: fs_get_cache_directory`).
+fn llama_cpp_cache() -> Result<PathBuf> {
+    if let Some(folder) = folder_from("LLAMA_CACHE")? {
+        return Ok(folder);
+    }
+    let cache = match folder_from("XDG_CACHE_HOME")? {
+        Some(cache) => cache,
+        None => home()?.join(if cfg!(target_os = "macos") { "Library/Caches" } else { ".cache" }),
+    };
+    Ok(cache.join("llama.cpp"))
+}
+
+/// The folders of repositories. llama.cpp keeps its own in the same form, and looks at `LLAMA_CACHE` first (`hf-cache.cpp:
+/// get_cache_directory`).
+fn caches() -> Result<Vec<PathBuf>> {
+    let own = folder_from("LLAMA_CACHE")?;
+    let mut caches: Vec<PathBuf> = own.into_iter().chain([cache()?]).collect();
+    caches.dedup();
+    Ok(caches)
 }
 
 /// The folder of all repositories.

@@ -13,6 +13,41 @@ use crate::files::part_name::Prefix;
 const MAX_ENTRIES: usize = 4096;
 const MAX_DEPTH: usize = 4;
 
+/// The model of `folder` whose name has that quantization in it, as llama.cpp's `-hf ORG/REPO:QUANT` finds it (`download.cpp:
+/// find_best_model`): `QUANT` before a dot or a hyphen, in letters of either case, and of several the first.
+///
+/// # Errors
+/// None, with those that are there; a link that leads nowhere.
+pub(super) fn of_quant(folder: &Path, quant: &str, named: &str) -> Result<PathBuf> {
+    let models = models(&files(folder));
+    let found = models.iter().find(|file| has_quant(file, quant));
+    let Some(file) = found else {
+        let missing = anyhow!("{named}:{quant}: no model of that quantization is in {}", folder.display());
+        bail!(match models.is_empty() {
+            true => missing,
+            false => missing.context(Hint(format!("there are {}", closest(quant, &models)))),
+        });
+    };
+    existing(folder.join(file))
+}
+
+/// Whether a path has a quantization in it, before a dot or a hyphen.
+pub(super) fn has_quant(file: &str, quant: &str) -> bool {
+    let (file, quant) = (file.to_ascii_lowercase(), quant.to_ascii_lowercase());
+    file.contains(&format!("{quant}.")) || file.contains(&format!("{quant}-"))
+}
+
+/// The models of a folder, by their paths in it.
+pub(super) fn models_of(folder: &Path) -> Vec<String> {
+    models(&files(folder))
+}
+
+/// The path, if what it links to is there: the blob of a store may be gone.
+fn existing(path: PathBuf) -> Result<PathBuf> {
+    std::fs::metadata(&path).with_context(|| format!("{}: what it links to", path.display()))?;
+    Ok(path)
+}
+
 /// The file of `folder` that `wanted` means: its path there, or its name. Without it the only model of the folder. `named` is
 /// what the user wrote for the folder.
 ///
@@ -47,10 +82,7 @@ pub(super) fn choose(folder: &Path, wanted: Option<&str>, named: &str) -> Result
         };
         bail!(error.context(Hint(format!("there are {there}"))));
     };
-    let path = folder.join(file);
-    // The store's link may be broken.
-    std::fs::metadata(&path).with_context(|| format!("{}: what it links to", path.display()))?;
-    Ok(path)
+    existing(folder.join(file))
 }
 
 fn only<'f>(mut files: impl Iterator<Item = &'f String>) -> Option<&'f String> {
@@ -140,6 +172,20 @@ mod tests {
         ]);
         let models = models(&files);
         assert_eq!(models, strings(&["Q4/m-00001-of-00002.gguf", "Q8/m-00001-of-00002.gguf", "m.gguf"]));
+    }
+
+    #[test]
+    fn a_quantization_stands_before_a_dot_or_a_hyphen() {
+        for (file, quant, has) in [
+            ("m-Q4_K_M.gguf", "q4_k_m", true),
+            ("Q4_K_M/m-Q4_K_M-00001-of-00002.gguf", "Q4_K_M", true),
+            ("m-Q4_K_M.gguf", "Q4_K", false),
+            ("m-Q4_K_M.gguf", "K_M", true),
+            ("m-IQ4_XS.gguf", "Q4_XS", true),
+            ("m.gguf", "Q8_0", false),
+        ] {
+            assert_eq!(has_quant(file, quant), has, "{file} {quant}");
+        }
     }
 
     #[test]

@@ -48,6 +48,23 @@ pub fn find(name: &str) -> Result<PathBuf> {
     })
 }
 
+/// The names of all models in the folders.
+pub(super) fn all() -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for folder in folders()? {
+        for repository in repositories(&folder) {
+            let models = listing::models_of(&folder.join(&repository));
+            match &models[..] {
+                [_] => names.push(format!("lmstudio:{repository}")),
+                models => names.extend(models.iter().map(|file| format!("lmstudio:{repository}/{file}"))),
+            }
+        }
+    }
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
 /// The folders in which models may be.
 fn folders() -> Result<Vec<PathBuf>> {
     let home = home()?;

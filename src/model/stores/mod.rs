@@ -4,7 +4,7 @@
 //! | MODEL | store |
 //! | --- | --- |
 //! | `ollama:NAME[:TAG]` | Ollama's manifests and blobs ([`ollama`]) |
-//! | `hf:ORG/REPO[/FILE]` | the cache of the Hugging Face hub ([`hugging_face`]) |
+//! | `hf:ORG/REPO[/FILE]`, `hf:ORG/REPO:QUANT` | the cache of the Hugging Face hub, and llama.cpp's ([`hugging_face`]) |
 //! | `lmstudio:ORG/REPO[/FILE]` | LM Studio's folder of models ([`lm_studio`]) |
 //!
 //! Names, digests, lengths and JSON in a store are somebody else's: each is checked before it becomes part of a path.
@@ -57,6 +57,32 @@ pub fn locate(model: &Path) -> Result<Found> {
         return Ok(of_path(lm_studio::find(name)?));
     }
     Ok(of_path(model.to_owned()))
+}
+
+/// A store, and the models that are found in it.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// `ollama`, `hf`, `llama.cpp` or `lmstudio`.
+    pub store: &'static str,
+    /// What names each: what [`locate`] takes.
+    pub models: Result<Vec<PathBuf>, String>,
+}
+
+/// The models of all stores, by their names there.
+#[must_use]
+pub fn list() -> Vec<Listed> {
+    let named =
+        |names: Result<Vec<String>>| names.map(|names| names.into_iter().map(PathBuf::from).collect());
+    let listed = |store, models: Result<Vec<PathBuf>>| Listed {
+        store,
+        models: models.map_err(|error| format!("{error:#}")),
+    };
+    vec![
+        listed("ollama", named(ollama::all())),
+        listed("hf", named(hugging_face::all())),
+        listed("llama.cpp", hugging_face::all_of_older_llama_cpp()),
+        listed("lmstudio", named(lm_studio::all())),
+    ]
 }
 
 /// Whether `model` names one of a store.

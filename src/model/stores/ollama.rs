@@ -258,6 +258,11 @@ pub fn find(name: &str) -> Result<StoredModel> {
     bail!(anyhow!("ollama:{name}: no such model in {folders}").context(Hint(format!("there are {there}"))))
 }
 
+/// The names of all models in the stores.
+pub(super) fn all() -> Result<Vec<String>> {
+    Ok(names(&stores()?).into_iter().map(|name| format!("ollama:{name}")).collect())
+}
+
 /// Whether an error says that nothing is there. A part of the path that is a file is as good as nothing.
 fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)

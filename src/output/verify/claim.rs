@@ -17,6 +17,7 @@ use crate::plan::{AttentionCut, ChosenBy, HealMethod, requantized};
 
 const BLOCKS_KEY: &str = "gguf_shorten.blocks";
 const PARENT_KEY: &str = "gguf_shorten.parent.blake3";
+const PARENT_BLOCKS_KEY: &str = "gguf_shorten.parent.block_count";
 const METHOD_KEY: &str = "gguf_shorten.method";
 const HEAL_KEY: &str = "gguf_shorten.heal";
 
@@ -34,6 +35,8 @@ pub struct Claim {
     pub version: Option<String>,
     /// Hash of the parent.
     pub parent_blake3: Option<blake3::Hash>,
+    /// Number of blocks of the parent.
+    pub n_parent_blocks: Option<u64>,
     /// How the blocks were chosen.
     pub method: Option<String>,
     /// What made up for the removed blocks.
@@ -130,6 +133,22 @@ fn two_losses(metadata: &Metadata<'_>, key: &str) -> Result<[f32; 2]> {
 }
 
 impl Claim {
+    /// Of a file that says nothing of itself, with these blocks of the parent.
+    pub(super) fn of_blocks(kept: Vec<BlockId>) -> Self {
+        Self {
+            version: None,
+            parent_blake3: None,
+            n_parent_blocks: None,
+            method: None,
+            heal: None,
+            healed: None,
+            types: None,
+            kept,
+            attention: None,
+            experts: None,
+        }
+    }
+
     /// Reads what the metadata says.
     ///
     /// # Errors
@@ -142,6 +161,7 @@ impl Claim {
         Ok(Self {
             version: text(VERSION_KEY),
             parent_blake3: text(PARENT_KEY).and_then(|hex| blake3::Hash::from_hex(hex).ok()),
+            n_parent_blocks: (metadata.get(PARENT_BLOCKS_KEY)).and_then(|entry| entry.value().as_u64().ok()),
             method: text(METHOD_KEY),
             heal: text(HEAL_KEY),
             healed: HealedClaim::of(metadata)?,
@@ -222,7 +242,7 @@ fn kept(metadata: &Metadata<'_>) -> Result<Vec<BlockId>> {
         return Err(anyhow!(
             "metadata '{BLOCKS_KEY}' is missing, so it is not known which blocks of a parent these are"
         )
-        .context(Hint("only what gguf-shorten wrote can be verified".to_owned())));
+        .context(Hint("--weights finds the blocks by their bytes".to_owned())));
     };
     rising(entry)
 }

@@ -62,6 +62,15 @@ pub enum Difference {
         /// Planned bytes of the entry.
         n_bytes: usize,
     },
+    /// Another value of a metadata entry.
+    Value {
+        /// The entry.
+        entry: Place,
+        /// What the file has.
+        found: String,
+        /// The planned value.
+        expected: String,
+    },
     /// Another shape, type or offset of a tensor.
     Info {
         /// The tensor.
@@ -160,6 +169,11 @@ impl fmt::Display for Difference {
                 let whose = if *is_kept { "parent" } else { "plan" };
                 write!(f, "{entry} differs from the {whose}'s at byte {byte} of {n_bytes}")
             }
+            Self::Value { entry, found, expected } => match found == expected {
+                // Arrays, of which only the length is shown.
+                true => write!(f, "{entry} has other values, as {found}"),
+                false => write!(f, "{entry} is {found}, expected {expected}"),
+            },
             Self::Info { tensor, what, found, expected } => {
                 write!(f, "{tensor} has {what} {found}, expected {expected}")
             }

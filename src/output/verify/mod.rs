@@ -16,6 +16,12 @@ mod earlier;
 
 mod rounded;
 
+mod weights;
+
+mod entries;
+
+mod blocks;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,6 +46,7 @@ pub use claim::{Claim, HealedClaim, TypesClaim};
 pub use difference::{Difference, Differences, Whose};
 pub use earlier::faults;
 pub use rounded::Rounded;
+pub use weights::{BlocksBy, Weights};
 
 /// The key whose value may be that of another release.
 const VERSION_KEY: &str = "gguf_shorten.version";
@@ -70,6 +77,8 @@ pub struct Verification {
     pub changes: Vec<TensorChange>,
     /// How the tensors in other types were proven; `None` where there are none.
     pub rounded: Option<Rounded>,
+    /// How weights alone were compared; `None` where every byte was.
+    pub weights: Option<Weights>,
     /// Metadata entries that the plan has.
     pub metadata: MetadataCounts,
     /// Differences from the plan.
@@ -120,42 +129,105 @@ pub fn verify_with(
 ) -> Result<Verification> {
     let first = out.first().context("bug: a model without a file")?;
     let claim = Claim::of(first.metadata())?;
-    let removed = claim.removed(parent.n_blocks())?;
-    let (constraints, on_trust) = planned_under(parent, constraints, &removed, first)?;
-    let experts = match &claim.experts {
-        Some(experts) => {
-            let cut = ExpertCut::of_list(parent, &removed, &experts.kept, experts.method.clone());
-            Some(cut.context("names a cut that is refused")?)
-        }
-        None => None,
-    };
-    let cut = Cut {
-        blocks: removed,
-        method: claim.method.clone().unwrap_or_default(),
-        attention: claim.attention.clone(),
-        experts,
-        healing: healing(parent, &claim, out),
-        heal: claim.heal.clone().unwrap_or_default(),
-        types: types(parent, &claim, out),
-    };
-    // Without a hash that can be read, the entry differs from any.
-    let parent_blake3 = claim.parent_blake3.unwrap_or(Provenance::DRAFT);
-    let plan = Plan::new(parent, &constraints, &cut, parent_blake3)
-        .map_err(|error| match error.downcast_ref::<Hint>() {
-            None => error.context(Hint(TRUST.to_owned())),
-            Some(_) => error,
-        })
-        .context("names a cut that is refused")?;
-    let mut verification = Verification { on_trust, ..compare(parent, &plan, claim, out, progress)? };
-    if let Some(claim) = &verification.claim.types {
-        let found = rounded::check(parent, &cut, claim, imatrix, &mut verification.differences);
-        verification.rounded = Some(found?);
-    }
+    let job = Job { parent, constraints, out, imatrix, progress };
+    let mut verification = job.compare(claim, compare)?;
     let version = verification.claim.version.as_deref().unwrap_or_default();
     for block in earlier::removed_for_prediction(version, parent, &verification.removed) {
         verification.differences.push_first(Difference::NoPrediction(block));
     }
     Ok(verification)
+}
+
+/// As [`verify_with`] for a file that another program has rewritten, or that `parent` is no direct parent of.
+///
+/// All tensors are compared by name and bytes in any order, and by value those entries that decide what is computed. Where what
+/// the file says of its blocks does not fit, they are found by their bytes.
+///
+/// # Errors
+/// As [`verify_with`]; blocks that are none of the parent's.
+pub fn verify_weights(
+    parent: &Model<'_>,
+    constraints: &Constraints,
+    out: &[gguf::File<'_>],
+    imatrix: Option<(&Imatrix<'_>, blake3::Hash)>,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Verification> {
+    let first = out.first().context("bug: a model without a file")?;
+    let claim = Claim::of(first.metadata()).ok();
+    let job = Job { parent, constraints, out, imatrix, progress };
+    if let Some(claim) = claim.as_ref().filter(|claim| weights::may_be_of(claim, parent)) {
+        let recorded = claim.parent_blake3;
+        match job.compare(claim.clone(), weights::compare) {
+            Ok(found) if found.differences.is_empty() || recorded == Some(found.parent_blake3) => {
+                return Ok(found);
+            }
+            // Of another model with as many blocks, perhaps.
+            _ => {}
+        }
+    }
+    let mut found = job.compare(weights::by_bytes(parent, claim.as_ref(), out)?, weights::compare)?;
+    if let Some(weights) = &mut found.weights {
+        weights.blocks_by = BlocksBy::Bytes;
+    }
+    Ok(found)
+}
+
+/// A comparison by plan: of every byte, or of weights alone.
+type Compare = for<'a> fn(
+    &Model<'a>,
+    &Plan<'a>,
+    Claim,
+    &[gguf::File<'_>],
+    &(dyn Fn(u64) + Sync),
+) -> Result<Verification>;
+
+/// A file that is compared with its parent.
+struct Job<'j, 'a> {
+    parent: &'j Model<'a>,
+    constraints: &'j Constraints,
+    out: &'j [gguf::File<'j>],
+    imatrix: Option<(&'j Imatrix<'j>, blake3::Hash)>,
+    progress: &'j (dyn Fn(u64) + Sync),
+}
+
+impl Job<'_, '_> {
+    /// Plans again what the file says of itself, and compares it with that.
+    fn compare(&self, claim: Claim, by: Compare) -> Result<Verification> {
+        let Self { parent, constraints, out, imatrix, progress } = *self;
+        let first = out.first().context("bug: a model without a file")?;
+        let removed = claim.removed(parent.n_blocks())?;
+        let (constraints, on_trust) = planned_under(parent, constraints, &removed, first)?;
+        let experts = match &claim.experts {
+            Some(experts) => {
+                let cut = ExpertCut::of_list(parent, &removed, &experts.kept, experts.method.clone());
+                Some(cut.context("names a cut that is refused")?)
+            }
+            None => None,
+        };
+        let cut = Cut {
+            blocks: removed,
+            method: claim.method.clone().unwrap_or_default(),
+            attention: claim.attention.clone(),
+            experts,
+            healing: healing(parent, &claim, out),
+            heal: claim.heal.clone().unwrap_or_default(),
+            types: types(parent, &claim, out),
+        };
+        // Without a hash that can be read, the entry differs from any.
+        let parent_blake3 = claim.parent_blake3.unwrap_or(Provenance::DRAFT);
+        let plan = Plan::new(parent, &constraints, &cut, parent_blake3)
+            .map_err(|error| match error.downcast_ref::<Hint>() {
+                None => error.context(Hint(TRUST.to_owned())),
+                Some(_) => error,
+            })
+            .context("names a cut that is refused")?;
+        let mut verification = Verification { on_trust, ..by(parent, &plan, claim, out, progress)? };
+        if let Some(claim) = &verification.claim.types {
+            let found = rounded::check(parent, &cut, claim, imatrix, &mut verification.differences);
+            verification.rounded = Some(found?);
+        }
+        Ok(verification)
+    }
 }
 
 /// The healed weights of the file, which are not the parent's. They cannot be compared with anything but the hash that the file
@@ -241,7 +313,7 @@ pub fn compare(
         differences.append(of_part, number, out.len());
         let data = plan.data.get(part.tensors.clone());
         let data = data.context("bug: a part of tensors that are not planned")?;
-        pairs.extend(self::pairs(parent, data, &part.layout, file)?);
+        pairs.extend(self::pairs(parent, data, &part.layout, std::slice::from_ref(file))?);
     }
     let outcome = data::compare(parent.parts(), &pairs, progress);
     if let Some(recorded) = claim.parent_blake3
@@ -283,6 +355,7 @@ pub fn compare(
         claim,
         on_trust: None,
         rounded: None,
+        weights: None,
         removed: plan.removed.clone(),
         attention_removed: plan.attention_removed.clone(),
         experts: ExpertsReport::of(parent, plan),
@@ -422,12 +495,12 @@ impl Expected<'_> {
     }
 }
 
-/// The planned tensors that one file has, in the planned order. One of another length is left to [`head`].
+/// The planned tensors that these files have, in the planned order. One of another length is left to [`head`].
 fn pairs<'p>(
     parent: &'p Model<'p>,
     data: &'p [TensorData<'_>],
     layout: &Layout<'_>,
-    out: &'p gguf::File<'p>,
+    out: &'p [gguf::File<'p>],
 ) -> Result<Vec<Pair<'p>>> {
     let mut pairs = Vec::new();
     for (planned, data) in layout.tensors().iter().zip(data) {
@@ -441,7 +514,7 @@ fn pairs<'p>(
             }
             (_, None) => bail!("bug: a planned tensor without data"),
         };
-        match out.tensors().get(planned.tensor().name()) {
+        match out.iter().find_map(|file| file.tensors().get(planned.tensor().name())) {
             Some(out) if out.n_bytes() == planned.tensor().n_bytes() => {
                 pairs.push(Pair { expected, out });
             }

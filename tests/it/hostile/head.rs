@@ -259,7 +259,7 @@ fn types_that_are_not_known_are_refused_by_number() {
 fn types_of_other_programs_are_refused_by_name_with_what_to_do() {
     let dir = Dir::new();
     let mut said = Said::default();
-    for id in [4, 31, 36, 139] {
+    for id in [4, 31, 36, 142] {
         dir.write("m.gguf", &Raw::model().info(b"x", 1, &[32], id, 0).bytes());
         said.refused(&format!("type {id}"), dir.run("m.gguf --blocks 0 -o out.gguf"), 1);
     }
