@@ -28,7 +28,8 @@ use crate::plan::{Cut, ExpertCut};
 use crate::watch::{Unit, Watch};
 
 /// The scores whose sets are compared. Of sets that cost the same the first.
-const CANDIDATES: [ExpertMethod; 3] = [ExpertMethod::Reap, ExpertMethod::Frequency, ExpertMethod::Ranks];
+const CANDIDATES: [ExpertMethod; 3] =
+    [ExpertMethod::Reap, ExpertMethod::Frequency, ExpertMethod::Contribution];
 
 /// The means to choose experts.
 pub(crate) struct Experts<'e> {
@@ -223,7 +224,7 @@ mod tests {
                 },
             };
             vec![
-                one(&[ExpertMethod::Reap, ExpertMethod::Ranks], &[0, 1]),
+                one(&[ExpertMethod::Reap, ExpertMethod::Contribution], &[0, 1]),
                 one(&[ExpertMethod::Frequency], &[1, 2]),
             ]
         };
@@ -245,7 +246,7 @@ mod tests {
         );
         assert_eq!((report.windows, report.seen_windows, report.tokens), (2, 1, 40));
         let [reap, frequency] = &report.candidates[..] else { panic!() };
-        assert_eq!(reap.methods, ["reap", "ranks"]);
+        assert_eq!(reap.methods, ["reap", "contribution"]);
         assert!((reap.kl_divergence.unwrap() - 0.4).abs() < 1e-12 && !reap.chosen);
         assert!((reap.kl_divergence_stderr.unwrap() - 0.1).abs() < 1e-12);
         assert!((frequency.kl_divergence.unwrap() - 0.2).abs() < 1e-12 && frequency.chosen);

@@ -91,26 +91,13 @@ pub(crate) fn highest(
 
 /// The scores of the experts of a block by which `method` goes.
 fn by(method: ExpertMethod, experts: &[ExpertScores]) -> Vec<f64> {
-    let of = |score: fn(&ExpertScores) -> f64| experts.iter().map(score).collect::<Vec<f64>>();
-    let (reap, frequency) = (|expert: &ExpertScores| expert.reap, |expert: &ExpertScores| expert.frequency);
-    match method {
-        ExpertMethod::Reap | ExpertMethod::Auto => of(reap),
-        ExpertMethod::Frequency => of(frequency),
-        ExpertMethod::Gate => of(|expert| expert.gate),
-        ExpertMethod::Ranks => {
-            ranks(&of(reap)).iter().zip(ranks(&of(frequency))).map(|(a, b)| a + b).collect()
-        }
-    }
-}
-
-/// The rank of each score, 0 for the lowest. Equal ones have the mean of theirs.
-fn ranks(scores: &[f64]) -> Vec<f64> {
-    let rank = |score: &f64| {
-        let lower = scores.iter().filter(|other| *other < score).count();
-        let equal = scores.iter().filter(|other| *other == score).count();
-        lower as f64 + (equal as f64 - 1.0) / 2.0
+    let score: fn(&ExpertScores) -> f64 = match method {
+        ExpertMethod::Reap | ExpertMethod::Auto => |expert| expert.reap,
+        ExpertMethod::Frequency => |expert| expert.frequency,
+        ExpertMethod::Gate => |expert| expert.gate,
+        ExpertMethod::Contribution => |expert| expert.reap * expert.frequency,
     };
-    scores.iter().map(rank).collect()
+    experts.iter().map(score).collect()
 }
 
 /// The lists of a JSON file: `{"0": [0, 3], "1": [2, 5]}`.
@@ -142,9 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranks_are_means_of_equal_ones_and_a_sum_weighs_both_scores() {
-        assert_eq!(ranks(&[0.5, 0.1, 0.5, 9.0]), [1.5, 0.0, 1.5, 3.0]);
-        assert_eq!(ranks(&[0.0, 0.0, 0.0]), [1.0, 1.0, 1.0]);
+    fn a_contribution_weighs_both_scores() {
         let of = |reap: f64, frequency: f64| ExpertScores {
             tokens: 1,
             reap,
@@ -155,9 +140,9 @@ mod tests {
             gate_stderr: None,
         };
         // The first has the most of one score and the least of the other.
-        let experts = [of(9.0, 0.1), of(3.0, 0.3), of(2.0, 0.4), of(1.0, 0.2)];
-        assert_eq!(by(ExpertMethod::Ranks, &experts), [3.0, 4.0, 4.0, 1.0]);
-        assert_eq!(by(ExpertMethod::Frequency, &experts), [0.1, 0.3, 0.4, 0.2]);
+        let experts = [of(8.0, 0.125), of(3.0, 0.5), of(2.0, 0.25)];
+        assert_eq!(by(ExpertMethod::Contribution, &experts), [1.0, 1.5, 0.5]);
+        assert_eq!(by(ExpertMethod::Frequency, &experts), [0.125, 0.5, 0.25]);
     }
 
     #[test]

@@ -116,7 +116,8 @@ fn rate(state: &ProgressState, to: &mut dyn std::fmt::Write) {
 /// Beginning of a line of progress: no text of this program or of llama.cpp does.
 const TOLD: &str = "progress|";
 
-const MARK: char = '\u{1e}';
+/// First character of such a line.
+pub(crate) const MARK: char = '\u{1e}';
 
 /// A bar of a child process, which its parent shows.
 fn told(what: Cow<'static, str>, total: u64) -> ProgressBar {

@@ -3,7 +3,6 @@
 use anyhow::Result;
 
 use crate::engine::hidden_state::Token;
-use crate::engine::own_text::chance;
 
 /// How each text begins that a model writes itself, but for every second one, which it begins alone.
 pub const OPENINGS: [&str; 80] = [
@@ -129,6 +128,18 @@ impl Openings {
         let number = window + at;
         if number.is_multiple_of(2) { &self.tokens[number / 2 % self.tokens.len()] } else { &[] }
     }
+}
+
+/// A uniform number in [0, 1) for a place in a window.
+pub(super) fn chance(seed: u64, window: usize, at: usize) -> f64 {
+    let mut hasher = blake3::Hasher::new();
+    for number in [seed, window as u64, at as u64] {
+        hasher.update(&number.to_le_bytes());
+    }
+    let mut start = [0; 8];
+    hasher.finalize_xof().fill(&mut start);
+    let bits = (u64::from_le_bytes(start) >> 11) as f64;
+    bits / (1u64 << 53) as f64
 }
 
 /// Where an opening stands in the order of a seed. No window has that number.

@@ -10,7 +10,7 @@ use ggml::{Batch, Decoder};
 use rayon::prelude::*;
 
 use crate::engine::hidden_state::Token;
-use crate::engine::openings::Openings;
+use crate::engine::openings::{Openings, chance};
 
 /// Sequences that are written at once. Each takes memory for keys and values.
 const SEQUENCES: usize = 8;
@@ -141,18 +141,6 @@ impl Sampler<'_> {
             rows.map(|(row, &number)| Ok(Token::try_from(draw(row, chance(seed, number, at))?)?)).collect()
         })
     }
-}
-
-/// A uniform number in [0, 1) for a place in a window.
-pub(super) fn chance(seed: u64, window: usize, at: usize) -> f64 {
-    let mut hasher = blake3::Hasher::new();
-    for number in [seed, window as u64, at as u64] {
-        hasher.update(&number.to_le_bytes());
-    }
-    let mut start = [0; 8];
-    hasher.finalize_xof().fill(&mut start);
-    let bits = (u64::from_le_bytes(start) >> 11) as f64;
-    bits / (1u64 << 53) as f64
 }
 
 /// The entry at which the cumulative probability of `logits` passes `chance`.

@@ -22,7 +22,7 @@ use crate::named::{Named, named};
 named! {
     /// How experts are chosen.
     pub enum ExpertMethod {
-        /// The best of the sets of reap, frequency and ranks, by the loss of each on text that chose nothing
+        /// The best of the sets of reap, frequency and contribution, by the loss of each on text that chose nothing
         Auto = "auto",
         /// Lowest mean of gate weight times length of the output, over the tokens that are routed to it (REAP)
         Reap = "reap",
@@ -30,8 +30,8 @@ named! {
         Frequency = "frequency",
         /// Lowest mean gate weight of the tokens that are routed to it
         Gate = "gate",
-        /// Lowest sum of the ranks by reap and by frequency
-        Ranks = "ranks",
+        /// Lowest mean of gate weight times length of the output, over all tokens: REAP times frequency
+        Contribution = "contribution",
     }
 }
 
@@ -557,7 +557,7 @@ mod tests {
 
     #[test]
     fn an_output_names_the_score_that_was_taken() {
-        let found = ["list", "reap", "ranks", "auto", "blocks", ""].map(is_method);
+        let found = ["list", "reap", "contribution", "auto", "blocks", ""].map(is_method);
         assert_eq!(found, [true, true, true, false, false, false]);
     }
 

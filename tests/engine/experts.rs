@@ -394,7 +394,7 @@ fn those_with_the_lowest_scores_go_beside_blocks() {
         ("--drop-experts 2 --effort quick", "reap"),
         ("--drop-experts 40% --experts-by frequency", "frequency"),
         ("--drop-experts 2 --experts-by gate --blocks 1", "gate"),
-        ("--drop-experts 2 --experts-by ranks", "ranks"),
+        ("--drop-experts 2 --experts-by ranks", "contribution"),
         ("--drop-experts 2 --experts-by reap --drop 1 --method bi", "reap"),
         ("--drop-experts 2 --experts-by reap --drop 1 --method auto", "reap"),
         ("--drop-experts 2 --experts-by reap --drop 1 --method search", "reap"),
@@ -411,17 +411,8 @@ fn those_with_the_lowest_scores_go_beside_blocks() {
         for (block, kept) in kept {
             let of_block = &blocks[block.parse::<usize>().unwrap()]["experts"];
             let of = |expert: u64, by: &str| of_block[expert as usize][by].as_f64().unwrap();
-            // Twice the rank, so that the mean of equal ones is whole.
-            let rank = |expert: u64, by: &str| -> usize {
-                let scores = (0..6).map(|other| of(other, by)).map(|other| match of(expert, by) - other {
-                    x if x > 0.0 => 2,
-                    0.0 => 1,
-                    _ => 0,
-                });
-                scores.sum()
-            };
             let score = |expert: u64| match by {
-                "ranks" => (rank(expert, "reap") + rank(expert, "frequency")) as f64,
+                "contribution" => of(expert, "reap") * of(expert, "frequency"),
                 by => of(expert, by),
             };
             let kept: Vec<u64> = kept.as_array().unwrap().iter().map(|k| k.as_u64().unwrap()).collect();
@@ -478,7 +469,7 @@ fn by_default_those_go_that_cost_least_on_text_that_chose_nothing() {
         assert_eq!(chosen.len(), 1);
         assert_eq!(found["experts"]["method"], chosen[0]["methods"][0]);
         assert_eq!(found["experts"]["kept"], without(&chosen[0]["kept"], &found["removed"]));
-        for by in ["reap", "frequency", "ranks"] {
+        for by in ["reap", "frequency", "contribution"] {
             let alone = json(dir, &format!("m.gguf {line} --experts-by {by} --dry-run {}", text(N_SCORED)));
             let of = |one: &&Value| one["methods"].as_array().unwrap().contains(&by.into());
             let of: Vec<&Value> = candidates.iter().filter(of).collect();

@@ -48,7 +48,6 @@ fn arguments_that_do_not_fit_together_are_refused() {
         "--heal auto",
         "--drop 1 --mixed",
         "--requantize Q8_0 --mixed",
-        "--scratch .",
     ] {
         let output = dir.run(&format!("compare m.gguf p.gguf {alone}")).refused();
         output.check(

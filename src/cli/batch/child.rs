@@ -212,6 +212,10 @@ impl LastWords {
             listener.progress(what, position, len);
             return;
         }
+        // The start of such a line, where the process ended within it.
+        if line.starts_with(progress::MARK) {
+            return;
+        }
         listener.line(line);
         if line.starts_with(NOTE) || line.starts_with(WARNING) {
             return;
@@ -354,6 +358,7 @@ mod tests {
             words.hear("gguf-shorten: note: n", &Nobody);
             words.hear("gguf-shorten: warning: w", &Nobody);
             words.hear("\u{1e}progress|writing|1|2", &Nobody);
+            words.hear("\u{1e}", &Nobody);
         }
         assert_eq!(words.0.len(), MAX_LINES);
         assert_eq!(words.0.last().map(String::as_str), Some("line 49"));
