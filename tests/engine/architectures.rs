@@ -72,8 +72,16 @@ const FILE_TYPES: [(&str, Option<u32>); 5] =
 
 /// Architectures with weights of three dimensions that multiply a permuted operand. Kernels for repacked weights (AMX) do not
 /// take that, and llama.cpp gives up on such weights if they are not F32, where a processor has these kernels.
-const NOT_QUANTIZED: &[&str] =
-    &["bailingmoe3", "deepseek4", "dots3note", "kimi-k3", "kimi-linear", "mistral4"];
+const NOT_QUANTIZED: &[&str] = &[
+    "bailingmoe3",
+    "deepseek2",
+    "deepseek32",
+    "deepseek4",
+    "dots3note",
+    "kimi-k3",
+    "kimi-linear",
+    "mistral4",
+];
 
 /// The type of an architecture's `variant`-th model: chance, but always the same.
 pub fn file_type(name: &str, variant: usize) -> (&'static str, Option<u32>) {

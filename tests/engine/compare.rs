@@ -293,7 +293,7 @@ fn the_json_is_the_contract() {
     );
     let expected = listed(
         "name kind path type removed method heal bytes block_count parameters perplexity perplexity_stderr kl_divergence same_top \
-         same_top_stderr tokens_per_second pareto error",
+         same_top_stderr tokens_per_second pareto error experts experts_auto",
     );
     for row in found["rows"].as_array().unwrap() {
         assert_eq!(keys(row), expected);
