@@ -124,7 +124,10 @@ impl Experts<'_> {
         let Self { parent, text, watch, .. } = *self;
         ensure!(text.rpc.is_empty(), "servers evaluate whole models alone");
         let beside = MemoryFile::loading_bytes(parent.model.n_bytes());
-        blockwise::check_whole(parent, text, beside, "a smaller model is evaluated beside it")?;
+        ensure!(
+            blockwise::check_whole(parent, text, beside, "").is_ok(),
+            "there is no memory for the whole model and a smaller one beside it"
+        );
         let n_blocks = parent.constraints.n_trunk_blocks;
         let budget = budget(text.tokens, self.window, n_blocks);
         let n_wanted = |cuts: &Vec<Cut>| {

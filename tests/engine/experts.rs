@@ -394,7 +394,7 @@ fn those_with_the_lowest_scores_go_beside_blocks() {
         ("--drop-experts 2 --effort quick", "reap"),
         ("--drop-experts 40% --experts-by frequency", "frequency"),
         ("--drop-experts 2 --experts-by gate --blocks 1", "gate"),
-        ("--drop-experts 2 --experts-by ranks", "contribution"),
+        ("--drop-experts 2 --experts-by contribution", "contribution"),
         ("--drop-experts 2 --experts-by reap --drop 1 --method bi", "reap"),
         ("--drop-experts 2 --experts-by reap --drop 1 --method auto", "reap"),
         ("--drop-experts 2 --experts-by reap --drop 1 --method search", "reap"),

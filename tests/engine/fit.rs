@@ -185,9 +185,9 @@ fn blocks_go_where_types_are_not_enough() {
 
 #[test]
 fn experts_go_where_types_are_not_enough() {
-    let folder = folder("qwen3moe", 3);
+    let folder = folder("qwen3moe", 4);
     let dir = folder.path();
-    let mut spec = byte_model("qwen3moe", 3);
+    let mut spec = byte_model("qwen3moe", 4);
     spec.extra.push((".expert_count", ValueOut::u32(16)));
     spec.save(Backend::init(), &dir.join("m.gguf")).unwrap();
     let half = json(dir, "m.gguf --keep-experts 0-7 --dry-run");
