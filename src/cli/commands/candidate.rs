@@ -136,14 +136,14 @@ pub(crate) struct Files {
 }
 
 enum Source<'a> {
-    File(Input),
+    File(Box<Input>),
     Plan(Box<Plan<'a>>),
     Scratch(ScratchFile),
 }
 
 /// Keeps the mapped file alive while the engine reads it.
 enum Kept {
-    Input(#[expect(dead_code, reason = "held for its temporary file")] Input),
+    Input(#[expect(dead_code, reason = "held for its temporary file")] Box<Input>),
     Scratch(#[expect(dead_code, reason = "held for its file")] ScratchFile),
 }
 
@@ -181,7 +181,11 @@ impl<'a> Maker<'_, 'a> {
                 warning::of_tokenizers(&input, &model, self.model, &self.options.printing);
                 note(row, &model);
                 drop(model);
-                Ok(Ready { name: path.clone(), n_bytes: row.bytes.unwrap_or(0), source: Source::File(input) })
+                Ok(Ready {
+                    name: path.clone(),
+                    n_bytes: row.bytes.unwrap_or(0),
+                    source: Source::File(Box::new(input)),
+                })
             }
             Candidate::Drop(short) => {
                 let plan = self.plan(short, row)?;
@@ -287,7 +291,7 @@ impl<'a> Maker<'_, 'a> {
     /// The disk's.
     pub(crate) fn files(&self, ready: Ready<'a>) -> Result<Files> {
         let scratch = match ready.source {
-            Source::File(input) => return Ok(Files { input, _scratch: None }),
+            Source::File(input) => return Ok(Files { input: *input, _scratch: None }),
             Source::Scratch(scratch) => scratch,
             Source::Plan(plan) => {
                 let scratch = new_scratch(&self.options.scratch)?;
