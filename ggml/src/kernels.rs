@@ -12,7 +12,7 @@ type NewPool = unsafe extern "C" fn(*mut sys::ggml_threadpool_params) -> *mut sy
 type FreePool = unsafe extern "C" fn(*mut sys::ggml_threadpool);
 type UsePool = unsafe extern "C" fn(sys::ggml_backend_t, *mut sys::ggml_threadpool);
 
-/// The processor as a device of ggml, and those of its functions that are called from here.
+/// The processor as a device of ggml, with the functions called here.
 #[derive(Clone, Copy)]
 pub(crate) struct Kernels {
     pub(crate) device: sys::ggml_backend_dev_t,
@@ -95,7 +95,7 @@ mod modules {
     /// Where they are, from the folder above that of the program. It is where pip puts what is no Python.
     const FOLDER: &str = "lib/gguf-shorten";
 
-    /// The folder of the modules of this very program, links to it followed.
+    /// The folder of this program's modules, links to it followed.
     pub(super) fn folder() -> Result<PathBuf, String> {
         let program = std::env::current_exe()
             .map_err(|error| format!("the program's own path is not known: {error}"))?;

@@ -272,7 +272,7 @@ fn select_cut(parent: Parent<'_>, options: &Choosing, watch: &dyn Watch) -> Resu
     })
 }
 
-/// The start of the text that had a part in the choice of blocks.
+/// First windows of the text, which took part in the choice.
 #[derive(Clone, Copy)]
 struct SeenWindows {
     n: usize,

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::engine::hidden_state::Token;
 
-/// How each text begins that a model writes itself, but for every second one, which it begins alone.
+/// Beginnings of every second text that a model writes itself.
 pub const OPENINGS: [&str; 80] = [
     "The history of the city begins in the twelfth century, when",
     "import os\nimport sys\n\n\ndef main():\n    ",
@@ -99,7 +99,7 @@ pub fn fingerprint() -> blake3::Hash {
     hasher.finalize()
 }
 
-/// The openings as tokens of one model, in an order that a seed gives.
+/// The openings as tokens of a model, in a seed's order.
 pub struct Openings {
     tokens: Vec<Vec<Token>>,
 }

@@ -60,7 +60,7 @@ impl<'m, 'a> Maker<'m, 'a> {
         Ok(ChangedTensor { tensor_type: to, bytes })
     }
 
-    /// The tensor of this index with every quantization block off by the least that its type can say.
+    /// The tensor with every quantization block changed by the least step.
     pub(super) fn nudged(&self, source: usize) -> Result<ChangedTensor> {
         let info = &self.model.tensors().get(source).context("bug: no such tensor")?.info;
         let tensor_type = info.tensor_type();
@@ -74,7 +74,7 @@ impl<'m, 'a> Maker<'m, 'a> {
     }
 }
 
-/// The byte of a quantization block whose lowest bit changes the weights least.
+/// The byte of a block whose lowest bit changes weights least.
 fn least_byte(tensor_type: TensorType, block: &[u8]) -> usize {
     let weights = |bytes: &[u8]| ggml::quantize::dequantize(tensor_type.id(), bytes).unwrap_or_default();
     let before = weights(block);

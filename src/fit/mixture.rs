@@ -1,4 +1,4 @@
-//! A cut in one of the mixtures of types that `llama-quantize` makes, each tensor rounded once, from the parent's weights.
+//! A cut in a mixture of `llama-quantize`. Each tensor is rounded once, from the parent's weights.
 //!
 //! Which type a tensor becomes is asked of llama.cpp, for the model as it is without the blocks: its mixtures go by a block's
 //! number, and by how many there are.

@@ -48,10 +48,10 @@ const PASSES: (f64, f64) = (12.0, 6.0);
 /// The start of the names of embeddings, which the first block reads.
 const EMBEDDINGS: &str = "token_embd";
 
-/// Least loss of a rung, over that of the least change of its block.
+/// Least loss of a rung, over that of the block's nudge.
 const LEAST_SHARE: f64 = 0.1;
 
-/// The share of bytes that single losses are measured near, without a size.
+/// Share of bytes near which single losses are measured, without a size.
 const SHARE: f64 = 0.6;
 
 /// Windows on which choices are measured as a whole.
@@ -382,7 +382,7 @@ impl Job<'_, '_> {
     }
 }
 
-/// Adds the least change of each block to `probes`, in its first tensor. Returns that of each ladder.
+/// Adds the nudge of each block's first tensor to `probes`. Returns that of each ladder.
 fn nudges(ladders: &[Ladder], probes: &mut Vec<Probe>) -> Vec<Option<usize>> {
     let mut of_blocks: BTreeMap<BlockId, usize> = BTreeMap::new();
     for ladder in ladders {

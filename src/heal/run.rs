@@ -292,7 +292,7 @@ fn logits_bytes(heal: &Heal, target: Option<&TargetMatrix>, set: &CalibrationSet
     max.saturating_sub(streams.saturating_add(sums)).min(LOGITS_BYTES)
 }
 
-/// Weightings of tokens that a fit is tried with, where memory is enough for all.
+/// Weightings of tokens to try, where memory suffices for all.
 const WEIGHTINGS: [Weighting; 3] = [Weighting::InverseNorm, Weighting::Plain, Weighting::InverseSquaredNorm];
 
 /// The fits to try.

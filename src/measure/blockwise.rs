@@ -168,7 +168,7 @@ fn logits_size(options: &Calibration) -> Size {
     }
 }
 
-/// Refuses a model that does not fit as a whole beside so many bytes, for what is done in no other way.
+/// Refuses a model that does not fit whole beside so many bytes.
 ///
 /// # Errors
 /// What it would take.

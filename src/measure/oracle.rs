@@ -259,7 +259,7 @@ fn length(n_ctx: usize, sliding_window: Option<usize>) -> usize {
     }
 }
 
-/// Refuses a model that does not fit into `limit`, or into what is free, beside the logits of both.
+/// Refuses a model that does not fit beside the logits of both.
 ///
 /// # Errors
 /// What it would take.

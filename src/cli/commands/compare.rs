@@ -163,7 +163,7 @@ impl Shorter<'_> {
         Ok((rows, candidates(shorter, options)))
     }
 
-    /// How they were chosen, and what of the scored text was seen for it.
+    /// How they were chosen, and the share of text seen for it.
     fn report(
         &self,
         rows: &mut Rows,

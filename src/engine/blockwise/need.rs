@@ -143,7 +143,7 @@ impl Need {
     }
 }
 
-/// Refuses an evaluation that takes more than `limit`, or than is free, and goes no other way.
+/// Refuses an evaluation that takes more than `limit`, or than is free.
 ///
 /// # Errors
 /// What it would take.

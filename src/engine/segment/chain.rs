@@ -53,7 +53,7 @@ pub struct Chain<'m, 'a> {
 }
 
 impl<'m, 'a> Chain<'m, 'a> {
-    /// Bytes that it takes beside the whole `model`, for so many tokens in windows of this length.
+    /// Bytes beside the whole `model`, for so many tokens in such windows.
     #[must_use]
     pub fn n_bytes(model: &Model<'_>, window: usize, n_tokens: usize) -> u64 {
         let n_blocks = model.n_trunk_blocks();

@@ -77,7 +77,7 @@ impl<'m, 'a> Whole<'m, 'a> {
     }
 }
 
-/// `model` without `removed`, as it would be written, loaded from memory as `options` say.
+/// Loads from memory `model` without `removed`, as `options` say.
 ///
 /// # Errors
 /// A set that is not allowed; llama.cpp's reason for not loading it.
@@ -95,7 +95,7 @@ fn without(removed: BlockSet) -> Cut {
     Cut::new(removed, "search")
 }
 
-/// Loads from memory what `cut` makes of `model`, as it would be written.
+/// Loads from memory the file that `cut` makes of `model`.
 fn load(
     model: &Model<'_>,
     constraints: &Constraints,

@@ -76,7 +76,7 @@ pub(super) fn all_of_older_llama_cpp() -> Result<Vec<PathBuf>> {
         .collect())
 }
 
-/// A file that a release of llama.cpp before 2026 has fetched, as `ORG_REPO_FILE` in a folder of its own.
+/// A file of llama.cpp's older cache, `ORG_REPO_FILE` in its own folder.
 fn of_older_llama_cpp(
     repository: &[&str],
     file: Option<&str>,

@@ -1,4 +1,4 @@
-//! Blocks found by the bytes of their tensors, whatever a file says of them.
+//! Blocks found by their tensors' bytes, whatever a file says.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::model::{BlockId, MAX_BLOCKS, Model};
 /// The tensors of a block: the hash of each, by its name in the block.
 type Tensors<'n> = BTreeMap<&'n str, blake3::Hash>;
 
-/// The parent's numbers of the blocks of `out`, in rising order, so that most tensors are the same.
+/// The parent's numbers of `out`'s blocks, rising, by most equal tensors.
 ///
 /// # Errors
 /// More blocks than the parent has; a block that has no tensor of the parent's.

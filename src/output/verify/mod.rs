@@ -138,7 +138,7 @@ pub fn verify_with(
     Ok(verification)
 }
 
-/// As [`verify_with`] for a file that another program has rewritten, or that `parent` is no direct parent of.
+/// As [`verify_with`], for a rewritten file or one of a later cut.
 ///
 /// All tensors are compared by name and bytes in any order, and by value those entries that decide what is computed. Where what
 /// the file says of its blocks does not fit, they are found by their bytes.

@@ -77,13 +77,13 @@ fn renumbered(claim: &Claim, kept: Vec<BlockId>, prefix: &str) -> Claim {
     claim
 }
 
-/// Whether what a file says of its blocks can be meant of `parent`.
+/// Whether a file's words on its blocks can be of `parent`.
 pub(super) fn may_be_of(claim: &Claim, parent: &Model<'_>) -> bool {
     claim.n_parent_blocks.is_none_or(|n| n == parent.n_blocks() as u64)
         && claim.removed(parent.n_blocks()).is_ok()
 }
 
-/// Compares the tensors of `out` with those of `plan`, wherever they stand, and the entries that decide what is computed.
+/// Compares tensors wherever they stand, and entries that decide what is computed.
 ///
 /// # Errors
 /// A bug in the plan.
