@@ -112,35 +112,13 @@ pub fn quantize(_backend: &Backend, input: &Path, output: &Path, ftype: u32) -> 
     run_quantize(input, output, &params)
 }
 
-/// As [`quantize`], every tensor to the same type, with an importance matrix. For each weight its mean squared inputs.
+/// As [`quantize`], with an importance matrix. For each weight its mean squared inputs. `is_pure` gives every tensor the same
+/// type in place of the mixture's.
 ///
 /// # Errors
 /// [`Error::Path`] for a name with a NUL; [`Error::Quantize`] with llama.cpp's reason.
 pub fn quantize_with_imatrix(
     _backend: &Backend,
-    input: &Path,
-    output: &Path,
-    ftype: u32,
-    imatrix: &[(String, Vec<f32>)],
-) -> Result<(), Error> {
-    by_imatrix(input, output, ftype, imatrix, true)
-}
-
-/// As [`quantize_with_imatrix`], the tensors in the types of the mixture.
-///
-/// # Errors
-/// As [`quantize_with_imatrix`].
-pub fn mixture_with_imatrix(
-    _backend: &Backend,
-    input: &Path,
-    output: &Path,
-    ftype: u32,
-    imatrix: &[(String, Vec<f32>)],
-) -> Result<(), Error> {
-    by_imatrix(input, output, ftype, imatrix, false)
-}
-
-fn by_imatrix(
     input: &Path,
     output: &Path,
     ftype: u32,

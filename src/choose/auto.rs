@@ -12,17 +12,16 @@ use anyhow::{Context, Result};
 
 use super::loaded::Loaded;
 use super::measured::{self, Auto, Chosen};
-use crate::choose::outcome::{AutoReport, CandidateReport};
+use crate::choose::outcome::{AutoReport, CandidateReport, SetCost};
 use crate::choose::request::{Request, Target};
 use crate::choose::search::Goal;
 use crate::engine::hidden_state::Token;
 use crate::engine::order::order;
 use crate::engine::settings::Calibration;
-use crate::engine::text::{DEFAULT_TOKENS, Source};
+use crate::engine::text::{CalibrationSet, DEFAULT_TOKENS, Source};
 use crate::error;
 use crate::measure::blockwise;
 use crate::measure::loss::{Loss, Objective};
-use crate::measure::mean::Mean;
 use crate::model::BlockId;
 use crate::model::block::{BlockSet, numbers};
 use crate::output::Parent;
@@ -49,11 +48,9 @@ pub(crate) fn why_not(
             Some("the goal says by the losses of one method how many blocks go")
         }
         _ if !text.rpc.is_empty() => Some("servers evaluate whole models alone"),
-        _ if blockwise::check_whole(parent, text, blockwise::losses_bytes(parent, text), "").is_err() => {
-            Some(
-                "there is no memory for the whole model and each of its blocks, which are evaluated one by one",
-            )
-        }
+        _ if !blockwise::fits_whole(parent, text, blockwise::losses_bytes(parent, text)) => Some(
+            "there is no memory for the whole model and each of its blocks, which are evaluated one by one",
+        ),
         _ => None,
     }
 }
@@ -162,10 +159,7 @@ impl Losses {
         let n_wanted = rivals.iter().map(n_wanted).max().unwrap_or(0);
         let (text, n_seen) = text_after(request.text, importance.n_windows, n_wanted);
         let loaded = Loaded::for_losses(parent, &text, watch)?;
-        let windows: Vec<&[Token]> = loaded.set.windows().collect();
-        let (seen, new) = windows.split_at(n_seen.min(windows.len()));
-        let seen = order(seen.len(), loaded.set.blake3).into_iter().map(|number| seen[number]);
-        let windows: Vec<&[Token]> = new.iter().copied().chain(seen).take(n_wanted).collect();
+        let (windows, n_new) = new_first(&loaded.set, n_seen, n_wanted);
         let start = Instant::now();
         let (mut subsets, evaluated) = loaded.evaluator(parent, &windows, watch);
         let n_of = |sets: &Vec<BlockSet>| {
@@ -193,7 +187,7 @@ impl Losses {
         Ok(Self {
             of: sets.into_iter().zip(losses).collect(),
             n_windows,
-            n_new: new.len(),
+            n_new,
             window,
             evaluated: Some(evaluated),
             n_block_evaluations: subsets.n_block_evaluations(),
@@ -235,21 +229,22 @@ impl Losses {
 
 impl Candidate {
     fn report(&self, losses: Option<&[Loss]>, chosen: bool) -> CandidateReport {
-        let kl = losses.map(|losses| {
-            let of_windows: Vec<f64> = losses.iter().map(Loss::kl_divergence).collect();
-            Mean::of(&of_windows)
-        });
-        let sum = losses.map(|losses| losses.iter().copied().sum::<Loss>());
         CandidateReport {
             methods: self.methods.iter().map(ToString::to_string).collect(),
             removed: numbers(&self.chosen.removed),
-            kl_divergence: kl.map(|kl| kl.mean),
-            kl_divergence_stderr: kl.and_then(|kl| kl.stderr),
-            perplexity: sum.map(|sum| sum.perplexity()),
-            same_top: sum.map(|sum| sum.same_top()),
+            cost: losses.map(SetCost::of).unwrap_or_default(),
             chosen,
         }
     }
+}
+
+/// `n_windows` of the text's windows, those after the first `n_seen` before these, and how many there are after. Of the seen
+/// ones some from everywhere.
+pub(super) fn new_first(set: &CalibrationSet, n_seen: usize, n_windows: usize) -> (Vec<&[Token]>, usize) {
+    let windows: Vec<&[Token]> = set.windows().collect();
+    let (seen, new) = windows.split_at(n_seen.min(windows.len()));
+    let seen = order(seen.len(), set.blake3).into_iter().map(|number| seen[number]);
+    (new.iter().copied().chain(seen).take(n_windows).collect(), new.len())
 }
 
 /// The text with `n_windows` more, and its number of seen windows. The seen ones are the first `n_seen`. What a model writes
@@ -353,7 +348,7 @@ mod tests {
         assert_eq!(report.candidates[0].methods, ["bi", "lorp"]);
         let kl = |i: usize| {
             let of: &CandidateReport = &report.candidates[i];
-            (of.kl_divergence.unwrap(), of.kl_divergence_stderr.unwrap())
+            (of.cost.kl_divergence.unwrap(), of.cost.kl_divergence_stderr.unwrap())
         };
         assert!((kl(0).0 - 0.4).abs() < 1e-12 && (kl(0).1 - 0.1).abs() < 1e-12);
         assert!((kl(1).0 - 0.2).abs() < 1e-12 && kl(1).1.abs() < 1e-12);

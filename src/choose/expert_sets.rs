@@ -8,20 +8,17 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 
-use super::auto::{budget, kept, n_by_whole_models, text_after};
+use super::auto::{budget, kept, n_by_whole_models, new_first, text_after};
 use super::experts::highest;
 use super::loaded::Loaded;
-use crate::choose::outcome::{ExpertCandidateReport, ExpertsAutoReport};
-use crate::engine::hidden_state::Token;
+use crate::choose::outcome::{ExpertCandidateReport, ExpertsAutoReport, SetCost};
 use crate::engine::memory_file::MemoryFile;
-use crate::engine::order::order;
 use crate::engine::segment::{Subsets, Whole};
 use crate::engine::settings::Calibration;
 use crate::error;
 use crate::measure::blockwise;
 use crate::measure::experts::BlockOfExperts;
 use crate::measure::loss::{Loss, Objective};
-use crate::measure::mean::Mean;
 use crate::output::Parent;
 use crate::plan::experts::{ExpertBudget, ExpertMethod};
 use crate::plan::{Cut, ExpertCut};
@@ -125,7 +122,7 @@ impl Experts<'_> {
         ensure!(text.rpc.is_empty(), "servers evaluate whole models alone");
         let beside = MemoryFile::loading_bytes(parent.model.n_bytes());
         ensure!(
-            blockwise::check_whole(parent, text, beside, "").is_ok(),
+            blockwise::fits_whole(parent, text, beside),
             "there is no memory for the whole model and a smaller one beside it"
         );
         let n_blocks = parent.constraints.n_trunk_blocks;
@@ -138,10 +135,7 @@ impl Experts<'_> {
         let most = n_wanted.iter().copied().max().unwrap_or(0);
         let (text, n_seen) = text_after(text, self.n_seen, most);
         let loaded = Loaded::for_losses(parent, &text, watch)?;
-        let windows: Vec<&[Token]> = loaded.set.windows().collect();
-        let (seen, new) = windows.split_at(n_seen.min(windows.len()));
-        let seen = order(seen.len(), loaded.set.blake3).into_iter().map(|number| seen[number]);
-        let windows: Vec<&[Token]> = new.iter().copied().chain(seen).take(most).collect();
+        let (windows, n_new) = new_first(&loaded.set, n_seen, most);
         let start = Instant::now();
         let mut whole =
             Whole::new(parent.model, parent.constraints, &loaded.engine, &windows, &loaded.threads);
@@ -165,7 +159,7 @@ impl Experts<'_> {
         drop(bar);
         Ok(Losses {
             of,
-            n_new: new.len(),
+            n_new,
             window: loaded.set.window,
             n_block_evaluations: whole.n_block_evaluations(),
             seconds: start.elapsed().as_secs_f64(),
@@ -182,18 +176,11 @@ impl Losses {
         let cost = |i: &usize| sum(*i).map_or(f64::INFINITY, |loss| loss.mean(objective));
         // Of equals the first.
         let best = (0..candidates.len()).min_by(|a, b| cost(a).total_cmp(&cost(b))).unwrap_or(0);
-        let report = |(i, candidate): (usize, &Candidate)| {
-            let kl = of.get(i).map(|losses| losses.iter().map(Loss::kl_divergence).collect::<Vec<f64>>());
-            let kl = kl.map(|kl| Mean::of(&kl));
-            ExpertCandidateReport {
-                methods: candidate.methods.iter().map(ToString::to_string).collect(),
-                kept: candidate.cut.kept.iter().map(|(block, kept)| (block.index(), kept.clone())).collect(),
-                kl_divergence: kl.map(|kl| kl.mean),
-                kl_divergence_stderr: kl.and_then(|kl| kl.stderr),
-                perplexity: sum(i).map(|loss| loss.perplexity()),
-                same_top: sum(i).map(|loss| loss.same_top()),
-                chosen: i == best,
-            }
+        let report = |(i, candidate): (usize, &Candidate)| ExpertCandidateReport {
+            methods: candidate.methods.iter().map(ToString::to_string).collect(),
+            kept: candidate.cut.kept.iter().map(|(block, kept)| (block.index(), kept.clone())).collect(),
+            cost: of.get(i).map(|losses| SetCost::of(losses)).unwrap_or_default(),
+            chosen: i == best,
         };
         let n_windows = of.first().map_or(0, Vec::len);
         let report = ExpertsAutoReport {
@@ -250,9 +237,9 @@ mod tests {
         assert_eq!((report.windows, report.seen_windows, report.tokens), (2, 1, 40));
         let [reap, frequency] = &report.candidates[..] else { panic!() };
         assert_eq!(reap.methods, ["reap", "contribution"]);
-        assert!((reap.kl_divergence.unwrap() - 0.4).abs() < 1e-12 && !reap.chosen);
-        assert!((reap.kl_divergence_stderr.unwrap() - 0.1).abs() < 1e-12);
-        assert!((frequency.kl_divergence.unwrap() - 0.2).abs() < 1e-12 && frequency.chosen);
+        assert!((reap.cost.kl_divergence.unwrap() - 0.4).abs() < 1e-12 && !reap.chosen);
+        assert!((reap.cost.kl_divergence_stderr.unwrap() - 0.1).abs() < 1e-12);
+        assert!((frequency.cost.kl_divergence.unwrap() - 0.2).abs() < 1e-12 && frequency.chosen);
         assert_eq!(frequency.kept[&0], [1, 2]);
         // Perplexities are equal.
         assert_eq!(losses.best(1, candidates(), Objective::Ppl).cut.method, "reap");
@@ -260,6 +247,6 @@ mod tests {
         let found = losses.best(0, candidates(), Objective::Kl);
         let report = found.auto.unwrap();
         assert_eq!((found.cut.method.as_str(), report.windows, report.candidates.len()), ("reap", 0, 2));
-        assert_eq!(report.candidates[0].kl_divergence, None);
+        assert_eq!(report.candidates[0].cost.kl_divergence, None);
     }
 }

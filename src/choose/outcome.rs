@@ -4,7 +4,8 @@ use crate::choose::search::draft::Draft;
 use crate::choose::search::{Goal, Measured};
 use crate::engine::outcome::CalibrationReport;
 use crate::measure::importance::{BlockScores, Importance, Metric};
-use crate::measure::loss::{Objective, TaskLoss};
+use crate::measure::loss::{Loss, Objective, TaskLoss};
+use crate::measure::mean::Mean;
 use crate::measure::quality::choice::Accuracy;
 use crate::model::BlockId;
 use crate::model::block::block_list;
@@ -12,6 +13,7 @@ use crate::model::block::{BlockSet, numbers};
 use indicatif::HumanCount;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 /// The measurements of a search.
@@ -89,14 +91,10 @@ pub struct AutoReport {
     pub candidates: Vec<CandidateReport>,
 }
 
-/// A set of blocks that one method names, or several.
-#[derive(Clone, Debug, Serialize)]
-pub struct CandidateReport {
-    /// The methods.
-    pub methods: Vec<String>,
-    /// The blocks.
-    pub removed: Vec<usize>,
-    /// Mean KL divergence from the whole model's predictions, in nats. Null if it was not measured.
+/// The cost of a set of blocks or experts, as measured. All null if it was not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct SetCost {
+    /// Mean KL divergence from the whole model's predictions, in nats.
     pub kl_divergence: Option<f64>,
     /// Its standard error over windows; null of a single window.
     pub kl_divergence_stderr: Option<f64>,
@@ -104,6 +102,39 @@ pub struct CandidateReport {
     pub perplexity: Option<f64>,
     /// Share of tokens whose likeliest successor is the whole model's.
     pub same_top: Option<f64>,
+}
+
+impl SetCost {
+    /// The order by KL divergence. A set that was not measured costs nothing.
+    #[must_use]
+    pub fn order(&self, other: &Self) -> Ordering {
+        let kl = |cost: &Self| cost.kl_divergence.unwrap_or(0.0);
+        kl(self).total_cmp(&kl(other))
+    }
+
+    /// Of the losses of its windows.
+    pub(super) fn of(losses: &[Loss]) -> Self {
+        let kl = Mean::of(&losses.iter().map(Loss::kl_divergence).collect::<Vec<f64>>());
+        let sum: Loss = losses.iter().copied().sum();
+        Self {
+            kl_divergence: Some(kl.mean),
+            kl_divergence_stderr: kl.stderr,
+            perplexity: Some(sum.perplexity()),
+            same_top: Some(sum.same_top()),
+        }
+    }
+}
+
+/// A set of blocks that one method names, or several.
+#[derive(Clone, Debug, Serialize)]
+pub struct CandidateReport {
+    /// The methods.
+    pub methods: Vec<String>,
+    /// The blocks.
+    pub removed: Vec<usize>,
+    /// Its cost, in fields of its own.
+    #[serde(flatten)]
+    pub cost: SetCost,
     /// Whether it is the one.
     pub chosen: bool,
 }
@@ -151,14 +182,9 @@ pub struct ExpertCandidateReport {
     pub methods: Vec<String>,
     /// The input's numbers of those that would stay, by block.
     pub kept: BTreeMap<usize, Vec<usize>>,
-    /// Mean KL divergence from the whole model's predictions, in nats. Null if it was not measured.
-    pub kl_divergence: Option<f64>,
-    /// Its standard error over windows; null of a single window.
-    pub kl_divergence_stderr: Option<f64>,
-    /// Perplexity on the same windows.
-    pub perplexity: Option<f64>,
-    /// Share of tokens whose likeliest successor is the whole model's.
-    pub same_top: Option<f64>,
+    /// Its cost, in fields of its own.
+    #[serde(flatten)]
+    pub cost: SetCost,
     /// Whether it is the one.
     pub chosen: bool,
 }

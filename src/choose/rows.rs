@@ -1,4 +1,4 @@
-//! What goes in each row of fewer blocks or experts of `compare`.
+//! The removed blocks or experts of each row of `compare`.
 
 use anyhow::{Context, Result, bail};
 

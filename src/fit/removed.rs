@@ -85,7 +85,8 @@ impl Sets<'_> {
         };
         let removal = |chosen: ChosenExperts| {
             let candidates = chosen.auto.iter().flat_map(|auto| &auto.candidates);
-            let best = candidates.filter(|candidate| candidate.chosen).find_map(|best| best.kl_divergence);
+            let best =
+                candidates.filter(|candidate| candidate.chosen).find_map(|best| best.cost.kl_divergence);
             Removal {
                 blocks: BlockSet::new(),
                 experts: Some(chosen.cut),
@@ -127,6 +128,6 @@ fn removal(chosen: Chosen) -> Removal {
         experts: None,
         method: auto.map_or(Method::Bi, |auto| auto.method).to_string(),
         // A set without a rival was not measured: its loss is that of the choice as a whole.
-        kl: best.and_then(|best| best.kl_divergence).unwrap_or(0.0),
+        kl: best.and_then(|best| best.cost.kl_divergence).unwrap_or(0.0),
     }
 }

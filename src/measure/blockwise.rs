@@ -180,6 +180,11 @@ pub fn check_whole(parent: Parent<'_>, options: &Calibration, beside: u64, why: 
     need::check_whole(whole, options.memory, why).with_context(|| parent.name())
 }
 
+/// Whether the whole model fits beside so many bytes.
+pub(crate) fn fits_whole(parent: Parent<'_>, options: &Calibration, beside: u64) -> bool {
+    check_whole(parent, options, beside, "").is_ok()
+}
+
 /// Bytes that the losses of removals take beside the whole model: its blocks once more, or a shortened model.
 pub(crate) fn losses_bytes(parent: Parent<'_>, options: &Calibration) -> u64 {
     match takes_streams(parent.constraints) {

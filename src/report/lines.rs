@@ -1,7 +1,7 @@
 //! Lines that several results share: model, text, blocks, changes, output.
 
 use crate::choose::outcome::{
-    AutoReport, CandidateReport, ExpertCandidateReport, ExpertsAutoReport, SearchReport,
+    AutoReport, CandidateReport, ExpertCandidateReport, ExpertsAutoReport, SearchReport, SetCost,
 };
 use crate::engine::conversion::Conversion;
 use crate::engine::outcome::CalibrationReport;
@@ -117,12 +117,9 @@ pub(super) fn loss(search: &SearchReport) -> String {
 /// The sets that method `auto` compared, the best first.
 pub(super) fn compared(auto: &AutoReport) -> String {
     let mut candidates: Vec<_> = auto.candidates.iter().collect();
-    candidates.sort_by(|a, b| {
-        let kl = |candidate: &CandidateReport| candidate.kl_divergence.unwrap_or(0.0);
-        b.chosen.cmp(&a.chosen).then(kl(a).total_cmp(&kl(b)))
-    });
+    candidates.sort_by(|a, b| b.chosen.cmp(&a.chosen).then(a.cost.order(&b.cost)));
     let set = |candidate: &CandidateReport| {
-        let cost = cost(candidate.kl_divergence, candidate.kl_divergence_stderr, candidate.perplexity);
+        let cost = cost(&candidate.cost);
         format!("{} by {}{cost}", block_list(&candidate.removed), candidate.methods.join(", "))
     };
     let mut text = match (auto.windows, &auto.fallback) {
@@ -144,11 +141,11 @@ pub(super) fn compared(auto: &AutoReport) -> String {
 }
 
 /// What a set costs, where that was measured.
-fn cost(kl: Option<f64>, stderr: Option<f64>, perplexity: Option<f64>) -> String {
-    let (Some(kl), Some(perplexity)) = (kl, perplexity) else {
+fn cost(of: &SetCost) -> String {
+    let (Some(kl), Some(perplexity)) = (of.kl_divergence, of.perplexity) else {
         return String::new();
     };
-    let stderr = stderr.map_or(String::new(), |stderr| format!(" \u{b1} {stderr:.4}"));
+    let stderr = of.kl_divergence_stderr.map_or(String::new(), |stderr| format!(" \u{b1} {stderr:.4}"));
     format!(": KL {kl:.4}{stderr}, perplexity {perplexity:.2}")
 }
 
@@ -178,12 +175,9 @@ pub(super) fn compared_experts(auto: &ExpertsAutoReport) -> String {
         ),
     };
     let mut candidates: Vec<&ExpertCandidateReport> = auto.candidates.iter().collect();
-    candidates.sort_by(|a, b| {
-        let kl = |candidate: &ExpertCandidateReport| candidate.kl_divergence.unwrap_or(0.0);
-        b.chosen.cmp(&a.chosen).then(kl(a).total_cmp(&kl(b)))
-    });
+    candidates.sort_by(|a, b| b.chosen.cmp(&a.chosen).then(a.cost.order(&b.cost)));
     for candidate in candidates {
-        let cost = cost(candidate.kl_divergence, candidate.kl_divergence_stderr, candidate.perplexity);
+        let cost = cost(&candidate.cost);
         let _ = writeln!(text, "         by {}{cost}", candidate.methods.join(", "));
     }
     text

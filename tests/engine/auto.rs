@@ -11,13 +11,13 @@ use gguf_shorten::model::input::Input;
 use serde_json::{Value, json as value};
 
 use crate::blockwise::{SHORT, memory, need};
+use crate::byte_text::{self, WINDOW, text};
 use crate::eval::byte_model;
 use crate::program::{json, on_one_thread};
 
 /// Windows that are scored, and those that there are after them.
 const N_SCORED: usize = 12;
 const N_AFTER: usize = 9;
-const WINDOW: usize = 32;
 
 const METHODS: [&str; 5] = ["bi", "relative-magnitude", "safe", "run", "lorp"];
 
@@ -25,24 +25,15 @@ const METHODS: [&str; 5] = ["bi", "relative-magnitude", "safe", "run", "lorp"];
 fn folder(architecture: &str, n_blocks: u32) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     byte_model(architecture, n_blocks).save(Backend::init(), &dir.path().join("m.gguf")).unwrap();
-    let letter = |i: usize| char::from(b'a' + ((i * i * 31 + i / 7) % 26) as u8);
-    // One byte is a token; the first of all is in front of them.
-    let text: String = (0..WINDOW * (N_SCORED + N_AFTER)).map(letter).collect();
-    std::fs::write(dir.path().join("text"), text).unwrap();
+    byte_text::write(dir.path(), N_SCORED + N_AFTER);
     dir
-}
-
-fn text(n_windows: usize) -> String {
-    format!("--calibration text --window {WINDOW} --tokens {}", n_windows * WINDOW)
 }
 
 /// The sum of KL divergences and the number of scored tokens. Both are over the first windows of the text.
 fn sum_of_kl(dir: &Path, removed: &Value, n_windows: usize) -> (f64, f64) {
     let blocks: Vec<String> = removed.as_array().unwrap().iter().map(ToString::to_string).collect();
     json(dir, &format!("m.gguf --blocks {} -o one.gguf --force", blocks.join(",")));
-    let found = json(dir, &format!("eval one.gguf --parent m.gguf {}", text(n_windows)));
-    let n = found["tokens_scored"].as_f64().unwrap();
-    (n * found["kl_divergence"]["mean"].as_f64().unwrap(), n)
+    byte_text::sum_of_kl(dir, "one.gguf", n_windows)
 }
 
 /// The Block Influence of every block.

@@ -11,6 +11,7 @@ use gguf_shorten::model::Model;
 use gguf_shorten::output::rounding::{may_be_rounded, rounded};
 use serde_json::Value;
 
+use crate::byte_text::{self, text};
 use crate::eval::byte_model;
 use crate::imatrix::{imatrix_of, values};
 use crate::program::{failure, json, on_one_thread};
@@ -19,20 +20,13 @@ use crate::random_model::Spec;
 /// Windows that are scored, and those that there are after them.
 const N_SCORED: usize = 8;
 const N_AFTER: usize = 6;
-const WINDOW: usize = 32;
 
 /// A model of so many blocks and a text, in a folder.
 fn folder(architecture: &str, n_blocks: u32) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     byte_model(architecture, n_blocks).save(Backend::init(), &dir.path().join("m.gguf")).unwrap();
-    let letter = |i: usize| char::from(b'a' + ((i * i * 31 + i / 7) % 26) as u8);
-    let text: String = (0..WINDOW * (N_SCORED + N_AFTER)).map(letter).collect();
-    fs::write(dir.path().join("text"), text).unwrap();
+    byte_text::write(dir.path(), N_SCORED + N_AFTER);
     dir
-}
-
-fn text(n_windows: usize) -> String {
-    format!("--calibration text --window {WINDOW} --tokens {}", n_windows * WINDOW)
 }
 
 /// A part of the bytes of the model.
@@ -46,9 +40,7 @@ fn kl(dir: &Path, file: &str, skipped: usize, n_windows: usize) -> f64 {
         if n == 0 {
             return (0.0, 0.0);
         }
-        let found = json(dir, &format!("eval {file} --parent m.gguf {}", text(n)));
-        let n = found["tokens_scored"].as_f64().unwrap();
-        (n * found["kl_divergence"]["mean"].as_f64().unwrap(), n)
+        byte_text::sum_of_kl(dir, file, n)
     };
     let (before, all) = (sum(skipped), sum(skipped + n_windows));
     (all.0 - before.0) / (all.1 - before.1)
@@ -71,7 +63,7 @@ fn weights_are_rounded_to_the_bytes_that_llama_cpp_makes_of_them() {
         let importance: BTreeMap<&str, &[f32]> =
             matrix.iter().map(|(name, values)| (name.as_str(), &values[..])).collect();
         for file_type in file_types {
-            quantize_with_imatrix(Backend::init(), &parent, &out, *file_type, &matrix).unwrap();
+            quantize_with_imatrix(Backend::init(), &parent, &out, *file_type, &matrix, true).unwrap();
             let made = fs::read(&out).unwrap();
             let made = File::parse(&made).unwrap();
             let mut n = 0;

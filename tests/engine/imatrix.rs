@@ -89,7 +89,7 @@ fn shortening_and_quantizing_with_an_importance_matrix_commute() {
         bytes
     };
     let quantized = |from: &str, to: &str, imatrix: &[u8]| {
-        quantize_with_imatrix(backend, &path(from), &path(to), Q4_K_S, &values(imatrix)).unwrap();
+        quantize_with_imatrix(backend, &path(from), &path(to), Q4_K_S, &values(imatrix), true).unwrap();
     };
     quantized("parent", "parent-q", &imatrix);
     shorten(&path("parent-q"), &[1, 3], &path("q-then-short")).unwrap();

@@ -440,7 +440,7 @@ fn a_measured_matrix_steers_llama_cpp_s_quantization_and_is_renumbered() {
     let path = |name: &str| dir.path().join(name);
     let quantized = |to: &str, imatrix: &[(String, Vec<f32>)]| {
         // `LLAMA_FTYPE_MOSTLY_Q4_K_S` of llama.h.
-        quantize_with_imatrix(Backend::init(), &path("m.gguf"), &path(to), 14, imatrix).unwrap();
+        quantize_with_imatrix(Backend::init(), &path("m.gguf"), &path(to), 14, imatrix, true).unwrap();
         fs::read(path(to)).unwrap()
     };
     let values = values(&fs::read(path("i.gguf")).unwrap());

@@ -9,10 +9,12 @@ mod architectures;
 mod attention;
 mod auto;
 mod blockwise;
+mod byte_text;
 mod card;
 mod compare;
 mod counts;
 mod entries;
+mod expert_choice;
 mod experts;
 
 #[cfg(unix)]

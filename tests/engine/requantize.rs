@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use ggml::testing::{mixture_with_imatrix, quantize};
+use ggml::testing::{quantize, quantize_with_imatrix};
 use ggml::{Backend, FileType};
 use gguf_shorten::gguf::File;
 use serde_json::Value;
@@ -90,7 +90,7 @@ fn an_importance_matrix_rounds_and_chooses_types() {
         assert_eq!(result["requantize"]["imatrix_blake3"], hash);
         let number = file_type.parse::<FileType>().unwrap().number();
         let [cut, theirs] = ["cut.gguf", "theirs.gguf"].map(|name| dir.join(name));
-        mixture_with_imatrix(Backend::init(), &cut, &theirs, number, &matrix).unwrap();
+        quantize_with_imatrix(Backend::init(), &cut, &theirs, number, &matrix, false).unwrap();
         assert!(check_same(dir, "ours.gguf", "theirs.gguf", "cut.gguf") > 20);
         let verified = json(dir, "verify ours.gguf --parent m.gguf --imatrix matrix.gguf");
         assert_eq!(verified["rounded"]["by_hash"], 0);

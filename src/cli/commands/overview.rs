@@ -20,7 +20,7 @@ use crate::report::lines;
 /// The share of blocks in a proposal: most models can spare one of eight.
 const SHARE: usize = 8;
 
-/// Shows the model, and fails since nothing says what goes.
+/// Shows the model, then fails: no blocks to remove are named.
 ///
 /// # Errors
 /// Always: a file that is no model, else [`Usage`].

@@ -5,6 +5,8 @@
 
 pub mod pareto;
 
+mod pair;
+
 pub mod verdict;
 
 pub mod overlap;

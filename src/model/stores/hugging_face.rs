@@ -55,10 +55,7 @@ pub(super) fn all() -> Result<Vec<String>> {
             let folder = cache.join(format!("models--{}", repository.replacen('/', "--", 1)));
             let models =
                 snapshot(&folder).map_or_else(|_| Vec::new(), |snapshot| listing::models_of(&snapshot));
-            match &models[..] {
-                [_] => names.push(format!("hf:{repository}")),
-                models => names.extend(models.iter().map(|file| format!("hf:{repository}/{file}"))),
-            }
+            names.extend(listing::names(&format!("hf:{repository}"), &models));
         }
     }
     names.sort();

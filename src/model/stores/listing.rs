@@ -42,6 +42,14 @@ pub(super) fn models_of(folder: &Path) -> Vec<String> {
     models(&files(folder))
 }
 
+/// What names each of these models of a repository: the repository alone where it has one.
+pub(super) fn names(repository: &str, models: &[String]) -> Vec<String> {
+    match models {
+        [_] => vec![repository.to_owned()],
+        models => models.iter().map(|file| format!("{repository}/{file}")).collect(),
+    }
+}
+
 /// The path, if what it links to is there: the blob of a store may be gone.
 fn existing(path: PathBuf) -> Result<PathBuf> {
     std::fs::metadata(&path).with_context(|| format!("{}: what it links to", path.display()))?;

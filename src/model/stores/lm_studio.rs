@@ -54,10 +54,7 @@ pub(super) fn all() -> Result<Vec<String>> {
     for folder in folders()? {
         for repository in repositories(&folder) {
             let models = listing::models_of(&folder.join(&repository));
-            match &models[..] {
-                [_] => names.push(format!("lmstudio:{repository}")),
-                models => names.extend(models.iter().map(|file| format!("lmstudio:{repository}/{file}"))),
-            }
+            names.extend(listing::names(&format!("lmstudio:{repository}"), &models));
         }
     }
     names.sort();

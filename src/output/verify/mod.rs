@@ -321,16 +321,7 @@ pub fn compare(
     {
         differences.push_first(Difference::Parent { recorded, found: outcome.parent_blake3 });
     }
-    for (pair, byte) in pairs.iter().zip(outcome.first_different) {
-        if let Some(byte) = byte {
-            differences.push(Difference::Data {
-                tensor: Place::Tensor(pair.out.name().to_owned()),
-                expected: pair.expected.whose(),
-                byte,
-                n_bytes: pair.out.n_bytes(),
-            });
-        }
-    }
+    push_different(&pairs, &outcome.first_different, &mut differences);
     for (number, (part, file)) in parts.iter().zip(out).enumerate() {
         let mut of_part = Differences::default();
         data::check_padding(file, &mut of_part);
@@ -362,6 +353,20 @@ pub fn compare(
         changes: plan.changes.clone(),
         differences,
     })
+}
+
+/// Adds the tensors whose data differ, by the first different byte of each.
+fn push_different(pairs: &[Pair<'_>], first_different: &[Option<u64>], differences: &mut Differences) {
+    for (pair, byte) in pairs.iter().zip(first_different) {
+        if let Some(byte) = *byte {
+            differences.push(Difference::Data {
+                tensor: Place::Tensor(pair.out.name().to_owned()),
+                expected: pair.expected.whose(),
+                byte,
+                n_bytes: pair.out.n_bytes(),
+            });
+        }
+    }
 }
 
 /// The constraints under which the file was planned, as it shows. The second is why the rules refuse the cut, where

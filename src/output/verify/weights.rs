@@ -9,7 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, Result, ensure};
 
 use super::claim::Claim;
-use super::{Difference, Differences, Verification, blocks, check_healed, data, entries, pairs};
+use super::{
+    Difference, Differences, Verification, blocks, check_healed, data, entries, pairs, push_different,
+};
 use crate::gguf::{self, Place, TensorInfo};
 use crate::model::block::block_of;
 use crate::model::{BlockId, Model};
@@ -108,16 +110,7 @@ pub(super) fn compare(
     tensors(plan, out, &mut differences);
     let pairs = pairs(parent, &plan.data, &plan.layout, out)?;
     let outcome = data::compare(parent.parts(), &pairs, progress);
-    for (pair, byte) in pairs.iter().zip(outcome.first_different) {
-        if let Some(byte) = byte {
-            differences.push(Difference::Data {
-                tensor: Place::Tensor(pair.out.name().to_owned()),
-                expected: pair.expected.whose(),
-                byte,
-                n_bytes: pair.out.n_bytes(),
-            });
-        }
-    }
+    push_different(&pairs, &outcome.first_different, &mut differences);
     let n_tensors: usize = out.iter().map(|file| file.tensors().len()).sum();
     ensure!(
         !differences.is_empty() || (pairs.len() == n_tensors && pairs.len() == plan.data.len()),
