@@ -175,6 +175,9 @@ pub(super) fn losses(
 ) -> Result<Vec<Loss>> {
     let mut hasher = blake3::Hasher::new();
     hasher.update(format!("{:?}{name}", removal.blocks).as_bytes());
+    if let Some(attention) = &removal.attention {
+        hasher.update(format!("attention {:?}", attention.blocks).as_bytes());
+    }
     if let Some(experts) = &removal.experts {
         hasher.update(format!("{:?}", experts.kept).as_bytes());
     }
@@ -206,6 +209,5 @@ pub(super) fn cut(
         }
     }
     let types = Requantized { tensors, loss: [f32::NAN; 2], ggml: family(), imatrix };
-    let experts = removal.experts.clone();
-    Cut { types: Some(types), experts, ..Cut::new(removal.blocks.clone(), &removal.method) }
+    Cut { types: Some(types), ..removal.cut() }
 }

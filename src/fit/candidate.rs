@@ -11,9 +11,8 @@ use super::recipe::Types;
 use super::removal::Removal;
 use super::rungs::{Ladder, Rung};
 use crate::measure::loss::Loss;
-use crate::model::block::BlockSet;
 use crate::output::Parent;
-use crate::plan::{Cut, ExpertCut, Plan};
+use crate::plan::{Cut, Plan};
 
 /// Tries to fill the bytes that the metadata leaves.
 const N_TRIES: usize = 3;
@@ -50,14 +49,7 @@ pub(super) struct Problem<'p, 'a> {
 /// A choice, before or after it is measured as a whole.
 #[derive(Clone, Debug)]
 pub(super) struct Candidate {
-    /// The blocks to remove.
-    pub(super) removed: BlockSet,
-    /// The experts that stay, where some go.
-    pub(super) experts: Option<ExpertCut>,
-    /// The method that named them.
-    pub(super) method: String,
-    /// What the removal of those costs alone, in nats.
-    pub(super) removal: f64,
+    pub(super) removal: Removal,
     pub(super) factors: Factors,
     /// The tensors in other types.
     pub(super) types: Types,
@@ -72,16 +64,6 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
-    /// What it removes.
-    pub(super) fn removal(&self) -> Removal {
-        Removal {
-            blocks: self.removed.clone(),
-            experts: self.experts.clone(),
-            method: self.method.clone(),
-            kl: self.removal,
-        }
-    }
-
     /// The mean KL divergence as measured, in nats; not finite before.
     pub(super) fn kl(&self) -> f64 {
         match self.losses.is_empty() {
@@ -149,17 +131,15 @@ impl Problem<'_, '_> {
         Ok(choice.map(|choice| (fixed + choice.bytes, choice.loss)))
     }
 
-    /// The ladders of blocks that stay.
+    /// The ladders of tensors that stay.
     fn kept(&self, removal: &Removal) -> Vec<usize> {
-        let stays = |ladder: &Ladder| ladder.block.is_none_or(|block| !removal.blocks.contains(&block));
-        (0..self.ladders.len()).filter(|&i| stays(&self.ladders[i])).collect()
+        let tensors = self.parent.model.tensors();
+        (0..self.ladders.len()).filter(|&i| !removal.takes(&tensors[self.ladders[i].source])).collect()
     }
 
     /// Bytes of all but the tensors of `ladders`. Metadata for those are included.
     fn fixed(&self, removal: &Removal, ladders: &[usize]) -> Result<u64> {
-        let plain = Cut::new(removal.blocks.clone(), &removal.method);
-        let plain = Cut { experts: removal.experts.clone(), ..plain };
-        let plan = Plan::draft(self.parent.model, self.parent.constraints, &plain)?;
+        let plan = Plan::draft(self.parent.model, self.parent.constraints, &removal.cut())?;
         let own: u64 = ladders.iter().map(|i| self.bytes(*i, &self.ladders[*i].rungs[0], removal)).sum();
         let tensors = self.parent.model.tensors();
         let name = |i: &usize| tensors[self.ladders[*i].source].info.name().len() as u64 + HASH_BYTES;
@@ -171,11 +151,8 @@ impl Problem<'_, '_> {
     /// Bytes of a rung without `removal`, up to the next tensor.
     fn bytes(&self, ladder: usize, rung: &Rung, removal: &Removal) -> u64 {
         let tensor = &self.parent.model.tensors()[self.ladders[ladder].source];
-        let n_bytes = match removal.experts.as_ref().and_then(|experts| experts.share_of(tensor)) {
-            Some((kept, all)) => rung.bytes / all * kept,
-            None => rung.bytes,
-        };
-        n_bytes.next_multiple_of(self.parent.model.first().alignment().max(1))
+        let (kept, all) = removal.share_of(tensor);
+        (rung.bytes / all * kept).next_multiple_of(self.parent.model.first().alignment().max(1))
     }
 
     /// The rungs of a ladder.
@@ -211,10 +188,7 @@ impl Problem<'_, '_> {
     /// The choice of these types.
     pub(super) fn of_types(&self, removal: &Removal, types: Types) -> Result<Candidate> {
         let candidate = Candidate {
-            removed: removal.blocks.clone(),
-            experts: removal.experts.clone(),
-            method: removal.method.clone(),
-            removal: removal.kl,
+            removal: removal.clone(),
             factors: Factors::default(),
             types,
             expected: removal.kl,
@@ -230,6 +204,6 @@ impl Problem<'_, '_> {
     /// The cut that a candidate stands for.
     pub(super) fn cut(&self, candidate: &Candidate) -> Result<Cut> {
         let tensors = self.maker.all(&candidate.types)?;
-        Ok(cut(self.parent.model, &candidate.removal(), tensors, self.imatrix))
+        Ok(cut(self.parent.model, &candidate.removal, tensors, self.imatrix))
     }
 }

@@ -11,8 +11,11 @@ use anyhow::Result;
 use super::alone::losses;
 use super::candidate::{Candidate, Group, Problem};
 use super::notebook::Notebook;
+use super::removal::Removal;
 use super::whole::Whole;
 use crate::gguf::TensorType;
+use crate::measure::loss::Loss;
+use crate::plan::ChangedTensors;
 use crate::watch::{Unit, Watch};
 
 /// By how much losses are taken to be larger, or smaller.
@@ -29,11 +32,17 @@ pub(super) struct Measuring<'r, 'p, 'a, 'w> {
 }
 
 impl Measuring<'_, '_, '_, '_> {
+    /// The same removal with its loss, all types as they are.
+    pub(super) fn removal(&mut self, removal: Removal) -> Result<Removal> {
+        let losses = losses(self.whole, self.notebook, &removal, "", &|| Ok(ChangedTensors::new()))?;
+        Ok(Removal { kl: losses.into_iter().sum::<Loss>().kl_divergence(), ..removal })
+    }
+
     /// Measures a choice.
     pub(super) fn measure(&mut self, candidate: Candidate) -> Result<Candidate> {
-        let (removal, types) = (candidate.removal(), &candidate.types);
+        let (removal, types) = (&candidate.removal, &candidate.types);
         let tensors = || self.problem.maker.all(types);
-        let losses = losses(self.whole, self.notebook, &removal, &format!("{types:?}"), &tensors)?;
+        let losses = losses(self.whole, self.notebook, removal, &format!("{types:?}"), &tensors)?;
         let measured = Candidate { losses, ..candidate };
         self.tried.push(measured.clone());
         Ok(measured)
@@ -76,7 +85,7 @@ impl Measuring<'_, '_, '_, '_> {
     fn trial(&self, best: &Candidate, target: u64, group: &Group, step: f64) -> Result<Option<Candidate>> {
         let mut factors = best.factors.clone();
         *factors.0.entry(group.clone()).or_insert(1.0) *= step;
-        self.problem.within(target, &best.removal(), &factors)
+        self.problem.within(target, &best.removal, &factors)
     }
 
     /// The groups with tensors in other types, those with most bytes first.

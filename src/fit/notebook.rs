@@ -45,9 +45,15 @@ pub(super) struct Notebook<'w> {
 }
 
 impl<'w> Notebook<'w> {
-    /// In `folder`, or the system's for caches.
-    pub(super) fn open(ground: Ground, folder: Option<&Path>, watch: &'w dyn Watch) -> Self {
-        let folder = folder.map(Path::to_owned).or_else(|| cache::folder().ok());
+    /// In `folder`. Without one in the system's for caches, or if not `with_cache` in memory alone.
+    pub(super) fn open(
+        ground: Ground,
+        folder: Option<&Path>,
+        with_cache: bool,
+        watch: &'w dyn Watch,
+    ) -> Self {
+        let of_system = || cache::folder().ok().filter(|_| with_cache);
+        let folder = folder.map(Path::to_owned).or_else(of_system);
         let records = folder.map(|folder| {
             let records = Records::in_folder(folder, watch);
             let path = records.path(FITS, &ground);

@@ -53,7 +53,7 @@ pub struct FittedTensorReport {
     pub name: String,
     /// The parent's type.
     pub from_type: &'static str,
-    /// The output's; null of a removed block.
+    /// The output's; null if it goes.
     pub r#type: Option<&'static str>,
     /// Bytes in the parent.
     pub parent_bytes: u64,
@@ -69,7 +69,7 @@ pub struct FittedTensorReport {
 pub struct FittedBlockReport {
     /// Its number in the parent.
     pub block: usize,
-    /// `kept`, `removed`, or its new types.
+    /// `kept`, `removed`, or its new types; then `without attention` where that goes.
     pub rung: String,
     /// Bits per weight in the output.
     pub bits: f64,
@@ -89,6 +89,8 @@ pub struct CurvePoint {
 pub struct FitCandidateReport {
     /// The blocks that it removes.
     pub removed: Vec<usize>,
+    /// The blocks that stay without their attention.
+    pub attention_removed: Vec<usize>,
     /// How many experts each block keeps; null where none go.
     pub experts_kept: Option<usize>,
     /// Bytes of the file.

@@ -14,7 +14,7 @@ use crate::model::block::{BlockSet, numbers};
 use crate::model::{BlockId, Model};
 use crate::output::rounding::{may_be_rounded, needs_importance};
 use crate::plan::experts::{KeptExperts, LIST, Mixture, is_method};
-use crate::plan::{ChosenBy, ExpertCut};
+use crate::plan::{AttentionCut, ChosenBy, ExpertCut, attention};
 
 /// Bytes of a file at most.
 const MAX_BYTES: u64 = 64 << 20;
@@ -36,6 +36,12 @@ pub struct Recipe {
     pub removed: Vec<usize>,
     /// The method that named them; `blocks` for a list.
     pub method: String,
+    /// The blocks that stay without their attention.
+    #[serde(default)]
+    pub attention_removed: Vec<usize>,
+    /// How they were chosen; `blocks` for a list, which null stands for.
+    #[serde(default)]
+    pub attention_method: Option<String>,
     /// The experts that stay, by block; null where none go.
     #[serde(default)]
     pub experts: Option<BTreeMap<usize, Vec<usize>>>,
@@ -56,14 +62,11 @@ pub struct Recipe {
 pub type Types = BTreeMap<usize, TensorType>;
 
 /// A recipe that was checked against its model.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Checked {
-    /// The blocks to remove.
-    pub removed: BlockSet,
-    /// The experts that stay, where some go.
-    pub experts: Option<ExpertCut>,
+#[derive(Clone, Debug)]
+pub(super) struct Checked {
+    pub(super) removal: Removal,
     /// The tensors in other types.
-    pub types: Types,
+    pub(super) types: Types,
 }
 
 impl Recipe {
@@ -74,11 +77,14 @@ impl Recipe {
             let tensor = model.tensors().get(*source)?;
             Some((tensor.info.name().to_owned(), to.name().to_owned()))
         };
+        let attention = removal.attention.as_ref();
         Self {
             gguf_shorten_fit: VERSION,
             parent_blake3: parent.to_hex().to_string(),
             imatrix_blake3: None,
             removed: numbers(&removal.blocks),
+            attention_removed: attention.map_or_else(Vec::new, |cut| numbers(&cut.blocks)),
+            attention_method: attention.map(|cut| cut.method.clone()),
             experts: removal.experts.as_ref().map(|cut| {
                 cut.kept.iter().map(|(block, experts)| (block.index(), experts.clone())).collect()
             }),
@@ -119,7 +125,7 @@ impl Recipe {
     ///
     /// # Errors
     /// A plan for another model; a tensor that is not there, or cannot take its type.
-    pub fn check(
+    pub(super) fn check(
         &self,
         model: &Model<'_>,
         parent: blake3::Hash,
@@ -139,16 +145,7 @@ impl Recipe {
             }
             (None, Some(_)) => bail!("is a plan without an importance matrix, but --imatrix names one"),
         }
-        let blocks = self.removed.iter().map(|&block| {
-            ensure!(
-                block < model.n_blocks(),
-                "removes block {block}, but the model has {} blocks, 0 to {}",
-                model.n_blocks(),
-                model.n_blocks().saturating_sub(1)
-            );
-            Ok(BlockId::new(block))
-        });
-        let removed: BlockSet = blocks.collect::<Result<_>>()?;
+        let removal = self.removal(model)?;
         let sources: BTreeMap<&str, usize> =
             model.tensors().iter().enumerate().map(|(i, tensor)| (tensor.info.name(), i)).collect();
         let mut types = BTreeMap::new();
@@ -157,13 +154,48 @@ impl Recipe {
                 .get(name.as_str())
                 .with_context(|| format!("names tensor {}, which the model does not have", Quoted(name)))?;
             let tensor = &model.tensors()[source];
-            if tensor.block.is_some_and(|(block, _)| removed.contains(&block)) {
-                bail!("gives tensor {} a type and removes its block", Quoted(name));
-            }
+            ensure!(!removal.takes(tensor), "gives tensor {} a type and removes it", Quoted(name));
             types.insert(source, checked_type(&tensor.info, to, imatrix.is_some())?);
         }
-        let experts = self.experts(model, &removed)?;
-        Ok(Checked { removed, experts, types })
+        Ok(Checked { removal, types })
+    }
+
+    /// What goes, checked for `model`.
+    fn removal(&self, model: &Model<'_>) -> Result<Removal> {
+        let block = |block: &usize| {
+            ensure!(
+                *block < model.n_blocks(),
+                "removes block {block}, but the model has {} blocks, 0 to {}",
+                model.n_blocks(),
+                model.n_blocks().saturating_sub(1)
+            );
+            Ok(BlockId::new(*block))
+        };
+        let blocks: BlockSet = self.removed.iter().map(block).collect::<Result<_>>()?;
+        let attention = self.attention(model, &blocks)?;
+        let experts = self.experts(model, &blocks)?;
+        Ok(Removal { blocks, attention, experts, method: self.method.clone(), kl: 0.0 })
+    }
+
+    /// The attention that goes, checked for `model` without `removed`.
+    fn attention(&self, model: &Model<'_>, removed: &BlockSet) -> Result<Option<AttentionCut>> {
+        if self.attention_removed.is_empty() {
+            ensure!(
+                self.attention_method.is_none(),
+                "names a method for attention, but no block that loses it"
+            );
+            return Ok(None);
+        }
+        attention::check_model(model)?;
+        let blocks: BlockSet = self.attention_removed.iter().copied().map(BlockId::new).collect();
+        attention::check(model, removed, &blocks)?;
+        let method = self.attention_method.clone().unwrap_or_else(|| ChosenBy::List.to_string());
+        ensure!(
+            matches!(ChosenBy::of_word(&method), Some(ChosenBy::Method(_) | ChosenBy::List)),
+            "chose attention by {}, which is no method",
+            Quoted(&method)
+        );
+        Ok(Some(AttentionCut { blocks, method }))
     }
 
     /// The experts that stay, checked for `model` without `removed`.

@@ -1,8 +1,11 @@
-//! The blocks or experts that a fit may remove: the best set of cheap methods for each of several numbers, by its measured loss.
+//! What a fit may remove: blocks, experts or attention, for each of several numbers the set of cheap methods.
+
+use std::collections::BTreeSet;
 
 use anyhow::Result;
 
 use super::removal::Removal;
+use crate::choose::attention::choose as attention;
 use crate::choose::auto::{choose_each, why_not};
 use crate::choose::expert_sets::{ChosenExperts, Experts};
 use crate::choose::experts::check;
@@ -15,14 +18,15 @@ use crate::measure::loss::Objective;
 use crate::measure::pairs::Pairs;
 use crate::model::block::BlockSet;
 use crate::output::Parent;
+use crate::plan::attention::check_model;
 use crate::plan::experts::{ExpertBudget, ExpertMethod, Mixture};
-use crate::plan::{ChosenBy, Cut, Method, Splitting};
+use crate::plan::{AttentionCut, Budget, ChosenBy, Cut, Method, Splitting};
 use crate::watch::Watch;
 
 /// Numbers of blocks that are tried: from one on, each about a third more than the one before.
 const NUMBERS: [usize; 12] = [1, 2, 3, 4, 5, 6, 8, 11, 15, 20, 27, 36];
 
-/// Shares of experts that are tried, in percent.
+/// Shares of experts that are tried, and of blocks without attention, in percent.
 const SHARES: [f64; 3] = [12.5, 25.0, 50.0];
 
 /// What names sets of blocks and of experts.
@@ -88,15 +92,41 @@ impl Sets<'_> {
             let best =
                 candidates.filter(|candidate| candidate.chosen).find_map(|best| best.cost.kl_divergence);
             Removal {
-                blocks: BlockSet::new(),
                 experts: Some(chosen.cut),
                 method: none.method.clone(),
                 // As of blocks, a set without a rival was not measured.
                 kl: best.unwrap_or(0.0),
+                ..Removal::default()
             }
         };
         experts.choose(&budgets).into_iter().filter_map(Result::ok).map(removal).collect()
     }
+
+    /// The sets of blocks that lose their attention, for each share that is tried. They are not measured.
+    pub(super) fn of_attention(&self) -> Vec<Removal> {
+        let Parent { model, constraints, .. } = self.parent;
+        let numbers: BTreeSet<usize> =
+            SHARES.iter().map(|share| Budget::Percent(*share).n_removed(model.n_trunk_blocks())).collect();
+        let choose = |n: usize| {
+            let gone = &constraints.dropped;
+            let blocks = attention(model, Method::Bi, Some(self.importance), gone, self.keep, n).ok()?;
+            let cut = AttentionCut { blocks, method: Method::Bi.to_string() };
+            Some(Removal {
+                attention: Some(cut),
+                method: ChosenBy::NoBlock.to_string(),
+                ..Removal::default()
+            })
+        };
+        match may_lose_attention(self.parent) {
+            true => numbers.into_iter().filter_map(choose).collect(),
+            false => Vec::new(),
+        }
+    }
+}
+
+/// Whether blocks of `parent` may lose their attention.
+pub(super) fn may_lose_attention(parent: Parent<'_>) -> bool {
+    check_model(parent.model).is_ok()
 }
 
 /// The shares of experts that are tried, each number once. None of a model from which none may go.
@@ -125,9 +155,9 @@ fn removal(chosen: Chosen) -> Removal {
     let best = auto.and_then(|auto| auto.report.candidates.iter().find(|candidate| candidate.chosen));
     Removal {
         blocks: chosen.removed.clone(),
-        experts: None,
         method: auto.map_or(Method::Bi, |auto| auto.method).to_string(),
         // A set without a rival was not measured: its loss is that of the choice as a whole.
         kl: best.and_then(|best| best.cost.kl_divergence).unwrap_or(0.0),
+        ..Removal::default()
     }
 }

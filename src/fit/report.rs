@@ -5,7 +5,6 @@ use super::outcome::{FitCandidateReport, FitReport, FittedBlockReport, FittedTen
 use super::settings::Aim;
 use crate::measure::loss::Loss;
 use crate::measure::mean::Mean;
-use crate::model::BlockId;
 use crate::model::block::numbers;
 use crate::model::renumbering::Renumbering;
 use crate::plan::requantized::rungs;
@@ -19,10 +18,8 @@ pub(super) fn of(
 ) -> FitReport {
     let sum: Loss = best.losses.iter().copied().sum();
     let kl: Vec<f64> = best.losses.iter().map(Loss::kl_divergence).collect();
-    let is_best = |candidate: &Candidate| {
-        (&candidate.types, &candidate.removed, &candidate.experts)
-            == (&best.types, &best.removed, &best.experts)
-    };
+    let is_best =
+        |candidate: &Candidate| candidate.types == best.types && candidate.removal.is_same(&best.removal);
     FitReport {
         target_bytes: match aim {
             Some(Aim::Size(target)) => Some(target),
@@ -46,7 +43,12 @@ pub(super) fn of(
         candidates: tried
             .iter()
             .map(|candidate| FitCandidateReport {
-                removed: numbers(&candidate.removed),
+                removed: numbers(&candidate.removal.blocks),
+                attention_removed: candidate
+                    .removal
+                    .attention
+                    .as_ref()
+                    .map_or_else(Vec::new, |cut| numbers(&cut.blocks)),
                 experts_kept: n_kept(candidate),
                 bytes: candidate.bytes,
                 expected_kl: candidate.expected,
@@ -64,7 +66,7 @@ pub(super) fn of(
 
 /// How many experts each block keeps; `None` where none go.
 fn n_kept(candidate: &Candidate) -> Option<usize> {
-    candidate.experts.as_ref()?.kept.values().next().map(Vec::len)
+    candidate.removal.experts.as_ref()?.kept.values().next().map(Vec::len)
 }
 
 fn tensors(problem: &Problem<'_, '_>, best: &Candidate) -> Vec<FittedTensorReport> {
@@ -72,18 +74,17 @@ fn tensors(problem: &Problem<'_, '_>, best: &Candidate) -> Vec<FittedTensorRepor
     let tensor = |(ladder, losses): (&super::rungs::Ladder, &Vec<f64>)| {
         let tensor = &problem.parent.model.tensors()[ladder.source];
         let info = &tensor.info;
-        let share = best.experts.as_ref().and_then(|experts| experts.share_of(tensor));
-        let (kept, all) = share.unwrap_or((1, 1));
+        let (kept, all) = best.removal.share_of(tensor);
         let to = best.types.get(&ladder.source).copied();
         let rung = ladder.rungs.iter().position(|rung| rung.to == to).unwrap_or(0);
-        let is_removed = ladder.block.is_some_and(|block| best.removed.contains(&block));
+        let stays = kept > 0;
         FittedTensorReport {
             name: info.name().to_owned(),
             from_type: info.tensor_type().name(),
-            r#type: (!is_removed).then(|| to.unwrap_or(info.tensor_type()).name()),
+            r#type: stays.then(|| to.unwrap_or(info.tensor_type()).name()),
             parent_bytes: ladder.rungs[0].bytes,
-            bytes: if is_removed { 0 } else { ladder.rungs[rung].bytes / all * kept },
-            loss: (!is_removed).then(|| losses.get(rung).copied()).flatten(),
+            bytes: ladder.rungs[rung].bytes / all * kept,
+            loss: stays.then(|| losses.get(rung).copied()).flatten(),
         }
     };
     ladders.map(tensor).collect()
@@ -91,24 +92,23 @@ fn tensors(problem: &Problem<'_, '_>, best: &Candidate) -> Vec<FittedTensorRepor
 
 fn blocks(problem: &Problem<'_, '_>, best: &Candidate) -> Vec<FittedBlockReport> {
     let model = problem.parent.model;
-    let renumbering = Renumbering::new(model.n_blocks(), &best.removed);
+    let renumbering = Renumbering::new(model.n_blocks(), &best.removal.blocks);
     let types = best.types.iter().map(|(source, to)| (*source, *to));
     let mut sizes = vec![(0.0, 0.0); model.n_blocks()];
     for (source, tensor) in model.tensors().iter().enumerate() {
         let size = tensor.block.and_then(|(block, _)| sizes.get_mut(block.index()));
         if let Some((bytes, weights)) = size {
-            let share = best.experts.as_ref().and_then(|experts| experts.share_of(tensor));
-            let (kept, all) = share.unwrap_or((1, 1));
+            let (kept, all) = best.removal.share_of(tensor);
             let n = (tensor.info.n_elements() / all * kept) as f64;
             let of = best.types.get(&source).copied().unwrap_or(tensor.info.tensor_type());
             *bytes += n * of.block_bytes() as f64 / of.block_size() as f64;
             *weights += n;
         }
     }
-    let rungs = rungs(model, &renumbering, types).into_iter().enumerate();
+    let attention = best.removal.attention.as_ref();
+    let rungs = rungs(model, &renumbering, attention, types).into_iter().enumerate();
     let block = |((block, rung), (bytes, weights))| {
-        let is_removed = best.removed.contains(&BlockId::new(block));
-        let bits = if is_removed || weights == 0.0 { 0.0 } else { 8.0 * bytes / weights };
+        let bits = if weights == 0.0 { 0.0 } else { 8.0 * bytes / weights };
         FittedBlockReport { block, rung, bits }
     };
     rungs.zip(sizes).map(block).collect()

@@ -15,7 +15,7 @@ use super::notebook::{Ground, Notebook};
 use super::outcome::{CurvePoint, FitReport};
 use super::recipe::Recipe;
 use super::removal::Removal;
-use super::removed::{Sets, may_lose_experts};
+use super::removed::{Sets, may_lose_attention, may_lose_experts};
 use super::report;
 use super::rungs::{Ladder, Rules, ladders};
 use super::settings::{Aim, Fit, default_types};
@@ -103,7 +103,8 @@ pub fn fit(parent: Parent<'_>, settings: &Fit, watch: &dyn Watch) -> Result<Fitt
     // Other shares would change blocks that are kept as they are.
     let with_experts = settings.most_removed != Some(0) && keep.is_empty() && may_lose_experts(parent);
     let gathers = Gathers { imatrix: true, experts: with_experts };
-    let extras = Extras { pairs: Some(&mut pairs), gathers, ..Extras::default() };
+    let sub_blocks = settings.most_removed != Some(0) && may_lose_attention(parent);
+    let extras = Extras { pairs: Some(&mut pairs), gathers, sub_blocks, ..Extras::default() };
     let calibrated = scored(parent, Method::Auto, &settings.calibration, watch, extras)?;
     let sums = calibrated.imatrix.as_ref().context("bug: no sums of inputs")?;
     let weights = Matrix::measured(sums).with_context(|| parent.name())?;
@@ -115,10 +116,14 @@ pub fn fit(parent: Parent<'_>, settings: &Fit, watch: &dyn Watch) -> Result<Fitt
     let windows = Windows::of(&loaded, calibrated.importance.n_windows);
     let whole = Whole::new(parent, &loaded, &windows.whole, &settings.calibration)?;
     let maker = Maker::new(parent.model, rounding, settings.calibration.threads)?;
-    let hash = hashes::remembered(parent.input, watch);
+    let with_cache = settings.calibration.cache;
+    let hash = match with_cache {
+        true => hashes::remembered(parent.input, watch),
+        false => parent.input.blake3_once(),
+    };
     let imatrix = rounding.map(Matrix::blake3);
     let ground = windows.ground(hash, imatrix, settings);
-    let mut notebook = Notebook::open(ground, settings.scratch.as_deref(), watch);
+    let mut notebook = Notebook::open(ground, settings.scratch.as_deref(), with_cache, watch);
 
     let job = Job { parent, settings, keep: &keep, rounding, weights: &weights };
     let ladders = job.ladders()?;
@@ -178,11 +183,11 @@ fn finish(
     let cut = said(problem.cut(&best)?, [Some(best.expected), Some(best.kl())]);
     let recipe = Recipe {
         imatrix_blake3: problem.imatrix.map(|hash| hash.to_hex().to_string()),
-        method: best.method.clone(),
+        method: best.removal.method.clone(),
         bytes: best.bytes,
         expected_kl: Some(best.expected),
         kl_divergence: Some(best.kl()),
-        ..Recipe::new(problem.parent.model, hash, &best.removal(), &best.types)
+        ..Recipe::new(problem.parent.model, hash, &best.removal, &best.types)
     };
     Ok(Fitted {
         cut,
@@ -213,12 +218,10 @@ pub fn apply(parent: Parent<'_>, recipe: Recipe, imatrix: Option<&Path>, threads
     let matrix = imatrix.map(|path| Matrix::open(path, parent.model)).transpose()?;
     let imatrix = matrix.as_ref().map(Matrix::blake3);
     let checked = recipe.check(parent.model, parent.input.blake3_once(), imatrix)?;
-    parent.constraints.check(&checked.removed)?;
+    parent.constraints.check(&checked.removal.blocks)?;
     let maker = Maker::new(parent.model, matrix.as_ref(), threads)?;
     let problem = Problem { parent, ladders: &[], losses: &[], maker: &maker, imatrix };
-    let (blocks, experts) = (checked.removed, checked.experts);
-    let removal = Removal { blocks, experts, method: recipe.method.clone(), kl: 0.0 };
-    let candidate = problem.of_types(&removal, checked.types)?;
+    let candidate = problem.of_types(&checked.removal, checked.types)?;
     let report = FitReport {
         expected_kl: recipe.expected_kl,
         kl_divergence: None,
@@ -456,7 +459,7 @@ impl Choosing<'_, '_, '_, '_, '_> {
         let mut found: Vec<Candidate> = plain.into_iter().collect();
         for candidate in self.removals(target, most)? {
             let least = found.iter().map(Candidate::kl).fold(f64::INFINITY, f64::min);
-            if candidate.removal < least && candidate.expected < 1.5 * least {
+            if candidate.removal.kl < least && candidate.expected < 1.5 * least {
                 found.push(self.measuring.measure(candidate)?);
             }
         }
@@ -476,6 +479,9 @@ impl Choosing<'_, '_, '_, '_, '_> {
             let limit = most.min(first.max(n_blocks / 2));
             let mut removals = self.sets.measured(first, limit)?;
             removals.extend(self.sets.of_experts());
+            for removal in self.sets.of_attention() {
+                removals.push(self.measuring.removal(removal)?);
+            }
             self.removals = Some(removals);
         }
         let mut found = Vec::new();

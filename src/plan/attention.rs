@@ -9,7 +9,7 @@ use super::Tensors;
 use crate::gguf::{EntryOut, Quoted, ValueOut, ValueType};
 use crate::model::block::BlockSet;
 use crate::model::renumbering::Renumbering;
-use crate::model::{BlockId, Model};
+use crate::model::{BlockId, Model, ModelTensor};
 use anyhow::{Context, Result, bail, ensure};
 
 /// The architecture whose models can lose attention.
@@ -63,6 +63,14 @@ pub struct AttentionCut {
     pub method: String,
 }
 
+impl AttentionCut {
+    /// Whether a tensor of the model goes with it.
+    #[must_use]
+    pub fn takes(&self, tensor: &ModelTensor<'_>) -> bool {
+        tensor.block.is_some_and(|(block, rest)| self.blocks.contains(&block) && rest.starts_with(ATTENTION))
+    }
+}
+
 /// Checks that blocks of `model` can lose their attention at all.
 ///
 /// # Errors
@@ -111,14 +119,11 @@ pub(super) fn leave_out(model: &Model<'_>, tensors: &mut Tensors<'_>, cut: &Atte
         let Some(source) = data.source() else {
             return true;
         };
-        let block = model.tensors().get(source).and_then(|tensor| tensor.block);
-        match block {
-            Some((block, rest)) if cut.blocks.contains(&block) && rest.starts_with(ATTENTION) => {
-                left_out.push((source, "its block stays without attention".to_owned()));
-                false
-            }
-            _ => true,
+        let goes = model.tensors().get(source).is_some_and(|tensor| cut.takes(tensor));
+        if goes {
+            left_out.push((source, "its block stays without attention".to_owned()));
         }
+        !goes
     });
     tensors.left_out.extend(left_out);
 }

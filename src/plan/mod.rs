@@ -127,7 +127,7 @@ impl<'a> Plan<'a> {
         }
         if let Some(types) = &cut.types {
             tensors.change(model, &types.tensors, "in another type")?;
-            entries = types.entries(model, &renumbering, entries, &tensors)?;
+            entries = types.entries(model, &renumbering, cut.attention.as_ref(), entries, &tensors)?;
         }
         let entries = size::set(entries, &tensors);
         let mut plan = Self::of(model, removed, entries, tensors, provenance)?;

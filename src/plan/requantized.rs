@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 
-use super::{ChangedTensors, Tensors};
+use super::{AttentionCut, ChangedTensors, Tensors};
 use crate::gguf::{EntryOut, TensorType, ValueOut};
 use crate::model::renumbering::Renumbering;
 use crate::model::{BlockId, Model};
@@ -55,6 +55,7 @@ impl Requantized {
         &self,
         model: &Model<'a>,
         renumbering: &Renumbering,
+        attention: Option<&AttentionCut>,
         mut entries: Vec<EntryOut<'a>>,
         tensors: &Tensors<'_>,
     ) -> Result<Vec<EntryOut<'a>>> {
@@ -74,7 +75,8 @@ impl Requantized {
         set(&mut entries, QUANTIZATION_VERSION.0, QUANTIZATION_VERSION.1);
         entries.push(EntryOut::new(TENSORS_KEY, ValueOut::strings(&names)));
         entries.push(EntryOut::new(HASHES_KEY, ValueOut::strings(&hashes)));
-        entries.push(EntryOut::new(BLOCKS_KEY, ValueOut::strings(&rungs(model, renumbering, types))));
+        let rungs = rungs(model, renumbering, attention, types);
+        entries.push(EntryOut::new(BLOCKS_KEY, ValueOut::strings(&rungs)));
         entries.push(EntryOut::new(LOSS_KEY, ValueOut::f32s(&self.loss)));
         entries.push(EntryOut::string(GGML_KEY, &self.ggml));
         if let Some(hash) = self.imatrix {
@@ -84,11 +86,13 @@ impl Requantized {
     }
 }
 
-/// What became of each block of `model`: `removed`, `kept`, or its new types from the one of most weights on.
+/// What became of each block of `model`: `removed`, `kept`, or its new types from the one of most weights on. Then
+/// `without attention` of those of `attention`.
 #[must_use]
 pub fn rungs(
     model: &Model<'_>,
     renumbering: &Renumbering,
+    attention: Option<&AttentionCut>,
     types: impl IntoIterator<Item = (usize, TensorType)>,
 ) -> Vec<String> {
     let mut weights: BTreeMap<BlockId, BTreeMap<&str, u64>> = BTreeMap::new();
@@ -107,7 +111,12 @@ pub fn rungs(
             types.into_iter().map(|(name, _)| name).collect::<Vec<_>>().join(" ")
         }
     };
-    (0..model.n_blocks()).map(BlockId::new).map(word).collect()
+    let without = |block: &BlockId| attention.is_some_and(|cut| cut.blocks.contains(block));
+    let full = |block: BlockId| match without(&block) {
+        true => word(block) + " without attention",
+        false => word(block),
+    };
+    (0..model.n_blocks()).map(BlockId::new).map(full).collect()
 }
 
 /// Sets an entry to a number, or adds it.

@@ -6,7 +6,7 @@ use indicatif::DecimalBytes;
 
 use super::column::{right, table};
 use super::lines::Colour;
-use crate::fit::outcome::FitReport;
+use crate::fit::outcome::{FitCandidateReport, FitReport};
 use crate::model::block::block_list;
 
 /// The types of every block, and how they were found.
@@ -45,40 +45,39 @@ pub(super) fn lines(fit: &FitReport) -> String {
     if fit.candidates.is_empty() {
         return text;
     }
-    let n_removals = fit.candidates.iter().filter(|candidate| !candidate.removed.is_empty()).count();
-    let n_mixtures = fit.candidates.iter().filter(|candidate| candidate.experts_kept.is_some()).count();
-    let of_experts = match n_mixtures {
-        0 => String::new(),
-        n => format!(", {n} with fewer experts"),
-    };
+    let removals = || fit.candidates.iter().filter_map(|one| Some((one, removal(one)?)));
+    let of = |kind: &'static str| removals().filter(move |(_, (of, _))| *of == kind);
+    let counts = KINDS.iter().map(|kind| (of(kind).count(), kind)).filter(|(n, _)| *n > 0);
+    let counts: String = counts.map(|(n, kind)| format!(", {n} with {kind}")).collect();
     let _ = writeln!(
         text,
-        "         {} choices measured, {n_removals} with removed blocks{of_experts}; {:.1} passes of 8,192 tokens, {:.0} s",
+        "         {} choices measured{counts}; {:.1} passes of 8,192 tokens, {:.0} s",
         fit.candidates.len(),
         fit.passes,
         fit.seconds
     );
-    if let Some(best) = fit
-        .candidates
-        .iter()
-        .filter(|candidate| !candidate.removed.is_empty() && !candidate.chosen)
-        .min_by(|a, b| a.kl_divergence.total_cmp(&b.kl_divergence))
-    {
-        let _ = writeln!(
-            text,
-            "         without blocks {} it would be KL {:.4}",
-            block_list(&best.removed),
-            best.kl_divergence
-        );
-    }
-    if let Some((n, kl)) = fit
-        .candidates
-        .iter()
-        .filter(|candidate| !candidate.chosen)
-        .filter_map(|candidate| Some((candidate.experts_kept?, candidate.kl_divergence)))
-        .min_by(|a, b| a.1.total_cmp(&b.1))
-    {
-        let _ = writeln!(text, "         with {n} experts in each block it would be KL {kl:.4}");
+    for kind in KINDS {
+        let others = of(kind).filter(|(candidate, _)| !candidate.chosen);
+        let best = others.min_by(|(a, _), (b, _)| a.kl_divergence.total_cmp(&b.kl_divergence));
+        if let Some((best, (_, words))) = best {
+            let _ = writeln!(text, "         {words} it would be KL {:.4}", best.kl_divergence);
+        }
     }
     text
+}
+
+/// Kinds of removals.
+const KINDS: [&str; 3] = ["removed blocks", "blocks without attention", "fewer experts"];
+
+/// What a choice removes: its kind, and in words. `None` of types alone.
+fn removal(candidate: &FitCandidateReport) -> Option<(&'static str, String)> {
+    let [blocks, attention, experts] = KINDS;
+    if !candidate.removed.is_empty() {
+        return Some((blocks, format!("without blocks {}", block_list(&candidate.removed))));
+    }
+    if !candidate.attention_removed.is_empty() {
+        let of = block_list(&candidate.attention_removed);
+        return Some((attention, format!("without the attention of {of}")));
+    }
+    candidate.experts_kept.map(|n| (experts, format!("with {n} experts in each block")))
 }

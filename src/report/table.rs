@@ -89,7 +89,8 @@ fn measured(matrix: &MeasuredReport) -> String {
 /// What was removed, healed and written.
 fn written_output(report: &Report, output: &OutputReport) -> String {
     let how = chosen(&report.method);
-    let mut text = match report.fit.is_some() && report.removed.is_empty() {
+    let is_alone = report.removed.is_empty() && report.attention_removed.is_empty();
+    let mut text = match report.fit.is_some() && is_alone {
         true => String::new(),
         false => format!("removed  {}\n", removed(&report.removed, &report.model, &how)),
     };

@@ -16,6 +16,7 @@ use crate::eval::byte_model;
 use crate::imatrix::{imatrix_of, values};
 use crate::program::{failure, json, on_one_thread};
 use crate::random_model::Spec;
+use crate::support::{MIXER_WRITERS, zero_halves};
 
 /// Windows that are scored, and those that there are after them.
 const N_SCORED: usize = 8;
@@ -173,6 +174,61 @@ fn blocks_go_where_types_are_not_enough() {
         message.contains("cannot be reached by types alone") && message.contains("--max-drop"),
         "{message}"
     );
+}
+
+#[test]
+fn attention_goes_where_types_are_not_enough() {
+    let folder = folder("llama", 8);
+    let dir = folder.path();
+    let mut spec = byte_model("llama", 8);
+    spec.omitted = |name| name.ends_with("scale");
+    spec.save(Backend::init(), &dir.join("all.gguf")).unwrap();
+    let idle = [3, 5, 6, 7];
+    zero_halves(&dir.join("all.gguf"), &[(&idle, MIXER_WRITERS)], &dir.join("m.gguf"));
+    let without = json(dir, "m.gguf --attention-blocks 3,5-7 --dry-run");
+    // In Q8_0 a weight has 8.5 of 32 bits.
+    let target = without["output"]["bytes"].as_u64().unwrap() * 28 / 100;
+    assert!(share(dir, 26) > target);
+    let run = format!("fit m.gguf --target-size {target} --types Q8_0 {}", text(N_SCORED));
+    let found = json(dir, &format!("{run} --no-cache -o out.gguf"));
+    assert!(!dir.join("cache").exists());
+    let fit = &found["fit"];
+    assert_eq!(found["attention_removed"], serde_json::json!(idle));
+    assert_eq!((&found["attention_method"], &found["removed"]), (&"bi".into(), &Value::Array(Vec::new())));
+    assert!(fs::metadata(dir.join("out.gguf")).unwrap().len() <= target);
+    let rungs = fit["blocks"].as_array().unwrap().iter();
+    let bare = rungs.filter(|one| one["rung"] == "Q8_0 without attention").map(|one| one["block"].clone());
+    assert_eq!(bare.collect::<Value>(), serde_json::json!(idle));
+    let (measured, expected) =
+        (fit["kl_divergence"].as_f64().unwrap(), kl(dir, "out.gguf", N_SCORED, N_AFTER));
+    assert!((measured / expected - 1.0).abs() < 1e-4, "{measured} {expected}");
+    let verified = json(dir, "verify out.gguf --parent m.gguf --run");
+    assert_eq!(
+        (&verified["attention_removed"], &verified["run"]["floats_different"]),
+        (&found["attention_removed"], &Value::from(0))
+    );
+
+    json(dir, &format!("{run} --plan-only -o plan.json"));
+    json(dir, "fit m.gguf --plan plan.json -o again.gguf");
+    assert!(fs::read(dir.join("out.gguf")).unwrap() == fs::read(dir.join("again.gguf")).unwrap());
+    let plan: Value = serde_json::from_slice(&fs::read(dir.join("plan.json")).unwrap()).unwrap();
+    let changed = |key: &str, value: Value| {
+        let mut plan = plan.clone();
+        plan[key] = value;
+        fs::write(dir.join("no.json"), plan.to_string()).unwrap();
+        failure(dir, "fit m.gguf --plan no.json -o no.gguf")
+    };
+    let message = changed("attention_removed", serde_json::json!([0]));
+    assert!(message.contains("no.json: cannot remove the attention of block 0"), "{message}");
+    let message = changed("attention_removed", serde_json::json!([4, 8]));
+    assert!(message.contains("the model has 8 blocks, 0 to 7"), "{message}");
+    let message = changed("attention_removed", serde_json::json!([4, 5]));
+    assert!(
+        message.contains("no.json: gives tensor 'blk.4.attn_k.weight' a type and removes it"),
+        "{message}"
+    );
+    let message = changed("attention_method", "fate".into());
+    assert!(message.contains("chose attention by 'fate', which is no method"), "{message}");
 }
 
 #[test]
@@ -350,7 +406,7 @@ fn plans_that_do_not_fit_are_refused() {
         (&one("blk.1.attn_norm.weight", "Q8_0"), "leaves as it is"),
         (&one("blk.1.attn_q.weight", "Q9_0"), "nothing can be rounded"),
         (&|plan: &mut Value| plan["removed"] = serde_json::json!([7]), "0 to 3"),
-        (&|plan: &mut Value| plan["removed"] = serde_json::json!([0, 1, 2, 3]), "block"),
+        (&|plan: &mut Value| plan["removed"] = serde_json::json!([0, 1, 2, 3]), "a type and removes it"),
         (&|plan: &mut Value| plan["gguf_shorten_fit"] = 2.into(), "version 2"),
         (&|plan: &mut Value| plan["what"] = 2.into(), "no plan"),
     ] {
