@@ -22,6 +22,7 @@ use gguf_shorten::plan::{Constraints, Cut, ExpertCut, Plan};
 
 use crate::architectures::{allowed_sets, constraints, file_type, n_blocks, zeroing_is_identity};
 use crate::imatrix_out::gathered;
+use crate::program::json;
 use crate::random_model::Spec;
 use crate::support::{load, n_different, outputs, tokens, zero};
 
@@ -363,6 +364,128 @@ fn scores_of_experts_are_those_of_loops() {
             }
         }
     }
+}
+
+/// Records nodes of block 0 that have one of these names before the number, and what enters its router.
+struct OfBlock<'n> {
+    names: &'n [&'n str],
+    found: BTreeMap<String, Vec<f32>>,
+}
+
+impl Tap for OfBlock<'_> {
+    fn wants(&mut self, node: Node<'_>) -> bool {
+        node.name().strip_suffix("-0").is_some_and(|name| self.names.contains(&name))
+    }
+
+    fn read(&mut self, node: Node<'_>) -> Flow {
+        let mut values = Vec::new();
+        node.read(&mut values).unwrap();
+        self.found.insert(node.name().to_owned(), values);
+        if let Some(entering) = node.operand(1).filter(|_| node.name() == "ffn_moe_logits-0") {
+            let mut values = Vec::new();
+            entering.read(&mut values).unwrap();
+            self.found.insert("entering".to_owned(), values);
+        }
+        Flow::Continue
+    }
+}
+
+/// The bound of the help page `experts`: where the smaller router is multiplied by another kernel, each logit of it is off by
+/// `2 gamma(n) sum |w x|` at most, in whatever order a kernel adds (Higham, Accuracy and Stability of Numerical Algorithms,
+/// equation 3.5); another expert is chosen only between two that are nearer than that; and what chosen experts give together
+/// changes by the factor of their weights.
+#[test]
+fn another_kernel_of_the_router_stays_within_its_bound() {
+    const N_EMBD: usize = 256;
+    const KEPT: [usize; 5] = [0, 1, 3, 4, 6];
+    let gamma = |n: usize| {
+        let nu = n as f64 * f64::from(f32::EPSILON) / 2.0;
+        nu / (1.0 - nu)
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let (path, short) = (dir.path().join("m.gguf"), dir.path().join("short.gguf"));
+    let spec = Spec {
+        omitted: |name| name.ends_with("scale") || name.contains("gate_up_exps"),
+        ..Spec::with_experts("qwen3moe", 2, 8)
+    };
+    spec.save(Backend::init(), &path).unwrap();
+    lift(&path);
+    json(dir.path(), "m.gguf --keep-experts 0-1,3-4,6 -o short.gguf");
+    let biased = dir.path().join("biased.gguf");
+    bias(&path, &(0..2).map(|block| (BlockId::new(block), KEPT.to_vec())).collect(), &biased);
+    let [parent, cut] = [&biased, &short].map(|path| {
+        let engine = load(path).unwrap();
+        let mut context = Context::new(&engine, ContextOptions { window: 144, threads: 1 }).unwrap();
+        let mut tap = OfBlock { names: &["ffn_moe_logits", "ffn_moe_out"], found: BTreeMap::new() };
+        context.evaluate(WindowInput::Tokens(&tokens(144)), &mut tap).unwrap();
+        tap.found
+    });
+    assert!(n_different(&parent["entering"], &cut["entering"]) == 0);
+    let bytes = std::fs::read(&path).unwrap();
+    let file = File::parse(&bytes).unwrap();
+    let tensor = |rest: &str| floats(&file, &format!("blk.0.{rest}.weight"));
+    let [router, gate, up, down] =
+        ["ffn_gate_inp", "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"].map(tensor);
+    let matrix = |of: &[f64], expert: usize| of[expert * of.len() / 8..(expert + 1) * of.len() / 8].to_vec();
+    let (mut n_compared, mut worst) = (0, 0f64);
+    for (token, x) in cut["entering"].chunks_exact(N_EMBD).enumerate() {
+        let x: Vec<f64> = x.iter().copied().map(f64::from).collect();
+        let of_parent = |expert: usize| f64::from(parent["ffn_moe_logits-0"][token * 8 + expert]);
+        let of_cut = |number: usize| f64::from(cut["ffn_moe_logits-0"][token * KEPT.len() + number]);
+        let mut delta = 0f64;
+        for (number, &expert) in KEPT.iter().enumerate() {
+            let row = matrix(&router, expert);
+            let exact: f64 = row.iter().zip(&x).map(|(w, x)| w * x).sum();
+            let off = gamma(N_EMBD) * row.iter().zip(&x).map(|(w, x)| (w * x).abs()).sum::<f64>();
+            for found in [of_parent(expert), of_cut(number)] {
+                assert!(
+                    (found - exact).abs() <= off,
+                    "token {token}, expert {expert}: {found} {exact} {off}"
+                );
+            }
+            delta = delta.max(2.0 * off);
+        }
+        let two = |logit: &dyn Fn(usize) -> f64| {
+            let mut order: Vec<usize> = (0..KEPT.len()).collect();
+            order.sort_by(|&a, &b| logit(b).total_cmp(&logit(a)));
+            order.truncate(2);
+            order.sort_unstable();
+            order
+        };
+        let parent_logit = |number: usize| of_parent(KEPT[number]);
+        let (chosen, other) = (two(&of_cut), two(&parent_logit));
+        if chosen != other {
+            let gap = |a: usize, b: usize| (parent_logit(a) - parent_logit(b)).abs();
+            let least = chosen.iter().filter(|n| !other.contains(n)).map(|&n| {
+                other.iter().filter(|m| !chosen.contains(m)).map(|&m| gap(n, m)).fold(f64::MAX, f64::min)
+            });
+            assert!(least.fold(0.0, f64::max) <= 2.0 * delta, "token {token} goes to other experts");
+            continue;
+        }
+        let total: f64 = chosen.iter().map(|&n| of_cut(n).exp()).sum();
+        let mut sizes = vec![0.0; N_EMBD];
+        for &number in &chosen {
+            let [g, u] = [&gate, &up].map(|of| product(&matrix(of, KEPT[number]), &x));
+            let inner: Vec<f64> = g.iter().zip(&u).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
+            let output = product(&matrix(&down, KEPT[number]), &inner);
+            let weight = of_cut(number).exp() / total;
+            sizes.iter_mut().zip(output).for_each(|(size, y)| *size += weight * y.abs());
+        }
+        // Weights are off by both ends of a fraction; a softmax, a division, products and sums are rounded beside that.
+        let factor = (2.0 * delta).exp_m1() + 2.0 * gamma(8 + 16);
+        let of = |found: &BTreeMap<String, Vec<f32>>, i: usize| {
+            f64::from(found["ffn_moe_out-0"][token * N_EMBD + i])
+        };
+        for (i, size) in sizes.into_iter().enumerate() {
+            // The loops' own outputs are near those of ggml.
+            let (off, bound) = ((of(&parent, i) - of(&cut, i)).abs(), factor * (1.001 * size + 1e-30));
+            assert!(off <= bound, "token {token}, element {i}: {off} {bound}");
+            worst = worst.max(off / bound);
+        }
+        n_compared += 1;
+    }
+    assert!(n_compared > 100, "{n_compared}");
+    println!("largest share of the bound: {worst:.4}");
 }
 
 const N_SHARES: usize = 2;
