@@ -32,11 +32,21 @@ use crate::watch::{Unit, Watch};
 /// Minimum tokens per fitted coefficient of a row.
 const TOKENS_PER_UNKNOWN: usize = 8;
 
+/// Default tokens per fitted coefficient of a row. More gain little.
+const DEFAULT_PER_UNKNOWN: usize = 32;
+
+/// The same of a wide model, which takes long.
+const LEAST_PER_UNKNOWN: usize = 10;
+
+/// Tokens that a wide model gets at least.
+const MANY_TOKENS: usize = 65_536;
+
 /// Default number of tokens: enough for the largest matrix.
 fn default_tokens(target: Option<&TargetMatrix>) -> usize {
     let n_in = target.map_or(0, |target| target.n_in);
     // A part of the windows is not fitted to.
-    let wanted = n_in.saturating_mul(TOKENS_PER_UNKNOWN * 2);
+    let least = n_in.saturating_mul(LEAST_PER_UNKNOWN).max(MANY_TOKENS);
+    let wanted = n_in.saturating_mul(DEFAULT_PER_UNKNOWN).min(least);
     wanted.next_multiple_of(DEFAULT_WINDOW).max(DEFAULT_TOKENS)
 }
 
@@ -380,8 +390,11 @@ mod tests {
             calibration: Calibration { window: 512, ..Calibration::default() },
         };
         let tokens = |max_memory| wanted_tokens(Some(&target), &heal(max_memory));
-        assert_eq!(tokens(None), 16 * 11_008);
-        assert_eq!(tokens(Some(1 << 40)), 16 * 11_008);
+        assert_eq!(tokens(None), 10 * 11_008);
+        assert_eq!(tokens(Some(1 << 40)), 10 * 11_008);
+        // Of 135 million parameters.
+        let small = TargetMatrix { n_in: 1536, n_out: 576, ..target };
+        assert_eq!(wanted_tokens(Some(&small), &heal(None)), 32 * 1536);
         let sums = 4 * 8 * 11_008 * (11_008 + 4096);
         let per_token = 12 * 4096;
         let found = tokens(Some(8_000_000_000));
