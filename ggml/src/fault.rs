@@ -222,6 +222,18 @@ pub fn install_interrupts() {
     signals::install_interrupts();
 }
 
+/// The signal that ended a process, and its name where it has a known one. `None` where none did.
+#[must_use]
+pub fn signal_of(status: std::process::ExitStatus) -> Option<(i32, Option<&'static str>)> {
+    #[cfg(unix)]
+    return signals::of_status(status);
+    #[cfg(not(unix))]
+    {
+        let _ = status;
+        None
+    }
+}
+
 /// Ends the process at once. Destructors of C++ would pull from under other threads what they work with.
 pub fn exit(status: i32) -> ! {
     system::exit(status)

@@ -25,7 +25,6 @@
 
 pub mod mapping;
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
 pub mod source;
 
 pub mod limits;

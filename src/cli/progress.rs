@@ -1,6 +1,7 @@
 //! The progress bar: on stderr, only for a person at a terminal. The process of one model of a batch says on stderr how far it
 //! is, and its parent shows that.
 
+use comfy_table::Table;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle, TermLike};
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
@@ -79,7 +80,7 @@ fn bar(what: Cow<'static, str>, unit: Unit, total: u64, quiet: bool) -> Progress
     } else {
         ProgressDrawTarget::stderr()
     };
-    let style = ProgressStyle::with_template(template(unit, total))
+    let style = ProgressStyle::with_template(&template(&what, unit, total, columns()))
         .unwrap_or_else(|_| ProgressStyle::default_bar())
         .with_key("rate", rate)
         .progress_chars("=> ");
@@ -88,19 +89,38 @@ fn bar(what: Cow<'static, str>, unit: Unit, total: u64, quiet: bool) -> Progress
     bar
 }
 
-/// The line of a bar.
-fn template(unit: Unit, total: u64) -> &'static str {
+/// The line of a bar, on a terminal of that many columns. What a narrow one has no room for is left out.
+fn template(what: &str, unit: Unit, total: u64, columns: u16) -> String {
+    let (gauge, rate) = gauge(what, columns);
+    let (rate, byte_rate) = if rate { (", {rate}", ", {decimal_bytes_per_sec}") } else { ("", "") };
     match unit {
-        Unit::Tokens => "{msg} [{bar:30}] {human_pos}/{human_len} tokens, {rate}, {eta} left",
-        Unit::Tasks => "{msg} [{bar:30}] {human_pos}/{human_len} tasks, {rate}, {eta} left",
-        Unit::Tensors => "{msg} [{bar:30}] {human_pos}/{human_len} tensors, {eta} left",
-        Unit::Losses if total == 0 => "{msg}, {human_pos} losses, {rate}, {elapsed}",
-        Unit::Losses => "{msg} [{bar:30}] {human_pos}/{human_len} losses, {rate}, {eta} left",
-        Unit::Time => "{msg}, {elapsed}",
+        Unit::Tokens => format!("{{msg}}{gauge} {{human_pos}}/{{human_len}} tokens{rate}, {{eta}} left"),
+        Unit::Tasks => format!("{{msg}}{gauge} {{human_pos}}/{{human_len}} tasks{rate}, {{eta}} left"),
+        Unit::Tensors => format!("{{msg}}{gauge} {{human_pos}}/{{human_len}} tensors, {{eta}} left"),
+        Unit::Losses if total == 0 => format!("{{msg}}, {{human_pos}} losses{rate}, {{elapsed}}"),
+        Unit::Losses => format!("{{msg}}{gauge} {{human_pos}}/{{human_len}} losses{rate}, {{eta}} left"),
+        Unit::Time => "{msg}, {elapsed}".to_owned(),
         Unit::Bytes => {
-            "{msg} [{bar:30}] {decimal_bytes}/{decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left"
+            format!("{{msg}}{gauge} {{decimal_bytes}}/{{decimal_total_bytes}}{byte_rate}, {{eta}} left")
         }
     }
+}
+
+/// The bar after a first word, and whether there is room for a rate after it, in a line of that many columns.
+pub(super) fn gauge(word: &str, columns: u16) -> (String, bool) {
+    /// Columns of the figures, with a rate.
+    const FIGURES: usize = 42;
+    let left = usize::from(columns).saturating_sub(word.chars().count() + 1);
+    let gauge = match left.saturating_sub(FIGURES + 3).min(30) {
+        n @ 6.. => format!(" [{{bar:{n}}}]"),
+        _ => String::new(),
+    };
+    (gauge, left >= FIGURES)
+}
+
+/// Columns of the terminal that stderr is.
+pub(super) fn columns() -> u16 {
+    Table::new().use_stderr().width().unwrap_or(80)
 }
 
 /// Units a second. A dot in a template would be a colour, not a precision.
@@ -203,9 +223,40 @@ mod tests {
     fn no_figure_has_a_colour() {
         for unit in [Unit::Tokens, Unit::Tasks, Unit::Tensors, Unit::Losses, Unit::Time, Unit::Bytes] {
             for total in [0, 1] {
-                assert!(!template(unit, total).contains(":."));
+                assert!(!template("calibrating", unit, total, 80).contains(":."));
             }
         }
+    }
+
+    #[test]
+    fn bars_fit_their_terminal() {
+        let what = "calibrating";
+        for columns in [40, 64, 80, 200] {
+            for unit in [Unit::Tokens, Unit::Bytes, Unit::Losses] {
+                let mut line = template(what, unit, 8192, columns);
+                for n in 1..=30 {
+                    line = line.replace(&format!("{{bar:{n}}}"), &"=".repeat(n));
+                }
+                for (key, shown) in [
+                    ("{msg}", what),
+                    ("{human_pos}", "8,192"),
+                    ("{human_len}", "8,192"),
+                    ("{rate}", "1234/s"),
+                    ("{decimal_bytes}", "98.36 MB"),
+                    ("{decimal_total_bytes}", "98.36 MB"),
+                    ("{decimal_bytes_per_sec}", "123.4 MB/s"),
+                    ("{eta}", "12s"),
+                ] {
+                    line = line.replace(key, shown);
+                }
+                assert!(!line.contains(['{', '}']), "{line}");
+                assert!(line.starts_with(what) && line.ends_with(" left"), "{line}");
+                assert!(line.chars().count() <= columns.into(), "{columns}: {line}");
+                assert_eq!(line.contains('['), columns >= 64, "{columns}: {line}");
+                assert_eq!(line.contains("/s"), columns >= 64, "{columns}: {line}");
+            }
+        }
+        assert_eq!(gauge(what, 200), (" [{bar:30}]".to_owned(), true));
     }
 
     #[test]
