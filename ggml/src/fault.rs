@@ -113,6 +113,8 @@ impl Drop for AtWork {
     }
 }
 
+/// What it is at, told of a signal.
+#[cfg(unix)]
 fn at_work() -> Option<&'static str> {
     let mut works = WORKS.into_iter().zip(&AT_WORK);
     works.find(|(_, n)| n.load(Ordering::Relaxed) > 0).map(|(work, _)| work)

@@ -57,6 +57,8 @@ pub mod tensor_type;
 
 pub mod quantize;
 
+mod enums;
+
 mod error;
 #[cfg(feature = "test-support")]
 pub mod testing;

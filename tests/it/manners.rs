@@ -137,6 +137,12 @@ fn other_shells_know_the_ending_of_models_too() {
     // The main job twice, six other commands with a model each, and the parents of three.
     zsh.check(of_models >= 11, "models by their ending");
     zsh.check(!zsh.stdout.contains(":_default"), "no file for a number");
+    zsh.check(!zsh.stdout.contains("$line[2]"), "a command is the first word");
+    zsh.check(!zsh.stdout.contains("\n':model -- "), "no model before a command");
+    zsh.check(zsh.stdout.contains("\":: :_gguf-shorten_first\""), "a command or a model first");
+    zsh.check(zsh.stdout.matches("_gguf-shorten_first() {").count() == 1, "what is proposed first");
+    zsh.check(zsh.stdout.contains("case $command in\n            (shorten)"), "the words of a command");
+    zsh.check(!zsh.stdout.contains("'*::"), "flags after a model");
     let fish = dir.run("completions fish").succeeds();
     fish.check(fish.stdout.contains("__fish_complete_suffix .gguf"), "models by their ending");
 }

@@ -1,6 +1,5 @@
 //! The model card of a shortened model: its measurements and its text.
 
-
 use anyhow::Result;
 use ggml::fault::RemovedOnDeath;
 
