@@ -5,6 +5,7 @@ use comfy_table::Table;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle, TermLike};
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::cli::colour::Kind;
@@ -25,7 +26,7 @@ impl Watch for Printing {
     }
 
     fn begin(&self, what: Cow<'static, str>, unit: Unit, total: u64) -> Box<dyn Progress> {
-        Box::new(Bar(bar(what, unit, total, self.quiet)))
+        Box::new(Bar::new(what, unit, total, self.quiet))
     }
 
     fn is_quiet(&self) -> bool {
@@ -37,35 +38,76 @@ impl Watch for Printing {
     }
 }
 
-/// Says a line. That nobody may read it any more changes nothing of what is done.
+/// The bars that are shown now.
+static SHOWN: Mutex<Vec<ProgressBar>> = Mutex::new(Vec::new());
+
+fn shown() -> MutexGuard<'static, Vec<ProgressBar>> {
+    SHOWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Says a line, above a bar that is shown. That nobody may read it any more changes nothing of what is done.
 fn say(kind: Kind, word: &str, text: &str) {
-    let _ = writeln!(io::stderr(), "{} {text}", kind.paint(&format!("gguf-shorten: {word}:")));
+    let line = format!("{} {text}", kind.paint(&format!("gguf-shorten: {word}:")));
+    let write = || {
+        let _ = writeln!(io::stderr(), "{line}");
+    };
+    let last = shown().last().cloned();
+    match last {
+        Some(bar) => bar.suspend(write),
+        None => write(),
+    }
 }
 
 /// A bar that is cleared when the step ends.
-struct Bar(ProgressBar);
+struct Bar {
+    bar: ProgressBar,
+    unit: Unit,
+    /// Whether it is one of those that are shown.
+    is_shown: bool,
+}
+
+impl Bar {
+    fn new(what: Cow<'static, str>, unit: Unit, total: u64, quiet: bool) -> Self {
+        let bar = bar(what, unit, total, quiet);
+        let is_shown = !is_child() && !bar.is_hidden();
+        if is_shown {
+            shown().push(bar.clone());
+        }
+        Self { bar, unit, is_shown }
+    }
+}
 
 impl Progress for Bar {
     fn advance(&self, n: u64) {
-        self.0.inc(n);
+        self.bar.inc(n);
     }
 
     fn set_position(&self, position: u64) {
-        self.0.set_position(position);
+        self.bar.set_position(position);
     }
 
     fn set_total(&self, total: u64) {
-        self.0.set_length(total);
+        self.bar.set_length(total);
     }
 
     fn set_message(&self, what: String) {
-        self.0.set_message(what);
+        if self.is_shown {
+            self.bar.set_style(style(&what, self.unit, self.bar.length().unwrap_or(0)));
+        }
+        self.bar.set_message(what);
     }
 }
 
 impl Drop for Bar {
     fn drop(&mut self) {
-        self.0.finish_and_clear();
+        self.bar.finish_and_clear();
+        if self.is_shown {
+            // Few are shown at once, and they end in any order.
+            let mut shown = shown();
+            if let Some(at) = shown.iter().position(|bar| bar.is_finished()) {
+                shown.remove(at);
+            }
+        }
     }
 }
 
@@ -80,13 +122,18 @@ fn bar(what: Cow<'static, str>, unit: Unit, total: u64, quiet: bool) -> Progress
     } else {
         ProgressDrawTarget::stderr()
     };
-    let style = ProgressStyle::with_template(&template(&what, unit, total, columns()))
-        .unwrap_or_else(|_| ProgressStyle::default_bar())
-        .with_key("rate", rate)
-        .progress_chars("=> ");
+    let style = style(&what, unit, total);
     let bar = ProgressBar::with_draw_target(Some(total), target).with_style(style).with_message(what);
     bar.enable_steady_tick(Duration::from_millis(250));
     bar
+}
+
+/// What a bar looks like, on this terminal.
+fn style(what: &str, unit: Unit, total: u64) -> ProgressStyle {
+    ProgressStyle::with_template(&template(what, unit, total, columns()))
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .with_key("rate", rate)
+        .progress_chars("=> ")
 }
 
 /// The line of a bar, on a terminal of that many columns. What a narrow one has no room for is left out.
