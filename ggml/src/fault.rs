@@ -113,6 +113,8 @@ impl Drop for AtWork {
     }
 }
 
+/// What it is at, told of a signal.
+#[cfg(unix)]
 fn at_work() -> Option<&'static str> {
     let mut works = WORKS.into_iter().zip(&AT_WORK);
     works.find(|(_, n)| n.load(Ordering::Relaxed) > 0).map(|(work, _)| work)
@@ -220,6 +222,18 @@ pub fn install(prefix: &str) {
 pub fn install_interrupts() {
     #[cfg(unix)]
     signals::install_interrupts();
+}
+
+/// The signal that ended a process, and its name where it has a known one. `None` where none did.
+#[must_use]
+pub fn signal_of(status: std::process::ExitStatus) -> Option<(i32, Option<&'static str>)> {
+    #[cfg(unix)]
+    return signals::of_status(status);
+    #[cfg(not(unix))]
+    {
+        let _ = status;
+        None
+    }
 }
 
 /// Ends the process at once. Destructors of C++ would pull from under other threads what they work with.

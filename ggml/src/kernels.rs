@@ -63,7 +63,8 @@ impl Kernels {
 fn missing() -> String {
     #[cfg(feature = "portable")]
     return format!(
-        "no module libggml-cpu-*.so for this processor in {}, expected beside the program",
+        "no module {} for this processor in {}, expected beside the program",
+        if cfg!(windows) { "ggml-cpu-*.dll" } else { "libggml-cpu-*.so" },
         modules::folder().map_or_else(|error| error, |folder| folder.display().to_string())
     );
     #[cfg(not(feature = "portable"))]

@@ -25,7 +25,6 @@
 
 pub mod mapping;
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
 pub mod source;
 
 pub mod limits;
@@ -57,6 +56,8 @@ pub mod requantize;
 pub mod tensor_type;
 
 pub mod quantize;
+
+mod enums;
 
 mod error;
 #[cfg(feature = "test-support")]

@@ -130,8 +130,8 @@ impl Model {
     /// Loads a model of one file, which `source` makes during the read. Its weights are in memory once.
     ///
     /// # Errors
-    /// [`Error::Kernels`], or [`Error::Load`] with the reason of the source, or llama.cpp's.
-    #[cfg(any(target_os = "linux", target_os = "android"))]
+    /// [`Error::Kernels`], or [`Error::Load`] with the reason of the source, or llama.cpp's; that the system cannot
+    /// ([`crate::source::CAN_STREAM`]).
     pub fn load_source(
         backend: &Backend,
         source: &dyn crate::source::Source,

@@ -138,7 +138,7 @@ impl<'a> Node<'a> {
     }
 
     fn wrong_type(&self, expected: &'static str) -> Error {
-        let number = self.raw.type_;
+        let number = crate::enums::number(self.raw.type_);
         Error::Node {
             name: self.name().to_owned(),
             tensor_type: crate::tensor_type::name(number).unwrap_or_else(|| format!("number {number}")),

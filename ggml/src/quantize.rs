@@ -5,20 +5,21 @@ use std::ptr;
 
 use llama_cpp_sys_2 as sys;
 
+use crate::enums::value;
 use crate::tensor_type::{COUNT, block_bytes, block_size};
 
 /// Whether the type needs an importance for each column (`ggml.c: ggml_quantize_requires_imatrix`).
 #[must_use]
 pub fn needs_importance(id: u32) -> bool {
     // SAFETY: compares the id with a few; any is fine.
-    id < COUNT && unsafe { sys::ggml_quantize_requires_imatrix(id) }
+    id < COUNT && unsafe { sys::ggml_quantize_requires_imatrix(value(id)) }
 }
 
 /// Whether [`quantize`] knows type `id`: those that `ggml.c: ggml_quantize_chunk` does.
 #[must_use]
 pub fn can_quantize(id: u32) -> bool {
     matches!(
-        id,
+        value(id),
         sys::GGML_TYPE_F32
             | sys::GGML_TYPE_F16
             | sys::GGML_TYPE_BF16
@@ -75,7 +76,7 @@ pub fn quantize(id: u32, weights: &[f32], n_per_row: usize, importance: Option<&
     // float for each column. The type is one that the call takes, and rows are whole quantisation blocks.
     let n_bytes = unsafe {
         sys::ggml_quantize_chunk(
-            id,
+            value(id),
             weights.as_ptr(),
             bytes.as_mut_ptr().cast::<c_void>(),
             0,
@@ -101,12 +102,12 @@ pub fn dequantize(id: u32, bytes: &[u8]) -> Option<Vec<f32>> {
     if block == 0 || !bytes.len().is_multiple_of(of_block) {
         return None;
     }
-    if id == sys::GGML_TYPE_F32 {
+    if value(id) == sys::GGML_TYPE_F32 {
         let floats = bytes.chunks_exact(4);
         return Some(floats.map(|float| f32::from_le_bytes(float.try_into().unwrap_or_default())).collect());
     }
     // SAFETY: `block_size` knows the type, so that it is below the number of types.
-    let traits = unsafe { sys::ggml_get_type_traits(id) };
+    let traits = unsafe { sys::ggml_get_type_traits(value(id)) };
     // SAFETY: a place in the library's table, or null.
     let to_float = unsafe { traits.as_ref() }?.to_float?;
     let n = (bytes.len() / of_block).checked_mul(usize::try_from(block).ok()?)?;

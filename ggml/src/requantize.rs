@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use llama_cpp_sys_2 as sys;
 
+use crate::enums::number;
 use crate::error::c_path;
 use crate::fault::{AtWork, Work};
 use crate::{Backend, Error, log};
@@ -73,13 +74,13 @@ impl FileType {
     /// Its number, as in `general.file_type`.
     #[must_use]
     pub fn number(self) -> u32 {
-        self.number
+        number(self.number)
     }
 
     /// The type with a number; `None` for one that is not known.
     #[must_use]
-    pub fn of_number(number: u64) -> Option<Self> {
-        let found = FILE_TYPES.iter().find(|(_, known)| u64::from(*known) == number);
+    pub fn of_number(wanted: u64) -> Option<Self> {
+        let found = FILE_TYPES.iter().find(|(_, known)| u64::from(number(*known)) == wanted);
         found.map(|&(name, number)| Self { name, number })
     }
 }

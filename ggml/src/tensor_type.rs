@@ -4,8 +4,10 @@ use std::ffi::CStr;
 
 use llama_cpp_sys_2 as sys;
 
+use crate::enums::{number, value};
+
 /// Number of type ids that the bundled ggml knows, removed ones included.
-pub const COUNT: u32 = sys::GGML_TYPE_COUNT;
+pub const COUNT: u32 = number(sys::GGML_TYPE_COUNT);
 
 /// What ggml calls type `id`. `None` for an id that is unknown or was removed.
 #[must_use]
@@ -14,7 +16,7 @@ pub fn name(id: u32) -> Option<String> {
         return None;
     }
     // SAFETY: `id` is below the number of types.
-    let name = unsafe { sys::ggml_type_name(id) };
+    let name = unsafe { sys::ggml_type_name(value(id)) };
     if name.is_null() {
         return None;
     }
@@ -30,7 +32,7 @@ pub fn block_size(id: u32) -> u64 {
         return 0;
     }
     // SAFETY: `id` is below the number of types.
-    u64::try_from(unsafe { sys::ggml_blck_size(id) }).unwrap_or(0)
+    u64::try_from(unsafe { sys::ggml_blck_size(value(id)) }).unwrap_or(0)
 }
 
 /// Bytes per quantisation block of type `id`. 0 for an unknown or removed type.
@@ -40,5 +42,5 @@ pub fn block_bytes(id: u32) -> u64 {
         return 0;
     }
     // SAFETY: `id` is below the number of types.
-    unsafe { sys::ggml_type_size(id) as u64 }
+    unsafe { sys::ggml_type_size(value(id)) as u64 }
 }

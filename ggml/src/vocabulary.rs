@@ -4,7 +4,7 @@ use std::ffi::CStr;
 
 use llama_cpp_sys_2 as sys;
 
-use crate::{Model, Token};
+use crate::{Model, Token, enums};
 
 /// One token of a vocabulary, as llama.cpp has read it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -36,7 +36,7 @@ impl Model {
         let score = unsafe { sys::llama_vocab_get_score(self.vocab(), token) };
         // SAFETY: as for the text.
         let attributes = unsafe { sys::llama_vocab_get_attr(self.vocab(), token) };
-        Some(VocabularyEntry { text: text.to_bytes(), score, attributes })
+        Some(VocabularyEntry { text: text.to_bytes(), score, attributes: enums::number(attributes) })
     }
 
     /// A token that can begin a text. A model may have one and yet not add it (compare [`Model::bos`]).

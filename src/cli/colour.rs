@@ -40,8 +40,13 @@ fn is_shown(is_terminal: bool) -> bool {
     match WHEN.get().copied().unwrap_or(When::Auto) {
         When::Always => true,
         When::Never => false,
-        When::Auto => is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+        When::Auto => is_terminal && !anstyle_query::no_color() && can_show(),
     }
+}
+
+/// Whether the terminal understands colours: not one that calls itself `dumb`. A console of Windows is told to.
+fn can_show() -> bool {
+    anstyle_query::term_supports_color() && anstyle_query::windows::enable_ansi_colors().unwrap_or(true)
 }
 
 /// Whether tables are coloured.

@@ -1,9 +1,11 @@
 //! The progress bar: on stderr, only for a person at a terminal. The process of one model of a batch says on stderr how far it
 //! is, and its parent shows that.
 
+use comfy_table::Table;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle, TermLike};
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::cli::colour::Kind;
@@ -24,7 +26,7 @@ impl Watch for Printing {
     }
 
     fn begin(&self, what: Cow<'static, str>, unit: Unit, total: u64) -> Box<dyn Progress> {
-        Box::new(Bar(bar(what, unit, total, self.quiet)))
+        Box::new(Bar::new(what, unit, total, self.quiet))
     }
 
     fn is_quiet(&self) -> bool {
@@ -36,35 +38,76 @@ impl Watch for Printing {
     }
 }
 
-/// Says a line. That nobody may read it any more changes nothing of what is done.
+/// The bars that are shown now.
+static SHOWN: Mutex<Vec<ProgressBar>> = Mutex::new(Vec::new());
+
+fn shown() -> MutexGuard<'static, Vec<ProgressBar>> {
+    SHOWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Says a line, above a bar that is shown. That nobody may read it any more changes nothing of what is done.
 fn say(kind: Kind, word: &str, text: &str) {
-    let _ = writeln!(io::stderr(), "{} {text}", kind.paint(&format!("gguf-shorten: {word}:")));
+    let line = format!("{} {text}", kind.paint(&format!("gguf-shorten: {word}:")));
+    let write = || {
+        let _ = writeln!(io::stderr(), "{line}");
+    };
+    let last = shown().last().cloned();
+    match last {
+        Some(bar) => bar.suspend(write),
+        None => write(),
+    }
 }
 
 /// A bar that is cleared when the step ends.
-struct Bar(ProgressBar);
+struct Bar {
+    bar: ProgressBar,
+    unit: Unit,
+    /// Whether it is one of those that are shown.
+    is_shown: bool,
+}
+
+impl Bar {
+    fn new(what: Cow<'static, str>, unit: Unit, total: u64, quiet: bool) -> Self {
+        let bar = bar(what, unit, total, quiet);
+        let is_shown = !is_child() && !bar.is_hidden();
+        if is_shown {
+            shown().push(bar.clone());
+        }
+        Self { bar, unit, is_shown }
+    }
+}
 
 impl Progress for Bar {
     fn advance(&self, n: u64) {
-        self.0.inc(n);
+        self.bar.inc(n);
     }
 
     fn set_position(&self, position: u64) {
-        self.0.set_position(position);
+        self.bar.set_position(position);
     }
 
     fn set_total(&self, total: u64) {
-        self.0.set_length(total);
+        self.bar.set_length(total);
     }
 
     fn set_message(&self, what: String) {
-        self.0.set_message(what);
+        if self.is_shown {
+            self.bar.set_style(style(&what, self.unit, self.bar.length().unwrap_or(0)));
+        }
+        self.bar.set_message(what);
     }
 }
 
 impl Drop for Bar {
     fn drop(&mut self) {
-        self.0.finish_and_clear();
+        self.bar.finish_and_clear();
+        if self.is_shown {
+            // Few are shown at once, and they end in any order.
+            let mut shown = shown();
+            if let Some(at) = shown.iter().position(|bar| bar.is_finished()) {
+                shown.remove(at);
+            }
+        }
     }
 }
 
@@ -79,28 +122,52 @@ fn bar(what: Cow<'static, str>, unit: Unit, total: u64, quiet: bool) -> Progress
     } else {
         ProgressDrawTarget::stderr()
     };
-    let style = ProgressStyle::with_template(template(unit, total))
-        .unwrap_or_else(|_| ProgressStyle::default_bar())
-        .with_key("rate", rate)
-        .progress_chars("=> ");
+    let style = style(&what, unit, total);
     let bar = ProgressBar::with_draw_target(Some(total), target).with_style(style).with_message(what);
     bar.enable_steady_tick(Duration::from_millis(250));
     bar
 }
 
-/// The line of a bar.
-fn template(unit: Unit, total: u64) -> &'static str {
+/// What a bar looks like, on this terminal.
+fn style(what: &str, unit: Unit, total: u64) -> ProgressStyle {
+    ProgressStyle::with_template(&template(what, unit, total, columns()))
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .with_key("rate", rate)
+        .progress_chars("=> ")
+}
+
+/// The line of a bar, on a terminal of that many columns. What a narrow one has no room for is left out.
+fn template(what: &str, unit: Unit, total: u64, columns: u16) -> String {
+    let (gauge, rate) = gauge(what, columns);
+    let (rate, byte_rate) = if rate { (", {rate}", ", {decimal_bytes_per_sec}") } else { ("", "") };
     match unit {
-        Unit::Tokens => "{msg} [{bar:30}] {human_pos}/{human_len} tokens, {rate}, {eta} left",
-        Unit::Tasks => "{msg} [{bar:30}] {human_pos}/{human_len} tasks, {rate}, {eta} left",
-        Unit::Tensors => "{msg} [{bar:30}] {human_pos}/{human_len} tensors, {eta} left",
-        Unit::Losses if total == 0 => "{msg}, {human_pos} losses, {rate}, {elapsed}",
-        Unit::Losses => "{msg} [{bar:30}] {human_pos}/{human_len} losses, {rate}, {eta} left",
-        Unit::Time => "{msg}, {elapsed}",
+        Unit::Tokens => format!("{{msg}}{gauge} {{human_pos}}/{{human_len}} tokens{rate}, {{eta}} left"),
+        Unit::Tasks => format!("{{msg}}{gauge} {{human_pos}}/{{human_len}} tasks{rate}, {{eta}} left"),
+        Unit::Tensors => format!("{{msg}}{gauge} {{human_pos}}/{{human_len}} tensors, {{eta}} left"),
+        Unit::Losses if total == 0 => format!("{{msg}}, {{human_pos}} losses{rate}, {{elapsed}}"),
+        Unit::Losses => format!("{{msg}}{gauge} {{human_pos}}/{{human_len}} losses{rate}, {{eta}} left"),
+        Unit::Time => "{msg}, {elapsed}".to_owned(),
         Unit::Bytes => {
-            "{msg} [{bar:30}] {decimal_bytes}/{decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left"
+            format!("{{msg}}{gauge} {{decimal_bytes}}/{{decimal_total_bytes}}{byte_rate}, {{eta}} left")
         }
     }
+}
+
+/// The bar after a first word, and whether there is room for a rate after it, in a line of that many columns.
+pub(super) fn gauge(word: &str, columns: u16) -> (String, bool) {
+    /// Columns of the figures, with a rate.
+    const FIGURES: usize = 42;
+    let left = usize::from(columns).saturating_sub(word.chars().count() + 1);
+    let gauge = match left.saturating_sub(FIGURES + 3).min(30) {
+        n @ 6.. => format!(" [{{bar:{n}}}]"),
+        _ => String::new(),
+    };
+    (gauge, left >= FIGURES)
+}
+
+/// Columns of the terminal that stderr is.
+pub(super) fn columns() -> u16 {
+    Table::new().use_stderr().width().unwrap_or(80)
 }
 
 /// Units a second. A dot in a template would be a colour, not a precision.
@@ -203,9 +270,40 @@ mod tests {
     fn no_figure_has_a_colour() {
         for unit in [Unit::Tokens, Unit::Tasks, Unit::Tensors, Unit::Losses, Unit::Time, Unit::Bytes] {
             for total in [0, 1] {
-                assert!(!template(unit, total).contains(":."));
+                assert!(!template("calibrating", unit, total, 80).contains(":."));
             }
         }
+    }
+
+    #[test]
+    fn bars_fit_their_terminal() {
+        let what = "calibrating";
+        for columns in [40, 64, 80, 200] {
+            for unit in [Unit::Tokens, Unit::Bytes, Unit::Losses] {
+                let mut line = template(what, unit, 8192, columns);
+                for n in 1..=30 {
+                    line = line.replace(&format!("{{bar:{n}}}"), &"=".repeat(n));
+                }
+                for (key, shown) in [
+                    ("{msg}", what),
+                    ("{human_pos}", "8,192"),
+                    ("{human_len}", "8,192"),
+                    ("{rate}", "1234/s"),
+                    ("{decimal_bytes}", "98.36 MB"),
+                    ("{decimal_total_bytes}", "98.36 MB"),
+                    ("{decimal_bytes_per_sec}", "123.4 MB/s"),
+                    ("{eta}", "12s"),
+                ] {
+                    line = line.replace(key, shown);
+                }
+                assert!(!line.contains(['{', '}']), "{line}");
+                assert!(line.starts_with(what) && line.ends_with(" left"), "{line}");
+                assert!(line.chars().count() <= columns.into(), "{columns}: {line}");
+                assert_eq!(line.contains('['), columns >= 64, "{columns}: {line}");
+                assert_eq!(line.contains("/s"), columns >= 64, "{columns}: {line}");
+            }
+        }
+        assert_eq!(gauge(what, 200), (" [{bar:30}]".to_owned(), true));
     }
 
     #[test]

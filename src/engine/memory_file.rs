@@ -1,29 +1,18 @@
-//! Files without a name, in memory where the system has such.
+//! Models written to files without a name, in memory where the system has such.
 
-use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use ggml::{Backend, ModelOptions};
 
+use crate::files::unnamed::ScratchFile;
 use crate::gguf::{self, EntryOut, Layout, TensorOut};
 use crate::model::Model;
 use crate::plan::Plan;
 
 /// A file for llama.cpp to load. It is gone when this is dropped.
-pub(crate) struct MemoryFile {
-    /// What llama.cpp opens.
-    pub(crate) path: PathBuf,
-    /// Keeps the file, or its name in place.
-    _keep: Keep,
-}
-
-#[cfg(target_os = "linux")]
-type Keep = File;
-
-#[cfg(not(target_os = "linux"))]
-type Keep = (tempfile::TempPath, ggml::fault::RemovedOnDeath);
+pub(crate) struct MemoryFile(ScratchFile);
 
 /// The layout of a file with the version and alignment of `model`.
 ///
@@ -47,9 +36,10 @@ impl MemoryFile {
         layout: &Layout<'_>,
         data: &mut dyn FnMut(usize, &mut dyn Write) -> io::Result<()>,
     ) -> Result<Self> {
-        let (mut file, keep) = Self::create().context("a file in memory")?;
+        let scratch = ScratchFile::in_memory().context("a file in memory")?;
+        let mut file = scratch.file();
         file.set_len(layout.file_len())?;
-        let mut head = BufWriter::with_capacity(1 << 16, &file);
+        let mut head = BufWriter::with_capacity(1 << 16, file);
         gguf::write_head(layout, &mut head)?;
         head.flush()?;
         drop(head);
@@ -57,7 +47,7 @@ impl MemoryFile {
             file.seek(SeekFrom::Start(planned.position().0))?;
             data(i, &mut file)?;
         }
-        Ok(Self::of(file, keep))
+        Ok(Self(scratch))
     }
 
     /// As [`MemoryFile::write`], for a plan that could also go to disk.
@@ -73,36 +63,17 @@ impl MemoryFile {
         n_bytes.saturating_mul(2)
     }
 
+    /// What llama.cpp opens.
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
     /// Loads the model, not mapped: its file goes, so its bytes are in memory once.
     ///
     /// # Errors
     /// llama.cpp's reason for not loading it.
     pub(crate) fn load(self, options: ModelOptions) -> Result<ggml::Model> {
         let options = ModelOptions { no_mmap: true, ..options };
-        Ok(ggml::Model::load(Backend::init(), &self.path, options)?)
-    }
-
-    #[cfg(target_os = "linux")]
-    fn create() -> Result<(File, ())> {
-        use rustix::fs::{MemfdFlags, memfd_create};
-        let file = memfd_create("gguf-shorten", MemfdFlags::CLOEXEC)?;
-        Ok((file.into(), ()))
-    }
-
-    #[cfg(target_os = "linux")]
-    fn of(file: File, (): ()) -> Self {
-        use std::os::fd::AsRawFd;
-        Self { path: format!("/proc/self/fd/{}", file.as_raw_fd()).into(), _keep: file }
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    fn create() -> Result<(File, tempfile::TempPath)> {
-        Ok(tempfile::NamedTempFile::new()?.into_parts())
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    fn of(_file: File, keep: tempfile::TempPath) -> Self {
-        let removed = ggml::fault::RemovedOnDeath::new(&keep);
-        Self { path: keep.to_path_buf(), _keep: (keep, removed) }
+        Ok(ggml::Model::load(Backend::init(), self.path(), options)?)
     }
 }

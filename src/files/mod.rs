@@ -1,10 +1,13 @@
 //! Files: the disk and the machine, without any knowledge of models.
 //!
 //! Takes paths and bytes, gives files that are complete or not there at all. [`staged`] are renamed into their places together,
-//! [`unnamed`] leave nothing, [`records`] and [`cache`] keep what may be needed again. [`stamp`] sees that a file changed,
+//! [`unnamed`] leave nothing, [`records`] and [`cache`] keep what may be needed again. [`system`] holds what differs between
+//! systems. [`stamp`] sees that a file changed,
 //! [`free_memory`] what is free. Uses `error`, `named`, `watch` and `gguf`.
 
 pub mod shell;
+
+pub(crate) mod system;
 
 pub mod records;
 

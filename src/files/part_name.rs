@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use crate::files::shell::shell;
+use crate::files::system::os_str;
 
 /// What the names of all parts begin with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,15 +123,6 @@ fn whole_name(stem: &str) -> String {
         true => stem.to_owned(),
         false => format!("{stem}.gguf"),
     }
-}
-
-/// A name of these bytes. `None` where the system has no such names.
-#[must_use]
-pub(crate) fn os_str(bytes: &[u8]) -> Option<&OsStr> {
-    #[cfg(unix)]
-    return Some(std::os::unix::ffi::OsStrExt::from_bytes(bytes));
-    #[cfg(not(unix))]
-    return str::from_utf8(bytes).ok().map(OsStr::new);
 }
 
 /// The name as text. Each byte that is not UTF-8 becomes `%` and two digits.

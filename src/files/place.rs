@@ -1,23 +1,23 @@
 //! Places of files: whether they can be made, room on their disk, and small ones written whole.
 
-use crate::files::staged::{TEMPORARY, folder_of, temporary_in};
+use crate::files::staged::{TEMPORARY, folder_of, renamed, temporary_in};
+use crate::files::system;
+pub use crate::files::system::is_same;
 use anyhow::{Context, Result, bail, ensure};
 use std::fs::File;
 use std::io;
 use std::io::{Read, Write};
 use std::path::Path;
 
-/// Checks that `folder` has room for `n_bytes`, with `min_free` left. What has been reserved is not free.
+/// Checks that `folder` has room for `n_bytes`, with `min_free` left. What has been reserved is not free. Where free space is not
+/// known, the disk shows that it is full while the file is written.
 ///
 /// # Errors
 /// That it cannot be.
-#[cfg(any(target_os = "linux", target_os = "android"))]
 pub fn check_free(folder: &Path, n_bytes: u64, min_free: u64) -> Result<()> {
-    let Ok(disk) = rustix::fs::statvfs(folder) else {
-        // A full disk then shows while the file is written.
+    let Some(free) = system::free_bytes(folder) else {
         return Ok(());
     };
-    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
     let needed = match (n_bytes, min_free) {
         (n_bytes, 0) => format!("{n_bytes} bytes are needed"),
         (0, min_free) => format!("{min_free} bytes are to stay free"),
@@ -33,47 +33,15 @@ pub fn check_free(folder: &Path, n_bytes: u64, min_free: u64) -> Result<()> {
     Ok(())
 }
 
-/// Free space is not known. The disk shows that it is full while the file is written.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub fn check_free(_: &Path, _: u64, _: u64) -> Result<()> {
-    Ok(())
-}
-
-/// Reserves the whole length. So a full disk shows before the first write.
-#[cfg(any(target_os = "linux", target_os = "android"))]
+/// Makes an empty file `len` bytes long. So a full disk shows before the first write, where the system can tell.
 pub(crate) fn reserve(file: &File, len: u64) -> Result<()> {
-    use rustix::fs::{FallocateFlags, fallocate};
-    use rustix::io::Errno;
-    match fallocate(file, FallocateFlags::empty(), 0, len) {
-        // Some file systems cannot; the disk then shows that it is full while the file is written.
-        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(()),
-        Err(error) => Err(io::Error::from(error)).with_context(|| format!("{len} bytes are needed")),
-    }
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) fn reserve(file: &File, len: u64) -> Result<()> {
-    Ok(file.set_len(len)?)
+    system::reserve(file, len).with_context(|| format!("{len} bytes are needed"))
 }
 
 /// `new/` is no file's name, though [`Path::file_name`] of it is `new`.
 pub fn ends_in_separator(path: &Path) -> bool {
     let last = path.as_os_str().as_encoded_bytes().last();
     last.is_some_and(|&byte| std::path::is_separator(byte.into()))
-}
-
-/// Whether both paths lead to one file or folder. Links of either kind are followed, and nothing is opened: a pipe would wait
-/// for its other end.
-#[cfg(unix)]
-pub fn is_same(a: &Path, b: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let identity = |path: &Path| std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
-    identity(a).is_some_and(|identity_of_a| identity(b) == Some(identity_of_a))
-}
-
-#[cfg(not(unix))]
-pub fn is_same(a: &Path, b: &Path) -> bool {
-    same_file::is_same_file(a, b).unwrap_or(false)
 }
 
 /// Checks that a file at `path` replaces none of those `read`. A pipe or device is no place.
@@ -159,6 +127,6 @@ pub fn text(path: &Path, text: &str) -> Result<()> {
 pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let (mut temporary, _removed) = temporary_in(folder_of(path), TEMPORARY.0, mode)?;
     temporary.write_all(bytes)?;
-    temporary.persist(path).map_err(|error| error.error)?;
+    renamed(temporary, path)?;
     Ok(())
 }

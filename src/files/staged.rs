@@ -15,6 +15,8 @@ use anyhow::{Result, anyhow};
 use ggml::fault::{self, RemovedOnDeath};
 use tempfile::NamedTempFile;
 
+use crate::files::system::{mode_from, set_mode, show_in_use};
+
 /// Held by what begins or ends a save.
 static SAVING: Mutex<()> = Mutex::new(());
 
@@ -79,10 +81,7 @@ pub(crate) fn temporary_in(
     let mut removed = None;
     let mut options = File::options();
     options.read(true).write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
-    #[cfg(not(unix))]
-    let _ = mode;
+    set_mode(&mut options, mode);
     let mut builder = tempfile::Builder::new();
     builder.prefix(prefix).suffix(TEMPORARY.1);
     let temporary = builder.make_in(folder, |path| {
@@ -93,6 +92,16 @@ pub(crate) fn temporary_in(
     })?;
     let removed = removed.ok_or(io::ErrorKind::NotFound)?;
     Ok((temporary, removed))
+}
+
+/// Renames a temporary file over what is at `path`, which others may have open: the standard library asks Windows for that,
+/// tempfile does not. On failure it is removed.
+pub(crate) fn renamed(temporary: NamedTempFile, path: &Path) -> io::Result<File> {
+    let (file, name) = temporary.into_parts();
+    fs::rename(&name, path)?;
+    // Nothing is left under that name to keep, which is no failure.
+    let _ = name.keep();
+    Ok(file)
 }
 
 /// A file that is being written beside its place. Dropped, it is removed.
@@ -110,16 +119,13 @@ impl Staged {
     ///
     /// # Errors
     /// The system's.
-    pub fn new(path: &Path, overwrite: bool, permissions: Permissions) -> io::Result<Self> {
+    pub fn new(path: &Path, overwrite: bool, permissions: &Permissions) -> io::Result<Self> {
         let _saving = saving();
         let prefix = temporary_prefix(std::process::id());
-        #[cfg(unix)]
-        let mode = std::os::unix::fs::PermissionsExt::mode(&permissions);
-        #[cfg(not(unix))]
-        let mode = 0;
+        let mode = mode_from(permissions);
         let (temporary, removed) = temporary_in(folder_of(path), &prefix, mode)?;
-        // Shows that its process lives, also on another machine; not every file system knows locks.
-        let _ = temporary.as_file().try_lock();
+        // Also to a process on another machine.
+        show_in_use(temporary.as_file());
         Ok(Self { temporary, removed, path: path.to_owned(), overwrite })
     }
 
@@ -198,11 +204,11 @@ impl Placed {
             if keeps_old && fs::symlink_metadata(path).is_ok_and(|kind| !kind.is_dir()) {
                 old = Some(set_aside(path)?);
             }
-            if let Err(error) = temporary.persist(path) {
+            if let Err(error) = renamed(temporary, path) {
                 if let Some(old) = old {
                     put_back(&old, path)?;
                 }
-                return Err(error.error);
+                return Err(error);
             }
         } else {
             temporary.persist_noclobber(path).map_err(|error| error.error)?;
@@ -294,7 +300,7 @@ mod tests {
 
         fn staged(&self, name: &str, overwrite: bool) -> Staged {
             let permissions = fs::metadata(self.0.path()).unwrap().permissions();
-            let staged = Staged::new(&self.path(name), overwrite, permissions).unwrap();
+            let staged = Staged::new(&self.path(name), overwrite, &permissions).unwrap();
             staged.file().write_all(format!("new {name}").as_bytes()).unwrap();
             staged
         }

@@ -7,6 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::files::system::identity;
+
 /// Size, times and identity of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamp {
@@ -30,14 +32,8 @@ impl Stamp {
     #[must_use]
     pub fn of(metadata: &Metadata) -> Self {
         let modified_ns = metadata.modified().map_or(0, nanoseconds);
-        #[cfg(unix)]
-        let (changed_ns, inode) = {
-            use std::os::unix::fs::MetadataExt;
-            let seconds = metadata.ctime().saturating_mul(1_000_000_000);
-            (seconds.saturating_add(metadata.ctime_nsec()), metadata.ino())
-        };
-        #[cfg(not(unix))]
-        let (changed_ns, inode) = (modified_ns, 0);
+        let identity = identity(metadata);
+        let (changed_ns, inode) = identity.map_or((modified_ns, 0), |of| (of.changed_ns, of.inode));
         Self { bytes: metadata.len(), modified_ns, changed_ns, inode }
     }
 

@@ -1,20 +1,18 @@
 //! Temporary files without a name, which vanish with the run.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-#[cfg(not(target_os = "linux"))]
-use crate::files::staged::Staged;
-
-/// A file that llama.cpp writes and reads. It is gone when this is dropped, and however the process ends. On Linux it has no
-/// name, and is opened by way of this process's list of open files. Elsewhere an interrupt removes it.
+/// A file that llama.cpp writes or reads by a path. It is gone when this is dropped, and however the process ends. On Linux it
+/// has no name, and is opened by way of this process's list of open files. Elsewhere an interrupt removes it.
 pub struct ScratchFile {
+    // Closed before its name is removed.
+    file: File,
     path: PathBuf,
-    /// Keeps the file, or its name in place.
-    #[cfg(target_os = "linux")]
-    _file: std::fs::File,
+    /// The name that it has.
     #[cfg(not(target_os = "linux"))]
-    _file: Staged,
+    _name: (tempfile::TempPath, ggml::fault::RemovedOnDeath),
 }
 
 impl ScratchFile {
@@ -22,22 +20,49 @@ impl ScratchFile {
     ///
     /// # Errors
     /// The system's, such as a folder in which no file can be made.
-    #[cfg(target_os = "linux")]
     pub fn new(folder: &Path) -> io::Result<Self> {
-        use std::os::fd::AsRawFd;
-        let file = tempfile::tempfile_in(folder)?;
-        Ok(Self { path: format!("/proc/self/fd/{}", file.as_raw_fd()).into(), _file: file })
+        #[cfg(target_os = "linux")]
+        return Ok(Self::open(tempfile::tempfile_in(folder)?));
+        #[cfg(not(target_os = "linux"))]
+        {
+            let (file, removed) = super::staged::temporary_in(folder, super::staged::TEMPORARY.0, 0o600)?;
+            let (file, name) = file.into_parts();
+            Ok(Self { file, path: name.to_path_buf(), _name: (name, removed) })
+        }
     }
 
-    /// Makes an empty file in `folder`.
+    /// Makes an empty file in the system's folder for temporary files.
     ///
     /// # Errors
-    /// The system's, such as a folder in which no file can be made.
-    #[cfg(not(target_os = "linux"))]
-    pub fn new(folder: &Path) -> io::Result<Self> {
-        let permissions = std::fs::metadata(folder)?.permissions();
-        let file = Staged::new(&folder.join("scratch"), false, permissions)?;
-        Ok(Self { path: file.temporary().to_owned(), _file: file })
+    /// The system's.
+    pub fn temporary() -> io::Result<Self> {
+        Self::new(&std::env::temp_dir())
+    }
+
+    /// Makes an empty file in memory, or where the system has no such files a temporary one.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn in_memory() -> io::Result<Self> {
+        #[cfg(target_os = "linux")]
+        {
+            use rustix::fs::{MemfdFlags, memfd_create};
+            Ok(Self::open(memfd_create("gguf-shorten", MemfdFlags::CLOEXEC)?.into()))
+        }
+        #[cfg(not(target_os = "linux"))]
+        Self::temporary()
+    }
+
+    #[cfg(target_os = "linux")]
+    fn open(file: File) -> Self {
+        use std::os::fd::AsRawFd;
+        Self { path: format!("/proc/self/fd/{}", file.as_raw_fd()).into(), file }
+    }
+
+    /// The open file.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
     }
 
     /// What llama.cpp opens.
@@ -50,6 +75,18 @@ impl ScratchFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_kind_is_the_file_at_its_path() {
+        use std::io::Write as _;
+        for scratch in [ScratchFile::temporary().unwrap(), ScratchFile::in_memory().unwrap()] {
+            scratch.file().write_all(b"by hand").unwrap();
+            assert_eq!(std::fs::read(scratch.path()).unwrap(), b"by hand");
+            let path = scratch.path().to_owned();
+            drop(scratch);
+            assert!(std::fs::read(path).is_err());
+        }
+    }
 
     #[test]
     fn it_can_be_written_and_read_by_its_path_and_leaves_nothing() {

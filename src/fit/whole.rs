@@ -85,7 +85,7 @@ impl<'m> Whole<'m> {
     pub(super) fn losses(&self, cut: &Cut) -> Result<Vec<Loss>> {
         let plan = Plan::draft(self.parent.model, self.parent.constraints, cut)?;
         let file = MemoryFile::write_plan(self.parent.model, &plan)?;
-        let engine = ggml::Model::load(Backend::init(), &file.path, self.options)?;
+        let engine = ggml::Model::load(Backend::init(), file.path(), self.options)?;
         drop(file);
         let mut losses = Vec::new();
         self.visit(&engine, &mut |window, logits| {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::files::records::Records;
 use crate::files::stamp::{Stamp, now_ns};
+use crate::files::system::identity;
 use crate::model::input::Input;
 use crate::watch::Watch;
 
@@ -93,18 +94,12 @@ struct Remembered {
 type Identity = (u64, Stamp);
 
 /// What the system says of the files of `input`. `None` where it does not say enough.
-#[cfg(unix)]
 fn identities(input: &Input) -> Option<Vec<Identity>> {
-    let identity = |part: &crate::model::part::Part| {
+    let of_part = |part: &crate::model::part::Part| {
         let metadata = part.mapping.file().metadata().ok()?;
-        Some((std::os::unix::fs::MetadataExt::dev(&metadata), Stamp::of(&metadata)))
+        Some((identity(&metadata)?.device, Stamp::of(&metadata)))
     };
-    input.parts().iter().map(identity).collect()
-}
-
-#[cfg(not(unix))]
-fn identities(_input: &Input) -> Option<Vec<Identity>> {
-    None
+    input.parts().iter().map(of_part).collect()
 }
 
 #[cfg(test)]

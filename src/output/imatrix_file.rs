@@ -75,7 +75,7 @@ impl ImatrixFile {
 /// The system's.
 pub(crate) fn stage(to: &Path, planned: &Planned<'_>, like: &Mapping, force: bool) -> Result<Staged> {
     let write = || -> Result<Staged> {
-        let staged = Staged::new(to, force, save::permissions(like)?)?;
+        let staged = Staged::new(to, force, &save::permissions(like)?)?;
         place::reserve(staged.file(), planned.n_bytes())?;
         let mut writer = BufWriter::with_capacity(1 << 16, staged.file());
         planned.write(&mut writer)?;

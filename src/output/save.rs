@@ -236,7 +236,7 @@ impl Target {
                 // How many there are was not known before.
                 check_place(path, input, self.overwrite)?;
             }
-            let file = Staged::new(path, self.overwrite, permissions.clone())?;
+            let file = Staged::new(path, self.overwrite, &permissions)?;
             reserve(file.file(), part.layout.file_len())?;
             staged.push(file);
         }
@@ -279,7 +279,7 @@ fn write_data(
 
 /// Stages a text beside its place, with the permissions of the input.
 pub(crate) fn stage_text(path: &Path, text: &str, input: &Input, force: bool) -> Result<Staged> {
-    let staged = Staged::new(path, force, permissions(&input.parts()[0].mapping)?)?;
+    let staged = Staged::new(path, force, &permissions(&input.parts()[0].mapping)?)?;
     staged.file().write_all(text.as_bytes())?;
     staged.file().sync_all()?;
     Ok(staged)
@@ -350,17 +350,9 @@ fn keep_on_disk(files: &[&File], written: &mpsc::Receiver<(usize, u64)>) -> io::
     Ok(())
 }
 
-/// The input's permissions, but for those that the user's mask takes away.
+/// The input's permissions, from which those of the output are made.
 pub(crate) fn permissions(mapping: &ggml::Mapping) -> io::Result<Permissions> {
-    let permissions = mapping.file().metadata()?.permissions();
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        // The owner can always write: this is their new file.
-        Ok(Permissions::from_mode((permissions.mode() & 0o666) | 0o600))
-    }
-    #[cfg(not(unix))]
-    Ok(permissions)
+    Ok(mapping.file().metadata()?.permissions())
 }
 
 /// Writes everything before the tensor data. The data lies as in `draft`.

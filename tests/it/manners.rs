@@ -86,6 +86,23 @@ fn colour_is_where_it_is_wanted() {
     dir.run("score m.gguf --color sometimes").fails(2, "invalid value 'sometimes'");
 }
 
+#[test]
+fn a_terminal_without_colours_gets_none() {
+    let has_script =
+        Command::new("script").arg("--version").output().is_ok_and(|output| output.status.success());
+    if !has_script {
+        return;
+    }
+    let dir = Dir::new();
+    let of = |term: &str| {
+        let line = "script -qc \"$PROGRAM score none.gguf\" /dev/null </dev/null";
+        dir.sh(line).env("TERM", std::path::Path::new(term)).output().stdout
+    };
+    let [shown, plain] = ["xterm", "dumb"].map(of);
+    assert!(shown.contains("none.gguf: ") && shown.contains("\u{1b}["), "{shown:?}");
+    assert!(plain.contains("none.gguf: ") && !plain.contains('\u{1b}'), "{plain:?}");
+}
+
 /// What bash proposes for a line that ends with the word to complete; `None` without bash.
 fn bash(dir: &Dir, words: &[&str]) -> Option<Vec<String>> {
     let has_bash = Command::new("bash").arg("--version").output().is_ok_and(|output| output.status.success());
@@ -137,6 +154,12 @@ fn other_shells_know_the_ending_of_models_too() {
     // The main job twice, six other commands with a model each, and the parents of three.
     zsh.check(of_models >= 11, "models by their ending");
     zsh.check(!zsh.stdout.contains(":_default"), "no file for a number");
+    zsh.check(!zsh.stdout.contains("$line[2]"), "a command is the first word");
+    zsh.check(!zsh.stdout.contains("\n':model -- "), "no model before a command");
+    zsh.check(zsh.stdout.contains("\":: :_gguf-shorten_first\""), "a command or a model first");
+    zsh.check(zsh.stdout.matches("_gguf-shorten_first() {").count() == 1, "what is proposed first");
+    zsh.check(zsh.stdout.contains("case $command in\n            (shorten)"), "the words of a command");
+    zsh.check(!zsh.stdout.contains("'*::"), "flags after a model");
     let fish = dir.run("completions fish").succeeds();
     fish.check(fish.stdout.contains("__fish_complete_suffix .gguf"), "models by their ending");
 }

@@ -28,6 +28,24 @@ const EXCEPTIONS: &[(&str, &str)] = &[];
 /// Circles of modules that are still there.
 const CIRCLES: &[&str] = &[];
 
+/// The files that may ask which system it is, and what they hold. Tests may ask anywhere.
+const OF_SYSTEMS: &[(&str, &str)] = &[
+    ("src/cli/batch/child.rs", "processes"),
+    ("src/files/free_memory.rs", "free memory"),
+    ("src/files/system.rs", "names, identity, rights, links, locks and room of files"),
+    ("src/files/unnamed.rs", "files without a name"),
+    ("src/model/stores/hugging_face.rs", "where llama.cpp keeps what it fetches"),
+    ("ggml/src/error.rs", "paths as C takes them"),
+    ("ggml/src/fault.rs", "which of the files for the end of a process is compiled"),
+    ("ggml/src/fault/signals.rs", "signals"),
+    ("ggml/src/fault/unix.rs", "the end of a process"),
+    ("ggml/src/kernels.rs", "files of kernels"),
+    ("ggml/src/limits.rs", "limits of a process"),
+    ("ggml/src/mapping.rs", "memory of a mapping"),
+    ("ggml/src/source.rs", "which of the files for streams is compiled"),
+    ("ggml/src/testing.rs", "signals that tests raise"),
+];
+
 /// Lines of code of a function at most. Blank lines and comments do not count.
 const MAX_LINES: usize = 80;
 
@@ -356,6 +374,47 @@ impl<'ast> Visit<'ast> for Sizes<'_> {
     fn visit_impl_item_fn(&mut self, item: &'ast syn::ImplItemFn) {
         self.check(&item.sig, &item.block);
         visit::visit_impl_item_fn(self, item);
+    }
+}
+
+/// Whether code asks which system it is, or names what only one has. Comments and tests do not count.
+fn is_of_a_system(code: &str) -> bool {
+    let words = ["unix", "windows", "target_os", "target_env"].map(|word| format!("({word}"));
+    let things = ["std::os::", "\"/proc", "\"/sys", "\"/dev", "rustix::", "process_group"];
+    let lines = code.lines().map(str::trim_start).take_while(|line| !line.starts_with("#[cfg(test)]"));
+    let lines = lines.take_while(|line| !line.starts_with("#[cfg(all(test"));
+    lines.filter(|line| !line.starts_with("//")).any(|line| {
+        let asks = line.contains("cfg") && words.iter().any(|word| line.contains(word));
+        asks || things.iter().any(|thing| line.contains(thing))
+    })
+}
+
+#[test]
+fn what_is_of_one_system_is_in_one_module_each() {
+    let folders = ["src", "ggml/src"];
+    let all = folders.iter().flat_map(|folder| files(folder).into_iter().map(move |file| (folder, file)));
+    let found: Vec<String> = all
+        .filter(|(_, (_, code))| is_of_a_system(code))
+        .map(|(folder, (file, _))| format!("{folder}/{file}"))
+        .collect();
+    let known: BTreeSet<String> = OF_SYSTEMS.iter().map(|(file, _)| (*file).to_owned()).collect();
+    assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), known);
+}
+
+#[test]
+fn code_of_one_system_is_found() {
+    for code in [
+        "#[cfg(unix)]\nfn f() {}",
+        "if !cfg!(windows) {}",
+        "#[cfg(not(target_os = \"linux\"))]\nfn f() {}",
+        "#[cfg_attr(unix, path = \"a.rs\")]",
+        "use std::os::fd::AsRawFd;",
+        "let path = \"/proc/self/fd\";",
+    ] {
+        assert!(is_of_a_system(code), "{code}");
+    }
+    for code in ["// #[cfg(unix)]", "fn windows(n: usize) {}", "#[cfg(test)]\nuse std::os::fd::AsRawFd;"] {
+        assert!(!is_of_a_system(code), "{code}");
     }
 }
 

@@ -2,6 +2,8 @@
 //! `rmdir`, `pause`, `pthread_self`, `getpid`, `kill` and `_exit`; they take no lock and no memory.
 
 use std::ffi::{c_int, c_void};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 
 use super::{LAST_WORDS, LINE, at_work, end};
 
@@ -28,6 +30,17 @@ const ENDING: [c_int; 9] = [
     libc::SIGPROF,
     libc::SIGXCPU,
 ];
+
+/// Signals of which only other processes can tell.
+const SEEN: [(c_int, &str); 2] = [(libc::SIGKILL, "SIGKILL"), (libc::SIGTERM, "SIGTERM")];
+
+/// The signal that ended a process, and its name. Systems number them differently.
+pub(super) fn of_status(status: ExitStatus) -> Option<(i32, Option<&'static str>)> {
+    let signal = status.signal()?;
+    let named = DEADLY.iter().map(|(number, name, _)| (*number, *name)).chain(SEEN);
+    let name = named.into_iter().find(|(number, _)| *number == signal).map(|(_, name)| name);
+    Some((signal, name))
+}
 
 /// Bytes of the main thread's stack for handlers. Other threads have that of Rust's own handler, which this one takes the
 /// place of; those of ggml have none, and go on with their own.

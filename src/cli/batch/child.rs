@@ -280,21 +280,15 @@ impl Ended {
 
     /// How a process ended that gave no reason, and a remedy.
     fn death(&self) -> (String, Option<&'static str>) {
-        #[cfg(unix)]
-        if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&self.status) {
-            let (name, remedy) = match signal {
-                4 => (" (SIGILL)", None),
-                6 => (" (SIGABRT)", None),
-                7 => (" (SIGBUS)", Some("a file that is made shorter while it is read ends a process so")),
-                8 => (" (SIGFPE)", None),
-                9 => (
-                    " (SIGKILL)",
-                    Some("a system that runs out of memory ends a process so; fewer --jobs need less"),
-                ),
-                11 => (" (SIGSEGV)", None),
-                15 => (" (SIGTERM)", None),
-                _ => ("", None),
+        if let Some((signal, name)) = ggml::fault::signal_of(self.status) {
+            let remedy = match name {
+                Some("SIGBUS") => Some("a file that is made shorter while it is read ends a process so"),
+                Some("SIGKILL") => {
+                    Some("a system that runs out of memory ends a process so; fewer --jobs need less")
+                }
+                _ => None,
             };
+            let name = name.map_or_else(String::new, |name| format!(" ({name})"));
             return (format!("was ended by signal {signal}{name}"), remedy);
         }
         let code = self.status.code();

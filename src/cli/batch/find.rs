@@ -12,8 +12,9 @@ use anyhow::{Context, Result, bail, ensure};
 use walkdir::WalkDir;
 
 use crate::error::Usage;
-use crate::files::part_name::{Prefix, os_str};
+use crate::files::part_name::Prefix;
 use crate::files::place::read_at_most;
+use crate::files::system::os_str;
 use crate::gguf;
 use crate::model::companion::Companion;
 use crate::model::stores::{self, ollama};

@@ -220,7 +220,7 @@ mod tests {
         }
         #[cfg(unix)]
         {
-            let model = crate::files::part_name::os_str(b"d/m\xe8.gguf").unwrap();
+            let model = crate::files::system::os_str(b"d/m\xe8.gguf").unwrap();
             let source = Source { files: vec![model.into()], name: None };
             let name = name_of(&source, &flags("9"), None).unwrap();
             assert_eq!(name, "m%E8-drop9.gguf");

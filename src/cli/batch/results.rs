@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use super::record::Record;
 use crate::error::Hint;
 use crate::files::place::{is_same, read_at_most};
-use crate::files::staged::{TEMPORARY, folder_of, temporary_in};
+use crate::files::staged::{TEMPORARY, folder_of, renamed, temporary_in};
 
 /// No batch has so many results.
 const MAX_BYTES: u64 = 1 << 30;
@@ -124,7 +124,7 @@ impl Results {
         temporary.as_file().sync_all()?;
         // Before it has the name by which others find it. Where there are no locks, nobody is kept out.
         let _ = temporary.as_file().try_lock();
-        let file = temporary.persist(&self.path).map_err(|error| error.error)?;
+        let file = renamed(temporary, &self.path)?;
         // So that the name is on disk too; not every system can.
         let _ = File::open(folder).and_then(|folder| folder.sync_all());
         Ok(file)

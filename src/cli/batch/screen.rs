@@ -7,6 +7,7 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::child::{Listener, NOTE, WARNING};
+use crate::cli::progress::{columns, gauge};
 
 /// All bars, or none.
 pub struct Screen {
@@ -35,7 +36,10 @@ impl Screen {
         };
         let bars = MultiProgress::with_draw_target(target);
         let all = bars.add(ProgressBar::new(n as u64));
-        all.set_style(style("models [{bar:30}] {pos}/{len}, {elapsed}, {eta} left"));
+        all.set_style(style(&format!(
+            "models{} {{pos}}/{{len}}, {{elapsed}}, {{eta}} left",
+            gauge("models", columns()).0
+        )));
         all.enable_steady_tick(Duration::from_millis(250));
         Self { bars, all, quiet, verbose }
     }

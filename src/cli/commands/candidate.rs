@@ -208,7 +208,7 @@ impl<'a> Maker<'_, 'a> {
                 let plan = self.plan(short, row)?;
                 let name = format!("{parent}, {}", row.name);
                 let file = MemoryFile::write_plan(self.model, &plan).with_context(|| name.clone())?;
-                self.quantized(&file.path, *to, name.into(), row)
+                self.quantized(file.path(), *to, name.into(), row)
             }
             Candidate::Type(to) => {
                 let name = format!("{parent} as {}", to.name());
@@ -325,12 +325,12 @@ impl<'a> Maker<'_, 'a> {
             }
             Source::Plan(plan) => {
                 let file = MemoryFile::write_plan(self.model, &plan).with_context(at_name)?;
-                let mapping = Mapping::open(&file.path).with_context(at_name)?;
+                let mapping = Mapping::open(file.path()).with_context(at_name)?;
                 let short = Model::new(vec![gguf::File::parse(&mapping).with_context(at_name)?]);
                 short.and_then(|short| evaluator::check_causal(&short)).with_context(at_name)?;
                 // The file is gone afterwards: its bytes are in memory once.
                 let options = ModelOptions { no_mmap: true, ..options };
-                let as_it_is = || Ok(ggml::Model::load(Backend::init(), &file.path, options)?);
+                let as_it_is = || Ok(ggml::Model::load(Backend::init(), file.path(), options)?);
                 (load::load_named(&name, &as_it_is)?, None)
             }
         };

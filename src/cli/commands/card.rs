@@ -1,7 +1,5 @@
 //! The model card of a shortened model: its measurements and its text.
 
-use std::path::Path;
-
 use anyhow::Result;
 use ggml::fault::RemovedOnDeath;
 
@@ -9,6 +7,7 @@ use super::eval;
 use crate::choose::selection::Seen;
 use crate::cli::options::{Eval, Shorten};
 use crate::engine::settings::Calibration;
+use crate::files::system;
 use crate::measure::outcome::EvalReport;
 use crate::model::block::numbers;
 use crate::model::input::Input;
@@ -124,18 +123,8 @@ impl Linked {
         // After its content.
         removed.push(RemovedOnDeath::new(folder.path()));
         for file in files {
-            link(&std::path::absolute(file.now)?, &name(file))?;
+            system::link(&std::path::absolute(file.now)?, &name(file))?;
         }
         Ok(Self { input: Input::open_file(&name(&files[0]))?, _folder: Some(folder), _removed: removed })
     }
-}
-
-#[cfg(unix)]
-fn link(from: &Path, to: &Path) -> std::io::Result<()> {
-    std::os::unix::fs::symlink(from, to)
-}
-
-#[cfg(not(unix))]
-fn link(from: &Path, to: &Path) -> std::io::Result<()> {
-    std::fs::hard_link(from, to)
 }

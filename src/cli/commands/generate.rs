@@ -75,15 +75,43 @@ fn bash(script: &str) -> String {
     format!("{}{text}", BASH_MODELS.trim_start())
 }
 
+/// What zsh proposes first: a command, or a model for the main job.
+const ZSH_FIRST: &str = r#"(( $+functions[_gguf-shorten_first] )) ||
+_gguf-shorten_first() {
+    _alternative 'commands: :_gguf-shorten_commands' 'models:model:_files -g "*.gguf"'
+}
+"#;
+
+/// What zsh takes the first word for: what is no command is a model, after which come the words of the main job.
+const ZSH_COMMAND: &str = r#"        local command=$line[1]
+        (( $+functions[_gguf-shorten__subcmd__${command}_commands] )) || command=shorten
+        case $command in
+"#;
+
 /// The script for zsh, with models by their ending.
 fn zsh(script: &str) -> String {
     const MODELS: [&str; 5] =
-        ["'*::model ", "'*::models ", "'*::output -- The shortened", "'*::paths ", "'--parent=["];
-    let line = |line: &str| match MODELS.iter().any(|start| line.starts_with(start)) {
-        true => line.replacen(":_files'", ":_files -g \"*.gguf\"'", 1),
-        false => line.to_owned(),
+        ["'*:model ", "'*:models ", "'*:output -- The shortened", "'*:paths ", "'--parent=["];
+    let line = |line: &str| {
+        // With two colons zsh takes all that follows for more of the same, values of flags too.
+        let line = line.replacen("'*::", "'*:", usize::from(line.starts_with("'*::")));
+        match MODELS.iter().any(|start| line.starts_with(start)) {
+            true => line.replacen(":_files'", ":_files -g \"*.gguf\"'", 1),
+            false => line,
+        }
     };
-    script.lines().map(|text| line(text) + "\n").collect()
+    // As it is made, the first word is a model and the second a command, so that nothing is completed after a command.
+    let lines = script.lines().filter(|line| !line.starts_with("':model -- "));
+    let script: String = lines.map(|text| line(text) + "\n").collect();
+    script
+        .replacen("\":: :_gguf-shorten_commands\"", "\":: :_gguf-shorten_first\"", 1)
+        .replace("$line[2]", "$line[1]")
+        .replacen("        case $line[1] in\n", ZSH_COMMAND, 1)
+        .replacen(
+            "(( $+functions[_gguf-shorten_commands] ))",
+            &format!("{ZSH_FIRST}(( $+functions[_gguf-shorten_commands] ))"),
+            1,
+        )
 }
 
 /// The script for fish, with models by their ending.

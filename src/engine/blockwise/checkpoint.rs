@@ -160,7 +160,7 @@ impl Place {
     }
 }
 
-#[cfg(all(test, any(target_os = "linux", target_os = "android")))]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
     use crate::watch::Silent;

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use ggml::source::Source;
+
 use crate::engine::conversion::Converted;
 use crate::gguf::{self, Layout};
 
@@ -75,17 +77,14 @@ impl<'p> Contents<'p> {
         gguf::write_head(layout, &mut head)?;
         Ok(Self { head, layout, data })
     }
+}
 
-    /// Length of the file, in bytes.
-    pub(super) fn n_bytes(&self) -> u64 {
+impl Source for Contents<'_> {
+    fn n_bytes(&self) -> u64 {
         self.layout.file_len()
     }
 
-    /// Fills `out` with the bytes from `position` on.
-    ///
-    /// # Errors
-    /// A range that is not inside of the file.
-    pub(super) fn read_at(&self, position: u64, out: &mut [u8]) -> io::Result<()> {
+    fn read_at(&self, position: u64, out: &mut [u8]) -> io::Result<()> {
         let too_far = |_| io::Error::other("bug: a position outside of memory");
         let tensors = self.layout.tensors();
         let (mut position, mut rest) = (position, out);
@@ -123,17 +122,6 @@ impl<'p> Contents<'p> {
             rest = later;
         }
         Ok(())
-    }
-}
-
-#[cfg(any(target_os = "linux", target_os = "android"))]
-impl ggml::source::Source for Contents<'_> {
-    fn n_bytes(&self) -> u64 {
-        self.n_bytes()
-    }
-
-    fn read_at(&self, position: u64, out: &mut [u8]) -> io::Result<()> {
-        self.read_at(position, out)
     }
 }
 

@@ -1,8 +1,10 @@
 //! The making of a segment: planned, held in memory, loaded.
 
+use std::io::Write as _;
 use std::rc::Rc;
 
 use anyhow::{Context as _, Result, ensure};
+use ggml::source::{CAN_STREAM, Source as _};
 use ggml::{Backend, Context, ModelOptions, ThreadPool};
 
 use super::block::{BlockSegment, SegmentOf};
@@ -13,6 +15,7 @@ use super::plan::{SegmentPlan, Vocabulary, Weights, takes_streams};
 use crate::engine::conversion::Conversion;
 use crate::engine::llama::StreamGraph;
 use crate::engine::scored::scored;
+use crate::files::unnamed::ScratchFile;
 use crate::model::{BlockId, Model};
 use crate::plan::{ChangedTensors, Constraints};
 
@@ -182,18 +185,17 @@ impl<'m, 'a> Segments<'m, 'a> {
     }
 }
 
-/// Loads a segment while its file is made.
-#[cfg(any(target_os = "linux", target_os = "android"))]
+/// Loads a segment while its file is made, or where the system cannot, from a file that is made before.
 fn load(contents: &Contents<'_>, options: ModelOptions) -> Result<ggml::Model> {
-    Ok(ggml::Model::load_source(Backend::init(), contents, options)?)
+    match CAN_STREAM {
+        true => Ok(ggml::Model::load_source(Backend::init(), contents, options)?),
+        false => load_file(contents, options),
+    }
 }
 
-/// Loads a segment from a file that is made before.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn load(contents: &Contents<'_>, options: ModelOptions) -> Result<ggml::Model> {
-    use std::io::Write as _;
-    let mut file = tempfile::NamedTempFile::new()?;
-    let _removed = ggml::fault::RemovedOnDeath::new(file.path());
+fn load_file(contents: &Contents<'_>, options: ModelOptions) -> Result<ggml::Model> {
+    let scratch = ScratchFile::temporary()?;
+    let mut file = scratch.file();
     let mut chunk = vec![0; 1 << 20];
     let mut position = 0;
     while position < contents.n_bytes() {
@@ -203,5 +205,5 @@ fn load(contents: &Contents<'_>, options: ModelOptions) -> Result<ggml::Model> {
         position += n as u64;
     }
     let options = ModelOptions { no_mmap: true, ..options };
-    Ok(ggml::Model::load(Backend::init(), file.path(), options)?)
+    Ok(ggml::Model::load(Backend::init(), scratch.path(), options)?)
 }

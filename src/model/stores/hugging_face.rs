@@ -102,9 +102,14 @@ fn llama_cpp_cache() -> Result<PathBuf> {
     if let Some(folder) = folder_from("LLAMA_CACHE")? {
         return Ok(folder);
     }
-    let cache = match folder_from("XDG_CACHE_HOME")? {
+    let (variable, of_user) = match () {
+        () if cfg!(windows) => (Some("LOCALAPPDATA"), "AppData/Local"),
+        () if cfg!(target_os = "macos") => (None, "Library/Caches"),
+        () => (Some("XDG_CACHE_HOME"), ".cache"),
+    };
+    let cache = match variable.map(folder_from).transpose()?.flatten() {
         Some(cache) => cache,
-        None => home()?.join(if cfg!(target_os = "macos") { "Library/Caches" } else { ".cache" }),
+        None => home()?.join(of_user),
     };
     Ok(cache.join("llama.cpp"))
 }

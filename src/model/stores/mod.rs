@@ -124,7 +124,7 @@ fn is_name(word: &str) -> bool {
 fn home() -> Result<PathBuf> {
     match std::env::home_dir() {
         Some(home) if !home.as_os_str().is_empty() => Ok(home),
-        _ => bail!("the user's home folder is not known: HOME is not set"),
+        _ => bail!("the user's home folder is not known: HOME (on Windows USERPROFILE) is not set"),
     }
 }
 
