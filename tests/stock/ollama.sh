@@ -37,15 +37,18 @@ give_up() {
     exit 1
 }
 
-# Builds Ollama into target/ollama. Without -march=native its kernels are those of the first x86-64 processors. Zips of Go modules
-# leave out folders named vendor; the headers that lie there (nlohmann, miniaudio, stb) are those of the llama.cpp built here.
+# Builds Ollama into target/ollama. Without -march its kernels are those of the first x86-64 processors; those for AMX are no part
+# of its Go packages. Zips of Go modules leave out folders named vendor, so the headers that Ollama has there (nlohmann,
+# miniaudio, stb) are those of this project's llama.cpp.
 need_ollama() {
     [ -z "${OLLAMA:-}" ] || return 0
     OLLAMA=$target/ollama/$OLLAMA_VERSION/ollama
     [ -x "$OLLAMA" ] && return 0
     say "building Ollama $OLLAMA_VERSION from its Go module"
-    CPLUS_INCLUDE_PATH=$LLAMA_INCLUDE/../vendor CGO_ENABLED=1 CGO_CFLAGS="-O2 -march=native" CGO_CXXFLAGS="-O2 -march=native" \
-        GOBIN=$target/ollama/$OLLAMA_VERSION go install "github.com/ollama/ollama@$OLLAMA_VERSION" >&2 ||
+    flags="-O2 -march=native -mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+    CPLUS_INCLUDE_PATH=$LLAMA_INCLUDE/../vendor CGO_ENABLED=1 CGO_CFLAGS=$flags CGO_CXXFLAGS=$flags \
+        GOBIN=$target/ollama/$OLLAMA_VERSION go install -ldflags "-X=github.com/ollama/ollama/version.Version=${OLLAMA_VERSION#v}" \
+        "github.com/ollama/ollama@$OLLAMA_VERSION" >&2 ||
         { say "Ollama could not be built"; return 1; }
 }
 
