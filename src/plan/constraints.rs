@@ -205,6 +205,14 @@ impl Constraints {
         self
     }
 
+    /// The same, not [`Constraints::portable`].
+    #[must_use]
+    pub fn with_lists(mut self) -> Self {
+        self.places.retain(|place| !matches!(place, Place::InPattern(_)));
+        self.portable = false;
+        self
+    }
+
     /// Keys of lists without which llama.cpp would mistake kept blocks' kinds. They are below the architecture's prefix.
     ///
     /// It would apply its built-in period to the new numbers.

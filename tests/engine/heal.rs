@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::eval::byte_model;
 use crate::program::program;
 use crate::random_model::Spec;
-use crate::support::{load, setup};
+use crate::support::{load, outputs, setup};
 
 pub const WINDOW: usize = 64;
 const N_WINDOWS: usize = 14;
@@ -123,6 +123,31 @@ fn a_healed_file_is_the_parent_but_for_the_tensors_that_it_names() {
             assert_eq!(verify("-q").status.code(), Some(1), "{how}: byte {place}");
         }
     }
+}
+
+#[test]
+fn a_portable_file_is_healed_like_one_with_a_list() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    prepare(dir);
+    // Block 5 has full attention, and would have a window as the first block without a list.
+    byte_model("gemma3", 8).save(Backend::init(), &dir.join("parent.gguf")).unwrap();
+    let healed = |more: &str| {
+        let run = "parent.gguf --blocks 6,7 --calibration text.txt --tokens 896 --window 64 -t 1 --heal linear --json result.json";
+        let out = program(dir, &format!("{run} --force -o out.gguf {more}"));
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let json: Value = serde_json::from_slice(&std::fs::read(dir.join("result.json")).unwrap()).unwrap();
+        let bytes = std::fs::read(dir.join("out.gguf")).unwrap();
+        let file = File::parse(&bytes).unwrap();
+        let has_list = file.metadata().get("gemma3.attention.sliding_window_pattern").is_some();
+        let logits = outputs(&dir.join("out.gguf")).unwrap();
+        (json["heal"]["held_out"].clone(), has_list, logits)
+    };
+    let (with_list, without) = (healed(""), healed("--portable"));
+    assert!(with_list.1 && !without.1);
+    assert!(with_list.0.is_object());
+    assert_eq!(with_list.0, without.0);
+    assert_eq!(with_list.2, without.2);
 }
 
 #[test]

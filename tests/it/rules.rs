@@ -224,6 +224,14 @@ fn a_list_that_the_output_needs_is_noted() {
         dir.run(&format!("m.gguf --blocks {blocks} -o out.gguf --force")).succeeds().stderr.contains(note)
     };
     assert!(run("3"));
+    // What is made for Ollama is told of it too.
+    let ollama = |blocks: &str| {
+        let run = format!("m.gguf --blocks {blocks} -o out.gguf --force --ollama n");
+        let said = dir.run(&run).env("PATH", &dir.path("none")).succeeds().stderr;
+        said.contains("ignores 'gemma3.attention.sliding_window_pattern'")
+    };
+    assert!(ollama("3"));
+    assert!(!ollama("0-5"));
     // A whole period, and the end: the built-in period gives the same.
     assert!(!run("0-5"));
     assert!(!run("10,11"));

@@ -34,6 +34,8 @@ static const char usage[] =
     "                                                   input; print the seconds of each\n"
     "options: --threads N   threads to compute with (1)\n"
     "         --text FILE   evaluate the first tokens of this text, not pseudo-random ones\n"
+    "         --leads       for --generate: a line for each token, by how much its logit exceeds the second, and its\n"
+    "                       bytes in hexadecimal; '-' for one that ends the text\n"
     "         --window N    for --tokens: one window of N a line, each led by BOS where the model wants one\n";
 
 enum mode { WRITE, COMPARE, GENERATE, TOKENS, SPEED };
@@ -44,6 +46,7 @@ struct options {
     int         n_threads;
     const char *text; /* NULL: pseudo-random tokens */
     int         window; /* 0: no windows */
+    bool        leads;
 };
 
 struct tokens {
@@ -228,6 +231,14 @@ static int compare(const char *path_a, const char *path_b, int n_tokens, const s
     return differ ? 3 : 0;
 }
 
+/* By how much the likeliest token's logit exceeds the second largest. */
+static double lead_of(const float *logits, llama_token best, llama_token n_vocab) {
+    double second = -INFINITY;
+    for (llama_token id = 0; id < n_vocab; id++)
+        if (id != best && logits[id] > second) second = logits[id];
+    return logits[best] - second;
+}
+
 static int generate(const char *path, const char *text, int n, const struct options *options) {
     struct llama_model       *model = load_model(path, false);
     const struct llama_vocab *vocab = llama_model_get_vocab(model);
@@ -235,17 +246,23 @@ static int generate(const char *path, const char *text, int n, const struct opti
     if (prompt.n == 0) fail("the text has no tokens");
     struct llama_context *context = new_context(model, prompt.n + n, options->n_threads);
 
-    fputs(text, stdout);
+    if (!options->leads) fputs(text, stdout);
     decode(context, prompt.ids, prompt.n, 0, false);
     for (int i = 0; i < n; i++) {
         const float *logits = llama_get_logits_ith(context, -1);
         llama_token  best = 0;
         for (llama_token id = 1; id < llama_vocab_n_tokens(vocab); id++)
             if (logits[id] > logits[best]) best = id;
-        if (llama_vocab_is_eog(vocab, best)) break;
+        if (options->leads) printf("%.4f ", lead_of(logits, best, llama_vocab_n_tokens(vocab)));
+        if (llama_vocab_is_eog(vocab, best)) {
+            if (options->leads) putchar('-');
+            break;
+        }
         char piece[256];
         int  length = llama_token_to_piece(vocab, best, piece, sizeof piece, 0, false);
-        if (length > 0) fwrite(piece, 1, (size_t) length, stdout);
+        if (!options->leads && length > 0) fwrite(piece, 1, (size_t) length, stdout);
+        for (int j = 0; options->leads && j < length; j++) printf("%02x", (unsigned char) piece[j]);
+        if (options->leads && i + 1 < n) putchar('\n');
         if (i + 1 < n) decode(context, &best, 1, prompt.n + i, false);
     }
     putchar('\n');
@@ -321,6 +338,7 @@ static struct options parse(int argc, char **argv) {
         else if (!strcmp(arg, "--generate")) options.mode = GENERATE;
         else if (!strcmp(arg, "--tokens")) options.mode = TOKENS;
         else if (!strcmp(arg, "--speed")) options.mode = SPEED;
+        else if (!strcmp(arg, "--leads")) options.leads = true;
         else if (!strcmp(arg, "--threads") && i + 1 < argc) options.n_threads = number(argv[++i], 1);
         else if (!strcmp(arg, "--window") && i + 1 < argc) options.window = number(argv[++i], 1);
         else if (!strcmp(arg, "--text") && i + 1 < argc) options.text = argv[++i];

@@ -18,12 +18,15 @@ use crate::model::outcome::ModelReport;
 use crate::model::{Model, warning};
 use crate::output::Parent;
 use crate::output::outcome::ExpertsReport;
-use crate::output::outputs::{Done, Outputs};
+use crate::output::outputs::{Done, Files, Outputs};
 use crate::output::save::Unplaced;
-use crate::plan::{Plan, Provenance, Splitting, attention, parts};
+use crate::plan::{Plan, Provenance, attention, parts};
 use crate::report::Report;
 use crate::watch::{Silent, Watch};
 use anyhow::{Context, Result, bail};
+
+/// The newest release of Ollama that `tests/stock/ollama.sh` or its sources showed to ignore lists.
+const OLLAMA_SEEN: &str = "0.17.4";
 
 /// Runs the command.
 ///
@@ -60,7 +63,7 @@ pub fn run(options: &Shorten) -> Result<()> {
     let Done { plan, mut output, imatrix_out } =
         outputs.write(&plan, &mut card, chosen.imatrix.as_ref(), printing)?;
     note_counts(&model, &input, printing);
-    let mut notes = notes(parent, &plan, options.files.splitting);
+    let mut notes = notes(parent, &plan, &options.files);
     if n_unused > 0 {
         notes.push(format!(
             "{}: {n_unused} bytes after the last tensor belong to nothing and are not carried over",
@@ -132,10 +135,10 @@ fn check_scored(chosen: &Selection, parent: blake3::Hash, input: &Input) -> Resu
 }
 
 /// Notes about the planned output.
-fn notes(parent: Parent<'_>, plan: &Plan<'_>, splitting: Splitting) -> Vec<String> {
+fn notes(parent: Parent<'_>, plan: &Plan<'_>, files: &Files) -> Vec<String> {
     let Parent { model, constraints, .. } = parent;
     let mut notes = plan.notes.clone();
-    if let Some((name, n_bytes)) = parts::too_large(&plan.layout, splitting) {
+    if let Some((name, n_bytes)) = parts::too_large(&plan.layout, files.splitting) {
         notes.push(format!(
             "tensor {} alone has {n_bytes} bytes, so its part is larger than --split-max-size",
             Quoted(name)
@@ -151,6 +154,13 @@ fn notes(parent: Parent<'_>, plan: &Plan<'_>, splitting: Splitting) -> Vec<Strin
              else without a word; --portable needs no such list",
             model.architecture(),
         ));
+        if files.ollama.is_some() {
+            notes.push(format!(
+                "Ollama, up to {OLLAMA_SEEN} at least, ignores '{}.{key}' of most architectures and goes by its own pattern, so what \
+                 it computes will be something else; --portable keeps that pattern",
+                model.architecture(),
+            ));
+        }
     }
     if !plan.attention_removed.is_empty() {
         notes.push(format!(

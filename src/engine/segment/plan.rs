@@ -80,6 +80,8 @@ impl<'a> SegmentPlan<'a> {
         vocabulary: Vocabulary<'a>,
         weights: Weights<'a>,
     ) -> Result<Self> {
+        // Lists are for the bundled llama.cpp, whatever the output is for.
+        let constraints = &constraints.clone().with_lists();
         let all = with_companions(model, constraints, blocks)?;
         let renumbering = Renumbering::in_order(model.n_blocks(), all.clone());
         let n_vocab = n_vocab(model)?;
