@@ -94,7 +94,7 @@ fn dies_for_another_process() {
     let permissions = std::fs::metadata(folder).unwrap().permissions();
     let staged = ["a", "b"].map(|name| {
         let path = folder.join(name);
-        Staged::new(&path, true, permissions.clone()).unwrap()
+        Staged::new(&path, true, &permissions).unwrap()
     });
     assert_eq!(names(folder).len(), 3);
     die(&how);
