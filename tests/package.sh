@@ -32,7 +32,10 @@ check_files() {
         for place in "$PWD" "$target" "${CARGO_HOME:-$HOME/.cargo}" "${RUSTUP_HOME:-$HOME/.rustup}"; do
             ! grep -aqF "$place/" "$file" || fail "$file names $place, a folder of the build"
         done
-        objdump -p "$file" | grep -q 'R\(UN\)\?PATH  *\$ORIGIN' || fail "$file does not look beside itself"
+        # An rpath comes before LD_LIBRARY_PATH, a runpath after.
+        objdump -p "$file" >"$work/headers" || fail "$file cannot be read"
+        grep -q '^ *RPATH  *\$ORIGIN' "$work/headers" && ! grep -q RUNPATH "$work/headers" ||
+            fail "$file does not look beside itself first"
         objdump -T "$file" >"$work/symbols" || fail "$file cannot be read"
         newest=$(grep -o 'GLIBC_[0-9.]*' "$work/symbols" | sed 's/GLIBC_//' | sort -uV | tail -n 1)
         [ -n "$newest" ] || fail "$file asks for no glibc at all"
@@ -62,8 +65,13 @@ END
     done
 }
 
-# in_hostile COMMAND...: with nothing else of this machine to be found.
-in_hostile() { (cd "$hostile" && env -i PATH="$only" HOME="$work/home" "$@"); }
+# in_hostile COMMAND...: with nothing else of this machine to be found, and variables that name the hostile libraries.
+in_hostile() {
+    (
+        cd "$hostile"
+        env -i PATH="$only" HOME="$work/home" LD_LIBRARY_PATH="$hostile" GGML_BACKEND_PATH="$hostile/libggml-cpu-x64.so" "$@"
+    )
+}
 
 # try_program NAME: the main job by `gguf-shorten` of the PATH `only`, and that its kernels are its own.
 try_program() {
