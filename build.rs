@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     println!("cargo::rustc-env=GGUF_SHORTEN_VERSION={version}");
     if env::var_os("CARGO_FEATURE_PORTABLE").is_some() && env::var("CARGO_CFG_TARGET_OS")? == "linux" {
-        // Where llama.cpp is. Of ld an rpath, which holds for what libraries load too; zig makes a runpath, which does not.
+        // Where llama.cpp is. An rpath comes before LD_LIBRARY_PATH; zig makes a runpath of it, see .package/rpath.py.
         println!("cargo::rustc-link-arg-bins=-Wl,--disable-new-dtags,-rpath,$ORIGIN/../lib/gguf-shorten");
     }
     Ok(())

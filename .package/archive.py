@@ -27,7 +27,7 @@ def place(name):
 wheel = pathlib.Path(sys.argv[1])
 # NAME-VERSION-py3-none-PLATFORM
 name, version, _, _, platform = wheel.stem.split("-", 4)
-machine = platform.split(".")[0].replace("manylinux_2_17_", "linux-")
+machine = re.sub(r"manylinux(\d+|_\d+_\d+)_", "linux-", platform.split(".")[0])
 top = f"{name.replace('_', '-')}-{version}-{machine}"
 out = wheel.with_name(f"{top}.tar.gz")
 with zipfile.ZipFile(wheel) as source, gzip.GzipFile(out, "wb", compresslevel=9, mtime=0) as packed:

@@ -52,7 +52,7 @@ run_maturin() {
         CFLAGS=$map
         # The folder of the build, in which ggml would look for modules.
         CXXFLAGS="$map -UGGML_BACKEND_DIR"
-        # Libraries look for one another in their own folder: zig's linker makes a runpath, which holds for one file alone.
+        # Libraries look for one another in their own folder. What zig's linker writes for it, rpath.py mends.
         CMAKE_INSTALL_RPATH=\$ORIGIN
         CMAKE_BUILD_WITH_INSTALL_RPATH=ON
         CMAKE_SHARED_LINKER_FLAGS=-Wl,-s
@@ -90,6 +90,7 @@ build_package() {
     "$package_tools/bin/python" .package/licences.py "$stage/licences/third-party.txt" || return 1
     run_maturin "$package_out" || return 1
     WHEEL=$(ls "$package_out"/gguf_shorten-*.whl) || return 1
+    "$package_tools/bin/python" .package/rpath.py "$WHEEL" || return 1
     ARCHIVE=$("$package_tools/bin/python" .package/archive.py "$WHEEL") || return 1
     export WHEEL ARCHIVE
 }

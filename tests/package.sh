@@ -32,7 +32,10 @@ check_files() {
         for place in "$PWD" "$target" "${CARGO_HOME:-$HOME/.cargo}" "${RUSTUP_HOME:-$HOME/.rustup}"; do
             ! grep -aqF "$place/" "$file" || fail "$file names $place, a folder of the build"
         done
-        objdump -p "$file" | grep -q 'R\(UN\)\?PATH  *\$ORIGIN' || fail "$file does not look beside itself"
+        # An rpath comes before LD_LIBRARY_PATH, a runpath after.
+        objdump -p "$file" >"$work/headers" || fail "$file cannot be read"
+        grep -q '^ *RPATH  *\$ORIGIN' "$work/headers" && ! grep -q RUNPATH "$work/headers" ||
+            fail "$file does not look beside itself first"
         objdump -T "$file" >"$work/symbols" || fail "$file cannot be read"
         newest=$(grep -o 'GLIBC_[0-9.]*' "$work/symbols" | sed 's/GLIBC_//' | sort -uV | tail -n 1)
         [ -n "$newest" ] || fail "$file asks for no glibc at all"
@@ -62,12 +65,19 @@ END
     done
 }
 
-# in_hostile COMMAND...: with nothing else of this machine to be found.
-in_hostile() { (cd "$hostile" && env -i PATH="$only" HOME="$work/home" "$@"); }
+# in_hostile COMMAND...: with nothing else of this machine to be found, and variables that name the hostile libraries.
+in_hostile() {
+    (
+        cd "$hostile"
+        env -i PATH="$only" HOME="$work/home" LD_LIBRARY_PATH="$hostile" GGML_BACKEND_PATH="$hostile/libggml-cpu-x64.so" "$@"
+    )
+}
 
 # try_program NAME: the main job by `gguf-shorten` of the PATH `only`, and that its kernels are its own.
 try_program() {
     echo "== $1"
+    # No scores are kept from another try.
+    rm -rf "$work/home" && mkdir "$work/home"
     for tool in cargo cmake cc; do
         ! (PATH=$only && command -v $tool >/dev/null) || fail "$1: $tool is on the PATH"
     done
@@ -101,7 +111,7 @@ try_kinds() {
         rm "$work/one"/lib/gguf-shorten/libggml-cpu-*
         cp "$module" "$work/one/lib/gguf-shorten/"
         kind=$(basename "$module" .so)
-        if ! in_hostile gguf-shorten score "$model" --tokens 512 --convert none --json - >"$work/json" 2>"$work/none"; then
+        if ! in_hostile gguf-shorten score "$model" --tokens 512 --convert none --no-cache --json - >"$work/json" 2>"$work/none"; then
             grep -q "no kernels for this machine" "$work/none" || { cat "$work/none"; fail "$kind: score fails"; }
             echo "$kind: not for this processor"
             continue
@@ -134,7 +144,6 @@ restore() {
 }
 trap restore EXIT
 trap 'exit 1' INT TERM
-mkdir "$work/home"
 cp "$SMOLLM2" "$model"
 
 if [ "${1:-}" != --made ]; then
@@ -171,7 +180,7 @@ python3 -m venv "$work/venv"
 installed=$(since "$start")
 only=$work/venv/bin
 try_program wheel "$work/venv"
-first=$(since "$start")
+shortened=$(since "$start")
 for file in "$unpacked"/bin/* "$unpacked"/lib/gguf-shorten/*; do
     cmp "$file" "$work/venv/${file#"$unpacked"/}" || fail "wheel and archive differ"
 done
@@ -182,4 +191,4 @@ echo "wheel    $WHEEL, $(bytes_of "$WHEEL") bytes"
 echo "archive  $ARCHIVE, $(bytes_of "$ARCHIVE") bytes"
 echo "glibc    $(sort -V "$work/glibc" | tail -n 1) or newer"
 [ -z "${built:-}" ] || echo "made     in $built s"
-echo "first    $installed s for a fresh venv with the wheel in it, $first s until SmolLM2 was shortened and verified"
+echo "first    $installed s for a fresh venv with the wheel in it, $shortened s until SmolLM2 was shortened and verified"

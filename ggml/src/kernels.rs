@@ -104,9 +104,14 @@ mod modules {
         Ok(top.ok_or_else(|| format!("{} is in no folder", program.display()))?.join(FOLDER))
     }
 
+    /// A variable that names one more module, loaded whatever its version, which other programs may need.
+    const MORE: &str = "GGML_BACKEND_PATH";
+
     /// Loads the best. No other folder is searched: a null path would name the build's and the current one.
     pub(super) fn load() -> Result<(), String> {
         let folder = c_path(&folder()?).map_err(|error| error.to_string())?;
+        // SAFETY: threads of Rust read the environment under a lock, and those of C are not there before the kernels.
+        unsafe { std::env::remove_var(MORE) };
         // SAFETY: the path is NUL-terminated and outlives the call. It has not run before.
         unsafe { sys::ggml_backend_load_all_from_path(folder.as_ptr()) };
         Ok(())
