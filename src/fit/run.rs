@@ -13,12 +13,13 @@ use super::maker::Maker;
 use super::matrix::Matrix;
 use super::notebook::{Ground, Notebook};
 use super::outcome::{CurvePoint, FitReport};
+use super::reach::{MORE_MAY_GO, check_size};
 use super::recipe::Recipe;
 use super::removal::Removal;
 use super::removed::{Sets, may_lose_attention, may_lose_experts};
 use super::report;
 use super::rungs::{Ladder, Rules, ladders};
-use super::settings::{Aim, Fit, default_types};
+use super::settings::{Aim, Fit};
 use super::whole::Whole;
 use crate::choose::loaded::Loaded;
 use crate::choose::scored::scored;
@@ -99,6 +100,7 @@ pub fn fit(parent: Parent<'_>, settings: &Fit, watch: &dyn Watch) -> Result<Fitt
     let why = "beside it are each of its blocks and a candidate";
     blockwise::check_whole(parent, &settings.calibration, beside, why)?;
     let keep = kept(parent, settings)?;
+    check_size(parent, settings, &keep)?;
     let mut pairs = Pairs::lenient();
     // Other shares would change blocks that are kept as they are.
     let with_experts = settings.most_removed != Some(0) && keep.is_empty() && may_lose_experts(parent);
@@ -335,10 +337,7 @@ struct Single<'t> {
 
 impl Job<'_, '_> {
     fn ladders(&self) -> Result<Vec<Ladder>> {
-        let types = match self.settings.types.is_empty() {
-            true => default_types(self.rounding.is_some()),
-            false => self.settings.types.clone(),
-        };
+        let types = self.settings.types();
         let rules = Rules { types: &types, keep: self.keep, rounding: self.rounding, weights: self.weights };
         let found = ladders(self.parent.model, &rules).with_context(|| self.parent.name())?;
         ensure!(
@@ -523,7 +522,7 @@ impl Choosing<'_, '_, '_, '_, '_> {
             let error = anyhow::anyhow!(
                 "{name}: {target} bytes cannot be reached by types alone; the smallest file has about {smallest} bytes"
             );
-            return Err(error.context(Hint("without --max-drop 0 blocks may be removed too".to_owned())));
+            return Err(error.context(Hint(MORE_MAY_GO.to_owned())));
         }
         bail!(
             "{name}: no set of blocks or experts that may be removed was found with which {target} bytes are reached; the smallest file with \

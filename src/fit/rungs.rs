@@ -11,7 +11,7 @@ use super::knapsack;
 use super::matrix::Matrix;
 use crate::gguf::{TensorInfo, TensorType};
 use crate::model::block::BlockSet;
-use crate::model::{BlockId, Model};
+use crate::model::{BlockId, Model, ModelTensor};
 use crate::output::rounding::{may_be_rounded, needs_importance};
 
 /// Number of weights from which a rung's error is estimated.
@@ -60,12 +60,7 @@ pub(super) fn ladders(model: &Model<'_>, rules: &Rules<'_>) -> Result<Vec<Ladder
     let mut ladders = Vec::new();
     for (source, tensor) in model.tensors().iter().enumerate() {
         let (info, block) = (&tensor.info, tensor.block);
-        let is_kept = block
-            .is_some_and(|(block, _)| rules.keep.contains(&block) || block.index() >= model.n_trunk_blocks());
-        // A part of it for each block is cut where blocks go.
-        let has_parts =
-            model.rules().is_some_and(|rules| rules.parts().any(|parts| parts.name == info.name()));
-        if is_kept || has_parts || !may_be_rounded(info) {
+        if !may_change(model, tensor, rules.keep) {
             continue;
         }
         let importance = rounding.as_ref().map(|matrix| matrix.importance(info.name()));
@@ -86,6 +81,31 @@ pub(super) fn ladders(model: &Model<'_>, rules: &Rules<'_>) -> Result<Vec<Ladder
         }
     }
     Ok(ladders)
+}
+
+/// Whether a tensor may take another type.
+fn may_change(model: &Model<'_>, tensor: &ModelTensor<'_>, keep: &BlockSet) -> bool {
+    let is_kept = tensor
+        .block
+        .is_some_and(|(block, _)| keep.contains(&block) || block.index() >= model.n_trunk_blocks());
+    // A part of it for each block is cut where blocks go.
+    let has_parts =
+        model.rules().is_some_and(|rules| rules.parts().any(|parts| parts.name == tensor.info.name()));
+    !is_kept && !has_parts && may_be_rounded(&tensor.info)
+}
+
+/// The least bytes of a tensor, as it is or in one of `types`.
+pub(super) fn least_bytes(
+    model: &Model<'_>,
+    tensor: &ModelTensor<'_>,
+    types: &[TensorType],
+    keep: &BlockSet,
+) -> u64 {
+    let own = tensor.info.n_bytes();
+    match may_change(model, tensor, keep) {
+        true => types.iter().filter_map(|to| bytes_in(&tensor.info, *to)).fold(own, u64::min),
+        false => own,
+    }
 }
 
 /// Bytes of a tensor in another type; `None` if its rows are not whole quantisation blocks.

@@ -36,6 +36,16 @@ pub struct Fit {
     pub calibration: Calibration,
 }
 
+impl Fit {
+    /// The types that tensors may become.
+    pub(super) fn types(&self) -> Vec<TensorType> {
+        match self.types.is_empty() {
+            true => default_types(self.imatrix.is_some() || self.measures_imatrix),
+            false => self.types.clone(),
+        }
+    }
+}
+
 /// The types that are tried, unless others are named: those for which a kernel of the CPU is fast, from large to small.
 const TRIED: &[&str] =
     &["Q8_0", "Q6_K", "Q5_K", "Q5_1", "Q5_0", "Q4_K", "IQ4_NL", "IQ4_XS", "Q3_K", "IQ3_S", "Q2_K"];

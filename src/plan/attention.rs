@@ -67,8 +67,14 @@ impl AttentionCut {
     /// Whether a tensor of the model goes with it.
     #[must_use]
     pub fn takes(&self, tensor: &ModelTensor<'_>) -> bool {
-        tensor.block.is_some_and(|(block, rest)| self.blocks.contains(&block) && rest.starts_with(ATTENTION))
+        tensor.block.is_some_and(|(block, rest)| self.blocks.contains(&block) && is_attention(rest))
     }
+}
+
+/// Whether a block's tensor of this name, without the block, is its attention's.
+#[must_use]
+pub fn is_attention(rest: &str) -> bool {
+    rest.starts_with(ATTENTION)
 }
 
 /// Checks that blocks of `model` can lose their attention at all.

@@ -169,6 +169,15 @@ fn blocks_go_where_types_are_not_enough() {
         (&verified["removed"], &verified["run"]["floats_different"]),
         (&found["removed"], &Value::from(0))
     );
+    // What cannot be reached is told before a text is read.
+    for (target, more, words) in [
+        ("1K", "", "1000 bytes cannot be reached: its tensors in the smallest of these types have"),
+        ("40K", "--max-drop 0", "40000 bytes cannot be reached by types alone; the smallest tensors have"),
+    ] {
+        let run = format!("fit m.gguf --target-size {target} {more} --calibration none.txt -o no.gguf");
+        let message = failure(dir, &run);
+        assert!(message.contains(words), "{message}");
+    }
     let message = failure(dir, &format!("{run} --force --max-drop 0 -t 1").replace("out.gguf", "no.gguf"));
     assert!(
         message.contains("cannot be reached by types alone") && message.contains("--max-drop"),
