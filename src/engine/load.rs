@@ -98,10 +98,7 @@ impl<'i> LoadedModel<'i> {
         let n_tokens = order.n_windows.saturating_mul(order.window);
         let files = options.cache.then(|| Files::of(OWN_TEXT)).flatten();
         let mut key = blake3::Hasher::new();
-        let model = match options.cache {
-            true => hashes::remembered(self.input, watch),
-            false => self.input.blake3_once(),
-        };
+        let model = hashes::of(self.input, options.cache, watch);
         key.update(model.as_bytes());
         key.update(openings::fingerprint().as_bytes());
         for number in [order.seed, order.window as u64, order.n_windows as u64] {

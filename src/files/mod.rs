@@ -2,8 +2,7 @@
 //!
 //! Takes paths and bytes, gives files that are complete or not there at all. [`staged`] are renamed into their places together,
 //! [`unnamed`] leave nothing, [`records`] and [`cache`] keep what may be needed again. `system` holds what differs between
-//! systems. [`stamp`] sees that a file changed,
-//! [`free_memory`] what is free. Uses `error`, `named`, `watch` and `gguf`.
+//! systems. [`stamp`] sees that a file changed, [`free_memory`] what is free. Uses `error`, `named`, `watch` and `gguf`.
 
 pub mod shell;
 

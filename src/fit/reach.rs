@@ -22,7 +22,7 @@ pub(super) fn check_size(parent: Parent<'_>, settings: &Fit, keep: &BlockSet) ->
         return Ok(());
     };
     let types = settings.types();
-    let may_remove = settings.most_removed != Some(0);
+    let may_remove = settings.may_remove();
     // Of experts half go at most, of attention none is left in some blocks.
     let share = if may_remove && may_lose_experts(parent) { 2 } else { 1 };
     let without_attention = may_remove && may_lose_attention(parent);

@@ -77,14 +77,13 @@ impl Recipe {
             let tensor = model.tensors().get(*source)?;
             Some((tensor.info.name().to_owned(), to.name().to_owned()))
         };
-        let attention = removal.attention.as_ref();
         Self {
             gguf_shorten_fit: VERSION,
             parent_blake3: parent.to_hex().to_string(),
             imatrix_blake3: None,
             removed: numbers(&removal.blocks),
-            attention_removed: attention.map_or_else(Vec::new, |cut| numbers(&cut.blocks)),
-            attention_method: attention.map(|cut| cut.method.clone()),
+            attention_removed: removal.without_attention(),
+            attention_method: removal.attention.as_ref().map(|cut| cut.method.clone()),
             experts: removal.experts.as_ref().map(|cut| {
                 cut.kept.iter().map(|(block, experts)| (block.index(), experts.clone())).collect()
             }),
@@ -160,7 +159,7 @@ impl Recipe {
         Ok(Checked { removal, types })
     }
 
-    /// What goes, checked for `model`.
+    /// The removal, checked for `model`.
     fn removal(&self, model: &Model<'_>) -> Result<Removal> {
         let block = |block: &usize| {
             ensure!(

@@ -1,7 +1,7 @@
 //! Blocks, attention or experts that go, whatever the types of the rest.
 
 use crate::model::ModelTensor;
-use crate::model::block::BlockSet;
+use crate::model::block::{BlockSet, numbers};
 use crate::plan::{AttentionCut, Cut, ExpertCut};
 
 /// Blocks, attention or experts to remove, before types are chosen.
@@ -31,6 +31,11 @@ impl Removal {
             Some(experts) => experts.share_of(tensor).unwrap_or((1, 1)),
             None => (1, 1),
         }
+    }
+
+    /// The numbers of the blocks that stay without their attention.
+    pub(super) fn without_attention(&self) -> Vec<usize> {
+        self.attention.as_ref().map_or_else(Vec::new, |cut| numbers(&cut.blocks))
     }
 
     /// Whether both leave out the same.

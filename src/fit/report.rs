@@ -44,11 +44,7 @@ pub(super) fn of(
             .iter()
             .map(|candidate| FitCandidateReport {
                 removed: numbers(&candidate.removal.blocks),
-                attention_removed: candidate
-                    .removal
-                    .attention
-                    .as_ref()
-                    .map_or_else(Vec::new, |cut| numbers(&cut.blocks)),
+                attention_removed: candidate.removal.without_attention(),
                 experts_kept: n_kept(candidate),
                 bytes: candidate.bytes,
                 expected_kl: candidate.expected,

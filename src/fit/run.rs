@@ -103,9 +103,9 @@ pub fn fit(parent: Parent<'_>, settings: &Fit, watch: &dyn Watch) -> Result<Fitt
     check_size(parent, settings, &keep)?;
     let mut pairs = Pairs::lenient();
     // Other shares would change blocks that are kept as they are.
-    let with_experts = settings.most_removed != Some(0) && keep.is_empty() && may_lose_experts(parent);
+    let with_experts = settings.may_remove() && keep.is_empty() && may_lose_experts(parent);
     let gathers = Gathers { imatrix: true, experts: with_experts };
-    let sub_blocks = settings.most_removed != Some(0) && may_lose_attention(parent);
+    let sub_blocks = settings.may_remove() && may_lose_attention(parent);
     let extras = Extras { pairs: Some(&mut pairs), gathers, sub_blocks, ..Extras::default() };
     let calibrated = scored(parent, Method::Auto, &settings.calibration, watch, extras)?;
     let sums = calibrated.imatrix.as_ref().context("bug: no sums of inputs")?;
@@ -119,10 +119,7 @@ pub fn fit(parent: Parent<'_>, settings: &Fit, watch: &dyn Watch) -> Result<Fitt
     let whole = Whole::new(parent, &loaded, &windows.whole, &settings.calibration)?;
     let maker = Maker::new(parent.model, rounding, settings.calibration.threads)?;
     let with_cache = settings.calibration.cache;
-    let hash = match with_cache {
-        true => hashes::remembered(parent.input, watch),
-        false => parent.input.blake3_once(),
-    };
+    let hash = hashes::of(parent.input, with_cache, watch);
     let imatrix = rounding.map(Matrix::blake3);
     let ground = windows.ground(hash, imatrix, settings);
     let mut notebook = Notebook::open(ground, settings.scratch.as_deref(), with_cache, watch);

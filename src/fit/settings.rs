@@ -37,6 +37,11 @@ pub struct Fit {
 }
 
 impl Fit {
+    /// Whether anything may go.
+    pub(super) fn may_remove(&self) -> bool {
+        self.most_removed != Some(0)
+    }
+
     /// The types that tensors may become.
     pub(super) fn types(&self) -> Vec<TensorType> {
         match self.types.is_empty() {

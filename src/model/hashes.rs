@@ -26,6 +26,14 @@ pub fn remembered(input: &Input, watch: &dyn Watch) -> blake3::Hash {
     }
 }
 
+/// As [`remembered`], or computed where nothing is to be kept.
+pub fn of(input: &Input, with_cache: bool, watch: &dyn Watch) -> blake3::Hash {
+    match with_cache {
+        true => remembered(input, watch),
+        false => input.blake3_once(),
+    }
+}
+
 /// The hash that is remembered of the files of `input`.
 #[must_use]
 pub fn known(input: &Input, watch: &dyn Watch) -> Option<blake3::Hash> {

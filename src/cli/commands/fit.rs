@@ -52,7 +52,7 @@ pub fn run(options: &Fit) -> Result<()> {
         }
         let Fitted { imatrix, .. } = &fitted;
         let imatrix_out = outputs.write_measured(imatrix.as_ref())?;
-        let report = Report { imatrix_out, ..report(parent, fitted, &BlockSet::new(), &BlockSet::new()) };
+        let report = Report { imatrix_out, ..report(parent, fitted, None) };
         return if place.as_os_str() == "-" {
             super::print_json(&report, printing)
         } else {
@@ -67,7 +67,7 @@ pub fn run(options: &Fit) -> Result<()> {
     note_counts(&model, &input, printing);
     plan.notes.iter().for_each(|note| printing.note(note));
     let experts = ExpertsReport::of(&model, &plan);
-    let report = report(parent, fitted, &plan.removed, &plan.attention_removed);
+    let report = report(parent, fitted, Some(&plan));
     let report = Report { imatrix_out, output: Some(output), experts, ..report };
     print(&report, printing)
 }
@@ -88,20 +88,19 @@ fn found(parent: Parent<'_>, options: &Fit) -> Result<Fitted> {
     }
 }
 
-/// The result without the output.
-fn report(parent: Parent<'_>, fitted: Fitted, removed: &BlockSet, without_attention: &BlockSet) -> Report {
+/// The result of what was written, without the output.
+fn report(parent: Parent<'_>, fitted: Fitted, written: Option<&Plan<'_>>) -> Report {
     let Parent { input, model, .. } = parent;
+    let none = BlockSet::new();
+    let (removed, without_attention) =
+        written.map_or((&none, &none), |plan| (&plan.removed, &plan.attention_removed));
     let blocks = block_rows(model.n_blocks(), fitted.importance.as_ref(), removed, without_attention);
     let of_parent = ModelReport::of(model, input, Some(input.blake3_once()));
     Report {
         calibration: fitted.calibration,
         removed: numbers(removed),
         attention_removed: numbers(without_attention),
-        attention_method: fitted
-            .cut
-            .attention
-            .filter(|_| !without_attention.is_empty())
-            .map(|cut| cut.method),
+        attention_method: fitted.cut.attention.filter(|_| written.is_some()).map(|cut| cut.method),
         fit: Some(fitted.report),
         ..Report::new(arguments(), of_parent, fitted.cut.method, blocks)
     }
