@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::NonNull;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use llama_cpp_sys_2 as sys;
 
@@ -69,11 +69,15 @@ pub struct Context<'model> {
     n_vocab: usize,
     n_embd: usize,
     /// Used by `raw`, so it goes after it.
-    _threads: Rc<ThreadPool>,
+    threads: Arc<ThreadPool>,
     /// The model, if nobody else keeps it alive.
-    _shared: Option<Rc<Model>>,
+    _shared: Option<Arc<Model>>,
     model: PhantomData<&'model Model>,
 }
+
+// SAFETY: the C object is used by whoever borrows the context mutably, in whatever thread. What it shares with others, weights
+// and threads, is only read, or locked while a graph is evaluated. The tap is there during an evaluation alone.
+unsafe impl Send for Context<'_> {}
 
 impl<'model> Context<'model> {
     /// Makes a context for windows of at most `options.window` tokens.
@@ -81,7 +85,7 @@ impl<'model> Context<'model> {
     /// # Errors
     /// [`Error::Context`] with llama.cpp's reason, such as not enough memory.
     pub fn new(model: &'model Model, options: ContextOptions) -> Result<Self, Error> {
-        let threads = Rc::new(ThreadPool::new(options.threads)?);
+        let threads = Arc::new(ThreadPool::new(options.threads)?);
         let mut context = Self::with_threads(model, options.window, &threads)?;
         context.allocate_outputs()?;
         Ok(context)
@@ -95,7 +99,7 @@ impl<'model> Context<'model> {
     pub fn with_threads(
         model: &'model Model,
         window: usize,
-        threads: &Rc<ThreadPool>,
+        threads: &Arc<ThreadPool>,
     ) -> Result<Self, Error> {
         Self::with_outputs(model, window, window, threads)
     }
@@ -109,7 +113,7 @@ impl<'model> Context<'model> {
         model: &'model Model,
         window: usize,
         n_outputs: usize,
-        threads: &Rc<ThreadPool>,
+        threads: &Arc<ThreadPool>,
     ) -> Result<Self, Error> {
         let too_large = |_| Error::Context { reason: "the window is too large".to_owned() };
         let n_tokens = u32::try_from(window).map_err(too_large)?;
@@ -155,7 +159,7 @@ impl<'model> Context<'model> {
             window,
             n_vocab: model.n_vocab(),
             n_embd: model.n_embd_inp(),
-            _threads: Rc::clone(threads),
+            threads: Arc::clone(threads),
             _shared: None,
             model: PhantomData,
         };
@@ -179,16 +183,16 @@ impl<'model> Context<'model> {
     /// # Errors
     /// As [`Context::new`].
     pub fn of_shared(
-        model: &Rc<Model>,
+        model: &Arc<Model>,
         window: usize,
         n_outputs: usize,
-        threads: &Rc<ThreadPool>,
+        threads: &Arc<ThreadPool>,
     ) -> Result<Context<'static>, Error> {
         // SAFETY: the reference is used while the context lives, which holds the model by `_shared`, as the C object
         // has one fixed place.
-        let borrowed = unsafe { NonNull::from(Rc::as_ref(model)).as_ref() };
+        let borrowed = unsafe { NonNull::from(Arc::as_ref(model)).as_ref() };
         let mut context = Context::<'static>::with_outputs(borrowed, window, n_outputs, threads)?;
-        context._shared = Some(Rc::clone(model));
+        context._shared = Some(Arc::clone(model));
         Ok(context)
     }
 
@@ -332,6 +336,7 @@ impl<'model> Context<'model> {
             // SAFETY: belongs to the living context.
             unsafe { sys::llama_memory_clear(memory, true) };
         }
+        let _turn = self.threads.turn();
         let _at_work = AtWork::new(Work::Evaluating);
         // SAFETY: every array of the batch has `n_tokens` entries (`embd` as many rows of what the model takes) and outlives the call, which copies them.
         unsafe { sys::llama_decode(self.raw.as_ptr(), batch) }

@@ -1,6 +1,7 @@
 //! The threads that evaluate graphs on the CPU.
 
 use std::ptr::NonNull;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use llama_cpp_sys_2 as sys;
 
@@ -18,7 +19,15 @@ pub struct ThreadPool {
     idle: NonNull<sys::ggml_backend>,
     raw: NonNull<sys::ggml_threadpool>,
     n_threads: i32,
+    /// Held while they evaluate a graph: they work at one only.
+    turn: Mutex<()>,
 }
+
+// SAFETY: the C objects belong to no thread. Of the functions that change them, one runs at a time: those called here, and
+// an evaluation, hold `turn`.
+unsafe impl Send for ThreadPool {}
+// SAFETY: as above.
+unsafe impl Sync for ThreadPool {}
 
 impl ThreadPool {
     /// Starts `n_threads - 1` threads, which work together with the caller's.
@@ -42,7 +51,7 @@ impl ThreadPool {
             unsafe { sys::ggml_backend_free(idle.as_ptr()) };
             return Err(failed());
         };
-        Ok(Self { kernels, idle, raw, n_threads })
+        Ok(Self { kernels, idle, raw, n_threads, turn: Mutex::new(()) })
     }
 
     /// How many threads work together, the caller's included.
@@ -55,11 +64,17 @@ impl ThreadPool {
         self.raw.as_ptr()
     }
 
+    /// Waits until they work at nothing, and keeps them from it.
+    pub(crate) fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Lets the threads sleep. The next graph wakes them (`ggml-cpu.c: ggml_graph_compute_kickoff`).
     ///
     /// `ggml_threadpool_pause` is none of the functions that a module gives, but a back end calls it when it is told to use
     /// another pool (`ggml-cpu.cpp: ggml_backend_cpu_set_threadpool`).
     pub fn pause(&self) {
+        let _turn = self.turn();
         for pool in [self.as_ptr(), std::ptr::null_mut()] {
             // SAFETY: back end and pool are alive; pausing takes the pool's lock.
             unsafe { (self.kernels.use_pool)(self.idle.as_ptr(), pool) };

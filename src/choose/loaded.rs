@@ -1,7 +1,7 @@
 //! Loaded: a model in llama.cpp, with the text to measure it on.
 
 use std::cell::RefCell;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use ggml::ThreadPool;
@@ -28,7 +28,7 @@ pub(crate) struct Loaded {
     pub(crate) set: CalibrationSet,
     /// What the weights of its blocks were converted to.
     pub(crate) conversion: Conversion,
-    pub(crate) threads: Rc<ThreadPool>,
+    pub(crate) threads: Arc<ThreadPool>,
     /// The states of the text, of a model evaluated block by block. Then the engine is its vocabulary alone.
     replay: Option<RefCell<Replay>>,
 }
@@ -71,7 +71,7 @@ impl Loaded {
     fn new(parent: Parent<'_>, text: &Calibration, watch: &dyn Watch, weights: Weights) -> Result<Self> {
         let load::Loaded { engine, set, conversion } =
             load_and_cut(parent.input, parent.model, text, watch, weights)?;
-        let threads = Rc::new(ThreadPool::new(text.threads)?);
+        let threads = Arc::new(ThreadPool::new(text.threads)?);
         Ok(Self { engine, set, conversion, threads, replay: None })
     }
 

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::ops::Range;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::Result;
 use ggml::{Backend, Context, ModelOptions, ThreadPool, WindowInput};
@@ -32,7 +32,7 @@ pub(super) struct Whole<'m> {
     n_scored: usize,
     /// The parent's logits of each window.
     logits: Vec<Vec<f32>>,
-    threads: Rc<ThreadPool>,
+    threads: Arc<ThreadPool>,
     n_block_evaluations: Cell<u64>,
 }
 
@@ -53,7 +53,7 @@ impl<'m> Whole<'m> {
             windows: windows.iter().map(|window| window.to_vec()).collect(),
             n_scored,
             logits: Vec::new(),
-            threads: Rc::clone(&loaded.threads),
+            threads: Arc::clone(&loaded.threads),
             n_block_evaluations: Cell::new(0),
         };
         let mut logits = Vec::new();

@@ -1,6 +1,6 @@
 //! A calibration block by block: the scores of models larger than memory.
 
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -291,7 +291,7 @@ impl ByBlocks<'_> {
         let Self { parent, options, set, watch, .. } = *self;
         let at_path = || parent.name();
         let n_blocks = parent.model.n_trunk_blocks();
-        let threads = Rc::new(ThreadPool::new(options.threads)?);
+        let threads = Arc::new(ThreadPool::new(options.threads)?);
         let on = ModelOptions { gpu_layers: options.gpu_layers, ..ModelOptions::default() };
         let mut pass = Pass::new(parent.input, parent.model, parent.constraints, set, &threads, on)?
             .with_halves(halves)
@@ -305,6 +305,9 @@ impl ByBlocks<'_> {
         let need = Need::of(parent.model, parent.constraints, size(parent, options, kept))?;
         let spare = need.spare(options.memory, self.way).unwrap_or(0);
         pass = pass.converted(conversion(parent, options), spare)?;
+        if !has_device(options) {
+            pass = pass.in_parallel(options.threads, spare, need.each)?;
+        }
         let n_embd = pass.n_embd();
         let folder = options.scratch.as_deref().filter(|_| self.way == Way::BlocksOnDisk);
         let mut replay =

@@ -1,7 +1,7 @@
 //! A model ready to be scored on text. It is loaded as a whole, or evaluated block by block where that does not fit.
 
 use std::path::Path;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use ggml::{ModelOptions, ThreadPool};
@@ -88,7 +88,7 @@ impl<'i> ScoredModel<'i> {
             let logits = self.loaded.logits(set.window, text.threads).with_context(at_path)?;
             return Ok(ModelLogits::Whole(logits));
         };
-        let threads = Rc::new(ThreadPool::new(text.threads)?);
+        let threads = Arc::new(ThreadPool::new(text.threads)?);
         let on = ModelOptions { gpu_layers: text.gpu_layers, ..ModelOptions::default() };
         let pass = Pass::new(self.loaded.input, self.model, constraints, set, &threads, on)?;
         let pass = match text.scratch.as_deref() {

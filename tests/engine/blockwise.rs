@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::process::{Child, Stdio};
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ggml::{Backend, ModelOptions, ThreadPool};
@@ -26,12 +26,13 @@ use crate::program::{command, failure, json, parsed, program};
 use crate::random_model::Spec;
 use crate::support::{hidden_states, n_tokens, tokens};
 
-/// All hidden states of the model at `path`, block by block.
+/// All hidden states of three windows alike, block by block: two at the same time, on two threads and on one.
 fn by_blocks(parent: Parent<'_>, n_tokens: usize, on_disk: bool) -> Recorded {
     let texts = Texts::read(Source::BuiltIn).unwrap();
-    let cut = Cut { window: n_tokens, tokens: n_tokens, bos: None };
-    let set = CalibrationSet::new(&texts, Vec::new(), cut, &|_| Ok(tokens(n_tokens))).unwrap();
-    let threads = Rc::new(ThreadPool::new(1).unwrap());
+    let cut = Cut { window: n_tokens, tokens: 3 * n_tokens, bos: None };
+    let set = CalibrationSet::new(&texts, Vec::new(), cut, &|_| Ok(tokens(n_tokens).repeat(3))).unwrap();
+    assert_eq!(set.windows().count(), 3);
+    let threads = Arc::new(ThreadPool::new(1).unwrap());
     let folder = tempfile::tempdir().unwrap();
     let mut pass =
         Pass::new(parent.input, parent.model, parent.constraints, &set, &threads, ModelOptions::default())
@@ -40,7 +41,9 @@ fn by_blocks(parent: Parent<'_>, n_tokens: usize, on_disk: bool) -> Recorded {
         let key = blake3::hash(b"key");
         pass = pass.kept_in::<()>(folder.path(), key, &Silent).unwrap().0;
     }
-    let mut replay = Replay::new(pass.n_blocks(), 1, pass.n_embd(), None).unwrap();
+    // Room for one more.
+    pass = pass.in_parallel(3, 5, 4).unwrap();
+    let mut replay = Replay::new(pass.n_blocks(), 3, pass.n_embd(), None).unwrap();
     let bar = Silent.begin("".into(), gguf_shorten::watch::Unit::Time, 0);
     let n_blocks = pass.n_blocks();
     pass.run(n_blocks, &mut (), &mut |(), passage| replay.add(&passage), &*bar, &Silent).unwrap();
@@ -69,11 +72,16 @@ fn every_exact_architecture_gives_the_bits_of_the_whole_model() {
         }
         let whole = hidden_states(&path).unwrap();
         let found = by_blocks(parent, n_tokens(architecture.name), number % 2 == 0);
-        assert_eq!(found.windows[0].len(), whole.windows[0].len(), "{}", architecture.name);
-        for ((position, found), (_, whole)) in found.windows[0].iter().zip(&whole.windows[0]) {
-            let same =
-                found.iter().zip(whole).all(|(a, b)| a.to_bits() == b.to_bits() || (*a == 0.0 && *b == 0.0));
-            assert!(same && found.len() == whole.len(), "{} {position:?}", architecture.name);
+        assert_eq!(found.windows.len(), 3);
+        for window in &found.windows {
+            assert_eq!(window.len(), whole.windows[0].len(), "{}", architecture.name);
+            for ((position, found), (_, whole)) in window.iter().zip(&whole.windows[0]) {
+                let same = found
+                    .iter()
+                    .zip(whole)
+                    .all(|(a, b)| a.to_bits() == b.to_bits() || (*a == 0.0 && *b == 0.0));
+                assert!(same && found.len() == whole.len(), "{} {position:?}", architecture.name);
+            }
         }
         n_compared += 1;
     }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use ggml::testing::quantize_with_imatrix;
 use ggml::{
@@ -290,7 +290,7 @@ fn by_blocks(
     let cut = Cut { window, tokens: windows.len() * window, bos: None };
     let texts = Texts::read(Source::BuiltIn).unwrap();
     let set = CalibrationSet::new(&texts, Vec::new(), cut, &|_| Ok(windows.concat())).unwrap();
-    let threads = Rc::new(ThreadPool::new(1).unwrap());
+    let threads = Arc::new(ThreadPool::new(1).unwrap());
     let pass = || {
         let options = ModelOptions::default();
         let pass = Pass::new(&input, &model, &constraints, &set, &threads, options).unwrap();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use ggml::{Backend, ThreadPool};
 use gguf_shorten::choose::removal::nearest;
@@ -57,7 +57,7 @@ fn check(architecture: &Architecture, path: &Path) -> Result<usize, String> {
     let engine = load(path)?;
     let tokens = tokens(n_tokens(architecture.name));
     let windows: [&[_]; 1] = [&tokens];
-    let threads = Rc::new(ThreadPool::new(1).unwrap());
+    let threads = Arc::new(ThreadPool::new(1).unwrap());
     let mut chain = Chain::new(&model, &constraints, &engine, &windows, &threads)
         .map_err(|error| format!("{error:#}"))?;
     let kept = kept(&constraints);

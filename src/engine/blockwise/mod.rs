@@ -12,9 +12,10 @@ pub mod logits;
 pub mod need;
 pub mod replay;
 mod states;
+mod workers;
 
 use std::path::Path;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use ggml::{ModelOptions, ThreadPool};
@@ -37,6 +38,7 @@ use crate::watch::{Progress, Watch};
 use checkpoint::{Checkpoint, Record};
 use hashing::Hashing;
 use states::States;
+use workers::Workers;
 
 /// Checks that evaluation block by block gives the bits of the whole.
 ///
@@ -69,6 +71,8 @@ pub struct Pass<'m, 'a> {
     input: &'m Input,
     model: &'m Model<'m>,
     segments: Segments<'m, 'a>,
+    /// `None` where windows are evaluated one by one.
+    workers: Option<Workers>,
     windows: Vec<&'m [Token]>,
     tokens: Tokens,
     halves: Option<Halves>,
@@ -94,7 +98,7 @@ impl<'m> Pass<'m, 'm> {
         model: &'m Model<'m>,
         constraints: &'m Constraints,
         set: &'m CalibrationSet,
-        threads: &Rc<ThreadPool>,
+        threads: &Arc<ThreadPool>,
         options: ModelOptions,
     ) -> Result<Self> {
         check(model, constraints)
@@ -108,6 +112,7 @@ impl<'m> Pass<'m, 'm> {
             states: States::in_memory(windows.len()),
             n_embd: n_embd(model)?,
             windows,
+            workers: None,
             halves: None,
             gathers: Gathers::default(),
             gathered: Gathered::default(),
@@ -187,6 +192,25 @@ impl<'m> Pass<'m, 'm> {
             _ => self.segments.conversion(),
         };
         Ok(Self { segments: self.segments.converted(conversion), ..self })
+    }
+
+    /// Evaluates several windows at the same time, each on its share of `n_threads`.
+    ///
+    /// So no thread waits for another at every step. They are as many as have room in `spare` bytes, where one more takes
+    /// `each`. What is gathered is added up window by window.
+    ///
+    /// # Errors
+    /// Threads that cannot be started.
+    pub fn in_parallel(self, n_threads: usize, spare: u64, each: u64) -> Result<Self> {
+        let n_bytes = |segments: &Segments<'_, '_>| {
+            Ok::<_, anyhow::Error>(segments.largest()?.map_or(0, |(_, n_bytes)| n_bytes))
+        };
+        let unconverted = n_bytes(&self.segments.clone().converted(Conversion::None))?;
+        let spare = spare.saturating_sub(n_bytes(&self.segments)?.saturating_sub(unconverted));
+        let room = usize::try_from(spare / each.max(1)).unwrap_or(usize::MAX).saturating_add(1);
+        let n = n_threads.min(self.windows.len()).min(room);
+        let workers = (n > 1 && !self.gathers.any()).then(|| Workers::start(n, n_threads)).transpose()?;
+        Ok(Self { workers, ..self })
     }
 
     /// What the weights of blocks are converted to.
@@ -290,6 +314,10 @@ impl<'m> Pass<'m, 'm> {
             visit(Passage { block, window: number, before: &before, middle, after: &after })?;
             self.states.write(number, after)?;
         }
+        if self.workers.is_some() {
+            // Its threads would look for work for a while.
+            self.segments.pause();
+        }
         Ok(front.into_collector())
     }
 
@@ -300,13 +328,27 @@ impl<'m> Pass<'m, 'm> {
     ) -> Result<Option<Collector>> {
         let block = BlockId::new(self.next);
         let halves = self.halves.as_ref().map(|halves| halves.of_block(block));
-        let mut segment = self.segments.block(block, &ChangedTensors::new())?;
-        for window in 0..self.windows.len() {
-            let before = self.states.read(window)?;
-            let (middle, after) = segment.run_collecting(&before, halves.as_ref(), collector.as_mut())?;
-            visit(Passage { block, window, before: &before, middle: middle.as_deref(), after: &after })?;
+        let mut segments = match &self.workers {
+            Some(workers) => self.segments.block_on_each(block, workers.pools())?,
+            None => vec![self.segments.block(block, &ChangedTensors::new())?],
+        };
+        for first in (0..self.windows.len()).step_by(segments.len()) {
+            let windows = first..self.windows.len().min(first + segments.len());
+            let before =
+                windows.clone().map(|window| self.states.read(window)).collect::<Result<Vec<_>>>()?;
+            let evaluated = match &self.workers {
+                Some(workers) => workers.evaluate(&mut segments, &before, halves.as_ref())?,
+                None => {
+                    vec![segments[0].run_collecting(&before[0], halves.as_ref(), collector.as_mut())?]
+                }
+            };
+            for (window, (before, (middle, after))) in windows.clone().zip(before.iter().zip(&evaluated)) {
+                visit(Passage { block, window, before, middle: middle.as_deref(), after })?;
+            }
             drop(before);
-            self.states.write(window, after)?;
+            for (window, (_, after)) in windows.zip(evaluated) {
+                self.states.write(window, after)?;
+            }
         }
         Ok(collector)
     }

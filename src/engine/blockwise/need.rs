@@ -1,6 +1,6 @@
 //! The memory of an evaluation, estimated before loading, and its way.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use ggml::ThreadPool;
@@ -18,6 +18,9 @@ use crate::plan::{Constraints, experts};
 /// What the program takes beside all that is counted, in bytes.
 const PROGRAM: u64 = 48 << 20;
 
+/// What a context takes beside all that depends on the window, in bytes.
+const GRAPH: u64 = 8 << 20;
+
 /// Bytes of an entry of the vocabulary in llama.cpp's tokenizer, about: its text twice, and its merge.
 const TOKEN: u64 = 200;
 
@@ -30,6 +33,8 @@ pub struct Need {
     pub least: u64,
     /// Of these states in memory.
     pub states: u64,
+    /// Of one more window that is evaluated at the same time.
+    pub each: u64,
 }
 
 /// The text of an evaluation, as far as memory depends on it.
@@ -62,7 +67,7 @@ impl Need {
     /// # Errors
     /// Metadata that is not what it should be.
     pub fn of(model: &Model<'_>, constraints: &Constraints, size: Size) -> Result<Self> {
-        let Common { besides, state, cache, n_vocab, logits } = Common::of(model, size);
+        let Common { besides, compute, state, cache, n_vocab, logits } = Common::of(model, size);
         let largest = largest_block(model, constraints)?;
         // Vocabulary rows of the text, and room for as many logits.
         let n_tokens = (size.window as u64).saturating_mul(size.n_windows as u64).min(n_vocab);
@@ -78,7 +83,10 @@ impl Need {
             .saturating_add(cache)
             .saturating_add(rows.max(head));
         let whole = Self::of_whole(model, size);
-        Ok(Self { whole, least, states: state.saturating_mul(size.n_windows as u64) })
+        let states = state.saturating_mul(size.n_windows as u64);
+        let each =
+            GRAPH.saturating_add(compute).saturating_add(state.saturating_mul(4)).saturating_add(cache);
+        Ok(Self { whole, least, states, each })
     }
 
     /// Of the whole `model` alone.
@@ -163,6 +171,8 @@ fn too_large(n_bytes: u64, room: u64, why: &str) -> String {
 struct Common {
     /// Beside weights, keys and values, and logits.
     besides: u64,
+    /// What a block makes of a window on the way.
+    compute: u64,
     /// The hidden state of a window.
     state: u64,
     /// Keys and values of a block.
@@ -197,7 +207,14 @@ impl Common {
             .saturating_add(state.saturating_mul(4));
         // Keys and values in 16 bits: no wider than stream or widest matrix.
         let cache = bytes(size.window, n_embd);
-        Self { besides, state, cache, n_vocab, logits: bytes(size.n_logits, n_vocab).saturating_mul(2) }
+        Self {
+            besides,
+            compute,
+            state,
+            cache,
+            n_vocab,
+            logits: bytes(size.n_logits, n_vocab).saturating_mul(2),
+        }
     }
 }
 
@@ -222,7 +239,7 @@ fn largest_block(model: &Model<'_>, constraints: &Constraints) -> Result<u64> {
     if check(model, constraints).is_err() {
         return Ok(model.n_bytes());
     }
-    let segments = Segments::new(model, constraints, 1, &Rc::new(ThreadPool::new(1)?));
+    let segments = Segments::new(model, constraints, 1, &Arc::new(ThreadPool::new(1)?));
     // What cannot be planned is said where it is asked for.
     Ok(segments.largest().map_or(model.n_bytes(), |largest| largest.map_or(0, |(_, n_bytes)| n_bytes)))
 }
@@ -241,7 +258,7 @@ mod tests {
 
     #[test]
     fn the_way_is_the_first_that_fits() {
-        let need = Need { whole: 100, least: 10, states: 30 };
+        let need = Need { whole: 100, least: 10, states: 30, each: 5 };
         let way = |limit, on_disk| need.way(Some(limit), Ok(()), on_disk);
         assert_eq!(way(100, false).unwrap(), Way::Whole);
         assert_eq!(way(99, true).unwrap(), Way::Blocks);

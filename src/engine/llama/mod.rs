@@ -13,7 +13,7 @@ use crate::plan::kinds::Kinds;
 use anyhow::{Error, Result, bail, ensure};
 pub(crate) use block::{evaluate_block, evaluate_halves, evaluate_reading};
 use ggml::{BlockCounts, Context, ContextOptions, Tap, ThreadPool, WindowInput};
-use std::rc::Rc;
+use std::sync::Arc;
 use stream_tap::{BothTaps, Seen, StreamTap};
 
 /// The block counts to load `model` with, in place of the file's.
@@ -228,7 +228,7 @@ impl<'model> LlamaHiddenStates<'model> {
     pub fn with_threads(
         model: &'model ggml::Model,
         window: usize,
-        threads: &Rc<ThreadPool>,
+        threads: &Arc<ThreadPool>,
         graph: StreamGraph,
     ) -> Result<Self> {
         Ok(Self::of(Context::with_threads(model, window, threads)?, graph))

@@ -1,7 +1,7 @@
 //! A model as a chain of segments of one block each.
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use ggml::ThreadPool;
@@ -83,7 +83,7 @@ impl<'m, 'a> Chain<'m, 'a> {
         constraints: &'m Constraints,
         engine: &ggml::Model,
         windows: &[&[Token]],
-        threads: &Rc<ThreadPool>,
+        threads: &Arc<ThreadPool>,
     ) -> Result<Self> {
         check_known(constraints, engine)?;
         let graph = StreamGraph::of(model, engine, constraints.rules.stream)?;
@@ -155,7 +155,7 @@ impl<'m, 'a> Chain<'m, 'a> {
     fn run(&mut self, block: BlockId, state: &[f32]) -> Result<Vec<f32>> {
         self.n_block_evaluations += 1;
         let (segments, loaded) = (&self.segments, &self.loaded[&block]);
-        self.contexts.get_or_make(block, || segments.block_of(block, loaded))?.run(state)
+        self.contexts.get_or_make(block, || segments.block_of(block, loaded, &segments.threads))?.run(state)
     }
 
     /// The logits of the scored tokens, for `state` before block `last`.

@@ -1,7 +1,7 @@
 //! The making of a segment: planned, held in memory, loaded.
 
 use std::io::Write as _;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use ggml::source::{CAN_STREAM, Source as _};
@@ -25,14 +25,14 @@ pub struct Segments<'m, 'a> {
     pub(super) model: &'m Model<'a>,
     pub(super) constraints: &'m Constraints,
     pub(super) window: usize,
-    pub(super) threads: Rc<ThreadPool>,
+    pub(super) threads: Arc<ThreadPool>,
     options: ModelOptions,
     conversion: Conversion,
 }
 
 /// A segment's weights in memory.
 pub(super) struct Loaded {
-    pub(super) engine: Rc<ggml::Model>,
+    pub(super) engine: Arc<ggml::Model>,
     n_blocks: usize,
 }
 
@@ -43,14 +43,14 @@ impl<'m, 'a> Segments<'m, 'a> {
         model: &'m Model<'a>,
         constraints: &'m Constraints,
         window: usize,
-        threads: &Rc<ThreadPool>,
+        threads: &Arc<ThreadPool>,
     ) -> Self {
         let options = ModelOptions::default();
         Self {
             model,
             constraints,
             window,
-            threads: Rc::clone(threads),
+            threads: Arc::clone(threads),
             options,
             conversion: Conversion::None,
         }
@@ -78,6 +78,11 @@ impl<'m, 'a> Segments<'m, 'a> {
     #[must_use]
     pub fn window(&self) -> usize {
         self.window
+    }
+
+    /// Lets its threads sleep until they are needed again.
+    pub fn pause(&self) {
+        self.threads.pause();
     }
 
     /// Bytes of the file of a block alone.
@@ -112,9 +117,16 @@ impl<'m, 'a> Segments<'m, 'a> {
     /// # Errors
     /// A block that llama.cpp does not take alone.
     pub fn block(&self, block: BlockId, changed: &ChangedTensors) -> Result<BlockSegment> {
-        let plan = self.plan(&[block], Vocabulary::None, changed);
-        let loaded = plan.and_then(|plan| self.load(&plan)).with_context(|| SegmentOf(block))?;
-        self.block_of(block, &loaded)
+        self.block_of(block, &self.load_block(block, changed)?, &self.threads)
+    }
+
+    /// One block, once for each of `pools`. In memory its weights are once.
+    ///
+    /// # Errors
+    /// As [`Segments::block`].
+    pub fn block_on_each(&self, block: BlockId, pools: &[Arc<ThreadPool>]) -> Result<Vec<BlockSegment>> {
+        let loaded = self.load_block(block, &ChangedTensors::new())?;
+        pools.iter().map(|threads| self.block_of(block, &loaded, threads)).collect()
     }
 
     /// Ascending blocks up to the logits, with the weights of `changed`.
@@ -149,15 +161,25 @@ impl<'m, 'a> Segments<'m, 'a> {
     pub(super) fn load(&self, plan: &SegmentPlan<'_>) -> Result<Loaded> {
         let contents = Contents::new(&plan.layout, &plan.data)?;
         let engine = load(&contents, self.options)?;
-        Ok(Loaded { engine: Rc::new(engine), n_blocks: plan.n_blocks })
+        Ok(Loaded { engine: Arc::new(engine), n_blocks: plan.n_blocks })
+    }
+
+    fn load_block(&self, block: BlockId, changed: &ChangedTensors) -> Result<Loaded> {
+        let plan = self.plan(&[block], Vocabulary::None, changed);
+        plan.and_then(|plan| self.load(&plan)).with_context(|| SegmentOf(block))
     }
 
     /// A block that was loaded, ready for windows.
-    pub(super) fn block_of(&self, block: BlockId, loaded: &Loaded) -> Result<BlockSegment> {
+    pub(super) fn block_of(
+        &self,
+        block: BlockId,
+        loaded: &Loaded,
+        threads: &Arc<ThreadPool>,
+    ) -> Result<BlockSegment> {
         let n_embd = loaded.engine.n_embd();
         Ok(BlockSegment {
             block,
-            context: Context::of_shared(&loaded.engine, self.window, self.window, &self.threads)?,
+            context: Context::of_shared(&loaded.engine, self.window, self.window, threads)?,
             graph: self.graph(loaded),
             prefix: self.model.block_prefix(),
             input_scale: InputScale::of(self.constraints, n_embd),

@@ -1,6 +1,6 @@
 //! Shortened models, each whole: slow, and right for every architecture.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::Result;
 use ggml::{Context, ModelOptions, ThreadPool, WindowInput};
@@ -21,7 +21,7 @@ pub struct Whole<'m, 'a> {
     constraints: &'m Constraints,
     engine: &'m ggml::Model,
     windows: Vec<Vec<Token>>,
-    threads: Rc<ThreadPool>,
+    threads: Arc<ThreadPool>,
     n_block_evaluations: u64,
 }
 
@@ -33,14 +33,14 @@ impl<'m, 'a> Whole<'m, 'a> {
         constraints: &'m Constraints,
         engine: &'m ggml::Model,
         windows: &[&[Token]],
-        threads: &Rc<ThreadPool>,
+        threads: &Arc<ThreadPool>,
     ) -> Self {
         Self {
             model,
             constraints,
             engine,
             windows: windows.iter().map(|window| window.to_vec()).collect(),
-            threads: Rc::clone(threads),
+            threads: Arc::clone(threads),
             n_block_evaluations: 0,
         }
     }

@@ -23,7 +23,7 @@ pub mod validation;
 
 pub mod scaling;
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use faer::Mat;
@@ -147,7 +147,7 @@ pub struct Healer<'m, 'a> {
     engine: &'m ggml::Model,
     windows: Vec<&'m [Token]>,
     split: &'m Split,
-    threads: Rc<ThreadPool>,
+    threads: Arc<ThreadPool>,
     n_threads: usize,
     segments: Segments<'m, 'a>,
     /// Tokens of the longest window.
@@ -189,7 +189,7 @@ impl<'m, 'a> Healer<'m, 'a> {
     pub fn of_whole_models(setup: Setup<'m, 'a>) -> Result<Self> {
         let Setup { model, constraints, engine, windows, split, n_threads } = setup;
         let window = windows.iter().map(|window| window.len()).max().unwrap_or(0);
-        let threads = Rc::new(ThreadPool::new(n_threads)?);
+        let threads = Arc::new(ThreadPool::new(n_threads)?);
         Ok(Self {
             segments: Segments::new(model, constraints, window, &threads).on(engine.options()),
             model,
