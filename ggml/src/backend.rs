@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use llama_cpp_sys_2 as sys;
 
 use crate::kernels::Kernels;
-use crate::{Error, fault, log};
+use crate::{Error, fault, limits, log};
 
 /// Proof that llama.cpp is initialised and its log captured.
 pub struct Backend {
@@ -61,6 +61,7 @@ impl Backend {
     pub fn init() -> &'static Self {
         static BACKEND: OnceLock<Backend> = OnceLock::new();
         BACKEND.get_or_init(|| {
+            limits::give_back_large_allocations();
             // SAFETY: `capture` has the signature of `ggml_log_callback`, may be called from any thread, and uses
             // no user data.
             unsafe { sys::llama_log_set(Some(log::capture), std::ptr::null_mut()) };

@@ -6,7 +6,7 @@
 //! In reading order:
 //! - [`mapping`]: a read-only memory-mapped file.
 //! - `source`: a file that is made while llama.cpp reads it.
-//! - [`limits`]: limits that the system sets on this process.
+//! - [`limits`]: limits of this process, and the memory that it keeps.
 //! - [`log`]: what llama.cpp says, captured.
 //! - [`fault`]: the end of a process that llama.cpp ends.
 //! - `kernels`: what ggml evaluates with on the processor.
