@@ -47,23 +47,27 @@ pub fn message(error: &anyhow::Error) -> String {
     for link in error.chain() {
         let text = link.to_string();
         if Some(&text) != hint.as_ref() {
-            // A path may hold any character.
-            links.push(text.replace(char::is_control, " "));
+            links.push(on_one_line(&text));
         }
     }
     links.join(": ")
 }
 
-/// The remedy, if one is known.
+/// The remedy, if one is known, on one line.
 #[must_use]
 pub fn hint(error: &anyhow::Error) -> Option<String> {
     if let Some(hint) = error.downcast_ref::<Hint>() {
-        return Some(hint.to_string());
+        return Some(on_one_line(&hint.0));
     }
     error
         .chain()
         .find_map(|link| link.downcast_ref::<crate::gguf::Error>())
         .and_then(|error| error.hint().map(str::to_owned))
+}
+
+/// Text without control characters: a path may hold any character.
+fn on_one_line(text: &str) -> String {
+    text.replace(char::is_control, " ")
 }
 
 #[cfg(test)]
@@ -79,5 +83,7 @@ mod tests {
         let plain = Err::<(), _>(anyhow!("a\nb")).context("m").unwrap_err();
         assert_eq!(message(&plain), "m: a b");
         assert_eq!(hint(&plain), None);
+        let named = anyhow!("two").context(Hint("there are a\n.gguf, \u{1b}[31mb.gguf".to_owned()));
+        assert_eq!(hint(&named).as_deref(), Some("there are a .gguf,  [31mb.gguf"));
     }
 }

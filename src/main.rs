@@ -79,9 +79,12 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
 /// Prints help to stdout, or one line on wrong arguments.
 fn usage(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
-        // Help goes to a pipe that may be closed already.
-        let _ = error.print();
-        return ExitCode::SUCCESS;
+        return match error.print() {
+            Err(failure) if failure.kind() != std::io::ErrorKind::BrokenPipe => {
+                failed(&anyhow::Error::new(failure).context("stdout"))
+            }
+            _ => ExitCode::SUCCESS,
+        };
     }
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         // Nothing was asked for: here the help is the message.

@@ -1,6 +1,5 @@
 //! The experts that stay, by a list or by scores.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -8,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::choose::settings::ExpertChoice;
+use crate::files::unique::unique;
 use crate::measure::experts::{BlockOfExperts, ExpertScores};
 use crate::model::block::BlockSet;
 use crate::model::{BlockId, Model};
@@ -109,10 +109,10 @@ fn read(path: &Path) -> Result<KeptExperts> {
 }
 
 fn parse(text: &str) -> Result<KeptExperts> {
-    let lists: BTreeMap<String, Vec<usize>> = serde_json::from_str(text).map_err(|error| {
-        let (line, column) = (error.line(), error.column());
-        let expected = "a JSON object that has for each block the list of its kept experts";
-        anyhow!("line {line}, column {column}: expected {expected}")
+    let mut json = serde_json::Deserializer::from_str(text);
+    let lists = unique::<_, String, Vec<usize>>(&mut json).and_then(|lists| json.end().map(|()| lists));
+    let lists = lists.map_err(|error| {
+        anyhow!("expected a JSON object that has for each block the list of its kept experts: {error}")
     })?;
     let mut kept = KeptExperts::new();
     for (name, mut experts) in lists {

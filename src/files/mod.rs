@@ -2,7 +2,8 @@
 //!
 //! Takes paths and bytes, gives files that are complete or not there at all. [`staged`] are renamed into their places together,
 //! [`unnamed`] leave nothing, [`records`] and [`cache`] keep what may be needed again. `system` holds what differs between
-//! systems. [`stamp`] sees that a file changed, [`free_memory`] what is free. Uses `error`, `named`, `watch` and `gguf`.
+//! systems. [`stamp`] sees that a file changed, [`free_memory`] what is free,
+//! [`unique`] that a key stands twice. Uses `error`, `named`, `watch` and `gguf`.
 
 pub mod shell;
 
@@ -21,6 +22,8 @@ pub mod staged;
 pub mod part_name;
 
 pub mod free_memory;
+
+pub mod unique;
 
 pub mod unnamed;
 

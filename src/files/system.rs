@@ -73,6 +73,17 @@ pub(crate) fn mode_from(permissions: &Permissions) -> u32 {
     }
 }
 
+/// How many names a file has, as far as the system says.
+pub(crate) fn n_links(metadata: &Metadata) -> u64 {
+    #[cfg(unix)]
+    return std::os::unix::fs::MetadataExt::nlink(metadata);
+    #[cfg(not(unix))]
+    {
+        let _ = metadata;
+        1
+    }
+}
+
 /// Gives the file at `from` another name, for a while: a link, or where users may make none a second name.
 pub(crate) fn link(from: &Path, to: &Path) -> io::Result<()> {
     #[cfg(unix)]

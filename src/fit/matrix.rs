@@ -20,7 +20,11 @@ impl Matrix {
     pub(super) fn open(path: &Path, model: &Model<'_>) -> Result<Self> {
         let open = || -> Result<Self> {
             let mapping = Mapping::open(path)?;
-            Imatrix::parse(&mapping)?.check(model)?;
+            let matrix = Imatrix::parse(&mapping)?;
+            matrix.check(model)?;
+            for tensor in model.tensors() {
+                matrix.importance(tensor.info.name())?;
+            }
             Ok(Self::File(mapping))
         };
         open().with_context(|| path.display().to_string())

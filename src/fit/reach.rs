@@ -44,8 +44,8 @@ pub(super) fn check_size(parent: Parent<'_>, settings: &Fit, keep: &BlockSet) ->
     let name = parent.name();
     if may_remove {
         bail!(
-            "{name}: {target} bytes cannot be reached: its tensors in the smallest of these types have {least} bytes without all \
-             that may go"
+            "{name}: a file of {target} bytes cannot be reached: without all that may go, and the rest in the smallest of these \
+             types, its tensors alone have {least} bytes"
         );
     }
     let error = anyhow::anyhow!(

@@ -6,9 +6,10 @@ use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::removal::Removal;
+use crate::files::unique::unique;
 use crate::gguf::{Quoted, TensorType};
 use crate::model::block::{BlockSet, numbers};
 use crate::model::{BlockId, Model};
@@ -43,12 +44,13 @@ pub struct Recipe {
     #[serde(default)]
     pub attention_method: Option<String>,
     /// The experts that stay, by block; null where none go.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "some_unique")]
     pub experts: Option<BTreeMap<usize, Vec<usize>>>,
     /// How they were chosen; `list` for a list, which null stands for.
     #[serde(default)]
     pub experts_method: Option<String>,
     /// The tensors in other types, by their names in the model.
+    #[serde(deserialize_with = "unique")]
     pub types: BTreeMap<String, String>,
     /// Bytes of the file.
     pub bytes: u64,
@@ -56,6 +58,17 @@ pub struct Recipe {
     pub expected_kl: Option<f64>,
     /// As measured, in nats.
     pub kl_divergence: Option<f64>,
+    /// Hash of all above when it was measured. With another one the divergences are not those of this plan.
+    #[serde(default)]
+    pub measured_blake3: Option<String>,
+}
+
+fn some_unique<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<BTreeMap<usize, Vec<usize>>>, D::Error> {
+    #[derive(Deserialize)]
+    struct Lists(#[serde(deserialize_with = "unique")] BTreeMap<usize, Vec<usize>>);
+    Ok(Option::<Lists>::deserialize(deserializer)?.map(|lists| lists.0))
 }
 
 /// Types of tensors, by their index among the model's.
@@ -93,7 +106,30 @@ impl Recipe {
             bytes: 0,
             expected_kl: None,
             kl_divergence: None,
+            measured_blake3: None,
         }
+    }
+
+    /// With the hash of all that it says.
+    ///
+    /// # Errors
+    /// A bug.
+    pub(super) fn measured(self) -> Result<Self> {
+        let hash = self.hash()?;
+        Ok(Self { measured_blake3: Some(hash), ..self })
+    }
+
+    /// Its divergences, as a sum and as measured, unless it was edited after that.
+    pub(super) fn divergences(&self) -> Result<[Option<f64>; 2]> {
+        Ok(match self.measured_blake3.as_deref() == Some(&*self.hash()?) {
+            true => [self.expected_kl, self.kl_divergence],
+            false => [None; 2],
+        })
+    }
+
+    fn hash(&self) -> Result<String> {
+        let plain = Self { measured_blake3: None, ..self.clone() };
+        Ok(blake3::hash(&serde_json::to_vec(&plain)?).to_hex().to_string())
     }
 
     /// Reads a file.
@@ -173,7 +209,13 @@ impl Recipe {
         let blocks: BlockSet = self.removed.iter().map(block).collect::<Result<_>>()?;
         let attention = self.attention(model, &blocks)?;
         let experts = self.experts(model, &blocks)?;
-        Ok(Removal { blocks, attention, experts, method: self.method.clone(), kl: 0.0 })
+        let method = match (ChosenBy::of_word(&self.method), blocks.is_empty()) {
+            (None, _) => bail!("chose blocks by {}, which is no method", Quoted(&self.method)),
+            (Some(_), true) => ChosenBy::NoBlock.to_string(),
+            (Some(ChosenBy::NoBlock), false) => ChosenBy::List.to_string(),
+            (Some(by), false) => by.to_string(),
+        };
+        Ok(Removal { blocks, attention, experts, method, kl: 0.0 })
     }
 
     /// The attention that goes, checked for `model` without `removed`.

@@ -187,7 +187,8 @@ fn finish(
         expected_kl: Some(best.expected),
         kl_divergence: Some(best.kl()),
         ..Recipe::new(problem.parent.model, hash, &best.removal, &best.types)
-    };
+    }
+    .measured()?;
     Ok(Fitted {
         cut,
         report,
@@ -212,7 +213,13 @@ fn said(mut cut: Cut, divergences: [Option<f64>; 2]) -> Cut {
 ///
 /// # Errors
 /// A recipe for another model, or one that cannot be applied; a set of blocks that may not go.
-pub fn apply(parent: Parent<'_>, recipe: Recipe, imatrix: Option<&Path>, threads: usize) -> Result<Fitted> {
+pub fn apply(
+    parent: Parent<'_>,
+    recipe: Recipe,
+    imatrix: Option<&Path>,
+    threads: usize,
+    watch: &dyn Watch,
+) -> Result<Fitted> {
     let start = Instant::now();
     let matrix = imatrix.map(|path| Matrix::open(path, parent.model)).transpose()?;
     let imatrix = matrix.as_ref().map(Matrix::blake3);
@@ -221,8 +228,12 @@ pub fn apply(parent: Parent<'_>, recipe: Recipe, imatrix: Option<&Path>, threads
     let maker = Maker::new(parent.model, matrix.as_ref(), threads)?;
     let problem = Problem { parent, ladders: &[], losses: &[], maker: &maker, imatrix };
     let candidate = problem.of_types(&checked.removal, checked.types)?;
+    let divergences = recipe.divergences()?;
+    if divergences == [None; 2] && recipe.kl_divergence.is_some() {
+        watch.note("the plan was edited after it was measured: its divergences are not those of this file");
+    }
     let report = FitReport {
-        expected_kl: recipe.expected_kl,
+        expected_kl: divergences[0],
         kl_divergence: None,
         perplexity: None,
         parent_perplexity: None,
@@ -230,7 +241,7 @@ pub fn apply(parent: Parent<'_>, recipe: Recipe, imatrix: Option<&Path>, threads
         seconds: start.elapsed().as_secs_f64(),
         ..report::of(&problem, None, &candidate, &[])
     };
-    let cut = said(problem.cut(&candidate)?, [recipe.expected_kl, recipe.kl_divergence]);
+    let cut = said(problem.cut(&candidate)?, divergences);
     Ok(Fitted { cut, report, recipe, importance: None, calibration: None, imatrix: None })
 }
 

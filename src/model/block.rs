@@ -140,8 +140,7 @@ impl FromStr for BlockList {
                     "'{text}' is not a block number; expected numbers and ranges such as 21-29,31"
                 ));
             }
-            // Too large for the type is too large for any model.
-            Ok(text.parse().unwrap_or(usize::MAX))
+            text.parse().map_err(|_| format!("no model has a block {text}"))
         };
         let range = |item: &str| -> Result<RangeInclusive<usize>, String> {
             let (start, end) = match item.split_once('-') {
@@ -188,7 +187,11 @@ mod tests {
     fn huge_numbers_are_blocks_that_do_not_exist() {
         assert_eq!(
             list("0-99999999999999999999999").unwrap_err(),
-            format!("cannot remove block {}: the model has 40 blocks, 0 to 39", usize::MAX)
+            "no model has a block 99999999999999999999999"
+        );
+        assert_eq!(
+            list("0-99999999999").unwrap_err(),
+            "cannot remove block 99999999999: the model has 40 blocks, 0 to 39"
         );
     }
 

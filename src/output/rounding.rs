@@ -121,6 +121,11 @@ mod tests {
     #[test]
     fn numbers_of_file_types_are_those_of_llama_cpp() {
         for (name, number) in FILE_TYPES {
+            // llama-quantize names the one after mixtures, the other not at all.
+            let name = if *name == "MXFP4" { "MXFP4_MOE" } else { name };
+            if name == "NVFP4" {
+                continue;
+            }
             let found: FileType = name.parse().unwrap();
             assert_eq!(found.number(), *number, "{name}");
         }

@@ -153,6 +153,8 @@ pub const FILE_TYPES: &[(&str, u32)] = &[
     ("BF16", 32),
     ("TQ1_0", 36),
     ("TQ2_0", 37),
+    ("MXFP4", 38),
+    ("NVFP4", 39),
 ];
 
 /// The file type whose base type holds most weights (`llama-model-loader.cpp: llama_model_loader`).

@@ -145,11 +145,17 @@ fn single_losses_are_those_of_files_with_one_tensor_in_another_type() {
         let name = tensor["name"].as_str().unwrap();
         recipe["types"] = serde_json::json!({ name: "Q4_0" });
         fs::write(dir.join("one.json"), recipe.to_string()).unwrap();
-        json(dir, "fit m.gguf --plan one.json -o one.gguf --force");
+        let applied = json(dir, "fit m.gguf --plan one.json -o one.gguf --force");
+        // It was edited: what was measured is not of this file.
+        assert!(applied["fit"]["expected_kl"].is_null() && recipe["expected_kl"].is_number());
         let expected = kl(dir, "one.gguf", 0, N_SCORED);
         let found = tensor["loss"].as_f64().unwrap();
         assert!((found / expected - 1.0).abs() < 1e-3, "{name}: {found} {expected}");
     }
+    recipe["method"] = "guess".into();
+    fs::write(dir.join("one.json"), recipe.to_string()).unwrap();
+    let message = failure(dir, "fit m.gguf --plan one.json -o no.gguf");
+    assert!(message.contains("one.json: chose blocks by 'guess', which is no method"), "{message}");
 }
 
 #[test]
@@ -171,7 +177,7 @@ fn blocks_go_where_types_are_not_enough() {
     );
     // What cannot be reached is told before a text is read.
     for (target, more, words) in [
-        ("1K", "", "1000 bytes cannot be reached: its tensors in the smallest of these types have"),
+        ("1K", "", "a file of 1000 bytes cannot be reached: without all that may go"),
         ("40K", "--max-drop 0", "40000 bytes cannot be reached by types alone; the smallest tensors have"),
     ] {
         let run = format!("fit m.gguf --target-size {target} {more} --calibration none.txt -o no.gguf");

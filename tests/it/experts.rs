@@ -424,7 +424,13 @@ fn a_file_of_lists_is_named_with_its_fault() {
     dir.write("experts.json", b"[[0, 1]]");
     let output = dir.run("m.gguf --experts experts.json -o out.gguf").refused();
     let expected = "expected a JSON object that has for each block the list of its kept experts";
-    assert_eq!(output.error(), format!("m.gguf: experts.json: line 1, column 0: {expected}"));
+    let found = "invalid type: sequence, expected an object at line 1 column 0";
+    assert_eq!(output.error(), format!("m.gguf: experts.json: {expected}: {found}"));
+    dir.write("experts.json", br#"{"1": [0, 1], "2": [0, 1], "1": [2, 3]}"#);
+    let output = dir.run("m.gguf --experts experts.json -o out.gguf").refused();
+    output.check(output.error().contains("'1' stands twice at line 1 column "), "the block is named");
+    dir.write("experts.json", br#"{"1": [0, 1], "2": [0, 1]}"#);
+    dir.run("m.gguf --experts experts.json --experts-by reap -o out.gguf").refused();
     dir.run("m.gguf --experts /dev/zero -o out.gguf").refused();
     dir.run("m.gguf --experts missing.json -o out.gguf").refused();
     dir.run("m.gguf --keep-experts 0-3 --experts experts.json -o out.gguf").refused();

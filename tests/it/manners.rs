@@ -52,7 +52,7 @@ fn a_model_alone_is_shown_with_what_to_try_and_fails() {
         "  16 of 16 blocks may be removed\n",
         "  gguf-shorten score m.gguf\n",
         "  gguf-shorten m.gguf --drop 2 -o m-drop2.gguf\n",
-        "  gguf-shorten compare m.gguf --drop 1..2 --requantize Q4_K_M,Q3_K_M\n",
+        "  gguf-shorten compare m.gguf --drop 1..2 --requantize Q6_K,Q4_K_M\n",
     ] {
         output.check(output.stderr.contains(line), line);
     }

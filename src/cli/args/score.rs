@@ -51,7 +51,7 @@ pub struct ScoreArgs {
     #[arg(long, value_name = "FILE")]
     pub imatrix_out: Option<PathBuf>,
 
-    /// Overwrite that file if it exists
+    /// Overwrite the importance matrix if it exists
     #[arg(long, requires = "imatrix_out")]
     pub force: bool,
 

@@ -66,7 +66,7 @@ pub struct ShortenArgs {
     pub drop_experts: Option<ExpertBudget>,
 
     /// By which score of experts [default: auto; reap with --effort quick]
-    #[arg(long, value_parser = one_of::<ExpertMethod>(), requires = "drop_experts", help_heading = "What is removed")]
+    #[arg(long, value_parser = one_of::<ExpertMethod>(), requires = "drop_experts", conflicts_with_all = ["experts", "keep_experts"], help_heading = "What is removed")]
     pub experts_by: Option<ExpertMethod>,
 
     /// Keep only these experts, the same in each block, such as 0-95 (no calibration)

@@ -81,7 +81,13 @@ fn found(parent: Parent<'_>, options: &Fit) -> Result<Fitted> {
         }
         How::Plan(path) => {
             let apply = || -> Result<Fitted> {
-                run::apply(parent, Recipe::read(path)?, options.imatrix.as_deref(), options.threads)
+                run::apply(
+                    parent,
+                    Recipe::read(path)?,
+                    options.imatrix.as_deref(),
+                    options.threads,
+                    &options.printing,
+                )
             };
             apply().with_context(|| path.display().to_string())
         }

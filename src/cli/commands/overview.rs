@@ -20,6 +20,9 @@ use crate::report::lines;
 /// The share of blocks in a proposal: most models can spare one of eight.
 const SHARE: usize = 8;
 
+/// Presets of llama.cpp in a proposal, with their bits per weight, about.
+const PRESETS: [(&str, f64); 4] = [("Q6_K", 6.6), ("Q4_K_M", 4.9), ("Q3_K_M", 3.9), ("Q2_K", 3.0)];
+
 /// Shows the model, then fails: no blocks to remove are named.
 ///
 /// # Errors
@@ -80,7 +83,10 @@ fn proposals(model: &Model<'_>, path: &Path, may_be_cut: bool) -> [(String, Stri
         ];
     }
     let n = (model.n_trunk_blocks() / SHARE).max(1);
-    let out = shell(&format!("{stem}-drop{n}.gguf"));
+    let out = format!("{stem}-drop{n}.gguf");
+    // A name is not taken for a flag.
+    let out = shell(&if out.starts_with('-') { format!("./{out}") } else { out });
+    let types = smaller_types(model);
     [
         (format!("gguf-shorten score {model_word}"), "how much each block matters".to_owned()),
         (
@@ -88,8 +94,20 @@ fn proposals(model: &Model<'_>, path: &Path, may_be_cut: bool) -> [(String, Stri
             format!("write it without the {n} of {} blocks that matter least", model.n_trunk_blocks()),
         ),
         (
-            format!("gguf-shorten compare {model_word} --drop 1..{n} --requantize Q4_K_M,Q3_K_M"),
+            format!("gguf-shorten compare {model_word} --drop 1..{n} --requantize {types}"),
             "whether fewer blocks or a smaller type costs less".to_owned(),
         ),
     ]
+}
+
+/// The two presets next below the types of the model's blocks; the smallest if none is.
+fn smaller_types(model: &Model<'_>) -> String {
+    let of_blocks = model.tensors().iter().filter(|tensor| tensor.block.is_some());
+    let (n_bytes, n_weights) = of_blocks.fold((0, 0), |(n_bytes, n_weights), tensor| {
+        (n_bytes + tensor.info.n_bytes(), n_weights + tensor.info.n_elements())
+    });
+    let bits = n_bytes as f64 * 8.0 / n_weights.max(1) as f64;
+    let is_smaller = |(_, preset): &&(&str, f64)| *preset < 0.8 * bits;
+    let smaller: Vec<&str> = PRESETS.iter().filter(is_smaller).take(2).map(|(name, _)| *name).collect();
+    if smaller.is_empty() { PRESETS[PRESETS.len() - 1].0.to_owned() } else { smaller.join(",") }
 }

@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use super::states::{States, hash};
 use crate::engine::conversion::Conversion;
 use crate::engine::imatrix::Gathered;
-use crate::files::place;
 use crate::files::records::Records;
+use crate::files::{place, system};
 use crate::watch::Watch;
 
 /// The checkpoint of one pass. Its files are locked.
@@ -146,9 +146,23 @@ impl Place {
     /// Opens it, and locks it for this run.
     fn open(&self) -> Result<File> {
         let at_path = || self.0.display().to_string();
+        // What others may have put here is not written to by way of a link.
+        let check = || match fs::symlink_metadata(&self.0) {
+            Ok(there) => {
+                ensure!(there.is_file(), "{}: is not a regular file", at_path());
+                ensure!(
+                    system::n_links(&there) == 1,
+                    "{}: has another name, expected a file of its own",
+                    at_path()
+                );
+                Ok(())
+            }
+            Err(_) => Ok(()),
+        };
+        check()?;
         let file = File::options().read(true).write(true).create(true).truncate(false).open(&self.0);
         let file = file.with_context(at_path)?;
-        ensure!(file.metadata().with_context(at_path)?.is_file(), "{}: is not a regular file", at_path());
+        check()?;
         match file.try_lock() {
             Ok(()) => Ok(file),
             Err(fs::TryLockError::WouldBlock) => {
@@ -164,6 +178,28 @@ impl Place {
 mod tests {
     use super::*;
     use crate::watch::Silent;
+
+    #[test]
+    fn nothing_is_written_by_way_of_a_link() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        fs::write(at("precious"), "precious").unwrap();
+        let place = Place(at("blockwise-1.0"));
+        for is_symbolic in [true, false] {
+            match is_symbolic {
+                true => std::os::unix::fs::symlink(at("precious"), &place.0).unwrap(),
+                false => fs::hard_link(at("precious"), &place.0).unwrap(),
+            }
+            place.open().unwrap_err();
+            fs::remove_file(&place.0).unwrap();
+        }
+        assert_eq!(fs::read(at("precious")).unwrap(), b"precious");
+        place.open().unwrap();
+        // Nor is what a link leads to made.
+        std::os::unix::fs::symlink(at("absent"), at("blockwise-2.0")).unwrap();
+        Place(at("blockwise-2.0")).open().unwrap_err();
+        assert!(!at("absent").exists());
+    }
 
     #[test]
     fn nothing_is_left_where_there_is_no_room() {

@@ -54,7 +54,7 @@ pub(super) fn all() -> Result<Vec<String>> {
         for repository in repositories(&cache) {
             let folder = cache.join(format!("models--{}", repository.replacen('/', "--", 1)));
             let models =
-                snapshot(&folder).map_or_else(|_| Vec::new(), |snapshot| listing::models_of(&snapshot));
+                snapshot(&folder).map_or(Ok(Vec::new()), |snapshot| listing::models_of(&snapshot))?;
             names.extend(listing::names(&format!("hf:{repository}"), &models));
         }
     }
@@ -66,7 +66,7 @@ pub(super) fn all() -> Result<Vec<String>> {
 /// The paths of all models that older releases of llama.cpp have fetched. Which repository they are of cannot be read from them.
 pub(super) fn all_of_older_llama_cpp() -> Result<Vec<PathBuf>> {
     let folder = llama_cpp_cache()?;
-    Ok(listing::models_of(&folder)
+    Ok(listing::models_of(&folder)?
         .into_iter()
         .filter(|file| !file.contains('/'))
         .map(|file| folder.join(file))
@@ -81,7 +81,7 @@ fn of_older_llama_cpp(
 ) -> Result<Option<PathBuf>> {
     let folder = llama_cpp_cache()?;
     let start = format!("{}_", repository.join("_"));
-    let files = listing::models_of(&folder);
+    let files = listing::models_of(&folder)?;
     let mut of_repository = files.iter().filter_map(|name| Some((name, name.strip_prefix(&start)?)));
     let found = match (file, quant) {
         (Some(file), _) => {

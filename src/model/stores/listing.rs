@@ -9,8 +9,8 @@ use super::closest;
 use crate::error::Hint;
 use crate::files::part_name::Prefix;
 
-/// Entries that are looked at, and folders inside of one another.
-const MAX_ENTRIES: usize = 4096;
+/// Entries of a folder at most, and folders inside of one another.
+const MAX_ENTRIES: usize = 1 << 16;
 const MAX_DEPTH: usize = 4;
 
 /// The model of `folder` whose name has that quantization in it, as llama.cpp's `-hf ORG/REPO:QUANT` finds it (`download.cpp:
@@ -19,7 +19,7 @@ const MAX_DEPTH: usize = 4;
 /// # Errors
 /// None, with those that are there; a link that leads nowhere.
 pub(super) fn of_quant(folder: &Path, quant: &str, named: &str) -> Result<PathBuf> {
-    let models = models(&files(folder));
+    let models = models(&files(folder)?);
     let found = models.iter().find(|file| has_quant(file, quant));
     let Some(file) = found else {
         let missing = anyhow!("{named}:{quant}: no model of that quantization is in {}", folder.display());
@@ -38,8 +38,11 @@ pub(super) fn has_quant(file: &str, quant: &str) -> bool {
 }
 
 /// The models of a folder, by their paths in it.
-pub(super) fn models_of(folder: &Path) -> Vec<String> {
-    models(&files(folder))
+///
+/// # Errors
+/// More files than a folder of models has.
+pub(super) fn models_of(folder: &Path) -> Result<Vec<String>> {
+    Ok(models(&files(folder)?))
 }
 
 /// What names each of these models of a repository: the repository alone where it has one.
@@ -62,7 +65,7 @@ fn existing(path: PathBuf) -> Result<PathBuf> {
 /// # Errors
 /// None or several that it may be, with those that are there; a link that leads nowhere.
 pub(super) fn choose(folder: &Path, wanted: Option<&str>, named: &str) -> Result<PathBuf> {
-    let files = files(folder);
+    let files = files(folder)?;
     let found = match wanted {
         Some(wanted) => files
             .iter()
@@ -102,10 +105,13 @@ fn last(file: &str) -> &str {
     file.rsplit('/').next().unwrap_or(file)
 }
 
-/// The paths of all GGUF files below `folder`, `/`-separated, sorted.
-fn files(folder: &Path) -> Vec<String> {
+/// The paths of all GGUF files below `top`, `/`-separated, sorted. What is no Unicode is replaced.
+///
+/// # Errors
+/// More files and folders than one of models has.
+fn files(top: &Path) -> Result<Vec<String>> {
     let mut files = Vec::new();
-    let mut folders = vec![(folder.to_owned(), String::new(), 0)];
+    let mut folders = vec![(top.to_owned(), String::new(), 0)];
     let mut n_seen = 0;
     while let Some((folder, prefix, depth)) = folders.pop() {
         let Ok(entries) = std::fs::read_dir(folder) else {
@@ -113,13 +119,12 @@ fn files(folder: &Path) -> Vec<String> {
         };
         for entry in entries.flatten() {
             n_seen += 1;
-            if n_seen > MAX_ENTRIES {
-                break;
-            }
-            let Ok(name) = entry.file_name().into_string() else {
-                continue;
-            };
-            let name = format!("{prefix}{name}");
+            ensure!(
+                n_seen <= MAX_ENTRIES,
+                "{}: has more than {MAX_ENTRIES} files and folders below it",
+                top.display()
+            );
+            let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
             if is_folder(&entry) {
                 if depth < MAX_DEPTH {
                     folders.push((entry.path(), format!("{name}/"), depth + 1));
@@ -130,7 +135,7 @@ fn files(folder: &Path) -> Vec<String> {
         }
     }
     files.sort();
-    files
+    Ok(files)
 }
 
 /// A link to a folder is not followed: it may lead back.

@@ -53,7 +53,7 @@ pub(super) fn all() -> Result<Vec<String>> {
     let mut names = Vec::new();
     for folder in folders()? {
         for repository in repositories(&folder) {
-            let models = listing::models_of(&folder.join(&repository));
+            let models = listing::models_of(&folder.join(&repository))?;
             names.extend(listing::names(&format!("lmstudio:{repository}"), &models));
         }
     }

@@ -165,6 +165,15 @@ impl<'a> Imatrix<'a> {
             Ok(tensor.bytes().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
         };
         let (mut values, counts) = (floats(sums)?, floats(counts)?);
+        for (what, found) in [(SUMS, &values), (COUNTS, &counts)] {
+            let wrong = found.iter().enumerate().find(|(_, value)| !value.is_finite() || **value < 0.0);
+            if let Some((at, value)) = wrong {
+                bail!(
+                    "entry {} has {value} at {what}[{at}], expected a finite number from 0 on",
+                    Quoted(name)
+                );
+            }
+        }
         ensure!(!counts.is_empty() && values.len().is_multiple_of(counts.len()), wrong());
         let n_columns = values.len() / counts.len();
         for (columns, count) in values.chunks_exact_mut(n_columns.max(1)).zip(counts) {

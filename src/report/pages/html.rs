@@ -4,7 +4,7 @@ use super::chart::STYLE;
 use super::charts::{fate, influence, of_section};
 use super::escape::markup;
 use super::heat_map::{experts, heat_map};
-use super::table::{BLOCKS, FIGURES, Row, VERIFIED, rows};
+use super::table::{BLOCKS, FIGURES, Row, TEXT, VERIFIED, rows};
 use super::words::{about, commands, details, done, hashes, measured, plural, versions};
 use super::{Collection, Section};
 use crate::report::column::Column;
@@ -110,10 +110,7 @@ fn columns() -> impl Iterator<Item = (&'static str, &'static Column<Row>)> {
         ("", BLOCKS),
         ("t n", Column::new("removed", removed)),
     ];
-    const LAST: [(&str, Column<Row>); 2] = [
-        ("t", VERIFIED),
-        ("t", Column::new("text", |row| row.text_number.map_or(String::new(), |number| number.to_string()))),
-    ];
+    const LAST: [(&str, Column<Row>); 2] = [("t", VERIFIED), ("t", TEXT)];
     let figures = FIGURES.iter().map(|column| ("", column));
     let of = |named: &'static (&'static str, Column<Row>)| (named.0, &named.1);
     FIRST.iter().map(of).chain(figures).chain(LAST.iter().map(of))

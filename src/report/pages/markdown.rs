@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::escape::markdown;
-use super::table::{BLOCKS, FIGURES, Row, VERIFIED, rows};
+use super::table::{BLOCKS, FIGURES, Row, TEXT, VERIFIED, rows};
 use super::words::{about, commands, details, done, hashes, plural, versions};
 use super::{Collection, Section};
 use crate::report::column::Column;
@@ -17,7 +17,7 @@ pub fn page(collection: &Collection) -> String {
         plural(collection.sections.len(), "parent model"),
         markdown(&versions(collection))
     );
-    let (rows, _) = rows(collection);
+    let (rows, texts) = rows(collection);
     if !rows.is_empty() {
         let line = |cells: Vec<&str>| format!("| {} |\n", cells.join(" | "));
         let heads = line(columns().map(|(_, column)| column.head).collect());
@@ -27,6 +27,12 @@ pub fn page(collection: &Collection) -> String {
     for row in &rows {
         let cells: Vec<_> = columns().map(|(_, column)| (column.get)(row)).collect();
         let _ = writeln!(text, "| {} |", cells.join(" | "));
+    }
+    if !texts.is_empty() {
+        text.push_str("\nTexts:\n\n");
+        for (i, name) in texts.iter().enumerate() {
+            let _ = writeln!(text, "{}. {}", i + 1, markdown(name));
+        }
     }
     if !collection.failures.is_empty() {
         text.push_str("\n## Failed\n\n| model | reason |\n| --- | --- |\n");
@@ -54,7 +60,7 @@ fn columns() -> impl Iterator<Item = (bool, &'static Column<Row>)> {
         (false, Column::new("removed", |row| markdown(&row.removed))),
     ];
     let first = FIRST.iter().map(|(is_number, column)| (*is_number, column));
-    first.chain(FIGURES.iter().map(|column| (true, column))).chain([(false, &VERIFIED)])
+    first.chain(FIGURES.iter().map(|column| (true, column))).chain([(true, &TEXT), (false, &VERIFIED)])
 }
 
 fn named(row: &Row) -> String {

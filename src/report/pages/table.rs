@@ -44,6 +44,10 @@ pub(super) const FIGURES: [Column<Row>; 7] = [
     Column::new("decode t/s", |row| measured(row.quality.decode, None, 1)),
 ];
 
+/// The number of its text.
+pub(super) const TEXT: Column<Row> =
+    Column::new("text", |row| row.text_number.map_or(String::new(), |number| number.to_string()));
+
 /// Whether it is what it says.
 pub(super) const VERIFIED: Column<Row> = Column::new("verified", |row| {
     row.verified.map_or("", |verified| if verified { "yes" } else { "NO" }).to_owned()
@@ -74,7 +78,11 @@ fn of_section(number: usize, section: &Section) -> Vec<Row> {
             continue;
         };
         let bare = Row {
-            kind: if output.path.is_some() { "shortened" } else { "planned" },
+            kind: match (&output.path, &scored.fit) {
+                (None, _) => "planned",
+                (Some(_), Some(_)) => "fit",
+                (Some(_), None) => "shortened",
+            },
             removed: removed(scored),
             method: scored.method.clone().unwrap_or_default(),
             ..row(output)

@@ -66,6 +66,12 @@ pub(super) fn done(scored: &Scored) -> String {
     if !scored.attention_removed.is_empty() {
         gone.push(format!("attention of {} removed", block_list(&scored.attention_removed)));
     }
+    if scored.remarks.iter().any(|(key, _)| *key == "experts") {
+        gone.push("experts removed".to_owned());
+    }
+    if scored.fit.is_some() {
+        gone.push("types chosen by fit".to_owned());
+    }
     if gone.is_empty() {
         gone.push("Nothing removed".to_owned());
     }
@@ -105,7 +111,10 @@ pub(super) fn commands(section: &Section) -> Vec<String> {
         let (Some(output), false) = (&scored.output, scored.removed.is_empty()) else {
             continue;
         };
-        if !scored.attention_removed.is_empty() || scored.method.as_deref().is_some_and(is_list) {
+        if !scored.attention_removed.is_empty()
+            || scored.method.as_deref().is_some_and(is_list)
+            || changes_more(scored)
+        {
             continue;
         }
         let path = |model: &SavedModel, other: &str| model.path.clone().unwrap_or_else(|| other.to_owned());
@@ -122,6 +131,29 @@ pub(super) fn commands(section: &Section) -> Vec<String> {
         }
     }
     commands
+}
+
+/// Flags that change more of a model than its number of blocks, or that may.
+const MORE: &[&str] = &[
+    "--config",
+    "--drop-experts",
+    "--drop-mtp",
+    "--effort",
+    "--experts",
+    "--heal",
+    "--keep-experts",
+    "--ollama",
+    "--portable",
+    "--requantize",
+];
+
+/// Whether the output is not only the input without some blocks.
+fn changes_more(scored: &Scored) -> bool {
+    let is_flag = |argument: &String| {
+        let flag = argument.split_once('=').map_or(&**argument, |(flag, _)| flag);
+        MORE.contains(&flag)
+    };
+    scored.fit.is_some() || scored.made.arguments.iter().any(is_flag)
 }
 
 /// Every file and text with its hash, once, in order.

@@ -340,6 +340,12 @@ fn scored(result: &Fields<'_>) -> Result<Scored> {
     for key in ["goal", "heal", "confidence", "portability", "draft"] {
         remarks.extend(result.words(key).map(|words| (key, words)));
     }
+    if let Some(experts) = result.object("experts")?
+        && let (Some(kept), Some(all)) = (experts.count("kept_count")?, experts.count("count")?)
+    {
+        let by = experts.text("method")?.map_or(String::new(), |method| format!(" (by {method})"));
+        remarks.push(("experts", format!("{kept} of {all} stay in each block{by}")));
+    }
     let search = result.object("search")?;
     if let Some(search) = &search {
         let objective = search.text("objective")?;

@@ -102,7 +102,7 @@ fn block_numbers_out_of_range_are_refused() {
         ("4", "4".to_owned()),
         ("0,4", "4".to_owned()),
         ("2-5", "5".to_owned()),
-        ("99999999999999999999999999", usize::MAX.to_string()),
+        ("99999999999999999", "99999999999999999".to_owned()),
     ] {
         dir.run(&format!("m.gguf --blocks {blocks} -o out.gguf"))
             .fails(1, &format!("m.gguf: cannot remove block {outside}: the model has 4 blocks, 0 to 3"));
