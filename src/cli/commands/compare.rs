@@ -44,7 +44,7 @@ use crate::model::input::Input;
 use crate::model::outcome::ModelReport;
 use crate::model::place::check_text;
 use crate::output::Parent;
-use crate::plan::experts::Mixture;
+use crate::plan::experts::{ExpertBudget, Mixture};
 use crate::plan::{ChosenBy, Cut};
 use crate::report::comparison::{CompareReport, RowReport, judge, screen};
 use crate::watch::{Unit, Watch};
@@ -71,8 +71,13 @@ pub fn run(options: &Compare) -> Result<()> {
         // Read where it is used; what is wrong with it is said now.
         Texts::read(drops.calibration.source.clone())?;
     }
-    if options.drops.as_ref().is_some_and(|drops| !drops.experts.is_empty()) {
-        Mixture::of(&model).with_context(at_path)?;
+    if let Some(drops) = options.drops.as_ref().filter(|drops| !drops.experts.is_empty()) {
+        let mixture = Mixture::of(&model).with_context(at_path)?;
+        let check = |budget: &ExpertBudget| mixture.check_number(budget.n_kept(&mixture));
+        // One of several that cannot be is a row.
+        if drops.experts.iter().all(|budget| check(budget).is_err()) {
+            drops.experts.iter().try_for_each(check).with_context(at_path)?;
+        }
     }
     if !options.types.is_empty() {
         new_scratch(&options.scratch)?;

@@ -8,7 +8,7 @@ use ggml::ThreadPool;
 use rayon::prelude::*;
 
 use crate::engine::llama::Halves;
-use crate::engine::segment::BlockSegment;
+use crate::engine::segment::{BlockSegment, Evaluated};
 
 /// Threads, and for each of them those of ggml that work with it.
 pub(super) struct Workers {
@@ -45,7 +45,7 @@ impl Workers {
         segments: &mut [BlockSegment],
         states: &[Cow<'_, [f32]>],
         halves: Option<&Halves>,
-    ) -> Result<Vec<(Option<Vec<f32>>, Vec<f32>)>> {
+    ) -> Result<Vec<Evaluated>> {
         self.threads.install(|| {
             let pairs = segments.par_iter_mut().zip(states);
             pairs.map(|(segment, state)| segment.run_collecting(state, halves, None)).collect()

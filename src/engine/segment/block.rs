@@ -10,6 +10,9 @@ use crate::engine::imatrix::Collector;
 use crate::engine::llama::{Halves, StreamGraph, evaluate_block, evaluate_halves, evaluate_reading};
 use crate::model::BlockId;
 
+/// The hidden states between a block's halves, where these show, and after it.
+pub type Evaluated = (Option<Vec<f32>>, Vec<f32>);
+
 /// A block as a model of its own.
 pub struct BlockSegment {
     pub(super) block: BlockId,
@@ -58,7 +61,7 @@ impl BlockSegment {
         state: &[f32],
         halves: Option<&Halves>,
         mut collector: Option<&mut Collector>,
-    ) -> Result<(Option<Vec<f32>>, Vec<f32>)> {
+    ) -> Result<Evaluated> {
         let state = &self.input_scale.divide(state);
         let tap = collector.as_deref_mut().map(|collector| collector as &mut dyn Tap);
         let states = match halves {

@@ -38,7 +38,7 @@ use anyhow::Result;
 use crate::engine::hidden_state::Token;
 use crate::model::BlockId;
 
-pub use block::{BlockSegment, SegmentOf};
+pub use block::{BlockSegment, Evaluated, SegmentOf};
 pub use chain::Chain;
 pub use check::check_blocks;
 pub use front::{FrontSegment, Tokens};
