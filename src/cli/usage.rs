@@ -36,11 +36,19 @@ impl Fault {
             Some(suggestion) => format!("did you mean '{suggestion}'?"),
             None => match (command_after(words), first) {
                 (Some(command), Some(first)) => command_first(&command, Path::new(first)),
+                (None, Some(word)) if is_command(word) => {
+                    format!("gguf-shorten {word} --help lists the arguments")
+                }
                 _ => "gguf-shorten --help lists the arguments".to_owned(),
             },
         };
         Self { message: of_arguments(error), hint }
     }
+}
+
+/// Whether `word` is a command.
+fn is_command(word: &str) -> bool {
+    Command::augment_subcommands(clap::Command::new("gguf-shorten")).find_subcommand(word).is_some()
 }
 
 /// The command for which `word`, which is no file, is probably meant.

@@ -58,6 +58,8 @@ pub struct RowReport {
     pub file_type: Option<&'static str>,
     /// The blocks that are gone, in the parent's numbering. Null but for fewer blocks.
     pub removed: Option<Vec<usize>>,
+    /// The blocks that stay without their attention: healing by one of a run's blocks keeps its network. Null but for such.
+    pub attention_removed: Option<Vec<usize>>,
     /// The method that chose them, the best set's where `auto` chose. Null but for fewer blocks.
     pub method: Option<String>,
     /// What makes up for them, `none` if nothing. Null but for fewer blocks.
@@ -106,6 +108,7 @@ impl RowReport {
             path: None,
             file_type: None,
             removed: None,
+            attention_removed: None,
             method: None,
             heal: None,
             experts: None,
@@ -197,7 +200,9 @@ pub fn screen(report: &CompareReport) -> String {
             let by = if by { format!(", by {method}") } else { String::new() };
             let heal = row.heal.as_deref().filter(|heal| HealMethod::of_word(heal) != Some(HealMethod::None));
             let heal = heal.map_or(String::new(), |heal| format!(", healed by {heal}"));
-            line("removed", format!("{}: {}{by}{heal}", row.name, block_list(removed)));
+            let attention = row.attention_removed.as_ref().map(|blocks| block_list(blocks));
+            let attention = attention.map_or(String::new(), |list| format!(", {list} without attention"));
+            line("removed", format!("{}: {}{attention}{by}{heal}", row.name, block_list(removed)));
         }
     }
     for row in &report.rows {

@@ -292,7 +292,7 @@ fn the_json_is_the_contract() {
         listed("gguf_shorten llama_cpp arguments command text parent choice threads rows verdict")
     );
     let expected = listed(
-        "name kind path type removed method heal bytes block_count parameters perplexity perplexity_stderr kl_divergence same_top \
+        "name kind path type removed attention_removed method heal bytes block_count parameters perplexity perplexity_stderr kl_divergence same_top \
          same_top_stderr tokens_per_second pareto error experts experts_auto",
     );
     for row in found["rows"].as_array().unwrap() {

@@ -175,6 +175,11 @@ fn what_was_probably_meant_is_said() {
         ("score m.gguf --tokns 3", "unexpected argument '--tokns' found", "did you mean '--tokens'?"),
         ("m.gguf --dropp 1 -o out", "unexpected argument '--dropp' found", "did you mean '--drop'?"),
         ("m.gguf --zzz", "unexpected argument '--zzz' found", "gguf-shorten --help lists the arguments"),
+        (
+            "fit m.gguf --zzz",
+            "unexpected argument '--zzz' found",
+            "gguf-shorten fit --help lists the arguments",
+        ),
     ] {
         let output = dir.run(arguments).fails(2, message);
         assert_eq!(output.hint(), Some(hint), "{arguments}");

@@ -248,6 +248,8 @@ impl<'a> Maker<'_, 'a> {
         let plan = plan.with_context(|| self.input.path().display().to_string())?;
         if short.part == Part::Blocks {
             row.removed = Some(numbers(&plan.removed));
+            let attention = numbers(&plan.attention_removed);
+            row.attention_removed = (!attention.is_empty()).then_some(attention);
             row.method = Some(cut.method.clone());
             row.heal = Some(cut.heal.clone());
         }

@@ -217,8 +217,9 @@ impl Job<'_, '_> {
         let parent_blake3 = claim.parent_blake3.unwrap_or(Provenance::DRAFT);
         let plan = Plan::new(parent, &constraints, &cut, parent_blake3)
             .map_err(|error| match error.downcast_ref::<Hint>() {
-                None => error.context(Hint(TRUST.to_owned())),
-                Some(_) => error,
+                // No word makes experts that are not there stay.
+                None if cut.experts.is_none() => error.context(Hint(TRUST.to_owned())),
+                _ => error,
             })
             .context("names a cut that is refused")?;
         let mut verification = Verification { on_trust, ..by(parent, &plan, claim, out, progress)? };
