@@ -202,15 +202,27 @@ impl<'m> Pass<'m, 'm> {
     /// # Errors
     /// Threads that cannot be started.
     pub fn in_parallel(self, n_threads: usize, spare: u64, each: u64) -> Result<Self> {
-        let n_bytes = |segments: &Segments<'_, '_>| {
-            Ok::<_, anyhow::Error>(segments.largest()?.map_or(0, |(_, n_bytes)| n_bytes))
-        };
-        let unconverted = n_bytes(&self.segments.clone().converted(Conversion::None))?;
-        let spare = spare.saturating_sub(n_bytes(&self.segments)?.saturating_sub(unconverted));
+        let most = if self.gathers.any() { 1 } else { n_threads.min(self.windows.len()) };
+        if most < 2 {
+            return Ok(self);
+        }
+        let spare = spare.saturating_sub(self.converted_bytes()?);
         let room = usize::try_from(spare / each.max(1)).unwrap_or(usize::MAX).saturating_add(1);
-        let n = n_threads.min(self.windows.len()).min(room);
-        let workers = (n > 1 && !self.gathers.any()).then(|| Workers::start(n, n_threads)).transpose()?;
+        let n = most.min(room);
+        let workers = (n > 1).then(|| Workers::start(n, n_threads)).transpose()?;
         Ok(Self { workers, ..self })
+    }
+
+    /// Bytes that a conversion adds to the largest block.
+    fn converted_bytes(&self) -> Result<u64> {
+        if self.conversion() == Conversion::None {
+            return Ok(0);
+        }
+        let largest = |segments: &Segments<'_, '_>| -> Result<u64> {
+            Ok(segments.largest()?.map_or(0, |(_, n_bytes)| n_bytes))
+        };
+        let unconverted = largest(&self.segments.clone().converted(Conversion::None))?;
+        Ok(largest(&self.segments)?.saturating_sub(unconverted))
     }
 
     /// What the weights of blocks are converted to.
