@@ -132,6 +132,14 @@ pub(crate) fn way_of_logits(parent: Parent<'_>, options: &Calibration, room: Opt
     way_of(parent, options, logits_size(options), room)
 }
 
+/// The memory that logits take.
+///
+/// # Errors
+/// Metadata that is not what it should be.
+pub(crate) fn need_of_logits(parent: Parent<'_>, options: &Calibration) -> Result<Need> {
+    Need::of(parent.model, parent.constraints, logits_size(options)).with_context(|| parent.name())
+}
+
 /// The memory that evaluations may take together, in bytes. `None` where it is not known.
 pub fn room(options: &Calibration) -> Option<u64> {
     options.memory.or_else(free_memory::available)
@@ -205,7 +213,7 @@ fn conversion(parent: Parent<'_>, options: &Calibration) -> Option<Conversion> {
 }
 
 /// Whether a GPU evaluates blocks.
-fn has_device(options: &Calibration) -> bool {
+pub(crate) fn has_device(options: &Calibration) -> bool {
     Backend::init().supports_gpu_offload() && options.gpu_layers != Some(0)
 }
 
@@ -306,7 +314,7 @@ impl ByBlocks<'_> {
         let spare = need.spare(options.memory, self.way).unwrap_or(0);
         pass = pass.converted(conversion(parent, options), spare)?;
         if !has_device(options) {
-            pass = pass.in_parallel(options.threads, spare, need.each)?;
+            pass = pass.in_parallel(options.threads, spare, &need)?;
         }
         let n_embd = pass.n_embd();
         let folder = options.scratch.as_deref().filter(|_| self.way == Way::BlocksOnDisk);

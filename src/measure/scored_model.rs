@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use ggml::{ModelOptions, ThreadPool};
 
 use crate::engine::blockwise::Pass;
-use crate::engine::blockwise::need::Way;
+use crate::engine::blockwise::need::{Need, Way};
 use crate::engine::load::{LoadedModel, Weights};
 use crate::engine::logits::{LlamaLogits, Speed};
 use crate::engine::scored::ScoredLogits;
@@ -25,8 +25,15 @@ pub struct ScoredModel<'i> {
     /// The whole model, or its vocabulary alone.
     pub loaded: LoadedModel<'i>,
     model: &'i Model<'i>,
-    /// Where it is evaluated block by block.
-    by_blocks: Option<Constraints>,
+    by_blocks: Option<ByBlocks>,
+}
+
+/// Its evaluation block by block.
+struct ByBlocks {
+    constraints: Constraints,
+    need: Need,
+    /// Memory beside what that takes, in bytes.
+    spare: u64,
 }
 
 impl<'i> ScoredModel<'i> {
@@ -40,16 +47,22 @@ impl<'i> ScoredModel<'i> {
         text: &Calibration,
         room: Option<u64>,
     ) -> Result<Self> {
-        let constraints = Constraints::of(model);
-        let way = match &constraints {
-            Ok(constraints) => blockwise::way_of_logits(Parent { input, model, constraints }, text, room)?,
+        let by_blocks = match Constraints::of(model) {
+            Ok(constraints) => {
+                let parent = Parent { input, model, constraints: &constraints };
+                match blockwise::way_of_logits(parent, text, room)? {
+                    Way::Whole => None,
+                    way => {
+                        let need = blockwise::need_of_logits(parent, text)?;
+                        let spare = need.spare(room, way).unwrap_or(0);
+                        Some(ByBlocks { constraints, need, spare })
+                    }
+                }
+            }
             // An unknown architecture tells nothing before it is loaded.
-            Err(_) => Way::Whole,
+            Err(_) => None,
         };
-        let (weights, by_blocks) = match way {
-            Way::Whole => (Weights::AsTheyAre, None),
-            Way::Blocks | Way::BlocksOnDisk => (Weights::None, constraints.ok()),
-        };
+        let weights = if by_blocks.is_none() { Weights::AsTheyAre } else { Weights::None };
         Ok(Self { loaded: LoadedModel::load(input, text, weights)?, model, by_blocks })
     }
 
@@ -84,7 +97,7 @@ impl<'i> ScoredModel<'i> {
         watch: &dyn Watch,
     ) -> Result<ModelLogits<'s>> {
         let at_path = || self.loaded.name();
-        let Some(constraints) = &self.by_blocks else {
+        let Some(ByBlocks { constraints, need, spare }) = &self.by_blocks else {
             let logits = self.loaded.logits(set.window, text.threads).with_context(at_path)?;
             return Ok(ModelLogits::Whole(logits));
         };
@@ -94,6 +107,10 @@ impl<'i> ScoredModel<'i> {
         let pass = match text.scratch.as_deref() {
             Some(folder) => pass.kept_for_logits(folder)?,
             None => pass,
+        };
+        let pass = match blockwise::has_device(text) {
+            true => pass,
+            false => pass.in_parallel(text.threads, *spare, need)?,
         };
         let bar = watch.begin("evaluating blocks".into(), Unit::Tokens, set.n_tokens() as u64);
         let logits = pass.logits(self.loaded.engine.n_vocab(), &*bar, watch).with_context(at_path)?;

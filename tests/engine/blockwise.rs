@@ -26,8 +26,9 @@ use crate::program::{command, failure, json, parsed, program};
 use crate::random_model::Spec;
 use crate::support::{hidden_states, n_tokens, tokens};
 
-/// All hidden states of three windows alike, block by block: two at the same time, on two threads and on one.
-fn by_blocks(parent: Parent<'_>, n_tokens: usize, on_disk: bool) -> Recorded {
+/// All hidden states of three windows alike, two at the same time, on two threads and on one. Block by block, or with much
+/// `spare` memory all blocks of a window.
+fn by_blocks(parent: Parent<'_>, n_tokens: usize, on_disk: bool, spare: u64) -> Recorded {
     let texts = Texts::read(Source::BuiltIn).unwrap();
     let cut = Cut { window: n_tokens, tokens: 3 * n_tokens, bos: None };
     let set = CalibrationSet::new(&texts, Vec::new(), cut, &|_| Ok(tokens(n_tokens).repeat(3))).unwrap();
@@ -41,8 +42,9 @@ fn by_blocks(parent: Parent<'_>, n_tokens: usize, on_disk: bool) -> Recorded {
         let key = blake3::hash(b"key");
         pass = pass.kept_in::<()>(folder.path(), key, &Silent).unwrap().0;
     }
-    // Room for one more.
-    pass = pass.in_parallel(3, 5, 4).unwrap();
+    // Room for one more, but not for two.
+    let need = Need { whole: 0, least: 0, states: 0, each: spare / 2 + 1, cache: 0 };
+    pass = pass.in_parallel(3, spare, &need).unwrap();
     let mut replay = Replay::new(pass.n_blocks(), 3, pass.n_embd(), None).unwrap();
     let bar = Silent.begin("".into(), gguf_shorten::watch::Unit::Time, 0);
     let n_blocks = pass.n_blocks();
@@ -71,9 +73,11 @@ fn every_exact_architecture_gives_the_bits_of_the_whole_model() {
             continue;
         }
         let whole = hidden_states(&path).unwrap();
-        let found = by_blocks(parent, n_tokens(architecture.name), number % 2 == 0);
-        assert_eq!(found.windows.len(), 3);
-        for window in &found.windows {
+        let n_tokens = n_tokens(architecture.name);
+        let found = by_blocks(parent, n_tokens, number % 2 == 0, 2);
+        let at_once = by_blocks(parent, n_tokens, false, 1 << 40);
+        assert_eq!((found.windows.len(), at_once.windows.len()), (3, 3));
+        for window in found.windows.iter().chain(&at_once.windows) {
             assert_eq!(window.len(), whole.windows[0].len(), "{}", architecture.name);
             for ((position, found), (_, whole)) in window.iter().zip(&whole.windows[0]) {
                 let same = found

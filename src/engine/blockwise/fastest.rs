@@ -9,10 +9,13 @@ use crate::engine::segment::{BlockSegment, Segments};
 use crate::model::BlockId;
 use crate::plan::ChangedTensors;
 
-/// Evaluations of a window of which the fastest counts.
+/// Evaluations of which the fastest counts.
 const N_TRIALS: usize = 3;
 
-/// The fastest conversion, timed on the largest block with one window.
+/// Tokens of these, at most. Kernels for many tokens are as fast for so many.
+const N_TOKENS: usize = 128;
+
+/// The fastest conversion, timed on the largest block.
 ///
 /// Only those count with which a block takes at most `spare` more bytes, and which save a tenth of the time.
 ///
@@ -44,7 +47,7 @@ pub(super) fn fastest(segments: &Segments<'_, '_>, spare: u64) -> Result<Convers
     Ok(best.0)
 }
 
-/// How long a window takes. Trials end where the first says that it is far above `limit`.
+/// How long one takes. Trials end where the first says that it is far above `limit`.
 fn seconds(
     segments: &Segments<'_, '_>,
     block: BlockId,
@@ -55,7 +58,7 @@ fn seconds(
     let mut segment: BlockSegment = segments.clone().converted(conversion).block(block, &unchanged)?;
     // Time does not depend on values, as long as none is special.
     let values = (0..8191u16).cycle().map(|i| (f32::from(i) * 0.7).sin());
-    let state: Vec<f32> = values.take(segments.window() * segment.n_embd()).collect();
+    let state: Vec<f32> = values.take(segments.window().min(N_TOKENS) * segment.n_embd()).collect();
     let mut least = Duration::MAX;
     for _ in 0..N_TRIALS {
         let start = Instant::now();

@@ -26,7 +26,7 @@ use crate::engine::conversion::Conversion;
 use crate::engine::hidden_state::{Passage, Position, Token};
 use crate::engine::imatrix::{Collector, Gathered, Gathers};
 use crate::engine::llama::Halves;
-use crate::engine::segment::{FrontSegment, Segments, Tokens, is_exact};
+use crate::engine::segment::{Evaluated, FrontSegment, Segments, Tokens, is_exact};
 use crate::engine::settings::Calibration;
 use crate::engine::text::CalibrationSet;
 use crate::files::byte_size::ByteSize;
@@ -37,8 +37,8 @@ use crate::plan::{ChangedTensors, Constraints};
 use crate::watch::{Progress, Watch};
 use checkpoint::{Checkpoint, Record};
 use hashing::Hashing;
+use need::Need;
 use states::States;
-use workers::Workers;
 
 /// Checks that evaluation block by block gives the bits of the whole.
 ///
@@ -71,8 +71,10 @@ pub struct Pass<'m, 'a> {
     input: &'m Input,
     model: &'m Model<'m>,
     segments: Segments<'m, 'a>,
-    /// `None` where windows are evaluated one by one.
-    workers: Option<Workers>,
+    /// The threads of each worker. Empty where windows are evaluated one by one.
+    pools: Vec<Arc<ThreadPool>>,
+    /// Whether all blocks are in memory.
+    all_at_once: bool,
     windows: Vec<&'m [Token]>,
     tokens: Tokens,
     halves: Option<Halves>,
@@ -112,7 +114,8 @@ impl<'m> Pass<'m, 'm> {
             states: States::in_memory(windows.len()),
             n_embd: n_embd(model)?,
             windows,
-            workers: None,
+            pools: Vec::new(),
+            all_at_once: false,
             halves: None,
             gathers: Gathers::default(),
             gathered: Gathered::default(),
@@ -196,21 +199,39 @@ impl<'m> Pass<'m, 'm> {
 
     /// Evaluates several windows at the same time, each on its share of `n_threads`.
     ///
-    /// So no thread waits for another at every step. They are as many as have room in `spare` bytes, where one more takes
-    /// `each`. What is gathered is added up window by window.
+    /// So no thread waits for another at every step. They are as many as have room in `spare` bytes of `need`. Where all
+    /// blocks have room, too, and nothing is kept in a folder, a window goes through all of them before the next: that saves
+    /// what llama.cpp does for each window and model. What is gathered is added up window by window, and block by block.
     ///
     /// # Errors
-    /// Threads that cannot be started.
-    pub fn in_parallel(self, n_threads: usize, spare: u64, each: u64) -> Result<Self> {
-        let most = if self.gathers.any() { 1 } else { n_threads.min(self.windows.len()) };
-        if most < 2 {
+    /// Threads that cannot be started; a block that llama.cpp does not take alone.
+    pub fn in_parallel(self, n_threads: usize, spare: u64, need: &Need) -> Result<Self> {
+        if self.gathers.any() {
             return Ok(self);
         }
+        let most = n_threads.min(self.windows.len());
         let spare = spare.saturating_sub(self.converted_bytes()?);
-        let room = usize::try_from(spare / each.max(1)).unwrap_or(usize::MAX).saturating_add(1);
+        let room = usize::try_from(spare / need.each.max(1)).unwrap_or(usize::MAX).saturating_add(1);
         let n = most.min(room);
-        let workers = (n > 1).then(|| Workers::start(n, n_threads)).transpose()?;
-        Ok(Self { workers, ..self })
+        let beside = need.each.saturating_mul(n.saturating_sub(1) as u64);
+        let all_at_once = self.kept.is_none()
+            && self.next == 0
+            && self.others_bytes(need.cache.saturating_mul(n as u64))? <= spare.saturating_sub(beside);
+        if n < 2 {
+            return Ok(Self { all_at_once, ..self });
+        }
+        let share = |worker| n_threads / n + usize::from(worker < n_threads % n);
+        let pools = (0..n).map(|worker| Ok(Arc::new(ThreadPool::new(share(worker))?)));
+        Ok(Self { pools: pools.collect::<Result<_>>()?, all_at_once, ..self })
+    }
+
+    /// Bytes of all blocks but the largest, each with so many more.
+    fn others_bytes(&self, more: u64) -> Result<u64> {
+        let mut n_bytes = 0u64;
+        for block in (0..self.n_blocks()).map(BlockId::new) {
+            n_bytes = n_bytes.saturating_add(self.segments.n_bytes(block)?.saturating_add(more));
+        }
+        Ok(n_bytes.saturating_sub(self.segments.largest()?.map_or(0, |(_, n_bytes)| n_bytes)))
     }
 
     /// Bytes that a conversion adds to the largest block.
@@ -309,7 +330,7 @@ impl<'m> Pass<'m, 'm> {
         collector: Option<Collector>,
         visit: &mut dyn FnMut(Passage<'_>) -> Result<()>,
     ) -> Result<Option<Collector>> {
-        let front = FrontSegment::load(&self.segments, &self.tokens, self.halves.as_ref())?;
+        let front = FrontSegment::load(&self.segments, 1, &self.tokens, self.halves.as_ref())?;
         let mut front = front.with_collector(collector);
         for (number, window) in self.windows.iter().enumerate() {
             let (mut before, mut middle, mut after) = (Vec::new(), None, Vec::new());
@@ -326,9 +347,9 @@ impl<'m> Pass<'m, 'm> {
             visit(Passage { block, window: number, before: &before, middle, after: &after })?;
             self.states.write(number, after)?;
         }
-        if self.workers.is_some() {
+        if !self.pools.is_empty() {
             // Its threads would look for work for a while.
-            self.segments.pause();
+            self.segments.threads().pause();
         }
         Ok(front.into_collector())
     }
@@ -340,27 +361,22 @@ impl<'m> Pass<'m, 'm> {
     ) -> Result<Option<Collector>> {
         let block = BlockId::new(self.next);
         let halves = self.halves.as_ref().map(|halves| halves.of_block(block));
-        let mut segments = match &self.workers {
-            Some(workers) => self.segments.block_on_each(block, workers.pools())?,
-            None => vec![self.segments.block(block, &ChangedTensors::new())?],
-        };
-        for first in (0..self.windows.len()).step_by(segments.len()) {
-            let windows = first..self.windows.len().min(first + segments.len());
-            let before =
-                windows.clone().map(|window| self.states.read(window)).collect::<Result<Vec<_>>>()?;
-            let evaluated = match &self.workers {
-                Some(workers) => workers.evaluate(&mut segments, &before, halves.as_ref())?,
-                None => {
-                    vec![segments[0].run_collecting(&before[0], halves.as_ref(), collector.as_mut())?]
-                }
+        let halves = halves.as_ref();
+        let n_windows = self.windows.len();
+        if !self.pools.is_empty() {
+            let mut segments = self.segments.block_on_each(block, &self.pools)?;
+            let mut visit = |window: usize, before: &[f32], (middle, after): &Evaluated| {
+                visit(Passage { block, window, before, middle: middle.as_deref(), after })
             };
-            for (window, (before, (middle, after))) in windows.clone().zip(before.iter().zip(&evaluated)) {
-                visit(Passage { block, window, before, middle: middle.as_deref(), after })?;
-            }
-            drop(before);
-            for (window, (_, after)) in windows.zip(evaluated) {
-                self.states.write(window, after)?;
-            }
+            workers::evaluate(&mut segments, halves, &mut self.states, n_windows, &mut visit)?;
+            return Ok(collector);
+        }
+        let mut segment = self.segments.block(block, &ChangedTensors::new())?;
+        for window in 0..n_windows {
+            let before = self.states.take(window)?;
+            let (middle, after) = segment.run_collecting(&before, halves, collector.as_mut())?;
+            visit(Passage { block, window, before: &before, middle: middle.as_deref(), after: &after })?;
+            self.states.write(window, after)?;
         }
         Ok(collector)
     }
@@ -393,6 +409,9 @@ impl<'m> Pass<'m, 'm> {
         bar: &dyn Progress,
         watch: &dyn Watch,
     ) -> Result<()> {
+        if self.all_at_once && up_to == self.n_blocks() {
+            return self.all_blocks(&mut |passage| visit(measured, passage), bar);
+        }
         let n_tokens: usize = self.windows.iter().map(|window| window.len()).sum();
         let n_blocks = up_to.max(1);
         while self.next < up_to {
@@ -409,6 +428,34 @@ impl<'m> Pass<'m, 'm> {
             self.block(&mut visit, watch)?;
             self.turn(measured, watch);
         }
+        Ok(())
+    }
+
+    /// Evaluates all blocks of a window before the next.
+    fn all_blocks(
+        &mut self,
+        visit: &mut dyn FnMut(Passage<'_>) -> Result<()>,
+        bar: &dyn Progress,
+    ) -> Result<()> {
+        let own = [Arc::clone(self.segments.threads())];
+        let pools = if self.pools.is_empty() { &own[..] } else { &self.pools[..] };
+        let n_blocks = self.n_blocks();
+        let halves = self.halves.as_ref();
+        let mut fronts = FrontSegment::load_on_each(&self.segments, n_blocks, &self.tokens, halves, pools)?;
+        if !self.pools.is_empty() {
+            // They would look for work for a while.
+            self.segments.threads().pause();
+        }
+        let mut visit = |passage: Passage<'_>| {
+            let (block, n_tokens) = (passage.block.index(), self.segments.window());
+            visit(passage)?;
+            if block + 1 == n_blocks {
+                bar.advance(n_tokens as u64);
+            }
+            Ok(())
+        };
+        workers::evaluate_windows(&mut fronts, n_blocks, &self.windows, &mut visit)?;
+        self.next = n_blocks;
         Ok(())
     }
 

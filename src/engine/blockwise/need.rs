@@ -35,6 +35,8 @@ pub struct Need {
     pub states: u64,
     /// Of one more window that is evaluated at the same time.
     pub each: u64,
+    /// Of a window in one more block: its keys and values.
+    pub cache: u64,
 }
 
 /// The text of an evaluation, as far as memory depends on it.
@@ -85,8 +87,8 @@ impl Need {
         let whole = Self::of_whole(model, size);
         let states = state.saturating_mul(size.n_windows as u64);
         let each =
-            GRAPH.saturating_add(compute).saturating_add(state.saturating_mul(4)).saturating_add(cache);
-        Ok(Self { whole, least, states, each })
+            GRAPH.saturating_add(compute).saturating_add(state.saturating_mul(6)).saturating_add(cache);
+        Ok(Self { whole, least, states, each, cache })
     }
 
     /// Of the whole `model` alone.
@@ -258,7 +260,7 @@ mod tests {
 
     #[test]
     fn the_way_is_the_first_that_fits() {
-        let need = Need { whole: 100, least: 10, states: 30, each: 5 };
+        let need = Need { whole: 100, least: 10, states: 30, each: 5, cache: 1 };
         let way = |limit, on_disk| need.way(Some(limit), Ok(()), on_disk);
         assert_eq!(way(100, false).unwrap(), Way::Whole);
         assert_eq!(way(99, true).unwrap(), Way::Blocks);

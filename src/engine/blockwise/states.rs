@@ -58,6 +58,14 @@ impl States {
         }
     }
 
+    /// As [`States::read`], for states that are read once.
+    pub(super) fn take(&mut self, window: usize) -> Result<Vec<f32>> {
+        match self {
+            Self::Memory(states) => Ok(std::mem::take(&mut states[window])),
+            Self::Files { .. } => Ok(self.read(window)?.into_owned()),
+        }
+    }
+
     /// Keeps the state of a window after the block. Windows come in order.
     pub(super) fn write(&mut self, window: usize, state: Vec<f32>) -> Result<()> {
         match self {
@@ -113,6 +121,7 @@ mod tests {
                 for window in 0..3 {
                     if block > 0 {
                         assert_eq!(*states.read(window).unwrap(), state(window, block - 1));
+                        assert_eq!(states.take(window).unwrap(), state(window, block - 1));
                     }
                     states.write(window, state(window, block)).unwrap();
                 }

@@ -1,9 +1,10 @@
-//! The first block of a model, evaluated from tokens.
+//! The first blocks of a model, evaluated from tokens.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use ggml::Context;
+use ggml::{Context, ThreadPool};
 
 use super::block::SegmentOf;
 use super::plan::Vocabulary;
@@ -47,31 +48,53 @@ impl Tokens {
     }
 }
 
-/// Block 0 as a model of its own. It has the rows of the vocabulary that a text needs.
+/// The first blocks of a model as a model of their own. It has the rows of the vocabulary that a text needs.
 pub struct FrontSegment<'t> {
     states: LlamaHiddenStates<'static>,
     tokens: &'t Tokens,
 }
 
 impl<'t> FrontSegment<'t> {
-    /// Loads it for windows of `tokens`. With `halves` it shows the stream between the block's halves, too.
+    /// Loads the first `n_blocks` for windows of `tokens`. With `halves` they show the stream between their halves, too.
     ///
     /// # Errors
-    /// A block that llama.cpp does not take alone.
-    pub fn load(segments: &Segments<'_, '_>, tokens: &'t Tokens, halves: Option<&Halves>) -> Result<Self> {
-        let first = BlockId::new(0);
+    /// Blocks that llama.cpp does not take alone.
+    pub fn load(
+        segments: &Segments<'_, '_>,
+        n_blocks: usize,
+        tokens: &'t Tokens,
+        halves: Option<&Halves>,
+    ) -> Result<Self> {
+        let pools = [Arc::clone(&segments.threads)];
+        let mut fronts = Self::load_on_each(segments, n_blocks, tokens, halves, &pools)?;
+        fronts.pop().context("bug: no segment")
+    }
+
+    /// As [`FrontSegment::load`], once for each of `pools`. In memory its weights are once.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_on_each(
+        segments: &Segments<'_, '_>,
+        n_blocks: usize,
+        tokens: &'t Tokens,
+        halves: Option<&Halves>,
+        pools: &[Arc<ThreadPool>],
+    ) -> Result<Vec<Self>> {
+        let blocks: Vec<BlockId> = (0..n_blocks).map(BlockId::new).collect();
         let load = || -> Result<_> {
             let unchanged = ChangedTensors::new();
             let loaded =
-                segments.load(&segments.plan(&[first], Vocabulary::Tokens(&tokens.0), &unchanged)?)?;
-            let window = segments.window;
-            let context = Context::of_shared(&loaded.engine, window, window, &segments.threads)?;
-            let graph = segments.graph(&loaded);
-            Ok(LlamaHiddenStates::of(context, graph)
-                .up_to(1)
-                .with_halves(halves.map(|halves| halves.of_block(first))))
+                segments.load(&segments.plan(&blocks, Vocabulary::Tokens(&tokens.0), &unchanged)?)?;
+            let on = |threads| {
+                let window = segments.window;
+                let context = Context::of_shared(&loaded.engine, window, window, threads)?;
+                let states = LlamaHiddenStates::of(context, segments.graph(&loaded));
+                Ok(Self { states: states.with_halves(halves.cloned()), tokens })
+            };
+            pools.iter().map(on).collect()
         };
-        Ok(Self { states: load().with_context(|| SegmentOf(first))?, tokens })
+        load().with_context(|| SegmentOf(BlockId::new(0)))
     }
 
     /// Hands every evaluation to `collector`, too.
@@ -86,7 +109,7 @@ impl<'t> FrontSegment<'t> {
         self.states.into_collector()
     }
 
-    /// Shows the stream before and after the block to `visit`.
+    /// Shows the stream before, between and after the blocks to `visit`.
     ///
     /// # Errors
     /// The visitor's; llama.cpp's.

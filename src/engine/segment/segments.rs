@@ -80,9 +80,10 @@ impl<'m, 'a> Segments<'m, 'a> {
         self.window
     }
 
-    /// Lets its threads sleep until they are needed again.
-    pub fn pause(&self) {
-        self.threads.pause();
+    /// The threads that evaluate them.
+    #[must_use]
+    pub fn threads(&self) -> &Arc<ThreadPool> {
+        &self.threads
     }
 
     /// Bytes of the file of a block alone.
