@@ -78,14 +78,14 @@ END
 }
 
 check() {
-    name=$1
+    checked=$1
     shift
     if "$@" >"$work/shown" 2>&1; then
         passed=$((passed + 1)) result=ok
     else
         failed=$((failed + 1)) result=FAILED
     fi
-    echo "$result: $name"
+    echo "$result: $checked"
     sed 's/^/    /' "$work/shown"
 }
 
@@ -100,7 +100,7 @@ by_blocks() {
         close blocks "$influence" 0.03 0.0001
 }
 perplexity() { both eval eval "$1" $text && close eval '[r["perplexity"]]' 0.01; }
-search() { both search "$1" --drop 2 --method search $text --dry-run -o "$work/x.gguf" && close search '[r["search"]["kl_divergence"]]' 0.05; }
+search() { both search "$1" --drop 1 --method search $text --dry-run -o "$work/x.gguf" && close search '[r["search"]["kl_divergence"]]' 0.05; }
 heal() {
     both heal "$1" --blocks 5-6 --heal linear --tokens 1024 --window 64 --force -o "$work/healed-DEVICE.gguf" &&
         close heal '[r["heal"]["held_out"]["loss_healed"]]' 0.05 &&
@@ -112,14 +112,15 @@ verify_run() {
 }
 
 for model in "$@"; do
-    name=${model##*/}
-    check "$name: score" scores "$model"
+    file=${model##*/}
+    check "$file: score" scores "$model"
     # Of a tiny model the whole takes as much.
-    [ "$(wc -c <"$model")" -lt 50000000 ] || check "$name: score block by block" by_blocks "$model"
-    check "$name: eval" perplexity "$model"
-    check "$name: search" search "$model"
-    check "$name: heal" heal "$model"
-    check "$name: verify --run" verify_run "$model"
+    [ "$(wc -c <"$model")" -lt 50000000 ] || check "$file: score block by block" by_blocks "$model"
+    check "$file: eval" perplexity "$model"
+    check "$file: search" search "$model"
+    # The tiny ones have a scale for each matrix, and are not healed.
+    [ "$model" = "${model#"$work"}" ] && check "$file: heal" heal "$model"
+    check "$file: verify --run" verify_run "$model"
 done
 echo "gpu: $passed passed, $failed failed"
 [ "$failed" -eq 0 ]

@@ -312,9 +312,9 @@ impl ByBlocks<'_> {
         }
         let need = Need::of(parent.model, parent.constraints, size(parent, options, kept))?;
         let spare = need.spare(options.memory, self.way).unwrap_or(0);
-        pass = pass.converted(conversion(parent, options), spare)?;
+        pass = pass.converted(conversion(parent, options), spare).with_context(at_path)?;
         if !has_device(options) {
-            pass = pass.in_parallel(options.threads, spare, &need)?;
+            pass = pass.in_parallel(options.threads, spare, &need).with_context(at_path)?;
         }
         let n_embd = pass.n_embd();
         let folder = options.scratch.as_deref().filter(|_| self.way == Way::BlocksOnDisk);

@@ -110,7 +110,7 @@ impl<'i> ScoredModel<'i> {
         };
         let pass = match blockwise::has_device(text) {
             true => pass,
-            false => pass.in_parallel(text.threads, *spare, need)?,
+            false => pass.in_parallel(text.threads, *spare, need).with_context(at_path)?,
         };
         let bar = watch.begin("evaluating blocks".into(), Unit::Tokens, set.n_tokens() as u64);
         let logits = pass.logits(self.loaded.engine.n_vocab(), &*bar, watch).with_context(at_path)?;

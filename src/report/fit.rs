@@ -34,7 +34,7 @@ pub(super) fn lines(fit: &FitReport) -> String {
         let stderr = fit.kl_divergence_stderr.map_or(String::new(), |stderr| format!(" \u{b1} {stderr:.4}"));
         let _ = writeln!(
             text,
-            "         KL {kl:.4}{stderr} on {} windows (as a sum of single losses {expected:.4}), perplexity {:.2} (parent {:.2}), \
+            "         KL {kl:.4}{stderr} on {} later windows (as a sum of single losses {expected:.4}), perplexity {:.2} (parent {:.2}), \
              same top {:.1} %",
             fit.windows,
             fit.perplexity.unwrap_or(f64::NAN),

@@ -3,7 +3,8 @@
 //! One block's weights are in memory at a time, each read once from the mapped file and given back. What stays are the hidden
 //! states of the text, in memory or in files. So a model may be larger than memory, and an evaluation that was interrupted goes
 //! on with the block that it was at. Each block is a segment ([`crate::engine::segment`]), which computes what it does inside
-//! of the model, bit for bit, where [`check`] finds no reason against it.
+//! of the model, bit for bit, where [`check`] finds no reason against it. Where all blocks fit in memory, a window goes through
+//! all of them before the next ([`Pass::in_parallel`]): each is then evaluated in the type that is fastest, and no step waits.
 
 mod checkpoint;
 mod fastest;
@@ -446,12 +447,11 @@ impl<'m> Pass<'m, 'm> {
             // They would look for work for a while.
             self.segments.threads().pause();
         }
+        let (mut done, window) = (0, self.segments.window());
         let mut visit = |passage: Passage<'_>| {
-            let (block, n_tokens) = (passage.block.index(), self.segments.window());
             visit(passage)?;
-            if block + 1 == n_blocks {
-                bar.advance(n_tokens as u64);
-            }
+            done += window;
+            bar.set_position((done / n_blocks) as u64);
             Ok(())
         };
         workers::evaluate_windows(&mut fronts, n_blocks, &self.windows, &mut visit)?;

@@ -183,7 +183,7 @@ fn with_companions(model: &Model<'_>, constraints: &Constraints, blocks: &[Block
         for place in &constraints.places {
             ensure!(
                 place.allows(block, number, all.len()),
-                "block {block} cannot be block {number} of a segment"
+                "llama.cpp does not take block {block} as block {number} of a model"
             );
         }
     }
