@@ -9,12 +9,13 @@ use ggml::{Backend, ModelOptions, ThreadPool};
 use gguf_shorten::engine::blockwise::need::{Need, Size};
 use gguf_shorten::engine::blockwise::replay::Replay;
 use gguf_shorten::engine::blockwise::{self, Pass};
-use gguf_shorten::engine::hidden_state::Recorded;
+use gguf_shorten::engine::hidden_state::{Passage, Position, Recorded};
 use gguf_shorten::engine::imatrix::Gathers;
+use gguf_shorten::engine::llama::Halves;
 use gguf_shorten::engine::text::{CalibrationSet, Cut, Source, Texts};
-use gguf_shorten::model::Model;
 use gguf_shorten::model::arch::{Alone, Architecture};
 use gguf_shorten::model::input::Input;
+use gguf_shorten::model::{BlockId, Model};
 use gguf_shorten::output::Parent;
 use gguf_shorten::plan::Constraints;
 use gguf_shorten::watch::{Silent, Watch};
@@ -24,11 +25,22 @@ use crate::eval::byte_model;
 use crate::heal::prepare;
 use crate::program::{command, failure, json, parsed, program};
 use crate::random_model::Spec;
-use crate::support::{hidden_states, n_tokens, tokens};
+use crate::support::{hidden_states, hidden_states_with_middles, n_tokens, tokens};
 
 /// All hidden states of three windows alike, two at the same time, on two threads and on one. Block by block, or with much
 /// `spare` memory all blocks of a window.
 fn by_blocks(parent: Parent<'_>, n_tokens: usize, on_disk: bool, spare: u64) -> Recorded {
+    passes(parent, n_tokens, on_disk, spare, None).0
+}
+
+/// As [`by_blocks`]. With `halves` also the block and the state of each middle.
+fn passes(
+    parent: Parent<'_>,
+    n_tokens: usize,
+    on_disk: bool,
+    spare: u64,
+    halves: Option<Halves>,
+) -> (Recorded, Vec<(BlockId, Vec<f32>)>) {
     let texts = Texts::read(Source::BuiltIn).unwrap();
     let cut = Cut { window: n_tokens, tokens: 3 * n_tokens, bos: None };
     let set = CalibrationSet::new(&texts, Vec::new(), cut, &|_| Ok(tokens(n_tokens).repeat(3))).unwrap();
@@ -43,16 +55,46 @@ fn by_blocks(parent: Parent<'_>, n_tokens: usize, on_disk: bool, spare: u64) -> 
         pass = pass.kept_in::<()>(folder.path(), key, &Silent).unwrap().0;
     }
     // Room for one more, but not for two.
-    let need = Need { whole: 0, least: 0, states: 0, each: spare / 2 + 1, cache: 0 };
-    pass = pass.in_parallel(3, spare, &need).unwrap();
+    let need = Need { whole: 0, least: 0, states: 0, each: spare / 2 + 1, cache: 0, outputs: 0 };
+    let mut middles = Vec::new();
+    pass = pass.with_halves(halves).in_parallel(3, spare, &need).unwrap();
     let mut replay = Replay::new(pass.n_blocks(), 3, pass.n_embd(), None).unwrap();
     let bar = Silent.begin("".into(), gguf_shorten::watch::Unit::Time, 0);
     let n_blocks = pass.n_blocks();
-    pass.run(n_blocks, &mut (), &mut |(), passage| replay.add(&passage), &*bar, &Silent).unwrap();
+    let mut visit = |(): &mut (), passage: Passage<'_>| {
+        middles.extend(passage.middle.map(|middle| (passage.block, middle.to_vec())));
+        replay.add(&passage)
+    };
+    pass.run(n_blocks, &mut (), &mut visit, &*bar, &Silent).unwrap();
     let hash = pass.finish().unwrap();
     assert_eq!(hash, parent.input.blake3());
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
-    Recorded::record(&mut replay, set.windows()).unwrap()
+    (Recorded::record(&mut replay, set.windows()).unwrap(), middles)
+}
+
+#[test]
+fn halves_of_blocks_are_those_of_the_whole_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    // But for the first, block 0 is not alone in its model: llama.cpp must find one of another kind.
+    for name in ["llama", "lfm2", "qwen3next", "jamba"] {
+        Spec::new(name, 5).save(Backend::init(), &path).unwrap();
+        let input = Input::open(&path).unwrap();
+        let model = Model::new(input.parse().unwrap()).unwrap();
+        let constraints = Constraints::of(&model).unwrap();
+        let parent = Parent { input: &input, model: &model, constraints: &constraints };
+        let halves = Halves::of(&model, constraints.rules, &constraints.kinds).unwrap();
+        let whole = hidden_states_with_middles(&path).unwrap();
+        for (spare, on_disk) in [(2, true), (2, false), (1 << 40, false)] {
+            let (_, middles) = passes(parent, n_tokens(name), on_disk, spare, Some(halves.clone()));
+            assert_eq!(middles.len(), 3 * 5, "{name} {spare}");
+            for (block, found) in middles {
+                let of_block = |(position, _): &&(Position, Vec<f32>)| *position == Position::Middle(block);
+                let (_, expected) = whole.windows[0].iter().find(of_block).unwrap();
+                assert!(found == *expected, "{name} {spare}: middle of block {block}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -47,7 +47,7 @@ pub(super) fn fastest(segments: &Segments<'_, '_>, spare: u64) -> Result<Convers
     Ok(best.0)
 }
 
-/// How long one takes. Trials end where the first says that it is far above `limit`.
+/// How long one evaluation takes. Trials end where the first says that it is far above `limit`.
 fn seconds(
     segments: &Segments<'_, '_>,
     block: BlockId,

@@ -38,7 +38,7 @@ impl<'m> Pass<'m, 'm> {
         ensure!(last > 0, "{name}: a model of one block is not evaluated block by block");
         self.run(last, &mut (), &mut |(), _| Ok(()), bar, watch)?;
         let head = self.segments.head(&[BlockId::new(last)], &ChangedTensors::new());
-        self.end_hashing();
+        self.reading.finish();
         Ok(BlockwiseLogits {
             head: head.with_context(|| name.clone())?,
             name,

@@ -4,7 +4,7 @@
 //! states of the text, in memory or in files. So a model may be larger than memory, and an evaluation that was interrupted goes
 //! on with the block that it was at. Each block is a segment ([`crate::engine::segment`]), which computes what it does inside
 //! of the model, bit for bit, where [`check`] finds no reason against it. Where all blocks fit in memory, a window goes through
-//! all of them before the next ([`Pass::in_parallel`]): each is then evaluated in the type that is fastest, and no step waits.
+//! all of them before the next ([`Pass::in_parallel`]).
 
 mod checkpoint;
 mod fastest;
@@ -37,7 +37,7 @@ use crate::model::{BlockId, Model};
 use crate::plan::{ChangedTensors, Constraints};
 use crate::watch::{Progress, Watch};
 use checkpoint::{Checkpoint, Record};
-use hashing::Hashing;
+use hashing::Reading;
 use need::Need;
 use states::States;
 
@@ -86,9 +86,7 @@ pub struct Pass<'m, 'a> {
     n_embd: usize,
     next: usize,
     kept: Option<(Checkpoint, blake3::Hash)>,
-    hashing: Option<Hashing<'m>>,
-    /// Bytes of weights that were read.
-    n_read: u64,
+    reading: Reading<'m>,
 }
 
 impl<'m> Pass<'m, 'm> {
@@ -122,8 +120,7 @@ impl<'m> Pass<'m, 'm> {
             gathered: Gathered::default(),
             next: 0,
             kept: None,
-            hashing: Some(Hashing::new(input)),
-            n_read: 0,
+            reading: Reading::new(input, model),
         })
     }
 
@@ -177,7 +174,8 @@ impl<'m> Pass<'m, 'm> {
                 ));
                 let segments = self.segments.converted(resumed.conversion);
                 // What lies before was read by another run.
-                let pass = Self { segments, states, kept, next: resumed.next, hashing: None, ..self };
+                let reading = self.reading.without_hash();
+                let pass = Self { segments, states, kept, next: resumed.next, reading, ..self };
                 Ok((pass, Some(resumed.measured)))
             }
         }
@@ -210,41 +208,24 @@ impl<'m> Pass<'m, 'm> {
         if self.gathers.any() {
             return Ok(self);
         }
-        let most = n_threads.min(self.windows.len());
-        let spare = spare.saturating_sub(self.converted_bytes()?);
+        let (all, largest) = bytes_of_blocks(&self.segments, self.n_blocks())?;
+        let unconverted = match self.conversion() {
+            Conversion::None => largest,
+            _ => bytes_of_blocks(&self.segments.clone().converted(Conversion::None), self.n_blocks())?.1,
+        };
+        let spare = spare.saturating_sub(largest.saturating_sub(unconverted));
         let room = usize::try_from(spare / need.each.max(1)).unwrap_or(usize::MAX).saturating_add(1);
-        let n = most.min(room);
-        let beside = need.each.saturating_mul(n.saturating_sub(1) as u64);
-        let all_at_once = self.kept.is_none()
-            && self.next == 0
-            && self.others_bytes(need.cache.saturating_mul(n as u64))? <= spare.saturating_sub(beside);
+        let n = n_threads.min(self.windows.len()).min(room).max(1);
+        let others = (all - largest)
+            .saturating_add((need.cache.saturating_mul(self.n_blocks() as u64)).saturating_mul(n as u64))
+            .saturating_add((need.each.saturating_add(need.outputs)).saturating_mul(n as u64 - 1));
+        let all_at_once = self.kept.is_none() && others <= spare;
         if n < 2 {
             return Ok(Self { all_at_once, ..self });
         }
         let share = |worker| n_threads / n + usize::from(worker < n_threads % n);
         let pools = (0..n).map(|worker| Ok(Arc::new(ThreadPool::new(share(worker))?)));
         Ok(Self { pools: pools.collect::<Result<_>>()?, all_at_once, ..self })
-    }
-
-    /// Bytes of all blocks but the largest, each with so many more.
-    fn others_bytes(&self, more: u64) -> Result<u64> {
-        let mut n_bytes = 0u64;
-        for block in (0..self.n_blocks()).map(BlockId::new) {
-            n_bytes = n_bytes.saturating_add(self.segments.n_bytes(block)?.saturating_add(more));
-        }
-        Ok(n_bytes.saturating_sub(self.segments.largest()?.map_or(0, |(_, n_bytes)| n_bytes)))
-    }
-
-    /// Bytes that a conversion adds to the largest block.
-    fn converted_bytes(&self) -> Result<u64> {
-        if self.conversion() == Conversion::None {
-            return Ok(0);
-        }
-        let largest = |segments: &Segments<'_, '_>| -> Result<u64> {
-            Ok(segments.largest()?.map_or(0, |(_, n_bytes)| n_bytes))
-        };
-        let unconverted = largest(&self.segments.clone().converted(Conversion::None))?;
-        Ok(largest(&self.segments)?.saturating_sub(unconverted))
     }
 
     /// What the weights of blocks are converted to.
@@ -313,15 +294,7 @@ impl<'m> Pass<'m, 'm> {
             }
             self.gathered.merge(of_block)?;
         }
-        let tensors = self.model.tensors().iter();
-        for tensor in tensors.filter(|tensor| tensor.block.is_some_and(|(of, _)| of == block)) {
-            let bytes = tensor.info.bytes();
-            self.n_read += bytes.len() as u64;
-            if let Some(hashing) = &mut self.hashing {
-                hashing.up_to(bytes);
-            }
-            self.input.release(bytes);
-        }
+        self.reading.give_back(block);
         self.next += 1;
         Ok(())
     }
@@ -331,7 +304,7 @@ impl<'m> Pass<'m, 'm> {
         collector: Option<Collector>,
         visit: &mut dyn FnMut(Passage<'_>) -> Result<()>,
     ) -> Result<Option<Collector>> {
-        let front = FrontSegment::load(&self.segments, 1, &self.tokens, self.halves.as_ref())?;
+        let front = FrontSegment::load(&self.segments, &self.tokens, self.halves.as_ref())?;
         let mut front = front.with_collector(collector);
         for (number, window) in self.windows.iter().enumerate() {
             let (mut before, mut middle, mut after) = (Vec::new(), None, Vec::new());
@@ -410,14 +383,18 @@ impl<'m> Pass<'m, 'm> {
         bar: &dyn Progress,
         watch: &dyn Watch,
     ) -> Result<()> {
-        if self.all_at_once && up_to == self.n_blocks() {
+        if self.all_at_once && self.next == 0 && up_to == self.n_blocks() {
             return self.all_blocks(&mut |passage| visit(measured, passage), bar);
         }
         let n_tokens: usize = self.windows.iter().map(|window| window.len()).sum();
         let n_blocks = up_to.max(1);
         while self.next < up_to {
             let number = self.next;
-            bar.set_message(format!("block {} of {n_blocks}, {} read", number + 1, ByteSize(self.n_read)));
+            bar.set_message(format!(
+                "block {} of {n_blocks}, {} read",
+                number + 1,
+                ByteSize(self.reading.n_bytes)
+            ));
             let mut done = 0;
             let window = self.segments.window();
             let mut visit = |passage: Passage<'_>| {
@@ -439,10 +416,11 @@ impl<'m> Pass<'m, 'm> {
         bar: &dyn Progress,
     ) -> Result<()> {
         let own = [Arc::clone(self.segments.threads())];
-        let pools = if self.pools.is_empty() { &own[..] } else { &self.pools[..] };
         let n_blocks = self.n_blocks();
+        let pools = if self.pools.is_empty() { &own[..] } else { &self.pools[..] };
         let halves = self.halves.as_ref();
         let mut fronts = FrontSegment::load_on_each(&self.segments, n_blocks, &self.tokens, halves, pools)?;
+        (0..n_blocks).map(BlockId::new).for_each(|block| self.reading.give_back(block));
         if !self.pools.is_empty() {
             // They would look for work for a while.
             self.segments.threads().pause();
@@ -482,20 +460,23 @@ impl<'m> Pass<'m, 'm> {
         Ok(blake3::hash(&serde_json::to_vec(&key)?))
     }
 
-    /// The hash of the model's files, if all of them were read. The input keeps it.
-    fn end_hashing(&mut self) -> Option<blake3::Hash> {
-        let hash = self.hashing.take().map(Hashing::finish)?;
-        self.input.keep_blake3(hash);
-        Some(hash)
-    }
-
     /// Ends the pass: its files go. Returns the hash of the model's files where all of them were read on the way.
     pub fn finish(mut self) -> Option<blake3::Hash> {
         if let Some((checkpoint, _)) = &self.kept {
             checkpoint.remove(self.n_blocks());
         }
-        self.end_hashing()
+        self.reading.finish()
     }
+}
+
+/// Bytes of the files of all blocks alone, and of the largest.
+fn bytes_of_blocks(segments: &Segments<'_, '_>, n_blocks: usize) -> Result<(u64, u64)> {
+    let mut found = (0u64, 0);
+    for block in (0..n_blocks).map(BlockId::new) {
+        let n_bytes = segments.n_bytes(block)?;
+        found = (found.0.saturating_add(n_bytes), n_bytes.max(found.1));
+    }
+    Ok(found)
 }
 
 /// What a pass depends on, for the key of its checkpoint.

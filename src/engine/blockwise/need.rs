@@ -37,6 +37,8 @@ pub struct Need {
     pub each: u64,
     /// Of a window in one more block: its keys and values.
     pub cache: u64,
+    /// Of the room for logits that a model of all blocks has for a window, with the rows of the vocabulary that the text needs.
+    pub outputs: u64,
 }
 
 /// The text of an evaluation, as far as memory depends on it.
@@ -74,7 +76,8 @@ impl Need {
         // Vocabulary rows of the text, and room for as many logits.
         let n_tokens = (size.window as u64).saturating_mul(size.n_windows as u64).min(n_vocab);
         let embedding = vocabulary_bytes(model).checked_div(n_vocab).unwrap_or(0);
-        let rows = n_tokens.saturating_mul(embedding).saturating_add(bytes(size.window, n_tokens));
+        let outputs = bytes(size.window, n_tokens);
+        let rows = n_tokens.saturating_mul(embedding).saturating_add(outputs);
         let head = match size.n_logits {
             0 => 0,
             _ => vocabulary_bytes(model).saturating_add(logits),
@@ -87,8 +90,8 @@ impl Need {
         let whole = Self::of_whole(model, size);
         let states = state.saturating_mul(size.n_windows as u64);
         let each =
-            GRAPH.saturating_add(compute).saturating_add(state.saturating_mul(6)).saturating_add(cache);
-        Ok(Self { whole, least, states, each, cache })
+            GRAPH.saturating_add(compute).saturating_add(state.saturating_mul(8)).saturating_add(cache);
+        Ok(Self { whole, least, states, each, cache, outputs })
     }
 
     /// Of the whole `model` alone.
@@ -207,8 +210,8 @@ impl Common {
             .saturating_add(n_vocab.saturating_mul(TOKEN))
             .saturating_add(compute)
             .saturating_add(state.saturating_mul(4));
-        // Keys and values in 16 bits: no wider than stream or widest matrix.
-        let cache = bytes(size.window, n_embd);
+        // Keys and values in 16 bits, no wider than the stream, for whole pieces of 256 tokens (`llama-context.cpp`).
+        let cache = bytes(size.window.next_multiple_of(256), n_embd);
         Self {
             besides,
             compute,
@@ -260,7 +263,7 @@ mod tests {
 
     #[test]
     fn the_way_is_the_first_that_fits() {
-        let need = Need { whole: 100, least: 10, states: 30, each: 5, cache: 1 };
+        let need = Need { whole: 100, least: 10, states: 30, each: 5, cache: 1, outputs: 1 };
         let way = |limit, on_disk| need.way(Some(limit), Ok(()), on_disk);
         assert_eq!(way(100, false).unwrap(), Way::Whole);
         assert_eq!(way(99, true).unwrap(), Way::Blocks);

@@ -1,6 +1,6 @@
 //! Workers that evaluate several windows at the same time.
 
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::thread::Scope;
 
 use anyhow::{Context as _, Result, ensure};
@@ -8,10 +8,13 @@ use anyhow::{Context as _, Result, ensure};
 use super::states::States;
 use crate::engine::hidden_state::{Passage, Position, Token};
 use crate::engine::llama::Halves;
-use crate::engine::segment::{BlockSegment, Evaluated, FrontSegment};
+use crate::engine::segment::{BlockSegment, Evaluated, FrontSegment, SegmentOf};
 
 /// Windows that a worker has at most: the one that it evaluates, and the next.
 const AT_ONCE: usize = 2;
+
+/// Hidden states that a worker shows before they are received.
+const AHEAD: usize = 2;
 
 /// A hidden state before a block, and what the block makes of it.
 type Passed = (Vec<f32>, Evaluated);
@@ -104,9 +107,18 @@ pub(super) fn evaluate_windows(
     std::thread::scope(|scope| {
         let mut workers = Vec::new();
         for (number, front) in fronts.iter_mut().enumerate() {
-            let (sender, shown) = sync_channel(AT_ONCE);
+            let (sender, shown) = sync_channel(AHEAD);
             let windows = windows.iter().skip(number).step_by(n_workers);
-            scope.spawn(move || windows.copied().try_for_each(|window| show(front, window, &sender)));
+            scope.spawn(move || {
+                for window in windows {
+                    let mut send = |position, state: &[f32]| Ok(sender.send(Ok((position, state.to_vec())))?);
+                    if let Err(error) = front.visit(window, &mut send) {
+                        // Nobody waits for it after an error of another.
+                        let _ = sender.send(Err(error.context(SegmentOf::First(n_blocks))));
+                        break;
+                    }
+                }
+            });
             workers.push(shown);
         }
         for (first, windows) in (0..).step_by(n_workers).zip(windows.chunks(n_workers)) {
@@ -120,18 +132,6 @@ pub(super) fn evaluate_windows(
         }
         Ok(())
     })
-}
-
-/// Sends what `front` shows of a window, or its error.
-///
-/// # Errors
-/// That nobody waits for it.
-fn show(front: &mut FrontSegment<'_>, window: &[Token], sender: &SyncSender<Result<Shown>>) -> Result<()> {
-    let mut send = |position, state: &[f32]| Ok(sender.send(Ok((position, state.to_vec())))?);
-    match front.visit(window, &mut send) {
-        Err(error) => Ok(sender.send(Err(error))?),
-        Ok(()) => Ok(()),
-    }
 }
 
 /// Receives states up to the output of the block that comes next, whose input becomes that output.

@@ -38,7 +38,8 @@ impl BlockSegment {
     /// llama.cpp's.
     pub fn run(&mut self, state: &[f32]) -> Result<Vec<f32>> {
         let state = &self.input_scale.divide(state);
-        evaluate_block(&mut self.context, self.graph, state, None).with_context(|| SegmentOf(self.block))
+        evaluate_block(&mut self.context, self.graph, state, None)
+            .with_context(|| SegmentOf::Block(self.block))
     }
 
     /// The hidden states between the block's halves and after it.
@@ -48,7 +49,7 @@ impl BlockSegment {
     pub fn run_halves(&mut self, state: &[f32], halves: &Halves) -> Result<(Vec<f32>, Vec<f32>)> {
         let state = &self.input_scale.divide(state);
         evaluate_halves(&mut self.context, self.graph, state, halves, None)
-            .with_context(|| SegmentOf(self.block))
+            .with_context(|| SegmentOf::Block(self.block))
     }
 
     /// As [`BlockSegment::run`], or with `halves` as [`BlockSegment::run_halves`]. What the block's weights multiply goes to
@@ -70,7 +71,7 @@ impl BlockSegment {
             None => evaluate_block(&mut self.context, self.graph, state, tap).map(|after| (None, after)),
         };
         // Its error comes first: it stopped the evaluation.
-        collector.map_or(Ok(()), Collector::check).and(states).with_context(|| SegmentOf(self.block))
+        collector.map_or(Ok(()), Collector::check).and(states).with_context(|| SegmentOf::Block(self.block))
     }
 
     /// As [`BlockSegment::run`]; `read` becomes what the block's matrix `rest` multiplies, `[n_tokens, n_in]`.
@@ -81,16 +82,25 @@ impl BlockSegment {
         let state = &self.input_scale.divide(state);
         let reader = format!("{}0.{rest}", self.prefix);
         evaluate_reading(&mut self.context, self.graph, state, &reader, read)
-            .with_context(|| SegmentOf(self.block))
+            .with_context(|| SegmentOf::Block(self.block))
     }
 }
 
-/// A block that is evaluated alone, as errors of it say.
+/// Blocks that are evaluated alone, as errors of them say.
 #[derive(Clone, Copy, Debug)]
-pub struct SegmentOf(pub BlockId);
+pub enum SegmentOf {
+    /// One.
+    Block(BlockId),
+    /// So many, from the first on.
+    First(usize),
+}
 
 impl fmt::Display for SegmentOf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "block {} as a model of its own", self.0)
+        match self {
+            Self::Block(block) => write!(f, "block {block} as a model of its own"),
+            Self::First(1) => f.write_str("block 0 as a model of its own"),
+            Self::First(n) => write!(f, "the first {n} blocks as a model of their own"),
+        }
     }
 }

@@ -244,7 +244,7 @@ impl<'m, 'a> Chain<'m, 'a> {
 fn load(segments: &Segments<'_, '_>, block: BlockId, vocabulary: Vocabulary<'_>) -> Result<Loaded> {
     let unchanged = ChangedTensors::new();
     let plan = segments.plan(&[block], vocabulary, &unchanged)?;
-    segments.load(&plan).with_context(|| SegmentOf(block))
+    segments.load(&plan).with_context(|| SegmentOf::Block(block))
 }
 
 /// About how much memory a block's context takes, in bytes.

@@ -55,22 +55,16 @@ pub struct FrontSegment<'t> {
 }
 
 impl<'t> FrontSegment<'t> {
-    /// Loads the first `n_blocks` for windows of `tokens`. With `halves` they show the stream between their halves, too.
+    /// Loads block 0 for windows of `tokens`. With `halves` it shows the stream between the block's halves, too.
     ///
     /// # Errors
-    /// Blocks that llama.cpp does not take alone.
-    pub fn load(
-        segments: &Segments<'_, '_>,
-        n_blocks: usize,
-        tokens: &'t Tokens,
-        halves: Option<&Halves>,
-    ) -> Result<Self> {
+    /// A block that llama.cpp does not take alone.
+    pub fn load(segments: &Segments<'_, '_>, tokens: &'t Tokens, halves: Option<&Halves>) -> Result<Self> {
         let pools = [Arc::clone(&segments.threads)];
-        let mut fronts = Self::load_on_each(segments, n_blocks, tokens, halves, &pools)?;
-        fronts.pop().context("bug: no segment")
+        Self::load_on_each(segments, 1, tokens, halves, &pools)?.pop().context("bug: no segment")
     }
 
-    /// As [`FrontSegment::load`], once for each of `pools`. In memory its weights are once.
+    /// As [`FrontSegment::load`], the first `n_blocks`, once for each of `pools`. In memory their weights are once.
     ///
     /// # Errors
     /// As there.
@@ -89,12 +83,13 @@ impl<'t> FrontSegment<'t> {
             let on = |threads| {
                 let window = segments.window;
                 let context = Context::of_shared(&loaded.engine, window, window, threads)?;
-                let states = LlamaHiddenStates::of(context, segments.graph(&loaded));
+                // Not those after them, which llama.cpp must find.
+                let states = LlamaHiddenStates::of(context, segments.graph(&loaded)).up_to(n_blocks);
                 Ok(Self { states: states.with_halves(halves.cloned()), tokens })
             };
             pools.iter().map(on).collect()
         };
-        load().with_context(|| SegmentOf(BlockId::new(0)))
+        load().with_context(|| SegmentOf::First(n_blocks))
     }
 
     /// Hands every evaluation to `collector`, too.

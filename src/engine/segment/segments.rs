@@ -93,7 +93,7 @@ impl<'m, 'a> Segments<'m, 'a> {
     pub fn n_bytes(&self, block: BlockId) -> Result<u64> {
         let unchanged = ChangedTensors::new();
         let plan = self.plan(&[block], Vocabulary::None, &unchanged);
-        Ok(plan.with_context(|| SegmentOf(block))?.layout.file_len())
+        Ok(plan.with_context(|| SegmentOf::Block(block))?.layout.file_len())
     }
 
     /// The first block with the largest file, and that file's bytes. `None` without blocks.
@@ -167,7 +167,7 @@ impl<'m, 'a> Segments<'m, 'a> {
 
     fn load_block(&self, block: BlockId, changed: &ChangedTensors) -> Result<Loaded> {
         let plan = self.plan(&[block], Vocabulary::None, changed);
-        plan.and_then(|plan| self.load(&plan)).with_context(|| SegmentOf(block))
+        plan.and_then(|plan| self.load(&plan)).with_context(|| SegmentOf::Block(block))
     }
 
     /// A block that was loaded, ready for windows.
