@@ -27,7 +27,7 @@ use crate::engine::conversion::Conversion;
 use crate::engine::hidden_state::{Passage, Position, Token};
 use crate::engine::imatrix::{Collector, Gathered, Gathers};
 use crate::engine::llama::Halves;
-use crate::engine::segment::{Evaluated, FrontSegment, Segments, Tokens, is_exact};
+use crate::engine::segment::{FrontSegment, Segments, Tokens, is_exact};
 use crate::engine::settings::Calibration;
 use crate::engine::text::CalibrationSet;
 use crate::files::byte_size::ByteSize;
@@ -339,10 +339,7 @@ impl<'m> Pass<'m, 'm> {
         let n_windows = self.windows.len();
         if !self.pools.is_empty() {
             let mut segments = self.segments.block_on_each(block, &self.pools)?;
-            let mut visit = |window: usize, before: &[f32], (middle, after): &Evaluated| {
-                visit(Passage { block, window, before, middle: middle.as_deref(), after })
-            };
-            workers::evaluate(&mut segments, halves, &mut self.states, n_windows, &mut visit)?;
+            workers::evaluate(block, &mut segments, halves, &mut self.states, n_windows, visit)?;
             return Ok(collector);
         }
         let mut segment = self.segments.block(block, &ChangedTensors::new())?;

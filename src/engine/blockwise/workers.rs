@@ -9,6 +9,7 @@ use super::states::States;
 use crate::engine::hidden_state::{Passage, Position, Token};
 use crate::engine::llama::Halves;
 use crate::engine::segment::{BlockSegment, Evaluated, FrontSegment, SegmentOf};
+use crate::model::BlockId;
 
 /// Windows that a worker has at most: the one that it evaluates, and the next.
 const AT_ONCE: usize = 2;
@@ -54,18 +55,19 @@ impl Worker {
     }
 }
 
-/// Evaluates all windows of `states`, each of `segments` one at a time. The states after the block take their places.
+/// Evaluates a block on all windows of `states`, each of `segments` one at a time. The states after it take their places.
 ///
 /// Each result goes to `visit` first, in the order of windows, while the workers go on.
 ///
 /// # Errors
 /// As [`BlockSegment::run_collecting`]; the visitor's; states that cannot be kept.
 pub(super) fn evaluate(
+    block: BlockId,
     segments: &mut [BlockSegment],
     halves: Option<&Halves>,
     states: &mut States,
     n_windows: usize,
-    visit: &mut dyn FnMut(usize, &[f32], &Evaluated) -> Result<()>,
+    visit: &mut dyn FnMut(Passage<'_>) -> Result<()>,
 ) -> Result<()> {
     std::thread::scope(|scope| {
         let workers: Vec<Worker> =
@@ -77,12 +79,12 @@ pub(super) fn evaluate(
             of(window).give(states.take(window)?)?;
         }
         for window in 0..n_windows {
-            let (before, evaluated) = of(window).result()?;
+            let (before, (middle, after)) = of(window).result()?;
             if window + ahead < n_windows {
                 of(window + ahead).give(states.take(window + ahead)?)?;
             }
-            visit(window, &before, &evaluated)?;
-            states.write(window, evaluated.1)?;
+            visit(Passage { block, window, before: &before, middle: middle.as_deref(), after: &after })?;
+            states.write(window, after)?;
         }
         Ok(())
     })
