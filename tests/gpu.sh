@@ -100,7 +100,7 @@ by_blocks() {
         close blocks "$influence" 0.03 0.0001
 }
 perplexity() { both eval eval "$1" $text && close eval '[r["perplexity"]]' 0.01; }
-search() { both search "$1" --drop 1 --method search $text --dry-run -o "$work/x.gguf" && close search '[r["search"]["kl_divergence"]]' 0.05; }
+search() { both search "$1" --drop 2 --method search $text --dry-run -o "$work/x.gguf" && close search '[r["search"]["kl_divergence"]]' 0.05; }
 heal() {
     both heal "$1" --blocks 5-6 --heal linear --tokens 1024 --window 64 --force -o "$work/healed-DEVICE.gguf" &&
         close heal '[r["heal"]["held_out"]["loss_healed"]]' 0.05 &&

@@ -66,7 +66,7 @@ pub(crate) fn way(parent: Parent<'_>, options: &Calibration, kept: Kept) -> Resu
     if is_elsewhere(options) {
         return Ok(Way::Whole);
     }
-    way_of(parent, options, size(parent, options, kept), options.memory)
+    Ok(need_and_way(parent, options, size(parent, options, kept), options.memory)?.1)
 }
 
 /// The size of a text, with what is kept of it.
@@ -121,23 +121,20 @@ fn n_operations(parent: Parent<'_>, options: &Calibration) -> u64 {
     weights.fold(0u64, u64::saturating_add).saturating_mul(2).saturating_mul(options.tokens as u64)
 }
 
-/// As [`way`], of logits, within `room`.
+/// What logits take block by block, and the memory beside it, where the whole model does not fit in `room`.
 ///
 /// # Errors
 /// As [`way`].
-pub(crate) fn way_of_logits(parent: Parent<'_>, options: &Calibration, room: Option<u64>) -> Result<Way> {
+pub(crate) fn logits_by_blocks(
+    parent: Parent<'_>,
+    options: &Calibration,
+    room: Option<u64>,
+) -> Result<Option<(Need, u64)>> {
     if is_elsewhere(options) {
-        return Ok(Way::Whole);
+        return Ok(None);
     }
-    way_of(parent, options, logits_size(options), room)
-}
-
-/// The memory that logits take.
-///
-/// # Errors
-/// Metadata that is not what it should be.
-pub(crate) fn need_of_logits(parent: Parent<'_>, options: &Calibration) -> Result<Need> {
-    Need::of(parent.model, parent.constraints, logits_size(options)).with_context(|| parent.name())
+    let (need, way) = need_and_way(parent, options, logits_size(options), room)?;
+    Ok((way != Way::Whole).then(|| (need, need.spare(room, way).unwrap_or(0))))
 }
 
 /// The memory that evaluations may take together, in bytes. `None` where it is not known.
@@ -150,10 +147,32 @@ pub fn whole_bytes(model: &Model<'_>, options: &Calibration) -> u64 {
     if is_elsewhere(options) { 0 } else { Need::of_whole(model, logits_size(options)) }
 }
 
-fn way_of(parent: Parent<'_>, options: &Calibration, size: Size, room: Option<u64>) -> Result<Way> {
+fn need_and_way(
+    parent: Parent<'_>,
+    options: &Calibration,
+    size: Size,
+    room: Option<u64>,
+) -> Result<(Need, Way)> {
     let by_blocks = by_blocks_at_all(parent, options);
     let need = Need::of(parent.model, parent.constraints, size).with_context(|| parent.name())?;
-    need.way(room, by_blocks, options.scratch.is_some()).with_context(|| parent.name())
+    let way = need.way(room, by_blocks, options.scratch.is_some()).with_context(|| parent.name())?;
+    Ok((need, way))
+}
+
+/// Has `pass` evaluate several windows at the same time, unless a GPU evaluates them.
+///
+/// # Errors
+/// As [`Pass::in_parallel`].
+pub(crate) fn in_parallel<'m>(
+    pass: Pass<'m, 'm>,
+    options: &Calibration,
+    spare: u64,
+    need: &Need,
+) -> Result<Pass<'m, 'm>> {
+    match has_device(options) {
+        true => Ok(pass),
+        false => pass.in_parallel(options.threads, spare, need),
+    }
 }
 
 /// Why the model cannot go block by block, whatever memory there is.
@@ -213,7 +232,7 @@ fn conversion(parent: Parent<'_>, options: &Calibration) -> Option<Conversion> {
 }
 
 /// Whether a GPU evaluates blocks.
-pub(crate) fn has_device(options: &Calibration) -> bool {
+fn has_device(options: &Calibration) -> bool {
     Backend::init().supports_gpu_offload() && options.gpu_layers != Some(0)
 }
 
@@ -313,9 +332,7 @@ impl ByBlocks<'_> {
         let need = Need::of(parent.model, parent.constraints, size(parent, options, kept))?;
         let spare = need.spare(options.memory, self.way).unwrap_or(0);
         pass = pass.converted(conversion(parent, options), spare).with_context(at_path)?;
-        if !has_device(options) {
-            pass = pass.in_parallel(options.threads, spare, &need).with_context(at_path)?;
-        }
+        pass = in_parallel(pass, options, spare, &need).with_context(at_path)?;
         let n_embd = pass.n_embd();
         let folder = options.scratch.as_deref().filter(|_| self.way == Way::BlocksOnDisk);
         let mut replay =

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use ggml::{ModelOptions, ThreadPool};
 
 use crate::engine::blockwise::Pass;
-use crate::engine::blockwise::need::{Need, Way};
+use crate::engine::blockwise::need::Need;
 use crate::engine::load::{LoadedModel, Weights};
 use crate::engine::logits::{LlamaLogits, Speed};
 use crate::engine::scored::ScoredLogits;
@@ -50,14 +50,8 @@ impl<'i> ScoredModel<'i> {
         let by_blocks = match Constraints::of(model) {
             Ok(constraints) => {
                 let parent = Parent { input, model, constraints: &constraints };
-                match blockwise::way_of_logits(parent, text, room)? {
-                    Way::Whole => None,
-                    way => {
-                        let need = blockwise::need_of_logits(parent, text)?;
-                        let spare = need.spare(room, way).unwrap_or(0);
-                        Some(ByBlocks { constraints, need, spare })
-                    }
-                }
+                let found = blockwise::logits_by_blocks(parent, text, room)?;
+                found.map(|(need, spare)| ByBlocks { constraints, need, spare })
             }
             // An unknown architecture tells nothing before it is loaded.
             Err(_) => None,
@@ -108,10 +102,7 @@ impl<'i> ScoredModel<'i> {
             Some(folder) => pass.kept_for_logits(folder)?,
             None => pass,
         };
-        let pass = match blockwise::has_device(text) {
-            true => pass,
-            false => pass.in_parallel(text.threads, *spare, need).with_context(at_path)?,
-        };
+        let pass = blockwise::in_parallel(pass, text, *spare, need).with_context(at_path)?;
         let bar = watch.begin("evaluating blocks".into(), Unit::Tokens, set.n_tokens() as u64);
         let logits = pass.logits(self.loaded.engine.n_vocab(), &*bar, watch).with_context(at_path)?;
         Ok(ModelLogits::Blocks(Box::new(logits)))

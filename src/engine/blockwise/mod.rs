@@ -208,15 +208,16 @@ impl<'m> Pass<'m, 'm> {
         if self.gathers.any() {
             return Ok(self);
         }
-        let (all, largest) = bytes_of_blocks(&self.segments, self.n_blocks())?;
+        let sizes = self.segments.sizes()?;
+        let largest = sizes.iter().copied().max().unwrap_or(0);
         let unconverted = match self.conversion() {
             Conversion::None => largest,
-            _ => bytes_of_blocks(&self.segments.clone().converted(Conversion::None), self.n_blocks())?.1,
+            _ => self.segments.clone().converted(Conversion::None).largest()?.map_or(0, |(_, n)| n),
         };
         let spare = spare.saturating_sub(largest.saturating_sub(unconverted));
         let room = usize::try_from(spare / need.each.max(1)).unwrap_or(usize::MAX).saturating_add(1);
         let n = n_threads.min(self.windows.len()).min(room).max(1);
-        let others = (all - largest)
+        let others = (sizes.into_iter().fold(0, u64::saturating_add) - largest)
             .saturating_add((need.cache.saturating_mul(self.n_blocks() as u64)).saturating_mul(n as u64))
             .saturating_add((need.each.saturating_add(need.outputs)).saturating_mul(n as u64 - 1));
         let all_at_once = self.kept.is_none() && others <= spare;
@@ -464,16 +465,6 @@ impl<'m> Pass<'m, 'm> {
         }
         self.reading.finish()
     }
-}
-
-/// Bytes of the files of all blocks alone, and of the largest.
-fn bytes_of_blocks(segments: &Segments<'_, '_>, n_blocks: usize) -> Result<(u64, u64)> {
-    let mut found = (0u64, 0);
-    for block in (0..n_blocks).map(BlockId::new) {
-        let n_bytes = segments.n_bytes(block)?;
-        found = (found.0.saturating_add(n_bytes), n_bytes.max(found.1));
-    }
-    Ok(found)
 }
 
 /// What a pass depends on, for the key of its checkpoint.

@@ -96,19 +96,23 @@ impl<'m, 'a> Segments<'m, 'a> {
         Ok(plan.with_context(|| SegmentOf::Block(block))?.layout.file_len())
     }
 
+    /// Bytes of the file of each block alone.
+    ///
+    /// # Errors
+    /// As [`Segments::n_bytes`].
+    pub fn sizes(&self) -> Result<Vec<u64>> {
+        (0..self.model.n_trunk_blocks()).map(|block| self.n_bytes(BlockId::new(block))).collect()
+    }
+
     /// The first block with the largest file, and that file's bytes. `None` without blocks.
     ///
     /// # Errors
     /// As [`Segments::n_bytes`].
     pub fn largest(&self) -> Result<Option<(BlockId, u64)>> {
-        let mut largest: Option<(BlockId, u64)> = None;
-        for block in (0..self.model.n_trunk_blocks()).map(BlockId::new) {
-            let n_bytes = self.n_bytes(block)?;
-            if largest.is_none_or(|(_, most)| n_bytes > most) {
-                largest = Some((block, n_bytes));
-            }
-        }
-        Ok(largest)
+        let sizes = self.sizes()?;
+        let most = sizes.iter().copied().max();
+        let first = most.and_then(|most| sizes.iter().position(|n_bytes| *n_bytes == most));
+        Ok(first.map(|first| (BlockId::new(first), sizes[first])))
     }
 
     /// One block, with the weights of `changed`.
