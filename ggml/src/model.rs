@@ -23,6 +23,8 @@ pub struct ModelOptions {
     pub vocab_only: bool,
     /// Read the weights into memory. The file is not needed afterwards.
     pub no_mmap: bool,
+    /// Keep the rows of weights as they are, as `--no-repack` of llama.cpp.
+    pub no_repack: bool,
     /// RPC servers, used like GPUs, before the devices of this machine.
     pub rpc: Option<Servers>,
     /// Counts of blocks in place of the file's.
@@ -45,6 +47,7 @@ impl ModelOptions {
         if self.no_mmap {
             params.load_mode = sys::LLAMA_LOAD_MODE_NONE;
         }
+        params.use_extra_bufts &= !self.no_repack;
         // A list that ends with a null pointer.
         let mut devices = self.rpc.map(Servers::with_local);
         if let Some(devices) = &mut devices {

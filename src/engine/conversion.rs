@@ -4,7 +4,8 @@
 //! machine. A weight of `Q5_0` is `d * q` with an integer `q` of five bits, one of `IQ4_NL` is `d * q` with one of sixteen
 //! integers of eight bits. `Q8_0` holds any `d * q` with eight bits: the same scale, the same integer, the same number. All
 //! three are multiplied with inputs in `Q8_0` (`ggml-cpu.c: type_traits_cpu`). So converted to it a model computes the same up
-//! to the order in which floats are added. `F32` holds the weights of every type, `BF16` their first eight bits. With both,
+//! to the order in which floats are added. So it does where llama.cpp does not repack its weights. `F32` holds the weights of
+//! every type, `BF16` their first eight bits. With both,
 //! inputs are not rounded as they are with the model's own types. So only scores are taken from converted blocks, and they say
 //! so. Whatever is compared bit for bit is evaluated as it is.
 
@@ -17,7 +18,7 @@ use crate::gguf::{TensorInfo, TensorType};
 use crate::named::named;
 
 named! {
-    /// The type to which block weights are converted before evaluation.
+    /// The form that block weights get before evaluation.
     #[derive(Serialize, Deserialize)]
     #[serde(rename_all = "snake_case")]
     pub enum Conversion {
@@ -29,6 +30,8 @@ named! {
         Bf16 = "bf16",
         /// F32: the same weights, what they multiply is not rounded
         F32 = "f32",
+        /// weights as they are, not repacked while they are loaded
+        NoRepack = "no_repack",
     }
 }
 
@@ -49,7 +52,7 @@ impl Conversion {
         // Other tensors are not multiplied.
         let is_weight = rest.ends_with("weight") && info.n_dims() > 1;
         let to = match self {
-            Self::None => None,
+            Self::None | Self::NoRepack => None,
             Self::Q8_0 => ["Q5_0", "IQ4_NL"].contains(&from.name()).then_some(TensorType::Q8_0),
             Self::Bf16 => Some(TensorType::BF16),
             Self::F32 => Some(TensorType::F32),
@@ -57,6 +60,15 @@ impl Conversion {
         let to = to.filter(|to| is_weight && *to != from && from != TensorType::F32)?;
         let is_known = to == TensorType::Q8_0 || ggml::quantize::can_dequantize(from.id());
         is_known.then_some(to)
+    }
+
+    /// Whether a block's tensor `rest` may evaluate faster so.
+    ///
+    /// A type of 256 weights per scale has a kernel for rows that are not repacked (`ggml-cpu/tiled`).
+    #[must_use]
+    pub fn matters(self, rest: &str, info: &TensorInfo<'_>) -> bool {
+        let is_tiled = || info.tensor_type().block_size() == 256;
+        self.target(rest, info).is_some() || self == Self::NoRepack && is_tiled()
     }
 }
 
@@ -113,9 +125,27 @@ fn convert(from: TensorType, to: TensorType, bytes: &[u8]) -> io::Result<Vec<u8>
     let weights = ggml::quantize::dequantize(from.id(), bytes);
     let weights = weights.ok_or_else(|| io::Error::other(format!("bug: {from} cannot be converted")))?;
     Ok(match to {
-        TensorType::BF16 => weights.iter().flat_map(|weight| bf16::from_f32(*weight).to_le_bytes()).collect(),
-        _ => weights.iter().flat_map(|weight| weight.to_le_bytes()).collect(),
+        TensorType::BF16 => bytes_of(&weights, |weight| to_bf16(weight).to_le_bytes()),
+        _ => bytes_of(&weights, f32::to_le_bytes),
     })
+}
+
+/// As [`bf16::from_f32`], without a branch, which vector instructions do not have.
+fn to_bf16(weight: f32) -> bf16 {
+    let bits = weight.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+    let quiet = bits | 0x40_0000;
+    let bits = if weight.is_nan() { quiet } else { rounded };
+    let [_, _, high @ ..] = bits.to_le_bytes();
+    bf16::from_le_bytes(high)
+}
+
+/// The bytes of each weight, one after another.
+fn bytes_of<const N: usize>(weights: &[f32], bytes: impl Fn(f32) -> [u8; N]) -> Vec<u8> {
+    // Vector instructions need a place for each.
+    let mut out = vec![[0; N]; weights.len()];
+    out.iter_mut().zip(weights).for_each(|(out, weight)| *out = bytes(*weight));
+    out.into_flattened()
 }
 
 /// Blocks of `Q5_0` or `IQ4_NL` as `Q8_0`.
@@ -190,6 +220,16 @@ mod tests {
         assert_eq!(scale, [1, 2]);
         assert_eq!(integers[..16], IQ4_NL_VALUES);
         assert!(integers[16..].iter().eq(IQ4_NL_VALUES.iter().rev()));
+    }
+
+    #[test]
+    fn floats_are_rounded_as_by_the_crate() {
+        let near = |bits: u32| [bits.wrapping_sub(1), bits, bits.wrapping_add(1)];
+        let halves = (0..=u16::MAX).flat_map(|high| near(u32::from(high) << 16 | 0x8000));
+        for bits in halves.chain((0..=u16::MAX).flat_map(|high| near(u32::from(high) << 16))) {
+            let weight = f32::from_bits(bits);
+            assert_eq!(to_bf16(weight).to_bits(), bf16::from_f32(weight).to_bits(), "{bits:x}");
+        }
     }
 
     #[test]

@@ -224,6 +224,7 @@ pub fn calibrated(calibration: &CalibrationReport) -> String {
     let rate = calibration.tokens as f64 / calibration.seconds;
     let converted = match calibration.conversion {
         Conversion::None => String::new(),
+        Conversion::NoRepack => ", weights not repacked".to_owned(),
         conversion => format!(", weights as {}", conversion.word().to_ascii_uppercase()),
     };
     format!(

@@ -262,6 +262,7 @@ fn what_takes_more_than_the_whole_model_says_what_it_takes() {
 }
 
 /// Numbers of llama.cpp's file types (`llama.h: llama_ftype`).
+const Q4_0: u32 = 2;
 const Q4_1: u32 = 3;
 const Q5_0: u32 = 8;
 const F32: u32 = 0;
@@ -302,6 +303,21 @@ fn converted_blocks_are_those_of_a_converted_file() {
     quantize("full.gguf", "m.gguf", Q5_0);
     let [found, expected] = ["q8_0", "none"].map(|conversion| score("m.gguf", conversion));
     alike(&found, &expected, 1e-5);
+    quantize("full.gguf", "m.gguf", Q4_0);
+    let [found, expected] = ["no_repack", "none"].map(|conversion| score("m.gguf", conversion));
+    alike(&found, &expected, 1e-5);
+    let repacks = |conversion: &str| {
+        let text = "--tokens 128 --window 32 --no-cache --verbose";
+        let output = program(dir.path(), &format!("score m.gguf {text} --memory 80M --convert {conversion}"));
+        assert!(output.status.success(), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("model buffer size"), "{said}");
+        said.contains("CPU_REPACK") || said.contains("AMX")
+    };
+    assert!(!repacks("no_repack"));
+    // There llama.cpp has such a kernel (`ggml-cpu/repack.cpp`).
+    #[cfg(target_arch = "x86_64")]
+    assert_eq!(repacks("none"), std::is_x86_feature_detected!("avx2"));
     byte_model("gemma2", 8).save(Backend::init(), &path("m.gguf")).unwrap();
     let error = failure(dir.path(), "score m.gguf --tokens 128 --window 32 --convert f32");
     assert!(error.contains("weights are not converted") && error.contains("'gemma2'"), "{error}");

@@ -53,9 +53,9 @@ pub struct CalibrationArgs {
     #[command(flatten)]
     pub machine: MachineArgs,
 
-    /// Convert the weights of blocks to another type before they are evaluated for scores [default: what is fastest here, as timed
-    /// on one block]
-    #[arg(long, value_name = "TYPE", value_parser = one_of::<Conversion>())]
+    /// Evaluate the weights of blocks for scores in another type, or not repacked [default: what is fastest here, as timed on one
+    /// block]
+    #[arg(long, value_name = "FORM", value_parser = one_of::<Conversion>())]
     pub convert: Option<Conversion>,
 
     /// Measure anew, and keep nothing in the cache of scores

@@ -15,31 +15,33 @@ const N_TRIALS: usize = 3;
 /// Tokens of these, at most. Kernels for many tokens are as fast for so many.
 const N_TOKENS: usize = 128;
 
-/// The fastest conversion, timed on the largest block.
+/// The fastest conversion for a text of `n_tokens`, timed on the largest block: its loading, and its evaluation.
 ///
 /// Only those count with which a block takes at most `spare` more bytes, and which save a tenth of the time.
 ///
 /// # Errors
 /// A block that llama.cpp does not take alone.
-pub(super) fn fastest(segments: &Segments<'_, '_>, spare: u64) -> Result<Conversion> {
+pub(super) fn fastest(segments: &Segments<'_, '_>, spare: u64, n_tokens: usize) -> Result<Conversion> {
     let Some((block, n_bytes)) = segments.largest()? else {
         return Ok(Conversion::None);
     };
     let mut candidates = Vec::new();
-    for conversion in [Conversion::Q8_0, Conversion::F32, Conversion::Bf16] {
-        let converted = segments.clone().converted(conversion).n_bytes(block)?;
-        // Of the same size is what has no weights to convert.
-        if converted != n_bytes && converted <= n_bytes.saturating_add(spare) {
+    for conversion in [Conversion::NoRepack, Conversion::Q8_0, Conversion::F32, Conversion::Bf16] {
+        let converted = segments.clone().converted(conversion);
+        if converted.may_gain(block, conversion) && converted.n_bytes(block)? <= n_bytes.saturating_add(spare)
+        {
             candidates.push(conversion);
         }
     }
     if candidates.is_empty() {
         return Ok(Conversion::None);
     }
-    let limit = seconds(segments, block, Conversion::None, Duration::MAX)?.mul_f64(0.9);
-    let mut best = (Conversion::None, limit);
+    // What is read first may come from the disk.
+    drop(segments.block(block, &ChangedTensors::new())?);
+    let trial = Trial { segments, block, n_tokens };
+    let mut best = (Conversion::None, trial.time(Conversion::None, Duration::MAX)?.mul_f64(0.9));
     for conversion in candidates {
-        let took = seconds(segments, block, conversion, best.1)?;
+        let took = trial.time(conversion, best.1)?;
         if took < best.1 {
             best = (conversion, took);
         }
@@ -47,26 +49,35 @@ pub(super) fn fastest(segments: &Segments<'_, '_>, spare: u64) -> Result<Convers
     Ok(best.0)
 }
 
-/// How long one evaluation takes. Trials end where the first says that it is far above `limit`.
-fn seconds(
-    segments: &Segments<'_, '_>,
+/// A block that stands for all.
+struct Trial<'t, 'm, 'a> {
+    segments: &'t Segments<'m, 'a>,
     block: BlockId,
-    conversion: Conversion,
-    limit: Duration,
-) -> Result<Duration> {
-    let unchanged = ChangedTensors::new();
-    let mut segment: BlockSegment = segments.clone().converted(conversion).block(block, &unchanged)?;
-    // Time does not depend on values, as long as none is special.
-    let values = (0..8191u16).cycle().map(|i| (f32::from(i) * 0.7).sin());
-    let state: Vec<f32> = values.take(segments.window().min(N_TOKENS) * segment.n_embd()).collect();
-    let mut least = Duration::MAX;
-    for _ in 0..N_TRIALS {
+    /// Tokens of the text.
+    n_tokens: usize,
+}
+
+impl Trial<'_, '_, '_> {
+    /// How long the text takes. Evaluations end where the first says that it is far above `limit`.
+    fn time(&self, conversion: Conversion, limit: Duration) -> Result<Duration> {
         let start = Instant::now();
-        segment.run(&state)?;
-        least = least.min(start.elapsed());
-        if least > limit.saturating_mul(2) {
-            break;
+        let segments = self.segments.clone().converted(conversion);
+        let mut segment: BlockSegment = segments.block(self.block, &ChangedTensors::new())?;
+        let loading = start.elapsed();
+        // Time does not depend on values, as long as none is special.
+        let values = (0..8191u16).cycle().map(|i| (f32::from(i) * 0.7).sin());
+        let n_tokens = segments.window().min(N_TOKENS);
+        let state: Vec<f32> = values.take(n_tokens * segment.n_embd()).collect();
+        let share = self.n_tokens as f64 / n_tokens as f64;
+        let mut least = Duration::MAX;
+        for _ in 0..N_TRIALS {
+            let start = Instant::now();
+            segment.run(&state)?;
+            least = least.min(loading.saturating_add(start.elapsed().mul_f64(share)));
+            if least > limit.saturating_mul(2) {
+                break;
+            }
         }
+        Ok(least)
     }
-    Ok(least)
 }

@@ -190,7 +190,10 @@ impl<'m> Pass<'m, 'm> {
     pub fn converted(self, conversion: Option<Conversion>, spare: u64) -> Result<Self> {
         let conversion = match (self.next, conversion) {
             (0, Some(conversion)) => conversion,
-            (0, None) => fastest::fastest(&self.segments, spare)?,
+            (0, None) => {
+                let n_tokens = self.windows.iter().map(|window| window.len()).sum();
+                fastest::fastest(&self.segments, spare, n_tokens)?
+            }
             _ => self.segments.conversion(),
         };
         Ok(Self { segments: self.segments.converted(conversion), ..self })

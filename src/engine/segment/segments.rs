@@ -96,6 +96,15 @@ impl<'m, 'a> Segments<'m, 'a> {
         Ok(plan.with_context(|| SegmentOf::Block(block))?.layout.file_len())
     }
 
+    /// Whether some weights of a block may evaluate faster with `conversion`.
+    #[must_use]
+    pub fn may_gain(&self, block: BlockId, conversion: Conversion) -> bool {
+        self.model.tensors().iter().any(|tensor| {
+            let of_block = tensor.block.as_ref().filter(|(of, _)| *of == block);
+            of_block.is_some_and(|(_, rest)| conversion.matters(rest, &tensor.info))
+        })
+    }
+
     /// Bytes of the file of each block alone.
     ///
     /// # Errors
@@ -165,7 +174,8 @@ impl<'m, 'a> Segments<'m, 'a> {
     /// Loads a planned file: its weights are in memory once.
     pub(super) fn load(&self, plan: &SegmentPlan<'_>) -> Result<Loaded> {
         let contents = Contents::new(&plan.layout, &plan.data)?;
-        let engine = load(&contents, self.options)?;
+        let no_repack = self.conversion == Conversion::NoRepack;
+        let engine = load(&contents, ModelOptions { no_repack, ..self.options })?;
         Ok(Loaded { engine: Arc::new(engine), n_blocks: plan.n_blocks })
     }
 
